@@ -1,0 +1,172 @@
+//! A server to copy: axum, telemetry in two lines, and a shutdown that loses nothing.
+//!
+//! ```sh
+//! cargo run --example server
+//! curl -i localhost:3000/users/42
+//! ```
+//!
+//! The address is that of `LISTEN_ADDR`, `127.0.0.1:3000` by default.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query};
+use axum::http::StatusCode;
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_telemetry::{
+    TelemetryLayer, add_span_attributes, add_span_event, async_with_tracer, attributes,
+    increment_counter, record_histogram_value, set_span_error, with_tracer,
+};
+
+const INDEX: &str = "\
+GET /users/{id}        child spans, attributes, an event, metrics, a log line
+GET /slow?ms=N         answers after N milliseconds
+GET /stream?parts=N    a body in N parts, ten a second
+GET /error             an error that the handler reports
+GET /panic             a handler that panics
+GET /healthz           nothing but 200
+";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let telemetry = tower_telemetry::init()?;
+
+    let app = Router::new()
+        .route("/", get(async || INDEX))
+        .route("/users/{id}", get(user))
+        .route("/slow", get(slow))
+        .route("/stream", get(stream))
+        .route("/error", get(error))
+        .route("/panic", get(panic))
+        .route("/healthz", get(async || "ok"))
+        // Inside of the telemetry layer, so that the request is recorded with its status 500.
+        .layer(CatchPanicLayer::new())
+        .layer(TelemetryLayer::new());
+
+    let address = std::env::var("LISTEN_ADDR");
+    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:3000")).await?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?;
+
+    // The last requests have been answered; what they recorded is sent now.
+    let report = telemetry.shutdown().await;
+    if report.timed_out {
+        eprintln!("telemetry was lost at shutdown: {:?}", report.stats);
+    }
+    Ok(())
+}
+
+async fn user(Path(id): Path<u32>) -> String {
+    add_span_attributes(attributes! { "user.id" => id });
+    let name = async_with_tracer("users", "load-user", load_user(id)).await;
+    let greeting = with_tracer("users", "render-greeting", || format!("Hello, {name}!\n"));
+    tracing::info!(user = id, "greeted");
+    greeting
+}
+
+async fn load_user(id: u32) -> &'static str {
+    let start = Instant::now();
+    add_span_event("cache-miss", attributes! { "cache.key" => format!("user:{id}") });
+    increment_counter(
+        "users.loaded",
+        "Users loaded from the database.",
+        attributes! { "cache.hit" => false },
+    );
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    record_histogram_value(
+        "users.load.duration",
+        "Time to load a user, in milliseconds.",
+        start.elapsed().as_secs_f64() * 1000.0,
+        attributes! {},
+    );
+    if id == 42 { "Arthur" } else { "stranger" }
+}
+
+#[derive(Deserialize)]
+struct Slow {
+    #[serde(default)]
+    ms: u64,
+}
+
+async fn slow(Query(Slow { ms }): Query<Slow>) -> String {
+    tokio::time::sleep(Duration::from_millis(ms.min(60_000))).await;
+    format!("That took {ms} ms.\n")
+}
+
+#[derive(Deserialize)]
+struct Parts {
+    #[serde(default)]
+    parts: u32,
+}
+
+/// The span of this request ends with the last part.
+async fn stream(Query(Parts { parts }): Query<Parts>) -> Body {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(async move {
+        for part in 1..=parts.min(10_000) {
+            let text = Bytes::from(format!("part {part}\n"));
+            if sender.send(Ok(text)).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+#[derive(Debug)]
+struct OutOfTea;
+
+impl fmt::Display for OutOfTea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there is no tea left")
+    }
+}
+
+impl Error for OutOfTea {}
+
+async fn error() -> (StatusCode, &'static str) {
+    set_span_error(&OutOfTea);
+    tracing::error!("{OutOfTea}");
+    (StatusCode::INTERNAL_SERVER_ERROR, "There is no tea left.\n")
+}
+
+async fn panic() {
+    panic!("this handler panics when it is asked to");
+}
+
+/// Resolves when the process is asked to end, by Ctrl-C or by SIGTERM.
+async fn shutdown_signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}

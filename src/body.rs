@@ -1,0 +1,114 @@
+//! The body of a response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::active_request::ActiveRequest;
+
+pin_project! {
+    /// Response body of [`Telemetry`](crate::Telemetry): the inner body, frame by frame.
+    ///
+    /// The request ends with it: when its last frame was handed over, when it fails, or when it is
+    /// dropped before.
+    pub struct ResponseBody<B> {
+        // `None` only while it is being dropped.
+        #[pin]
+        inner: Option<B>,
+        request: ActiveRequest,
+        // What is left of a body that knows its length. A server need not poll it further than that.
+        remaining: Option<u64>,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _attached = this.request.attach();
+            this.inner.set(None);
+        }
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(crate) fn new(inner: B, mut request: ActiveRequest) -> Self {
+        let remaining = inner.size_hint().exact();
+        if inner.is_end_stream() || request.ends_at_head() || remaining == Some(0) {
+            request.complete();
+        }
+        Self {
+            inner: Some(inner),
+            request,
+            remaining,
+        }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = {
+            let _attached = this.request.attach();
+            let watch = this.request.watch();
+            let polled = inner.as_mut().poll_frame(cx);
+            watch.returned();
+            ready!(polled)
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.request.on_trailers(trailers);
+                }
+                if let (Some(data), Some(remaining)) = (frame.data_ref(), this.remaining.as_mut()) {
+                    let length = u64::try_from(bytes::Buf::remaining(data)).unwrap_or(u64::MAX);
+                    *remaining = remaining.saturating_sub(length);
+                }
+                let all_sent = *this.remaining == Some(0) && !this.request.awaits_trailers();
+                // A server asks this instead of polling once more.
+                if all_sent || inner.is_end_stream() || frame.is_trailers() {
+                    this.request.complete();
+                }
+            }
+            Some(Err(_)) => this.request.fail::<B::Error>(),
+            None => this.request.complete(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: Some(B::default()),
+            request: ActiveRequest::none(),
+            remaining: None,
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}

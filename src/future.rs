@@ -1,0 +1,87 @@
+//! The future of a response.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+
+use crate::active_request::ActiveRequest;
+use crate::body::ResponseBody;
+
+pin_project! {
+    /// Response future of [`Telemetry`](crate::Telemetry).
+    ///
+    /// The request's context is current whenever the inner future is polled, and while it is
+    /// dropped.
+    pub struct ResponseFuture<F> {
+        // `None` only while it is being dropped.
+        #[pin]
+        inner: Option<F>,
+        // Moves on to the body with the head of the response.
+        request: Option<ActiveRequest>,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _attached = this.request.as_ref().map(ActiveRequest::attach);
+            this.inner.set(None);
+        }
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(crate) fn new(inner: F, request: ActiveRequest) -> Self {
+        Self {
+            inner: Some(inner),
+            request: Some(request),
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: http_body::Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (Some(inner), Some(request)) = (this.inner.as_pin_mut(), this.request.as_mut()) else {
+            // A future that has given its result is not polled again.
+            return Poll::Pending;
+        };
+        let result = {
+            let _attached = request.attach();
+            let watch = request.watch();
+            let polled = inner.poll(cx);
+            watch.returned();
+            ready!(polled)
+        };
+        let Some(mut request) = this.request.take() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match result {
+            Ok(response) => {
+                let (mut head, body) = response.into_parts();
+                request.on_head(&mut head);
+                let body = ResponseBody::new(body, request);
+                Ok(Response::from_parts(head, body))
+            }
+            Err(error) => {
+                request.fail::<E>();
+                Err(error)
+            }
+        })
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

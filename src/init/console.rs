@@ -1,0 +1,217 @@
+//! The development exporter: finished spans as lines of text, a request together.
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use opentelemetry::trace::{SpanId, Status, TraceId};
+use opentelemetry::{KeyValue, Value};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::trace::SpanData;
+
+use super::batch::Sink;
+use super::otlp::ExportError;
+use crate::semconv;
+
+/// Bounds of what waits for the end of its request.
+const MAX_WAITING: usize = 4096;
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// Whether a span is the first of its trace in this process: the end of a request.
+pub(super) fn is_local_root(span: &SpanData) -> bool {
+    span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID
+}
+
+/// Prints the spans of a request when its first span has ended, which is after all others.
+#[derive(Default)]
+pub(super) struct SpanPrinter {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    traces: HashMap<TraceId, (Instant, Vec<SpanData>)>,
+    spans: usize,
+}
+
+impl Sink<SpanData> for SpanPrinter {
+    async fn export(&self, batch: Vec<SpanData>) -> Result<u64, ExportError> {
+        let mut text = String::new();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for span in batch {
+            waiting.add(span, &mut text);
+        }
+        waiting.print_late(&mut text);
+        drop(waiting);
+        print(&text);
+        Ok(0)
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, span: SpanData, text: &mut String) {
+        let trace = span.span_context.trace_id();
+        if !is_local_root(&span) {
+            let (_, spans) = self
+                .traces
+                .entry(trace)
+                .or_insert_with(|| (Instant::now(), Vec::new()));
+            spans.push(span);
+            self.spans += 1;
+            return;
+        }
+        let children = self.traces.remove(&trace);
+        let mut children = children.map(|(_, children)| children).unwrap_or_default();
+        self.spans -= children.len();
+        children.sort_by_key(|child| child.start_time);
+        let id = span.span_context.span_id();
+        write_span(&span, 0, text);
+        write_below(id, &mut children, 1, text);
+        // What belongs to another request of the same trace.
+        for child in children {
+            write_span(&child, 1, text);
+        }
+    }
+
+    /// Prints what has waited for too long: its request goes on, or ended before.
+    fn print_late(&mut self, text: &mut String) {
+        let full = self.spans > MAX_WAITING;
+        self.traces.retain(|_, (since, spans)| {
+            let keep = !full && since.elapsed() < MAX_WAIT;
+            if !keep {
+                self.spans -= spans.len();
+                for span in spans {
+                    write_span(span, 1, text);
+                }
+            }
+            keep
+        });
+    }
+}
+
+/// Writes the spans below `parent`, each followed by those below itself, and takes them out.
+fn write_below(parent: SpanId, spans: &mut Vec<SpanData>, depth: usize, text: &mut String) {
+    while let Some(n) = spans.iter().position(|span| span.parent_span_id == parent) {
+        let span = spans.remove(n);
+        write_span(&span, depth, text);
+        write_below(span.span_context.span_id(), spans, depth + 1, text);
+    }
+}
+
+/// `12:34:56.789 GET /users/{id} 200 1.23ms trace=0af7..`
+fn write_span(span: &SpanData, depth: usize, text: &mut String) {
+    let duration = span.end_time.duration_since(span.start_time);
+    let _ = writeln!(
+        text,
+        "{} {:indent$}{} {} {:.2?} trace={}",
+        Clock(span.start_time),
+        "",
+        span.name.escape_debug(),
+        StatusOf(span),
+        duration.unwrap_or_default(),
+        span.span_context.trace_id(),
+        indent = 2 * depth,
+    );
+}
+
+/// The time of day, UTC.
+struct Clock(SystemTime);
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.unwrap_or_default();
+        let seconds = since.as_secs() % (24 * 60 * 60);
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let milliseconds = since.subsec_millis();
+        write!(f, "{hours:02}:{minutes:02}:{seconds:02}.{milliseconds:03}")
+    }
+}
+
+/// How a span ended, in a word or two: the status of the response, and what went wrong.
+struct StatusOf<'a>(&'a SpanData);
+
+impl fmt::Display for StatusOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let find = |key: &str| -> Option<&Value> {
+            let found = self.0.attributes.iter().find(|one| one.key.as_str() == key);
+            found.map(|attribute| &attribute.value)
+        };
+        let code = find(semconv::HTTP_RESPONSE_STATUS_CODE)
+            .or_else(|| find(semconv::RPC_RESPONSE_STATUS_CODE));
+        let error = find(semconv::ERROR_TYPE);
+        match (code, error, &self.0.status) {
+            (Some(code), Some(error), _) if code.as_str() != error.as_str() => {
+                write!(f, "{code} {error}")
+            }
+            (Some(code), _, _) => write!(f, "{code}"),
+            (None, Some(error), _) => write!(f, "{error}"),
+            (None, None, Status::Error { description }) if !description.is_empty() => {
+                write!(f, "error: {}", description.escape_debug())
+            }
+            (None, None, Status::Error { .. }) => f.write_str("error"),
+            (None, None, _) => f.write_str("ok"),
+        }
+    }
+}
+
+/// Prints what the metrics amount to, a line for each series.
+pub(super) fn print_metrics(metrics: &ResourceMetrics) {
+    let mut text = String::new();
+    for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+        let name = format!("{} ({})", metric.name(), metric.unit());
+        match metric.data() {
+            AggregatedMetrics::F64(data) => write_points(&name, data, &mut text),
+            AggregatedMetrics::U64(data) => write_points(&name, data, &mut text),
+            AggregatedMetrics::I64(data) => write_points(&name, data, &mut text),
+        }
+    }
+    print(&text);
+}
+
+fn write_points<T: Copy + fmt::Display>(name: &str, data: &MetricData<T>, text: &mut String) {
+    match data {
+        MetricData::Gauge(gauge) => {
+            for point in gauge.data_points() {
+                write_point(name, point.attributes(), &point.value(), text);
+            }
+        }
+        MetricData::Sum(sum) => {
+            for point in sum.data_points() {
+                write_point(name, point.attributes(), &point.value(), text);
+            }
+        }
+        MetricData::Histogram(histogram) => {
+            for point in histogram.data_points() {
+                let summary = format!("count {} sum {:.6}", point.count(), point.sum());
+                write_point(name, point.attributes(), &summary, text);
+            }
+        }
+        MetricData::ExponentialHistogram(histogram) => {
+            for point in histogram.data_points() {
+                let summary = format!("count {} sum {:.6}", point.count(), point.sum());
+                write_point(name, point.attributes(), &summary, text);
+            }
+        }
+    }
+}
+
+fn write_point<'a>(
+    name: &str,
+    attributes: impl Iterator<Item = &'a KeyValue>,
+    value: &dyn fmt::Display,
+    text: &mut String,
+) {
+    let attributes: Vec<_> = attributes
+        .map(|attribute| format!("{}={}", attribute.key, attribute.value))
+        .collect();
+    let attributes = attributes.join(" ");
+    let _ = writeln!(text, "{name} [{}] {value}", attributes.escape_debug());
+}
+
+/// A standard output that is closed is no reason to fail.
+fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}

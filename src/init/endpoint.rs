@@ -1,0 +1,113 @@
+//! Where the telemetry of a signal is sent.
+
+use http::Uri;
+use http::uri::PathAndQuery;
+
+use super::config::{Config, Endpoint, Protocol, Signal};
+use super::error::InitError;
+
+/// A place to send one signal to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    pub(super) protocol: Protocol,
+    pub(super) uri: Uri,
+}
+
+impl Config {
+    /// Where `signal` goes over OTLP. A signal's own endpoint is used as it is, the general one is
+    /// a base (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
+    pub(super) fn target(&self, signal: Signal) -> Result<Target, InitError> {
+        let own = &self.otlp_by_signal[signal];
+        let protocol = own.protocol.or(self.otlp.protocol);
+        let (endpoint, is_base) = match (&own.endpoint, &self.otlp.endpoint) {
+            (Some(endpoint), _) => (endpoint.clone(), false),
+            (None, Some(endpoint)) => (endpoint.clone(), true),
+            (None, None) => {
+                let text = match protocol {
+                    Some(Protocol::Grpc) => "http://localhost:4317",
+                    _ => "http://localhost:4318",
+                };
+                let endpoint = Endpoint {
+                    origin: "the default endpoint".to_owned(),
+                    text: text.to_owned(),
+                };
+                (endpoint, true)
+            }
+        };
+        let uri = parse(&endpoint)?;
+        let protocol = protocol.unwrap_or_else(|| protocol_of(&uri));
+        let path = match protocol {
+            Protocol::Grpc => grpc_path(signal).to_owned(),
+            Protocol::HttpProtobuf if is_base => {
+                let base = base_path(uri.path());
+                match uri.query() {
+                    Some(query) => format!("{base}/v1/{}?{query}", signal.name()),
+                    None => format!("{base}/v1/{}", signal.name()),
+                }
+            }
+            Protocol::HttpProtobuf => return Ok(Target { protocol, uri }),
+        };
+        let mut parts = uri.into_parts();
+        parts.path_and_query = PathAndQuery::try_from(path).ok();
+        let uri = Uri::from_parts(parts).map_err(|_| invalid(&endpoint, "is not a URL"))?;
+        Ok(Target { protocol, uri })
+    }
+}
+
+fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
+    let uri: Uri = endpoint
+        .text
+        .parse()
+        .map_err(|_| invalid(endpoint, "is not a URL; write one such as http://localhost:4317"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") if cfg!(feature = "tls") => {}
+        Some("https") => {
+            let reason = "needs TLS; switch on the feature `tls` of tower-telemetry";
+            return Err(invalid(endpoint, reason));
+        }
+        _ => {
+            let reason = "is not a URL of http or https; write one such as http://localhost:4317";
+            return Err(invalid(endpoint, reason));
+        }
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(invalid(endpoint, "names no host"));
+    }
+    Ok(uri)
+}
+
+fn invalid(endpoint: &Endpoint, reason: &'static str) -> InitError {
+    InitError::Endpoint {
+        origin: endpoint.origin.clone(),
+        endpoint: endpoint.shown(),
+        reason,
+    }
+}
+
+/// The protocol that an endpoint suggests: gRPC on its usual port, else the specification's default.
+fn protocol_of(uri: &Uri) -> Protocol {
+    if uri.port_u16() == Some(4317) && base_path(uri.path()) == uri.path().trim_end_matches('/') {
+        Protocol::Grpc
+    } else {
+        Protocol::HttpProtobuf
+    }
+}
+
+/// A path without a slash at its end, and without the path of a signal.
+fn base_path(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    Signal::ALL
+        .into_iter()
+        .find_map(|signal| path.strip_suffix(signal.name())?.strip_suffix("/v1/"))
+        .unwrap_or(path)
+        .trim_end_matches('/')
+}
+
+fn grpc_path(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}

@@ -1,0 +1,51 @@
+//! What can go wrong in `init`.
+
+use std::fmt;
+use std::io;
+
+/// Why [`init`](crate::init) failed.
+///
+/// Only what cannot work at all is an error. A value that cannot be used while there is another
+/// to go on with is a [`ConfigWarning`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// Telemetry was initialized before, and goes on as it was.
+    #[error("telemetry is already initialized; the first initialization stays in force")]
+    AlreadyInitialized,
+    /// An endpoint is not a URL to which telemetry can be sent.
+    #[error("{origin}=\"{endpoint}\" {reason}")]
+    #[non_exhaustive]
+    Endpoint {
+        /// The variable or function that named the endpoint.
+        origin: String,
+        /// The endpoint, without credentials.
+        endpoint: String,
+        /// What is wrong with it and what to do.
+        reason: &'static str,
+    },
+    /// The root certificates for `https` endpoints could not be read.
+    #[error("the platform's root certificates for https endpoints cannot be read: {0}")]
+    RootCertificates(#[source] io::Error),
+    /// The thread that exports could not be started.
+    #[error("the thread that exports telemetry cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// A value of the configuration that cannot be used, and what is used in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigWarning {
+    pub(super) variable: String,
+    /// `None` where the value is not to be shown.
+    pub(super) value: Option<String>,
+    pub(super) consequence: String,
+}
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value:?} {}", self.variable, self.consequence),
+            None => write!(f, "{} {}", self.variable, self.consequence),
+        }
+    }
+}

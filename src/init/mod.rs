@@ -1,0 +1,298 @@
+//! OpenTelemetry, set up from the environment.
+
+mod batch;
+mod config;
+mod console;
+mod endpoint;
+mod env;
+mod error;
+mod export;
+#[cfg(feature = "logs")]
+mod logs;
+mod metrics;
+mod otlp;
+mod runtime;
+mod traces;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry::global;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+
+pub use batch::SignalStats;
+pub use config::{Batch, Config, Environment, Exporter, Protocol, Sampler};
+pub use error::{ConfigWarning, InitError};
+
+use crate::providers::{self, Providers, TracersOf};
+use batch::Counters;
+use config::Signal;
+use export::Export;
+use runtime::ExportThread;
+
+/// Sets up telemetry for the process as its environment variables say.
+///
+/// The same as `Config::from_env().init()`; see [`Config::init`].
+///
+/// ```no_run
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let telemetry = tower_telemetry::init()?;
+/// // .. serve ..
+/// telemetry.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// See [`InitError`].
+pub fn init() -> Result<TelemetryGuard, InitError> {
+    Config::from_env().init()
+}
+
+/// Whether some `init` has begun. The providers alone cannot tell: of two that race, both would
+/// start exporting.
+static INITIALIZED: AtomicBool = AtomicBool::new(false);
+
+impl Config {
+    /// Sets up telemetry for the process.
+    ///
+    /// The layers, the handler functions and OpenTelemetry's global providers use it from then on,
+    /// also those that were made before. With the feature `logs`, log lines go to the console,
+    /// unless a `tracing` subscriber is there already.
+    ///
+    /// It works inside and outside of a tokio runtime of any kind.
+    ///
+    /// # Errors
+    ///
+    /// See [`InitError`]. After an error other than [`InitError::AlreadyInitialized`] it may be
+    /// tried again.
+    pub fn init(self) -> Result<TelemetryGuard, InitError> {
+        if INITIALIZED.swap(true, Ordering::SeqCst) {
+            return Err(InitError::AlreadyInitialized);
+        }
+        let warnings = self.warnings.clone();
+        let guard = self.build().inspect_err(|_| {
+            INITIALIZED.store(false, Ordering::SeqCst);
+        })?;
+        #[cfg(feature = "logs")]
+        crate::logs::install(guard.logger_provider());
+        for warning in warnings {
+            warn(&warning);
+        }
+        guard.install();
+        Ok(guard)
+    }
+
+    /// Starts export without making it that of the process: for a part of a program that has its
+    /// own telemetry, and for tests. Its providers are those of the guard.
+    ///
+    /// ```
+    /// use opentelemetry_sdk::trace::SdkTracerProvider;
+    /// use tower_telemetry::{Config, TelemetryLayer};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let telemetry = Config::from_vars(|_| None).build()?;
+    /// let mut layer = TelemetryLayer::new();
+    /// if let Some(provider) = telemetry.tracer_provider() {
+    ///     layer = layer.with_tracer_provider(SdkTracerProvider::clone(provider));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`InitError`].
+    pub fn build(mut self) -> Result<TelemetryGuard, InitError> {
+        if !self.enabled {
+            return Ok(TelemetryGuard { running: None });
+        }
+        let mut export = Export::new(&mut self)?;
+        let workers = std::mem::take(&mut export.workers);
+        let thread = ExportThread::start(workers).map_err(InitError::Thread)?;
+        Ok(TelemetryGuard {
+            running: Some(Running {
+                thread,
+                export,
+                timeout: self.shutdown_timeout,
+            }),
+        })
+    }
+}
+
+/// Says what is wrong with the configuration where it will be seen.
+fn warn(warning: &ConfigWarning) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!("{warning}");
+    } else {
+        eprintln!("tower-telemetry: {warning}");
+    }
+}
+
+/// Keeps telemetry running, and ends it.
+///
+/// End it with [`shutdown`](Self::shutdown), which sends what still waits. A guard that is merely
+/// dropped does the same on the thread that drops it, for as long as the shutdown timeout.
+#[must_use = "telemetry ends when the guard is dropped; bind it to a name, `let telemetry = ..`"]
+pub struct TelemetryGuard {
+    /// `None` where telemetry is switched off, and after shutdown.
+    running: Option<Running>,
+}
+
+struct Running {
+    thread: ExportThread,
+    export: Export,
+    timeout: Duration,
+}
+
+/// What became of the telemetry of a process so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Spans.
+    pub traces: SignalStats,
+    /// Metric points, counted each time that they are sent.
+    pub metrics: SignalStats,
+    /// Log records.
+    pub logs: SignalStats,
+}
+
+/// How a flush or a shutdown ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Whether time ran out before all was sent or given up.
+    pub timed_out: bool,
+    /// What became of all telemetry so far; after a shutdown nothing waits any more.
+    pub stats: Stats,
+}
+
+impl TelemetryGuard {
+    /// Sends what still waits, ends export, and says what was sent and what was lost.
+    ///
+    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together.
+    /// Call it when the server has stopped: what is recorded later is lost.
+    pub async fn shutdown(mut self) -> Report {
+        match self.running.take() {
+            Some(running) => {
+                running.stop_recording();
+                let complete = running.thread.flush(true, running.timeout).await;
+                running.last_report(complete)
+            }
+            None => Report::default(),
+        }
+    }
+
+    /// Sends what waits now, and goes on.
+    ///
+    /// Takes at most the shutdown timeout, all signals together.
+    pub async fn force_flush(&self) -> Report {
+        match &self.running {
+            Some(running) => {
+                let complete = running.thread.flush(false, running.timeout).await;
+                Report {
+                    timed_out: !complete,
+                    stats: running.stats(),
+                }
+            }
+            None => Report::default(),
+        }
+    }
+
+    /// What became of all telemetry so far; all zero where telemetry is switched off.
+    pub fn stats(&self) -> Stats {
+        self.running.as_ref().map(Running::stats).unwrap_or_default()
+    }
+
+    /// The tracer provider, for what else wants one; `None` where telemetry is switched off.
+    ///
+    /// It is flushed and shut down by this guard.
+    pub fn tracer_provider(&self) -> Option<&SdkTracerProvider> {
+        Some(&self.running.as_ref()?.export.tracer_provider)
+    }
+
+    /// The meter provider, for what else wants one; `None` where telemetry is switched off.
+    ///
+    /// It is flushed and shut down by this guard.
+    pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
+        Some(&self.running.as_ref()?.export.meter_provider)
+    }
+
+    /// The logger provider, for what else wants one; `None` where log records are not sent.
+    ///
+    /// It is flushed and shut down by this guard.
+    #[cfg(feature = "logs")]
+    pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
+        self.running.as_ref()?.export.logger_provider.as_ref()
+    }
+
+    /// Makes the providers those of the process.
+    fn install(&self) {
+        global::set_text_map_propagator(TraceContextPropagator::new());
+        let Some(Running { export, .. }) = &self.running else {
+            providers::install(None);
+            return;
+        };
+        let tracers = TracersOf::new(export.tracer_provider.clone(), export.built_in_sampler);
+        let meters = Arc::new(export.meter_provider.clone());
+        providers::install(Some(Providers::new(Arc::new(tracers), meters)));
+        global::set_tracer_provider(export.tracer_provider.clone());
+        global::set_meter_provider(export.meter_provider.clone());
+    }
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop_recording();
+            let complete = running.thread.flush_blocking(true, running.timeout);
+            running.last_report(complete);
+        }
+    }
+}
+
+impl fmt::Debug for TelemetryGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TelemetryGuard")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// From here on nothing new is queued, so that a shutdown has an end.
+    fn stop_recording(&self) {
+        // These fail only where it was done before.
+        let _ = self.export.tracer_provider.shutdown();
+        #[cfg(feature = "logs")]
+        let _ = self.export.logger_provider.as_ref().map(|provider| provider.shutdown());
+    }
+
+    fn stats(&self) -> Stats {
+        let stats = |signal| Counters::stats(&self.export.counters[signal]);
+        Stats {
+            traces: stats(Signal::Traces),
+            metrics: stats(Signal::Metrics),
+            logs: stats(Signal::Logs),
+        }
+    }
+
+    /// The report after the last flush, when the thread has ended.
+    fn last_report(&self, complete: bool) -> Report {
+        // The metrics are collected until the last flush, so their provider goes last.
+        let _ = self.export.meter_provider.shutdown();
+        for signal in Signal::ALL {
+            self.export.counters[signal].drop_rest();
+        }
+        Report {
+            timed_out: !complete,
+            stats: self.stats(),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Metrics of handler code.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+
+use crate::providers;
+use crate::table::{Inserted, Table};
+
+/// Bound of the number of instruments that are created by name.
+const MAX_INSTRUMENTS: usize = 256;
+
+/// Larger values lose all precision, and a sum of them becomes infinite.
+const MAX_VALUE: f64 = 1e18;
+
+/// Adds one to a counter.
+///
+/// The instrument is created when its name is first used, with the description given then; it
+/// stays until the program ends. Names are for a fixed set of things: past 256 of them the process
+/// logs a warning and records no more under new ones. The same is done with a name that is not
+/// valid ([instrument name syntax]), and with one that was used for another kind of instrument.
+///
+/// Attributes are for few values: past 2,000 sets of them in one instrument, the SDK puts the rest
+/// together in one, marked `otel.metric.overflow`.
+///
+/// ```
+/// use tower_telemetry::{attributes, increment_counter};
+///
+/// increment_counter("cache.misses", "Look-ups that the cache had no answer to.", attributes! {
+///     "cache.name" => "users",
+/// });
+/// ```
+///
+/// [instrument name syntax]: https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-name-syntax
+pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[KeyValue]>) {
+    add_to_counter(name, description, 1, attributes);
+}
+
+/// Adds `n` to a counter; see [`increment_counter`] for what becomes of names.
+///
+/// ```
+/// tower_telemetry::add_to_counter("mail.sent", "Messages handed to the relay.", 3, []);
+/// ```
+pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
+    record(name, description, COUNTER, |instrument| match instrument {
+        Instrument::Counter(counter) => {
+            counter.add(n, attributes.as_ref());
+            true
+        }
+        _ => false,
+    });
+}
+
+/// Records a value in a histogram; see [`increment_counter`] for what becomes of names.
+///
+/// A value that is no number or infinite is left out; beyond 10¹⁸ it counts as that.
+///
+/// ```
+/// tower_telemetry::record_histogram_value("upload.size", "Size of uploads, in MiB.", 1.5, []);
+/// ```
+pub fn record_histogram_value(
+    name: &str,
+    description: &str,
+    value: f64,
+    attributes: impl AsRef<[KeyValue]>,
+) {
+    if let Some(value) = bounded(value) {
+        record(name, description, HISTOGRAM, |instrument| match instrument {
+            Instrument::Histogram(histogram) => {
+                histogram.record(value, attributes.as_ref());
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+/// Sets a gauge; see [`increment_counter`] for what becomes of names.
+///
+/// A value that is no number or infinite is left out; beyond 10¹⁸ it counts as that.
+///
+/// ```
+/// tower_telemetry::set_gauge("queue.length", "Jobs that wait.", 17.0, []);
+/// ```
+pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsRef<[KeyValue]>) {
+    if let Some(value) = bounded(value) {
+        record(name, description, GAUGE, |instrument| match instrument {
+            Instrument::Gauge(gauge) => {
+                gauge.record(value, attributes.as_ref());
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+fn bounded(value: f64) -> Option<f64> {
+    value
+        .is_finite()
+        .then(|| value.clamp(-MAX_VALUE, MAX_VALUE))
+}
+
+/// The instruments that were created by name.
+pub(crate) struct Registry {
+    meter: Meter,
+    instruments: Table<String, Instrument>,
+    /// Names that were complained about.
+    refused: Table<String, ()>,
+    /// Whether it was said that there are too many.
+    overflow: AtomicBool,
+}
+
+#[derive(Clone)]
+enum Instrument {
+    Counter(Counter<u64>),
+    Histogram(Histogram<f64>),
+    Gauge(Gauge<f64>),
+}
+
+/// How to make an instrument, and what to call its kind.
+struct Kind {
+    name: &'static str,
+    make: fn(&Meter, String, String) -> Instrument,
+}
+
+const COUNTER: Kind = Kind {
+    name: "counter",
+    make: |meter, name, description| {
+        let counter = meter.u64_counter(name).with_description(description);
+        Instrument::Counter(counter.build())
+    },
+};
+
+const HISTOGRAM: Kind = Kind {
+    name: "histogram",
+    make: |meter, name, description| {
+        let histogram = meter.f64_histogram(name).with_description(description);
+        Instrument::Histogram(histogram.build())
+    },
+};
+
+const GAUGE: Kind = Kind {
+    name: "gauge",
+    make: |meter, name, description| {
+        let gauge = meter.f64_gauge(name).with_description(description);
+        Instrument::Gauge(gauge.build())
+    },
+};
+
+impl Instrument {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Counter(_) => COUNTER.name,
+            Self::Histogram(_) => HISTOGRAM.name,
+            Self::Gauge(_) => GAUGE.name,
+        }
+    }
+}
+
+/// Finds or makes the instrument and hands it to `write`, which says whether it is of its kind.
+fn record(name: &str, description: &str, kind: Kind, write: impl FnOnce(&Instrument) -> bool) {
+    let Some(providers) = providers::current() else {
+        return;
+    };
+    let registry = &providers.functions;
+    match registry.instrument(name, description, &kind) {
+        Ok(instrument) => {
+            if !write(&instrument) {
+                registry.refuse(name, || {
+                    let first = instrument.kind();
+                    format!("it is a {first} already, and is not recorded to as a {}", kind.name)
+                        .into()
+                });
+            }
+        }
+        Err(Refusal::Name) => registry.refuse(name, || {
+            "the name is not valid, and nothing is recorded under it; it must begin with a letter \
+             and have at most 255 letters, digits and `_`, `.`, `-`, `/`"
+                .into()
+        }),
+        Err(Refusal::Full) => {
+            if !registry.overflow.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    metric = shown(name),
+                    "there are {MAX_INSTRUMENTS} metrics already, and nothing is recorded under \
+                     further names; put what varies into attributes"
+                );
+            }
+        }
+    }
+}
+
+enum Refusal {
+    Name,
+    Full,
+}
+
+impl Registry {
+    pub(crate) fn new(meter: Meter) -> Self {
+        Self {
+            meter,
+            instruments: Table::new(MAX_INSTRUMENTS),
+            refused: Table::new(MAX_INSTRUMENTS),
+            overflow: AtomicBool::new(false),
+        }
+    }
+
+    fn instrument(&self, name: &str, description: &str, kind: &Kind) -> Result<Instrument, Refusal> {
+        if let Some(instrument) = self.instruments.get(name) {
+            return Ok(instrument);
+        }
+        if !is_valid(name) {
+            return Err(Refusal::Name);
+        }
+        // Asked before one is made, because the SDK never lets go of an instrument.
+        if self.instruments.is_full() {
+            return Err(Refusal::Full);
+        }
+        self.instruments
+            .get_or_insert_with(name, || {
+                (kind.make)(&self.meter, name.to_owned(), description.to_owned())
+            })
+            .map_err(|_| Refusal::Full)
+    }
+
+    /// Says once for each name why nothing is recorded under it.
+    fn refuse(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
+        if self.refused.get(name).is_none()
+            && self.refused.insert(name.to_owned(), ()) == Inserted::New(())
+        {
+            tracing::warn!(metric = shown(name), "{}", why());
+        }
+    }
+}
+
+/// Instrument name syntax of the metrics API.
+fn is_valid(name: &str) -> bool {
+    name.len() <= 255
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/'))
+}
+
+/// A name as a log line can show it: short, and on one line.
+fn shown(name: &str) -> String {
+    crate::semconv::truncate(name, 64).escape_debug().to_string()
+}

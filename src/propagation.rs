@@ -1,0 +1,255 @@
+//! W3C Trace Context over a header map, checked byte by byte.
+
+use std::str::FromStr;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The response header that carries the trace id.
+pub(crate) const TRACE_ID_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
+
+/// The flags that Trace Context Level 2 defines: sampled and random.
+const KNOWN_FLAGS: u8 = 0x03;
+
+/// What is passed on of a `tracestate`: the W3C asks for 512 characters and allows 32 members.
+const MAX_TRACESTATE: usize = 512;
+const MAX_TRACESTATE_MEMBERS: usize = 32;
+
+/// The span context that the headers carry, if they carry exactly one and it is valid
+/// (Trace Context Level 2, sections 3.2 and 3.3).
+pub(crate) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let (trace_id, span_id, flags) = parse_traceparent(value.as_bytes())?;
+    let trace_state = extract_tracestate(headers).unwrap_or_default();
+    Some(SpanContext::new(trace_id, span_id, flags, true, trace_state))
+}
+
+/// Writes the trace id into the head of a response. A full header map is left as it is.
+pub(crate) fn inject_trace_id(trace_id: TraceId, headers: &mut HeaderMap) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(trace_id.to_bytes()) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 0x0f)];
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&text) {
+        // Beyond its capacity `insert` would panic.
+        let _ = headers.try_insert(TRACE_ID_HEADER, value);
+    }
+}
+
+fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
+    const LENGTH: usize = 55;
+    let value = trim(value);
+    // Everything is checked on bytes of a known place, so a long value costs as much as a short.
+    let (fields, rest) = value.split_at_checked(LENGTH)?;
+    if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
+        return None;
+    }
+    let [version] = decode_hex(&fields[..2])?;
+    match version {
+        0x00 if !rest.is_empty() => return None,
+        0xff => return None,
+        // A later version may append fields, which are not ours to understand.
+        _ if !matches!(rest.first(), None | Some(b'-')) => return None,
+        _ => {}
+    }
+    let trace_id = TraceId::from_bytes(decode_hex(&fields[3..35])?);
+    let span_id = SpanId::from_bytes(decode_hex(&fields[36..52])?);
+    let [flags] = decode_hex(&fields[53..55])?;
+    if trace_id == TraceId::INVALID || span_id == SpanId::INVALID {
+        return None;
+    }
+    Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
+}
+
+/// Decodes lower-case hexadecimal digits of exactly `2 * N` bytes.
+fn decode_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    fn nibble(digit: u8) -> Option<u8> {
+        match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        }
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(bytes)
+}
+
+/// The members of all `tracestate` headers in their order, cut to what must be passed on.
+/// A member that is not valid discards them all.
+fn extract_tracestate(headers: &HeaderMap) -> Option<TraceState> {
+    let mut members = Vec::new();
+    for value in headers.get_all(TRACESTATE) {
+        for member in value.as_bytes().split(|&byte| byte == b',') {
+            let member = trim(member);
+            if member.is_empty() {
+                continue;
+            }
+            if members.len() == MAX_TRACESTATE_MEMBERS || !is_tracestate_member(member) {
+                return None;
+            }
+            members.push(std::str::from_utf8(member).ok()?);
+        }
+    }
+    // Whole members go: the long ones first, then those on the right.
+    let length = |members: &[&str]| members.iter().map(|member| member.len() + 1).sum::<usize>();
+    if length(&members) > MAX_TRACESTATE + 1 {
+        members.retain(|member| member.len() <= 128);
+        while length(&members) > MAX_TRACESTATE + 1 {
+            members.pop();
+        }
+    }
+    if members.is_empty() {
+        return None;
+    }
+    TraceState::from_str(&members.join(",")).ok()
+}
+
+fn is_tracestate_member(member: &[u8]) -> bool {
+    let Some(equals) = member.iter().position(|&byte| byte == b'=') else {
+        return false;
+    };
+    let (key, value) = (&member[..equals], &member[equals + 1..]);
+    let key_is_valid = matches!(key.first(), Some(b'a'..=b'z' | b'0'..=b'9'))
+        && key.len() <= 256
+        && key.iter().all(|byte| {
+            matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@')
+        });
+    let value_is_valid = (1..=256).contains(&value.len())
+        && value.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'=');
+    key_is_valid && value_is_valid
+}
+
+/// Takes optional whitespace (RFC 9110) off both ends.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            let value = HeaderValue::from_str(value).expect("a legal header value");
+            headers.append(name.clone(), value);
+        }
+        headers
+    }
+
+    #[test]
+    fn a_traceparent_is_taken_exactly_as_the_grammar_has_it() {
+        let long = format!("{VALID}{}", "-".repeat(400_000));
+        for (case, value, accepted) in [
+            ("version 00", VALID, true),
+            ("white space around", &format!(" \t{VALID} "), true),
+            ("not sampled", &VALID.replace("-01", "-00"), true),
+            ("a future version", &VALID.replace("00-0", "cc-0"), true),
+            ("a future version with more", &format!("cc{}-what", &VALID[2..]), true),
+            ("a future version with other more", &format!("cc{}.what", &VALID[2..]), false),
+            ("version 00 with more", &format!("{VALID}-what"), false),
+            ("version 00 with a dash", &format!("{VALID}-"), false),
+            ("version ff", &VALID.replace("00-0", "ff-0"), false),
+            ("version in upper case", &VALID.replace("00-0", "CC-0"), false),
+            ("version too short", &VALID[1..], false),
+            ("version too long", &format!("0{VALID}"), false),
+            ("version with a sign", &VALID.replace("00-0", "+0-0"), false),
+            ("trace id in upper case", &VALID.replace("af", "AF"), false),
+            ("trace id of zeros", &VALID.replace(&VALID[3..35], &"0".repeat(32)), false),
+            ("trace id too short", &VALID.replace("0af", "af"), false),
+            ("trace id not hexadecimal", &VALID.replace("0af", "0ag"), false),
+            ("parent id of zeros", &VALID.replace(&VALID[36..52], &"0".repeat(16)), false),
+            ("parent id not hexadecimal", &VALID.replace("b7ad", "b7a."), false),
+            ("flags too short", &VALID[..54], false),
+            ("flags not hexadecimal", &VALID.replace("-01", "-0x"), false),
+            ("other separators", &VALID.replace('-', "_"), false),
+            ("empty", "", false),
+            ("400 KB", &long, false),
+        ] {
+            let extracted = extract(&headers(TRACEPARENT, &[value]));
+            assert_eq!(extracted.is_some(), accepted, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_traceparent_arrive() {
+        let extracted = extract(&headers(TRACEPARENT, &[VALID])).expect("it is valid");
+        assert_eq!(extracted.trace_id().to_string(), &VALID[3..35]);
+        assert_eq!(extracted.span_id().to_string(), &VALID[36..52]);
+        assert!(extracted.is_sampled() && extracted.is_remote());
+
+        let flags = extract(&headers(TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
+        assert_eq!(flags.map(|context| context.trace_flags().to_u8()), Some(0x03));
+    }
+
+    #[test]
+    fn two_traceparents_are_none() {
+        assert_eq!(extract(&headers(TRACEPARENT, &[VALID, VALID])), None);
+    }
+
+    #[test]
+    fn a_tracestate_is_joined_and_bounded() {
+        let long_key = "k".repeat(257);
+        let members = |count: usize| (0..count).map(|n| format!("k{n}=1")).collect::<Vec<_>>();
+        let large: Vec<_> = (0..8).map(|n| format!("k{n}={}", "x".repeat(100))).collect();
+        for (case, values, expected) in [
+            ("one", vec!["foo=1"], "foo=1"),
+            ("several headers", vec!["foo=1", "bar=2"], "foo=1,bar=2"),
+            ("an empty header", vec!["", "foo=1"], "foo=1"),
+            ("white space", vec!["foo=1 \t , \t bar=2"], "foo=1,bar=2"),
+            ("no value", vec!["foo=1,bar="], ""),
+            ("no key", vec!["foo=1,=2"], ""),
+            ("two equals", vec!["foo==1"], ""),
+            ("upper case", vec!["Foo=1"], ""),
+            ("a long key", vec![&format!("{long_key}=1")], ""),
+            ("32 members", vec![&members(32).join(",")], &members(32).join(",")),
+            ("33 members", vec![&members(33).join(",")], ""),
+            ("too many characters", vec![&large.join(",")], &large[..4].join(",")),
+            (
+                "a member of more than 128 characters goes first",
+                vec![&format!("long={},{}", "x".repeat(200), large[..4].join(","))],
+                &large[..4].join(","),
+            ),
+        ] {
+            let mut headers = headers(TRACESTATE, &values);
+            headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
+            let extracted = extract(&headers).expect("the traceparent stays valid");
+            assert_eq!(extracted.trace_state().header(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_tracestate_without_a_traceparent_is_nothing() {
+        assert_eq!(extract(&headers(TRACESTATE, &["foo=1"])), None);
+    }
+
+    #[test]
+    fn a_full_header_map_gets_no_trace_id_and_no_panic() {
+        let mut headers = HeaderMap::new();
+        for n in 0.. {
+            let name = HeaderName::try_from(format!("h{n}")).expect("a legal name");
+            if headers.try_insert(name, HeaderValue::from_static("")).is_err() {
+                break;
+            }
+        }
+        inject_trace_id(TraceId::from_bytes([1; 16]), &mut headers);
+        assert_eq!(headers.get(TRACE_ID_HEADER), None);
+    }
+}

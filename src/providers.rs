@@ -1,0 +1,237 @@
+//! Where the layers and the handler functions get tracers and meters.
+//!
+//! In this order: the providers given to the layer that serves the current request, those that
+//! [`init`](crate::init) made, the global ones of OpenTelemetry.
+
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry::trace::{Span, SpanBuilder, SpanContext, TraceContextExt, TraceFlags, Tracer};
+use opentelemetry::trace::{TracerProvider, TraceState};
+use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
+
+use crate::metrics::Registry;
+use crate::semconv;
+use crate::table::Table;
+
+/// More components than this get their tracer made anew at each call.
+const MAX_COMPONENTS: usize = 256;
+
+/// The bit of the trace flags which says that the trace id is random (Trace Context Level 2).
+const RANDOM: u8 = 0x02;
+
+pub(crate) struct Providers {
+    tracers: Arc<dyn MakeTracer>,
+    meters: Arc<dyn MeterProvider + Send + Sync>,
+    components: Table<&'static str, Arc<dyn StartSpan>>,
+    /// The instruments that handler functions created by name.
+    pub(crate) functions: Registry,
+}
+
+impl Providers {
+    pub(crate) fn new(
+        tracers: Arc<dyn MakeTracer>,
+        meters: Arc<dyn MeterProvider + Send + Sync>,
+    ) -> Self {
+        let functions = Registry::new(meters.meter_with_scope(scope()));
+        Self {
+            tracers,
+            meters,
+            components: Table::new(MAX_COMPONENTS),
+            functions,
+        }
+    }
+
+    /// The tracer for the spans of this crate's layers.
+    pub(crate) fn tracer(&self) -> Arc<dyn StartSpan> {
+        self.tracers.make(scope())
+    }
+
+    /// The meter for the instruments of this crate's layers.
+    pub(crate) fn meter(&self) -> Meter {
+        self.meters.meter_with_scope(scope())
+    }
+
+    /// The tracer of a component of the application.
+    pub(crate) fn component(&self, name: &'static str) -> Arc<dyn StartSpan> {
+        let make = || self.tracers.make(InstrumentationScope::builder(name).build());
+        match self.components.get_or_insert_with(&name, make) {
+            Ok(tracer) | Err(tracer) => tracer,
+        }
+    }
+}
+
+/// The instrumentation scope of this crate, the same for spans and metrics.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(semconv::SCHEMA_URL)
+        .build()
+}
+
+static INSTALLED: OnceLock<Option<Providers>> = OnceLock::new();
+
+/// Providers that hold for one request, carried by its context.
+struct Scoped(Arc<Providers>);
+
+/// Makes `providers` those of the process; `None` switches telemetry off.
+///
+/// Returns false where that was done before.
+#[cfg(feature = "init")]
+pub(crate) fn install(providers: Option<Providers>) -> bool {
+    INSTALLED.set(providers).is_ok()
+}
+
+/// A context in which the handler functions use `providers`.
+pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
+    Context::new().with_value(Scoped(providers))
+}
+
+/// The providers in force here and now; `None` where telemetry is switched off.
+pub(crate) fn current() -> Option<Current> {
+    // Cloned out, because whoever records with them must be free to attach a context.
+    let scoped = Context::map_current(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
+    match scoped {
+        Some(providers) => Some(Current::Scoped(providers)),
+        None => process().map(Current::Process),
+    }
+}
+
+/// The providers of the process; `None` where telemetry is switched off.
+pub(crate) fn process() -> Option<&'static Providers> {
+    static GLOBAL: LazyLock<Providers> =
+        LazyLock::new(|| Providers::new(global_tracers(), global::meter_provider()));
+    match INSTALLED.get() {
+        Some(installed) => installed.as_ref(),
+        None => Some(&GLOBAL),
+    }
+}
+
+/// The tracers of OpenTelemetry's global provider.
+pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
+    Arc::new(TracersOf::new(global::tracer_provider(), false))
+}
+
+pub(crate) enum Current {
+    Process(&'static Providers),
+    Scoped(Arc<Providers>),
+}
+
+impl Deref for Current {
+    type Target = Providers;
+
+    fn deref(&self) -> &Providers {
+        match self {
+            Self::Process(providers) => providers,
+            Self::Scoped(providers) => providers,
+        }
+    }
+}
+
+/// A [`TracerProvider`] of any type.
+pub(crate) trait MakeTracer: Send + Sync {
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
+}
+
+pub(crate) struct TracersOf<P> {
+    provider: P,
+    attributes_after_sampling: bool,
+}
+
+impl<P> TracersOf<P> {
+    /// `attributes_after_sampling`: the sampler is known to read no attributes, so none are built
+    /// for a span that it drops.
+    pub(crate) fn new(provider: P, attributes_after_sampling: bool) -> Self {
+        Self {
+            provider,
+            attributes_after_sampling,
+        }
+    }
+}
+
+impl<P> MakeTracer for TracersOf<P>
+where
+    P: TracerProvider + Send + Sync,
+    P::Tracer: Send + Sync + 'static,
+    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+{
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(TracerOf {
+            tracer: self.provider.tracer_with_scope(scope),
+            attributes_after_sampling: self.attributes_after_sampling,
+        })
+    }
+}
+
+/// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
+pub(crate) trait StartSpan: Send + Sync {
+    /// Starts a span below that of `parent`; `attributes` are asked for at most once.
+    fn start(&self, span: SpanBuilder, parent: &Context, attributes: &Attributes) -> Started;
+}
+
+/// Hands the attributes of a span, one by one, to what it is given.
+pub(crate) type Attributes<'a> = dyn Fn(&mut dyn FnMut(KeyValue)) + 'a;
+
+/// A span that was started.
+pub(crate) struct Started {
+    /// The context in which the span is active.
+    pub(crate) cx: Context,
+    /// False where nothing written to the span will ever be exported.
+    pub(crate) recording: bool,
+}
+
+struct TracerOf<T> {
+    tracer: T,
+    attributes_after_sampling: bool,
+}
+
+impl<T> StartSpan for TracerOf<T>
+where
+    T: Tracer + Send + Sync,
+    T::Span: Send + Sync + 'static,
+{
+    fn start(&self, mut builder: SpanBuilder, parent: &Context, attributes: &Attributes) -> Started {
+        // The builder's vector becomes that of the span: reserved here, it grows no more.
+        let mut list = Vec::with_capacity(16);
+        if !self.attributes_after_sampling {
+            attributes(&mut |attribute| list.push(attribute));
+        }
+        builder.attributes = Some(list);
+        let mut span = self.tracer.build_with_context(builder, parent);
+        if span.is_recording() {
+            if self.attributes_after_sampling {
+                attributes(&mut |attribute| span.set_attribute(attribute));
+            }
+            return Started {
+                cx: parent.with_span(span),
+                recording: true,
+            };
+        }
+        let span_context = span.span_context();
+        let cx = if span_context.is_valid() {
+            // Its bare context does what a boxed span would, for less.
+            parent.with_remote_span_context(with_random_flag(span_context, parent))
+        } else {
+            // An invalid span in a context would be taken for an unsampled parent.
+            parent.clone()
+        };
+        Started {
+            cx,
+            recording: false,
+        }
+    }
+}
+
+/// The SDK clears all flags of a span that it drops, but the random flag must be passed on.
+fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
+    let parent = parent.span();
+    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM;
+    SpanContext::new(
+        span_context.trace_id(),
+        span_context.span_id(),
+        TraceFlags::new(span_context.trace_flags().to_u8() | inherited),
+        false,
+        TraceState::clone(span_context.trace_state()),
+    )
+}

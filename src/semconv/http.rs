@@ -1,0 +1,230 @@
+//! HTTP server spans and metrics.
+
+use std::net::SocketAddr;
+
+use ::http::header::{HOST, USER_AGENT};
+use ::http::request::Parts;
+use ::http::{Extensions, Method, StatusCode, Version};
+use opentelemetry::KeyValue;
+
+use super::redact;
+use super::{
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
+    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
+    SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+};
+
+/// Bounds, in bytes, of what a request can put into a span.
+const MAX_METHOD: usize = 32;
+const MAX_HOST: usize = 255;
+const MAX_USER_AGENT: usize = 256;
+const MAX_PATH: usize = 1024;
+const MAX_QUERY: usize = 1024;
+
+/// The known methods (HTTP spans, `http.request.method`), and what stands for all others.
+pub(crate) const METHODS: [&str; 11] = [
+    "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY", OTHER,
+];
+
+/// The place of a method in [`METHODS`].
+pub(crate) fn method_index(method: &Method) -> usize {
+    METHODS[..METHODS.len() - 1]
+        .iter()
+        .position(|known| *known == method.as_str())
+        .unwrap_or(METHODS.len() - 1)
+}
+
+/// The name of a server span.
+pub(crate) fn span_name(method: &'static str, route: Option<&str>) -> String {
+    let method = if method == OTHER { "HTTP" } else { method };
+    match route {
+        Some(route) => format!("{method} {route}"),
+        None => method.to_owned(),
+    }
+}
+
+/// `url.scheme`: what the request says, else that of the immediate connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub(crate) fn of(request: &Parts) -> Self {
+        if request.uri.scheme() == Some(&::http::uri::Scheme::HTTPS) {
+            Self::Https
+        } else {
+            Self::Http
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// `network.protocol.version`
+pub(crate) fn protocol_version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}
+
+/// Whether a status is an error of the server: 5xx, or one that no RFC defines.
+pub(crate) fn is_server_error(status: StatusCode) -> bool {
+    status.as_u16() >= 500
+}
+
+/// Whether a status is one of a bounded set, fit for a metric.
+pub(crate) fn is_defined(status: StatusCode) -> bool {
+    status.as_u16() < 600
+}
+
+/// `http.route`: the template that axum's router matched.
+pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
+    #[cfg(feature = "axum")]
+    {
+        extensions
+            .get::<axum::extract::MatchedPath>()
+            .map(axum::extract::MatchedPath::as_str)
+    }
+    #[cfg(not(feature = "axum"))]
+    {
+        let _ = extensions;
+        None
+    }
+}
+
+/// The address of the socket's other end, where the server put it into the request's extensions.
+pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+    #[cfg(feature = "axum")]
+    {
+        extensions
+            .get::<axum::extract::ConnectInfo<SocketAddr>>()
+            .map(|info| info.0)
+    }
+    #[cfg(not(feature = "axum"))]
+    {
+        let _ = extensions;
+        None
+    }
+}
+
+/// The attributes of a server span that are known when the request arrives.
+pub(crate) fn request_attributes(
+    request: &Parts,
+    method: &'static str,
+    add: &mut dyn FnMut(KeyValue),
+) {
+    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
+    if method == OTHER {
+        let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
+        add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
+    }
+    add(KeyValue::new(URL_SCHEME, Scheme::of(request).as_str()));
+    let path = truncate(request.uri.path(), MAX_PATH).into_owned();
+    add(KeyValue::new(URL_PATH, path));
+    if let Some(query) = request.uri.query() {
+        let query = redact::query(query, MAX_QUERY).into_owned();
+        add(KeyValue::new(URL_QUERY, query));
+    }
+    server_attributes(request, add);
+    if let Some(peer) = peer(&request.extensions) {
+        add(KeyValue::new(CLIENT_ADDRESS, peer.ip().to_string()));
+        peer_attributes(peer, add);
+    }
+    if let Some(version) = protocol_version(request.version) {
+        add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
+    }
+    if let Some(agent) = request.headers.get(USER_AGENT)
+        && let Ok(agent) = agent.to_str()
+    {
+        let agent = truncate(agent, MAX_USER_AGENT).into_owned();
+        add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
+    }
+}
+
+/// `network.peer.address` and `network.peer.port`
+pub(super) fn peer_attributes(peer: SocketAddr, add: &mut dyn FnMut(KeyValue)) {
+    add(KeyValue::new(NETWORK_PEER_ADDRESS, peer.ip().to_string()));
+    add(KeyValue::new(NETWORK_PEER_PORT, i64::from(peer.port())));
+}
+
+/// `server.address` and `server.port`: from `:authority` or the absolute form, else from `Host`.
+pub(super) fn server_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) {
+    let authority = match request.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
+    };
+    if let Some((host, port)) = authority.and_then(split_authority) {
+        let host = truncate(host, MAX_HOST).into_owned();
+        add(KeyValue::new(SERVER_ADDRESS, host));
+        if let Some(port) = port {
+            add(KeyValue::new(SERVER_PORT, i64::from(port)));
+        }
+    }
+}
+
+/// Host and port of `user@host:port`, an IPv6 address without its brackets.
+fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    let (host, port) = match host_port.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => match host_port.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (host_port, None),
+        },
+    };
+    let port = port.and_then(|port| port.parse().ok());
+    (!host.is_empty()).then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_gives_host_and_port_of_the_same_source() {
+        for (authority, expected) in [
+            ("example.com", Some(("example.com", None))),
+            ("example.com:8080", Some(("example.com", Some(8080)))),
+            ("user:secret@example.com:80", Some(("example.com", Some(80)))),
+            ("127.0.0.1:3000", Some(("127.0.0.1", Some(3000)))),
+            ("[::1]", Some(("::1", None))),
+            ("[::1]:3000", Some(("::1", Some(3000)))),
+            ("example.com:99999", Some(("example.com", None))),
+            ("example.com:", Some(("example.com", None))),
+            (":80", None),
+            ("[::1", None),
+            ("", None),
+        ] {
+            assert_eq!(split_authority(authority), expected, "{authority}");
+        }
+    }
+
+    #[test]
+    fn methods_outside_of_the_known_set_share_one_name() {
+        let index = |method: &str| {
+            method_index(&Method::from_bytes(method.as_bytes()).expect("a valid token"))
+        };
+        assert_eq!(METHODS[index("GET")], "GET");
+        assert_eq!(METHODS[index("QUERY")], "QUERY");
+        assert_eq!(METHODS[index("get")], OTHER);
+        assert_eq!(METHODS[index("PURGE")], OTHER);
+        assert_eq!(METHODS[index(OTHER)], OTHER);
+        assert_eq!(span_name(OTHER, Some("/a")), "HTTP /a");
+        assert_eq!(span_name("GET", None), "GET");
+    }
+}

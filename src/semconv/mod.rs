@@ -1,0 +1,103 @@
+//! What the OpenTelemetry semantic conventions say, version 1.42: pure functions from HTTP types
+//! to names and attribute values. Nothing else in this crate knows a name of the conventions.
+
+use ::http::StatusCode;
+use opentelemetry::KeyValue;
+
+pub(crate) mod http;
+mod redact;
+pub(crate) mod rpc;
+
+pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
+pub(crate) use opentelemetry_semantic_conventions::attribute::{
+    CLIENT_ADDRESS, DEPLOYMENT_ENVIRONMENT_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE, HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, NETWORK_PEER_ADDRESS,
+    NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_METHOD_ORIGINAL,
+    RPC_RESPONSE_STATUS_CODE, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY,
+    URL_SCHEME, USER_AGENT_ORIGINAL,
+};
+pub(crate) use opentelemetry_semantic_conventions::metric::{
+    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, RPC_SERVER_CALL_DURATION,
+};
+pub(crate) use redact::truncate;
+
+/// Stands in for a value outside of the known set.
+pub(crate) const OTHER: &str = "_OTHER";
+
+/// `error.type` of a request whose client went away.
+pub(crate) const CANCELLED: &str = "cancelled";
+
+/// `error.type` of what ended in a panic.
+pub(crate) const PANIC: &str = "panic";
+
+/// The event that records an error on a span.
+pub(crate) const EXCEPTION_EVENT: &str = "exception";
+
+/// The request counter that this crate is asked for besides those of the conventions.
+pub(crate) const HTTP_REQUESTS: &str = "http.requests";
+
+/// The request duration in milliseconds that this crate is asked for besides the conventions' own.
+pub(crate) const HTTP_DURATION: &str = "http.duration";
+
+/// Bucket boundaries for durations in seconds.
+pub(crate) const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Bucket boundaries for durations in milliseconds.
+pub(crate) const MILLISECONDS: [f64; 14] = [
+    5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
+    10000.0,
+];
+
+/// The conventions by which a request is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http,
+    Grpc,
+}
+
+impl Protocol {
+    pub(crate) fn of(request: &::http::request::Parts) -> Self {
+        if rpc::is_grpc(request) {
+            Self::Grpc
+        } else {
+            Self::Http
+        }
+    }
+}
+
+/// `error.type`: of a closed set, so that it is fit for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ErrorType {
+    /// The status code, as text.
+    Status(StatusCode),
+    Name(&'static str),
+}
+
+impl ErrorType {
+    /// The name of an error's type, which is known at compile time.
+    pub(crate) fn of<E: ?Sized>() -> Self {
+        Self::Name(std::any::type_name::<E>())
+    }
+
+    /// What a status says of the server.
+    pub(crate) fn of_status(status: StatusCode) -> Option<Self> {
+        if !http::is_server_error(status) {
+            None
+        } else if http::is_defined(status) {
+            Some(Self::Status(status))
+        } else {
+            Some(Self::Name(OTHER))
+        }
+    }
+
+    pub(crate) fn attribute(self) -> KeyValue {
+        match self {
+            Self::Status(status) => {
+                KeyValue::new(ERROR_TYPE, status.as_str().to_owned())
+            }
+            Self::Name(name) => KeyValue::new(ERROR_TYPE, name),
+        }
+    }
+}
