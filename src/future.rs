@@ -17,7 +17,7 @@ pin_project! {
     /// The request's context is current whenever the inner future is polled, and while it is
     /// dropped.
     pub struct ResponseFuture<F> {
-        // `None` only while it is being dropped.
+        // `None` once it has given its result, and while it is being dropped.
         #[pin]
         inner: Option<F>,
         // Moves on to the body with the head of the response.
@@ -50,17 +50,21 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let (Some(inner), Some(request)) = (this.inner.as_pin_mut(), this.request.as_mut()) else {
-            // A future that has given its result is not polled again.
-            return Poll::Pending;
-        };
+        let mut this = self.project();
         let result = {
+            let (Some(inner), Some(request)) =
+                (this.inner.as_mut().as_pin_mut(), this.request.as_mut())
+            else {
+                // A future that has given its result is not polled again.
+                return Poll::Pending;
+            };
             let _attached = request.attach();
             let watch = request.watch();
             let polled = inner.poll(cx);
             watch.returned();
-            ready!(polled)
+            let result = ready!(polled);
+            this.inner.set(None);
+            result
         };
         let Some(mut request) = this.request.take() else {
             return Poll::Pending;

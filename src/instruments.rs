@@ -1,7 +1,7 @@
 //! The instruments of the layers, and the table of series that requests find theirs in.
 //!
-//! A series is looked up once in the SDK, for each combination of attributes that occurs, and
-//! then recorded to directly. The table is bounded; what does not fit is looked up each time.
+//! A series is bound to its attributes once, for each combination of them that occurs, and then
+//! recorded to directly. The table is bounded; what does not fit is bound each time.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{
-    BoundCounter, BoundHistogram, BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter,
-};
+#[cfg(feature = "init")]
+use opentelemetry::metrics::{BoundCounter, BoundHistogram, BoundUpDownCounter};
+use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use crate::semconv::http::{METHODS, Scheme, method_index, span_name};
 use crate::semconv::{self, ErrorType, rpc};
 use crate::table::Table;
+#[cfg(not(feature = "init"))]
+use crate::unbound::{Bind, BoundCounter, BoundHistogram, BoundUpDownCounter};
 
 /// Bounds of the tables. A route has few series: one for each status that its handler gives.
 const MAX_ROUTES: usize = 1024;

@@ -16,6 +16,8 @@ mod semconv;
 mod server;
 mod table;
 mod trace;
+#[cfg(not(feature = "init"))]
+mod unbound;
 
 pub use attributes::IntoValue;
 pub use body::ResponseBody;

@@ -57,6 +57,10 @@ where
     }
 }
 
+/// Without what the SDK says when all is well.
+#[cfg(feature = "init")]
+const DEFAULT_FILTER: &str = "info,opentelemetry=warn,opentelemetry_sdk=warn";
+
 /// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
 /// unless there is one already.
 #[cfg(feature = "init")]
@@ -72,8 +76,9 @@ pub(crate) fn install(provider: Option<&opentelemetry_sdk::logs::SdkLoggerProvid
         let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
         let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
         match builder.parse(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), Some((text, error))),
+            Ok(filter) if !text.is_empty() => (filter, None),
+            Ok(_) => (EnvFilter::new(DEFAULT_FILTER), None),
+            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some((text, error))),
         }
     };
     let lines = tracing_subscriber::fmt::layer()

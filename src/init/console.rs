@@ -159,56 +159,56 @@ impl fmt::Display for StatusOf<'_> {
 
 /// Prints what the metrics amount to, a line for each series.
 pub(super) fn print_metrics(metrics: &ResourceMetrics) {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
         let name = format!("{} ({})", metric.name(), metric.unit());
         match metric.data() {
-            AggregatedMetrics::F64(data) => write_points(&name, data, &mut text),
-            AggregatedMetrics::U64(data) => write_points(&name, data, &mut text),
-            AggregatedMetrics::I64(data) => write_points(&name, data, &mut text),
+            AggregatedMetrics::F64(data) => add_points(&name, data, &mut lines),
+            AggregatedMetrics::U64(data) => add_points(&name, data, &mut lines),
+            AggregatedMetrics::I64(data) => add_points(&name, data, &mut lines),
         }
     }
-    print(&text);
+    lines.sort();
+    print(&lines.concat());
 }
 
-fn write_points<T: Copy + fmt::Display>(name: &str, data: &MetricData<T>, text: &mut String) {
+fn add_points<T: Copy + fmt::Display>(name: &str, data: &MetricData<T>, lines: &mut Vec<String>) {
     match data {
         MetricData::Gauge(gauge) => {
             for point in gauge.data_points() {
-                write_point(name, point.attributes(), &point.value(), text);
+                lines.push(line(name, point.attributes(), &point.value()));
             }
         }
         MetricData::Sum(sum) => {
             for point in sum.data_points() {
-                write_point(name, point.attributes(), &point.value(), text);
+                lines.push(line(name, point.attributes(), &point.value()));
             }
         }
         MetricData::Histogram(histogram) => {
             for point in histogram.data_points() {
                 let summary = format!("count {} sum {:.6}", point.count(), point.sum());
-                write_point(name, point.attributes(), &summary, text);
+                lines.push(line(name, point.attributes(), &summary));
             }
         }
         MetricData::ExponentialHistogram(histogram) => {
             for point in histogram.data_points() {
                 let summary = format!("count {} sum {:.6}", point.count(), point.sum());
-                write_point(name, point.attributes(), &summary, text);
+                lines.push(line(name, point.attributes(), &summary));
             }
         }
     }
 }
 
-fn write_point<'a>(
+fn line<'a>(
     name: &str,
     attributes: impl Iterator<Item = &'a KeyValue>,
     value: &dyn fmt::Display,
-    text: &mut String,
-) {
+) -> String {
     let attributes: Vec<_> = attributes
         .map(|attribute| format!("{}={}", attribute.key, attribute.value))
         .collect();
     let attributes = attributes.join(" ");
-    let _ = writeln!(text, "{name} [{}] {value}", attributes.escape_debug());
+    format!("{name} [{}] {value}\n", attributes.escape_debug())
 }
 
 /// A standard output that is closed is no reason to fail.

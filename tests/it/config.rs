@@ -1,0 +1,165 @@
+//! What `Config` makes of variables, and what it says of those that it cannot use.
+
+use std::collections::HashMap;
+
+use tower_telemetry::{Config, InitError};
+
+fn config(variables: &[(&str, &str)]) -> Config {
+    let variables: HashMap<_, _> = variables.iter().copied().collect();
+    Config::from_vars(|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn warnings(variables: &[(&str, &str)]) -> Vec<String> {
+    let config = config(variables);
+    config.warnings().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
+    for (variables, expected) in [
+        (
+            &[("ENVIRONMENT", "prod")][..],
+            "ENVIRONMENT=\"prod\" is none of development, staging and production; using development",
+        ),
+        (
+            &[("ENABLE_TELEMETRY", "no")],
+            "ENABLE_TELEMETRY=\"no\" is neither true nor false; using true",
+        ),
+        (
+            &[("OTEL_SDK_DISABLED", "1")],
+            "OTEL_SDK_DISABLED=\"1\" is neither true nor false; using false",
+        ),
+        (
+            &[("OTEL_TRACES_SAMPLER", "sometimes")],
+            "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using ParentBasedAlwaysOn",
+        ),
+        (
+            &[("OTEL_TRACES_SAMPLER", "sometimes"), ("ENVIRONMENT", "production")],
+            "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using \
+             ParentBasedTraceIdRatio(0.1)",
+        ),
+        (
+            &[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "abc")],
+            "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; using 1",
+        ),
+        (
+            &[("ENVIRONMENT", "production"), ("OTEL_TRACES_SAMPLER_ARG", "-1")],
+            "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; using 0.1",
+        ),
+        (
+            &[("ENVIRONMENT", "production"), ("OTEL_TRACES_SAMPLER_ARG", "NaN")],
+            "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; using 0.1",
+        ),
+        (
+            &[("OTEL_TRACES_SAMPLER_ARG", "abc")],
+            "OTEL_TRACES_SAMPLER_ARG=\"abc\" has no effect on the sampler in use",
+        ),
+        (
+            &[("OTEL_TRACES_EXPORTER", "prometheus")],
+            "OTEL_TRACES_EXPORTER=\"prometheus\" is none of otlp, console and none; it is left out",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http/json\" is neither grpc nor http/protobuf; the \
+             protocol is taken from the endpoint",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")],
+            "OTEL_EXPORTER_OTLP_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; using 10000",
+        ),
+        (
+            &[("OTEL_BSP_MAX_QUEUE_SIZE", "0")],
+            "OTEL_BSP_MAX_QUEUE_SIZE=\"0\" is not a whole number from 1 to 1048576; using 2048",
+        ),
+        (
+            &[("OTEL_BLRP_SCHEDULE_DELAY", "soon")],
+            "OTEL_BLRP_SCHEDULE_DELAY=\"soon\" is not a whole number from 1 to 86400000; using 1000",
+        ),
+        (
+            &[("OTEL_METRIC_EXPORT_INTERVAL", "99999999999999999999")],
+            "OTEL_METRIC_EXPORT_INTERVAL=\"99999999999999999999\" is not a whole number from 1 to \
+             86400000; using 60000",
+        ),
+        (
+            &[("OTEL_RESOURCE_ATTRIBUTES", "a=1,b")],
+            "OTEL_RESOURCE_ATTRIBUTES=\"a=1,b\" is not a list of key=value; all of it is left out",
+        ),
+        (
+            &[("OTEL_PROPAGATORS", "b3")],
+            "OTEL_PROPAGATORS=\"b3\" is not supported and has no effect",
+        ),
+    ] {
+        assert_eq!(warnings(variables), [expected]);
+    }
+}
+
+#[test]
+fn a_value_that_can_be_used_is_not_warned_of() {
+    for variables in [
+        &[][..],
+        &[("ENVIRONMENT", "PRODUCTION"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")],
+        &[("OTEL_TRACES_SAMPLER", "ALWAYS_OFF"), ("ENABLE_TELEMETRY", "False")],
+        &[("OTEL_TRACES_SAMPLER", " "), ("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
+        &[("OTEL_TRACES_EXPORTER", "otlp, console"), ("OTEL_LOGS_EXPORTER", "none")],
+        &[("OTEL_RESOURCE_ATTRIBUTES", "a=b%20c,d=e")],
+        &[("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc,x-tenant=1")],
+    ] {
+        assert_eq!(warnings(variables), [""; 0], "{variables:?}");
+    }
+}
+
+#[test]
+fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
+    for (variables, expected) in [
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")][..],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not a URL of http or https; write one such \
+             as http://localhost:4317",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"localhost:4317\" is not a URL of http or https; write one \
+             such as http://localhost:4317",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "ftp://user:secret@host/?key=secret")],
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=\"ftp://REDACTED@host/\" is not a URL of http or \
+             https; write one such as http://localhost:4317",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://bad host")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://bad host\" is not a URL; write one such as \
+             http://localhost:4317",
+        ),
+    ] {
+        let error = config(variables).build().expect_err("it cannot work");
+        assert!(matches!(error, InitError::Endpoint { .. }));
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn https_without_tls_names_the_feature_to_switch_on() {
+    let error = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:4317")]).build();
+    let error = error.expect_err("it cannot work").to_string();
+    assert!(error.contains("the feature `tls`"), "{error}");
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let config = config(&[
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20canary,canary"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:canary@localhost:1/?token=canary"),
+    ]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("canary"), "{shown}");
+    assert!(shown.contains("authorization"), "{shown}");
+    let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["OTEL_EXPORTER_OTLP_HEADERS is not a list of name=value: entry 2 is left out"]
+    );
+    let telemetry = config.build().expect("the endpoint is a URL");
+    assert!(!format!("{telemetry:?}").contains("canary"));
+}

@@ -1,0 +1,193 @@
+//! The context of a request is current in its own code, and nowhere else.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty};
+use opentelemetry::Context;
+use opentelemetry::trace::TraceContextExt;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_telemetry::{get_span_id, get_trace_id};
+
+use crate::support::{TestTelemetry, within_deadline};
+
+fn traceparent(trace: u8) -> String {
+    format!("00-{}-b7ad6b7169203331-01", format!("{trace:02x}").repeat(16))
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
+    const REQUESTS: u8 = 20;
+    let telemetry = TestTelemetry::new();
+    let service = telemetry.layer().layer(service_fn(|request: Request<u8>| async move {
+        let expected = format!("{:02x}", request.body()).repeat(16);
+        let own = get_span_id();
+        for _ in 0..50 {
+            assert_eq!(get_trace_id().map(|id| id.to_string()), Some(expected.clone()));
+            assert_eq!(get_span_id(), own);
+            tokio::task::yield_now().await;
+        }
+        tower_telemetry::async_with_tracer("test", "child", async {
+            for _ in 0..50 {
+                assert_eq!(get_trace_id().map(|id| id.to_string()), Some(expected.clone()));
+                assert_ne!(get_span_id(), own);
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(get_span_id(), own);
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let tasks: Vec<_> = (1..=REQUESTS)
+        .map(|trace| {
+            let request = Request::builder().header("traceparent", traceparent(trace));
+            let request = request.body(trace).expect("a valid request");
+            tokio::spawn(service.clone().oneshot(request))
+        })
+        .collect();
+    for task in tasks {
+        let response = within_deadline("a response", task).await;
+        response.expect("no assertion fails").expect("it cannot fail");
+        assert!(!Context::current().has_active_span());
+    }
+    let spans = telemetry.spans();
+    assert_eq!(spans.len(), 2 * usize::from(REQUESTS));
+    for server in spans.iter().filter(|span| span.name != "child") {
+        let child = spans
+            .iter()
+            .find(|span| span.parent_span_id == server.span_context.span_id());
+        let child = child.expect("each request has its child");
+        assert_eq!(child.span_context.trace_id(), server.span_context.trace_id());
+    }
+}
+
+/// Notes whether a span is current: in `call`, in polls and when it is dropped.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<(&'static str, bool)>>>);
+
+impl Notes {
+    fn note(&self, place: &'static str) {
+        let mut notes = self.0.lock().expect("not poisoned");
+        notes.push((place, get_trace_id().is_some()));
+    }
+}
+
+struct NotingFuture(Notes);
+
+impl Future for NotingFuture {
+    type Output = Result<Response<NotingBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        self.0.note("future polled");
+        Poll::Ready(Ok(Response::new(NotingBody(self.0.clone()))))
+    }
+}
+
+impl Drop for NotingFuture {
+    fn drop(&mut self) {
+        self.0.note("future dropped");
+    }
+}
+
+struct NotingBody(Notes);
+
+impl Body for NotingBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.note("body polled");
+        Poll::Ready(None)
+    }
+}
+
+impl Drop for NotingBody {
+    fn drop(&mut self) {
+        self.0.note("body dropped");
+    }
+}
+
+#[tokio::test]
+async fn the_span_is_current_wherever_code_of_the_service_runs() {
+    let telemetry = TestTelemetry::new();
+    let notes = Notes::default();
+    let inner = notes.clone();
+    let mut service = telemetry.layer().layer(service_fn(move |_: Request<()>| {
+        inner.note("called");
+        NotingFuture(inner.clone())
+    }));
+    notes.note("outside");
+    let response = service.call(Request::new(())).await.expect("it cannot fail");
+    response.into_body().collect().await.expect("it cannot fail");
+    drop(service.call(Request::new(())));
+    notes.note("outside");
+    assert_eq!(
+        *notes.0.lock().expect("not poisoned"),
+        [
+            ("outside", false),
+            ("called", true),
+            ("future polled", true),
+            ("future dropped", true),
+            ("body polled", true),
+            ("body dropped", true),
+            ("called", true),
+            ("future dropped", true),
+            ("outside", false),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_span_that_happens_to_be_current_does_not_become_the_parent() {
+    let telemetry = TestTelemetry::new();
+    let service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let stray = Context::new().with_remote_span_context(opentelemetry::trace::SpanContext::new(
+        opentelemetry::trace::TraceId::from_bytes([1; 16]),
+        opentelemetry::trace::SpanId::from_bytes([1; 8]),
+        opentelemetry::trace::TraceFlags::SAMPLED,
+        false,
+        Default::default(),
+    ));
+    let future = {
+        let _attached = stray.attach();
+        service.oneshot(Request::new(()))
+    };
+    future.await.expect("it cannot fail");
+    let span = telemetry.only_span().await;
+    assert_eq!(span.parent_span_id.to_string(), "0000000000000000");
+}
+
+#[test]
+fn the_types_are_as_free_as_what_they_wrap() {
+    fn send_sync<T: Send + Sync>() {}
+    fn send<T: Send>() {}
+    fn clone<T: Clone>() {}
+    send_sync::<tower_telemetry::TelemetryLayer>();
+    clone::<tower_telemetry::TelemetryLayer>();
+    send_sync::<tower_telemetry::Telemetry<()>>();
+    clone::<tower_telemetry::Telemetry<()>>();
+    send::<tower_telemetry::ResponseFuture<std::future::Ready<()>>>();
+    send::<tower_telemetry::ResponseBody<Empty<Bytes>>>();
+    send::<tower_telemetry::SpanFuture<std::future::Ready<()>>>();
+    send_sync::<tower_telemetry::Tracer>();
+
+    // What is not `Send` can be wrapped as well.
+    let service = TestTelemetry::new().layer().layer(service_fn(|_: Request<()>| async {
+        let local = std::rc::Rc::new(RefCell::new(()));
+        tokio::task::yield_now().await;
+        drop(local);
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    drop(service);
+}

@@ -1,0 +1,385 @@
+//! Export over OTLP to a real receiver, and to none.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_telemetry::{Batch, Config, Exporter, Protocol, TelemetryGuard, TelemetryLayer};
+
+use crate::support::receiver::{Receiver, attributes_of};
+use crate::support::{TRACE_ID, TRACEPARENT, attributes, eventually};
+
+fn config(variables: &[(&str, &str)]) -> Config {
+    let variables: HashMap<_, _> = variables.iter().copied().collect();
+    Config::from_vars(|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn layer(telemetry: &TelemetryGuard) -> TelemetryLayer {
+    TelemetryLayer::new()
+        .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
+        .with_meter_provider(telemetry.meter_provider().expect("it is on").clone())
+}
+
+async fn request(layer: TelemetryLayer, traceparent: Option<&str>) -> Response<impl Sized> {
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let mut request = Request::get("/path");
+    if let Some(traceparent) = traceparent {
+        request = request.header("traceparent", traceparent);
+    }
+    let request = request.body(()).expect("a valid request");
+    service.oneshot(request).await.expect("it cannot fail")
+}
+
+#[tokio::test]
+async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the_service() {
+    for (path, protocol, ways) in [
+        ("", Some("grpc"), ["grpc", "grpc"]),
+        ("/v1/traces", Some("grpc"), ["grpc", "grpc"]),
+        ("", None, ["/v1/metrics", "/v1/traces"]),
+        ("/", Some("http/protobuf"), ["/v1/metrics", "/v1/traces"]),
+        ("/v1/traces", None, ["/v1/metrics", "/v1/traces"]),
+        ("/v1/logs/", None, ["/v1/metrics", "/v1/traces"]),
+    ] {
+        let receiver = Receiver::start();
+        let endpoint = format!("{}{path}", receiver.endpoint());
+        let mut variables = vec![
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc"),
+            ("SERVICE_NAME", "loses"),
+            ("OTEL_SERVICE_NAME", "wins"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=loses,team=a%20b"),
+        ];
+        variables.extend(protocol.map(|name| ("OTEL_EXPORTER_OTLP_PROTOCOL", name)));
+        let telemetry = config(&variables).build().expect("it is valid");
+        request(layer(&telemetry), Some(TRACEPARENT)).await;
+        let report = telemetry.shutdown().await;
+        assert!(!report.timed_out);
+        assert_eq!((report.stats.traces.exported, report.stats.traces.recorded), (1, 1));
+        assert_eq!(report.stats.metrics.exported, 4);
+
+        let received = receiver.received();
+        let mut found: Vec<_> = received.ways.iter().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found, ways, "{endpoint} {protocol:?}");
+        for headers in &received.headers {
+            assert_eq!(headers["authorization"], "Bearer abc");
+        }
+
+        let resource = &received.traces[0].resource_spans[0];
+        let mut described = attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
+        assert!(described.remove("telemetry.sdk.version").is_some());
+        assert_eq!(
+            described,
+            attributes([
+                ("deployment.environment.name", "staging"),
+                ("service.name", "wins"),
+                ("team", "a b"),
+                ("telemetry.sdk.language", "rust"),
+                ("telemetry.sdk.name", "opentelemetry"),
+            ])
+        );
+        assert_eq!(
+            received.metrics[0].resource_metrics[0].resource.as_ref().map(|resource| {
+                attributes_of(&resource.attributes)["service.name"].clone()
+            }),
+            Some("wins".to_owned())
+        );
+
+        let scope = &resource.scope_spans[0];
+        let named = scope.scope.as_ref().expect("it has one");
+        assert_eq!(named.name, "tower-telemetry");
+        assert_eq!(named.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(scope.schema_url, "https://opentelemetry.io/schemas/1.42.0");
+
+        let span = &received.spans()[0];
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(span.name, "GET");
+        assert_eq!(span.kind, SpanKind::Server as i32);
+        assert_eq!(hex(&span.trace_id), TRACE_ID);
+        assert_eq!(hex(&span.parent_span_id), "b7ad6b7169203331");
+        assert_eq!(span.status.as_ref().map(|status| status.code), Some(StatusCode::Unset as i32));
+        assert_eq!(
+            attributes_of(&span.attributes),
+            attributes([
+                ("http.request.method", "GET"),
+                ("http.response.status_code", "200"),
+                ("network.protocol.version", "1.1"),
+                ("url.path", "/path"),
+                ("url.scheme", "http"),
+            ])
+        );
+
+        let requests = received.metric("http.requests").expect("it was recorded");
+        let Some(Data::Sum(sum)) = requests.data else {
+            panic!("it is a counter");
+        };
+        assert!(sum.is_monotonic);
+        assert_eq!(sum.data_points[0].value, Some(Value::AsInt(1)));
+        let duration = received.metric("http.server.request.duration").expect("it was recorded");
+        let Some(Data::Histogram(histogram)) = duration.data else {
+            panic!("it is a histogram");
+        };
+        assert_eq!(histogram.data_points[0].count, 1);
+        assert_eq!(histogram.data_points[0].explicit_bounds.len(), 14);
+    }
+}
+
+#[tokio::test]
+async fn batches_go_out_by_themselves() {
+    let receiver = Receiver::start();
+    let batch = Batch::default().with_schedule_delay(Duration::from_millis(1));
+    let telemetry = config(&[])
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .with_protocol(Protocol::Grpc)
+        .with_span_batch(batch)
+        .with_metric_interval(Duration::from_millis(1))
+        .build()
+        .expect("it is valid");
+    request(layer(&telemetry), None).await;
+    eventually("the span and the metrics arrive", || {
+        let received = receiver.received();
+        received.spans().len() == 1 && received.metric("http.requests").is_some()
+    })
+    .await;
+
+    // A batch that is complete does not wait for its time.
+    let receiver = Receiver::start();
+    let batch = Batch::default()
+        .with_schedule_delay(Duration::from_secs(3600))
+        .with_max_export_batch_size(4);
+    let telemetry = config(&[])
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .with_span_batch(batch)
+        .build()
+        .expect("it is valid");
+    let layer = layer(&telemetry);
+    for _ in 0..4 {
+        request(layer.clone(), None).await;
+    }
+    eventually("the batch arrives", || receiver.received().spans().len() == 4).await;
+}
+
+#[tokio::test]
+async fn a_flush_sends_what_waits_and_goes_on() {
+    let receiver = Receiver::start();
+    let telemetry = config(&[("ENVIRONMENT", "staging")])
+        .with_endpoint(receiver.endpoint())
+        .build()
+        .expect("it is valid");
+    for count in 1..=3 {
+        request(layer(&telemetry), None).await;
+        let report = telemetry.force_flush().await;
+        assert!(!report.timed_out);
+        assert_eq!(receiver.received().spans().len(), count);
+        assert_eq!(telemetry.stats().traces.exported, count as u64);
+    }
+}
+
+#[test]
+fn export_works_in_every_kind_of_runtime_and_outside() {
+    type Run = fn(Receiver);
+    fn scenario(receiver: &Receiver) -> impl Future<Output = TelemetryGuard> + use<> {
+        let endpoint = receiver.endpoint();
+        async move {
+            let telemetry = config(&[("ENVIRONMENT", "staging")])
+                .with_endpoint(endpoint)
+                .with_protocol(Protocol::Grpc)
+                .build()
+                .expect("it is valid");
+            request(layer(&telemetry), None).await;
+            telemetry
+        }
+    }
+    fn block_on<F: Future>(future: F) -> F::Output {
+        // An executor that is not tokio's.
+        let mut future = std::pin::pin!(future);
+        let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+        loop {
+            let mut cx = std::task::Context::from_waker(&waker);
+            if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return output;
+            }
+            std::thread::park();
+        }
+    }
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let cases: [(&str, Run); 6] = [
+        ("current thread", |receiver| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                scenario(&receiver).await.shutdown().await;
+            });
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+        ("one worker, in a task", |receiver| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+            runtime.expect("a runtime").block_on(async {
+                let task = scenario(&receiver);
+                let task = tokio::spawn(async { task.await.shutdown().await });
+                task.await.expect("it does not panic");
+            });
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+        ("no runtime", |receiver| {
+            block_on(async { scenario(&receiver).await.shutdown().await });
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+        ("dropped in async code on one thread", |receiver| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                drop(scenario(&receiver).await);
+            });
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+        ("dropped outside of a runtime", |receiver| {
+            drop(block_on(scenario(&receiver)));
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+        ("the runtime is gone", |receiver| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let telemetry = runtime.block_on(scenario(&receiver));
+            drop(runtime);
+            block_on(telemetry.shutdown());
+            assert_eq!(receiver.received().spans().len(), 1);
+        }),
+    ];
+    for (case, run) in cases {
+        let start = Instant::now();
+        run(Receiver::start());
+        assert!(start.elapsed() < Duration::from_secs(5), "{case} ran into its timeout");
+    }
+}
+
+/// A place where nobody listens.
+fn refusing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    format!("http://{}", listener.local_addr().expect("it is bound"))
+}
+
+/// A place where connections are accepted and nothing is ever said.
+fn mute() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    (format!("http://{}", listener.local_addr().expect("it is bound")), listener)
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_costs_nothing_but_what_is_counted() {
+    let (mute, _listener) = mute();
+    for (case, endpoint) in [("refusing", refusing()), ("mute", mute)] {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            let batch = Batch::default()
+                .with_schedule_delay(Duration::from_millis(1))
+                .with_max_queue_size(64)
+                .with_max_export_batch_size(16);
+            let telemetry = config(&[("ENVIRONMENT", "staging")])
+                .with_endpoint(&endpoint)
+                .with_protocol(protocol)
+                .with_span_batch(batch)
+                .with_shutdown_timeout(Duration::from_secs(1))
+                .build()
+                .expect("it is valid");
+            let layer = layer(&telemetry);
+            let start = Instant::now();
+            for _ in 0..1000 {
+                request(layer.clone(), None).await;
+            }
+            // Any wait for the collector would be at least as long as one of its timeouts.
+            assert!(start.elapsed() < Duration::from_secs(2), "{case}: requests waited");
+
+            let start = Instant::now();
+            let report = telemetry.shutdown().await;
+            assert!(start.elapsed() < Duration::from_millis(1500), "{case}: shutdown waited");
+            let traces = report.stats.traces;
+            assert_eq!(traces.exported, 0, "{case}");
+            assert_eq!(traces.recorded, 1000, "{case}");
+            assert_eq!(traces.failed + traces.dropped, 1000, "{case}: {traces:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_otlp_receiver_takes_nothing() {
+    use axum::http::StatusCode;
+    use axum::routing::post;
+
+    for (case, code, body) in [
+        ("a web page", StatusCode::OK, "<html>Welcome</html>"),
+        ("not found", StatusCode::NOT_FOUND, ""),
+        ("unauthorized", StatusCode::UNAUTHORIZED, ""),
+        ("a redirect", StatusCode::TEMPORARY_REDIRECT, ""),
+    ] {
+        let app = axum::Router::new().fallback(post(async move || (code, body)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tokio::spawn(async { axum::serve(listener, app).await });
+        let telemetry = config(&[("ENVIRONMENT", "staging")])
+            .with_endpoint(format!("http://{address}"))
+            .build()
+            .expect("it is valid");
+        request(layer(&telemetry), None).await;
+        let stats = telemetry.shutdown().await.stats;
+        assert_eq!((stats.traces.exported, stats.traces.failed), (0, 1), "{case}");
+        assert_eq!((stats.metrics.exported, stats.metrics.failed), (0, 4), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed() {
+    let receiver = Receiver::start();
+    let batch = Batch::default().with_max_queue_size(20_000);
+    let telemetry = config(&[("ENVIRONMENT", "production")])
+        .with_endpoint(receiver.endpoint())
+        .with_span_batch(batch)
+        .build()
+        .expect("it is valid");
+    let layer = layer(&telemetry);
+    for _ in 0..10_000 {
+        request(layer.clone(), None).await;
+    }
+    telemetry.force_flush().await;
+    let sampled = receiver.received().spans().len();
+    // Five standard deviations around the mean of 10,000 draws at a tenth.
+    assert!((850..=1150).contains(&sampled), "{sampled}");
+
+    for _ in 0..100 {
+        request(layer.clone(), Some(TRACEPARENT)).await;
+        request(layer.clone(), Some(&TRACEPARENT.replace("-01", "-00"))).await;
+    }
+    telemetry.shutdown().await;
+    assert_eq!(receiver.received().spans().len(), sampled + 100);
+}
+
+#[tokio::test]
+async fn switched_off_it_starts_no_thread_and_has_no_providers() {
+    for variable in [("ENABLE_TELEMETRY", "false"), ("OTEL_SDK_DISABLED", "true")] {
+        let receiver = Receiver::start();
+        let telemetry = config(&[("ENVIRONMENT", "staging"), variable])
+            .with_endpoint(receiver.endpoint())
+            .build()
+            .expect("it is valid");
+        assert!(telemetry.tracer_provider().is_none());
+        assert!(telemetry.meter_provider().is_none());
+        assert_eq!(telemetry.shutdown().await, Default::default());
+        assert!(receiver.received().ways.is_empty());
+    }
+}

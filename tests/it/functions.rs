@@ -1,0 +1,346 @@
+//! The functions for handler code.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use opentelemetry::trace::{SpanKind, Status};
+use opentelemetry::{KeyValue, Value as AnyValue};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_telemetry::{
+    add_span_attributes, add_span_event, add_to_counter, async_with_tracer, attributes,
+    get_span_id, get_trace_id, get_tracer, increment_counter, record_histogram_value, set_gauge,
+    set_span_error, start_as_current_span, with_tracer,
+};
+
+use crate::support::{
+    Attributes, Point, TestTelemetry, Value, attributes as map, span_attributes, tree,
+};
+
+/// Runs `handler` in a request, with which it shares providers.
+async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry, handler: F) {
+    let mut handler = Some(handler);
+    let service = telemetry.layer().layer(service_fn(|_: Request<()>| {
+        let handler = handler.take().expect("one request");
+        async move {
+            handler.await;
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    }));
+    service.oneshot(Request::new(())).await.expect("it cannot fail");
+}
+
+#[tokio::test]
+async fn spans_of_handler_code_are_a_tree_below_the_request() {
+    const TRACER: tower_telemetry::Tracer = get_tracer("orders");
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let request = get_span_id();
+        async_with_tracer("orders", "load", async {
+            tokio::task::yield_now().await;
+            let sum = with_tracer("orders", "parse", || {
+                let _inner = start_as_current_span(&TRACER, "tokenize");
+                2 + 2
+            });
+            assert_eq!(sum, 4);
+        })
+        .await;
+        {
+            let _outer = start_as_current_span(&TRACER, String::from("store"));
+            let _inner = start_as_current_span(&TRACER, "write");
+        }
+        assert_eq!(get_span_id(), request);
+    })
+    .await;
+
+    let spans = telemetry.spans();
+    assert_eq!(
+        tree(&spans),
+        ["GET", "  load", "    parse", "      tokenize", "  store", "    write"]
+    );
+    for span in &spans[..spans.len() - 1] {
+        assert_eq!(span.span_kind, SpanKind::Internal);
+        assert_eq!(span.instrumentation_scope.name(), "orders");
+        assert_eq!(span.status, Status::Unset);
+        assert_eq!(span_attributes(span), Attributes::new());
+        assert_eq!(span.span_context.trace_id(), spans[0].span_context.trace_id());
+    }
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_ends_its_span() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let mut future = Box::pin(async_with_tracer("test", "given up", async {
+            std::future::pending::<()>().await;
+        }));
+        let waker = std::task::Waker::noop();
+        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        assert!(polled.is_pending());
+    })
+    .await;
+    assert_eq!(tree(&telemetry.spans()), ["GET", "  given up"]);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_span_is_its_error() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let result = std::panic::catch_unwind(|| {
+            with_tracer("test", "falls", || panic!("as it should"));
+        });
+        assert!(result.is_err());
+    })
+    .await;
+    let spans = telemetry.spans();
+    assert_eq!(spans[0].name, "falls");
+    assert_eq!(spans[0].status, Status::error(""));
+    assert_eq!(span_attributes(&spans[0]), map([("error.type", "panic")]));
+    assert_eq!(spans[1].status, Status::Unset);
+}
+
+#[tokio::test]
+async fn attributes_and_events_land_on_the_current_span() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        with_tracer("test", "child", || {
+            add_span_attributes(attributes! { "user.id" => 42_u64, "user.name" => "Ada" });
+            add_span_event("cache-miss", attributes! { "cache.key" => format!("user:{}", 42) });
+        });
+    })
+    .await;
+    let spans = telemetry.spans();
+    assert_eq!(spans[0].name, "child");
+    assert_eq!(
+        span_attributes(&spans[0]),
+        map([("user.id", "42"), ("user.name", "Ada")])
+    );
+    assert_eq!(spans[0].events.len(), 1);
+    assert_eq!(spans[0].events[0].name, "cache-miss");
+    assert_eq!(
+        spans[0].events[0].attributes,
+        [KeyValue::new("cache.key", "user:42")]
+    );
+    assert!(spans[1].events.is_empty());
+}
+
+#[test]
+fn attribute_values_have_the_type_of_what_they_are_made_from() {
+    let big = u64::MAX;
+    let found = attributes! {
+        "bool" => true,
+        "u8" => 8_u8,
+        "u64" => big,
+        "usize" => 64_usize,
+        "f32" => 0.5_f32,
+        "str" => "text",
+        String::from("string") => String::from("owned"),
+    };
+    let values: Vec<_> = found.into_iter().map(|one| one.value).collect();
+    assert_eq!(
+        values,
+        [
+            AnyValue::Bool(true),
+            AnyValue::I64(8),
+            AnyValue::String("18446744073709551615".into()),
+            AnyValue::I64(64),
+            AnyValue::F64(0.5),
+            AnyValue::String("text".into()),
+            AnyValue::String("owned".into()),
+        ]
+    );
+    assert!(attributes! {}.is_empty());
+}
+
+#[derive(Debug)]
+struct Refused(usize);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused{}", "!".repeat(self.0))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+#[tokio::test]
+async fn an_error_is_recorded_with_type_and_bounded_message() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        set_span_error(&Refused(1000));
+    })
+    .await;
+    let span = telemetry.only_span().await;
+    let message = format!("refused{}…", "!".repeat(246));
+    assert_eq!(span.status, Status::error(message.clone()));
+    assert_eq!(span.events.len(), 1);
+    assert_eq!(span.events[0].name, "exception");
+    assert_eq!(
+        span.events[0].attributes,
+        [
+            KeyValue::new("exception.type", std::any::type_name::<Refused>()),
+            KeyValue::new("exception.message", message),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_recorded_with_name_description_and_attributes() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        for name in ["a", "a", "b"] {
+            increment_counter("test.count", "Counted.", attributes! { "name" => name });
+        }
+        add_to_counter("test.count", "Counted.", 40, attributes! { "name" => "b" });
+        record_histogram_value("test.values", "Values.", 1.5, []);
+        record_histogram_value("test.values", "Values.", 2.5, []);
+        record_histogram_value("test.values", "Values.", f64::NAN, []);
+        record_histogram_value("test.values", "Values.", f64::INFINITY, []);
+        set_gauge("test.level", "Level.", 3.0, []);
+        set_gauge("test.level", "Level.", 4.0, []);
+        set_gauge("test.level", "Level.", f64::NEG_INFINITY, []);
+    })
+    .await;
+    let point = |name, value| Point {
+        attributes: map([("name", name)]),
+        value: Value::Count(value),
+    };
+    assert_eq!(telemetry.points("test.count"), [point("a", 2), point("b", 41)]);
+    assert_eq!(telemetry.point("test.values").value.histogram(), (2, 4.0));
+    assert_eq!(telemetry.point("test.level").value, Value::F64(4.0));
+}
+
+#[tokio::test]
+async fn a_sum_of_huge_values_stays_finite() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        for _ in 0..4 {
+            record_histogram_value("test.huge", "Huge.", f64::MAX, []);
+        }
+    })
+    .await;
+    let (count, sum) = telemetry.point("test.huge").value.histogram();
+    assert_eq!((count, sum), (4, 4e18));
+}
+
+/// Collects the warnings of this crate that are logged on this thread while `f` runs.
+fn warnings(f: impl FnOnce()) -> Vec<String> {
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::prelude::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(text)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
+            metadata.target().starts_with("tower_telemetry")
+        }));
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), f);
+    let text = lines.0.lock().expect("not poisoned").clone();
+    let text = String::from_utf8(text).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(future);
+}
+
+#[test]
+fn a_misused_name_is_warned_of_once_and_does_no_harm() {
+    let telemetry = TestTelemetry::new();
+    let warnings = warnings(|| {
+        block_on(in_request(&telemetry, async {
+            increment_counter("test.kind", "Counted.", []);
+            for _ in 0..3 {
+                set_gauge("test.kind", "Level.", 1.0, []);
+                increment_counter("not a name\n", "Counted.", []);
+                increment_counter("", "Counted.", []);
+            }
+        }));
+    });
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    assert!(warnings[0].contains("it is a counter already"), "{warnings:#?}");
+    assert!(warnings[1].contains("\"not a name\\\\n\""), "{warnings:#?}");
+    assert_eq!(telemetry.point("test.kind").value, Value::Count(1));
+    let names: Vec<_> = telemetry.metrics().into_keys().collect();
+    assert!(names.iter().all(|name| name.starts_with("http.") || name == "test.kind"), "{names:?}");
+}
+
+#[test]
+fn past_256_names_nothing_grows() {
+    let telemetry = TestTelemetry::new();
+    let warnings = warnings(|| {
+        block_on(in_request(&telemetry, async {
+            for n in 0..10_000 {
+                increment_counter(&format!("test.name{n}"), "Counted.", []);
+            }
+            increment_counter("test.name7", "Counted.", []);
+        }));
+    });
+    let metrics = telemetry.metrics();
+    let count = metrics.keys().filter(|name| name.starts_with("test.")).count();
+    assert_eq!(count, 256);
+    assert_eq!(metrics["test.name7"].points[0].value, Value::Count(2));
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert!(warnings[0].contains("there are 256 metrics already"));
+}
+
+#[test]
+fn threads_that_record_at_once_lose_nothing() {
+    const THREADS: u64 = 16;
+    const EACH: u64 = 10_000;
+    let telemetry = TestTelemetry::new();
+    block_on(in_request(&telemetry, async {
+        let cx = opentelemetry::Context::current();
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let cx = cx.clone();
+                scope.spawn(move || {
+                    let _attached = cx.attach();
+                    for n in 0..EACH {
+                        increment_counter("test.total", "Counted.", []);
+                        increment_counter(&format!("test.{}", (n + thread) % 8), "Counted.", []);
+                    }
+                });
+            }
+        });
+    }));
+    assert_eq!(telemetry.point("test.total").value, Value::Count(THREADS * EACH));
+    let metrics = telemetry.metrics();
+    let sum: u64 = (0..8)
+        .map(|n| match metrics[&format!("test.{n}")].points[0].value {
+            Value::Count(count) => count,
+            _ => panic!("it is a counter"),
+        })
+        .sum();
+    assert_eq!(sum, THREADS * EACH);
+}
+
+#[test]
+fn without_telemetry_the_functions_do_nothing() {
+    assert_eq!(get_trace_id(), None);
+    assert_eq!(get_span_id(), None);
+    add_span_attributes(attributes! { "a" => 1 });
+    add_span_event("event", []);
+    set_span_error(&Refused(0));
+    increment_counter("test.unseen", "Counted.", []);
+    set_gauge("test.unseen", "Level.", 1.0, []);
+    let _span = start_as_current_span(&get_tracer("test"), "unseen");
+    assert_eq!(get_trace_id(), None);
+    assert_eq!(with_tracer("test", "unseen", || 7), 7);
+}

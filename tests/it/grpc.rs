@@ -1,0 +1,185 @@
+//! gRPC calls through the same layer, with a real client and server.
+
+use std::net::SocketAddr;
+
+use opentelemetry::trace::{SpanKind, Status};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Server};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::{
+    self, Point, TRACE_ID, TRACEPARENT, TestTelemetry, attributes, eventually, span_attributes,
+    within_deadline,
+};
+
+async fn start(telemetry: &TestTelemetry) -> (SocketAddr, HealthClient<Channel>) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("known", serving).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let server = Server::builder()
+        .layer(telemetry.layer())
+        .add_service(health)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    let channel = Channel::from_shared(format!("http://{address}")).expect("a valid address");
+    let channel = channel.connect().await.expect("the server listens");
+    (address, HealthClient::new(channel))
+}
+
+fn check(service: &str) -> tonic::Request<HealthCheckRequest> {
+    let service = service.to_owned();
+    let mut request = tonic::Request::new(HealthCheckRequest { service });
+    let traceparent = TRACEPARENT.parse().expect("valid metadata");
+    request.metadata_mut().insert("traceparent", traceparent);
+    request
+}
+
+#[tokio::test]
+async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
+    let telemetry = TestTelemetry::new();
+    let (address, mut client) = start(&telemetry).await;
+    let response = client.check(check("known")).await.expect("it is known");
+    let metadata = response.metadata();
+    assert_eq!(metadata.get("x-trace-id").map(|id| id.as_bytes()), Some(TRACE_ID.as_bytes()));
+
+    let span = telemetry.only_span().await;
+    assert_eq!(span.name, "grpc.health.v1.Health/Check");
+    assert_eq!(span.span_kind, SpanKind::Server);
+    assert_eq!(span.status, Status::Unset);
+    assert_eq!(span.span_context.trace_id().to_string(), TRACE_ID);
+    assert_eq!(
+        span_attributes(&span),
+        attributes([
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", "grpc.health.v1.Health/Check"),
+            ("rpc.response.status_code", "OK"),
+            ("server.address", "127.0.0.1"),
+            ("server.port", &address.port().to_string()),
+        ])
+    );
+    let seconds = span.end_time.duration_since(span.start_time);
+    let seconds = seconds.expect("time goes forward").as_secs_f64();
+    let Point { attributes: found, value } = telemetry.point("rpc.server.call.duration");
+    assert_eq!(
+        found,
+        attributes([
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", "grpc.health.v1.Health/Check"),
+            ("rpc.response.status_code", "OK"),
+        ])
+    );
+    assert_eq!(value.histogram(), (1, seconds));
+    assert_eq!(
+        telemetry.point("http.requests").attributes,
+        attributes([("http.request.method", "POST"), ("http.response.status_code", "200")])
+    );
+    let metrics: Vec<_> = telemetry.metrics().into_keys().collect();
+    assert_eq!(metrics, ["http.duration", "http.requests", "rpc.server.call.duration"]);
+}
+
+#[tokio::test]
+async fn a_status_of_the_client_is_no_error_of_the_server() {
+    let telemetry = TestTelemetry::new();
+    let (_, mut client) = start(&telemetry).await;
+    let status = client.check(check("unknown")).await.expect_err("it is unknown");
+    assert_eq!(status.code(), tonic::Code::NotFound);
+
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert_eq!(span.name, "grpc.health.v1.Health/Check");
+    assert_eq!(span.status, Status::Unset);
+    assert_eq!(found["rpc.response.status_code"], "NOT_FOUND");
+    assert!(!found.contains_key("error.type"));
+}
+
+#[tokio::test]
+async fn methods_that_the_server_does_not_have_share_one_name() {
+    let telemetry = TestTelemetry::new();
+    let (address, _client) = start(&telemetry).await;
+    let channel = Channel::from_shared(format!("http://{address}")).expect("a valid address");
+    let channel = channel.connect().await.expect("the server listens");
+    for n in 0..20 {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.expect("it is connected");
+        let path = format!("/random.Service{n}/Method").try_into().expect("a valid path");
+        let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();
+        let status = grpc.unary(check(""), path, codec).await.expect_err("there is none");
+        assert_eq!(status.code(), tonic::Code::Unimplemented);
+    }
+    let spans = telemetry.wait_for_spans(20).await;
+    for span in &spans {
+        let found = span_attributes(span);
+        assert_eq!(span.name, "grpc");
+        assert_eq!(span.status, Status::error(""));
+        assert_eq!(found["rpc.method"], "_OTHER");
+        assert!(found["rpc.method_original"].starts_with("random.Service"));
+        assert_eq!(found["error.type"], "UNIMPLEMENTED");
+    }
+    let point = telemetry.point("rpc.server.call.duration");
+    assert_eq!(
+        point.attributes,
+        attributes([
+            ("error.type", "UNIMPLEMENTED"),
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", "_OTHER"),
+            ("rpc.response.status_code", "UNIMPLEMENTED"),
+        ])
+    );
+    assert_eq!(point.value.histogram().0, 20);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_client_leaves_is_cancelled() {
+    let telemetry = TestTelemetry::new();
+    let (_, mut client) = start(&telemetry).await;
+    client.check(check("known")).await.expect("it is known");
+    let mut stream = client.watch(check("known")).await.expect("it is known").into_inner();
+    let first = within_deadline("a message", stream.message()).await;
+    assert!(matches!(first, Ok(Some(_))));
+    assert_eq!(telemetry.spans().len(), 1, "the stream goes on");
+    drop(stream);
+    drop(client);
+
+    let spans = telemetry.wait_for_spans(2).await;
+    let found = span_attributes(&spans[1]);
+    assert_eq!(spans[1].status, Status::Unset);
+    assert_eq!(found["rpc.response.status_code"], "CANCELLED");
+    assert!(!found.contains_key("error.type"));
+    eventually("both are measured", || {
+        telemetry.points("rpc.server.call.duration").len() == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn on_one_port_with_http_each_request_has_its_own_conventions() {
+    let telemetry = TestTelemetry::new();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("known", serving).await;
+    let app = tonic::service::Routes::new(health)
+        .into_axum_router()
+        .route("/users/{id}", axum::routing::post(async || "Ada"))
+        .layer(telemetry.layer());
+    let server = support::Server::start(app).await;
+
+    let channel = Channel::from_shared(format!("http://{}", server.address));
+    let channel = channel.expect("a valid address").connect().await;
+    let mut client = HealthClient::new(channel.expect("the server listens"));
+    client.check(check("known")).await.expect("it is known");
+
+    // The content type alone makes no gRPC call of a request that a route of HTTP answers.
+    let request = http::Request::post(format!("http://{}/users/1", server.address))
+        .header("content-type", "application/grpc")
+        .body(axum::body::Body::empty());
+    support::send(http::Version::HTTP_2, request.expect("a valid request")).await;
+
+    let spans = telemetry.wait_for_spans(2).await;
+    let names: Vec<_> = spans.iter().map(|span| span.name.as_ref()).collect();
+    assert_eq!(names, ["grpc.health.v1.Health/Check", "POST /users/{id}"]);
+    assert_eq!(telemetry.point("rpc.server.call.duration").value.histogram().0, 1);
+    assert_eq!(telemetry.point("http.server.request.duration").value.histogram().0, 1);
+}

@@ -1,0 +1,357 @@
+//! Telemetry in memory, and servers on loopback, for tests.
+
+#[cfg(feature = "init")]
+pub(crate) mod receiver;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanId;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{
+    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality,
+};
+use opentelemetry_sdk::trace::{
+    InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData, TracerProviderBuilder,
+};
+use tower_telemetry::TelemetryLayer;
+
+pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+pub(crate) const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+/// How long anything may take that is waited for.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) type Attributes = BTreeMap<String, String>;
+
+/// Attributes as a map, for comparison of whole sets.
+pub(crate) fn attributes<const N: usize>(attributes: [(&str, &str); N]) -> Attributes {
+    attributes
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+fn map<'a>(attributes: impl IntoIterator<Item = &'a KeyValue>) -> Attributes {
+    let mut map = Attributes::new();
+    for attribute in attributes {
+        let before = map.insert(attribute.key.to_string(), attribute.value.to_string());
+        assert_eq!(before, None, "{} is there twice", attribute.key);
+    }
+    map
+}
+
+pub(crate) fn span_attributes(span: &SpanData) -> Attributes {
+    map(&span.attributes)
+}
+
+/// A layer, and what was recorded through it.
+#[derive(Clone)]
+pub(crate) struct TestTelemetry {
+    exporter: InMemorySpanExporter,
+    tracers: SdkTracerProvider,
+    meters: SdkMeterProvider,
+    reader: Arc<ManualReader>,
+}
+
+impl TestTelemetry {
+    pub(crate) fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    pub(crate) fn with_sampler(sampler: Sampler) -> Self {
+        Self::with(|builder| builder.with_sampler(sampler))
+    }
+
+    pub(crate) fn with(build: impl FnOnce(TracerProviderBuilder) -> TracerProviderBuilder) -> Self {
+        let exporter = InMemorySpanExporter::default();
+        let tracers = build(SdkTracerProvider::builder())
+            .with_simple_exporter(exporter.clone())
+            .build();
+        let reader = Arc::new(ManualReader::default());
+        let meters = SdkMeterProvider::builder()
+            .with_reader(Reader(reader.clone()))
+            .build();
+        Self {
+            exporter,
+            tracers,
+            meters,
+            reader,
+        }
+    }
+
+    pub(crate) fn layer(&self) -> TelemetryLayer {
+        TelemetryLayer::new()
+            .with_tracer_provider(self.tracers.clone())
+            .with_meter_provider(self.meters.clone())
+    }
+
+    /// The spans that have ended, in the order in which they did.
+    pub(crate) fn spans(&self) -> Vec<SpanData> {
+        self.exporter.get_finished_spans().expect("not poisoned")
+    }
+
+    /// Waits for the end of `count` spans; more of them would be a failure.
+    pub(crate) async fn wait_for_spans(&self, count: usize) -> Vec<SpanData> {
+        eventually("all spans have ended", || self.spans().len() >= count).await;
+        let spans = self.spans();
+        assert_eq!(spans.len(), count, "{spans:#?}");
+        spans
+    }
+
+    /// The one span that there is.
+    pub(crate) async fn only_span(&self) -> SpanData {
+        self.wait_for_spans(1).await.remove(0)
+    }
+
+    /// The points of a metric, sorted by their attributes.
+    pub(crate) fn points(&self, name: &str) -> Vec<Point> {
+        let mut points = self.metrics().remove(name).unwrap_or_default().points;
+        points.sort_by(|a, b| a.attributes.cmp(&b.attributes));
+        points
+    }
+
+    /// The one point of a metric.
+    pub(crate) fn point(&self, name: &str) -> Point {
+        let mut points = self.points(name);
+        assert_eq!(points.len(), 1, "{name}: {points:#?}");
+        points.remove(0)
+    }
+
+    /// The sum of all points of an up-down counter; 0 where it has none.
+    pub(crate) fn sum(&self, name: &str) -> i64 {
+        let values = self.points(name).into_iter().map(|point| match point.value {
+            Value::Sum(value) => value,
+            other => panic!("{name} is no sum: {other:?}"),
+        });
+        values.sum()
+    }
+
+    /// All metrics by name.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
+        let mut collected = ResourceMetrics::default();
+        self.reader.collect(&mut collected).expect("it is running");
+        let mut metrics = BTreeMap::new();
+        for scope in collected.scope_metrics() {
+            for metric in scope.metrics() {
+                let metric = Metric {
+                    unit: metric.unit().to_owned(),
+                    scope: scope.scope().clone(),
+                    points: match metric.data() {
+                        AggregatedMetrics::F64(data) => points(data, |value| Value::F64(*value)),
+                        AggregatedMetrics::U64(data) => points(data, |value| Value::Count(*value)),
+                        AggregatedMetrics::I64(data) => points(data, |value| Value::Sum(*value)),
+                    },
+                    name: metric.name().to_owned(),
+                };
+                metrics.insert(metric.name.clone(), metric);
+            }
+        }
+        metrics
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Metric {
+    pub(crate) name: String,
+    pub(crate) unit: String,
+    pub(crate) scope: opentelemetry::InstrumentationScope,
+    pub(crate) points: Vec<Point>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Point {
+    pub(crate) attributes: Attributes,
+    pub(crate) value: Value,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Value {
+    Count(u64),
+    Sum(i64),
+    F64(f64),
+    Histogram {
+        count: u64,
+        sum: f64,
+        bounds: Vec<f64>,
+    },
+}
+
+impl Value {
+    /// Count and sum of a histogram.
+    pub(crate) fn histogram(&self) -> (u64, f64) {
+        match self {
+            Self::Histogram { count, sum, .. } => (*count, *sum),
+            other => panic!("no histogram: {other:?}"),
+        }
+    }
+}
+
+fn points<T: Copy + Into<Number>>(data: &MetricData<T>, value: fn(&T) -> Value) -> Vec<Point> {
+    let point = |attributes, value| Point { attributes, value };
+    match data {
+        MetricData::Gauge(gauge) => gauge
+            .data_points()
+            .map(|at| point(map(at.attributes()), value(&at.value())))
+            .collect(),
+        MetricData::Sum(sum) => sum
+            .data_points()
+            .map(|at| point(map(at.attributes()), value(&at.value())))
+            .collect(),
+        MetricData::Histogram(histogram) => histogram
+            .data_points()
+            .map(|at| {
+                let Number(sum) = at.sum().into();
+                let value = Value::Histogram {
+                    count: at.count(),
+                    sum,
+                    bounds: at.bounds().collect(),
+                };
+                point(map(at.attributes()), value)
+            })
+            .collect(),
+        MetricData::ExponentialHistogram(_) => panic!("nobody asked for one"),
+    }
+}
+
+/// A number of a histogram; only those of `f64` occur.
+struct Number(f64);
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        Self(value)
+    }
+}
+
+impl From<u64> for Number {
+    fn from(value: u64) -> Self {
+        Self(value as f64)
+    }
+}
+
+impl From<i64> for Number {
+    fn from(value: i64) -> Self {
+        Self(value as f64)
+    }
+}
+
+#[derive(Debug)]
+struct Reader(Arc<ManualReader>);
+
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
+
+/// Polls until `condition` holds, or fails at the deadline.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "it did not happen that {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Fails at the deadline.
+pub(crate) async fn within_deadline<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("it did not happen in time: {what}"),
+    }
+}
+
+/// The names of spans as a tree: each with those below it.
+pub(crate) fn tree(spans: &[SpanData]) -> Vec<String> {
+    fn below(parent: SpanId, depth: usize, spans: &[SpanData], lines: &mut Vec<String>) {
+        let mut children: Vec<_> = spans
+            .iter()
+            .filter(|span| span.parent_span_id == parent)
+            .collect();
+        children.sort_by_key(|span| span.start_time);
+        for span in children {
+            lines.push(format!("{}{}", "  ".repeat(depth), span.name));
+            below(span.span_context.span_id(), depth + 1, spans, lines);
+        }
+    }
+    let mut lines = Vec::new();
+    let ids: Vec<_> = spans.iter().map(|span| span.span_context.span_id()).collect();
+    let mut roots: Vec<_> = spans.iter().map(|span| span.parent_span_id).collect();
+    roots.sort_by_key(|id| id.to_bytes());
+    roots.dedup();
+    for root in roots {
+        if !ids.contains(&root) {
+            below(root, 0, spans, &mut lines);
+        }
+    }
+    lines
+}
+
+/// A server on loopback that ends with the test.
+#[cfg(feature = "axum")]
+pub(crate) struct Server {
+    pub(crate) address: std::net::SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[cfg(feature = "axum")]
+impl Server {
+    /// Serves a router over HTTP/1 and HTTP/2.
+    pub(crate) async fn start(app: axum::Router) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
+        let address = listener.local_addr().expect("it is bound");
+        let service = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
+        let task = tokio::spawn(async move {
+            axum::serve(listener, service).await.expect("it serves");
+        });
+        Self { address, task }
+    }
+}
+
+#[cfg(feature = "axum")]
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Sends a request with an HTTP/1 client, or with one of HTTP/2 with prior knowledge.
+#[cfg(feature = "axum")]
+pub(crate) async fn send(
+    version: http::Version,
+    request: http::Request<axum::body::Body>,
+) -> http::Response<axum::body::Bytes> {
+    use http_body_util::BodyExt;
+    use hyper_util::rt::TokioExecutor;
+
+    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .http2_only(version == http::Version::HTTP_2)
+        .build_http();
+    let response = within_deadline("a response", client.request(request)).await;
+    let (head, body) = response.expect("the server answers").into_parts();
+    let body = body.collect().await.expect("the body is whole").to_bytes();
+    http::Response::from_parts(head, body)
+}
