@@ -77,7 +77,10 @@ async fn user(Path(id): Path<u32>) -> String {
 
 async fn load_user(id: u32) -> &'static str {
     let start = Instant::now();
-    add_span_event("cache-miss", attributes! { "cache.key" => format!("user:{id}") });
+    add_span_event(
+        "cache-miss",
+        attributes! { "cache.key" => format!("user:{id}") },
+    );
     increment_counter(
         "users.loaded",
         "Users loaded from the database.",

@@ -216,11 +216,20 @@ impl Instruments {
     fn bind_call(&self, key: &CallKey) -> Series {
         let error = key.error.map(ErrorType::attribute);
         let mut http = Vec::from_iter(error.clone());
-        http.push(KeyValue::new(semconv::HTTP_REQUEST_METHOD, Method::POST.as_str().to_owned()));
+        http.push(KeyValue::new(
+            semconv::HTTP_REQUEST_METHOD,
+            Method::POST.as_str().to_owned(),
+        ));
         http.extend(key.status.map(status_attribute));
         let mut call = Vec::from_iter(error);
-        call.push(KeyValue::new(semconv::RPC_METHOD, key.method.unwrap_or(semconv::OTHER)));
-        call.push(KeyValue::new(semconv::RPC_RESPONSE_STATUS_CODE, key.code.name()));
+        call.push(KeyValue::new(
+            semconv::RPC_METHOD,
+            key.method.unwrap_or(semconv::OTHER),
+        ));
+        call.push(KeyValue::new(
+            semconv::RPC_RESPONSE_STATUS_CODE,
+            key.code.name(),
+        ));
         call.push(rpc::system());
         Series {
             requests: self.requests.bind(&http),
@@ -265,7 +274,10 @@ impl Route {
 
 /// `http.response.status_code`, as an attribute.
 pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
-    KeyValue::new(semconv::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
+    KeyValue::new(
+        semconv::HTTP_RESPONSE_STATUS_CODE,
+        i64::from(status.as_u16()),
+    )
 }
 
 /// Makes `name` live as long as the process, so that spans carry it without a copy.

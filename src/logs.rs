@@ -86,8 +86,9 @@ pub(crate) fn install(provider: Option<&opentelemetry_sdk::logs::SdkLoggerProvid
         .event_format(LogFormat::default());
     // What the SDK says of its own work is for the console alone.
     let records = provider.map(|provider| {
-        OpenTelemetryTracingBridge::new(provider)
-            .with_filter(filter_fn(|metadata| !metadata.target().starts_with("opentelemetry")))
+        OpenTelemetryTracingBridge::new(provider).with_filter(filter_fn(|metadata| {
+            !metadata.target().starts_with("opentelemetry")
+        }))
     });
     let subscriber = tracing_subscriber::registry()
         .with(filter)

@@ -67,13 +67,18 @@ pub fn record_histogram_value(
     attributes: impl AsRef<[KeyValue]>,
 ) {
     if let Some(value) = bounded(value) {
-        record(name, description, HISTOGRAM, |instrument| match instrument {
-            Instrument::Histogram(histogram) => {
-                histogram.record(value, attributes.as_ref());
-                true
-            }
-            _ => false,
-        });
+        record(
+            name,
+            description,
+            HISTOGRAM,
+            |instrument| match instrument {
+                Instrument::Histogram(histogram) => {
+                    histogram.record(value, attributes.as_ref());
+                    true
+                }
+                _ => false,
+            },
+        );
     }
 }
 
@@ -170,8 +175,11 @@ fn record(name: &str, description: &str, kind: Kind, write: impl FnOnce(&Instrum
             if !write(&instrument) {
                 registry.refuse(name, || {
                     let first = instrument.kind();
-                    format!("it is a {first} already, and is not recorded to as a {}", kind.name)
-                        .into()
+                    format!(
+                        "it is a {first} already, and is not recorded to as a {}",
+                        kind.name
+                    )
+                    .into()
                 });
             }
         }
@@ -207,7 +215,12 @@ impl Registry {
         }
     }
 
-    fn instrument(&self, name: &str, description: &str, kind: &Kind) -> Result<Instrument, Refusal> {
+    fn instrument(
+        &self,
+        name: &str,
+        description: &str,
+        kind: &Kind,
+    ) -> Result<Instrument, Refusal> {
         if let Some(instrument) = self.instruments.get(name) {
             return Ok(instrument);
         }
@@ -246,5 +259,7 @@ fn is_valid(name: &str) -> bool {
 
 /// A name as a log line can show it: short, and on one line.
 fn shown(name: &str) -> String {
-    crate::semconv::truncate(name, 64).escape_debug().to_string()
+    crate::semconv::truncate(name, 64)
+        .escape_debug()
+        .to_string()
 }

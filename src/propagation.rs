@@ -28,7 +28,13 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
     }
     let (trace_id, span_id, flags) = parse_traceparent(value.as_bytes())?;
     let trace_state = extract_tracestate(headers).unwrap_or_default();
-    Some(SpanContext::new(trace_id, span_id, flags, true, trace_state))
+    Some(SpanContext::new(
+        trace_id,
+        span_id,
+        flags,
+        true,
+        trace_state,
+    ))
 }
 
 /// Writes the trace id into the head of a response. A full header map is left as it is.
@@ -123,11 +129,13 @@ fn is_tracestate_member(member: &[u8]) -> bool {
     let (key, value) = (&member[..equals], &member[equals + 1..]);
     let key_is_valid = matches!(key.first(), Some(b'a'..=b'z' | b'0'..=b'9'))
         && key.len() <= 256
-        && key.iter().all(|byte| {
-            matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@')
-        });
+        && key.iter().all(
+            |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@'),
+        );
     let value_is_valid = (1..=256).contains(&value.len())
-        && value.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'=');
+        && value
+            .iter()
+            .all(|byte| matches!(byte, b' '..=b'~') && *byte != b'=');
     key_is_valid && value_is_valid
 }
 
@@ -162,21 +170,49 @@ mod tests {
             ("white space around", &format!(" \t{VALID} "), true),
             ("not sampled", &VALID.replace("-01", "-00"), true),
             ("a future version", &VALID.replace("00-0", "cc-0"), true),
-            ("a future version with more", &format!("cc{}-what", &VALID[2..]), true),
-            ("a future version with other more", &format!("cc{}.what", &VALID[2..]), false),
+            (
+                "a future version with more",
+                &format!("cc{}-what", &VALID[2..]),
+                true,
+            ),
+            (
+                "a future version with other more",
+                &format!("cc{}.what", &VALID[2..]),
+                false,
+            ),
             ("version 00 with more", &format!("{VALID}-what"), false),
             ("version 00 with a dash", &format!("{VALID}-"), false),
             ("version ff", &VALID.replace("00-0", "ff-0"), false),
-            ("version in upper case", &VALID.replace("00-0", "CC-0"), false),
+            (
+                "version in upper case",
+                &VALID.replace("00-0", "CC-0"),
+                false,
+            ),
             ("version too short", &VALID[1..], false),
             ("version too long", &format!("0{VALID}"), false),
             ("version with a sign", &VALID.replace("00-0", "+0-0"), false),
             ("trace id in upper case", &VALID.replace("af", "AF"), false),
-            ("trace id of zeros", &VALID.replace(&VALID[3..35], &"0".repeat(32)), false),
+            (
+                "trace id of zeros",
+                &VALID.replace(&VALID[3..35], &"0".repeat(32)),
+                false,
+            ),
             ("trace id too short", &VALID.replace("0af", "af"), false),
-            ("trace id not hexadecimal", &VALID.replace("0af", "0ag"), false),
-            ("parent id of zeros", &VALID.replace(&VALID[36..52], &"0".repeat(16)), false),
-            ("parent id not hexadecimal", &VALID.replace("b7ad", "b7a."), false),
+            (
+                "trace id not hexadecimal",
+                &VALID.replace("0af", "0ag"),
+                false,
+            ),
+            (
+                "parent id of zeros",
+                &VALID.replace(&VALID[36..52], &"0".repeat(16)),
+                false,
+            ),
+            (
+                "parent id not hexadecimal",
+                &VALID.replace("b7ad", "b7a."),
+                false,
+            ),
             ("flags too short", &VALID[..54], false),
             ("flags not hexadecimal", &VALID.replace("-01", "-0x"), false),
             ("other separators", &VALID.replace('-', "_"), false),
@@ -196,7 +232,10 @@ mod tests {
         assert!(extracted.is_sampled() && extracted.is_remote());
 
         let flags = extract(&headers(TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
-        assert_eq!(flags.map(|context| context.trace_flags().to_u8()), Some(0x03));
+        assert_eq!(
+            flags.map(|context| context.trace_flags().to_u8()),
+            Some(0x03)
+        );
     }
 
     #[test]
@@ -208,7 +247,9 @@ mod tests {
     fn a_tracestate_is_joined_and_bounded() {
         let long_key = "k".repeat(257);
         let members = |count: usize| (0..count).map(|n| format!("k{n}=1")).collect::<Vec<_>>();
-        let large: Vec<_> = (0..8).map(|n| format!("k{n}={}", "x".repeat(100))).collect();
+        let large: Vec<_> = (0..8)
+            .map(|n| format!("k{n}={}", "x".repeat(100)))
+            .collect();
         for (case, values, expected) in [
             ("one", vec!["foo=1"], "foo=1"),
             ("several headers", vec!["foo=1", "bar=2"], "foo=1,bar=2"),
@@ -219,12 +260,24 @@ mod tests {
             ("two equals", vec!["foo==1"], ""),
             ("upper case", vec!["Foo=1"], ""),
             ("a long key", vec![&format!("{long_key}=1")], ""),
-            ("32 members", vec![&members(32).join(",")], &members(32).join(",")),
+            (
+                "32 members",
+                vec![&members(32).join(",")],
+                &members(32).join(","),
+            ),
             ("33 members", vec![&members(33).join(",")], ""),
-            ("too many characters", vec![&large.join(",")], &large[..4].join(",")),
+            (
+                "too many characters",
+                vec![&large.join(",")],
+                &large[..4].join(","),
+            ),
             (
                 "a member of more than 128 characters goes first",
-                vec![&format!("long={},{}", "x".repeat(200), large[..4].join(","))],
+                vec![&format!(
+                    "long={},{}",
+                    "x".repeat(200),
+                    large[..4].join(",")
+                )],
                 &large[..4].join(","),
             ),
         ] {
@@ -245,7 +298,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         for n in 0.. {
             let name = HeaderName::try_from(format!("h{n}")).expect("a legal name");
-            if headers.try_insert(name, HeaderValue::from_static("")).is_err() {
+            if headers
+                .try_insert(name, HeaderValue::from_static(""))
+                .is_err()
+            {
                 break;
             }
         }

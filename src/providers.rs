@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{Span, SpanBuilder, SpanContext, TraceContextExt, TraceFlags, Tracer};
-use opentelemetry::trace::{TracerProvider, TraceState};
+use opentelemetry::trace::{TraceState, TracerProvider};
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
 use crate::metrics::Registry;
@@ -55,7 +55,10 @@ impl Providers {
 
     /// The tracer of a component of the application.
     pub(crate) fn component(&self, name: &'static str) -> Arc<dyn StartSpan> {
-        let make = || self.tracers.make(InstrumentationScope::builder(name).build());
+        let make = || {
+            self.tracers
+                .make(InstrumentationScope::builder(name).build())
+        };
         match self.components.get_or_insert_with(&name, make) {
             Ok(tracer) | Err(tracer) => tracer,
         }
@@ -191,7 +194,12 @@ where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,
 {
-    fn start(&self, mut builder: SpanBuilder, parent: &Context, attributes: &Attributes) -> Started {
+    fn start(
+        &self,
+        mut builder: SpanBuilder,
+        parent: &Context,
+        attributes: &Attributes,
+    ) -> Started {
         // The builder's vector becomes that of the span: reserved here, it grows no more.
         let mut list = Vec::with_capacity(16);
         if !self.attributes_after_sampling {

@@ -212,26 +212,38 @@ impl Losses {
             Err(error) => (count, Some(error.reason)),
         };
         let exported = count - rejected;
-        self.counters.exported.fetch_add(exported, Ordering::Relaxed);
+        self.counters
+            .exported
+            .fetch_add(exported, Ordering::Relaxed);
         self.counters.failed.fetch_add(rejected, Ordering::Relaxed);
         let stats = self.counters.stats();
         let lost = stats.failed + stats.dropped;
         let lost_before = self.told.map_or(0, |(lost, _)| lost);
         let signal = self.signal.name();
         if lost > lost_before {
-            if self.told.is_none_or(|(_, when)| when.elapsed() >= Self::PAUSE) {
+            if self
+                .told
+                .is_none_or(|(_, when)| when.elapsed() >= Self::PAUSE)
+            {
                 let reason = match &reason {
                     Some(reason) => reason.as_str(),
                     None if rejected > 0 => "the receiver rejected some of it",
                     None => "the queue was full",
                 };
-                tracing::warn!(lost, reason, "telemetry is lost: {signal} are not all exported");
+                tracing::warn!(
+                    lost,
+                    reason,
+                    "telemetry is lost: {signal} are not all exported"
+                );
                 self.told = Some((lost, Instant::now()));
             }
             self.failing = true;
         } else if self.failing {
             self.failing = false;
-            tracing::info!(lost, "no more telemetry is lost: {signal} are exported again");
+            tracing::info!(
+                lost,
+                "no more telemetry is lost: {signal} are exported again"
+            );
         }
     }
 }

@@ -105,7 +105,10 @@ impl fmt::Debug for OtlpSettings {
         f.debug_struct("OtlpSettings")
             .field("endpoint", &self.endpoint)
             .field("protocol", &self.protocol)
-            .field("headers", &headers.map(|map| map.keys().collect::<Vec<_>>()))
+            .field(
+                "headers",
+                &headers.map(|map| map.keys().collect::<Vec<_>>()),
+            )
             .field("timeout", &self.timeout)
             .finish()
     }

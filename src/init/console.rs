@@ -161,7 +161,10 @@ impl fmt::Display for StatusOf<'_> {
 pub(super) fn print_metrics(metrics: &ResourceMetrics) {
     let mut lines = Vec::new();
     for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
-        let name = format!("{} ({})", metric.name(), metric.unit());
+        let name = match metric.unit() {
+            "" => metric.name().to_owned(),
+            unit => format!("{} ({unit})", metric.name()),
+        };
         match metric.data() {
             AggregatedMetrics::F64(data) => add_points(&name, data, &mut lines),
             AggregatedMetrics::U64(data) => add_points(&name, data, &mut lines),

@@ -55,10 +55,12 @@ impl Config {
 }
 
 fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
-    let uri: Uri = endpoint
-        .text
-        .parse()
-        .map_err(|_| invalid(endpoint, "is not a URL; write one such as http://localhost:4317"))?;
+    let uri: Uri = endpoint.text.parse().map_err(|_| {
+        invalid(
+            endpoint,
+            "is not a URL; write one such as http://localhost:4317",
+        )
+    })?;
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") if cfg!(feature = "tls") => {}
@@ -109,5 +111,120 @@ fn grpc_path(signal: Signal) -> &'static str {
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
         Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(variables: &[(&str, &str)], signal: Signal) -> (Protocol, String) {
+        let find = |name: &str| variables.iter().find(|(key, _)| *key == name);
+        let config = Config::from_vars(|name| find(name).map(|(_, value)| (*value).to_owned()));
+        let target = config.target(signal).expect("it is valid");
+        (target.protocol, target.uri.to_string())
+    }
+
+    #[test]
+    fn a_general_endpoint_is_a_base_and_its_port_and_path_tell_the_protocol() {
+        const GRPC: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        for (endpoint, protocol, uri) in [
+            (
+                "http://c:4317",
+                Protocol::Grpc,
+                format!("http://c:4317{GRPC}"),
+            ),
+            (
+                "http://c:4317/",
+                Protocol::Grpc,
+                format!("http://c:4317{GRPC}"),
+            ),
+            (
+                "http://c:4318",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/v1/traces",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/v1/logs/",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4317/v1/metrics",
+                Protocol::HttpProtobuf,
+                "http://c:4317/v1/traces".into(),
+            ),
+            (
+                "http://c/my/",
+                Protocol::HttpProtobuf,
+                "http://c/my/v1/traces".into(),
+            ),
+            (
+                "http://c/my?a=b",
+                Protocol::HttpProtobuf,
+                "http://c/my/v1/traces?a=b".into(),
+            ),
+        ] {
+            let found = target(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)], Signal::Traces);
+            assert_eq!(found, (protocol, uri), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_one_signal_holds_for_it_alone() {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "http://metrics:9090/write",
+            ),
+            ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc"),
+        ];
+        let path = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+        for (signal, expected) in [
+            (
+                Signal::Traces,
+                (
+                    Protocol::HttpProtobuf,
+                    "http://all:4318/v1/traces".to_owned(),
+                ),
+            ),
+            (
+                Signal::Metrics,
+                (
+                    Protocol::HttpProtobuf,
+                    "http://metrics:9090/write".to_owned(),
+                ),
+            ),
+            (
+                Signal::Logs,
+                (Protocol::Grpc, format!("http://all:4318{path}")),
+            ),
+        ] {
+            assert_eq!(target(&variables, signal), expected);
+        }
+    }
+
+    #[test]
+    fn without_an_endpoint_it_is_that_of_the_specification() {
+        for (variables, expected) in [
+            (&[][..], "http://localhost:4318/v1/metrics"),
+            (
+                &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+                "http://localhost:4317/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            ),
+        ] {
+            assert_eq!(target(variables, Signal::Metrics).1, expected);
+        }
     }
 }

@@ -317,10 +317,8 @@ impl Vars<'_> {
                 sizes,
                 batch,
             ),
-            schedule_delay: self.milliseconds(
-                &format!("{prefix}_SCHEDULE_DELAY"),
-                default.schedule_delay,
-            ),
+            schedule_delay: self
+                .milliseconds(&format!("{prefix}_SCHEDULE_DELAY"), default.schedule_delay),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 ///
 /// Only what cannot work at all is an error. A value that cannot be used while there is another
 /// to go on with is a [`ConfigWarning`].
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {
     /// Telemetry was initialized before, and goes on as it was.
@@ -30,6 +30,13 @@ pub enum InitError {
     /// The thread that exports could not be started.
     #[error("the thread that exports telemetry cannot be started: {0}")]
     Thread(#[source] io::Error),
+}
+
+/// The same text as `Display`: it is what a `main` that returns the error prints.
+impl fmt::Debug for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A value of the configuration that cannot be used, and what is used in its place.

@@ -96,14 +96,19 @@ fn resource(config: &Config) -> Resource {
         KeyValue::new(SERVICE_NAME, format!("unknown_service:{program}")),
         environment(config.environment().as_str()),
     ];
-    attributes.extend(sdk.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
+    attributes.extend(
+        sdk.iter()
+            .map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+    );
     let listed = config.env_attributes.iter().cloned();
     attributes.extend(listed.map(|(key, value)| KeyValue::new(key, value)));
     attributes.extend(config.environment.map(|given| environment(given.as_str())));
     let service_name = config.service_name.clone();
     attributes.extend(service_name.map(|name| KeyValue::new(SERVICE_NAME, name)));
     attributes.extend(config.attributes.iter().cloned());
-    Resource::builder_empty().with_attributes(attributes).build()
+    Resource::builder_empty()
+        .with_attributes(attributes)
+        .build()
 }
 
 fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {

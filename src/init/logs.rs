@@ -19,7 +19,11 @@ use super::otlp::{ExportError, OtlpClient};
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
-    if !building.config.exporters(Signal::Logs).contains(&Exporter::Otlp) {
+    if !building
+        .config
+        .exporters(Signal::Logs)
+        .contains(&Exporter::Otlp)
+    {
         return Ok(None);
     }
     let sink = LogSink {
@@ -70,10 +74,15 @@ impl Sink<Record> for LogSink {
     async fn export(&self, batch: Vec<Record>) -> Result<u64, ExportError> {
         let records: Vec<_> = batch.iter().map(|record| (&record.0, &record.1)).collect();
         let request = ExportLogsServiceRequest {
-            resource_logs: group_logs_by_resource_and_scope(&LogBatch::new(&records), &self.resource),
+            resource_logs: group_logs_by_resource_and_scope(
+                &LogBatch::new(&records),
+                &self.resource,
+            ),
         };
         let answer: ExportLogsServiceResponse = self.client.export(&request).await?;
-        let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_log_records);
+        let rejected = answer
+            .partial_success
+            .map_or(0, |partial| partial.rejected_log_records);
         Ok(u64::try_from(rejected).unwrap_or(0))
     }
 }

@@ -107,11 +107,13 @@ fn count_points(metrics: &ResourceMetrics) -> u64 {
         }
     }
     let scopes = metrics.scope_metrics();
-    let points = scopes.flat_map(|scope| scope.metrics()).map(|metric| match metric.data() {
-        AggregatedMetrics::F64(data) => points(data),
-        AggregatedMetrics::U64(data) => points(data),
-        AggregatedMetrics::I64(data) => points(data),
-    });
+    let points = scopes
+        .flat_map(|scope| scope.metrics())
+        .map(|metric| match metric.data() {
+            AggregatedMetrics::F64(data) => points(data),
+            AggregatedMetrics::U64(data) => points(data),
+            AggregatedMetrics::I64(data) => points(data),
+        });
     points.sum::<usize>() as u64
 }
 

@@ -207,7 +207,10 @@ impl TelemetryGuard {
 
     /// What became of all telemetry so far; all zero where telemetry is switched off.
     pub fn stats(&self) -> Stats {
-        self.running.as_ref().map(Running::stats).unwrap_or_default()
+        self.running
+            .as_ref()
+            .map(Running::stats)
+            .unwrap_or_default()
     }
 
     /// The tracer provider, for what else wants one; `None` where telemetry is switched off.
@@ -271,7 +274,11 @@ impl Running {
         // These fail only where it was done before.
         let _ = self.export.tracer_provider.shutdown();
         #[cfg(feature = "logs")]
-        let _ = self.export.logger_provider.as_ref().map(|provider| provider.shutdown());
+        let _ = self
+            .export
+            .logger_provider
+            .as_ref()
+            .map(|provider| provider.shutdown());
     }
 
     fn stats(&self) -> Stats {

@@ -124,8 +124,9 @@ impl OtlpClient {
         loop {
             let error = match timeout_at(deadline, self.attempt(body.clone())).await {
                 Ok(Ok(answer)) => {
-                    return A::decode(answer)
-                        .map_err(|_| ExportError::last("the answer is not that of an OTLP receiver"));
+                    return A::decode(answer).map_err(|_| {
+                        ExportError::last("the answer is not that of an OTLP receiver")
+                    });
                 }
                 Ok(Err(error)) => error,
                 Err(_) => return Err(ExportError::last("no answer in time")),
@@ -195,7 +196,8 @@ fn connector(target: &Target) -> Result<Connector, InitError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| InitError::RootCertificates(std::io::Error::other(error)))?;
     let tls = if target.uri.scheme_str() == Some("https") {
-        tls.with_native_roots().map_err(InitError::RootCertificates)?
+        tls.with_native_roots()
+            .map_err(InitError::RootCertificates)?
     } else {
         tls.with_root_certificates(RootCertStore::empty())
     };

@@ -106,7 +106,9 @@ impl Sink<SpanData> for SpanSink {
             resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
         };
         let answer: ExportTraceServiceResponse = self.client.export(&request).await?;
-        let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
+        let rejected = answer
+            .partial_success
+            .map_or(0, |partial| partial.rejected_spans);
         Ok(u64::try_from(rejected).unwrap_or(0))
     }
 }

@@ -9,9 +9,9 @@ use opentelemetry::KeyValue;
 
 use super::redact;
 use super::{
-    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
-    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
-    SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, NETWORK_PEER_ADDRESS,
+    NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH,
+    URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -163,7 +163,10 @@ pub(super) fn peer_attributes(peer: SocketAddr, add: &mut dyn FnMut(KeyValue)) {
 pub(super) fn server_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) {
     let authority = match request.uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        None => request
+            .headers
+            .get(HOST)
+            .and_then(|host| host.to_str().ok()),
     };
     if let Some((host, port)) = authority.and_then(split_authority) {
         let host = truncate(host, MAX_HOST).into_owned();
@@ -176,7 +179,9 @@ pub(super) fn server_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) 
 
 /// Host and port of `user@host:port`, an IPv6 address without its brackets.
 fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
-    let host_port = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    let host_port = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, rest)| rest);
     let (host, port) = match host_port.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
@@ -200,7 +205,10 @@ mod tests {
         for (authority, expected) in [
             ("example.com", Some(("example.com", None))),
             ("example.com:8080", Some(("example.com", Some(8080)))),
-            ("user:secret@example.com:80", Some(("example.com", Some(80)))),
+            (
+                "user:secret@example.com:80",
+                Some(("example.com", Some(80))),
+            ),
             ("127.0.0.1:3000", Some(("127.0.0.1", Some(3000)))),
             ("[::1]", Some(("::1", None))),
             ("[::1]:3000", Some(("::1", Some(3000)))),

@@ -96,9 +96,7 @@ impl ErrorType {
 
     pub(crate) fn attribute(self) -> KeyValue {
         match self {
-            Self::Status(status) => {
-                KeyValue::new(ERROR_TYPE, status.as_str().to_owned())
-            }
+            Self::Status(status) => KeyValue::new(ERROR_TYPE, status.as_str().to_owned()),
             Self::Name(name) => KeyValue::new(ERROR_TYPE, name),
         }
     }

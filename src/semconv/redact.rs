@@ -92,7 +92,11 @@ mod tests {
             ("a signature", "a=1&sig=secret&b=2", "a=1&sig=REDACTED&b=2"),
             ("case matters", "SIG=open", "SIG=open"),
             ("twice", "sig=x&sig=y", "sig=REDACTED&sig=REDACTED"),
-            ("a value with =", "X-Amz-Signature=a=b", "X-Amz-Signature=REDACTED"),
+            (
+                "a value with =",
+                "X-Amz-Signature=a=b",
+                "X-Amz-Signature=REDACTED",
+            ),
             ("an encoded name", "s%69g=secret", "s%69g=REDACTED"),
             ("a lone percent sign", "%=1&sig=secret", "%=1&sig=REDACTED"),
             ("no value", "sig", "sig"),

@@ -19,8 +19,12 @@ const MAX_METHOD: usize = 256;
 pub(super) fn is_grpc(request: &Parts) -> bool {
     request.method == Method::POST
         && has_grpc_content_type(&request.headers)
-        && super::http::route(&request.extensions)
-            .is_none_or(|route| route.rsplit('/').next().is_some_and(|last| last.starts_with("{*")))
+        && super::http::route(&request.extensions).is_none_or(|route| {
+            route
+                .rsplit('/')
+                .next()
+                .is_some_and(|last| last.starts_with("{*"))
+        })
 }
 
 fn has_grpc_content_type(headers: &HeaderMap) -> bool {

@@ -34,20 +34,32 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
             "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using ParentBasedAlwaysOn",
         ),
         (
-            &[("OTEL_TRACES_SAMPLER", "sometimes"), ("ENVIRONMENT", "production")],
+            &[
+                ("OTEL_TRACES_SAMPLER", "sometimes"),
+                ("ENVIRONMENT", "production"),
+            ],
             "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using \
              ParentBasedTraceIdRatio(0.1)",
         ),
         (
-            &[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "abc")],
+            &[
+                ("OTEL_TRACES_SAMPLER", "traceidratio"),
+                ("OTEL_TRACES_SAMPLER_ARG", "abc"),
+            ],
             "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; using 1",
         ),
         (
-            &[("ENVIRONMENT", "production"), ("OTEL_TRACES_SAMPLER_ARG", "-1")],
+            &[
+                ("ENVIRONMENT", "production"),
+                ("OTEL_TRACES_SAMPLER_ARG", "-1"),
+            ],
             "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; using 0.1",
         ),
         (
-            &[("ENVIRONMENT", "production"), ("OTEL_TRACES_SAMPLER_ARG", "NaN")],
+            &[
+                ("ENVIRONMENT", "production"),
+                ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
+            ],
             "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; using 0.1",
         ),
         (
@@ -97,12 +109,27 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
 fn a_value_that_can_be_used_is_not_warned_of() {
     for variables in [
         &[][..],
-        &[("ENVIRONMENT", "PRODUCTION"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")],
-        &[("OTEL_TRACES_SAMPLER", "ALWAYS_OFF"), ("ENABLE_TELEMETRY", "False")],
-        &[("OTEL_TRACES_SAMPLER", " "), ("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
-        &[("OTEL_TRACES_EXPORTER", "otlp, console"), ("OTEL_LOGS_EXPORTER", "none")],
+        &[
+            ("ENVIRONMENT", "PRODUCTION"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+        ],
+        &[
+            ("OTEL_TRACES_SAMPLER", "ALWAYS_OFF"),
+            ("ENABLE_TELEMETRY", "False"),
+        ],
+        &[
+            ("OTEL_TRACES_SAMPLER", " "),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        ],
+        &[
+            ("OTEL_TRACES_EXPORTER", "otlp, console"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+        ],
         &[("OTEL_RESOURCE_ATTRIBUTES", "a=b%20c,d=e")],
-        &[("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc,x-tenant=1")],
+        &[(
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=Bearer%20abc,x-tenant=1",
+        )],
     ] {
         assert_eq!(warnings(variables), [""; 0], "{variables:?}");
     }
@@ -122,7 +149,10 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
              such as http://localhost:4317",
         ),
         (
-            &[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "ftp://user:secret@host/?key=secret")],
+            &[(
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "ftp://user:secret@host/?key=secret",
+            )],
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=\"ftp://REDACTED@host/\" is not a URL of http or \
              https; write one such as http://localhost:4317",
         ),
@@ -149,8 +179,14 @@ fn https_without_tls_names_the_feature_to_switch_on() {
 #[test]
 fn secrets_are_shown_nowhere() {
     let config = config(&[
-        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20canary,canary"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:canary@localhost:1/?token=canary"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=Bearer%20canary,canary",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://user:canary@localhost:1/?token=canary",
+        ),
     ]);
     let shown = format!("{config:?}");
     assert!(!shown.contains("canary"), "{shown}");

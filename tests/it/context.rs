@@ -18,32 +18,43 @@ use tower_telemetry::{get_span_id, get_trace_id};
 use crate::support::{TestTelemetry, within_deadline};
 
 fn traceparent(trace: u8) -> String {
-    format!("00-{}-b7ad6b7169203331-01", format!("{trace:02x}").repeat(16))
+    format!(
+        "00-{}-b7ad6b7169203331-01",
+        format!("{trace:02x}").repeat(16)
+    )
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
     const REQUESTS: u8 = 20;
     let telemetry = TestTelemetry::new();
-    let service = telemetry.layer().layer(service_fn(|request: Request<u8>| async move {
-        let expected = format!("{:02x}", request.body()).repeat(16);
-        let own = get_span_id();
-        for _ in 0..50 {
-            assert_eq!(get_trace_id().map(|id| id.to_string()), Some(expected.clone()));
-            assert_eq!(get_span_id(), own);
-            tokio::task::yield_now().await;
-        }
-        tower_telemetry::async_with_tracer("test", "child", async {
+    let service = telemetry
+        .layer()
+        .layer(service_fn(|request: Request<u8>| async move {
+            let expected = format!("{:02x}", request.body()).repeat(16);
+            let own = get_span_id();
             for _ in 0..50 {
-                assert_eq!(get_trace_id().map(|id| id.to_string()), Some(expected.clone()));
-                assert_ne!(get_span_id(), own);
+                assert_eq!(
+                    get_trace_id().map(|id| id.to_string()),
+                    Some(expected.clone())
+                );
+                assert_eq!(get_span_id(), own);
                 tokio::task::yield_now().await;
             }
-        })
-        .await;
-        assert_eq!(get_span_id(), own);
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-    }));
+            tower_telemetry::async_with_tracer("test", "child", async {
+                for _ in 0..50 {
+                    assert_eq!(
+                        get_trace_id().map(|id| id.to_string()),
+                        Some(expected.clone())
+                    );
+                    assert_ne!(get_span_id(), own);
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            assert_eq!(get_span_id(), own);
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
     let tasks: Vec<_> = (1..=REQUESTS)
         .map(|trace| {
             let request = Request::builder().header("traceparent", traceparent(trace));
@@ -53,7 +64,9 @@ async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
         .collect();
     for task in tasks {
         let response = within_deadline("a response", task).await;
-        response.expect("no assertion fails").expect("it cannot fail");
+        response
+            .expect("no assertion fails")
+            .expect("it cannot fail");
         assert!(!Context::current().has_active_span());
     }
     let spans = telemetry.spans();
@@ -63,7 +76,10 @@ async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
             .iter()
             .find(|span| span.parent_span_id == server.span_context.span_id());
         let child = child.expect("each request has its child");
-        assert_eq!(child.span_context.trace_id(), server.span_context.trace_id());
+        assert_eq!(
+            child.span_context.trace_id(),
+            server.span_context.trace_id()
+        );
     }
 }
 
@@ -126,8 +142,15 @@ async fn the_span_is_current_wherever_code_of_the_service_runs() {
         NotingFuture(inner.clone())
     }));
     notes.note("outside");
-    let response = service.call(Request::new(())).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it cannot fail");
+    let response = service
+        .call(Request::new(()))
+        .await
+        .expect("it cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("it cannot fail");
     drop(service.call(Request::new(())));
     notes.note("outside");
     assert_eq!(
@@ -183,11 +206,13 @@ fn the_types_are_as_free_as_what_they_wrap() {
     send_sync::<tower_telemetry::Tracer>();
 
     // What is not `Send` can be wrapped as well.
-    let service = TestTelemetry::new().layer().layer(service_fn(|_: Request<()>| async {
-        let local = std::rc::Rc::new(RefCell::new(()));
-        tokio::task::yield_now().await;
-        drop(local);
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-    }));
+    let service = TestTelemetry::new()
+        .layer()
+        .layer(service_fn(|_: Request<()>| async {
+            let local = std::rc::Rc::new(RefCell::new(()));
+            tokio::task::yield_now().await;
+            drop(local);
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
     drop(service);
 }

@@ -70,7 +70,8 @@ impl Body for Script {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.length
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -92,14 +93,22 @@ fn check(case: &str, telemetry: &TestTelemetry, expected: &Expected) {
     assert_eq!(spans.len(), 1, "{case}: {spans:#?}");
     let found = span_attributes(&spans[0]);
     let get = |key: &str| found.get(key).map(String::as_str);
-    assert_eq!(get("http.response.status_code"), expected.status_code, "{case}");
+    assert_eq!(
+        get("http.response.status_code"),
+        expected.status_code,
+        "{case}"
+    );
     assert_eq!(get("error.type"), expected.error, "{case}");
     assert_eq!(spans[0].status, expected.status, "{case}");
 
     let point = telemetry.point("http.requests");
     let get = |key: &str| point.attributes.get(key).map(String::as_str);
     assert_eq!(point.value, Value::Count(1), "{case}");
-    assert_eq!(get("http.response.status_code"), expected.status_code, "{case}");
+    assert_eq!(
+        get("http.response.status_code"),
+        expected.status_code,
+        "{case}"
+    );
     assert_eq!(get("error.type"), expected.error, "{case}");
 
     let seconds = spans[0].end_time.duration_since(spans[0].start_time);
@@ -143,7 +152,11 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
     for (case, script, polls) in [
         ("polled to its end", Script::new(&to_the_end), 3),
         ("no data", Script::new(&[Step::End]), 1),
-        ("trailers", Script::new(&[Step::Data("a"), Step::Trailers]), 2),
+        (
+            "trailers",
+            Script::new(&[Step::Data("a"), Step::Trailers]),
+            2,
+        ),
         (
             "not polled, because it says that it is empty",
             Script {
@@ -200,12 +213,19 @@ fn a_response_without_a_body_completes_with_its_head() {
 #[test]
 fn a_client_that_goes_away_during_the_body_is_no_error_of_the_server() {
     for (case, steps, polls) in [
-        ("before the body is polled", &[Step::Data("a"), Step::End][..], 0),
+        (
+            "before the body is polled",
+            &[Step::Data("a"), Step::End][..],
+            0,
+        ),
         ("after a frame", &[Step::Data("a"), Step::End], 1),
         ("while the body waits", &[Step::Data("a"), Step::Wait], 2),
     ] {
         let telemetry = TestTelemetry::new();
-        poll(respond(&telemetry, Method::GET, 200, Script::new(steps)), polls);
+        poll(
+            respond(&telemetry, Method::GET, 200, Script::new(steps)),
+            polls,
+        );
         let expected = Expected {
             error: Some("cancelled"),
             ..COMPLETE
@@ -298,9 +318,10 @@ fn a_panic_of_the_inner_service_is_an_error_and_goes_on() {
     };
 
     let telemetry = TestTelemetry::new();
-    let service = |_: Request<()>| -> std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>> {
-        panic!("in call")
-    };
+    let service =
+        |_: Request<()>| -> std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>> {
+            panic!("in call")
+        };
     let mut service = telemetry.layer().layer(service_fn(service));
     let called = AssertUnwindSafe(|| service.call(Request::new(())));
     assert!(std::panic::catch_unwind(called).is_err());
@@ -315,7 +336,9 @@ fn a_panic_of_the_inner_service_is_an_error_and_goes_on() {
     }));
     let mut future = Box::pin(service.call(Request::new(())));
     let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let _ = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
     }));
     assert!(polled.is_err());
     check("a panic in the future", &telemetry, &expected);
@@ -355,6 +378,8 @@ fn a_wrapped_body_says_of_itself_what_the_inner_one_does() {
     assert_eq!(body.size_hint().exact(), Some(7));
     assert!(!body.is_end_stream());
     let mut body = pin!(body);
-    let _ = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+    let _ = body
+        .as_mut()
+        .poll_frame(&mut Context::from_waker(Waker::noop()));
     assert!(body.is_end_stream());
 }

@@ -1,1 +1,268 @@
+//! The example server, as a user runs it.
 
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, Version};
+
+use crate::support::process::Process;
+use crate::support::receiver::{Receiver, attributes_of};
+use crate::support::{TRACE_ID, TRACEPARENT, eventually, send};
+
+async fn get(server: &Process, path: &str) -> Response<Bytes> {
+    let request = Request::get(format!("{}{path}", server.url()))
+        .header("traceparent", TRACEPARENT)
+        .body(Body::empty());
+    send(Version::HTTP_11, request.expect("a valid request")).await
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn in_development_the_console_shows_a_request_as_a_unit() {
+    let mut server = Process::example("server", &[]);
+    let response = get(&server, "/users/42").await;
+    assert_eq!(response.body(), "Hello, Arthur!\n");
+    assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
+
+    let log = server.line("greeted");
+    assert!(
+        log.contains(&format!("trace_id={TRACE_ID} span_id=")),
+        "{log}"
+    );
+    server.line("render-greeting");
+    let lines = server.lines();
+    let spans: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("trace="))
+        .collect();
+    assert_eq!(spans.len(), 3, "{lines:#?}");
+    let place = " GET /users/{id} 200 ";
+    assert!(spans[0].contains(place), "{lines:#?}");
+    assert!(spans[1].contains("   load-user ok "), "{lines:#?}");
+    assert!(spans[2].contains("   render-greeting ok "), "{lines:#?}");
+    assert!(
+        spans
+            .iter()
+            .all(|line| line.ends_with(&format!("trace={TRACE_ID}")))
+    );
+
+    server.terminate();
+    assert!(server.wait().success());
+    // The metrics are printed at the end, those of the layer and those of the handler.
+    server.line("http.requests ({request}) [http.request.method=GET http.response.status_code=200");
+    server.line("users.loaded [cache.hit=false] 1");
+}
+
+#[tokio::test]
+async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let receiver = Receiver::start();
+        let endpoint = receiver.endpoint();
+        let mut server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("SERVICE_NAME", "example"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ],
+        );
+        get(&server, "/users/42").await;
+        server.terminate();
+        assert!(server.wait().success());
+
+        let received = receiver.received();
+        let spans = received.spans();
+        let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["GET /users/{id}", "load-user", "render-greeting"]);
+        let request = spans.iter().find(|span| span.name.starts_with("GET"));
+        let request = request.expect("it is there");
+        for span in &spans {
+            assert_eq!(hex(&span.trace_id), TRACE_ID);
+            let parent = hex(&span.parent_span_id);
+            if span.span_id == request.span_id {
+                assert_eq!(parent, "b7ad6b7169203331");
+                assert_eq!(attributes_of(&span.attributes)["user.id"], "42");
+            } else {
+                assert_eq!(parent, hex(&request.span_id));
+            }
+        }
+        let load = spans.iter().find(|span| span.name == "load-user");
+        assert_eq!(load.expect("it is there").events[0].name, "cache-miss");
+
+        let records = received.log_records();
+        let greeted = records
+            .iter()
+            .find(|record| hex(&record.trace_id) == TRACE_ID);
+        let greeted = greeted.expect("the handler's log line");
+        assert_eq!(hex(&greeted.span_id), hex(&request.span_id));
+        assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
+        let named = received.logs[0].resource_logs[0].resource.as_ref();
+        let named = attributes_of(&named.expect("it has one").attributes);
+        assert_eq!(named["service.name"], "example");
+        assert_eq!(named["deployment.environment.name"], "staging");
+
+        for metric in [
+            "http.requests",
+            "http.duration",
+            "users.loaded",
+            "users.load.duration",
+        ] {
+            assert!(received.metric(metric).is_some(), "{metric}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_route_ends_as_it_says() {
+    let server = Process::example("server", &[]);
+    for (path, code, line) in [
+        ("/", 200, " GET / 200 "),
+        ("/healthz", 200, " GET /healthz 200 "),
+        ("/slow?ms=20", 200, " GET /slow 200 "),
+        ("/error", 500, " GET /error 500 "),
+        ("/panic", 500, " GET /panic 500 "),
+        ("/stream?parts=3", 200, " GET /stream 200 "),
+        ("/nowhere", 404, " GET 404 "),
+        ("/users/abc", 400, " GET /users/{id} 400 "),
+    ] {
+        let response = get(&server, path).await;
+        assert_eq!(response.status(), code, "{path}");
+        assert_eq!(response.headers()["x-trace-id"], TRACE_ID, "{path}");
+        server.line(line);
+    }
+}
+
+#[tokio::test]
+async fn a_termination_loses_no_span_of_a_request_that_runs() {
+    const REQUESTS: usize = 20;
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10"),
+        ],
+    );
+    let url = format!("{}/slow?ms=500", server.url());
+    let requests: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let request = Request::get(&url).body(Body::empty());
+            tokio::spawn(send(Version::HTTP_11, request.expect("a valid request")))
+        })
+        .collect();
+    // They have all arrived when that many are active.
+    eventually("all requests run", || {
+        active_requests(&receiver) == REQUESTS as i64
+    })
+    .await;
+    assert_eq!(receiver.received().spans().len(), 0);
+    server.terminate();
+    for request in requests {
+        let response = request.await.expect("it does not panic");
+        assert_eq!(response.status(), 200);
+    }
+    assert!(server.wait().success());
+    assert_eq!(receiver.received().spans().len(), REQUESTS);
+    assert_eq!(active_requests(&receiver), 0);
+}
+
+/// The last value of `http.server.active_requests` that was received.
+fn active_requests(receiver: &Receiver) -> i64 {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+
+    let mut received = receiver.received();
+    received.metrics.reverse();
+    match received
+        .metric("http.server.active_requests")
+        .and_then(|metric| metric.data)
+    {
+        Some(Data::Sum(sum)) => match sum.data_points[0].value {
+            Some(Value::AsInt(value)) => value,
+            _ => panic!("it is an integer"),
+        },
+        _ => 0,
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
+    fn has_export_thread(server: &Process) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id()));
+        tasks.expect("it runs").filter_map(Result::ok).any(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm"));
+            name.is_ok_and(|name| name.starts_with("telemetry"))
+        })
+    }
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    for (switch, on) in [("true", true), ("false", false)] {
+        let mut server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("ENABLE_TELEMETRY", switch),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ],
+        );
+        let response = get(&server, "/users/42").await;
+        assert_eq!(response.body(), "Hello, Arthur!\n");
+        assert_eq!(response.headers().contains_key("x-trace-id"), on);
+        assert_eq!(has_export_thread(&server), on);
+        // The trace that the request belongs to goes on all the same.
+        assert!(
+            server
+                .line("greeted")
+                .contains(&format!("trace_id={TRACE_ID}"))
+        );
+        let before = receiver.received().ways.len();
+        server.terminate();
+        assert!(server.wait().success());
+        assert_eq!(receiver.received().ways.len() > before, on);
+    }
+}
+
+#[test]
+fn wrong_input_is_told_in_one_line() {
+    let server = Process::example(
+        "server",
+        &[
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "abc"),
+            ("ENVIRONMENT", "prod"),
+        ],
+    );
+    let line = server.line("OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; using 1");
+    assert!(line.contains("WARN"), "{line}");
+    server.line("ENVIRONMENT=\"prod\" is none of development, staging and production");
+    server.url();
+
+    let mut server = Process::example("server", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")]);
+    assert!(!server.wait().success());
+    server.line("Error: OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not a URL of http or https");
+}
+
+#[test]
+fn a_collector_that_is_down_holds_no_server() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+    drop(listener);
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ],
+    );
+    server.url();
+    let start = std::time::Instant::now();
+    server.terminate();
+    assert!(server.wait().success());
+    assert!(start.elapsed() < std::time::Duration::from_secs(6));
+}

@@ -16,7 +16,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{Batch, Config, Exporter, Protocol, TelemetryGuard, TelemetryLayer};
 
 use crate::support::receiver::{Receiver, attributes_of};
-use crate::support::{TRACE_ID, TRACEPARENT, attributes, eventually};
+use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, attributes, eventually};
 
 fn config(variables: &[(&str, &str)]) -> Config {
     let variables: HashMap<_, _> = variables.iter().copied().collect();
@@ -66,7 +66,10 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         request(layer(&telemetry), Some(TRACEPARENT)).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out);
-        assert_eq!((report.stats.traces.exported, report.stats.traces.recorded), (1, 1));
+        assert_eq!(
+            (report.stats.traces.exported, report.stats.traces.recorded),
+            (1, 1)
+        );
         assert_eq!(report.stats.metrics.exported, 4);
 
         let received = receiver.received();
@@ -78,7 +81,8 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         }
 
         let resource = &received.traces[0].resource_spans[0];
-        let mut described = attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
+        let mut described =
+            attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
         assert!(described.remove("telemetry.sdk.version").is_some());
         assert_eq!(
             described,
@@ -91,9 +95,10 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
             ])
         );
         assert_eq!(
-            received.metrics[0].resource_metrics[0].resource.as_ref().map(|resource| {
-                attributes_of(&resource.attributes)["service.name"].clone()
-            }),
+            received.metrics[0].resource_metrics[0]
+                .resource
+                .as_ref()
+                .map(|resource| { attributes_of(&resource.attributes)["service.name"].clone() }),
             Some("wins".to_owned())
         );
 
@@ -104,12 +109,20 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         assert_eq!(scope.schema_url, "https://opentelemetry.io/schemas/1.42.0");
 
         let span = &received.spans()[0];
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
         assert_eq!(span.name, "GET");
         assert_eq!(span.kind, SpanKind::Server as i32);
         assert_eq!(hex(&span.trace_id), TRACE_ID);
         assert_eq!(hex(&span.parent_span_id), "b7ad6b7169203331");
-        assert_eq!(span.status.as_ref().map(|status| status.code), Some(StatusCode::Unset as i32));
+        assert_eq!(
+            span.status.as_ref().map(|status| status.code),
+            Some(StatusCode::Unset as i32)
+        );
         assert_eq!(
             attributes_of(&span.attributes),
             attributes([
@@ -127,7 +140,9 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         };
         assert!(sum.is_monotonic);
         assert_eq!(sum.data_points[0].value, Some(Value::AsInt(1)));
-        let duration = received.metric("http.server.request.duration").expect("it was recorded");
+        let duration = received
+            .metric("http.server.request.duration")
+            .expect("it was recorded");
         let Some(Data::Histogram(histogram)) = duration.data else {
             panic!("it is a histogram");
         };
@@ -170,7 +185,10 @@ async fn batches_go_out_by_themselves() {
     for _ in 0..4 {
         request(layer.clone(), None).await;
     }
-    eventually("the batch arrives", || receiver.received().spans().len() == 4).await;
+    eventually("the batch arrives", || {
+        receiver.received().spans().len() == 4
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -224,14 +242,18 @@ fn export_works_in_every_kind_of_runtime_and_outside() {
     }
     let cases: [(&str, Run); 6] = [
         ("current thread", |receiver| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.expect("a runtime").block_on(async {
                 scenario(&receiver).await.shutdown().await;
             });
             assert_eq!(receiver.received().spans().len(), 1);
         }),
         ("one worker, in a task", |receiver| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .build();
             runtime.expect("a runtime").block_on(async {
                 let task = scenario(&receiver);
                 let task = tokio::spawn(async { task.await.shutdown().await });
@@ -244,7 +266,9 @@ fn export_works_in_every_kind_of_runtime_and_outside() {
             assert_eq!(receiver.received().spans().len(), 1);
         }),
         ("dropped in async code on one thread", |receiver| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.expect("a runtime").block_on(async {
                 drop(scenario(&receiver).await);
             });
@@ -255,7 +279,9 @@ fn export_works_in_every_kind_of_runtime_and_outside() {
             assert_eq!(receiver.received().spans().len(), 1);
         }),
         ("the runtime is gone", |receiver| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build();
             let runtime = runtime.expect("a runtime");
             let telemetry = runtime.block_on(scenario(&receiver));
             drop(runtime);
@@ -266,7 +292,10 @@ fn export_works_in_every_kind_of_runtime_and_outside() {
     for (case, run) in cases {
         let start = Instant::now();
         run(Receiver::start());
-        assert!(start.elapsed() < Duration::from_secs(5), "{case} ran into its timeout");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{case} ran into its timeout"
+        );
     }
 }
 
@@ -279,7 +308,10 @@ fn refusing() -> String {
 /// A place where connections are accepted and nothing is ever said.
 fn mute() -> (String, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    (format!("http://{}", listener.local_addr().expect("it is bound")), listener)
+    (
+        format!("http://{}", listener.local_addr().expect("it is bound")),
+        listener,
+    )
 }
 
 #[tokio::test]
@@ -303,12 +335,12 @@ async fn a_collector_that_is_down_costs_nothing_but_what_is_counted() {
             for _ in 0..1000 {
                 request(layer.clone(), None).await;
             }
-            // Any wait for the collector would be at least as long as one of its timeouts.
-            assert!(start.elapsed() < Duration::from_secs(2), "{case}: requests waited");
+            // If each waited for the collector, for as little as 100 ms, this would take longer.
+            assert!(start.elapsed() < DEADLINE, "{case}: requests waited");
 
             let start = Instant::now();
             let report = telemetry.shutdown().await;
-            assert!(start.elapsed() < Duration::from_millis(1500), "{case}: shutdown waited");
+            assert!(start.elapsed() < DEADLINE / 2, "{case}: shutdown waited");
             let traces = report.stats.traces;
             assert_eq!(traces.exported, 0, "{case}");
             assert_eq!(traces.recorded, 1000, "{case}");
@@ -329,7 +361,9 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
         ("a redirect", StatusCode::TEMPORARY_REDIRECT, ""),
     ] {
         let app = axum::Router::new().fallback(post(async move || (code, body)));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         tokio::spawn(async { axum::serve(listener, app).await });
         let telemetry = config(&[("ENVIRONMENT", "staging")])
@@ -338,8 +372,16 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
             .expect("it is valid");
         request(layer(&telemetry), None).await;
         let stats = telemetry.shutdown().await.stats;
-        assert_eq!((stats.traces.exported, stats.traces.failed), (0, 1), "{case}");
-        assert_eq!((stats.metrics.exported, stats.metrics.failed), (0, 4), "{case}");
+        assert_eq!(
+            (stats.traces.exported, stats.traces.failed),
+            (0, 1),
+            "{case}"
+        );
+        assert_eq!(
+            (stats.metrics.exported, stats.metrics.failed),
+            (0, 4),
+            "{case}"
+        );
     }
 }
 

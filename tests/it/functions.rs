@@ -29,7 +29,10 @@ async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry, handler: 
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     }));
-    service.oneshot(Request::new(())).await.expect("it cannot fail");
+    service
+        .oneshot(Request::new(()))
+        .await
+        .expect("it cannot fail");
 }
 
 #[tokio::test]
@@ -58,14 +61,24 @@ async fn spans_of_handler_code_are_a_tree_below_the_request() {
     let spans = telemetry.spans();
     assert_eq!(
         tree(&spans),
-        ["GET", "  load", "    parse", "      tokenize", "  store", "    write"]
+        [
+            "GET",
+            "  load",
+            "    parse",
+            "      tokenize",
+            "  store",
+            "    write"
+        ]
     );
     for span in &spans[..spans.len() - 1] {
         assert_eq!(span.span_kind, SpanKind::Internal);
         assert_eq!(span.instrumentation_scope.name(), "orders");
         assert_eq!(span.status, Status::Unset);
         assert_eq!(span_attributes(span), Attributes::new());
-        assert_eq!(span.span_context.trace_id(), spans[0].span_context.trace_id());
+        assert_eq!(
+            span.span_context.trace_id(),
+            spans[0].span_context.trace_id()
+        );
     }
 }
 
@@ -77,7 +90,9 @@ async fn a_future_that_is_dropped_ends_its_span() {
             std::future::pending::<()>().await;
         }));
         let waker = std::task::Waker::noop();
-        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        let polled = future
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker));
         assert!(polled.is_pending());
     })
     .await;
@@ -107,7 +122,10 @@ async fn attributes_and_events_land_on_the_current_span() {
     in_request(&telemetry, async {
         with_tracer("test", "child", || {
             add_span_attributes(attributes! { "user.id" => 42_u64, "user.name" => "Ada" });
-            add_span_event("cache-miss", attributes! { "cache.key" => format!("user:{}", 42) });
+            add_span_event(
+                "cache-miss",
+                attributes! { "cache.key" => format!("user:{}", 42) },
+            );
         });
     })
     .await;
@@ -207,7 +225,10 @@ async fn metrics_are_recorded_with_name_description_and_attributes() {
         attributes: map([("name", name)]),
         value: Value::Count(value),
     };
-    assert_eq!(telemetry.points("test.count"), [point("a", 2), point("b", 41)]);
+    assert_eq!(
+        telemetry.points("test.count"),
+        [point("a", 2), point("b", 41)]
+    );
     assert_eq!(telemetry.point("test.values").value.histogram(), (2, 4.0));
     assert_eq!(telemetry.point("test.level").value, Value::F64(4.0));
 }
@@ -274,11 +295,19 @@ fn a_misused_name_is_warned_of_once_and_does_no_harm() {
         }));
     });
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
-    assert!(warnings[0].contains("it is a counter already"), "{warnings:#?}");
+    assert!(
+        warnings[0].contains("it is a counter already"),
+        "{warnings:#?}"
+    );
     assert!(warnings[1].contains("\"not a name\\\\n\""), "{warnings:#?}");
     assert_eq!(telemetry.point("test.kind").value, Value::Count(1));
     let names: Vec<_> = telemetry.metrics().into_keys().collect();
-    assert!(names.iter().all(|name| name.starts_with("http.") || name == "test.kind"), "{names:?}");
+    assert!(
+        names
+            .iter()
+            .all(|name| name.starts_with("http.") || name == "test.kind"),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -293,7 +322,10 @@ fn past_256_names_nothing_grows() {
         }));
     });
     let metrics = telemetry.metrics();
-    let count = metrics.keys().filter(|name| name.starts_with("test.")).count();
+    let count = metrics
+        .keys()
+        .filter(|name| name.starts_with("test."))
+        .count();
     assert_eq!(count, 256);
     assert_eq!(metrics["test.name7"].points[0].value, Value::Count(2));
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
@@ -320,7 +352,10 @@ fn threads_that_record_at_once_lose_nothing() {
             }
         });
     }));
-    assert_eq!(telemetry.point("test.total").value, Value::Count(THREADS * EACH));
+    assert_eq!(
+        telemetry.point("test.total").value,
+        Value::Count(THREADS * EACH)
+    );
     let metrics = telemetry.metrics();
     let sum: u64 = (0..8)
         .map(|n| match metrics[&format!("test.{n}")].points[0].value {

@@ -17,7 +17,9 @@ async fn start(telemetry: &TestTelemetry) -> (SocketAddr, HealthClient<Channel>)
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = tonic_health::ServingStatus::Serving;
     reporter.set_service_status("known", serving).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let server = Server::builder()
         .layer(telemetry.layer())
@@ -43,7 +45,10 @@ async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     let (address, mut client) = start(&telemetry).await;
     let response = client.check(check("known")).await.expect("it is known");
     let metadata = response.metadata();
-    assert_eq!(metadata.get("x-trace-id").map(|id| id.as_bytes()), Some(TRACE_ID.as_bytes()));
+    assert_eq!(
+        metadata.get("x-trace-id").map(|id| id.as_bytes()),
+        Some(TRACE_ID.as_bytes())
+    );
 
     let span = telemetry.only_span().await;
     assert_eq!(span.name, "grpc.health.v1.Health/Check");
@@ -62,7 +67,10 @@ async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     );
     let seconds = span.end_time.duration_since(span.start_time);
     let seconds = seconds.expect("time goes forward").as_secs_f64();
-    let Point { attributes: found, value } = telemetry.point("rpc.server.call.duration");
+    let Point {
+        attributes: found,
+        value,
+    } = telemetry.point("rpc.server.call.duration");
     assert_eq!(
         found,
         attributes([
@@ -74,17 +82,26 @@ async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     assert_eq!(value.histogram(), (1, seconds));
     assert_eq!(
         telemetry.point("http.requests").attributes,
-        attributes([("http.request.method", "POST"), ("http.response.status_code", "200")])
+        attributes([
+            ("http.request.method", "POST"),
+            ("http.response.status_code", "200")
+        ])
     );
     let metrics: Vec<_> = telemetry.metrics().into_keys().collect();
-    assert_eq!(metrics, ["http.duration", "http.requests", "rpc.server.call.duration"]);
+    assert_eq!(
+        metrics,
+        ["http.duration", "http.requests", "rpc.server.call.duration"]
+    );
 }
 
 #[tokio::test]
 async fn a_status_of_the_client_is_no_error_of_the_server() {
     let telemetry = TestTelemetry::new();
     let (_, mut client) = start(&telemetry).await;
-    let status = client.check(check("unknown")).await.expect_err("it is unknown");
+    let status = client
+        .check(check("unknown"))
+        .await
+        .expect_err("it is unknown");
     assert_eq!(status.code(), tonic::Code::NotFound);
 
     let span = telemetry.only_span().await;
@@ -104,9 +121,14 @@ async fn methods_that_the_server_does_not_have_share_one_name() {
     for n in 0..20 {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.expect("it is connected");
-        let path = format!("/random.Service{n}/Method").try_into().expect("a valid path");
+        let path = format!("/random.Service{n}/Method")
+            .try_into()
+            .expect("a valid path");
         let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();
-        let status = grpc.unary(check(""), path, codec).await.expect_err("there is none");
+        let status = grpc
+            .unary(check(""), path, codec)
+            .await
+            .expect_err("there is none");
         assert_eq!(status.code(), tonic::Code::Unimplemented);
     }
     let spans = telemetry.wait_for_spans(20).await;
@@ -136,7 +158,11 @@ async fn a_stream_that_the_client_leaves_is_cancelled() {
     let telemetry = TestTelemetry::new();
     let (_, mut client) = start(&telemetry).await;
     client.check(check("known")).await.expect("it is known");
-    let mut stream = client.watch(check("known")).await.expect("it is known").into_inner();
+    let mut stream = client
+        .watch(check("known"))
+        .await
+        .expect("it is known")
+        .into_inner();
     let first = within_deadline("a message", stream.message()).await;
     assert!(matches!(first, Ok(Some(_))));
     assert_eq!(telemetry.spans().len(), 1, "the stream goes on");
@@ -180,6 +206,20 @@ async fn on_one_port_with_http_each_request_has_its_own_conventions() {
     let spans = telemetry.wait_for_spans(2).await;
     let names: Vec<_> = spans.iter().map(|span| span.name.as_ref()).collect();
     assert_eq!(names, ["grpc.health.v1.Health/Check", "POST /users/{id}"]);
-    assert_eq!(telemetry.point("rpc.server.call.duration").value.histogram().0, 1);
-    assert_eq!(telemetry.point("http.server.request.duration").value.histogram().0, 1);
+    assert_eq!(
+        telemetry
+            .point("rpc.server.call.duration")
+            .value
+            .histogram()
+            .0,
+        1
+    );
+    assert_eq!(
+        telemetry
+            .point("http.server.request.duration")
+            .value
+            .histogram()
+            .0,
+        1
+    );
 }

@@ -62,7 +62,10 @@ async fn a_request_becomes_one_span_with_the_attributes_of_the_conventions() {
 
     let mut found = span_attributes(&span);
     let port = found.remove("network.peer.port").expect("it is there");
-    assert!(port.parse::<u16>().is_ok_and(|port| port != server.address.port()));
+    assert!(
+        port.parse::<u16>()
+            .is_ok_and(|port| port != server.address.port())
+    );
     assert_eq!(
         found,
         attributes([
@@ -197,7 +200,9 @@ async fn a_route_is_named_as_the_router_has_it_or_not_at_all() {
     ] {
         let telemetry = TestTelemetry::new();
         let server = Server::start(app(&telemetry)).await;
-        let request = get_request(&server, path).method(method).body(Body::empty());
+        let request = get_request(&server, path)
+            .method(method)
+            .body(Body::empty());
         send(Version::HTTP_11, request.expect("a valid request")).await;
 
         let span = telemetry.only_span().await;
@@ -209,7 +214,11 @@ async fn a_route_is_named_as_the_router_has_it_or_not_at_all() {
             assert_eq!(found["http.request.method_original"], method);
             let point = telemetry.point("http.requests");
             assert_eq!(point.attributes["http.request.method"], "_OTHER");
-            assert!(!point.attributes.contains_key("http.request.method_original"));
+            assert!(
+                !point
+                    .attributes
+                    .contains_key("http.request.method_original")
+            );
         } else {
             assert!(!found.contains_key("http.request.method_original"));
         }
@@ -238,18 +247,29 @@ async fn only_a_status_of_the_server_is_an_error() {
         assert_eq!(span.status, status, "{code}");
         assert_eq!(found["http.response.status_code"], code);
         assert_eq!(found.get("error.type").map(String::as_str), error, "{code}");
-        for metric in ["http.requests", "http.duration", "http.server.request.duration"] {
+        for metric in [
+            "http.requests",
+            "http.duration",
+            "http.server.request.duration",
+        ] {
             let found = telemetry.point(metric).attributes;
             let status = found.get("http.response.status_code").map(String::as_str);
             assert_eq!(status, (code != "666").then_some(code), "{metric}");
-            assert_eq!(found.get("error.type").map(String::as_str), error, "{metric}");
+            assert_eq!(
+                found.get("error.type").map(String::as_str),
+                error,
+                "{metric}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn a_request_without_a_valid_parent_begins_a_trace_and_says_which() {
-    for traceparent in [None, Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1")] {
+    for traceparent in [
+        None,
+        Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"),
+    ] {
         let telemetry = TestTelemetry::new();
         let server = Server::start(app(&telemetry)).await;
         let mut request = get_request(&server, "/users/42");

@@ -2,16 +2,18 @@
 
 mod support;
 
+#[cfg(feature = "init")]
+mod config;
 mod context;
 mod endings;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod example;
+#[cfg(feature = "init")]
+mod export;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod foreign;
 mod functions;
 #[cfg(feature = "axum")]
 mod grpc;
 #[cfg(feature = "axum")]
 mod http;
-#[cfg(feature = "init")]
-mod config;
-#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
-mod example;
-#[cfg(feature = "init")]
-mod export;

@@ -1,5 +1,7 @@
 //! Telemetry in memory, and servers on loopback, for tests.
 
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+pub(crate) mod process;
 #[cfg(feature = "init")]
 pub(crate) mod receiver;
 
@@ -125,10 +127,13 @@ impl TestTelemetry {
 
     /// The sum of all points of an up-down counter; 0 where it has none.
     pub(crate) fn sum(&self, name: &str) -> i64 {
-        let values = self.points(name).into_iter().map(|point| match point.value {
-            Value::Sum(value) => value,
-            other => panic!("{name} is no sum: {other:?}"),
-        });
+        let values = self
+            .points(name)
+            .into_iter()
+            .map(|point| match point.value {
+                Value::Sum(value) => value,
+                other => panic!("{name} is no sum: {other:?}"),
+            });
         values.sum()
     }
 
@@ -296,7 +301,10 @@ pub(crate) fn tree(spans: &[SpanData]) -> Vec<String> {
         }
     }
     let mut lines = Vec::new();
-    let ids: Vec<_> = spans.iter().map(|span| span.span_context.span_id()).collect();
+    let ids: Vec<_> = spans
+        .iter()
+        .map(|span| span.span_context.span_id())
+        .collect();
     let mut roots: Vec<_> = spans.iter().map(|span| span.parent_span_id).collect();
     roots.sort_by_key(|id| id.to_bytes());
     roots.dedup();

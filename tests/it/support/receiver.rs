@@ -51,13 +51,19 @@ pub(crate) struct Received {
 
 impl Received {
     pub(crate) fn spans(&self) -> Vec<Span> {
-        let resources = self.traces.iter().flat_map(|request| &request.resource_spans);
+        let resources = self
+            .traces
+            .iter()
+            .flat_map(|request| &request.resource_spans);
         let scopes = resources.flat_map(|resource| &resource.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 
     pub(crate) fn metric(&self, name: &str) -> Option<Metric> {
-        let resources = self.metrics.iter().flat_map(|request| &request.resource_metrics);
+        let resources = self
+            .metrics
+            .iter()
+            .flat_map(|request| &request.resource_metrics);
         let scopes = resources.flat_map(|resource| &resource.scope_metrics);
         let mut metrics = scopes.flat_map(|scope| &scope.metrics);
         metrics.find(|metric| metric.name == name).cloned()
@@ -117,7 +123,9 @@ impl Receiver {
                     .expect("loopback has free ports");
                 let bound = listener.local_addr().expect("it is bound");
                 sender.send(bound).expect("somebody waits for it");
-                axum::serve(listener, app(service)).await.expect("it serves");
+                axum::serve(listener, app(service))
+                    .await
+                    .expect("it serves");
             });
         });
         Self {
@@ -150,10 +158,15 @@ fn app(service: Service) -> Router {
 
 type Answer = Result<([(header::HeaderName, &'static str); 1], Vec<u8>), StatusCode>;
 
-const PROTOBUF: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/x-protobuf")];
+const PROTOBUF: [(header::HeaderName, &str); 1] =
+    [(header::CONTENT_TYPE, "application/x-protobuf")];
 
 fn decode<T: Message + Default>(headers: &HeaderMap, body: Bytes) -> Result<T, StatusCode> {
-    if headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()) != Some(PROTOBUF[0].1.as_bytes()) {
+    if headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.as_bytes())
+        != Some(PROTOBUF[0].1.as_bytes())
+    {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     T::decode(body).map_err(|_| StatusCode::BAD_REQUEST)
@@ -161,20 +174,33 @@ fn decode<T: Message + Default>(headers: &HeaderMap, body: Bytes) -> Result<T, S
 
 async fn traces(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
     let request = decode(&headers, body)?;
-    service.keep("/v1/traces", headers, |received| received.traces.push(request));
-    Ok((PROTOBUF, ExportTraceServiceResponse::default().encode_to_vec()))
+    service.keep("/v1/traces", headers, |received| {
+        received.traces.push(request)
+    });
+    Ok((
+        PROTOBUF,
+        ExportTraceServiceResponse::default().encode_to_vec(),
+    ))
 }
 
 async fn metrics(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
     let request = decode(&headers, body)?;
-    service.keep("/v1/metrics", headers, |received| received.metrics.push(request));
-    Ok((PROTOBUF, ExportMetricsServiceResponse::default().encode_to_vec()))
+    service.keep("/v1/metrics", headers, |received| {
+        received.metrics.push(request)
+    });
+    Ok((
+        PROTOBUF,
+        ExportMetricsServiceResponse::default().encode_to_vec(),
+    ))
 }
 
 async fn logs(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
     let request = decode(&headers, body)?;
     service.keep("/v1/logs", headers, |received| received.logs.push(request));
-    Ok((PROTOBUF, ExportLogsServiceResponse::default().encode_to_vec()))
+    Ok((
+        PROTOBUF,
+        ExportLogsServiceResponse::default().encode_to_vec(),
+    ))
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,73 @@
+//! `init` and its effect on the process, which is why this is a process of its own.
+
+#![cfg(feature = "init")]
+
+use std::convert::Infallible;
+use std::sync::Barrier;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use opentelemetry::global;
+use opentelemetry::trace::{Span, Tracer};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_telemetry::{Config, Exporter, InitError, TelemetryLayer};
+
+#[tokio::test]
+async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
+    const THREADS: usize = 32;
+    // Made before, and yet not lost.
+    let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
+        tower_telemetry::with_tracer("test", "child", || {});
+        tower_telemetry::increment_counter("test.count", "Counted.", []);
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+
+    // A failure leaves the way free.
+    let error = Config::from_vars(|_| None).with_endpoint("nonsense").init();
+    assert!(matches!(error, Err(InitError::Endpoint { .. })));
+
+    let barrier = Barrier::new(THREADS);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    Config::from_vars(|_| None)
+                        .with_exporters([Exporter::Console])
+                        .init()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("it does not panic"))
+            .collect()
+    });
+    let (mut won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    assert_eq!((won.len(), lost.len()), (1, THREADS - 1));
+    for result in lost {
+        assert!(matches!(result, Err(InitError::AlreadyInitialized)));
+    }
+    let telemetry = won.remove(0).expect("it is the one");
+
+    let response = service
+        .oneshot(Request::new(()))
+        .await
+        .expect("it cannot fail");
+    assert!(response.headers().contains_key("x-trace-id"));
+    let span = global::tracer("test").start("global");
+    assert!(
+        span.span_context().is_sampled(),
+        "OpenTelemetry's own functions use it too"
+    );
+    drop(span);
+    drop(response);
+
+    assert!(!telemetry.shutdown().await.timed_out);
+    let again = Config::from_vars(|_| None).init();
+    assert!(matches!(again, Err(InitError::AlreadyInitialized)));
+    // Late use does nothing.
+    tower_telemetry::with_tracer("test", "late", || {});
+    tower_telemetry::increment_counter("test.count", "Counted.", []);
+}

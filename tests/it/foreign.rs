@@ -1,0 +1,136 @@
+//! Export to a receiver that is not ours: `@elastic/mockotlpserver`, from the npm registry.
+
+use std::path::Path;
+use std::process::Command;
+
+use axum::body::Body;
+use axum::http::{Request, Version};
+use serde_json::Value;
+
+use crate::support::process::Process;
+use crate::support::{TRACEPARENT, send};
+
+const PACKAGE: &str = "@elastic/mockotlpserver@0.10.0";
+
+/// The trace id of `TRACEPARENT`.
+const TRACE_ID_BYTES: u128 = 0x0af7651916cd43dd8448eb211c80319c;
+const TRACE_ID_BASE64: &str = "CvdlGRbNQ92ESOshHIAxnA==";
+
+/// Starts both of its servers on free ports, and prints all that it receives.
+const PROGRAM: &str = "
+const {MockOtlpServer} = require('@elastic/mockotlpserver');
+const print = (what) => (data) => console.log(what + ' ' + JSON.stringify(data));
+const server = new MockOtlpServer({
+    logLevel: 'fatal',
+    services: ['http', 'grpc'],
+    httpHostname: '127.0.0.1',
+    httpPort: 0,
+    grpcHostname: '127.0.0.1',
+    grpcPort: 0,
+    onTrace: print('TRACES'),
+    onMetrics: print('METRICS'),
+    onLogs: print('LOGS'),
+});
+server.start().then(() => {
+    console.log('http/protobuf on ' + server.httpUrl.origin);
+    console.log('grpc on ' + server.grpcUrl.origin);
+});
+";
+
+/// Installs the package into the target folder; `None`, with the reason printed, where it cannot.
+fn install() -> Option<&'static Path> {
+    let folder = Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/mockotlpserver"));
+    std::fs::create_dir_all(folder).expect("the target folder can be written");
+    let installed = Command::new("npm")
+        .args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--prefix",
+        ])
+        .arg(folder)
+        .arg(PACKAGE)
+        .output();
+    match installed {
+        Ok(output) if output.status.success() => Some(folder),
+        Ok(output) => {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            println!("SKIPPED: npm cannot install {PACKAGE}: {reason}");
+            None
+        }
+        Err(error) => {
+            println!("SKIPPED: {PACKAGE} needs npm: {error}");
+            None
+        }
+    }
+}
+
+/// What follows `word` in the first line of the server that has both.
+fn received(server: &Process, word: &str, text: &str) -> Value {
+    server.line(text);
+    let lines = server.lines();
+    let json = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix(word))
+        .find(|json| json.contains(text));
+    serde_json::from_str(json.expect("it is one of these")).expect("it is JSON")
+}
+
+fn attribute<'a>(attributes: &'a Value, key: &str) -> &'a Value {
+    let mut attributes = attributes.as_array().expect("a list").iter();
+    let found = attributes.find(|attribute| attribute["key"] == key);
+    &found.expect("it is there")["value"]
+}
+
+#[tokio::test]
+async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() {
+    let Some(folder) = install() else { return };
+    for protocol in ["grpc", "http/protobuf"] {
+        let receiver = Process::start(
+            Command::new("node")
+                .args(["-e", PROGRAM])
+                .current_dir(folder),
+        );
+        let line = receiver.line(&format!("{protocol} on "));
+        let (_, endpoint) = line.split_once(" on ").expect("it is there");
+        let mut server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("SERVICE_NAME", "example"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ],
+        );
+        let request = Request::get(format!("{}/users/42", server.url()));
+        let request = request
+            .header("traceparent", TRACEPARENT)
+            .body(Body::empty());
+        send(Version::HTTP_11, request.expect("a valid request")).await;
+        server.terminate();
+        assert!(server.wait().success());
+
+        let traces = received(&receiver, "TRACES ", "GET /users/{id}");
+        let resource = &traces["resourceSpans"][0];
+        let name = attribute(&resource["resource"]["attributes"], "service.name");
+        assert_eq!(name["stringValue"], "example");
+        let spans = resource["scopeSpans"].as_array().expect("a list").iter();
+        let mut spans = spans.flat_map(|scope| scope["spans"].as_array().expect("a list"));
+        let span = spans.find(|span| span["name"] == "GET /users/{id}");
+        let span = span.expect("it is there");
+        assert_eq!(
+            attribute(&span["attributes"], "http.route")["stringValue"],
+            "/users/{id}"
+        );
+        // Over gRPC bytes are shown as base64, over HTTP as numbers.
+        match &span["traceId"]["data"] {
+            Value::Null => assert_eq!(span["traceId"], TRACE_ID_BASE64),
+            numbers => assert_eq!(*numbers, serde_json::json!(TRACE_ID_BYTES.to_be_bytes())),
+        }
+
+        received(&receiver, "METRICS ", "http.server.request.duration");
+        received(&receiver, "METRICS ", "users.loaded");
+        received(&receiver, "LOGS ", "greeted");
+    }
+}

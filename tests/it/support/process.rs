@@ -1,0 +1,122 @@
+//! Programs as child processes: what they say, and how they end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::DEADLINE;
+
+/// A child process that ends with the test.
+pub(crate) struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program is there");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let stdout = child.stdout.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
+        collect(stdout, lines.clone());
+        collect(stderr, lines.clone());
+        Self { child, lines }
+    }
+
+    /// Starts an example of this package, which `cargo test` has built beside the tests.
+    pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Self {
+        let mut path = std::env::current_exe().expect("a test is a program");
+        path.pop();
+        path.pop();
+        let path: PathBuf = path.join("examples").join(name);
+        assert!(
+            path.exists(),
+            "there is no {path:?}; `cargo test` builds it"
+        );
+        let mut command = Command::new(path);
+        for (name, _) in std::env::vars() {
+            if name.starts_with("OTEL_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.env("LISTEN_ADDR", "127.0.0.1:0");
+        Self::start(command.envs(variables.iter().copied()))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All lines so far, of both outputs.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits for a line that contains `text`.
+    pub(crate) fn line(&self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(line) = self.lines().into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            let lines = self.lines();
+            assert!(start.elapsed() < DEADLINE, "no {text:?} in {lines:#?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The base of the URLs of a server that says where it listens.
+    pub(crate) fn url(&self) -> String {
+        let line = self.line("listening on ");
+        let (_, url) = line.split_once("listening on ").expect("it is there");
+        url.to_owned()
+    }
+
+    /// Asks it to end, as an orchestrator does.
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                return status;
+            }
+            assert!(
+                start.elapsed() < DEADLINE,
+                "it does not end: {:#?}",
+                self.lines()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(output: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            lines.lock().expect("not poisoned").push(line);
+        }
+    });
+}
