@@ -1,4 +1,69 @@
-#![doc = "stub"]
+//! Traces, metrics and correlated logs for Tower, axum and tonic services.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower_telemetry::TelemetryLayer;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let telemetry = tower_telemetry::init()?; // from the environment
+//!     let app = Router::new()
+//!         .route("/users/{id}", get(async || "Ada"))
+//!         .layer(TelemetryLayer::new()); // a span and metrics for each request
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     axum::serve(listener, app)
+//!         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })
+//!         .await?;
+//!     telemetry.shutdown().await; // sends what still waits
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # The journey of a request
+//!
+//! 1. [`TelemetryLayer`] takes the parent span from the request's `traceparent` header, starts a
+//!    server span and counts one active request.
+//! 2. The span is current in the context of the handler, so that spans, events and log lines of
+//!    your own code belong to it: [`with_tracer`], [`async_with_tracer`], [`add_span_attributes`],
+//!    [`add_span_event`], [`set_span_error`], and what uses OpenTelemetry's API or its bridges.
+//! 3. The head of the response gets the header `x-trace-id`.
+//! 4. With the last frame of the response's body, or when the client goes away before, or with a
+//!    panic or an error, the request ends, once: its span, its count and its duration.
+//! 5. A thread of this crate's own sends batches of spans, metrics and log records to the OTLP
+//!    receiver that [`init`] was told of. It never holds up a request. What is lost is counted in
+//!    [`Stats`].
+//!
+//! # Metrics of your own
+//!
+//! [`increment_counter`], [`add_to_counter`], [`record_histogram_value`] and [`set_gauge`] create
+//! their instrument when its name is first used.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `axum` | yes | the route and the peer's address, from what axum puts into a request |
+//! | `init` | yes | [`init`] and [`Config`]: providers and export |
+//! | `logs` | yes | log lines with `trace_id` and `span_id`; with `init`, log records over OTLP |
+//! | `tls` | yes | export to `https` endpoints |
+//!
+//! Features only add. A library needs none of them: without, there are the layer and the
+//! functions, which record with the providers that the application has set up.
+//!
+//! # Versions
+//!
+//! The types of [`opentelemetry`] 0.33 are part of this crate's interface, and re-exported. An
+//! application that uses another version of it has two sets of global providers, of which this
+//! crate sees one.
+//!
+//! # Stability
+//!
+//! What is emitted follows the OpenTelemetry semantic conventions 1.42. A release that changes a
+//! name or a value of it says so in the changelog and counts as breaking. The lines on the console
+//! are for people and may change in any release.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod active_request;
 mod attributes;
 mod body;
@@ -36,3 +101,8 @@ pub use trace::{
     SpanFuture, SpanGuard, Tracer, add_span_attributes, add_span_event, async_with_tracer,
     get_span_id, get_trace_id, get_tracer, set_span_error, start_as_current_span, with_tracer,
 };
+
+/// Compiles the examples of the README.
+#[cfg(all(doctest, feature = "axum", feature = "init"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

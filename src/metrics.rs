@@ -44,7 +44,7 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
 /// tower_telemetry::add_to_counter("mail.sent", "Messages handed to the relay.", 3, []);
 /// ```
 pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
-    record(name, description, COUNTER, |instrument| match instrument {
+    record(name, description, &COUNTER, |instrument| match instrument {
         Instrument::Counter(counter) => {
             counter.add(n, attributes.as_ref());
             true
@@ -70,7 +70,7 @@ pub fn record_histogram_value(
         record(
             name,
             description,
-            HISTOGRAM,
+            &HISTOGRAM,
             |instrument| match instrument {
                 Instrument::Histogram(histogram) => {
                     histogram.record(value, attributes.as_ref());
@@ -91,7 +91,7 @@ pub fn record_histogram_value(
 /// ```
 pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsRef<[KeyValue]>) {
     if let Some(value) = bounded(value) {
-        record(name, description, GAUGE, |instrument| match instrument {
+        record(name, description, &GAUGE, |instrument| match instrument {
             Instrument::Gauge(gauge) => {
                 gauge.record(value, attributes.as_ref());
                 true
@@ -165,12 +165,12 @@ impl Instrument {
 }
 
 /// Finds or makes the instrument and hands it to `write`, which says whether it is of its kind.
-fn record(name: &str, description: &str, kind: Kind, write: impl FnOnce(&Instrument) -> bool) {
+fn record(name: &str, description: &str, kind: &Kind, write: impl FnOnce(&Instrument) -> bool) {
     let Some(providers) = providers::current() else {
         return;
     };
     let registry = &providers.functions;
-    match registry.instrument(name, description, &kind) {
+    match registry.instrument(name, description, kind) {
         Ok(instrument) => {
             if !write(&instrument) {
                 registry.refuse(name, || {

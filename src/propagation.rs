@@ -153,7 +153,7 @@ mod tests {
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
             let value = HeaderValue::from_str(value).expect("a legal header value");
@@ -219,19 +219,19 @@ mod tests {
             ("empty", "", false),
             ("400 KB", &long, false),
         ] {
-            let extracted = extract(&headers(TRACEPARENT, &[value]));
+            let extracted = extract(&headers(&TRACEPARENT, &[value]));
             assert_eq!(extracted.is_some(), accepted, "{case}");
         }
     }
 
     #[test]
     fn the_fields_of_a_traceparent_arrive() {
-        let extracted = extract(&headers(TRACEPARENT, &[VALID])).expect("it is valid");
+        let extracted = extract(&headers(&TRACEPARENT, &[VALID])).expect("it is valid");
         assert_eq!(extracted.trace_id().to_string(), &VALID[3..35]);
         assert_eq!(extracted.span_id().to_string(), &VALID[36..52]);
         assert!(extracted.is_sampled() && extracted.is_remote());
 
-        let flags = extract(&headers(TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
+        let flags = extract(&headers(&TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
         assert_eq!(
             flags.map(|context| context.trace_flags().to_u8()),
             Some(0x03)
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn two_traceparents_are_none() {
-        assert_eq!(extract(&headers(TRACEPARENT, &[VALID, VALID])), None);
+        assert_eq!(extract(&headers(&TRACEPARENT, &[VALID, VALID])), None);
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
                 &large[..4].join(","),
             ),
         ] {
-            let mut headers = headers(TRACESTATE, &values);
+            let mut headers = headers(&TRACESTATE, &values);
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
             let extracted = extract(&headers).expect("the traceparent stays valid");
             assert_eq!(extracted.trace_state().header(), expected, "{case}");
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_tracestate_without_a_traceparent_is_nothing() {
-        assert_eq!(extract(&headers(TRACESTATE, &["foo=1"])), None);
+        assert_eq!(extract(&headers(&TRACESTATE, &["foo=1"])), None);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::error::ConfigWarning;
 
 /// How telemetry is set up: read from the environment, changed in code.
 ///
-/// A call in code beats a variable, a variable beats a default. The variables are listed in the
-/// [README]. What cannot be used is in [`warnings`](Self::warnings), and is logged by
+/// A call in code beats a variable, a variable beats a default. The README lists the variables.
+/// What cannot be used of them is in [`warnings`](Self::warnings), and is logged by
 /// [`init`](Self::init).
 ///
 /// ```
@@ -24,8 +24,6 @@ use super::error::ConfigWarning;
 ///     .with_environment(Environment::Production)
 ///     .with_sampler(Sampler::ParentBasedTraceIdRatio(0.25));
 /// ```
-///
-/// [README]: https://github.com/tower-telemetry/tower-telemetry#environment
 #[derive(Debug)]
 #[must_use = "a configuration does nothing until `init` is called on it"]
 pub struct Config {

@@ -175,7 +175,7 @@ impl OtlpClient {
             Protocol::Grpc => {
                 let code = body.trailers().and_then(Code::in_headers);
                 match code.or_else(|| Code::in_headers(&head.headers)) {
-                    Some(code) if code.name() == "OK" => grpc_message(body.to_bytes()),
+                    Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes()),
                     Some(code) => Err(failed(code)),
                     None => Err(ExportError::last("the answer is not that of a gRPC server")),
                 }
@@ -235,7 +235,7 @@ fn grpc_frame(message: &impl prost::Message) -> Bytes {
     frame.freeze()
 }
 
-fn grpc_message(frame: Bytes) -> Result<Bytes, ExportError> {
+fn grpc_message(frame: &Bytes) -> Result<Bytes, ExportError> {
     let length = match frame.get(..5) {
         Some(&[0, a, b, c, d]) => usize::try_from(u32::from_be_bytes([a, b, c, d])).ok(),
         _ => None,

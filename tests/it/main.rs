@@ -1,5 +1,9 @@
 //! The telemetry of services under the layer, as their users would see it.
 
+#[cfg_attr(
+    not(all(feature = "axum", feature = "init", feature = "logs")),
+    allow(dead_code, reason = "some of its users are switched off")
+)]
 mod support;
 
 #[cfg(feature = "init")]

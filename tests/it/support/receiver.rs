@@ -175,7 +175,7 @@ fn decode<T: Message + Default>(headers: &HeaderMap, body: Bytes) -> Result<T, S
 async fn traces(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
     let request = decode(&headers, body)?;
     service.keep("/v1/traces", headers, |received| {
-        received.traces.push(request)
+        received.traces.push(request);
     });
     Ok((
         PROTOBUF,
@@ -186,7 +186,7 @@ async fn traces(State(service): State<Service>, headers: HeaderMap, body: Bytes)
 async fn metrics(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
     let request = decode(&headers, body)?;
     service.keep("/v1/metrics", headers, |received| {
-        received.metrics.push(request)
+        received.metrics.push(request);
     });
     Ok((
         PROTOBUF,
