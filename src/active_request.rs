@@ -3,38 +3,34 @@
 //! It is made when the request arrives, and travels with the response's future into the
 //! response's body. However a request ends, it ends in [`ActiveRequest::end`], once.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, response};
-use opentelemetry::trace::{SpanBuilder, SpanKind, Status, TraceContextExt};
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
-use crate::instruments::{CallKey, Instruments, Route, SeriesKey, status_attribute};
-use crate::propagation;
-use crate::providers::{Providers, StartSpan, Started};
-use crate::semconv::http::{Scheme, is_defined, protocol_version, request_attributes};
+use crate::instruments::{CallKey, Route, SeriesKey};
+use crate::options::{Recorder, RequestAttributes, Trust};
+use crate::propagation::{Extracted, Propagators};
+use crate::providers::Started;
+use crate::semconv::http::{
+    Described, Scheme, is_defined, path_attribute, protocol_version, request_attributes,
+    status_attribute,
+};
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType, Protocol};
+use crate::semconv::{self, ErrorType, Forwarded};
 
-/// What requests are recorded with: made once for a layer, when its first request arrives.
-pub(crate) struct Recorder {
-    tracer: Arc<dyn StartSpan>,
-    instruments: Instruments,
-    /// Where the context of a request without a parent begins.
-    root: Context,
-}
+/// Attributes that a handler can put on the metrics of its request.
+const MAX_LABELS: usize = 16;
 
-impl Recorder {
-    pub(crate) fn new(providers: &Providers, root: Context) -> Self {
-        Self {
-            tracer: providers.tracer(),
-            instruments: Instruments::new(&providers.meter()),
-            root,
-        }
-    }
-}
+/// Room for the attributes of a server span: more of them would have to grow it.
+const SPAN_ATTRIBUTES: usize = 16;
 
 /// A request in flight.
 pub(crate) struct ActiveRequest {
@@ -51,23 +47,35 @@ struct Recording {
     start: Instant,
     start_time: SystemTime,
     status: Option<StatusCode>,
-    kind: Kind,
+    /// Bytes of the response's body that were handed over.
+    sent: u64,
+    /// Attributes for the metrics, and for the span too.
+    labels: Vec<KeyValue>,
+    http: Http,
+    /// Where the request is a gRPC call, or claims to be.
+    call: Option<Call>,
 }
 
-/// What is remembered of a request until it ends, by protocol.
-enum Kind {
-    Http {
-        route: Arc<Route>,
-        scheme: Scheme,
-        version: Option<&'static str>,
-        method: Method,
-    },
-    Grpc {
-        /// As the request names it.
-        method: String,
-        /// From the wire, and thus not there when the client goes away.
-        code: Option<Code>,
-    },
+/// What is remembered of a request over HTTP.
+struct Http {
+    route: Arc<Route>,
+    scheme: Scheme,
+    version: Option<&'static str>,
+    method: Method,
+    /// Whether it is counted among the active requests.
+    active: bool,
+    /// Whether the name of the span is one that a hook has chosen.
+    named: bool,
+}
+
+/// What is remembered of a gRPC call.
+struct Call {
+    /// As the request names it.
+    method: Cow<'static, str>,
+    /// Whether the server is known to have the method. Until then the request may be none.
+    known: bool,
+    /// From the wire, and thus not there when the client goes away.
+    code: Option<Code>,
 }
 
 /// How a request ended.
@@ -82,7 +90,7 @@ enum Outcome {
 }
 
 impl ActiveRequest {
-    /// A request of which nothing is known.
+    /// A request that is left alone.
     pub(crate) fn none() -> Self {
         Self {
             cx: None,
@@ -91,9 +99,14 @@ impl ActiveRequest {
     }
 
     /// A request that is not recorded, whose context is passed on all the same.
-    pub(crate) fn unrecorded(request: &Parts) -> Self {
-        let cx = propagation::extract(&request.headers)
-            .map(|parent| Context::new().with_remote_span_context(parent));
+    pub(crate) fn unrecorded(propagators: &Propagators, request: &Parts) -> Self {
+        let extracted = propagators.extract(&request.headers);
+        let span_context = extracted.span_context;
+        let cx = span_context.map(|parent| Context::new().with_remote_span_context(parent));
+        let cx = match extracted.baggage {
+            Some(baggage) => Some(cx.unwrap_or_default().with_baggage(baggage)),
+            None => cx,
+        };
         Self {
             cx,
             recording: None,
@@ -103,81 +116,132 @@ impl ActiveRequest {
     pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let start_time = SystemTime::now();
-        let parent = match propagation::extract(&request.headers) {
-            Some(parent) => recorder.root.with_remote_span_context(parent),
-            None => recorder.root.clone(),
+        let options = &recorder.options;
+        let (parent, link) = parent(recorder, request);
+        let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
+        let scheme = Scheme::of(request, &forwarded);
+        let route = semconv::http::route(&request.extensions);
+        let route = recorder.instruments.route(&request.method, route);
+        let call = rpc::is_call(request).then(|| {
+            let method = rpc::method(request);
+            let known = recorder.instruments.grpc_method(method);
+            Call {
+                method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
+                known: known.is_some(),
+                code: None,
+            }
+        });
+        let mut hooked = RequestAttributes::default();
+        options.request_attributes(request, &mut hooked);
+        let given_name = options.span_name(request);
+        let named = given_name.is_some();
+
+        let name = given_name.unwrap_or_else(|| match &call {
+            Some(call) => call.span_name(),
+            None => route.name.clone(),
+        });
+        let mut span = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Server)
+            .with_start_time(start_time);
+        if let Some(link) = link {
+            span = span.with_links(vec![link]);
+        }
+        let described = Described {
+            method: route.method,
+            scheme,
+            forwarded,
+            sensitive_parameters: options.sensitive_parameters.as_ref(),
         };
-        let instruments = &recorder.instruments;
-        let (kind, Started { cx, recording }) = match Protocol::of(request) {
-            Protocol::Http => {
-                let route = semconv::http::route(&request.extensions);
-                let route = instruments.route(&request.method, route);
-                let scheme = Scheme::of(request);
-                instruments.active(&request.method, scheme).add(1);
-                let span = server_span(route.name.clone(), start_time);
-                let started = recorder.tracer.start(span, &parent, &|add| {
-                    request_attributes(request, route.method, add);
+        let attributes = |add: &mut dyn FnMut(KeyValue)| {
+            match &call {
+                Some(call) => {
+                    rpc::request_attributes(request, &described.forwarded, add);
+                    if call.known {
+                        call.attributes(add);
+                    }
+                }
+                None => {
+                    request_attributes(request, &described, add);
                     if let Some(route) = route.attribute() {
                         add(route);
                     }
-                });
-                let kind = Kind::Http {
-                    route,
-                    scheme,
-                    version: protocol_version(request.version),
-                    method: request.method.clone(),
-                };
-                (kind, started)
+                }
             }
-            Protocol::Grpc => {
-                let method = rpc::method(request);
-                let name = rpc::span_name(instruments.grpc_method(method));
-                let span = server_span(name, start_time);
-                let started = recorder.tracer.start(span, &parent, &|add| {
-                    rpc::request_attributes(request, add);
-                });
-                let kind = Kind::Grpc {
-                    method: method.to_owned(),
-                    code: None,
-                };
-                (kind, started)
+            recorder.request_headers.read(&request.headers, add);
+            for attribute in &hooked.span {
+                add(attribute.clone());
             }
         };
+        let tracer = &recorder.tracer;
+        let Started {
+            cx,
+            recording: span,
+        } = tracer.start(span, &parent, SPAN_ATTRIBUTES, &attributes);
+
+        let active = call.is_none();
+        if active {
+            recorder.instruments.add_active(&route, scheme, 1);
+        }
         Self {
             cx: Some(cx),
             recording: Some(Recording {
                 recorder: recorder.clone(),
-                span: recording,
+                span,
                 start,
                 start_time,
                 status: None,
-                kind,
+                sent: 0,
+                labels: hooked.metric,
+                http: Http {
+                    route,
+                    scheme,
+                    version: protocol_version(request.version),
+                    method: request.method.clone(),
+                    active,
+                    named,
+                },
+                call,
             }),
         }
     }
 
-    /// Makes the request's context current on this thread, until the guard is dropped.
-    pub(crate) fn attach(&self) -> Option<ContextGuard> {
-        self.cx.clone().map(Context::attach)
+    /// Makes the request current on this thread, until the guard is dropped. A panic that passes
+    /// through it ends the request.
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        let attached = self.cx.clone().map(Context::attach);
+        let recording = self.recording.as_mut();
+        let labels = recording.map(|recording| mem::take(&mut recording.labels));
+        Entered {
+            outer: swap_labels(labels),
+            was_panicking: std::thread::panicking(),
+            _attached: attached,
+            request: self,
+        }
     }
 
-    /// Guards a call into the service: a panic that passes through it ends the request.
-    pub(crate) fn watch(&mut self) -> EndOnUnwind<'_> {
-        EndOnUnwind(self)
-    }
-
-    /// Sees the head of the response, and writes the trace id into it.
+    /// Sees the head of the response, and writes into it which trace it belongs to.
     pub(crate) fn on_head(&mut self, head: &mut response::Parts) {
         let (Some(cx), Some(recording)) = (&self.cx, &mut self.recording) else {
             return;
         };
         recording.status = Some(head.status);
-        if let Kind::Grpc { code, .. } = &mut recording.kind {
-            *code = Code::in_headers(&head.headers);
+        recording.on_answer(cx, head);
+        let recorder = &recording.recorder;
+        let mut hooked = RequestAttributes::default();
+        recorder.options.response_attributes(head, &mut hooked);
+        let span = cx.span();
+        if recording.span {
+            let mut add = |attribute| span.set_attribute(attribute);
+            recorder.response_headers.read(&head.headers, &mut add);
+            hooked.span.into_iter().for_each(add);
         }
+        recording.labels.append(&mut hooked.metric);
         if cx.has_active_span() {
-            let trace_id = cx.span().span_context().trace_id();
-            propagation::inject_trace_id(trace_id, &mut head.headers);
+            let headers = &mut head.headers;
+            recorder
+                .options
+                .response_headers
+                .inject(span.span_context(), headers);
         }
     }
 
@@ -185,7 +249,7 @@ impl ActiveRequest {
     pub(crate) fn ends_at_head(&self) -> bool {
         let Some(Recording {
             status: Some(status),
-            kind: Kind::Http { method, .. },
+            http: Http { method, .. },
             ..
         }) = &self.recording
         else {
@@ -201,17 +265,27 @@ impl ActiveRequest {
 
     /// Whether the request is one whose trailers say how it ended.
     pub(crate) fn awaits_trailers(&self) -> bool {
-        let kind = self.recording.as_ref().map(|recording| &recording.kind);
-        matches!(kind, Some(Kind::Grpc { code: None, .. }))
+        let call = self.recording.as_ref().and_then(|one| one.call.as_ref());
+        call.is_some_and(|call| call.code.is_none())
+    }
+
+    /// Sees data of the response's body.
+    pub(crate) fn on_data(&mut self, data: &impl bytes::Buf) {
+        if let Some(recording) = &mut self.recording {
+            let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
+            recording.sent = recording.sent.saturating_add(length);
+            if let Some(Call { code, .. }) = &mut recording.call
+                && let Some(found) = Code::in_web_trailers(data.chunk())
+            {
+                *code = Some(found);
+            }
+        }
     }
 
     /// Sees the trailers of the response.
     pub(crate) fn on_trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(Recording {
-            kind: Kind::Grpc { code, .. },
-            ..
-        }) = &mut self.recording
-        {
+        let call = self.recording.as_mut().and_then(|one| one.call.as_mut());
+        if let Some(Call { code, .. }) = call {
             *code = Code::in_headers(trailers).or(*code);
         }
     }
@@ -248,118 +322,253 @@ impl Drop for ActiveRequest {
     }
 }
 
-fn server_span(name: impl Into<std::borrow::Cow<'static, str>>, start: SystemTime) -> SpanBuilder {
-    SpanBuilder::from_name(name)
-        .with_kind(SpanKind::Server)
-        .with_start_time(start)
-}
-
-/// See [`ActiveRequest::watch`].
-pub(crate) struct EndOnUnwind<'a>(&'a mut ActiveRequest);
-
-impl EndOnUnwind<'_> {
-    /// The call returned.
-    pub(crate) fn returned(self) {
-        std::mem::forget(self);
+/// The context to start the span in, and a link to one that is not to be its parent.
+fn parent(recorder: &Recorder, request: &Parts) -> (Context, Option<Link>) {
+    let root = &recorder.root;
+    let Extracted {
+        span_context,
+        baggage,
+    } = recorder.propagators.extract(&request.headers);
+    match recorder.options.trust(request) {
+        Trust::Continue => {
+            let span_context = span_context.map(|parent| recorder.options.limit_forced(parent));
+            let cx = span_context.map_or_else(
+                || root.clone(),
+                |parent| root.with_remote_span_context(parent),
+            );
+            match baggage {
+                Some(baggage) => (cx.with_baggage(baggage), None),
+                None => (cx, None),
+            }
+        }
+        Trust::Link => {
+            let link = span_context.map(Link::with_context);
+            (root.clone(), link)
+        }
+        Trust::Ignore => (root.clone(), None),
     }
 }
 
-impl Drop for EndOnUnwind<'_> {
+thread_local! {
+    /// The attributes that the request which runs on this thread has for its metrics; `None`
+    /// where none runs that is recorded.
+    static LABELS: RefCell<Option<Vec<KeyValue>>> = const { RefCell::new(None) };
+}
+
+fn swap_labels(labels: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
+    // It fails where the thread is at its end, and has no request to run.
+    LABELS.try_with(|cell| cell.replace(labels)).unwrap_or(None)
+}
+
+/// Puts attributes on the metrics and the span of the request that runs on this thread.
+///
+/// They are for what has few values, such as a plan or a region: each set of them is a series of
+/// its own. A value is cut to 64 bytes, a request takes 16 attributes, and past 512 pairs of key
+/// and value, values become `_OTHER`.
+///
+/// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
+///
+/// ```
+/// use tower_telemetry::{add_request_attributes, attributes};
+///
+/// add_request_attributes(attributes! { "user.plan" => "free" });
+/// ```
+pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
+    // Taken out while the caller's iterator runs, which may come back here.
+    let Some(mut labels) = swap_labels(None) else {
+        return;
+    };
+    for attribute in attributes {
+        if labels.len() < MAX_LABELS {
+            labels.retain(|label| label.key != attribute.key);
+            labels.push(attribute);
+        }
+    }
+    swap_labels(Some(labels));
+}
+
+/// See [`ActiveRequest::enter`].
+pub(crate) struct Entered<'a> {
+    request: &'a mut ActiveRequest,
+    /// Of a request that waits for this one, if it is served in the same process.
+    outer: Option<Vec<KeyValue>>,
+    was_panicking: bool,
+    _attached: Option<ContextGuard>,
+}
+
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // Not left to the request's own drop: whoever catches the panic drops the request later,
-        // when the thread is no longer panicking.
-        self.0.give_up();
+        let labels = swap_labels(self.outer.take());
+        if let (Some(recording), Some(labels)) = (&mut self.request.recording, labels) {
+            recording.labels = labels;
+        }
+        if std::thread::panicking() && !self.was_panicking {
+            // Not left to the request's own drop: whoever catches the panic drops the request
+            // later, when the thread is no longer panicking.
+            self.request.give_up();
+        }
+    }
+}
+
+impl Http {
+    /// Describes on its span a request that was taken for a gRPC call.
+    fn describe(&self, call: &Call, recording: bool, cx: &Context) {
+        if !recording {
+            return;
+        }
+        let span = cx.span();
+        span.set_attribute(KeyValue::new(
+            semconv::HTTP_REQUEST_METHOD,
+            self.route.method,
+        ));
+        span.set_attribute(KeyValue::new(semconv::URL_SCHEME, self.scheme.as_str()));
+        span.set_attribute(path_attribute(&format!("/{}", call.method)));
+        if let Some(version) = self.version {
+            span.set_attribute(KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version));
+        }
+        if let Some(route) = self.route.attribute() {
+            span.set_attribute(route);
+        }
+        if !self.named {
+            span.update_name(self.route.name.clone());
+        }
+    }
+}
+
+impl Call {
+    fn span_name(&self) -> Cow<'static, str> {
+        match &self.method {
+            method if self.known => method.clone(),
+            _ => Cow::Borrowed(rpc::SYSTEM),
+        }
+    }
+
+    fn attributes(&self, add: &mut dyn FnMut(KeyValue)) {
+        add(rpc::system());
+        if self.known {
+            add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
+        } else {
+            add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
+            add(rpc::method_original(&self.method));
+        }
     }
 }
 
 impl Recording {
-    /// The last word on a request: its metrics and the end of its span.
-    fn finish(&self, cx: &Context, outcome: Outcome) {
-        let duration = self.start.elapsed();
-        let error = match &self.kind {
-            Kind::Http {
-                route,
-                scheme,
-                version,
-                method,
-            } => {
-                let error = match (outcome, self.status) {
-                    (Outcome::Failed(error), _) => Some(error),
-                    (Outcome::Cancelled, _) => Some(ErrorType::Name(semconv::CANCELLED)),
-                    (Outcome::Complete, status) => status.and_then(ErrorType::of_status),
-                };
-                let key = SeriesKey {
-                    scheme: *scheme,
-                    version: *version,
-                    status: self.status.filter(|status| is_defined(*status)),
-                    error,
-                };
-                let instruments = &self.recorder.instruments;
-                instruments.active(method, *scheme).add(-1);
-                instruments.http(route, &key).record(duration);
-                error
-            }
-            Kind::Grpc { method, code } => self.finish_call(cx, outcome, method, *code, duration),
+    /// Sees whether what claims to be a gRPC call is answered as one.
+    fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
+        let Some(call) = &mut self.call else {
+            return;
         };
-        if self.span {
-            let span = cx.span();
-            if let (Kind::Http { .. }, Some(status)) = (&self.kind, self.status) {
-                span.set_attribute(status_attribute(status));
-            }
-            if let Some(error) = error {
-                span.set_attribute(error.attribute());
-                if !matches!(outcome, Outcome::Cancelled) {
-                    span.set_status(Status::error(""));
-                }
-            }
-            span.end_with_timestamp(self.start_time + duration);
+        call.code = Code::in_headers(&head.headers);
+        if call.code.is_some() || call.known {
+            return;
+        }
+        if rpc::has_grpc_content_type(&head.headers) {
+            // Messages follow, which only a method can have sent.
+            self.recorder.instruments.learn_grpc_method(&call.method);
+        } else if let Some(call) = self.call.take() {
+            self.http.describe(&call, self.span, cx);
         }
     }
 
-    /// What is particular to the end of a gRPC call; returns its `error.type`.
-    fn finish_call(
-        &self,
-        cx: &Context,
-        outcome: Outcome,
-        method: &str,
-        code: Option<Code>,
-        duration: Duration,
-    ) -> Option<ErrorType> {
+    /// The last word on a request: its metrics and the end of its span.
+    fn finish(mut self, cx: &Context, outcome: Outcome) {
+        let duration = self.start.elapsed();
         let instruments = &self.recorder.instruments;
-        let known = match code {
-            // Only an answer of the server shows that it has the method.
-            Some(code) if code.knows_method() => instruments.learn_grpc_method(method),
-            _ => instruments.grpc_method(method),
-        };
-        let (code, error) = match (outcome, code, self.status) {
-            (Outcome::Failed(error), _, _) => (Code::INTERNAL, Some(error)),
-            (_, Some(code), _) => (code, None),
-            (Outcome::Cancelled, None, _) => (Code::CANCELLED, None),
-            (Outcome::Complete, None, Some(status)) => (Code::from_http_status(status), None),
-            (Outcome::Complete, None, None) => (Code::UNKNOWN, None),
-        };
-        let error = error.or_else(|| code.is_server_error().then(|| ErrorType::Name(code.name())));
-        let key = CallKey {
-            method: known,
-            code,
-            status: self.status.filter(|status| is_defined(*status)),
-            error,
-        };
-        instruments.call(&key).record(duration);
-        if self.span {
-            let span = cx.span();
-            span.set_attribute(KeyValue::new(
-                semconv::RPC_METHOD,
-                known.unwrap_or(semconv::OTHER),
-            ));
-            if known.is_none() {
-                let original = rpc::method_original(method);
-                span.set_attribute(KeyValue::new(semconv::RPC_METHOD_ORIGINAL, original));
-            }
-            let name = code.name();
-            span.set_attribute(KeyValue::new(semconv::RPC_RESPONSE_STATUS_CODE, name));
-            span.update_name(rpc::span_name(known));
+        if self.http.active {
+            instruments.add_active(&self.http.route, self.http.scheme, -1);
         }
-        error
+        let labels = mem::take(&mut self.labels).into_iter();
+        let labels: Vec<_> = labels.map(|label| instruments.bounded(label)).collect();
+        let status = self.status.filter(|status| is_defined(*status));
+        let span = cx.span();
+        let mut set = |attribute| {
+            if self.span {
+                span.set_attribute(attribute);
+            }
+        };
+        let error = match &self.call {
+            Some(call) => {
+                let (code, error) = call.result(outcome, self.status);
+                let known = call.learn(&self.recorder, code);
+                let key = CallKey {
+                    method: known,
+                    code,
+                    status,
+                    error,
+                };
+                instruments.record_call(&key, &labels, duration);
+                if !call.known {
+                    let known = Call {
+                        method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
+                        known: known.is_some(),
+                        code: None,
+                    };
+                    known.attributes(&mut set);
+                    if self.span && !self.http.named {
+                        span.update_name(known.span_name());
+                    }
+                }
+                set(KeyValue::new(
+                    semconv::RPC_RESPONSE_STATUS_CODE,
+                    code.name(),
+                ));
+                error
+            }
+            None => {
+                let error = match outcome {
+                    Outcome::Complete => self.status.and_then(ErrorType::of_status),
+                    Outcome::Failed(error) => Some(error),
+                    Outcome::Cancelled => Some(ErrorType::Name(semconv::CANCELLED)),
+                };
+                let key = SeriesKey {
+                    scheme: self.http.scheme,
+                    version: self.http.version,
+                    status,
+                    error,
+                };
+                let route = &self.http.route;
+                instruments.record_http(route, &key, &labels, duration, self.sent);
+                if let Some(status) = self.status {
+                    set(status_attribute(status));
+                }
+                error
+            }
+        };
+        labels.into_iter().for_each(&mut set);
+        if let Some(error) = error {
+            set(error.attribute());
+            if self.span && !matches!(outcome, Outcome::Cancelled) {
+                span.set_status(Status::error(""));
+            }
+        }
+        if self.span {
+            span.end_with_timestamp(self.start_time + duration);
+        }
+    }
+}
+
+impl Call {
+    /// The code of a call that ended, and its `error.type`.
+    fn result(&self, outcome: Outcome, status: Option<StatusCode>) -> (Code, Option<ErrorType>) {
+        let code = match (outcome, self.code) {
+            (Outcome::Failed(error), _) => return (Code::INTERNAL, Some(error)),
+            (_, Some(code)) => code,
+            (Outcome::Cancelled, None) => Code::CANCELLED,
+            (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
+        };
+        let error = code.is_server_error();
+        (code, error.then(|| ErrorType::Name(code.name())))
+    }
+
+    /// The method, if the server is known to have it, or has just shown so.
+    fn learn(&self, recorder: &Recorder, code: Code) -> Option<&'static str> {
+        // Other answers may come from a layer that refuses calls before it knows their method.
+        if code.is_ok() && self.code.is_some() {
+            recorder.instruments.learn_grpc_method(&self.method)
+        } else {
+            recorder.instruments.grpc_method(&self.method)
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -19,23 +21,24 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         request: ActiveRequest,
-        // What is left of a body that knows its length. A server need not poll it further than that.
+        // What is left of a body whose length is known. A server need not poll it further than that.
         remaining: Option<u64>,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _attached = this.request.attach();
+            let _entered = this.request.enter();
             this.inner.set(None);
         }
     }
 }
 
 impl<B: Body> ResponseBody<B> {
-    pub(crate) fn new(inner: B, mut request: ActiveRequest) -> Self {
-        let remaining = inner.size_hint().exact();
-        if inner.is_end_stream() || request.ends_at_head() || remaining == Some(0) {
+    pub(crate) fn new(inner: B, head: &HeaderMap, mut request: ActiveRequest) -> Self {
+        let remaining = inner.size_hint().exact().or_else(|| content_length(head));
+        let empty = remaining == Some(0) && !request.awaits_trailers();
+        if inner.is_end_stream() || request.ends_at_head() || empty {
             request.complete();
         }
         Self {
@@ -44,6 +47,11 @@ impl<B: Body> ResponseBody<B> {
             remaining,
         }
     }
+}
+
+/// The length that the head announces, and that an HTTP/1 server then keeps to.
+fn content_length(head: &HeaderMap) -> Option<u64> {
+    head.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl<B: Body> Body for ResponseBody<B> {
@@ -59,20 +67,20 @@ impl<B: Body> Body for ResponseBody<B> {
             return Poll::Ready(None);
         };
         let frame = {
-            let _attached = this.request.attach();
-            let watch = this.request.watch();
-            let polled = inner.as_mut().poll_frame(cx);
-            watch.returned();
-            ready!(polled)
+            let _entered = this.request.enter();
+            ready!(inner.as_mut().poll_frame(cx))
         };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     this.request.on_trailers(trailers);
                 }
-                if let (Some(data), Some(remaining)) = (frame.data_ref(), this.remaining.as_mut()) {
-                    let length = u64::try_from(bytes::Buf::remaining(data)).unwrap_or(u64::MAX);
-                    *remaining = remaining.saturating_sub(length);
+                if let Some(data) = frame.data_ref() {
+                    this.request.on_data(data);
+                    if let Some(remaining) = this.remaining {
+                        let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
+                        *remaining = remaining.saturating_sub(length);
+                    }
                 }
                 let all_sent = *this.remaining == Some(0) && !this.request.awaits_trailers();
                 // A server asks this instead of polling once more.

@@ -27,7 +27,7 @@ pin_project! {
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _attached = this.request.as_ref().map(ActiveRequest::attach);
+            let _entered = this.request.as_mut().map(ActiveRequest::enter);
             this.inner.set(None);
         }
     }
@@ -58,11 +58,8 @@ where
                 // A future that has given its result is not polled again.
                 return Poll::Pending;
             };
-            let _attached = request.attach();
-            let watch = request.watch();
-            let polled = inner.poll(cx);
-            watch.returned();
-            let result = ready!(polled);
+            let _entered = request.enter();
+            let result = ready!(inner.poll(cx));
             this.inner.set(None);
             result
         };
@@ -73,7 +70,7 @@ where
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
                 request.on_head(&mut head);
-                let body = ResponseBody::new(body, request);
+                let body = ResponseBody::new(body, &head.headers, request);
                 Ok(Response::from_parts(head, body))
             }
             Err(error) => {

@@ -4,20 +4,19 @@
 //! recorded to directly. The table is bounded; what does not fit is bound each time.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use opentelemetry::KeyValue;
-#[cfg(feature = "init")]
-use opentelemetry::metrics::{BoundCounter, BoundHistogram, BoundUpDownCounter};
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::{KeyValue, Value};
 
-use crate::semconv::http::{METHODS, Scheme, method_index, span_name};
-use crate::semconv::{self, ErrorType, rpc};
-use crate::table::Table;
-#[cfg(not(feature = "init"))]
-use crate::unbound::{Bind, BoundCounter, BoundHistogram, BoundUpDownCounter};
+use crate::bound::{Bind, BoundCounter, BoundHistogram, BoundUpDownCounter};
+use crate::options::MetricSet;
+use crate::semconv::http::{Scheme, span_name, status_attribute};
+use crate::semconv::{self, ErrorType, OTHER, rpc};
+use crate::table::{Inserted, Table};
 
 /// Bounds of the tables. A route has few series: one for each status that its handler gives.
 const MAX_ROUTES: usize = 1024;
@@ -26,15 +25,27 @@ const MAX_CALLS: usize = 2048;
 const MAX_GRPC_METHODS: usize = 256;
 const MAX_NAMES: usize = 8192;
 
+/// Bounds of attributes that hooks and handlers put on metrics: bytes of a value, and pairs of key
+/// and value that are told apart.
+const MAX_VALUE: usize = 64;
+const MAX_PAIRS: usize = 512;
+
 pub(crate) struct Instruments {
-    requests: Counter<u64>,
-    milliseconds: Histogram<f64>,
-    http_seconds: Histogram<f64>,
-    rpc_seconds: Histogram<f64>,
-    active: UpDownCounter<i64>,
+    basic: Option<(Counter<u64>, Histogram<f64>)>,
+    conventions: Option<Conventions>,
+    response_size: Option<Histogram<u64>>,
+    /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
     calls: Table<CallKey, Arc<Series>>,
+    pairs: Table<String, ()>,
+    too_many_pairs: AtomicBool,
+}
+
+struct Conventions {
+    http_seconds: Histogram<f64>,
+    rpc_seconds: Histogram<f64>,
+    active: UpDownCounter<i64>,
 }
 
 /// What is known of the requests with one method.
@@ -54,6 +65,8 @@ pub(crate) struct Route {
     pub(crate) route: Option<Cow<'static, str>>,
     /// The name of the span.
     pub(crate) name: Cow<'static, str>,
+    /// The place of the method among those that are known.
+    method_index: usize,
     series: Table<SeriesKey, Arc<Series>>,
 }
 
@@ -79,99 +92,158 @@ pub(crate) struct CallKey {
 
 /// The places where the requests with one set of attributes are recorded.
 pub(crate) struct Series {
-    requests: BoundCounter<u64>,
-    milliseconds: BoundHistogram<f64>,
-    seconds: BoundHistogram<f64>,
+    basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
+    seconds: Option<BoundHistogram<f64>>,
+    response_size: Option<BoundHistogram<u64>>,
 }
 
 impl Series {
-    pub(crate) fn record(&self, duration: Duration) {
-        self.requests.add(1);
+    fn record(&self, duration: Duration, response_size: u64) {
         let seconds = duration.as_secs_f64();
-        self.milliseconds.record(seconds * 1000.0);
-        self.seconds.record(seconds);
+        if let Some((requests, milliseconds)) = &self.basic {
+            requests.add(1);
+            milliseconds.record(seconds * 1000.0);
+        }
+        if let Some(histogram) = &self.seconds {
+            histogram.record(seconds);
+        }
+        if let Some(histogram) = &self.response_size {
+            histogram.record(response_size);
+        }
     }
 }
 
 impl Instruments {
-    pub(crate) fn new(meter: &Meter) -> Self {
-        Self {
-            requests: meter
+    pub(crate) fn new(
+        meter: &Meter,
+        sets: &[MetricSet],
+        methods: impl Iterator<Item = &'static str>,
+        grpc_methods: &[String],
+    ) -> Self {
+        let seconds = |name: &'static str, description: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_description(description)
+                .with_unit("s")
+                .with_boundaries(semconv::SECONDS.to_vec())
+                .build()
+        };
+        let basic = || {
+            let requests = meter
                 .u64_counter(semconv::HTTP_REQUESTS)
                 .with_description("Number of HTTP server requests.")
-                .with_unit("{request}")
-                .build(),
-            milliseconds: meter
+                .with_unit("{request}");
+            let milliseconds = meter
                 .f64_histogram(semconv::HTTP_DURATION)
                 .with_description("Duration of HTTP server requests.")
                 .with_unit("ms")
-                .with_boundaries(semconv::MILLISECONDS.to_vec())
-                .build(),
-            http_seconds: meter
-                .f64_histogram(semconv::HTTP_SERVER_REQUEST_DURATION)
-                .with_description("Duration of HTTP server requests.")
-                .with_unit("s")
-                .with_boundaries(semconv::SECONDS.to_vec())
-                .build(),
-            rpc_seconds: meter
-                .f64_histogram(semconv::RPC_SERVER_CALL_DURATION)
-                .with_description("Measures the duration of inbound remote procedure calls (RPC).")
-                .with_unit("s")
-                .with_boundaries(semconv::SECONDS.to_vec())
-                .build(),
+                .with_boundaries(semconv::MILLISECONDS.to_vec());
+            (requests.build(), milliseconds.build())
+        };
+        let conventions = || Conventions {
+            http_seconds: seconds(
+                semconv::HTTP_SERVER_REQUEST_DURATION,
+                "Duration of HTTP server requests.",
+            ),
+            rpc_seconds: seconds(
+                semconv::RPC_SERVER_CALL_DURATION,
+                "Measures the duration of inbound remote procedure calls (RPC).",
+            ),
             active: meter
                 .i64_up_down_counter(semconv::HTTP_SERVER_ACTIVE_REQUESTS)
                 .with_description("Number of active HTTP server requests.")
                 .with_unit("{request}")
                 .build(),
-            methods: METHODS.into_iter().map(MethodEntry::new).collect(),
+        };
+        let response_size = || {
+            meter
+                .u64_histogram(semconv::HTTP_SERVER_RESPONSE_BODY_SIZE)
+                .with_description("Size of HTTP server response bodies.")
+                .with_unit("By")
+                .build()
+        };
+        let instruments = Self {
+            basic: sets.contains(&MetricSet::Basic).then(basic),
+            conventions: sets.contains(&MetricSet::Conventions).then(conventions),
+            response_size: sets.contains(&MetricSet::BodySizes).then(response_size),
+            methods: methods
+                .chain([OTHER])
+                .enumerate()
+                .map(|(index, method)| MethodEntry::new(index, method))
+                .collect(),
             grpc_methods: Table::new(MAX_GRPC_METHODS),
             calls: Table::new(MAX_CALLS),
+            pairs: Table::new(MAX_PAIRS),
+            too_many_pairs: AtomicBool::new(false),
+        };
+        for method in grpc_methods {
+            instruments.learn_grpc_method(method);
         }
+        instruments
     }
 
     /// The entry of a method and route.
     pub(crate) fn route(&self, method: &Method, route: Option<&str>) -> Arc<Route> {
-        let entry = &self.methods[method_index(method)];
+        let known = &self.methods[..self.methods.len() - 1];
+        let index = known
+            .iter()
+            .position(|entry| entry.method == method.as_str())
+            .unwrap_or(known.len());
+        let entry = &self.methods[index];
         let Some(route) = route else {
             return entry.unmatched.clone();
         };
-        match entry
-            .routes
-            .get_or_insert_with(route, || Arc::new(Route::new(entry.method, Some(route))))
-        {
+        let make = || Arc::new(Route::new(index, entry.method, Some(route)));
+        match entry.routes.get_or_insert_with(route, make) {
             Ok(route) | Err(route) => route,
         }
     }
 
-    /// Counts a request that is in flight, until the counter that is returned is told to.
-    pub(crate) fn active(&self, method: &Method, scheme: Scheme) -> &BoundUpDownCounter<i64> {
-        let entry = &self.methods[method_index(method)];
-        entry.active[scheme as usize].get_or_init(|| {
-            self.active.bind(&[
+    /// Adds to the number of active requests.
+    pub(crate) fn add_active(&self, route: &Route, scheme: Scheme, change: i64) {
+        let Some(conventions) = &self.conventions else {
+            return;
+        };
+        let entry = &self.methods[route.method_index];
+        let counter = entry.active[scheme as usize].get_or_init(|| {
+            conventions.active.bind_to(&[
                 KeyValue::new(semconv::HTTP_REQUEST_METHOD, entry.method),
                 KeyValue::new(semconv::URL_SCHEME, scheme.as_str()),
             ])
-        })
+        });
+        counter.add(change);
     }
 
-    /// The series of an HTTP request that ended.
-    pub(crate) fn http(&self, route: &Route, key: &SeriesKey) -> Arc<Series> {
-        match route
-            .series
-            .get_or_insert_with(key, || Arc::new(self.bind_http(route, key)))
-        {
-            Ok(series) | Err(series) => series,
+    /// Records an HTTP request that ended. `extra` are attributes from hooks and the handler.
+    pub(crate) fn record_http(
+        &self,
+        route: &Route,
+        key: &SeriesKey,
+        extra: &[KeyValue],
+        duration: Duration,
+        response_size: u64,
+    ) {
+        let bind = || Arc::new(self.bind_http(route, key, extra));
+        let series = if extra.is_empty() {
+            route.series.get_or_insert_with(key, bind)
+        } else {
+            Ok(bind())
+        };
+        match series {
+            Ok(series) | Err(series) => series.record(duration, response_size),
         }
     }
 
-    /// The series of a gRPC call that ended.
-    pub(crate) fn call(&self, key: &CallKey) -> Arc<Series> {
-        match self
-            .calls
-            .get_or_insert_with(key, || Arc::new(self.bind_call(key)))
-        {
-            Ok(series) | Err(series) => series,
+    /// Records a gRPC call that ended.
+    pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], duration: Duration) {
+        let bind = || Arc::new(self.bind_call(key, extra));
+        let series = if extra.is_empty() {
+            self.calls.get_or_insert_with(key, bind)
+        } else {
+            Ok(bind())
+        };
+        match series {
+            Ok(series) | Err(series) => series.record(duration, 0),
         }
     }
 
@@ -180,70 +252,114 @@ impl Instruments {
         self.grpc_methods.get(method)
     }
 
-    /// Remembers a gRPC method that the server has answered for; `None` past the bound.
+    /// Remembers a gRPC method that the server has; `None` past the bounds.
     pub(crate) fn learn_grpc_method(&self, method: &str) -> Option<&'static str> {
         if let Some(known) = self.grpc_methods.get(method) {
             return Some(known);
         }
-        if self.grpc_methods.is_full() {
+        if self.grpc_methods.is_full() || method.len() > rpc::MAX_METHOD {
             return None;
         }
         let name = intern(method)?;
         self.grpc_methods.get_or_insert_with(method, || name).ok()
     }
 
-    fn bind_http(&self, route: &Route, key: &SeriesKey) -> Series {
+    /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
+    /// those that vary without end most are put together.
+    pub(crate) fn bounded(&self, attribute: KeyValue) -> KeyValue {
+        let KeyValue { key, value, .. } = attribute;
+        let text = value.as_str();
+        let short = semconv::truncate(&text, MAX_VALUE);
+        let pair = format!("{key}={short}");
+        if self.pairs.get(&pair).is_none()
+            && matches!(self.pairs.insert(pair, ()), Inserted::Full(()))
+        {
+            if !self.too_many_pairs.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    attribute = key.as_str(),
+                    "metric attributes of requests have more than {MAX_PAIRS} values; further ones \
+                     become {OTHER}"
+                );
+            }
+            return KeyValue::new(key, OTHER);
+        }
+        if short.len() == text.len() {
+            drop(text);
+            return KeyValue::new(key, value);
+        }
+        KeyValue::new(key, Value::String(short.into_owned().into()))
+    }
+
+    fn bind_http(&self, route: &Route, key: &SeriesKey, extra: &[KeyValue]) -> Series {
         // In the order of their keys, as the SDK sorts them.
-        let mut attributes: Vec<KeyValue> = Vec::with_capacity(6);
+        let mut attributes: Vec<KeyValue> = Vec::with_capacity(6 + extra.len());
         attributes.extend(key.error.map(ErrorType::attribute));
         attributes.push(KeyValue::new(semconv::HTTP_REQUEST_METHOD, route.method));
         attributes.extend(key.status.map(status_attribute));
         attributes.extend(route.attribute());
-        let requests = self.requests.bind(&attributes);
-        let milliseconds = self.milliseconds.bind(&attributes);
+        attributes.extend_from_slice(extra);
+        let basic = self.bind_basic(&attributes);
         attributes.extend(
             key.version
                 .map(|version| KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version)),
         );
         attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str()));
+        let conventions = self.conventions.as_ref();
         Series {
-            requests,
-            milliseconds,
-            seconds: self.http_seconds.bind(&attributes),
+            basic,
+            seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
+            response_size: self
+                .response_size
+                .as_ref()
+                .map(|one| one.bind_to(&attributes)),
         }
     }
 
-    fn bind_call(&self, key: &CallKey) -> Series {
+    fn bind_call(&self, key: &CallKey, extra: &[KeyValue]) -> Series {
         let error = key.error.map(ErrorType::attribute);
         let mut http = Vec::from_iter(error.clone());
         http.push(KeyValue::new(
             semconv::HTTP_REQUEST_METHOD,
-            Method::POST.as_str().to_owned(),
+            rpc::HTTP_METHOD,
         ));
         http.extend(key.status.map(status_attribute));
+        http.extend_from_slice(extra);
         let mut call = Vec::from_iter(error);
         call.push(KeyValue::new(
             semconv::RPC_METHOD,
-            key.method.unwrap_or(semconv::OTHER),
+            key.method.unwrap_or(OTHER),
         ));
         call.push(KeyValue::new(
             semconv::RPC_RESPONSE_STATUS_CODE,
             key.code.name(),
         ));
         call.push(rpc::system());
+        call.extend_from_slice(extra);
+        let conventions = self.conventions.as_ref();
         Series {
-            requests: self.requests.bind(&http),
-            milliseconds: self.milliseconds.bind(&http),
-            seconds: self.rpc_seconds.bind(&call),
+            basic: self.bind_basic(&http),
+            seconds: conventions.map(|one| one.rpc_seconds.bind_to(&call)),
+            response_size: None,
         }
+    }
+
+    fn bind_basic(
+        &self,
+        attributes: &[KeyValue],
+    ) -> Option<(BoundCounter<u64>, BoundHistogram<f64>)> {
+        let (requests, milliseconds) = self.basic.as_ref()?;
+        Some((
+            requests.bind_to(attributes),
+            milliseconds.bind_to(attributes),
+        ))
     }
 }
 
 impl MethodEntry {
-    fn new(method: &'static str) -> Self {
+    fn new(index: usize, method: &'static str) -> Self {
         Self {
             method,
-            unmatched: Arc::new(Route::new(method, None)),
+            unmatched: Arc::new(Route::new(index, method, None)),
             routes: Table::new(MAX_ROUTES),
             active: Default::default(),
         }
@@ -251,7 +367,7 @@ impl MethodEntry {
 }
 
 impl Route {
-    fn new(method: &'static str, route: Option<&str>) -> Self {
+    fn new(method_index: usize, method: &'static str, route: Option<&str>) -> Self {
         let name = span_name(method, route);
         let interned = intern(&name);
         Self {
@@ -261,6 +377,7 @@ impl Route {
                 None => Cow::Owned(route.to_owned()),
             }),
             name: interned.map_or(Cow::Owned(name), Cow::Borrowed),
+            method_index,
             series: Table::new(MAX_SERIES),
         }
     }
@@ -272,19 +389,11 @@ impl Route {
     }
 }
 
-/// `http.response.status_code`, as an attribute.
-pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
-    KeyValue::new(
-        semconv::HTTP_RESPONSE_STATUS_CODE,
-        i64::from(status.as_u16()),
-    )
-}
-
 /// Makes `name` live as long as the process, so that spans carry it without a copy.
 ///
 /// Names are those of routes and methods, which a program has a fixed number of; `None` past the
 /// bound.
-fn intern(name: &str) -> Option<&'static str> {
+pub(crate) fn intern(name: &str) -> Option<&'static str> {
     static NAMES: LazyLock<Table<String, &'static str>> = LazyLock::new(|| Table::new(MAX_NAMES));
     if let Some(interned) = NAMES.get(name) {
         return Some(interned);

@@ -67,6 +67,7 @@
 mod active_request;
 mod attributes;
 mod body;
+mod bound;
 mod future;
 #[cfg(feature = "init")]
 mod init;
@@ -81,21 +82,23 @@ mod semconv;
 mod server;
 mod table;
 mod trace;
-#[cfg(not(feature = "init"))]
-mod unbound;
 
+pub use active_request::add_request_attributes;
 pub use attributes::IntoValue;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 #[cfg(feature = "init")]
 pub use init::{
-    Batch, Config, ConfigWarning, Environment, Exporter, InitError, Protocol, Report, Sampler,
-    SignalStats, Stats, TelemetryGuard, init,
+    Batch, Config, ConfigWarning, Environment, Exporter, InitError, Propagator, Protocol, Report,
+    Sampler, SignalStats, Stats, TelemetryGuard, init,
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;
 pub use metrics::{add_to_counter, increment_counter, record_histogram_value, set_gauge};
 pub use opentelemetry;
+#[cfg(feature = "init")]
+pub use opentelemetry_sdk;
+pub use options::{MetricSet, RequestAttributes, Trust};
 pub use server::{Telemetry, TelemetryLayer};
 pub use trace::{
     SpanFuture, SpanGuard, Tracer, add_span_attributes, add_span_event, async_with_tracer,

@@ -1,61 +1,373 @@
-//! What a layer can be told.
+//! What a layer can be told, and what it makes of it.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
+use http::{HeaderMap, HeaderName, request, response};
 use opentelemetry::metrics::MeterProvider;
-use opentelemetry::trace::{Tracer, TracerProvider};
-use opentelemetry::{Context, global};
+use opentelemetry::trace::{SpanContext, TraceFlags};
+use opentelemetry::{Context, Key, KeyValue, global};
 
-use crate::active_request::Recorder;
-use crate::providers::{self, MakeTracer, Providers, TracersOf};
+use crate::instruments::{Instruments, intern};
+use crate::propagation::{Propagators, ResponseHeaders};
+use crate::providers::{self, MakeTracer, Providers, StartSpan};
+use crate::semconv::http::{KNOWN_METHODS, header_values};
+use crate::semconv::{self, SensitiveParameters};
 
-#[derive(Clone, Default)]
+/// Attributes that a hook may put on one span.
+const MAX_HOOK_ATTRIBUTES: usize = 64;
+
+/// How far the trace context that comes with a request is trusted.
+///
+/// Whoever can send a request chooses it, and with it the trace that the request appears in, and
+/// whether that is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trust {
+    /// The request continues the trace, with its sampling decision and its baggage.
+    #[default]
+    Continue,
+    /// The request begins a trace of its own, with a link to the span that called.
+    Link,
+    /// The request begins a trace of its own.
+    Ignore,
+}
+
+/// A set of metrics that a layer records; see
+/// [`TelemetryLayer::with_metrics`](crate::TelemetryLayer::with_metrics).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricSet {
+    /// `http.requests` and `http.duration`.
+    Basic,
+    /// `http.server.request.duration`, `http.server.active_requests` and
+    /// `rpc.server.call.duration`, as the OpenTelemetry conventions have them.
+    Conventions,
+    /// `http.server.response.body.size`, in bytes that were really sent.
+    BodySizes,
+}
+
+/// Attributes that a hook adds to a request.
+///
+/// They are added to the span alone, or to the metrics and the span: what tells one request from
+/// another, such as an id, does not get onto a metric by accident.
+#[derive(Debug, Default)]
+pub struct RequestAttributes {
+    pub(crate) span: Vec<KeyValue>,
+    pub(crate) metric: Vec<KeyValue>,
+}
+
+impl RequestAttributes {
+    /// Adds an attribute to the span. Of those from one hook, 64 are kept.
+    pub fn add_to_span(&mut self, attribute: KeyValue) {
+        if self.span.len() < MAX_HOOK_ATTRIBUTES {
+            self.span.push(attribute);
+        }
+    }
+
+    /// Adds an attribute with few values to the metrics of the request, and to its span.
+    ///
+    /// A value is cut to 64 bytes. Past 512 pairs of key and value, values become `_OTHER`.
+    pub fn add_to_metrics(&mut self, attribute: KeyValue) {
+        if self.metric.len() < MAX_HOOK_ATTRIBUTES {
+            self.metric.push(attribute);
+        }
+    }
+}
+
+type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
+type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
+
+#[derive(Clone)]
 pub(crate) struct Options {
-    tracers: Option<Arc<dyn MakeTracer>>,
-    meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
+    pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    pub(crate) filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
+    pub(crate) trust: TrustOption,
+    pub(crate) forced_traces: Option<Arc<RateLimit>>,
+    pub(crate) request_attributes: Option<AttributesHook<request::Parts>>,
+    pub(crate) response_attributes: Option<AttributesHook<response::Parts>>,
+    /// Headers to capture; those of the environment, where none are named.
+    pub(crate) captured_request: Option<Vec<HeaderName>>,
+    pub(crate) captured_response: Option<Vec<HeaderName>>,
+    pub(crate) response_headers: ResponseHeaders,
+    pub(crate) metrics: Vec<MetricSet>,
+    /// `None` where queries are not recorded at all.
+    pub(crate) sensitive_parameters: Option<SensitiveParameters>,
+    pub(crate) trusted_hops: usize,
+    /// Those of the environment, else those of the conventions, where none are named.
+    pub(crate) known_methods: Option<Vec<String>>,
+    pub(crate) grpc_methods: Vec<String>,
+}
+
+#[derive(Clone)]
+pub(crate) enum TrustOption {
+    Always(Trust),
+    ByRequest(Hook<request::Parts, Trust>),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tracers: None,
+            meters: None,
+            filter: None,
+            span_name: None,
+            trust: TrustOption::Always(Trust::default()),
+            forced_traces: None,
+            request_attributes: None,
+            response_attributes: None,
+            captured_request: None,
+            captured_response: None,
+            response_headers: ResponseHeaders::default(),
+            metrics: vec![MetricSet::Basic, MetricSet::Conventions],
+            sensitive_parameters: Some(SensitiveParameters::default()),
+            trusted_hops: 0,
+            known_methods: None,
+            grpc_methods: Vec::new(),
+        }
+    }
 }
 
 impl Options {
-    pub(crate) fn set_tracer_provider<P>(&mut self, provider: P)
-    where
-        P: TracerProvider + Send + Sync + 'static,
-        P::Tracer: Send + Sync + 'static,
-        <P::Tracer as Tracer>::Span: Send + Sync + 'static,
-    {
-        self.tracers = Some(Arc::new(TracersOf::new(provider, false)));
+    /// Whether the filter wants a request recorded.
+    pub(crate) fn wants(&self, request: &request::Parts) -> bool {
+        match &self.filter {
+            Some(filter) => guarded(|| filter(request)).unwrap_or(true),
+            None => true,
+        }
     }
 
-    pub(crate) fn set_meter_provider<P>(&mut self, provider: P)
-    where
-        P: MeterProvider + Send + Sync + 'static,
-    {
-        self.meters = Some(Arc::new(provider));
+    pub(crate) fn span_name(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
+        let hook = self.span_name.as_ref()?;
+        guarded(|| hook(request))?
+    }
+
+    pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
+        match &self.trust {
+            TrustOption::Always(trust) => *trust,
+            // Who cannot decide does not trust.
+            TrustOption::ByRequest(hook) => guarded(|| hook(request)).unwrap_or(Trust::Ignore),
+        }
+    }
+
+    /// Takes the sampled flag off a parent, where more come with it than are allowed.
+    pub(crate) fn limit_forced(&self, parent: SpanContext) -> SpanContext {
+        match &self.forced_traces {
+            Some(limit) if parent.is_sampled() && !limit.allows() => SpanContext::new(
+                parent.trace_id(),
+                parent.span_id(),
+                TraceFlags::with_sampled(&parent.trace_flags(), false),
+                parent.is_remote(),
+                parent.trace_state().clone(),
+            ),
+            _ => parent,
+        }
+    }
+
+    pub(crate) fn request_attributes(&self, head: &request::Parts, add: &mut RequestAttributes) {
+        if let Some(hook) = &self.request_attributes {
+            guarded(|| hook(head, add));
+        }
+    }
+
+    pub(crate) fn response_attributes(&self, head: &response::Parts, add: &mut RequestAttributes) {
+        if let Some(hook) = &self.response_attributes {
+            guarded(|| hook(head, add));
+        }
     }
 
     /// What requests are recorded with; `None` where telemetry is switched off.
     pub(crate) fn recorder(&self) -> Option<Recorder> {
-        if self.tracers.is_none() && self.meters.is_none() {
+        if self.tracers.is_none() && self.meters.is_none() && providers::is_installed() {
             let providers = providers::process()?;
-            return Some(Recorder::new(providers, Context::new()));
+            return Some(Recorder::new(providers, Context::new(), self));
         }
-        // One that is not given here is the global one, which `init` sets as well.
+        // What is not given here is that of OpenTelemetry's global module, as it is now.
         let tracers = self.tracers.clone();
         let meters = self.meters.clone();
+        let given = tracers.is_some() || meters.is_some();
         let providers = Arc::new(Providers::new(
             tracers.unwrap_or_else(providers::global_tracers),
             meters.unwrap_or_else(global::meter_provider),
         ));
-        let root = providers::scoped(providers.clone());
-        Some(Recorder::new(&providers, root))
+        let root = if given {
+            providers::scoped(providers.clone())
+        } else {
+            Context::new()
+        };
+        Some(Recorder::new(&providers, root, self))
     }
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
-            .field("tracer_provider", &self.tracers.is_some())
-            .field("meter_provider", &self.meters.is_some())
-            .finish()
+            .field("metrics", &self.metrics)
+            .field("response_headers", &self.response_headers)
+            .field("trusted_hops", &self.trusted_hops)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a hook of the application. One that panics has said nothing.
+fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(hook)).ok();
+    if result.is_none() {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if !TOLD.swap(true, Ordering::Relaxed) {
+            tracing::warn!("a hook of the telemetry layer panicked; requests go on without it");
+        }
+    }
+    result
+}
+
+/// So many in each second.
+#[derive(Debug)]
+pub(crate) struct RateLimit {
+    per_second: u32,
+    since: Instant,
+    /// The second, and what was allowed in it.
+    state: AtomicU64,
+}
+
+impl RateLimit {
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self {
+            per_second,
+            since: Instant::now(),
+            state: AtomicU64::new(0),
+        }
+    }
+
+    fn allows(&self) -> bool {
+        self.allows_at(self.since.elapsed().as_secs())
+    }
+
+    fn allows_at(&self, second: u64) -> bool {
+        let second = second & u64::from(u32::MAX);
+        let next = |state: u64| {
+            let count = if state >> 32 == second {
+                state & u64::from(u32::MAX)
+            } else {
+                0
+            };
+            (count < u64::from(self.per_second)).then(|| (second << 32) + count + 1)
+        };
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.state.fetch_update(set, fetch, next).is_ok()
+    }
+}
+
+/// Headers to capture, each with the attribute that it becomes.
+pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
+
+impl CapturedHeaders {
+    fn new(prefix: &str, named: Option<&Vec<HeaderName>>, variable: &str) -> Self {
+        let names = match named {
+            Some(names) => names.clone(),
+            None => list(variable)
+                .into_iter()
+                .filter_map(|name| name.to_ascii_lowercase().parse().ok())
+                .collect(),
+        };
+        let mut captured = Vec::new();
+        for name in names {
+            if semconv::is_sensitive_header(&name) {
+                tracing::warn!(
+                    header = name.as_str(),
+                    "the header carries credentials: not captured"
+                );
+            } else {
+                let key: Arc<str> = format!("{prefix}.{name}").into();
+                captured.push((name, Key::from(key)));
+            }
+        }
+        Self(captured)
+    }
+
+    pub(crate) fn read(&self, headers: &HeaderMap, add: &mut dyn FnMut(KeyValue)) {
+        for (name, key) in &self.0 {
+            if let Some(values) = header_values(headers, name) {
+                add(KeyValue::new(key.clone(), values));
+            }
+        }
+    }
+}
+
+/// The elements of a variable that is a list; none where it is not set.
+fn list(variable: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_default();
+    let elements = text.split(',').map(str::trim);
+    let elements = elements.filter(|element| !element.is_empty());
+    elements.map(str::to_owned).collect()
+}
+
+/// What requests are recorded with: made once for a layer, when its first request arrives.
+pub(crate) struct Recorder {
+    pub(crate) tracer: Arc<dyn StartSpan>,
+    pub(crate) instruments: Instruments,
+    /// Where the context of a request without a parent begins.
+    pub(crate) root: Context,
+    pub(crate) propagators: Propagators,
+    pub(crate) request_headers: CapturedHeaders,
+    pub(crate) response_headers: CapturedHeaders,
+    pub(crate) options: Options,
+}
+
+impl Recorder {
+    fn new(providers: &Providers, root: Context, options: &Options) -> Self {
+        let known = match &options.known_methods {
+            Some(methods) => methods.clone(),
+            None => list("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"),
+        };
+        let known: Vec<&'static str> = if known.is_empty() {
+            KNOWN_METHODS.to_vec()
+        } else {
+            known.iter().filter_map(|method| intern(method)).collect()
+        };
+        let instruments = Instruments::new(
+            &providers.meter(),
+            &options.metrics,
+            known.into_iter(),
+            &options.grpc_methods,
+        );
+        Self {
+            tracer: providers.tracer(),
+            instruments,
+            root,
+            propagators: providers.propagators.clone(),
+            request_headers: CapturedHeaders::new(
+                semconv::HTTP_REQUEST_HEADER,
+                options.captured_request.as_ref(),
+                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+            ),
+            response_headers: CapturedHeaders::new(
+                semconv::HTTP_RESPONSE_HEADER,
+                options.captured_response.as_ref(),
+                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+            ),
+            options: options.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_limit_starts_anew_each_second() {
+        let limit = RateLimit::new(2);
+        let allowed: Vec<_> = [0, 0, 0, 1, 1, 1, 5]
+            .map(|second| limit.allows_at(second))
+            .into();
+        assert_eq!(allowed, [true, true, false, true, true, false, true]);
+        assert!(!RateLimit::new(0).allows_at(3));
     }
 }

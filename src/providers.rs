@@ -12,6 +12,7 @@ use opentelemetry::trace::{TraceState, TracerProvider};
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
 use crate::metrics::Registry;
+use crate::propagation::Propagators;
 use crate::semconv;
 use crate::table::Table;
 
@@ -25,6 +26,8 @@ pub(crate) struct Providers {
     tracers: Arc<dyn MakeTracer>,
     meters: Arc<dyn MeterProvider + Send + Sync>,
     components: Table<&'static str, Arc<dyn StartSpan>>,
+    /// How context comes with requests.
+    pub(crate) propagators: Propagators,
     /// The instruments that handler functions created by name.
     pub(crate) functions: Registry,
 }
@@ -34,13 +37,20 @@ impl Providers {
         tracers: Arc<dyn MakeTracer>,
         meters: Arc<dyn MeterProvider + Send + Sync>,
     ) -> Self {
-        let functions = Registry::new(meters.meter_with_scope(scope()));
+        let functions = Registry::new(meters.meter_with_scope(handler_scope()));
         Self {
             tracers,
             meters,
             components: Table::new(MAX_COMPONENTS),
+            propagators: Propagators::default(),
             functions,
         }
+    }
+
+    #[cfg(feature = "init")]
+    pub(crate) fn with_propagators(mut self, propagators: Propagators) -> Self {
+        self.propagators = propagators;
+        self
     }
 
     /// The tracer for the spans of this crate's layers.
@@ -73,6 +83,14 @@ fn scope() -> InstrumentationScope {
         .build()
 }
 
+/// The scope of metrics that handler code records. Not that of the layers: a name used in both
+/// would be recorded to one instrument.
+fn handler_scope() -> InstrumentationScope {
+    InstrumentationScope::builder("tower-telemetry.handlers")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
+}
+
 static INSTALLED: OnceLock<Option<Providers>> = OnceLock::new();
 
 /// Providers that hold for one request, carried by its context.
@@ -89,6 +107,11 @@ pub(crate) fn install(providers: Option<Providers>) -> bool {
 /// A context in which the handler functions use `providers`.
 pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
     Context::new().with_value(Scoped(providers))
+}
+
+/// Whether [`install`] was called.
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.get().is_some()
 }
 
 /// The providers in force here and now; `None` where telemetry is switched off.
@@ -169,8 +192,15 @@ where
 
 /// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
-    /// Starts a span below that of `parent`; `attributes` are asked for at most once.
-    fn start(&self, span: SpanBuilder, parent: &Context, attributes: &Attributes) -> Started;
+    /// Starts a span below that of `parent`; `attributes` are asked for at most once, and room is
+    /// made for `capacity` of them.
+    fn start(
+        &self,
+        span: SpanBuilder,
+        parent: &Context,
+        capacity: usize,
+        attributes: &Attributes,
+    ) -> Started;
 }
 
 /// Hands the attributes of a span, one by one, to what it is given.
@@ -198,10 +228,11 @@ where
         &self,
         mut builder: SpanBuilder,
         parent: &Context,
+        capacity: usize,
         attributes: &Attributes,
     ) -> Started {
         // The builder's vector becomes that of the span: reserved here, it grows no more.
-        let mut list = Vec::with_capacity(16);
+        let mut list = Vec::with_capacity(capacity);
         if !self.attributes_after_sampling {
             attributes(&mut |attribute| list.push(attribute));
         }

@@ -1,19 +1,26 @@
 //! The layer for servers and the service that it makes.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response, request, response};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{Tracer, TracerProvider};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::active_request::{ActiveRequest, Recorder};
+use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::options::Options;
+use crate::options::{
+    MetricSet, Options, RateLimit, Recorder, RequestAttributes, Trust, TrustOption,
+};
+use crate::propagation::Propagators;
+use crate::providers::{self, TracersOf};
+use crate::semconv::SensitiveParameters;
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
 /// header with the trace id.
@@ -64,16 +71,46 @@ use crate::options::Options;
 ///
 /// [HTTP conventions]: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 /// [RPC conventions]: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "a layer does nothing until it is added to a service"]
 pub struct TelemetryLayer {
+    /// Shared with all services of the layer: axum makes one for each route and connection.
+    shared: Arc<Shared>,
+}
+
+/// What all services of a layer have in common.
+#[derive(Default)]
+struct Shared {
     options: Options,
+    /// Made when the first request arrives, so that the layer may be built before `init`: the one
+    /// before that, and the one after.
+    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
+}
+
+impl Shared {
+    fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorders[usize::from(providers::is_installed())]
+            .get_or_init(|| self.options.recorder().map(Arc::new))
+            .as_ref()
+    }
 }
 
 impl TelemetryLayer {
     /// Creates a layer with the default options.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn with(self, change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = self.shared.options.clone();
+        change(&mut options);
+        let shared = Shared {
+            options,
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Sends the spans to `provider`, those of the handler functions of this crate included.
@@ -85,17 +122,20 @@ impl TelemetryLayer {
     /// let provider = SdkTracerProvider::builder().build();
     /// let layer = TelemetryLayer::new().with_tracer_provider(provider.clone());
     /// ```
-    pub fn with_tracer_provider<P>(mut self, provider: P) -> Self
+    pub fn with_tracer_provider<P>(self, provider: P) -> Self
     where
         P: TracerProvider + Send + Sync + 'static,
         P::Tracer: Send + Sync + 'static,
         <P::Tracer as Tracer>::Span: Send + Sync + 'static,
     {
-        self.options.set_tracer_provider(provider);
-        self
+        let tracers = Arc::new(TracersOf::new(provider, false));
+        self.with(|options| options.tracers = Some(tracers))
     }
 
     /// Sends the metrics to `provider`, those of the handler functions of this crate included.
+    ///
+    /// With the feature `init` it must be one of `opentelemetry_sdk`: others need not have bound
+    /// instruments, which are used then.
     ///
     /// ```
     /// use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -104,12 +144,212 @@ impl TelemetryLayer {
     /// let provider = SdkMeterProvider::builder().build();
     /// let layer = TelemetryLayer::new().with_meter_provider(provider.clone());
     /// ```
-    pub fn with_meter_provider<P>(mut self, provider: P) -> Self
+    pub fn with_meter_provider<P>(self, provider: P) -> Self
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.options.set_meter_provider(provider);
-        self
+        self.with(|options| options.meters = Some(Arc::new(provider)))
+    }
+
+    /// Records only the requests for which `filter` is true. The others still pass their trace
+    /// context on.
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_filter(|request| request.uri.path() != "/healthz");
+    /// ```
+    pub fn with_filter(
+        self,
+        filter: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.filter = Some(Arc::new(filter)))
+    }
+
+    /// Names spans in place of the conventions; where `name` is `None`, they are named as these
+    /// have it. A name is for a kind of request, and not for one: never the path.
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_span_name(|request| {
+    ///     request.headers.contains_key("x-batch").then(|| "batch".into())
+    /// });
+    /// ```
+    pub fn with_span_name(
+        self,
+        name: impl Fn(&request::Parts) -> Option<Cow<'static, str>> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.span_name = Some(Arc::new(name)))
+    }
+
+    /// Adds attributes that are taken from the head of each request.
+    ///
+    /// ```
+    /// use tower_telemetry::opentelemetry::KeyValue;
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_request_attributes(|request, attributes| {
+    ///     if let Some(id) = request.headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
+    ///         attributes.add_to_span(KeyValue::new("request.id", id.to_owned()));
+    ///     }
+    ///     let mobile = request.headers.contains_key("x-mobile-app");
+    ///     attributes.add_to_metrics(KeyValue::new("app.mobile", mobile));
+    /// });
+    /// ```
+    pub fn with_request_attributes(
+        self,
+        hook: impl Fn(&request::Parts, &mut RequestAttributes) + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.request_attributes = Some(Arc::new(hook)))
+    }
+
+    /// Adds attributes that are taken from the head of each response.
+    pub fn with_response_attributes(
+        self,
+        hook: impl Fn(&response::Parts, &mut RequestAttributes) + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.response_attributes = Some(Arc::new(hook)))
+    }
+
+    /// Captures headers of requests as `http.request.header.<name>`, in place of those that
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST` names.
+    ///
+    /// Headers that carry credentials by their name, such as `authorization` and `cookie`, are not
+    /// captured, nor are values that are marked sensitive.
+    ///
+    /// ```
+    /// use http::header::ACCEPT_LANGUAGE;
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_captured_request_headers([ACCEPT_LANGUAGE]);
+    /// ```
+    pub fn with_captured_request_headers(
+        self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        self.with(|options| options.captured_request = Some(names.into_iter().collect()))
+    }
+
+    /// Captures headers of responses as `http.response.header.<name>`, in place of those that
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE` names; with the exceptions of
+    /// [`with_captured_request_headers`](Self::with_captured_request_headers).
+    pub fn with_captured_response_headers(
+        self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        self.with(|options| options.captured_response = Some(names.into_iter().collect()))
+    }
+
+    /// Sets how far the trace context of requests is trusted. [`Trust::Continue`] by default,
+    /// which is for services that the public cannot reach.
+    ///
+    /// ```
+    /// use tower_telemetry::{TelemetryLayer, Trust};
+    ///
+    /// let layer = TelemetryLayer::new().with_trust(Trust::Link);
+    /// ```
+    pub fn with_trust(self, trust: Trust) -> Self {
+        self.with(|options| options.trust = TrustOption::Always(trust))
+    }
+
+    /// Sets for each request how far its trace context is trusted.
+    ///
+    /// ```
+    /// use tower_telemetry::{TelemetryLayer, Trust};
+    ///
+    /// let layer = TelemetryLayer::new().with_trust_by_request(|request| {
+    ///     if request.headers.contains_key("x-from-mesh") { Trust::Continue } else { Trust::Link }
+    /// });
+    /// ```
+    pub fn with_trust_by_request(
+        self,
+        trust: impl Fn(&request::Parts) -> Trust + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.trust = TrustOption::ByRequest(Arc::new(trust)))
+    }
+
+    /// Lets requests that come in sampled force so many traces in each second; further ones are
+    /// decided on as if they had come in not sampled. No limit by default.
+    pub fn with_forced_trace_limit(self, per_second: u32) -> Self {
+        self.with(|options| options.forced_traces = Some(Arc::new(RateLimit::new(per_second))))
+    }
+
+    /// Believes `Forwarded`, else `X-Forwarded-For`, `-Proto` and `-Host`, as far as that many
+    /// proxies in front of the server have written them: for `client.address`, `url.scheme`,
+    /// `server.address` and `server.port`. None by default.
+    pub fn with_trusted_proxies(self, count: usize) -> Self {
+        self.with(|options| options.trusted_hops = count)
+    }
+
+    /// Puts the trace id into another response header than `x-trace-id`.
+    pub fn with_trace_id_header(self, name: HeaderName) -> Self {
+        self.with(|options| options.response_headers.trace_id = Some(name))
+    }
+
+    /// Puts no header with the trace id alone into responses.
+    pub fn without_trace_id_header(self) -> Self {
+        self.with(|options| options.response_headers.trace_id = None)
+    }
+
+    /// Puts the header `traceresponse` into responses: `00-<trace id>-<span id>-<flags>`.
+    pub fn with_traceresponse(self) -> Self {
+        self.with(|options| options.response_headers.traceresponse = true)
+    }
+
+    /// Adds a metric `traceparent` to the header `Server-Timing` of responses, from which scripts
+    /// in browsers can read it.
+    pub fn with_server_timing(self) -> Self {
+        self.with(|options| options.response_headers.server_timing = true)
+    }
+
+    /// Records these sets of metrics. [`MetricSet::Basic`] and [`MetricSet::Conventions`] by
+    /// default.
+    ///
+    /// ```
+    /// use tower_telemetry::{MetricSet, TelemetryLayer};
+    ///
+    /// let layer = TelemetryLayer::new().with_metrics([MetricSet::Conventions]);
+    /// ```
+    pub fn with_metrics(self, sets: impl IntoIterator<Item = MetricSet>) -> Self {
+        self.with(|options| options.metrics = sets.into_iter().collect())
+    }
+
+    /// Redacts the values of these query parameters in `url.query`, in place of those that the
+    /// conventions list. Names are case-sensitive.
+    pub fn with_sensitive_query_parameters<N: Into<String>>(
+        self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.with(|options| options.sensitive_parameters = Some(SensitiveParameters::new(names)))
+    }
+
+    /// Records no `url.query`.
+    pub fn without_query(self) -> Self {
+        self.with(|options| options.sensitive_parameters = None)
+    }
+
+    /// Sets the methods that are known, in place of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`,
+    /// and of those of the conventions. Others are `_OTHER`.
+    pub fn with_known_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.with(|options| options.known_methods = Some(methods))
+    }
+
+    /// Declares gRPC methods that the server has, as `package.Service/Method`, so that they are
+    /// named from their first call on. Others are when they have been answered for, up to 256.
+    pub fn with_grpc_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.with(|options| options.grpc_methods = methods)
+    }
+}
+
+impl fmt::Debug for TelemetryLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TelemetryLayer")
+            .field("options", &self.shared.options)
+            .finish()
     }
 }
 
@@ -119,10 +359,7 @@ impl<S> Layer<S> for TelemetryLayer {
     fn layer(&self, inner: S) -> Telemetry<S> {
         Telemetry {
             inner,
-            shared: Arc::new(Shared {
-                options: self.options.clone(),
-                recorder: OnceLock::new(),
-            }),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -132,21 +369,6 @@ impl<S> Layer<S> for TelemetryLayer {
 pub struct Telemetry<S> {
     inner: S,
     shared: Arc<Shared>,
-}
-
-/// What all clones of a service have in common.
-struct Shared {
-    options: Options,
-    /// Made when the first request arrives, so that the layer may be built before `init`.
-    recorder: OnceLock<Option<Arc<Recorder>>>,
-}
-
-impl Shared {
-    fn recorder(&self) -> Option<&Arc<Recorder>> {
-        self.recorder
-            .get_or_init(|| self.options.recorder().map(Arc::new))
-            .as_ref()
-    }
 }
 
 impl<S, B, R> Service<Request<B>> for Telemetry<S>
@@ -163,15 +385,37 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.into_parts();
-        let request = match self.shared.recorder() {
-            Some(recorder) => ActiveRequest::start(recorder, &head),
-            None => ActiveRequest::unrecorded(&head),
-        };
+        let (mut head, body) = request.into_parts();
+        let mut request = self.shared.receive(&mut head);
         // Inner layers may start spans before they return their future.
-        let _attached = request.attach();
+        let entered = request.enter();
         let inner = self.inner.call(Request::from_parts(head, body));
+        drop(entered);
         ResponseFuture::new(inner, request)
+    }
+}
+
+/// Says in the extensions of a request that a layer has seen it.
+#[derive(Clone)]
+struct Seen;
+
+impl Shared {
+    fn receive(&self, head: &mut request::Parts) -> ActiveRequest {
+        let Some(recorder) = self.recorder() else {
+            return ActiveRequest::unrecorded(&Propagators::default(), head);
+        };
+        if head.extensions.insert(Seen).is_some() {
+            static TOLD: AtomicBool = AtomicBool::new(false);
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                tracing::warn!("a request passes two telemetry layers; the inner one does nothing");
+            }
+            return ActiveRequest::none();
+        }
+        if self.options.wants(head) {
+            ActiveRequest::start(recorder, head)
+        } else {
+            ActiveRequest::unrecorded(&recorder.propagators, head)
+        }
     }
 }
 

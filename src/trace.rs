@@ -10,7 +10,7 @@ use opentelemetry::trace::{SpanBuilder, SpanId, Status, TraceContextExt, TraceId
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
-use crate::providers;
+use crate::providers::{self, Started};
 use crate::semconv;
 
 /// Bound, in bytes, of the message that [`set_span_error`] records.
@@ -36,13 +36,13 @@ pub const fn get_tracer(component: &'static str) -> Tracer {
 }
 
 impl Tracer {
-    /// The context of a new span below the current one; `None` where telemetry is switched off.
-    fn start(self, name: Cow<'static, str>) -> Option<Context> {
+    /// A new span below the current one; `None` where telemetry is switched off.
+    fn start(self, name: Cow<'static, str>) -> Option<OpenSpan> {
         let tracer = providers::current()?.component(self.component);
         let parent = Context::current();
         let span = SpanBuilder::from_name(name);
-        let started = tracer.start(span, &parent, &|_| {});
-        Some(started.cx)
+        let Started { cx, recording } = tracer.start(span, &parent, 0, &|_| {});
+        Some(OpenSpan { cx, recording })
     }
 }
 
@@ -63,9 +63,9 @@ impl Tracer {
 /// # assert_eq!(parse("abc"), 3);
 /// ```
 pub fn start_as_current_span(tracer: &Tracer, name: impl Into<Cow<'static, str>>) -> SpanGuard {
-    let span = tracer.start(name.into()).map(OpenSpan);
+    let span = tracer.start(name.into());
     SpanGuard {
-        _attached: span.as_ref().map(|span| span.0.clone().attach()),
+        _attached: span.as_ref().map(OpenSpan::attach),
         _span: span,
     }
 }
@@ -85,11 +85,24 @@ impl fmt::Debug for SpanGuard {
 }
 
 /// A span that ends when it is dropped, however many contexts still hold it.
-struct OpenSpan(Context);
+struct OpenSpan {
+    cx: Context,
+    /// False where the span of the context may be another, which is not to be ended here.
+    recording: bool,
+}
+
+impl OpenSpan {
+    fn attach(&self) -> ContextGuard {
+        self.cx.clone().attach()
+    }
+}
 
 impl Drop for OpenSpan {
     fn drop(&mut self) {
-        let span = self.0.span();
+        if !self.recording {
+            return;
+        }
+        let span = self.cx.span();
         if std::thread::panicking() {
             span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, semconv::PANIC));
             span.set_status(Status::error(""));
@@ -130,7 +143,7 @@ pub fn async_with_tracer<F: Future>(
 ) -> SpanFuture<F> {
     SpanFuture {
         inner: Some(future),
-        span: get_tracer(component).start(name.into()).map(OpenSpan),
+        span: get_tracer(component).start(name.into()),
     }
 }
 
@@ -146,7 +159,7 @@ pin_project! {
     impl<F> PinnedDrop for SpanFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _attached = this.span.as_ref().map(|span| span.0.clone().attach());
+            let _attached = this.span.as_ref().map(OpenSpan::attach);
             this.inner.set(None);
         }
     }
@@ -158,7 +171,7 @@ impl<F: Future> Future for SpanFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         let output = {
-            let _attached = this.span.as_ref().map(|span| span.0.clone().attach());
+            let _attached = this.span.as_ref().map(OpenSpan::attach);
             let Some(inner) = this.inner.as_mut().as_pin_mut() else {
                 return Poll::Pending;
             };

@@ -23,6 +23,11 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
 
+    // A request before, which is recorded nowhere.
+    let response = service.clone().oneshot(Request::new(())).await;
+    let response = response.expect("it cannot fail");
+    assert!(!response.headers().contains_key("x-trace-id"));
+
     // A failure leaves the way free.
     let error = Config::from_vars(|_| None).with_endpoint("nonsense").init();
     assert!(matches!(error, Err(InitError::Endpoint { .. })));

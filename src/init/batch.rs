@@ -48,12 +48,13 @@ impl Counters {
         }
     }
 
-    /// Counts all that still waits as dropped: there will be no other chance for it.
-    pub(super) fn drop_rest(&self) {
+    /// What became of all when nothing will be exported any more: what still waits is dropped.
+    pub(super) fn last_stats(&self) -> SignalStats {
         let stats = self.stats();
-        let settled = stats.exported + stats.failed + stats.dropped;
-        let waiting = stats.recorded.saturating_sub(settled);
-        self.dropped.fetch_add(waiting, Ordering::Relaxed);
+        SignalStats {
+            dropped: stats.recorded.saturating_sub(stats.exported + stats.failed),
+            ..stats
+        }
     }
 }
 
@@ -61,6 +62,12 @@ impl Counters {
 pub(super) trait Sink<T>: Send + Sync + 'static {
     /// Hands over a batch, and says how many of it the receiver rejected.
     fn export(&self, batch: Vec<T>) -> impl Future<Output = Result<u64, ExportError>> + Send;
+
+    /// Everything that waited was handed over; `flush` says whether somebody asked for it.
+    fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
+        let _ = flush;
+        std::future::ready(())
+    }
 }
 
 /// The recording end of a queue. It never blocks, and never wakes the exporting end for one item.
@@ -136,6 +143,7 @@ where
                 let result = guarded(async move { sink.export(items).await }).await;
                 losses.settle(count, result);
             }
+            sink.settled(flushed.is_some()).await;
             if let Some(flushed) = flushed {
                 let _ = flushed.send(());
             }
@@ -179,13 +187,16 @@ pub(super) async fn guarded(
     }
 }
 
-/// Counts what is lost, and says so when it begins and when it ends, at most once a minute.
+/// Counts what becomes of batches, and says when loss begins and when it ends, each at most once a
+/// minute.
 pub(super) struct Losses {
     signal: Signal,
     counters: Arc<Counters>,
-    /// What was lost when it was last told, and when that was.
-    told: Option<(u64, Instant)>,
-    failing: bool,
+    /// What was lost when a batch was last settled.
+    lost: u64,
+    told: Option<Instant>,
+    /// Whether it was said that loss has begun, and not yet that it has ended.
+    losing: bool,
 }
 
 impl Losses {
@@ -195,8 +206,9 @@ impl Losses {
         Self {
             signal,
             counters,
+            lost: 0,
             told: None,
-            failing: false,
+            losing: false,
         }
     }
 
@@ -208,42 +220,36 @@ impl Losses {
     /// Counts what became of `count` items.
     pub(super) fn settle(&mut self, count: u64, result: Result<u64, ExportError>) {
         let (rejected, reason) = match result {
-            Ok(rejected) => (rejected.min(count), None),
-            Err(error) => (count, Some(error.reason)),
+            Ok(0) => (0, "the queue was full".to_owned()),
+            Ok(rejected) => (rejected.min(count), "the receiver rejected some".to_owned()),
+            Err(error) => (count, error.reason),
         };
         let exported = count - rejected;
         self.counters
             .exported
             .fetch_add(exported, Ordering::Relaxed);
         self.counters.failed.fetch_add(rejected, Ordering::Relaxed);
+
         let stats = self.counters.stats();
         let lost = stats.failed + stats.dropped;
-        let lost_before = self.told.map_or(0, |(lost, _)| lost);
+        let more_is_lost = lost > self.lost;
+        self.lost = lost;
+        let may_tell = self.told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
         let signal = self.signal.name();
-        if lost > lost_before {
-            if self
-                .told
-                .is_none_or(|(_, when)| when.elapsed() >= Self::PAUSE)
-            {
-                let reason = match &reason {
-                    Some(reason) => reason.as_str(),
-                    None if rejected > 0 => "the receiver rejected some of it",
-                    None => "the queue was full",
-                };
-                tracing::warn!(
-                    lost,
-                    reason,
-                    "telemetry is lost: {signal} are not all exported"
-                );
-                self.told = Some((lost, Instant::now()));
-            }
-            self.failing = true;
-        } else if self.failing {
-            self.failing = false;
+        if more_is_lost && may_tell {
+            tracing::warn!(
+                lost,
+                reason,
+                "telemetry is lost: not all {signal} are exported"
+            );
+            self.told = Some(Instant::now());
+            self.losing = true;
+        } else if self.losing && !more_is_lost {
             tracing::info!(
                 lost,
                 "no more telemetry is lost: {signal} are exported again"
             );
+            self.losing = false;
         }
     }
 }

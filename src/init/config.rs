@@ -38,6 +38,7 @@ pub struct Config {
     pub(super) sampler: Option<Sampler>,
     /// `OTEL_TRACES_SAMPLER_ARG`, for a default sampler that takes it.
     pub(super) sampler_arg: Option<f64>,
+    pub(super) propagators: Vec<Propagator>,
     pub(super) exporters: PerSignal<Option<Vec<Exporter>>>,
     /// For all signals, and where it is set, for one.
     pub(super) otlp: OtlpSettings,
@@ -193,6 +194,20 @@ pub enum Sampler {
     Custom(Box<dyn ShouldSample>),
 }
 
+/// A form in which requests carry context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Propagator {
+    /// W3C Trace Context: `traceparent` and `tracestate`.
+    TraceContext,
+    /// W3C Baggage: `baggage`.
+    Baggage,
+    /// Zipkin's `b3`.
+    B3,
+    /// Zipkin's `x-b3-traceid` and its like.
+    B3Multi,
+}
+
 /// Where telemetry is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -258,12 +273,21 @@ impl Batch {
         self
     }
 
-    /// How long they wait at most. Default 5 seconds for spans and 1 second for logs, at least 1 ms.
+    /// How long they wait at most. Default 5 seconds for spans and 1 second for logs, from 1 ms to
+    /// a day.
     pub fn with_schedule_delay(mut self, delay: Duration) -> Self {
-        self.schedule_delay = delay.max(Duration::from_millis(1));
+        self.schedule_delay = within_a_day(delay);
         self
     }
 }
+
+/// No time is zero, which would be a busy loop, nor one that arithmetic could not hold.
+fn within_a_day(time: Duration) -> Duration {
+    time.clamp(Duration::from_millis(1), MAX_TIME)
+}
+
+/// Longest time that can be asked for: a day.
+pub(super) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
     /// Reads the environment variables of the process.
@@ -315,6 +339,13 @@ impl Config {
         self
     }
 
+    /// Sets how requests carry context, in place of `OTEL_PROPAGATORS`. Of two forms that name a
+    /// parent, the later holds. [`Propagator::TraceContext`] and [`Propagator::Baggage`] by default.
+    pub fn with_propagators(mut self, propagators: impl IntoIterator<Item = Propagator>) -> Self {
+        self.propagators = propagators.into_iter().collect();
+        self
+    }
+
     /// Sets where all telemetry is sent, in place of `OTEL_TRACES_EXPORTER` and its like.
     /// An empty list sends it nowhere.
     pub fn with_exporters(mut self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
@@ -358,9 +389,9 @@ impl Config {
     }
 
     /// Sets how long an export may take, all attempts together, in place of
-    /// `OTEL_EXPORTER_OTLP_TIMEOUT` and its like. Default 10 seconds, at least 1 ms.
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT` and its like. Default 10 seconds, from 1 ms to a day.
     pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
-        self.otlp.timeout = Some(timeout.max(Duration::from_millis(1)));
+        self.otlp.timeout = Some(within_a_day(timeout));
         for signal in Signal::ALL {
             self.otlp_by_signal[signal].timeout = None;
         }
@@ -380,15 +411,16 @@ impl Config {
     }
 
     /// Sets how often metrics are exported, in place of `OTEL_METRIC_EXPORT_INTERVAL`.
-    /// Default 60 seconds, at least 1 ms.
+    /// Default 60 seconds, from 1 ms to a day.
     pub fn with_metric_interval(mut self, interval: Duration) -> Self {
-        self.metric_interval = interval.max(Duration::from_millis(1));
+        self.metric_interval = within_a_day(interval);
         self
     }
 
-    /// Sets how long shutdown and flush may take, all signals together. Default 5 seconds.
+    /// Sets how long shutdown and flush may take, all signals together. Default 5 seconds, from
+    /// 1 ms to a day.
     pub fn with_shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
+        self.shutdown_timeout = within_a_day(timeout);
         self
     }
 
@@ -396,10 +428,11 @@ impl Config {
         self.environment.unwrap_or_default()
     }
 
-    /// The exporters of a signal: as told, else as the environment has it.
+    /// The exporters of a signal, each once: as told, else as the environment has it.
     pub(super) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
-        if let Some(exporters) = &self.exporters[signal] {
-            return exporters.clone();
+        if let Some(told) = &self.exporters[signal] {
+            let all = [Exporter::Console, Exporter::Otlp];
+            return all.into_iter().filter(|one| told.contains(one)).collect();
         }
         let has_endpoint =
             self.otlp.endpoint.is_some() || self.otlp_by_signal[signal].endpoint.is_some();

@@ -36,17 +36,28 @@ struct Waiting {
     spans: usize,
 }
 
-impl Sink<SpanData> for SpanPrinter {
-    async fn export(&self, batch: Vec<SpanData>) -> Result<u64, ExportError> {
+impl SpanPrinter {
+    fn write(&self, write: impl FnOnce(&mut Waiting, &mut String)) -> String {
         let mut text = String::new();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for span in batch {
-            waiting.add(span, &mut text);
-        }
-        waiting.print_late(&mut text);
-        drop(waiting);
-        print(&text);
+        write(&mut waiting, &mut text);
+        text
+    }
+}
+
+impl Sink<SpanData> for SpanPrinter {
+    async fn export(&self, batch: Vec<SpanData>) -> Result<u64, ExportError> {
+        let text = self.write(|waiting, text| {
+            for span in batch {
+                waiting.add(span, text);
+            }
+        });
+        print(text).await;
         Ok(0)
+    }
+
+    async fn settled(&self, flush: bool) {
+        print(self.write(|waiting, text| waiting.write_late(flush, text))).await;
     }
 }
 
@@ -63,23 +74,16 @@ impl Waiting {
             return;
         }
         let children = self.traces.remove(&trace);
-        let mut children = children.map(|(_, children)| children).unwrap_or_default();
+        let children = children.map(|(_, children)| children).unwrap_or_default();
         self.spans -= children.len();
-        children.sort_by_key(|child| child.start_time);
-        let id = span.span_context.span_id();
-        write_span(&span, 0, text);
-        write_below(id, &mut children, 1, text);
-        // What belongs to another request of the same trace.
-        for child in children {
-            write_span(&child, 1, text);
-        }
+        write_tree(&span, children, text);
     }
 
-    /// Prints what has waited for too long: its request goes on, or ended before.
-    fn print_late(&mut self, text: &mut String) {
-        let full = self.spans > MAX_WAITING;
+    /// Writes what has waited for too long: its request goes on, or ended before.
+    fn write_late(&mut self, all: bool, text: &mut String) {
+        let all = all || self.spans > MAX_WAITING;
         self.traces.retain(|_, (since, spans)| {
-            let keep = !full && since.elapsed() < MAX_WAIT;
+            let keep = !all && since.elapsed() < MAX_WAIT;
             if !keep {
                 self.spans -= spans.len();
                 for span in spans {
@@ -91,12 +95,30 @@ impl Waiting {
     }
 }
 
-/// Writes the spans below `parent`, each followed by those below itself, and takes them out.
-fn write_below(parent: SpanId, spans: &mut Vec<SpanData>, depth: usize, text: &mut String) {
-    while let Some(n) = spans.iter().position(|span| span.parent_span_id == parent) {
-        let span = spans.remove(n);
-        write_span(&span, depth, text);
-        write_below(span.span_context.span_id(), spans, depth + 1, text);
+/// Writes a span, and below it those that belong to it, in the order in which they started.
+fn write_tree(root: &SpanData, mut spans: Vec<SpanData>, text: &mut String) {
+    // Taken from its end.
+    spans.sort_by_key(|span| std::cmp::Reverse(span.start_time));
+    let mut branch = vec![root.span_context.span_id()];
+    write_span(root, 0, text);
+    while let Some(parent) = branch.last() {
+        let child = spans
+            .iter()
+            .rposition(|span| span.parent_span_id == *parent);
+        match child {
+            Some(child) => {
+                let child = spans.remove(child);
+                write_span(&child, branch.len(), text);
+                branch.push(child.span_context.span_id());
+            }
+            None => {
+                branch.pop();
+            }
+        }
+    }
+    // What belongs to another request of the same trace.
+    for span in spans.iter().rev() {
+        write_span(span, 1, text);
     }
 }
 
@@ -144,10 +166,10 @@ impl fmt::Display for StatusOf<'_> {
         let error = find(semconv::ERROR_TYPE);
         match (code, error, &self.0.status) {
             (Some(code), Some(error), _) if code.as_str() != error.as_str() => {
-                write!(f, "{code} {error}")
+                write!(f, "{code} {}", error.as_str().escape_debug())
             }
             (Some(code), _, _) => write!(f, "{code}"),
-            (None, Some(error), _) => write!(f, "{error}"),
+            (None, Some(error), _) => write!(f, "{}", error.as_str().escape_debug()),
             (None, None, Status::Error { description }) if !description.is_empty() => {
                 write!(f, "error: {}", description.escape_debug())
             }
@@ -158,7 +180,7 @@ impl fmt::Display for StatusOf<'_> {
 }
 
 /// Prints what the metrics amount to, a line for each series.
-pub(super) fn print_metrics(metrics: &ResourceMetrics) {
+pub(super) async fn print_metrics(metrics: &ResourceMetrics) {
     let mut lines = Vec::new();
     for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
         let name = match metric.unit() {
@@ -172,7 +194,7 @@ pub(super) fn print_metrics(metrics: &ResourceMetrics) {
         }
     }
     lines.sort();
-    print(&lines.concat());
+    print(lines.concat()).await;
 }
 
 fn add_points<T: Copy + fmt::Display>(name: &str, data: &MetricData<T>, lines: &mut Vec<String>) {
@@ -214,7 +236,13 @@ fn line<'a>(
     format!("{name} [{}] {value}\n", attributes.escape_debug())
 }
 
-/// A standard output that is closed is no reason to fail.
-fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+/// Prints without holding up the export thread: the standard output may be one that nobody reads,
+/// or locked. One that is closed is no reason to fail.
+async fn print(text: String) {
+    if !text.is_empty() {
+        let printed = tokio::task::spawn_blocking(move || {
+            let _ = io::stdout().lock().write_all(text.as_bytes());
+        });
+        let _ = printed.await;
+    }
 }

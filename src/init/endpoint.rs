@@ -73,6 +73,13 @@ fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
             return Err(invalid(endpoint, reason));
         }
     }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        let reason = "holds credentials, which belong into OTEL_EXPORTER_OTLP_HEADERS";
+        return Err(invalid(endpoint, reason));
+    }
     if uri.host().is_none_or(str::is_empty) {
         return Err(invalid(endpoint, "names no host"));
     }

@@ -9,24 +9,42 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::config::{
-    Batch, Config, Endpoint, Environment, Exporter, OtlpSettings, PerSignal, Protocol, Sampler,
-    Signal,
+    Batch, Config, Endpoint, Environment, Exporter, MAX_TIME, OtlpSettings, PerSignal, Propagator,
+    Protocol, Sampler, Signal,
 };
 use super::error::ConfigWarning;
 
-/// Longest time, in milliseconds, that a variable can ask for: a day.
-const MAX_MILLISECONDS: u64 = 24 * 60 * 60 * 1000;
+/// Longest time that a variable can ask for, in milliseconds.
+const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
 
 /// Variables of the specification that have no effect here.
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 17] = [
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_BLRP_EXPORT_TIMEOUT",
+    "OTEL_BSP_EXPORT_TIMEOUT",
     "OTEL_CONFIG_FILE",
-    "OTEL_EXPORTER_OTLP_CERTIFICATE",
-    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_LOG_LEVEL",
     "OTEL_METRICS_EXEMPLAR_FILTER",
-    "OTEL_PROPAGATORS",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+];
+
+/// The same, of those that exist for all signals and for each.
+const UNSUPPORTED_OTLP: [&str; 5] = [
+    "CERTIFICATE",
+    "CLIENT_CERTIFICATE",
+    "CLIENT_KEY",
+    "COMPRESSION",
+    "INSECURE",
 ];
 
 pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
@@ -56,6 +74,7 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         attributes: Vec::new(),
         sampler,
         sampler_arg,
+        propagators: vars.propagators(),
         exporters,
         otlp: vars.otlp(None),
         otlp_by_signal,
@@ -66,9 +85,7 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         warnings: Vec::new(),
     };
     for variable in UNSUPPORTED {
-        if let Some(value) = vars.text(variable) {
-            vars.warn(variable, Some(&value), "is not supported and has no effect");
-        }
+        vars.warn_of_unsupported(variable);
     }
     Config {
         warnings: vars.warnings,
@@ -95,6 +112,12 @@ impl Vars<'_> {
             value: value.map(|value| crate::semconv::truncate(value, 128).into_owned()),
             consequence: consequence.into(),
         });
+    }
+
+    fn warn_of_unsupported(&mut self, variable: &str) {
+        if let Some(value) = self.text(variable) {
+            self.warn(variable, Some(&value), "is not supported and has no effect");
+        }
     }
 
     fn flag(&mut self, name: &str, default: bool) -> bool {
@@ -151,78 +174,98 @@ impl Vars<'_> {
         })
     }
 
-    /// The sampler, and the argument for the environment's own where no sampler is named.
+    /// The sampler, and the argument, which is for the default sampler where none is named.
     fn sampler(&mut self, environment: Environment) -> (Option<Sampler>, Option<f64>) {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
         const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
-        let name = self.text(NAME);
-        let lower = name.as_deref().map(str::to_ascii_lowercase);
-        let takes_ratio = match lower.as_deref() {
-            Some("traceidratio" | "parentbased_traceidratio") => true,
-            Some(_) => false,
-            None => environment == Environment::Production,
+        let Some(name) = self.text(NAME) else {
+            return (None, self.ratio(ARG, "it is left out"));
         };
-        let ratio = if takes_ratio {
-            let default = if lower.is_some() { 1.0 } else { 0.1 };
-            Some(self.ratio(ARG, default))
-        } else {
-            if let Some(value) = self.text(ARG) {
-                self.warn(ARG, Some(&value), "has no effect on the sampler in use");
+        let ratio = |vars: &mut Self| vars.ratio(ARG, "using 1").unwrap_or(1.0);
+        let sampler = match name.to_ascii_lowercase().as_str() {
+            "always_on" => Sampler::AlwaysOn,
+            "always_off" => Sampler::AlwaysOff,
+            "traceidratio" => return (Some(Sampler::TraceIdRatio(ratio(self))), None),
+            "parentbased_always_on" => Sampler::ParentBasedAlwaysOn,
+            "parentbased_always_off" => Sampler::ParentBasedAlwaysOff,
+            "parentbased_traceidratio" => {
+                return (Some(Sampler::ParentBasedTraceIdRatio(ratio(self))), None);
             }
-            None
-        };
-        let sampler = match lower.as_deref() {
-            None => None,
-            Some("always_on") => Some(Sampler::AlwaysOn),
-            Some("always_off") => Some(Sampler::AlwaysOff),
-            Some("traceidratio") => ratio.map(Sampler::TraceIdRatio),
-            Some("parentbased_always_on") => Some(Sampler::ParentBasedAlwaysOn),
-            Some("parentbased_always_off") => Some(Sampler::ParentBasedAlwaysOff),
-            Some("parentbased_traceidratio") => ratio.map(Sampler::ParentBasedTraceIdRatio),
-            Some(_) => {
+            _ => {
                 let default = default_sampler(environment, None);
                 let consequence = format!("is not a known sampler; using {default:?}");
-                self.warn(NAME, name.as_deref(), consequence);
-                None
+                self.warn(NAME, Some(&name), consequence);
+                return (None, None);
             }
         };
-        (sampler, ratio)
+        if let Some(value) = self.text(ARG) {
+            let consequence = format!("has no effect on the sampler {name}");
+            self.warn(ARG, Some(&value), consequence);
+        }
+        (Some(sampler), None)
     }
 
-    fn ratio(&mut self, name: &str, default: f64) -> f64 {
-        let Some(value) = self.text(name) else {
-            return default;
-        };
+    fn ratio(&mut self, name: &str, otherwise: &str) -> Option<f64> {
+        let value = self.text(name)?;
         match value.parse() {
-            Ok(ratio) if (0.0..=1.0).contains(&ratio) => ratio,
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Some(ratio),
             _ => {
-                let consequence = format!("is not a number from 0 to 1; using {default}");
+                let consequence = format!("is not a number from 0 to 1; {otherwise}");
                 self.warn(name, Some(&value), consequence);
-                default
+                None
             }
         }
+    }
+
+    fn propagators(&mut self) -> Vec<Propagator> {
+        let known = "tracecontext, baggage, b3, b3multi and none";
+        let told = self.words("OTEL_PROPAGATORS", known, |word| {
+            Some(match word {
+                "tracecontext" => Propagator::TraceContext,
+                "baggage" => Propagator::Baggage,
+                "b3" => Propagator::B3,
+                "b3multi" => Propagator::B3Multi,
+                _ => return None,
+            })
+        });
+        told.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage])
     }
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
         let name = format!("OTEL_{}_EXPORTER", signal.name().to_ascii_uppercase());
-        let value = self.text(&name)?;
-        let mut exporters = Vec::new();
+        self.words(&name, "otlp, console and none", |word| {
+            Some(match word {
+                "otlp" => Exporter::Otlp,
+                "console" => Exporter::Console,
+                _ => return None,
+            })
+        })
+    }
+
+    /// A list of words; `none` for an empty one. Where nothing usable was said, `None`, for the
+    /// default to hold.
+    fn words<T>(
+        &mut self,
+        name: &str,
+        known: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.text(name)?;
+        let mut words = Vec::new();
         let mut none = false;
         for word in value.split(',').map(str::trim) {
-            match word.to_ascii_lowercase().as_str() {
-                "otlp" => exporters.push(Exporter::Otlp),
-                "console" => exporters.push(Exporter::Console),
-                "none" => none = true,
-                "" => {}
-                _ => {
-                    let consequence = "is none of otlp, console and none; it is left out";
-                    self.warn(&name, Some(word), consequence);
+            let lower = word.to_ascii_lowercase();
+            match parse(&lower) {
+                Some(parsed) => words.push(parsed),
+                None if lower == "none" => none = true,
+                None if lower.is_empty() => {}
+                None => {
+                    let consequence = format!("is none of {known}; it is left out");
+                    self.warn(name, Some(word), consequence);
                 }
             }
         }
-        exporters.dedup();
-        // Where nothing usable was said, the environment's default holds.
-        (none || !exporters.is_empty()).then_some(exporters)
+        (none || !words.is_empty()).then_some(words)
     }
 
     /// `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
@@ -233,6 +276,9 @@ impl Vars<'_> {
             }
             None => "OTEL_EXPORTER_OTLP".to_owned(),
         };
+        for name in UNSUPPORTED_OTLP {
+            self.warn_of_unsupported(&format!("{prefix}_{name}"));
+        }
         let endpoint = format!("{prefix}_ENDPOINT");
         let timeout = format!("{prefix}_TIMEOUT");
         OtlpSettings {

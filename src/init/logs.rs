@@ -1,5 +1,6 @@
 //! Log records on their way out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
@@ -35,7 +36,10 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     building.workers.push(worker);
     let provider = SdkLoggerProvider::builder()
         .with_resource(building.resource.clone())
-        .with_log_processor(Records(queue));
+        .with_log_processor(Records {
+            queue,
+            shut_down: AtomicBool::new(false),
+        });
     Ok(Some(provider.build()))
 }
 
@@ -43,7 +47,11 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
 type Record = Box<(SdkLogRecord, InstrumentationScope)>;
 
 /// The log processor: into the queue with every record.
-struct Records(Queue<Record>);
+struct Records {
+    queue: Queue<Record>,
+    /// The SDK goes on emitting after its shutdown.
+    shut_down: AtomicBool,
+}
 
 impl std::fmt::Debug for Records {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -53,7 +61,9 @@ impl std::fmt::Debug for Records {
 
 impl LogProcessor for Records {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        self.0.push(Box::new((record.clone(), scope.clone())));
+        if !self.shut_down.load(Ordering::Relaxed) {
+            self.queue.push(Box::new((record.clone(), scope.clone())));
+        }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -61,6 +71,7 @@ impl LogProcessor for Records {
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        self.shut_down.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

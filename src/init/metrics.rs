@@ -1,5 +1,7 @@
 //! Metrics on their way out.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{
-    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality,
+    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -22,23 +24,50 @@ use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
 
 pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
-    let reader = Arc::new(ManualReader::builder().build());
+    let mut provider = SdkMeterProvider::builder()
+        .with_resource(building.resource.clone())
+        .with_view(|instrument| {
+            let stream = crate::semconv::is_request_metric(instrument.name()).then(Stream::builder);
+            stream?.with_cardinality_limit(MAX_SERIES).build().ok()
+        });
     for exporter in building.config.exporters(Signal::Metrics) {
+        // One for each, because what one has collected another would miss.
+        let reader = Arc::new(ManualReader::builder().build());
+        provider = provider.with_reader(SharedReader(reader.clone()));
         let worker = match exporter {
             Exporter::Otlp => otlp_worker(
                 building.config.metric_interval,
                 building.counters[Signal::Metrics].clone(),
-                reader.clone(),
+                reader,
                 building.client(Signal::Metrics)?,
             ),
-            Exporter::Console => console_worker(reader.clone()),
+            Exporter::Console => console_worker(reader),
         };
         building.workers.push(worker);
     }
-    Ok(SdkMeterProvider::builder()
-        .with_resource(building.resource.clone())
-        .with_reader(SharedReader(reader))
-        .build())
+    Ok(provider.build())
+}
+
+/// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
+/// for each route; past the limit, what is new would go unseen for good.
+const MAX_SERIES: usize = 10_000;
+
+/// Collects what was recorded. An observable callback of the application may panic in this.
+fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
+    let mut metrics = ResourceMetrics::default();
+    let collected = catch_unwind(AssertUnwindSafe(|| reader.collect(&mut metrics)));
+    match collected {
+        Ok(Ok(())) => Some(metrics),
+        _ => {
+            static TOLD: AtomicBool = AtomicBool::new(false);
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "metrics can no longer be collected: an observable callback panicked"
+                );
+            }
+            None
+        }
+    }
 }
 
 /// Sends all metrics at intervals, and when a flush is asked for.
@@ -54,11 +83,8 @@ fn otlp_worker(
     let task = async move {
         let never = Notify::new();
         while let Some(flushed) = batch::next(&mut flushes, &never, interval).await {
-            let mut metrics = ResourceMetrics::default();
-            let points = match reader.collect(&mut metrics) {
-                Ok(()) => count_points(&metrics),
-                Err(_) => 0,
-            };
+            let metrics = collect(&reader).unwrap_or_default();
+            let points = count_points(&metrics);
             if points > 0 {
                 losses.record(points);
                 let request = ExportMetricsServiceRequest::from(&metrics);
@@ -86,9 +112,8 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
     let (flush, mut flushes) = mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
     let task = async move {
         while let Some(flushed) = flushes.recv().await {
-            let mut metrics = ResourceMetrics::default();
-            if reader.collect(&mut metrics).is_ok() {
-                console::print_metrics(&metrics);
+            if let Some(metrics) = collect(&reader) {
+                console::print_metrics(&metrics).await;
             }
             let _ = flushed.send(());
         }
@@ -117,7 +142,7 @@ fn count_points(metrics: &ResourceMetrics) -> u64 {
     points.sum::<usize>() as u64
 }
 
-/// One reader for several workers, and for the provider.
+/// A reader for a worker and for the provider.
 #[derive(Debug)]
 struct SharedReader(Arc<ManualReader>);
 

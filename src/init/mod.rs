@@ -20,14 +20,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::global;
+use opentelemetry::propagation::{TextMapCompositePropagator, TextMapPropagator};
+use opentelemetry_propagator_b3::B3Encoding;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 pub use batch::SignalStats;
-pub use config::{Batch, Config, Environment, Exporter, Protocol, Sampler};
+pub use config::{Batch, Config, Environment, Exporter, Propagator, Protocol, Sampler};
 pub use error::{ConfigWarning, InitError};
 
+use crate::propagation::Format;
 use crate::providers::{self, Providers, TracersOf};
 use batch::Counters;
 use config::Signal;
@@ -173,6 +176,22 @@ pub struct Report {
     pub stats: Stats,
 }
 
+impl Report {
+    /// How many spans, metric points and log records were lost so far.
+    pub fn lost(&self) -> u64 {
+        let Stats {
+            traces,
+            metrics,
+            logs,
+        } = self.stats;
+        let signals = [traces, metrics, logs];
+        signals
+            .iter()
+            .map(|signal| signal.failed + signal.dropped)
+            .sum()
+    }
+}
+
 impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
@@ -237,17 +256,52 @@ impl TelemetryGuard {
 
     /// Makes the providers those of the process.
     fn install(&self) {
-        global::set_text_map_propagator(TraceContextPropagator::new());
         let Some(Running { export, .. }) = &self.running else {
+            global::set_text_map_propagator(TraceContextPropagator::new());
             providers::install(None);
             return;
         };
         let tracers = TracersOf::new(export.tracer_provider.clone(), export.built_in_sampler);
         let meters = Arc::new(export.meter_provider.clone());
-        providers::install(Some(Providers::new(Arc::new(tracers), meters)));
+        let formats = export.propagators.iter().map(|one| format(*one)).collect();
+        let providers = Providers::new(Arc::new(tracers), meters).with_propagators(formats);
+        providers::install(Some(providers));
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
+        let propagators = export
+            .propagators
+            .iter()
+            .map(|one| for_others(*one))
+            .collect();
+        global::set_text_map_propagator(TextMapCompositePropagator::new(propagators));
     }
+}
+
+/// What the layers read of a form of context: of the W3C's, with code of their own.
+fn format(propagator: Propagator) -> Format {
+    match propagator {
+        Propagator::TraceContext => Format::TraceContext,
+        Propagator::Baggage => Format::Baggage,
+        Propagator::B3 | Propagator::B3Multi => Format::Other(b3(propagator).into()),
+    }
+}
+
+/// What others find in OpenTelemetry's global propagator.
+fn for_others(propagator: Propagator) -> Box<dyn TextMapPropagator + Send + Sync> {
+    match propagator {
+        Propagator::TraceContext => Box::new(TraceContextPropagator::new()),
+        Propagator::Baggage => Box::new(BaggagePropagator::new()),
+        Propagator::B3 | Propagator::B3Multi => b3(propagator),
+    }
+}
+
+fn b3(propagator: Propagator) -> Box<dyn TextMapPropagator + Send + Sync> {
+    Box::new(opentelemetry_propagator_b3::Propagator::with_encoding(
+        match propagator {
+            Propagator::B3Multi => B3Encoding::MultipleHeader,
+            _ => B3Encoding::SingleHeader,
+        },
+    ))
 }
 
 impl Drop for TelemetryGuard {
@@ -282,7 +336,11 @@ impl Running {
     }
 
     fn stats(&self) -> Stats {
-        let stats = |signal| Counters::stats(&self.export.counters[signal]);
+        self.stats_by(Counters::stats)
+    }
+
+    fn stats_by(&self, read: fn(&Counters) -> SignalStats) -> Stats {
+        let stats = |signal| read(&self.export.counters[signal]);
         Stats {
             traces: stats(Signal::Traces),
             metrics: stats(Signal::Metrics),
@@ -292,14 +350,17 @@ impl Running {
 
     /// The report after the last flush, when the thread has ended.
     fn last_report(&self, complete: bool) -> Report {
-        // The metrics are collected until the last flush, so their provider goes last.
-        let _ = self.export.meter_provider.shutdown();
-        for signal in Signal::ALL {
-            self.export.counters[signal].drop_rest();
+        if complete {
+            // Last, because metrics are collected until the last flush.
+            let _ = self.export.meter_provider.shutdown();
+        } else {
+            // The export thread may be held up in a callback for good. The provider would wait for
+            // it, when it is shut down and when the last of it is dropped.
+            std::mem::forget(self.export.meter_provider.clone());
         }
         Report {
             timed_out: !complete,
-            stats: self.stats(),
+            stats: self.stats_by(Counters::last_stats),
         }
     }
 }

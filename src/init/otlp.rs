@@ -134,8 +134,9 @@ impl OtlpClient {
             let Retry::After(at_least) = error.retry else {
                 return Err(error);
             };
-            let wait = at_least.max(pause) + jitter();
-            if attempt == ATTEMPTS || Instant::now() + wait >= deadline {
+            let wait = at_least.max(pause).saturating_add(jitter());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if attempt == ATTEMPTS || wait >= left {
                 return Err(error);
             }
             sleep(wait).await;
@@ -167,7 +168,7 @@ impl OtlpClient {
             .into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         let body = body.map_err(|error| ExportError::connection(&*error))?;
-        if head.status != StatusCode::OK {
+        if !head.status.is_success() {
             return Err(refused(head.status, &head.headers));
         }
         match self.target.protocol {
@@ -231,7 +232,8 @@ fn grpc_frame(message: &impl prost::Message) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + length);
     frame.put_u8(0);
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    frame.extend_from_slice(&message.encode_to_vec());
+    // It fails only where there is too little room.
+    let _ = message.encode(&mut frame);
     frame.freeze()
 }
 

@@ -23,23 +23,33 @@ struct Command {
     /// Whether the thread ends with this.
     last: bool,
     timeout: Duration,
-    done: Box<dyn FnOnce(bool) + Send>,
+    done: blocking::Sender<bool>,
 }
 
 impl ExportThread {
     pub(super) fn start(workers: Vec<Worker>) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let (started, start) = blocking::channel();
         thread::Builder::new()
             .name("telemetry-export".to_owned())
             .spawn(move || {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
-                runtime.block_on(run(workers, receiver));
-                // A name that is being resolved must not hold the thread.
-                runtime.shutdown_background();
+                // Made here, because async code, where `init` may run, must not drop one.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let (runtime, result) = match runtime {
+                    Ok(runtime) => (Some(runtime), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                let _ = started.send(result);
+                if let Some(runtime) = runtime {
+                    runtime.block_on(run(workers, receiver));
+                    // A name that is being resolved must not hold the thread.
+                    runtime.shutdown_background();
+                }
             })?;
+        start.recv().unwrap_or(Ok(()))?;
         Ok(Self { commands })
     }
 
@@ -48,30 +58,47 @@ impl ExportThread {
     /// Resolves to whether all was handled within `timeout`, on any executor or none.
     pub(super) async fn flush(&self, last: bool, timeout: Duration) -> bool {
         let (done, flushed) = oneshot::channel();
-        self.command(last, timeout, move |complete| {
-            let _ = done.send(complete);
-        });
-        flushed.await.unwrap_or(false)
+        let flushing = self.command(last, timeout);
+        // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
+        // the application or by its callbacks. This thread is not.
+        let waiter = thread::Builder::new()
+            .name("telemetry-flush".to_owned())
+            .spawn(move || {
+                let _ = done.send(flushing.wait());
+            });
+        match waiter {
+            Ok(_) => flushed.await.unwrap_or(false),
+            Err(_) => false,
+        }
     }
 
     /// As [`flush`](Self::flush), on the current thread.
     pub(super) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
-        let (done, flushed) = blocking::channel();
-        self.command(last, timeout, move |complete| {
-            let _ = done.send(complete);
-        });
-        // The thread keeps to the timeout; this is for one that cannot run.
-        flushed
-            .recv_timeout(timeout + Duration::from_millis(50))
-            .unwrap_or(false)
+        self.command(last, timeout).wait()
     }
 
-    fn command(&self, last: bool, timeout: Duration, done: impl FnOnce(bool) + Send + 'static) {
+    fn command(&self, last: bool, timeout: Duration) -> Flushing {
+        let (done, flushed) = blocking::channel();
         let _ = self.commands.send(Command {
             last,
             timeout,
-            done: Box::new(done),
+            done,
         });
+        Flushing { flushed, timeout }
+    }
+}
+
+/// A flush that was asked for.
+struct Flushing {
+    flushed: blocking::Receiver<bool>,
+    timeout: Duration,
+}
+
+impl Flushing {
+    fn wait(self) -> bool {
+        // A little longer, so that it is the export thread that says what was done in time.
+        let timeout = self.timeout + Duration::from_millis(50);
+        self.flushed.recv_timeout(timeout).unwrap_or(false)
     }
 }
 
@@ -82,15 +109,16 @@ async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command
         tokio::spawn(worker.task);
     }
     while let Some(command) = commands.recv().await {
-        let flushes = flushes.clone();
+        // A worker that cannot be asked is gone, and what it had with it.
+        let waiting: Vec<_> = flushes
+            .iter()
+            .map(|flush| {
+                let (done, flushed) = oneshot::channel();
+                let _ = flush.send(done);
+                flushed
+            })
+            .collect();
         let flush = async move {
-            let waiting: Vec<_> = flushes
-                .iter()
-                .filter_map(|flush| {
-                    let (done, flushed) = oneshot::channel();
-                    flush.send(done).ok().map(|()| flushed)
-                })
-                .collect();
             let all = async {
                 let mut complete = true;
                 for flushed in waiting {
@@ -99,7 +127,7 @@ async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 complete
             };
             let complete = timeout(command.timeout, all).await.unwrap_or(false);
-            (command.done)(complete);
+            let _ = command.done.send(complete);
         };
         if command.last {
             return flush.await;

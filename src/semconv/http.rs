@@ -2,16 +2,18 @@
 
 use std::net::SocketAddr;
 
-use ::http::header::{HOST, USER_AGENT};
+use ::http::header::{HOST, HeaderName, USER_AGENT};
 use ::http::request::Parts;
-use ::http::{Extensions, Method, StatusCode, Version};
-use opentelemetry::KeyValue;
+use ::http::uri::Authority;
+use ::http::{Extensions, HeaderMap, StatusCode, Version};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use super::redact;
+use super::forwarded::Forwarded;
+use super::redact::{self, SensitiveParameters};
 use super::{
-    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, NETWORK_PEER_ADDRESS,
-    NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH,
-    URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
+    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
+    SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -21,18 +23,14 @@ const MAX_USER_AGENT: usize = 256;
 const MAX_PATH: usize = 1024;
 const MAX_QUERY: usize = 1024;
 
-/// The known methods (HTTP spans, `http.request.method`), and what stands for all others.
-pub(crate) const METHODS: [&str; 11] = [
-    "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY", OTHER,
-];
+/// Bounds of a captured header: its values, and the bytes of each.
+const MAX_HEADER_VALUES: usize = 8;
+const MAX_HEADER_VALUE: usize = 256;
 
-/// The place of a method in [`METHODS`].
-pub(crate) fn method_index(method: &Method) -> usize {
-    METHODS[..METHODS.len() - 1]
-        .iter()
-        .position(|known| *known == method.as_str())
-        .unwrap_or(METHODS.len() - 1)
-}
+/// The known methods (HTTP spans, `http.request.method`), unless others are named in their place.
+pub(crate) const KNOWN_METHODS: [&str; 10] = [
+    "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY",
+];
 
 /// The name of a server span.
 pub(crate) fn span_name(method: &'static str, route: Option<&str>) -> String {
@@ -43,7 +41,7 @@ pub(crate) fn span_name(method: &'static str, route: Option<&str>) -> String {
     }
 }
 
-/// `url.scheme`: what the request says, else that of the immediate connection.
+/// `url.scheme`: what a trusted proxy says, else the request, else that of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scheme {
     Http,
@@ -51,12 +49,14 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    pub(crate) fn of(request: &Parts) -> Self {
-        if request.uri.scheme() == Some(&::http::uri::Scheme::HTTPS) {
-            Self::Https
-        } else {
-            Self::Http
-        }
+    pub(crate) fn of(request: &Parts, forwarded: &Forwarded<'_>) -> Self {
+        forwarded.scheme.unwrap_or_else(|| {
+            if request.uri.scheme() == Some(&::http::uri::Scheme::HTTPS) {
+                Self::Https
+            } else {
+                Self::Http
+            }
+        })
     }
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -77,6 +77,11 @@ pub(crate) fn protocol_version(version: Version) -> Option<&'static str> {
         Version::HTTP_3 => Some("3"),
         _ => None,
     }
+}
+
+/// `http.response.status_code`, as an attribute.
+pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
+    KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
 }
 
 /// Whether a status is an error of the server: 5xx, or one that no RFC defines.
@@ -119,27 +124,40 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     }
 }
 
+/// How to describe a request.
+pub(crate) struct Described<'a> {
+    /// `http.request.method`
+    pub(crate) method: &'static str,
+    pub(crate) scheme: Scheme,
+    pub(crate) forwarded: Forwarded<'a>,
+    /// `None` where the query is not to be recorded.
+    pub(crate) sensitive_parameters: Option<&'a SensitiveParameters>,
+}
+
 /// The attributes of a server span that are known when the request arrives.
 pub(crate) fn request_attributes(
     request: &Parts,
-    method: &'static str,
+    described: &Described<'_>,
     add: &mut dyn FnMut(KeyValue),
 ) {
-    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
-    if method == OTHER {
+    add(KeyValue::new(HTTP_REQUEST_METHOD, described.method));
+    if described.method == OTHER {
         let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
         add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
     }
-    add(KeyValue::new(URL_SCHEME, Scheme::of(request).as_str()));
-    let path = truncate(request.uri.path(), MAX_PATH).into_owned();
-    add(KeyValue::new(URL_PATH, path));
-    if let Some(query) = request.uri.query() {
-        let query = redact::query(query, MAX_QUERY).into_owned();
+    add(KeyValue::new(URL_SCHEME, described.scheme.as_str()));
+    add(path_attribute(request.uri.path()));
+    if let (Some(query), Some(sensitive)) = (request.uri.query(), described.sensitive_parameters) {
+        let query = redact::query(query, MAX_QUERY, sensitive).into_owned();
         add(KeyValue::new(URL_QUERY, query));
     }
-    server_attributes(request, add);
-    if let Some(peer) = peer(&request.extensions) {
-        add(KeyValue::new(CLIENT_ADDRESS, peer.ip().to_string()));
+    server_attributes(request, &described.forwarded, add);
+    let peer = peer(&request.extensions);
+    let client = described.forwarded.client.or(peer.map(|peer| peer.ip()));
+    if let Some(client) = client {
+        add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
+    }
+    if let Some(peer) = peer {
         peer_attributes(peer, add);
     }
     if let Some(version) = protocol_version(request.version) {
@@ -153,21 +171,43 @@ pub(crate) fn request_attributes(
     }
 }
 
+/// `url.path`
+pub(crate) fn path_attribute(path: &str) -> KeyValue {
+    KeyValue::new(URL_PATH, truncate(path, MAX_PATH).into_owned())
+}
+
+/// The values of a captured header; `None` where there is none that may be shown.
+pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Value> {
+    let values: Vec<StringValue> = headers
+        .get_all(name)
+        .iter()
+        .filter(|value| !value.is_sensitive())
+        .take(MAX_HEADER_VALUES)
+        .map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            truncate(&text, MAX_HEADER_VALUE).into_owned().into()
+        })
+        .collect();
+    (!values.is_empty()).then_some(Value::Array(Array::String(values)))
+}
+
 /// `network.peer.address` and `network.peer.port`
 pub(super) fn peer_attributes(peer: SocketAddr, add: &mut dyn FnMut(KeyValue)) {
     add(KeyValue::new(NETWORK_PEER_ADDRESS, peer.ip().to_string()));
     add(KeyValue::new(NETWORK_PEER_PORT, i64::from(peer.port())));
 }
 
-/// `server.address` and `server.port`: from `:authority` or the absolute form, else from `Host`.
-pub(super) fn server_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) {
-    let authority = match request.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => request
-            .headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok()),
-    };
+/// `server.address` and `server.port`: from a trusted proxy, else from `:authority` or the absolute
+/// form, else from `Host`.
+pub(super) fn server_attributes(
+    request: &Parts,
+    forwarded: &Forwarded<'_>,
+    add: &mut dyn FnMut(KeyValue),
+) {
+    let authority = forwarded
+        .authority
+        .or_else(|| request.uri.authority().map(Authority::as_str))
+        .or_else(|| request.headers.get(HOST)?.to_str().ok());
     if let Some((host, port)) = authority.and_then(split_authority) {
         let host = truncate(host, MAX_HOST).into_owned();
         add(KeyValue::new(SERVER_ADDRESS, host));
@@ -178,7 +218,7 @@ pub(super) fn server_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) 
 }
 
 /// Host and port of `user@host:port`, an IPv6 address without its brackets.
-fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(super) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_port = authority
         .rsplit_once('@')
         .map_or(authority, |(_, rest)| rest);
@@ -223,16 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn methods_outside_of_the_known_set_share_one_name() {
-        let index = |method: &str| {
-            method_index(&Method::from_bytes(method.as_bytes()).expect("a valid token"))
-        };
-        assert_eq!(METHODS[index("GET")], "GET");
-        assert_eq!(METHODS[index("QUERY")], "QUERY");
-        assert_eq!(METHODS[index("get")], OTHER);
-        assert_eq!(METHODS[index("PURGE")], OTHER);
-        assert_eq!(METHODS[index(OTHER)], OTHER);
-        assert_eq!(span_name(OTHER, Some("/a")), "HTTP /a");
+    fn a_span_is_named_by_method_and_route() {
+        assert_eq!(span_name("GET", Some("/a/{b}")), "GET /a/{b}");
         assert_eq!(span_name("GET", None), "GET");
+        assert_eq!(span_name(OTHER, Some("/a")), "HTTP /a");
+        assert_eq!(span_name(OTHER, None), "HTTP");
     }
 }

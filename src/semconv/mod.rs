@@ -4,24 +4,28 @@
 use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
+mod forwarded;
 pub(crate) mod http;
 mod redact;
 pub(crate) mod rpc;
 
+pub(crate) use forwarded::Forwarded;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
 #[cfg(feature = "init")]
 pub(crate) use opentelemetry_semantic_conventions::attribute::DEPLOYMENT_ENVIRONMENT_NAME;
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
-    CLIENT_ADDRESS, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE, HTTP_REQUEST_METHOD,
-    HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, NETWORK_PEER_ADDRESS,
-    NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_METHOD_ORIGINAL,
-    RPC_RESPONSE_STATUS_CODE, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY,
-    URL_SCHEME, USER_AGENT_ORIGINAL,
+    CLIENT_ADDRESS, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE, HTTP_REQUEST_HEADER,
+    HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_HEADER,
+    HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
+    NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
+    RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
+    USER_AGENT_ORIGINAL,
 };
 pub(crate) use opentelemetry_semantic_conventions::metric::{
-    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, RPC_SERVER_CALL_DURATION,
+    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE,
+    RPC_SERVER_CALL_DURATION,
 };
-pub(crate) use redact::truncate;
+pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
 
 /// Stands in for a value outside of the known set.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -41,6 +45,18 @@ pub(crate) const HTTP_REQUESTS: &str = "http.requests";
 /// The request duration in milliseconds that this crate is asked for besides the conventions' own.
 pub(crate) const HTTP_DURATION: &str = "http.duration";
 
+/// Whether a metric is one that is recorded for each request.
+#[cfg(feature = "init")]
+pub(crate) fn is_request_metric(name: &str) -> bool {
+    [
+        HTTP_REQUESTS,
+        HTTP_DURATION,
+        HTTP_SERVER_REQUEST_DURATION,
+        RPC_SERVER_CALL_DURATION,
+    ]
+    .contains(&name)
+}
+
 /// Bucket boundaries for durations in seconds.
 pub(crate) const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -51,23 +67,6 @@ pub(crate) const MILLISECONDS: [f64; 14] = [
     5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
     10000.0,
 ];
-
-/// The conventions by which a request is described.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    Http,
-    Grpc,
-}
-
-impl Protocol {
-    pub(crate) fn of(request: &::http::request::Parts) -> Self {
-        if rpc::is_grpc(request) {
-            Self::Grpc
-        } else {
-            Self::Http
-        }
-    }
-}
 
 /// `error.type`: of a closed set, so that it is fit for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use ::http::HeaderName;
 use percent_encoding::percent_decode_str;
 
 const REDACTED: &str = "REDACTED";
@@ -18,6 +19,46 @@ const SENSITIVE_PARAMETERS: [&str; 7] = [
     "sig",
 ];
 
+/// Headers that are never captured, and parts of the names of more.
+const SENSITIVE_HEADERS: [&str; 4] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+];
+const SENSITIVE_WORDS: [&str; 7] = [
+    "api-key",
+    "apikey",
+    "auth-token",
+    "credential",
+    "password",
+    "secret",
+    "session",
+];
+
+/// The query parameters whose values are redacted: the conventions' own, or others in their place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SensitiveParameters(Option<Vec<String>>);
+
+impl SensitiveParameters {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self(Some(names))
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match &self.0 {
+            Some(names) => names.iter().any(|one| one == name),
+            None => SENSITIVE_PARAMETERS.contains(&name),
+        }
+    }
+}
+
+/// Whether a header is one that carries credentials by its name.
+pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    SENSITIVE_HEADERS.contains(&name) || SENSITIVE_WORDS.iter().any(|word| name.contains(word))
+}
+
 /// Cuts `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
 pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
     const MARK: &str = "…";
@@ -32,7 +73,12 @@ pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
 }
 
 /// Replaces the values of parameters that carry credentials, then cuts to `limit` bytes.
-pub(super) fn query(query: &str, limit: usize) -> Cow<'_, str> {
+pub(super) fn query<'a>(
+    query: &'a str,
+    limit: usize,
+    sensitive: &SensitiveParameters,
+) -> Cow<'a, str> {
+    let is_sensitive = |parameter: &str| is_sensitive(parameter, sensitive);
     if !query.split('&').any(is_sensitive) {
         return truncate(query, limit);
     }
@@ -55,15 +101,14 @@ pub(super) fn query(query: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned(truncate(&redacted, limit).into_owned())
 }
 
-fn is_sensitive(parameter: &str) -> bool {
+fn is_sensitive(parameter: &str, sensitive: &SensitiveParameters) -> bool {
     let name = name_of(parameter);
     // A value needs `=`; an encoded name reaches the application decoded, so it counts as such.
     parameter.len() > name.len()
         && if name.contains('%') {
-            let name = percent_decode_str(name).decode_utf8_lossy();
-            SENSITIVE_PARAMETERS.contains(&name.as_ref())
+            sensitive.contains(&percent_decode_str(name).decode_utf8_lossy())
         } else {
-            SENSITIVE_PARAMETERS.contains(&name)
+            sensitive.contains(name)
         }
 }
 
@@ -102,14 +147,43 @@ mod tests {
             ("no value", "sig", "sig"),
             ("empty", "", ""),
         ] {
-            assert_eq!(query(text, 1024), expected, "{case}");
+            let found = query(text, 1024, &SensitiveParameters::default());
+            assert_eq!(found, expected, "{case}");
         }
     }
 
     #[test]
     fn a_secret_behind_the_limit_does_not_appear() {
         let text = format!("{}&sig=secret", "a".repeat(1020));
-        let cut = query(&text, 1024);
+        let cut = query(&text, 1024, &SensitiveParameters::default());
         assert!(cut.len() <= 1024 && !cut.contains("secret"), "{cut}");
+    }
+
+    #[test]
+    fn a_list_of_parameters_replaces_that_of_the_conventions() {
+        let list = SensitiveParameters::new(vec!["token".to_owned()]);
+        assert_eq!(query("token=a&sig=b", 1024, &list), "token=REDACTED&sig=b");
+    }
+
+    #[test]
+    fn headers_with_credentials_are_known_by_their_names() {
+        for name in [
+            "authorization",
+            "Set-Cookie",
+            "X-Api-Key",
+            "x-auth-token",
+            "x-session-id",
+        ] {
+            assert!(
+                is_sensitive_header(&name.parse().expect("a legal name")),
+                "{name}"
+            );
+        }
+        for name in ["content-type", "x-request-id", "user-agent"] {
+            assert!(
+                !is_sensitive_header(&name.parse().expect("a legal name")),
+                "{name}"
+            );
+        }
     }
 }

@@ -6,40 +6,36 @@ use ::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::KeyValue;
 
 use super::http::{peer, peer_attributes, server_attributes};
-use super::{RPC_SYSTEM_NAME, truncate};
+use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, truncate};
 
 /// `rpc.system.name`
-const SYSTEM: &str = "grpc";
+pub(crate) const SYSTEM: &str = "grpc";
 
-/// Bound, in bytes, of `rpc.method_original`.
-const MAX_METHOD: usize = 256;
+/// `http.request.method` of every call.
+pub(crate) const HTTP_METHOD: &str = "POST";
 
-/// Whether a request is a gRPC call: a POST with gRPC's content type (gRPC-Web has its own), to
-/// a path that no route of an HTTP API claims. tonic's routes are `/package.Service/{*rest}`.
-pub(super) fn is_grpc(request: &Parts) -> bool {
+/// Bound, in bytes, of a method that a request names.
+pub(crate) const MAX_METHOD: usize = 256;
+
+/// Whether a request looks like a gRPC call: a POST with gRPC's content type, to a path that no
+/// route of an HTTP API claims. tonic's routes are `/package.Service/{*rest}`.
+pub(crate) fn is_call(request: &Parts) -> bool {
     request.method == Method::POST
         && has_grpc_content_type(&request.headers)
         && super::http::route(&request.extensions).is_none_or(|route| {
-            route
-                .rsplit('/')
-                .next()
-                .is_some_and(|last| last.starts_with("{*"))
+            let last = route.rsplit('/').next();
+            last.is_some_and(|last| last.starts_with("{*"))
         })
 }
 
-fn has_grpc_content_type(headers: &HeaderMap) -> bool {
+/// Whether the content type is that of gRPC, or of gRPC-Web in its binary form.
+pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
     };
-    value
-        .as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-/// The name of a span: the method, or the system where the method is not known.
-pub(crate) fn span_name(method: Option<&'static str>) -> &'static str {
-    method.unwrap_or(SYSTEM)
+    let rest = value.as_bytes().strip_prefix(b"application/grpc");
+    let rest = rest.map(|rest| rest.strip_prefix(b"-web").unwrap_or(rest));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The method that a request names, `package.Service/Method`.
@@ -48,15 +44,22 @@ pub(crate) fn method(request: &Parts) -> &str {
     path.strip_prefix('/').unwrap_or(path)
 }
 
-/// `rpc.method_original`
-pub(crate) fn method_original(method: &str) -> String {
-    truncate(method, MAX_METHOD).into_owned()
+/// `rpc.method_original`, as an attribute.
+pub(crate) fn method_original(method: &str) -> KeyValue {
+    KeyValue::new(
+        RPC_METHOD_ORIGINAL,
+        truncate(method, MAX_METHOD).into_owned(),
+    )
 }
 
-/// The attributes of a server span that are known when the call arrives.
-pub(crate) fn request_attributes(request: &Parts, add: &mut dyn FnMut(KeyValue)) {
-    add(KeyValue::new(RPC_SYSTEM_NAME, SYSTEM));
-    server_attributes(request, add);
+/// The attributes of a server span that are known when the call arrives, and would be right of a
+/// request over HTTP too.
+pub(crate) fn request_attributes(
+    request: &Parts,
+    forwarded: &Forwarded<'_>,
+    add: &mut dyn FnMut(KeyValue),
+) {
+    server_attributes(request, forwarded, add);
     if let Some(peer) = peer(&request.extensions) {
         peer_attributes(peer, add);
     }
@@ -72,6 +75,7 @@ pub(crate) fn system() -> KeyValue {
 pub(crate) struct Code(u8);
 
 impl Code {
+    const OK: Self = Self(0);
     pub(crate) const CANCELLED: Self = Self(1);
     pub(crate) const UNKNOWN: Self = Self(2);
     pub(crate) const INTERNAL: Self = Self(13);
@@ -102,16 +106,30 @@ impl Code {
 
     /// The `grpc-status` of trailers, or of a head that is trailers at the same time.
     pub(crate) fn in_headers(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get("grpc-status")?.as_bytes();
-        let code = match value {
-            [digit @ b'0'..=b'9'] => digit - b'0',
-            [b'1', digit @ b'0'..=b'6'] => 10 + digit - b'0',
-            _ => return Some(Self::UNKNOWN),
-        };
-        Some(Self(code))
+        Some(Self::parse(headers.get("grpc-status")?.as_bytes()))
     }
 
-    /// What a client makes of an answer without `grpc-status`.
+    /// The same, of the trailers that gRPC-Web sends as the last frame of a body.
+    pub(crate) fn in_web_trailers(frame: &[u8]) -> Option<Self> {
+        // Flags, of which this one says trailers, and four bytes of length.
+        let [0x80, _, _, _, _, trailers @ ..] = frame else {
+            return None;
+        };
+        let mut lines = trailers.split(|&byte| byte == b'\n');
+        let status = lines.find_map(|line| line.strip_prefix(b"grpc-status:"))?;
+        Some(Self::parse(status.trim_ascii()))
+    }
+
+    fn parse(value: &[u8]) -> Self {
+        match value {
+            [digit @ b'0'..=b'9'] => Self(digit - b'0'),
+            [b'1', digit @ b'0'..=b'6'] => Self(10 + digit - b'0'),
+            _ => Self::UNKNOWN,
+        }
+    }
+
+    /// What a client makes of an answer without `grpc-status`, for instance one of a layer that
+    /// knows nothing of gRPC.
     pub(crate) fn from_http_status(status: StatusCode) -> Self {
         match status.as_u16() {
             400 | 431 => Self::INTERNAL,
@@ -134,9 +152,8 @@ impl Code {
         matches!(self.0, 2 | 4 | 12 | 13 | 14 | 15)
     }
 
-    /// Whether the answer shows that the server has the method.
-    pub(crate) fn knows_method(self) -> bool {
-        self != Self::UNIMPLEMENTED
+    pub(crate) fn is_ok(self) -> bool {
+        self == Self::OK
     }
 }
 
@@ -155,12 +172,13 @@ mod tests {
             ("application/grpc", true),
             ("application/grpc+proto", true),
             ("application/grpc;charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
+            ("application/grpc-web", true),
+            ("application/grpc-web+proto", true),
+            ("application/grpc-web-text", false),
             ("application/grpcx", false),
             ("application/json", false),
         ] {
-            assert_eq!(is_grpc(&request(content_type)), expected, "{content_type}");
+            assert_eq!(is_call(&request(content_type)), expected, "{content_type}");
         }
     }
 
@@ -183,6 +201,29 @@ mod tests {
             assert_eq!(code, Some(expected), "{value:?}");
         }
         assert_eq!(Code::in_headers(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_trailers_of_grpc_web_are_a_frame() {
+        let frame = |text: &str| {
+            let length = u32::try_from(text.len())
+                .expect("it is short")
+                .to_be_bytes();
+            [&[0x80], &length[..], text.as_bytes()].concat()
+        };
+        let code = |frame: &[u8]| Code::in_web_trailers(frame).map(Code::name);
+        assert_eq!(
+            code(&frame("grpc-status:5\r\ngrpc-message:no\r\n")),
+            Some("NOT_FOUND")
+        );
+        assert_eq!(
+            code(&frame("grpc-message: no\r\ngrpc-status: 0\r\n")),
+            Some("OK")
+        );
+        assert_eq!(code(&frame("")), None);
+        assert_eq!(code(b"\0\0\0\0\x01x"), None);
+        assert_eq!(code(b"\x80"), None);
+        assert_eq!(code(b""), None);
     }
 
     #[test]

@@ -53,18 +53,25 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
                 ("ENVIRONMENT", "production"),
                 ("OTEL_TRACES_SAMPLER_ARG", "-1"),
             ],
-            "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; using 0.1",
+            "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; it is left out",
         ),
         (
             &[
                 ("ENVIRONMENT", "production"),
                 ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
             ],
-            "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; using 0.1",
+            "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; it is left out",
         ),
         (
             &[("OTEL_TRACES_SAMPLER_ARG", "abc")],
-            "OTEL_TRACES_SAMPLER_ARG=\"abc\" has no effect on the sampler in use",
+            "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; it is left out",
+        ),
+        (
+            &[
+                ("OTEL_TRACES_SAMPLER", "always_on"),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+            ],
+            "OTEL_TRACES_SAMPLER_ARG=\"0.5\" has no effect on the sampler always_on",
         ),
         (
             &[("OTEL_TRACES_EXPORTER", "prometheus")],
@@ -97,8 +104,13 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
             "OTEL_RESOURCE_ATTRIBUTES=\"a=1,b\" is not a list of key=value; all of it is left out",
         ),
         (
-            &[("OTEL_PROPAGATORS", "b3")],
-            "OTEL_PROPAGATORS=\"b3\" is not supported and has no effect",
+            &[("OTEL_PROPAGATORS", "tracecontext,jaeger")],
+            "OTEL_PROPAGATORS=\"jaeger\" is none of tracecontext, baggage, b3, b3multi and none; it \
+             is left out",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip")],
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"gzip\" is not supported and has no effect",
         ),
     ] {
         assert_eq!(warnings(variables), [expected]);
@@ -126,6 +138,7 @@ fn a_value_that_can_be_used_is_not_warned_of() {
             ("OTEL_LOGS_EXPORTER", "none"),
         ],
         &[("OTEL_RESOURCE_ATTRIBUTES", "a=b%20c,d=e")],
+        &[("OTEL_PROPAGATORS", "B3, b3multi,baggage")],
         &[(
             "OTEL_EXPORTER_OTLP_HEADERS",
             "authorization=Bearer%20abc,x-tenant=1",
@@ -157,6 +170,11 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
              https; write one such as http://localhost:4317",
         ),
         (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@host")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host\" holds credentials, which belong \
+             into OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://bad host")],
             "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://bad host\" is not a URL; write one such as \
              http://localhost:4317",
@@ -185,7 +203,7 @@ fn secrets_are_shown_nowhere() {
         ),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
-            "http://user:canary@localhost:1/?token=canary",
+            "http://localhost:1/?token=canary",
         ),
     ]);
     let shown = format!("{config:?}");

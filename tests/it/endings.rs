@@ -189,6 +189,29 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
 }
 
 #[test]
+fn a_body_is_whole_when_it_has_the_length_that_its_head_announces() {
+    let telemetry = TestTelemetry::new();
+    let mut script = Some(Script::new(&[
+        Step::Data("a"),
+        Step::Data("bc"),
+        Step::Wait,
+    ]));
+    let service = service_fn(move |_: Request<()>| {
+        let body = script.take().expect("one request");
+        let response = Response::builder().header("content-length", "3").body(body);
+        std::future::ready(Ok::<_, Infallible>(response.expect("a valid response")))
+    });
+    let mut future = pin!(telemetry.layer().layer(service).oneshot(Request::new(())));
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
+        panic!("the service answers at once");
+    };
+    // An HTTP/1 server drops such a body without asking for its end.
+    poll(response.into_body(), 2);
+    check("content-length", &telemetry, &COMPLETE);
+}
+
+#[test]
 fn a_response_without_a_body_completes_with_its_head() {
     for (case, method, code) in [
         ("HEAD", Method::HEAD, 200),

@@ -359,8 +359,14 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
         ("not found", StatusCode::NOT_FOUND, ""),
         ("unauthorized", StatusCode::UNAUTHORIZED, ""),
         ("a redirect", StatusCode::TEMPORARY_REDIRECT, ""),
+        (
+            "asks for quiet without end",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "",
+        ),
     ] {
-        let app = axum::Router::new().fallback(post(async move || (code, body)));
+        let retry_after = [("retry-after", u64::MAX.to_string())];
+        let app = axum::Router::new().fallback(post(async move || (code, retry_after, body)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port");
@@ -382,6 +388,69 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
             (0, 4),
             "{case}"
         );
+    }
+}
+
+#[tokio::test]
+async fn any_answer_of_success_is_taken_for_one() {
+    let app = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let telemetry = config(&[("ENVIRONMENT", "staging")])
+        .with_endpoint(format!("http://{address}"))
+        .build()
+        .expect("it is valid");
+    request(layer(&telemetry), None).await;
+    let report = telemetry.shutdown().await;
+    assert_eq!(report.stats.traces.exported, 1);
+    assert_eq!(report.lost(), 0);
+}
+
+#[tokio::test]
+async fn an_exporter_that_is_named_twice_exports_once() {
+    let receiver = Receiver::start();
+    let telemetry = config(&[("OTEL_METRICS_EXPORTER", "otlp,console,otlp")])
+        .with_exporters([Exporter::Otlp, Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .build()
+        .expect("it is valid");
+    request(layer(&telemetry), None).await;
+    telemetry.shutdown().await;
+    let received = receiver.received();
+    assert_eq!((received.traces.len(), received.metrics.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
+    use opentelemetry::metrics::MeterProvider;
+
+    let receiver = Receiver::start();
+    for blocks in [true, false] {
+        let telemetry = config(&[("ENVIRONMENT", "staging")])
+            .with_endpoint(receiver.endpoint())
+            .with_shutdown_timeout(Duration::from_millis(200))
+            .build()
+            .expect("it is valid");
+        let (_keep, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let _gauge = meter
+            .u64_observable_gauge("test.gauge")
+            .with_callback(move |_| {
+                assert!(blocks, "as it should");
+                let _ = wait.lock().expect("not poisoned").recv();
+            })
+            .build();
+        let layer = layer(&telemetry);
+        request(layer, None).await;
+        let start = Instant::now();
+        let report = telemetry.shutdown().await;
+        assert!(start.elapsed() < DEADLINE / 2);
+        assert_eq!(report.timed_out, blocks);
+        assert_eq!(report.stats.metrics.exported, 0);
     }
 }
 

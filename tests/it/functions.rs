@@ -100,6 +100,23 @@ async fn a_future_that_is_dropped_ends_its_span() {
 }
 
 #[tokio::test]
+async fn a_span_that_does_not_start_ends_no_other() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        {
+            let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+            with_tracer("test", "suppressed", || {});
+        }
+        add_span_attributes(attributes! { "still" => "open" });
+    })
+    .await;
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert_eq!(found["still"], "open");
+    assert_eq!(found["http.response.status_code"], "200");
+}
+
+#[tokio::test]
 async fn a_panic_in_a_span_is_its_error() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {

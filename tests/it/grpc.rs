@@ -7,13 +7,14 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tower_telemetry::TelemetryLayer;
 
 use crate::support::{
     self, Point, TRACE_ID, TRACEPARENT, TestTelemetry, attributes, eventually, span_attributes,
     within_deadline,
 };
 
-async fn start(telemetry: &TestTelemetry) -> (SocketAddr, HealthClient<Channel>) {
+async fn start(layer: TelemetryLayer) -> (SocketAddr, HealthClient<Channel>) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = tonic_health::ServingStatus::Serving;
     reporter.set_service_status("known", serving).await;
@@ -22,7 +23,7 @@ async fn start(telemetry: &TestTelemetry) -> (SocketAddr, HealthClient<Channel>)
         .expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let server = Server::builder()
-        .layer(telemetry.layer())
+        .layer(layer)
         .add_service(health)
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
@@ -42,7 +43,7 @@ fn check(service: &str) -> tonic::Request<HealthCheckRequest> {
 #[tokio::test]
 async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     let telemetry = TestTelemetry::new();
-    let (address, mut client) = start(&telemetry).await;
+    let (address, mut client) = start(telemetry.layer()).await;
     let response = client.check(check("known")).await.expect("it is known");
     let metadata = response.metadata();
     assert_eq!(
@@ -97,7 +98,10 @@ async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
 #[tokio::test]
 async fn a_status_of_the_client_is_no_error_of_the_server() {
     let telemetry = TestTelemetry::new();
-    let (_, mut client) = start(&telemetry).await;
+    let layer = telemetry
+        .layer()
+        .with_grpc_methods(["grpc.health.v1.Health/Check"]);
+    let (_, mut client) = start(layer).await;
     let status = client
         .check(check("unknown"))
         .await
@@ -108,6 +112,7 @@ async fn a_status_of_the_client_is_no_error_of_the_server() {
     let found = span_attributes(&span);
     assert_eq!(span.name, "grpc.health.v1.Health/Check");
     assert_eq!(span.status, Status::Unset);
+    assert_eq!(found["rpc.method"], "grpc.health.v1.Health/Check");
     assert_eq!(found["rpc.response.status_code"], "NOT_FOUND");
     assert!(!found.contains_key("error.type"));
 }
@@ -115,7 +120,7 @@ async fn a_status_of_the_client_is_no_error_of_the_server() {
 #[tokio::test]
 async fn methods_that_the_server_does_not_have_share_one_name() {
     let telemetry = TestTelemetry::new();
-    let (address, _client) = start(&telemetry).await;
+    let (address, _client) = start(telemetry.layer()).await;
     let channel = Channel::from_shared(format!("http://{address}")).expect("a valid address");
     let channel = channel.connect().await.expect("the server listens");
     for n in 0..20 {
@@ -156,7 +161,7 @@ async fn methods_that_the_server_does_not_have_share_one_name() {
 #[tokio::test]
 async fn a_stream_that_the_client_leaves_is_cancelled() {
     let telemetry = TestTelemetry::new();
-    let (_, mut client) = start(&telemetry).await;
+    let (_, mut client) = start(telemetry.layer()).await;
     client.check(check("known")).await.expect("it is known");
     let mut stream = client
         .watch(check("known"))
@@ -222,4 +227,130 @@ async fn on_one_port_with_http_each_request_has_its_own_conventions() {
             .0,
         1
     );
+}
+
+async fn call(
+    app: axum::Router,
+    path: &str,
+    content_type: &str,
+) -> http::Response<axum::body::Bytes> {
+    let server = support::Server::start(app).await;
+    let request = http::Request::post(format!("http://{}{path}", server.address))
+        .header("content-type", content_type)
+        .body(axum::body::Body::empty());
+    support::send(http::Version::HTTP_11, request.expect("a valid request")).await
+}
+
+#[tokio::test]
+async fn a_request_that_merely_claims_to_be_grpc_is_one_of_http() {
+    let telemetry = TestTelemetry::new();
+    let app = axum::Router::new()
+        .fallback(async || http::StatusCode::NOT_FOUND)
+        .layer(telemetry.layer());
+    call(app, "/any/path", "application/grpc").await;
+
+    let span = telemetry.only_span().await;
+    assert_eq!(span.name, "POST");
+    assert_eq!(span.status, Status::Unset);
+    let mut found = span_attributes(&span);
+    found.retain(|key, _| !key.starts_with("server.") && !key.starts_with("network.peer."));
+    assert_eq!(
+        found,
+        attributes([
+            ("http.request.method", "POST"),
+            ("http.response.status_code", "404"),
+            ("network.protocol.version", "1.1"),
+            ("url.path", "/any/path"),
+            ("url.scheme", "http"),
+        ])
+    );
+    assert_eq!(telemetry.points("rpc.server.call.duration"), []);
+    assert_eq!(
+        telemetry
+            .point("http.server.request.duration")
+            .value
+            .histogram()
+            .0,
+        1
+    );
+    assert_eq!(telemetry.sum("http.server.active_requests"), 0);
+}
+
+#[tokio::test]
+async fn grpc_web_tells_its_status_in_the_last_frame_of_its_body() {
+    let telemetry = TestTelemetry::new();
+    let handler = async || {
+        let message = tokio_stream::iter([
+            Ok::<_, std::convert::Infallible>(&b"\0\0\0\0\x02hi"[..]),
+            Ok(&b"\x80\0\0\0\x0fgrpc-status:13\r\n"[..]),
+        ]);
+        let content_type = [("content-type", "application/grpc-web+proto")];
+        (content_type, axum::body::Body::from_stream(message))
+    };
+    let app = axum::Router::new()
+        .fallback(handler)
+        .layer(telemetry.layer());
+    call(app, "/a.B/C", "application/grpc-web+proto").await;
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert_eq!(found["rpc.response.status_code"], "INTERNAL");
+    assert_eq!(found["error.type"], "INTERNAL");
+    assert_eq!(span.status, Status::error(""));
+    assert_eq!(span.name, "a.B/C");
+}
+
+#[tokio::test]
+async fn a_call_that_a_layer_refuses_teaches_no_method() {
+    let telemetry = TestTelemetry::new();
+    let app = axum::Router::new()
+        .fallback(async || {
+            let headers = [("content-type", "application/grpc"), ("grpc-status", "16")];
+            (headers, "")
+        })
+        .layer(telemetry.layer());
+    let server = support::Server::start(app).await;
+    for n in 0..300 {
+        let request = http::Request::post(format!("http://{}/a.B/M{n}", server.address))
+            .header("content-type", "application/grpc")
+            .body(axum::body::Body::empty());
+        support::send(http::Version::HTTP_11, request.expect("a valid request")).await;
+    }
+    telemetry.wait_for_spans(300).await;
+    assert_eq!(
+        telemetry.point("rpc.server.call.duration").attributes,
+        attributes([
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", "_OTHER"),
+            ("rpc.response.status_code", "UNAUTHENTICATED"),
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_known_call_that_is_answered_without_grpc_fails_as_its_client_sees_it() {
+    let telemetry = TestTelemetry::new();
+    let app = axum::Router::new()
+        .fallback(async || http::StatusCode::SERVICE_UNAVAILABLE)
+        .layer(telemetry.layer().with_grpc_methods(["a.B/C"]));
+    call(app, "/a.B/C", "application/grpc").await;
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert_eq!(span.name, "a.B/C");
+    assert_eq!(found["rpc.response.status_code"], "UNAVAILABLE");
+    assert_eq!(found["error.type"], "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_deadline_that_the_server_keeps_is_its_error() {
+    let telemetry = TestTelemetry::new();
+    let app = axum::Router::new()
+        .fallback(async || {
+            let headers = [("content-type", "application/grpc"), ("grpc-status", "4")];
+            (headers, "")
+        })
+        .layer(telemetry.layer().with_grpc_methods(["a.B/C"]));
+    call(app, "/a.B/C", "application/grpc").await;
+    let span = telemetry.only_span().await;
+    assert_eq!(span_attributes(&span)["error.type"], "DEADLINE_EXCEEDED");
+    assert_eq!(span.status, Status::error(""));
 }

@@ -1,15 +1,12 @@
-//! W3C Trace Context over a header map, checked byte by byte.
+//! W3C Trace Context, Level 2, checked byte by byte.
 
 use std::str::FromStr;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// The response header that carries the trace id.
-pub(crate) const TRACE_ID_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
@@ -20,7 +17,7 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 
 /// The span context that the headers carry, if they carry exactly one and it is valid
 /// (Trace Context Level 2, sections 3.2 and 3.3).
-pub(crate) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
+pub(super) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?;
     if values.next().is_some() {
@@ -35,20 +32,6 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
         true,
         trace_state,
     ))
-}
-
-/// Writes the trace id into the head of a response. A full header map is left as it is.
-pub(crate) fn inject_trace_id(trace_id: TraceId, headers: &mut HeaderMap) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(trace_id.to_bytes()) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 0x0f)];
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&text) {
-        // Beyond its capacity `insert` would panic.
-        let _ = headers.try_insert(TRACE_ID_HEADER, value);
-    }
 }
 
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
@@ -140,7 +123,7 @@ fn is_tracestate_member(member: &[u8]) -> bool {
 }
 
 /// Takes optional whitespace (RFC 9110) off both ends.
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }
@@ -149,6 +132,8 @@ fn trim(mut value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -291,21 +276,5 @@ mod tests {
     #[test]
     fn a_tracestate_without_a_traceparent_is_nothing() {
         assert_eq!(extract(&headers(&TRACESTATE, &["foo=1"])), None);
-    }
-
-    #[test]
-    fn a_full_header_map_gets_no_trace_id_and_no_panic() {
-        let mut headers = HeaderMap::new();
-        for n in 0.. {
-            let name = HeaderName::try_from(format!("h{n}")).expect("a legal name");
-            if headers
-                .try_insert(name, HeaderValue::from_static(""))
-                .is_err()
-            {
-                break;
-            }
-        }
-        inject_trace_id(TraceId::from_bytes([1; 16]), &mut headers);
-        assert_eq!(headers.get(TRACE_ID_HEADER), None);
     }
 }

@@ -1,0 +1,219 @@
+//! Context that comes with a request, and what of it the response says.
+
+mod baggage;
+mod trace_context;
+
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry::baggage::Baggage;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{SpanContext, TraceContextExt};
+use opentelemetry_http::HeaderExtractor;
+
+/// What is read from the headers of a request, in this order; of two that name a span, the later
+/// holds.
+#[derive(Clone)]
+pub(crate) struct Propagators(Arc<[Format]>);
+
+/// A form in which headers carry context.
+#[derive(Clone)]
+pub(crate) enum Format {
+    TraceContext,
+    Baggage,
+    #[cfg(feature = "init")]
+    Other(Arc<dyn TextMapPropagator + Send + Sync>),
+}
+
+/// What the headers of a request carry. Nothing of it is invalid.
+#[derive(Default)]
+pub(crate) struct Extracted {
+    pub(crate) span_context: Option<SpanContext>,
+    pub(crate) baggage: Option<Baggage>,
+}
+
+impl Default for Propagators {
+    fn default() -> Self {
+        Self(Arc::new([Format::TraceContext, Format::Baggage]))
+    }
+}
+
+impl FromIterator<Format> for Propagators {
+    fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
+        Self(formats.into_iter().collect())
+    }
+}
+
+impl Propagators {
+    pub(crate) fn extract(&self, headers: &HeaderMap) -> Extracted {
+        let mut extracted = Extracted::default();
+        for format in &*self.0 {
+            match format {
+                Format::TraceContext => {
+                    if let Some(span_context) = trace_context::extract(headers) {
+                        extracted.span_context = Some(span_context);
+                    }
+                }
+                Format::Baggage => extracted.baggage = baggage::extract(headers),
+                Format::Other(propagator) => {
+                    let headers = HeaderExtractor(headers);
+                    let cx = propagator.extract_with_context(&Context::new(), &headers);
+                    let span = cx.span();
+                    if span.span_context().is_valid() {
+                        extracted.span_context = Some(span.span_context().clone());
+                    }
+                }
+            }
+        }
+        extracted
+    }
+}
+
+/// What the head of a response says of its trace.
+#[derive(Clone, Debug)]
+pub(crate) struct ResponseHeaders {
+    /// The header with the trace id alone.
+    pub(crate) trace_id: Option<HeaderName>,
+    /// `traceresponse`, of a draft of Trace Context Level 2.
+    pub(crate) traceresponse: bool,
+    /// The metric `traceparent` of `Server-Timing`, which browsers show to scripts.
+    pub(crate) server_timing: bool,
+}
+
+impl Default for ResponseHeaders {
+    fn default() -> Self {
+        Self {
+            trace_id: Some(TRACE_ID),
+            traceresponse: false,
+            server_timing: false,
+        }
+    }
+}
+
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+impl ResponseHeaders {
+    /// Writes them into a head. It gives our own ids, and nothing that came with the request.
+    pub(crate) fn inject(&self, span_context: &SpanContext, headers: &mut HeaderMap) {
+        let text = Text::of(span_context);
+        // Beyond its capacity a map would panic, had it not been asked to try.
+        if let Some(name) = &self.trace_id {
+            let _ = headers.try_insert(name.clone(), text.trace_id());
+        }
+        if self.traceresponse {
+            let _ = headers.try_insert(TRACERESPONSE, text.traceparent("", ""));
+        }
+        if self.server_timing {
+            let value = text.traceparent("traceparent;desc=\"", "\"");
+            let _ = headers.try_append(SERVER_TIMING, value);
+        }
+    }
+}
+
+/// A span context as `00-<trace id>-<span id>-<flags>`.
+struct Text([u8; 55]);
+
+impl Text {
+    fn of(span_context: &SpanContext) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = *b"00-????????????????????????????????-????????????????-??";
+        let mut write = |at: usize, bytes: &[u8]| {
+            for (pair, byte) in text[at..].chunks_exact_mut(2).zip(bytes) {
+                pair[0] = HEX[usize::from(byte >> 4)];
+                pair[1] = HEX[usize::from(byte & 0x0f)];
+            }
+        };
+        write(3, &span_context.trace_id().to_bytes());
+        write(36, &span_context.span_id().to_bytes());
+        write(53, &[span_context.trace_flags().to_u8()]);
+        Self(text)
+    }
+
+    fn trace_id(&self) -> HeaderValue {
+        value(&self.0[3..35])
+    }
+
+    fn traceparent(&self, before: &str, after: &str) -> HeaderValue {
+        value(&[before.as_bytes(), &self.0, after.as_bytes()].concat())
+    }
+}
+
+/// Digits, dashes and letters are always a legal value.
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
+
+    use super::*;
+
+    fn span_context() -> SpanContext {
+        SpanContext::new(
+            TraceId::from_bytes([0x1a; 16]),
+            SpanId::from_bytes([0x2b; 8]),
+            TraceFlags::new(0x03),
+            false,
+            Default::default(),
+        )
+    }
+
+    #[test]
+    fn a_response_says_its_trace_as_it_was_asked_to() {
+        const TRACEPARENT: &str = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-03";
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACE_ID, HeaderValue::from_static("another"));
+        headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=53"));
+        let all = ResponseHeaders {
+            traceresponse: true,
+            server_timing: true,
+            ..ResponseHeaders::default()
+        };
+        all.inject(&span_context(), &mut headers);
+        assert_eq!(headers[TRACE_ID], &TRACEPARENT[3..35]);
+        assert_eq!(headers.get_all(TRACE_ID).iter().count(), 1);
+        assert_eq!(headers[TRACERESPONSE], TRACEPARENT);
+        let timing: Vec<_> = headers.get_all(SERVER_TIMING).iter().collect();
+        let expected = format!("traceparent;desc=\"{TRACEPARENT}\"");
+        assert_eq!(timing, ["db;dur=53", expected.as_str()]);
+    }
+
+    #[test]
+    fn a_full_header_map_is_left_as_it_is() {
+        let mut headers = HeaderMap::new();
+        for n in 0.. {
+            let name = HeaderName::try_from(format!("h{n}")).expect("a legal name");
+            if headers
+                .try_insert(name, HeaderValue::from_static(""))
+                .is_err()
+            {
+                break;
+            }
+        }
+        ResponseHeaders::default().inject(&span_context(), &mut headers);
+        assert_eq!(headers.get(TRACE_ID), None);
+    }
+
+    #[test]
+    fn another_propagator_is_asked_in_its_turn() {
+        use opentelemetry_sdk::propagation::TraceContextPropagator;
+
+        let mut headers = HeaderMap::new();
+        let traceparent = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-01";
+        headers.insert("traceparent", HeaderValue::from_static(traceparent));
+        let other = Format::Other(Arc::new(TraceContextPropagator::new()));
+        let extracted = Propagators::from_iter([other]).extract(&headers);
+        let trace_id = extracted.span_context.map(|context| context.trace_id());
+        assert_eq!(trace_id, Some(TraceId::from_bytes([0x1a; 16])));
+        assert!(
+            Propagators::from_iter([])
+                .extract(&headers)
+                .span_context
+                .is_none()
+        );
+    }
+}
