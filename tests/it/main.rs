@@ -8,6 +8,8 @@ mod support;
 
 #[cfg(feature = "init")]
 mod config;
+#[cfg(feature = "axum")]
+mod connection;
 mod context;
 mod endings;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
@@ -16,8 +18,10 @@ mod example;
 mod export;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod foreign;
+mod frames;
 mod functions;
 #[cfg(feature = "axum")]
 mod grpc;
 #[cfg(feature = "axum")]
 mod http;
+mod options;

@@ -1,0 +1,390 @@
+//! Requests over real connections, and how they end.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, StatusCode, Version, header};
+use axum::routing::{any, get};
+use http_body_util::BodyExt;
+use opentelemetry::trace::Status;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::support::{
+    DEADLINE, Server, TestTelemetry, eventually, send, span_attributes, within_deadline,
+};
+
+/// Parts of a body, with pauses between them.
+fn parts(count: usize, pause: Duration) -> Body {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(async move {
+        for _ in 0..count {
+            if sender.send(Ok(Bytes::from_static(b"part"))).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    });
+    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+fn stream() -> Body {
+    parts(3, Duration::from_millis(1))
+}
+
+async fn upgrade(request: Request<Body>) -> Response<Body> {
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(request).await.expect("it is upgraded");
+        let mut io = hyper_util::rt::TokioIo::new(upgraded);
+        let mut line = [0; 5];
+        io.read_exact(&mut line).await.expect("the client speaks");
+        io.write_all(&line).await.expect("the client listens");
+    });
+    let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let response = response
+        .header("connection", "upgrade")
+        .header("upgrade", "echo");
+    response.body(Body::empty()).expect("a valid response")
+}
+
+async fn panic() {
+    panic!("as it should");
+}
+
+fn app() -> Router {
+    Router::new()
+        .route("/empty", get(async || ()))
+        .route("/text", get(async || "hello"))
+        .route("/stream", get(async || stream()))
+        .route(
+            "/announced",
+            get(async || ([("content-length", "12")], stream())),
+        )
+        .route(
+            "/events",
+            get(async || ([(header::CONTENT_TYPE, "text/event-stream")], stream())),
+        )
+        .route("/no-content", get(async || StatusCode::NO_CONTENT))
+        .route("/not-modified", get(async || StatusCode::NOT_MODIFIED))
+        .route("/echo", any(upgrade))
+        .route("/early", any(async || "before the request's body"))
+        .route("/panic", get(panic))
+        .route("/never", get(std::future::pending::<()>))
+        .route(
+            "/endless",
+            get(async || parts(usize::MAX, Duration::from_millis(1))),
+        )
+}
+
+fn request(server: &Server, method: &str, path: &str) -> Request<Body> {
+    let request = Request::builder().method(method);
+    let request = request.uri(format!("http://{}{path}", server.address));
+    request.body(Body::empty()).expect("a valid request")
+}
+
+#[tokio::test]
+async fn every_kind_of_response_completes() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        for (method, path, code, body) in [
+            ("GET", "/empty", 200, ""),
+            ("GET", "/text", 200, "hello"),
+            ("HEAD", "/text", 200, ""),
+            ("GET", "/stream", 200, "partpartpart"),
+            ("HEAD", "/stream", 200, ""),
+            ("GET", "/announced", 200, "partpartpart"),
+            ("GET", "/events", 200, "partpartpart"),
+            ("GET", "/no-content", 204, ""),
+            ("GET", "/not-modified", 304, ""),
+            ("POST", "/text", 405, ""),
+            ("GET", "/nowhere", 404, ""),
+        ] {
+            let telemetry = TestTelemetry::new();
+            let server = Server::start(app().layer(telemetry.layer())).await;
+            let response = send(version, request(&server, method, path)).await;
+            assert_eq!(
+                (response.status().as_u16(), &response.body()[..]),
+                (code, body.as_bytes())
+            );
+
+            let case = format!("{version:?} {method} {path}");
+            let span = telemetry.only_span().await;
+            let found = span_attributes(&span);
+            assert_eq!(
+                found["http.response.status_code"],
+                code.to_string(),
+                "{case}"
+            );
+            assert_eq!(found.get("error.type"), None, "{case}");
+            assert_eq!(span.status, Status::Unset, "{case}");
+            assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_ends_the_request_and_not_the_connection() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app().layer(telemetry.layer())).await;
+    let mut client = TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    let head = "GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("it listens");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(client.read_u8().await.expect("it answers"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    let span = telemetry.only_span().await;
+    assert_eq!(span_attributes(&span)["http.response.status_code"], "101");
+    assert_eq!(telemetry.sum("http.server.active_requests"), 0);
+
+    client.write_all(b"hello").await.expect("it listens");
+    let mut echo = [0; 5];
+    client.read_exact(&mut echo).await.expect("it answers");
+    assert_eq!(&echo, b"hello");
+}
+
+#[tokio::test]
+async fn odd_requests_do_no_harm() {
+    for (case, head, code) in [
+        ("HTTP/1.0 without Host", "GET /text HTTP/1.0\r\n\r\n", "200"),
+        (
+            "absolute form",
+            "GET http://user:pw@a:1/text HTTP/1.1\r\nhost: b\r\n\r\n",
+            "200",
+        ),
+        (
+            "another scheme",
+            "GET zz1://a/text HTTP/1.1\r\nhost: b\r\n\r\n",
+            "200",
+        ),
+        ("no path", "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", "404"),
+        (
+            "a tunnel",
+            "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n",
+            "404",
+        ),
+        (
+            "a length beyond all",
+            "POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 18446744073709551613\r\n\r\n",
+            "200",
+        ),
+        (
+            "a client that waits for 100",
+            "POST /early HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n",
+            "200",
+        ),
+        (
+            "a host that is none",
+            "GET /text HTTP/1.1\r\nhost: [::1\r\n\r\n",
+            "200",
+        ),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let server = Server::start(app().layer(telemetry.layer())).await;
+        let mut client = TcpStream::connect(server.address)
+            .await
+            .expect("it listens");
+        client.write_all(head.as_bytes()).await.expect("it listens");
+        let span = telemetry.only_span().await;
+        let found = span_attributes(&span);
+        assert_eq!(found["http.response.status_code"], code, "{case}");
+        assert_eq!(found.get("error.type"), None, "{case}");
+        assert!(!format!("{found:?}").contains("pw"), "{case}");
+        assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_at_any_moment_ends_its_request_once() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app().layer(telemetry.layer())).await;
+    let mut requests = 0;
+    for moment in 0..20 {
+        for path in ["/never", "/endless"] {
+            let mut client = TcpStream::connect(server.address)
+                .await
+                .expect("it listens");
+            let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("it listens");
+            requests += 1;
+            eventually("it arrives", || {
+                let active = telemetry.sum("http.server.active_requests");
+                active + telemetry.spans().len() as i64 == requests
+            })
+            .await;
+            if path == "/endless" {
+                // So far into the body, from nothing but the head on.
+                let mut some = vec![0; 40 + 13 * moment];
+                client.read_exact(&mut some).await.expect("it answers");
+            }
+            if moment % 2 == 0 {
+                // A reset, and not an orderly end.
+                client.set_zero_linger().expect("it is a socket");
+            }
+        }
+    }
+    eventually("all have ended", || {
+        telemetry.sum("http.server.active_requests") == 0
+    })
+    .await;
+    let spans = telemetry.spans();
+    assert_eq!(spans.len() as i64, requests);
+    for span in &spans {
+        let found = span_attributes(span);
+        assert_eq!(found["error.type"], "cancelled");
+        assert_eq!(
+            found.contains_key("http.response.status_code"),
+            span.name == "GET /endless"
+        );
+        assert_eq!(span.status, Status::Unset);
+    }
+    let counts = telemetry.points("http.requests");
+    assert_eq!(counts.len(), 2, "{counts:#?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_an_http_2_client_resets_is_cancelled() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app().layer(telemetry.layer())).await;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Body>();
+    for _ in 0..5 {
+        let response = client.request(request(&server, "GET", "/endless"));
+        let mut body = within_deadline("a response", response)
+            .await
+            .expect("it answers")
+            .into_body();
+        within_deadline("a frame", body.frame())
+            .await
+            .expect("there is one")
+            .expect("it is whole");
+        let pending = client.request(request(&server, "GET", "/never"));
+        let _ = tokio::time::timeout(Duration::from_millis(5), pending).await;
+    }
+    eventually("all have ended", || {
+        telemetry.spans().len() == 10 && telemetry.sum("http.server.active_requests") == 0
+    })
+    .await;
+    let spans = telemetry.spans();
+    assert!(
+        spans
+            .iter()
+            .all(|span| span_attributes(span)["error.type"] == "cancelled")
+    );
+}
+
+#[tokio::test]
+async fn a_panic_is_counted_once_wherever_it_is_caught() {
+    for (case, inside, status, error) in [
+        ("caught inside", true, Some("500"), "500"),
+        ("caught outside", false, None, "panic"),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let app = if inside {
+            app().layer(CatchPanicLayer::new()).layer(telemetry.layer())
+        } else {
+            app().layer(telemetry.layer()).layer(CatchPanicLayer::new())
+        };
+        let server = Server::start(app).await;
+        let response = send(Version::HTTP_11, request(&server, "GET", "/panic")).await;
+        assert_eq!(response.status(), 500, "{case}");
+        assert_eq!(
+            response.headers().contains_key("x-trace-id"),
+            inside,
+            "{case}"
+        );
+        let span = telemetry.only_span().await;
+        let found = span_attributes(&span);
+        assert_eq!(
+            found.get("http.response.status_code").map(String::as_str),
+            status,
+            "{case}"
+        );
+        assert_eq!(found["error.type"], error, "{case}");
+        assert_eq!(span.status, Status::error(""), "{case}");
+        assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
+    }
+
+    // Caught by nobody but the task of the connection.
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app().layer(telemetry.layer())).await;
+    let mut client = TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    client
+        .write_all(b"GET /panic HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("it listens");
+    assert_eq!(
+        span_attributes(&telemetry.only_span().await)["error.type"],
+        "panic"
+    );
+}
+
+#[tokio::test]
+async fn a_timeout_ends_the_request_on_either_side() {
+    let short =
+        || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(20));
+    for (case, inside, status, error, end) in [
+        ("inside", true, Some("504"), "504", Status::error("")),
+        ("outside", false, None, "cancelled", Status::Unset),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let app = if inside {
+            app().layer(short()).layer(telemetry.layer())
+        } else {
+            app().layer(telemetry.layer()).layer(short())
+        };
+        let server = Server::start(app).await;
+        let response = send(Version::HTTP_11, request(&server, "GET", "/never")).await;
+        assert_eq!(response.status(), 504, "{case}");
+        let span = telemetry.only_span().await;
+        let found = span_attributes(&span);
+        assert_eq!(
+            found.get("http.response.status_code").map(String::as_str),
+            status,
+            "{case}"
+        );
+        assert_eq!(found["error.type"], error, "{case}");
+        assert_eq!(span.status, end, "{case}");
+        assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_shed_is_an_error_of_the_service() {
+    use tower::{Service, ServiceExt};
+
+    let telemetry = TestTelemetry::new();
+    let mut service = ServiceBuilder::new()
+        .layer(telemetry.layer())
+        .load_shed()
+        .concurrency_limit(1)
+        .service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    let first = service.ready().await.expect("it is").call(Request::new(()));
+    let second = service.ready().await.expect("it is").call(Request::new(()));
+    assert!(
+        tokio::time::timeout(DEADLINE, second)
+            .await
+            .expect("at once")
+            .is_err()
+    );
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert!(
+        found["error.type"].contains("dyn core::error::Error"),
+        "{found:?}"
+    );
+    assert_eq!(span.status, Status::error(""));
+    assert_eq!(telemetry.sum("http.server.active_requests"), 1);
+    drop(first);
+    assert_eq!(telemetry.sum("http.server.active_requests"), 0);
+}
