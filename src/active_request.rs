@@ -15,10 +15,11 @@ use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
-use crate::instruments::{CallKey, Route, SeriesKey};
+use crate::instruments::{CallKey, Measured, Route, SeriesKey};
 use crate::options::{Recorder, RequestAttributes, Trust};
 use crate::propagation::{Extracted, Propagators};
 use crate::providers::Started;
+use crate::request_body::Received;
 use crate::semconv::http::{
     Described, Scheme, is_defined, path_attribute, protocol_version, request_attributes,
     status_attribute,
@@ -49,6 +50,8 @@ struct Recording {
     status: Option<StatusCode>,
     /// Bytes of the response's body that were handed over.
     sent: u64,
+    /// Bytes of the request's body that were read, where body sizes are recorded.
+    received: Option<Received>,
     /// Attributes for the metrics, and for the span too.
     labels: Vec<KeyValue>,
     http: Http,
@@ -191,6 +194,7 @@ impl ActiveRequest {
                 start_time,
                 status: None,
                 sent: 0,
+                received: request.extensions.get::<Received>().cloned(),
                 labels: hooked.metric,
                 http: Http {
                     route,
@@ -481,6 +485,11 @@ impl Recording {
         }
         let labels = mem::take(&mut self.labels).into_iter();
         let labels: Vec<_> = labels.map(|label| instruments.bounded(label)).collect();
+        let measured = Measured {
+            duration,
+            received: self.received.as_ref().and_then(Received::bytes),
+            sent: self.sent,
+        };
         let status = self.status.filter(|status| is_defined(*status));
         let span = cx.span();
         let mut set = |attribute| {
@@ -498,7 +507,7 @@ impl Recording {
                     status,
                     error,
                 };
-                instruments.record_call(&key, &labels, duration);
+                instruments.record_call(&key, &labels, &measured);
                 if !call.known {
                     let known = Call {
                         method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
@@ -523,13 +532,14 @@ impl Recording {
                     Outcome::Cancelled => Some(ErrorType::Name(semconv::CANCELLED)),
                 };
                 let key = SeriesKey {
+                    counted: measured.received.is_some(),
                     scheme: self.http.scheme,
                     version: self.http.version,
                     status,
                     error,
                 };
                 let route = &self.http.route;
-                instruments.record_http(route, &key, &labels, duration, self.sent);
+                instruments.record_http(route, &key, &labels, &measured);
                 if let Some(status) = self.status {
                     set(status_attribute(status));
                 }

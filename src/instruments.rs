@@ -33,7 +33,7 @@ const MAX_PAIRS: usize = 512;
 pub(crate) struct Instruments {
     basic: Option<(Counter<u64>, Histogram<f64>)>,
     conventions: Option<Conventions>,
-    response_size: Option<Histogram<u64>>,
+    sizes: Option<Sizes>,
     /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
@@ -46,6 +46,11 @@ struct Conventions {
     http_seconds: Histogram<f64>,
     rpc_seconds: Histogram<f64>,
     active: UpDownCounter<i64>,
+}
+
+struct Sizes {
+    request: Histogram<u64>,
+    response: Histogram<u64>,
 }
 
 /// What is known of the requests with one method.
@@ -73,6 +78,9 @@ pub(crate) struct Route {
 /// What tells the series of one route apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SeriesKey {
+    /// Whether the bytes of the request's body were counted. A series that is bound is exported,
+    /// also when nothing is recorded to it.
+    pub(crate) counted: bool,
     pub(crate) scheme: Scheme,
     pub(crate) version: Option<&'static str>,
     /// A defined status.
@@ -94,12 +102,22 @@ pub(crate) struct CallKey {
 pub(crate) struct Series {
     basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
     seconds: Option<BoundHistogram<f64>>,
+    request_size: Option<BoundHistogram<u64>>,
     response_size: Option<BoundHistogram<u64>>,
 }
 
+/// What was measured of a request.
+pub(crate) struct Measured {
+    pub(crate) duration: Duration,
+    /// Bytes of the request's body, where they were counted.
+    pub(crate) received: Option<u64>,
+    /// Bytes of the response's body.
+    pub(crate) sent: u64,
+}
+
 impl Series {
-    fn record(&self, duration: Duration, response_size: u64) {
-        let seconds = duration.as_secs_f64();
+    fn record(&self, measured: &Measured) {
+        let seconds = measured.duration.as_secs_f64();
         if let Some((requests, milliseconds)) = &self.basic {
             requests.add(1);
             milliseconds.record(seconds * 1000.0);
@@ -107,8 +125,11 @@ impl Series {
         if let Some(histogram) = &self.seconds {
             histogram.record(seconds);
         }
+        if let (Some(histogram), Some(received)) = (&self.request_size, measured.received) {
+            histogram.record(received);
+        }
         if let Some(histogram) = &self.response_size {
-            histogram.record(response_size);
+            histogram.record(measured.sent);
         }
     }
 }
@@ -155,17 +176,24 @@ impl Instruments {
                 .with_unit("{request}")
                 .build(),
         };
-        let response_size = || {
-            meter
-                .u64_histogram(semconv::HTTP_SERVER_RESPONSE_BODY_SIZE)
-                .with_description("Size of HTTP server response bodies.")
-                .with_unit("By")
-                .build()
+        let size = |name: &'static str, description: &'static str| {
+            let histogram = meter.u64_histogram(name).with_description(description);
+            histogram.with_unit("By").build()
+        };
+        let sizes = || Sizes {
+            request: size(
+                semconv::HTTP_SERVER_REQUEST_BODY_SIZE,
+                "Size of HTTP server request bodies.",
+            ),
+            response: size(
+                semconv::HTTP_SERVER_RESPONSE_BODY_SIZE,
+                "Size of HTTP server response bodies.",
+            ),
         };
         let instruments = Self {
             basic: sets.contains(&MetricSet::Basic).then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
-            response_size: sets.contains(&MetricSet::BodySizes).then(response_size),
+            sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
             methods: methods
                 .chain([OTHER])
                 .enumerate()
@@ -220,8 +248,7 @@ impl Instruments {
         route: &Route,
         key: &SeriesKey,
         extra: &[KeyValue],
-        duration: Duration,
-        response_size: u64,
+        measured: &Measured,
     ) {
         let bind = || Arc::new(self.bind_http(route, key, extra));
         let series = if extra.is_empty() {
@@ -230,12 +257,12 @@ impl Instruments {
             Ok(bind())
         };
         match series {
-            Ok(series) | Err(series) => series.record(duration, response_size),
+            Ok(series) | Err(series) => series.record(measured),
         }
     }
 
     /// Records a gRPC call that ended.
-    pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], duration: Duration) {
+    pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], measured: &Measured) {
         let bind = || Arc::new(self.bind_call(key, extra));
         let series = if extra.is_empty() {
             self.calls.get_or_insert_with(key, bind)
@@ -243,7 +270,7 @@ impl Instruments {
             Ok(bind())
         };
         match series {
-            Ok(series) | Err(series) => series.record(duration, 0),
+            Ok(series) | Err(series) => series.record(measured),
         }
     }
 
@@ -304,14 +331,14 @@ impl Instruments {
                 .map(|version| KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version)),
         );
         attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str()));
-        let conventions = self.conventions.as_ref();
+        let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
         Series {
             basic,
             seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
-            response_size: self
-                .response_size
-                .as_ref()
-                .map(|one| one.bind_to(&attributes)),
+            request_size: sizes
+                .filter(|_| key.counted)
+                .map(|sizes| sizes.request.bind_to(&attributes)),
+            response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
         }
     }
 
@@ -339,6 +366,7 @@ impl Instruments {
         Series {
             basic: self.bind_basic(&http),
             seconds: conventions.map(|one| one.rpc_seconds.bind_to(&call)),
+            request_size: None,
             response_size: None,
         }
     }

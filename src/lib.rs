@@ -78,6 +78,7 @@ mod metrics;
 mod options;
 mod propagation;
 mod providers;
+mod request_body;
 mod semconv;
 mod server;
 mod table;
@@ -99,6 +100,7 @@ pub use opentelemetry;
 #[cfg(feature = "init")]
 pub use opentelemetry_sdk;
 pub use options::{MetricSet, RequestAttributes, Trust};
+pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
 pub use server::{Telemetry, TelemetryLayer};
 pub use trace::{
     SpanFuture, SpanGuard, Tracer, add_span_attributes, add_span_event, async_with_tracer,

@@ -47,7 +47,9 @@ pub enum MetricSet {
     /// `http.server.request.duration`, `http.server.active_requests` and
     /// `rpc.server.call.duration`, as the OpenTelemetry conventions have them.
     Conventions,
-    /// `http.server.response.body.size`, in bytes that were really sent.
+    /// `http.server.response.body.size`, and with a
+    /// [`RequestBodySizeLayer`](crate::RequestBodySizeLayer) `http.server.request.body.size`, in
+    /// bytes that were really transferred.
     BodySizes,
 }
 

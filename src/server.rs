@@ -20,6 +20,7 @@ use crate::options::{
 };
 use crate::propagation::Propagators;
 use crate::providers::{self, TracersOf};
+use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
@@ -412,6 +413,9 @@ impl Shared {
             return ActiveRequest::none();
         }
         if self.options.wants(head) {
+            if self.options.metrics.contains(&MetricSet::BodySizes) {
+                head.extensions.insert(Received::new());
+            }
             ActiveRequest::start(recorder, head)
         } else {
             ActiveRequest::unrecorded(&recorder.propagators, head)

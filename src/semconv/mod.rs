@@ -22,8 +22,8 @@ pub(crate) use opentelemetry_semantic_conventions::attribute::{
     USER_AGENT_ORIGINAL,
 };
 pub(crate) use opentelemetry_semantic_conventions::metric::{
-    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE,
-    RPC_SERVER_CALL_DURATION,
+    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_BODY_SIZE, HTTP_SERVER_REQUEST_DURATION,
+    HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_SERVER_CALL_DURATION,
 };
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
 
@@ -51,7 +51,9 @@ pub(crate) fn is_request_metric(name: &str) -> bool {
     [
         HTTP_REQUESTS,
         HTTP_DURATION,
+        HTTP_SERVER_REQUEST_BODY_SIZE,
         HTTP_SERVER_REQUEST_DURATION,
+        HTTP_SERVER_RESPONSE_BODY_SIZE,
         RPC_SERVER_CALL_DURATION,
     ]
     .contains(&name)

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
+use tower_telemetry::{MetricSet, RequestBodySizeLayer};
 
 use crate::support::{
     DEADLINE, Server, TestTelemetry, eventually, send, span_attributes, within_deadline,
@@ -123,6 +124,40 @@ async fn every_kind_of_response_completes() {
             assert_eq!(span.status, Status::Unset, "{case}");
             assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
         }
+    }
+}
+
+#[tokio::test]
+async fn sizes_of_request_bodies_are_bytes_that_were_read() {
+    let sizes = [MetricSet::BodySizes];
+    for (case, path, counts, expected) in [
+        ("read whole", "/read", true, Some(11.0)),
+        (
+            "not read, whatever the head says",
+            "/early",
+            true,
+            Some(0.0),
+        ),
+        ("counted by nobody", "/read", false, None),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let mut app = app().route("/read", any(async |body: String| body));
+        if counts {
+            app = app.layer(RequestBodySizeLayer::new());
+        }
+        let app = app.layer(telemetry.layer().with_metrics(sizes));
+        let server = Server::start(app).await;
+        let mut request = request(&server, "POST", path);
+        *request.body_mut() = Body::from("hello world");
+        send(Version::HTTP_11, request).await;
+        telemetry.only_span().await;
+        let metric = telemetry.metrics().remove("http.server.request.body.size");
+        let found = metric.map(|metric| {
+            assert_eq!(metric.unit, "By");
+            assert_eq!(metric.points[0].attributes["http.route"], path);
+            metric.points[0].value.histogram()
+        });
+        assert_eq!(found, expected.map(|sum| (1, sum)), "{case}");
     }
 }
 

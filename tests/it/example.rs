@@ -190,6 +190,54 @@ fn active_requests(receiver: &Receiver) -> i64 {
     }
 }
 
+#[tokio::test]
+async fn variables_of_the_layer_and_its_propagators_are_read() {
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_PROPAGATORS", "b3"),
+            ("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "HEAD,PURGE"),
+            (
+                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+                "X-Tenant, Authorization",
+            ),
+            (
+                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+                "content-type",
+            ),
+        ],
+    );
+    let b3 = format!("{TRACE_ID}-b7ad6b7169203331-1");
+    let request = Request::get(format!("{}/healthz", server.url()))
+        .header("b3", b3)
+        .header("x-tenant", "blue")
+        .header("authorization", "Bearer canary")
+        .body(Body::empty());
+    let response = send(Version::HTTP_11, request.expect("a valid request")).await;
+    assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
+    server.terminate();
+    assert!(server.wait().success());
+
+    let spans = receiver.received().spans();
+    assert_eq!(hex(&spans[0].parent_span_id), "b7ad6b7169203331");
+    assert_eq!(spans[0].name, "HTTP /healthz");
+    let keys: Vec<_> = spans[0]
+        .attributes
+        .iter()
+        .map(|one| one.key.as_str())
+        .collect();
+    assert!(keys.contains(&"http.request.header.x-tenant"), "{keys:?}");
+    assert!(
+        keys.contains(&"http.response.header.content-type"),
+        "{keys:?}"
+    );
+    assert!(!format!("{spans:?}").contains("canary"));
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
