@@ -4,7 +4,6 @@
 //! response's body. However a request ends, it ends in [`ActiveRequest::end`], once.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,6 +14,8 @@ use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
+use crate::call::Call;
+use crate::handler_attributes;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
 use crate::options::{Recorder, RequestAttributes, Trust};
 use crate::propagation::{Extracted, Propagators};
@@ -26,9 +27,6 @@ use crate::semconv::http::{
 };
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType, Forwarded};
-
-/// Attributes that a handler can put on the metrics of its request.
-const MAX_LABELS: usize = 16;
 
 /// Room for the attributes of a server span: more of them would have to grow it.
 const SPAN_ATTRIBUTES: usize = 16;
@@ -52,8 +50,8 @@ struct Recording {
     sent: u64,
     /// Bytes of the request's body that were read, where body sizes are recorded.
     received: Option<Received>,
-    /// Attributes for the metrics, and for the span too.
-    labels: Vec<KeyValue>,
+    /// Attributes of hooks and the handler, for the metrics and the span.
+    extra: Vec<KeyValue>,
     http: Http,
     /// Where the request is a gRPC call, or claims to be.
     call: Option<Call>,
@@ -71,19 +69,9 @@ struct Http {
     named: bool,
 }
 
-/// What is remembered of a gRPC call.
-struct Call {
-    /// As the request names it.
-    method: Cow<'static, str>,
-    /// Whether the server is known to have the method. Until then the request may be none.
-    known: bool,
-    /// From the wire, and thus not there when the client goes away.
-    code: Option<Code>,
-}
-
 /// How a request ended.
 #[derive(Clone, Copy)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// The response was handed over whole.
     Complete,
     /// The service gave an error in place of a response, or of the rest of its body.
@@ -125,15 +113,7 @@ impl ActiveRequest {
         let scheme = Scheme::of(request, &forwarded);
         let route = semconv::http::route(&request.extensions);
         let route = recorder.instruments.route(&request.method, route);
-        let call = rpc::is_call(request).then(|| {
-            let method = rpc::method(request);
-            let known = recorder.instruments.grpc_method(method);
-            Call {
-                method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
-                known: known.is_some(),
-                code: None,
-            }
-        });
+        let call = Call::of(request, &recorder.instruments);
         let mut hooked = RequestAttributes::default();
         options.request_attributes(request, &mut hooked);
         let given_name = options.span_name(request);
@@ -195,7 +175,7 @@ impl ActiveRequest {
                 status: None,
                 sent: 0,
                 received: request.extensions.get::<Received>().cloned(),
-                labels: hooked.metric,
+                extra: hooked.metric,
                 http: Http {
                     route,
                     scheme,
@@ -214,9 +194,9 @@ impl ActiveRequest {
     pub(crate) fn enter(&mut self) -> Entered<'_> {
         let attached = self.cx.clone().map(Context::attach);
         let recording = self.recording.as_mut();
-        let labels = recording.map(|recording| mem::take(&mut recording.labels));
+        let extra = recording.map(|recording| mem::take(&mut recording.extra));
         Entered {
-            outer: swap_labels(labels),
+            outer: handler_attributes::swap(extra),
             was_panicking: std::thread::panicking(),
             _attached: attached,
             request: self,
@@ -239,7 +219,7 @@ impl ActiveRequest {
             recorder.response_headers.read(&head.headers, &mut add);
             hooked.span.into_iter().for_each(add);
         }
-        recording.labels.append(&mut hooked.metric);
+        recording.extra.append(&mut hooked.metric);
         if cx.has_active_span() {
             let headers = &mut head.headers;
             recorder
@@ -353,44 +333,6 @@ fn parent(recorder: &Recorder, request: &Parts) -> (Context, Option<Link>) {
     }
 }
 
-thread_local! {
-    /// The attributes that the request which runs on this thread has for its metrics; `None`
-    /// where none runs that is recorded.
-    static LABELS: RefCell<Option<Vec<KeyValue>>> = const { RefCell::new(None) };
-}
-
-fn swap_labels(labels: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
-    // It fails where the thread is at its end, and has no request to run.
-    LABELS.try_with(|cell| cell.replace(labels)).unwrap_or(None)
-}
-
-/// Puts attributes on the metrics and the span of the request that runs on this thread.
-///
-/// They are for what has few values, such as a plan or a region: each set of them is a series of
-/// its own. A value is cut to 64 bytes, a request takes 16 attributes, and past 512 pairs of key
-/// and value, values become `_OTHER`.
-///
-/// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
-///
-/// ```
-/// use tower_telemetry::{add_request_attributes, attributes};
-///
-/// add_request_attributes(attributes! { "user.plan" => "free" });
-/// ```
-pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
-    // Taken out while the caller's iterator runs, which may come back here.
-    let Some(mut labels) = swap_labels(None) else {
-        return;
-    };
-    for attribute in attributes {
-        if labels.len() < MAX_LABELS {
-            labels.retain(|label| label.key != attribute.key);
-            labels.push(attribute);
-        }
-    }
-    swap_labels(Some(labels));
-}
-
 /// See [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
     request: &'a mut ActiveRequest,
@@ -402,9 +344,9 @@ pub(crate) struct Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let labels = swap_labels(self.outer.take());
-        if let (Some(recording), Some(labels)) = (&mut self.request.recording, labels) {
-            recording.labels = labels;
+        let extra = handler_attributes::swap(self.outer.take());
+        if let (Some(recording), Some(extra)) = (&mut self.request.recording, extra) {
+            recording.extra = extra;
         }
         if std::thread::panicking() && !self.was_panicking {
             // Not left to the request's own drop: whoever catches the panic drops the request
@@ -439,25 +381,6 @@ impl Http {
     }
 }
 
-impl Call {
-    fn span_name(&self) -> Cow<'static, str> {
-        match &self.method {
-            method if self.known => method.clone(),
-            _ => Cow::Borrowed(rpc::SYSTEM),
-        }
-    }
-
-    fn attributes(&self, add: &mut dyn FnMut(KeyValue)) {
-        add(rpc::system());
-        if self.known {
-            add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
-        } else {
-            add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
-            add(rpc::method_original(&self.method));
-        }
-    }
-}
-
 impl Recording {
     /// Sees whether what claims to be a gRPC call is answered as one.
     fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
@@ -483,8 +406,8 @@ impl Recording {
         if self.http.active {
             instruments.add_active(&self.http.route, self.http.scheme, -1);
         }
-        let labels = mem::take(&mut self.labels).into_iter();
-        let labels: Vec<_> = labels.map(|label| instruments.bounded(label)).collect();
+        let extra = mem::take(&mut self.extra).into_iter();
+        let extra: Vec<_> = extra.map(|one| instruments.bounded(one)).collect();
         let measured = Measured {
             duration,
             received: self.received.as_ref().and_then(Received::bytes),
@@ -500,14 +423,14 @@ impl Recording {
         let error = match &self.call {
             Some(call) => {
                 let (code, error) = call.result(outcome, self.status);
-                let known = call.learn(&self.recorder, code);
+                let known = call.learn(instruments, code);
                 let key = CallKey {
                     method: known,
                     code,
                     status,
                     error,
                 };
-                instruments.record_call(&key, &labels, &measured);
+                instruments.record_call(&key, &extra, &measured);
                 if !call.known {
                     let known = Call {
                         method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
@@ -539,14 +462,14 @@ impl Recording {
                     error,
                 };
                 let route = &self.http.route;
-                instruments.record_http(route, &key, &labels, &measured);
+                instruments.record_http(route, &key, &extra, &measured);
                 if let Some(status) = self.status {
                     set(status_attribute(status));
                 }
                 error
             }
         };
-        labels.into_iter().for_each(&mut set);
+        extra.into_iter().for_each(&mut set);
         if let Some(error) = error {
             set(error.attribute());
             if self.span && !matches!(outcome, Outcome::Cancelled) {
@@ -555,30 +478,6 @@ impl Recording {
         }
         if self.span {
             span.end_with_timestamp(self.start_time + duration);
-        }
-    }
-}
-
-impl Call {
-    /// The code of a call that ended, and its `error.type`.
-    fn result(&self, outcome: Outcome, status: Option<StatusCode>) -> (Code, Option<ErrorType>) {
-        let code = match (outcome, self.code) {
-            (Outcome::Failed(error), _) => return (Code::INTERNAL, Some(error)),
-            (_, Some(code)) => code,
-            (Outcome::Cancelled, None) => Code::CANCELLED,
-            (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
-        };
-        let error = code.is_server_error();
-        (code, error.then(|| ErrorType::Name(code.name())))
-    }
-
-    /// The method, if the server is known to have it, or has just shown so.
-    fn learn(&self, recorder: &Recorder, code: Code) -> Option<&'static str> {
-        // Other answers may come from a layer that refuses calls before it knows their method.
-        if code.is_ok() && self.code.is_some() {
-            recorder.instruments.learn_grpc_method(&self.method)
-        } else {
-            recorder.instruments.grpc_method(&self.method)
         }
     }
 }

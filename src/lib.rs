@@ -68,7 +68,9 @@ mod active_request;
 mod attributes;
 mod body;
 mod bound;
+mod call;
 mod future;
+mod handler_attributes;
 #[cfg(feature = "init")]
 mod init;
 mod instruments;
@@ -84,10 +86,10 @@ mod server;
 mod table;
 mod trace;
 
-pub use active_request::add_request_attributes;
 pub use attributes::IntoValue;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
+pub use handler_attributes::add_request_attributes;
 #[cfg(feature = "init")]
 pub use init::{
     Batch, Config, ConfigWarning, Environment, Exporter, InitError, Propagator, Protocol, Report,

@@ -88,6 +88,8 @@ type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 pub(crate) struct Options {
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    /// Those of the providers, where none are named.
+    pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
@@ -118,6 +120,7 @@ impl Default for Options {
         Self {
             tracers: None,
             meters: None,
+            propagators: None,
             filter: None,
             span_name: None,
             trust: TrustOption::Always(Trust::default()),
@@ -343,7 +346,10 @@ impl Recorder {
             tracer: providers.tracer(),
             instruments,
             root,
-            propagators: providers.propagators.clone(),
+            propagators: options
+                .propagators
+                .clone()
+                .unwrap_or_else(|| providers.propagators.clone()),
             request_headers: CapturedHeaders::new(
                 semconv::HTTP_REQUEST_HEADER,
                 options.captured_request.as_ref(),

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use http::{HeaderName, Request, Response, request, response};
 use opentelemetry::metrics::MeterProvider;
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Tracer, TracerProvider};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -18,7 +19,7 @@ use crate::future::ResponseFuture;
 use crate::options::{
     MetricSet, Options, RateLimit, Recorder, RequestAttributes, Trust, TrustOption,
 };
-use crate::propagation::Propagators;
+use crate::propagation::{Format, Propagators};
 use crate::providers::{self, TracersOf};
 use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
@@ -150,6 +151,23 @@ impl TelemetryLayer {
         P: MeterProvider + Send + Sync + 'static,
     {
         self.with(|options| options.meters = Some(Arc::new(provider)))
+    }
+
+    /// Reads the context of requests with `propagator`, in place of W3C Trace Context and Baggage,
+    /// or of what [`init`](crate::init) has set.
+    ///
+    /// ```
+    /// use opentelemetry_sdk::propagation::TraceContextPropagator;
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_propagator(TraceContextPropagator::new());
+    /// ```
+    pub fn with_propagator<P>(self, propagator: P) -> Self
+    where
+        P: TextMapPropagator + Send + Sync + 'static,
+    {
+        let propagators = Propagators::from_iter([Format::Other(Arc::new(propagator))]);
+        self.with(|options| options.propagators = Some(propagators))
     }
 
     /// Records only the requests for which `filter` is true. The others still pass their trace
@@ -403,7 +421,8 @@ struct Seen;
 impl Shared {
     fn receive(&self, head: &mut request::Parts) -> ActiveRequest {
         let Some(recorder) = self.recorder() else {
-            return ActiveRequest::unrecorded(&Propagators::default(), head);
+            let propagators = self.options.propagators.clone().unwrap_or_default();
+            return ActiveRequest::unrecorded(&propagators, head);
         };
         if head.extensions.insert(Seen).is_some() {
             static TOLD: AtomicBool = AtomicBool::new(false);

@@ -22,7 +22,6 @@ pub(crate) struct Propagators(Arc<[Format]>);
 pub(crate) enum Format {
     TraceContext,
     Baggage,
-    #[cfg(feature = "init")]
     Other(Arc<dyn TextMapPropagator + Send + Sync>),
 }
 

@@ -456,7 +456,7 @@ async fn requests_force_no_more_traces_than_they_are_allowed_to() {
     // As many for each second that this has taken.
     let sampled = telemetry.spans().len();
     assert!(
-        (3..1000).contains(&sampled) && sampled % 3 == 0,
+        (3..1000).contains(&sampled) && sampled.is_multiple_of(3),
         "{sampled}"
     );
     assert_eq!(telemetry.point("http.requests").value, Value::Count(1000));
@@ -623,7 +623,8 @@ async fn trace_context_cases_of_the_w3c() {
     let values: String = (' '..='~').filter(|c| !",= ".contains(*c)).collect();
     let all_allowed = format!("{allowed}={values}");
 
-    let traceparent_cases: Vec<(&str, Vec<(&str, String)>, bool)> = vec![
+    type Headers = Vec<(&'static str, String)>;
+    let traceparent_cases: Vec<(&str, Headers, bool)> = vec![
         ("both_traceparent_and_tracestate_missing", vec![], false),
         (
             "traceparent_included_tracestate_missing",
@@ -933,4 +934,18 @@ async fn the_random_flag_is_passed_on() {
             assert_eq!(found & 0x02 != 0, random, "{flags}: {answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn another_propagator_takes_the_place_of_those_of_the_w3c() {
+    let telemetry = TestTelemetry::new();
+    let propagator = opentelemetry::propagation::TextMapCompositePropagator::new(vec![]);
+    let layer = telemetry.layer().with_propagator(propagator);
+    send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
+    let propagator = opentelemetry_sdk::propagation::TraceContextPropagator::new();
+    let layer = telemetry.layer().with_propagator(propagator);
+    send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
+    let spans = telemetry.spans();
+    let continued = spans.iter().map(|span| span.parent_span_is_remote);
+    assert_eq!(continued.collect::<Vec<_>>(), [false, true]);
 }

@@ -1,0 +1,81 @@
+//! A gRPC call in flight.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use http::request::Parts;
+use opentelemetry::KeyValue;
+
+use crate::active_request::Outcome;
+use crate::instruments::Instruments;
+use crate::semconv::rpc::{self, Code};
+use crate::semconv::{self, ErrorType};
+
+/// What is remembered of a gRPC call.
+pub(crate) struct Call {
+    /// As the request names it.
+    pub(crate) method: Cow<'static, str>,
+    /// Whether the server is known to have the method. Until then the request may be none.
+    pub(crate) known: bool,
+    /// From the wire, and thus not there when the client goes away.
+    pub(crate) code: Option<Code>,
+}
+
+impl Call {
+    /// What a request claims; `None` where it does not look like a call.
+    pub(crate) fn of(request: &Parts, instruments: &Instruments) -> Option<Self> {
+        if !rpc::is_call(request) {
+            return None;
+        }
+        let method = rpc::method(request);
+        let known = instruments.grpc_method(method);
+        Some(Self {
+            method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
+            known: known.is_some(),
+            code: None,
+        })
+    }
+
+    pub(crate) fn span_name(&self) -> Cow<'static, str> {
+        match &self.method {
+            method if self.known => method.clone(),
+            _ => Cow::Borrowed(rpc::SYSTEM),
+        }
+    }
+
+    pub(crate) fn attributes(&self, add: &mut dyn FnMut(KeyValue)) {
+        add(rpc::system());
+        if self.known {
+            add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
+        } else {
+            add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
+            add(rpc::method_original(&self.method));
+        }
+    }
+
+    /// The code of a call that ended, and its `error.type`.
+    pub(crate) fn result(
+        &self,
+        outcome: Outcome,
+        status: Option<StatusCode>,
+    ) -> (Code, Option<ErrorType>) {
+        let code = match (outcome, self.code) {
+            (Outcome::Failed(error), _) => return (Code::INTERNAL, Some(error)),
+            (_, Some(code)) => code,
+            (Outcome::Cancelled, None) => Code::CANCELLED,
+            (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
+        };
+        let error = code.is_server_error();
+        (code, error.then(|| ErrorType::Name(code.name())))
+    }
+
+    /// The method, if the server is known to have it, or has just shown so.
+    pub(crate) fn learn(&self, instruments: &Instruments, code: Code) -> Option<&'static str> {
+        // Other answers may come from a layer that refuses calls before it knows their method.
+        if code.is_ok() && self.code.is_some() {
+            instruments.learn_grpc_method(&self.method)
+        } else {
+            instruments.grpc_method(&self.method)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Attributes that a handler puts on its own request.
+
+use std::cell::RefCell;
+
+use opentelemetry::KeyValue;
+
+/// Attributes that a handler can put on the metrics of its request.
+const MAX_ATTRIBUTES: usize = 16;
+
+thread_local! {
+    /// The attributes that the request which runs on this thread has for its metrics; `None`
+    /// where none runs that is recorded.
+    static ATTRIBUTES: RefCell<Option<Vec<KeyValue>>> = const { RefCell::new(None) };
+}
+
+/// Makes these the attributes of the request that runs on this thread, and returns those before.
+pub(crate) fn swap(attributes: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
+    // It fails where the thread is at its end, and has no request to run.
+    ATTRIBUTES
+        .try_with(|cell| cell.replace(attributes))
+        .unwrap_or(None)
+}
+
+/// Puts attributes on the metrics and the span of the request that runs on this thread.
+///
+/// They are for what has few values, such as a plan or a region: each set of them is a series of
+/// its own. A value is cut to 64 bytes, a request takes 16 attributes, and past 512 pairs of key
+/// and value, values become `_OTHER`.
+///
+/// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
+///
+/// ```
+/// use tower_telemetry::{add_request_attributes, attributes};
+///
+/// add_request_attributes(attributes! { "user.plan" => "free" });
+/// ```
+pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
+    // Collected first: the caller's iterator may come back here, or panic.
+    let attributes: Vec<_> = attributes.into_iter().take(MAX_ATTRIBUTES).collect();
+    let Some(mut kept) = swap(None) else {
+        return;
+    };
+    for attribute in attributes {
+        kept.retain(|one| one.key != attribute.key);
+        if kept.len() < MAX_ATTRIBUTES {
+            kept.push(attribute);
+        }
+    }
+    swap(Some(kept));
+}
