@@ -3,7 +3,7 @@
 mod baggage;
 mod trace_context;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
@@ -34,7 +34,9 @@ pub(crate) struct Extracted {
 
 impl Default for Propagators {
     fn default() -> Self {
-        Self(Arc::new([Format::TraceContext, Format::Baggage]))
+        static W3C: LazyLock<Propagators> =
+            LazyLock::new(|| Propagators(Arc::new([Format::TraceContext, Format::Baggage])));
+        W3C.clone()
     }
 }
 
