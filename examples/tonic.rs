@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(TelemetryLayer::new())
         .add_service(health)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
-            let _ = tokio::signal::ctrl_c().await;
+            tokio::signal::ctrl_c().await.unwrap_or(());
         })
         .await?;
 

@@ -219,7 +219,9 @@ impl ActiveRequest {
             recorder.response_headers.read(&head.headers, &mut add);
             hooked.span.into_iter().for_each(add);
         }
-        recording.extra.append(&mut hooked.metric);
+        for attribute in hooked.metric {
+            handler_attributes::put(&mut recording.extra, attribute);
+        }
         if cx.has_active_span() {
             let headers = &mut head.headers;
             recorder

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use opentelemetry::KeyValue;
 
-/// Attributes that a handler can put on the metrics of its request.
+/// Attributes that hooks and the handler can put on the metrics of one request.
 const MAX_ATTRIBUTES: usize = 16;
 
 thread_local! {
@@ -24,7 +24,8 @@ pub(crate) fn swap(attributes: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
 /// Puts attributes on the metrics and the span of the request that runs on this thread.
 ///
 /// They are for what has few values, such as a plan or a region: each set of them is a series of
-/// its own. A value is cut to 64 bytes, a request takes 16 attributes, and past 512 pairs of key
+/// its own. A value is cut to 64 bytes, a request takes 16 attributes, those of
+/// hooks included, and past 512 pairs of key
 /// and value, values become `_OTHER`.
 ///
 /// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
@@ -41,10 +42,15 @@ pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
         return;
     };
     for attribute in attributes {
-        kept.retain(|one| one.key != attribute.key);
-        if kept.len() < MAX_ATTRIBUTES {
-            kept.push(attribute);
-        }
+        put(&mut kept, attribute);
     }
     swap(Some(kept));
+}
+
+/// Adds an attribute in place of one with its key, as long as there is room.
+pub(crate) fn put(attributes: &mut Vec<KeyValue>, attribute: KeyValue) {
+    attributes.retain(|one| one.key != attribute.key);
+    if attributes.len() < MAX_ATTRIBUTES {
+        attributes.push(attribute);
+    }
 }

@@ -36,7 +36,15 @@
 //! # Metrics of your own
 //!
 //! [`increment_counter`], [`add_to_counter`], [`record_histogram_value`] and [`set_gauge`] create
-//! their instrument when its name is first used.
+//! their instrument when its name is first used. [`add_request_attributes`] tells the requests of
+//! the layer's own metrics apart, by what has few values.
+//!
+//! # What comes from strangers
+//!
+//! Whoever sends a request chooses its headers. Trace headers that are not exactly valid are left
+//! alone, `Forwarded` and its like are believed of no proxy that was not named, and what is taken
+//! from a request is bounded, on spans in size and on metrics in number. An inbound trace is
+//! continued by default; a service that the public can reach should use [`Trust::Link`].
 //!
 //! # Features
 //!

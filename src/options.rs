@@ -12,6 +12,7 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
 use opentelemetry::{Context, Key, KeyValue, global};
 
+use crate::handler_attributes;
 use crate::instruments::{Instruments, intern};
 use crate::propagation::{Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer, Providers, StartSpan};
@@ -73,11 +74,10 @@ impl RequestAttributes {
 
     /// Adds an attribute with few values to the metrics of the request, and to its span.
     ///
-    /// A value is cut to 64 bytes. Past 512 pairs of key and value, values become `_OTHER`.
+    /// One with the same key takes its place. A request has 16 of them at most. A value is cut to 64
+    /// bytes, and past 512 pairs of key and value, values become `_OTHER`.
     pub fn add_to_metrics(&mut self, attribute: KeyValue) {
-        if self.metric.len() < MAX_HOOK_ATTRIBUTES {
-            self.metric.push(attribute);
-        }
+        handler_attributes::put(&mut self.metric, attribute);
     }
 }
 
