@@ -494,3 +494,65 @@ async fn switched_off_it_starts_no_thread_and_has_no_providers() {
         assert!(receiver.received().ways.is_empty());
     }
 }
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_client_cannot_use_up_the_series_that_others_need() {
+    use axum::routing::any;
+
+    const ROUTES: usize = 50;
+    let receiver = Receiver::start();
+    let telemetry = config(&[("ENVIRONMENT", "staging")])
+        .with_endpoint(receiver.endpoint())
+        .build()
+        .expect("it is valid");
+    let mut app = axum::Router::new().route("/new", any(async || ""));
+    for n in 0..ROUTES {
+        app = app.route(&format!("/{n}"), any(async || ""));
+    }
+    let app = app.layer(layer(&telemetry));
+    let mut flood = Vec::new();
+    for n in 0..ROUTES {
+        for method in [
+            "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "QUERY",
+        ] {
+            for version in [
+                http::Version::HTTP_10,
+                http::Version::HTTP_11,
+                http::Version::HTTP_2,
+            ] {
+                for scheme in ["http", "https"] {
+                    let request = Request::builder().method(method).version(version);
+                    flood.push(request.uri(format!("{scheme}://a/{n}")));
+                }
+            }
+        }
+    }
+    let series = flood.len();
+    assert!(series > 2000, "more than the SDK keeps by itself");
+    flood.push(Request::get("/new"));
+    for request in flood {
+        let request = request
+            .body(axum::body::Body::empty())
+            .expect("a valid request");
+        app.clone().oneshot(request).await.expect("it cannot fail");
+    }
+    telemetry.shutdown().await;
+
+    let metric = receiver.received().metric("http.server.request.duration");
+    let Some(Data::Histogram(histogram)) = metric.and_then(|metric| metric.data) else {
+        panic!("it is a histogram");
+    };
+    let points: Vec<_> = histogram
+        .data_points
+        .iter()
+        .map(|point| attributes_of(&point.attributes))
+        .collect();
+    assert_eq!(points.len(), series + 1);
+    assert!(points.iter().any(|point| point["http.route"] == "/new"));
+    assert!(
+        points
+            .iter()
+            .all(|point| !point.contains_key("otel.metric.overflow"))
+    );
+}
