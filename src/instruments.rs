@@ -433,3 +433,24 @@ pub(crate) fn intern(name: &str) -> Option<&'static str> {
         .get_or_insert_with(name, || Box::leak(Box::from(name)))
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_methods_are_learned_up_to_their_bounds() {
+        let meter = opentelemetry::global::meter("test");
+        let instruments = Instruments::new(&meter, &[], [].into_iter(), &[]);
+        let long = "m".repeat(rpc::MAX_METHOD + 1);
+        assert_eq!(instruments.learn_grpc_method(&long), None);
+        for n in 0..MAX_GRPC_METHODS {
+            let method = format!("a.B/{n}");
+            let learned = instruments.learn_grpc_method(&method);
+            assert_eq!(learned, Some(method.as_str()));
+        }
+        assert_eq!(instruments.learn_grpc_method("a.B/more"), None);
+        assert_eq!(instruments.learn_grpc_method("a.B/7"), Some("a.B/7"));
+        assert_eq!(instruments.grpc_method("a.B/more"), None);
+    }
+}

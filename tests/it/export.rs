@@ -349,6 +349,15 @@ async fn a_collector_that_is_down_costs_nothing_but_what_is_counted() {
     }
 }
 
+/// Serves what may be taken for a receiver, and returns where.
+async fn serve(app: axum::Router) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
 #[tokio::test]
 async fn what_is_no_otlp_receiver_takes_nothing() {
     use axum::http::StatusCode;
@@ -367,11 +376,7 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
     ] {
         let retry_after = [("retry-after", u64::MAX.to_string())];
         let app = axum::Router::new().fallback(post(async move || (code, retry_after, body)));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        tokio::spawn(async { axum::serve(listener, app).await });
+        let address = serve(app).await;
         let telemetry = config(&[("ENVIRONMENT", "staging")])
             .with_endpoint(format!("http://{address}"))
             .build()
@@ -394,11 +399,7 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
 #[tokio::test]
 async fn any_answer_of_success_is_taken_for_one() {
     let app = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    tokio::spawn(async { axum::serve(listener, app).await });
+    let address = serve(app).await;
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(format!("http://{address}"))
         .build()
