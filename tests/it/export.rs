@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_telemetry::{Batch, Config, Exporter, Protocol, TelemetryGuard, TelemetryLayer};
+use tower_telemetry::{Batch, Config, Exporter, Protocol, Sampler, TelemetryGuard, TelemetryLayer};
 
 use crate::support::receiver::{Receiver, attributes_of};
 use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, attributes, eventually};
@@ -556,4 +556,55 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
             .iter()
             .all(|point| !point.contains_key("otel.metric.overflow"))
     );
+}
+
+/// A sampler of an application: it sees the attributes of a request, and has it recorded or sent.
+#[derive(Clone, Debug)]
+struct ByPath;
+
+impl opentelemetry_sdk::trace::ShouldSample for ByPath {
+    fn should_sample(
+        &self,
+        _: Option<&opentelemetry::Context>,
+        _: opentelemetry::trace::TraceId,
+        _: &str,
+        _: &opentelemetry::trace::SpanKind,
+        attributes: &[opentelemetry::KeyValue],
+        _: &[opentelemetry::trace::Link],
+    ) -> opentelemetry_sdk::trace::SamplingResult {
+        use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult};
+
+        let path = attributes.iter().find(|one| one.key.as_str() == "url.path");
+        let path = path.map(|one| one.value.as_str());
+        SamplingResult {
+            decision: match path.as_deref() {
+                Some("/sent") => SamplingDecision::RecordAndSample,
+                Some("/recorded") => SamplingDecision::RecordOnly,
+                _ => SamplingDecision::Drop,
+            },
+            attributes: Vec::new(),
+            trace_state: Default::default(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sampler_of_the_application_decides_by_attributes_and_only_what_it_samples_is_sent() {
+    let receiver = Receiver::start();
+    let telemetry = config(&[("ENVIRONMENT", "staging")])
+        .with_endpoint(receiver.endpoint())
+        .with_sampler(Sampler::Custom(Box::new(ByPath)))
+        .build()
+        .expect("it is valid");
+    for path in ["/sent", "/recorded", "/dropped"] {
+        let service = layer(&telemetry).layer(service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        let request = Request::get(path).body(()).expect("a valid request");
+        service.oneshot(request).await.expect("it cannot fail");
+    }
+    telemetry.shutdown().await;
+    let spans = receiver.received().spans();
+    assert_eq!(spans.len(), 1);
+    assert_eq!(attributes_of(&spans[0].attributes)["url.path"], "/sent");
 }
