@@ -25,3 +25,4 @@ mod grpc;
 #[cfg(feature = "axum")]
 mod http;
 mod options;
+mod propagation;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use opentelemetry::KeyValue;
@@ -17,28 +17,9 @@ use tower_telemetry::{
     MetricSet, TelemetryLayer, Trust, add_request_attributes, attributes as list, get_trace_id,
 };
 
-use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, Value, attributes, span_attributes};
-
-/// Sends a request with these headers through the layer, to a service that answers `hello`.
-async fn send(layer: &TelemetryLayer, request: http::request::Builder) -> Response<Bytes> {
-    let service = layer.layer(service_fn(|_: Request<()>| async {
-        let response = Response::builder().header("x-served-by", "me");
-        Ok::<_, Infallible>(
-            response
-                .body(Full::<Bytes>::from("hello"))
-                .expect("a valid response"),
-        )
-    }));
-    let request = request.body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("it is whole").to_bytes();
-    Response::from_parts(head, body)
-}
-
-fn get(path: &str) -> http::request::Builder {
-    Request::get(path.to_owned())
-}
+use crate::support::{
+    TRACE_ID, TRACEPARENT, TestTelemetry, Value, attributes, get, send_through, span_attributes,
+};
 
 #[tokio::test]
 async fn a_filtered_request_is_not_recorded_and_its_context_goes_on() {
@@ -78,7 +59,7 @@ async fn a_filtered_request_is_not_recorded_and_its_context_goes_on() {
     assert_eq!(telemetry.metrics().len(), 0);
     assert_eq!(seen.load(Ordering::Relaxed), 1);
 
-    send(&layer, get("/other")).await;
+    send_through(&layer, get("/other")).await;
     assert_eq!(telemetry.spans().len(), 1);
 }
 
@@ -88,8 +69,8 @@ async fn a_name_that_is_given_is_that_of_the_span() {
     let layer = telemetry
         .layer()
         .with_span_name(|request| (request.uri.path() == "/batch").then(|| "batch".into()));
-    send(&layer, get("/batch")).await;
-    send(&layer, get("/other")).await;
+    send_through(&layer, get("/batch")).await;
+    send_through(&layer, get("/other")).await;
     let names: Vec<_> = telemetry
         .spans()
         .into_iter()
@@ -164,9 +145,9 @@ async fn values_without_end_from_a_hook_add_a_bounded_number_of_series() {
             attributes.add_to_metrics(KeyValue::new("id", path));
         });
     for n in 0..1000 {
-        send(&layer, get(&format!("/{n}"))).await;
+        send_through(&layer, get(&format!("/{n}"))).await;
     }
-    send(&layer, get(&format!("/{}", "x".repeat(1000)))).await;
+    send_through(&layer, get(&format!("/{}", "x".repeat(1000)))).await;
     let points = telemetry.points("http.requests");
     assert_eq!(points.len(), 512 + 1);
     let other = points
@@ -196,7 +177,7 @@ async fn a_hook_that_panics_does_not_harm_the_request() {
             panic!("request")
         })
         .with_response_attributes(|_, _| panic!("response"));
-    let response = send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
+    let response = send_through(&layer, get("/").header("traceparent", TRACEPARENT)).await;
     assert_eq!(response.body(), "hello");
     let span = telemetry.only_span().await;
     assert_eq!(span.name, "GET");
@@ -227,7 +208,7 @@ async fn captured_headers_are_those_that_were_asked_for_but_no_credentials() {
         .header("cookie", "session=canary")
         .header("x-other", "canary")
         .header("accept", secret);
-    send(&layer, request).await;
+    send_through(&layer, request).await;
     let span = telemetry.only_span().await;
     assert!(!format!("{span:?}").contains("canary"), "{span:#?}");
     let found = span_attributes(&span);
@@ -251,7 +232,7 @@ async fn a_response_says_its_trace_as_the_layer_is_told() {
     let request = get("/")
         .header("traceparent", TRACEPARENT)
         .header("baggage", "a=1");
-    let response = send(&layer, request).await;
+    let response = send_through(&layer, request).await;
     let span = telemetry.only_span().await;
     let context = format!("00-{TRACE_ID}-{}-01", span.span_context.span_id());
     let headers = response.headers();
@@ -264,7 +245,7 @@ async fn a_response_says_its_trace_as_the_layer_is_told() {
     );
     assert!(!headers.contains_key("baggage"));
 
-    let response = send(&telemetry.layer().without_trace_id_header(), get("/")).await;
+    let response = send_through(&telemetry.layer().without_trace_id_header(), get("/")).await;
     assert_eq!(response.headers().len(), 1);
 }
 
@@ -284,7 +265,7 @@ async fn only_the_sets_of_metrics_that_are_wanted_are_recorded() {
     ] {
         let telemetry = TestTelemetry::new();
         let layer = telemetry.layer().with_metrics(sets.iter().copied());
-        send(&layer, get("/")).await;
+        send_through(&layer, get("/")).await;
         let names: Vec<_> = telemetry.metrics().into_keys().collect();
         assert_eq!(names, expected);
     }
@@ -294,7 +275,7 @@ async fn only_the_sets_of_metrics_that_are_wanted_are_recorded() {
 async fn body_sizes_are_bytes_that_were_sent() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_metrics([MetricSet::BodySizes]);
-    send(&layer, get("/")).await;
+    send_through(&layer, get("/")).await;
     let metric = telemetry.metrics().remove("http.server.response.body.size");
     let metric = metric.expect("it was recorded");
     assert_eq!(metric.unit, "By");
@@ -326,7 +307,7 @@ async fn queries_are_redacted_or_left_out_as_the_layer_is_told() {
         ("none", TelemetryLayer::without_query, None),
     ] {
         let telemetry = TestTelemetry::new();
-        send(&change(telemetry.layer()), get("/?token=1&sig=2")).await;
+        send_through(&change(telemetry.layer()), get("/?token=1&sig=2")).await;
         let found = span_attributes(&telemetry.only_span().await);
         assert_eq!(
             found.get("url.query").map(String::as_str),
@@ -341,7 +322,7 @@ async fn known_methods_replace_those_of_the_conventions() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_known_methods(["PURGE"]);
     for method in ["PURGE", "GET"] {
-        send(&layer, Request::builder().method(method)).await;
+        send_through(&layer, Request::builder().method(method)).await;
     }
     let names: Vec<_> = telemetry
         .spans()
@@ -363,8 +344,8 @@ async fn proxies_are_believed_as_far_as_they_are_trusted() {
             )
     };
     let telemetry = TestTelemetry::new();
-    send(&telemetry.layer(), forwarded()).await;
-    send(&telemetry.layer().with_trusted_proxies(1), forwarded()).await;
+    send_through(&telemetry.layer(), forwarded()).await;
+    send_through(&telemetry.layer().with_trusted_proxies(1), forwarded()).await;
     let spans = telemetry.spans();
     let found = spans.iter().map(|span| {
         let mut found = span_attributes(span);
@@ -404,7 +385,7 @@ async fn a_trace_is_continued_linked_or_ignored_as_it_is_trusted() {
         let telemetry = TestTelemetry::with(|builder| builder.with_sampler(root()));
         let layer = telemetry.layer().with_trust(trust);
         let request = get("/").header("traceparent", TRACEPARENT);
-        let response = send(&layer, request).await;
+        let response = send_through(&layer, request).await;
         assert_eq!(telemetry.spans().len(), usize::from(sampled), "{trust:?}");
         let continued = response.headers()["x-trace-id"] == TRACE_ID;
         assert_eq!(continued, continues, "{trust:?}");
@@ -446,7 +427,7 @@ async fn requests_force_no_more_traces_than_they_are_allowed_to() {
     let telemetry = TestTelemetry::with(|builder| builder.with_sampler(root));
     let layer = telemetry.layer().with_forced_trace_limit(3);
     for _ in 0..1000 {
-        let response = send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
+        let response = send_through(&layer, get("/").header("traceparent", TRACEPARENT)).await;
         assert_eq!(
             response.headers()["x-trace-id"],
             TRACE_ID,
@@ -495,7 +476,7 @@ async fn a_request_that_a_handler_makes_in_the_same_process_is_one_of_its_own() 
         let inner = inner.clone();
         async move {
             add_request_attributes(list! { "of" => "outer" });
-            send(&inner, get("/inner")).await;
+            send_through(&inner, get("/inner")).await;
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     }));
@@ -521,9 +502,9 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
     let telemetry = TestTelemetry::with_sampler(Sampler::AlwaysOff);
     let layer = telemetry.layer();
     for n in 0..REQUESTS {
-        send(&layer, hostile(n)).await;
+        send_through(&layer, hostile(n)).await;
         let call = Request::post(format!("/random.Service{n}/Method"));
-        send(&layer, call.header("content-type", "application/grpc")).await;
+        send_through(&layer, call.header("content-type", "application/grpc")).await;
     }
     let series = |method| {
         attributes([
@@ -544,7 +525,7 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
 
     let telemetry = TestTelemetry::new();
     for n in 0..1000 {
-        send(&telemetry.layer(), hostile(n)).await;
+        send_through(&telemetry.layer(), hostile(n)).await;
     }
     assert!(telemetry.spans().iter().all(|span| span.name == "HTTP"));
 
@@ -564,7 +545,7 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
             HeaderValue::from_bytes(long.as_bytes()).expect("opaque"),
         );
     let captured = [HeaderName::from_static("x-long")];
-    send(
+    send_through(
         &telemetry.layer().with_captured_request_headers(captured),
         request,
     )
@@ -602,350 +583,4 @@ async fn statuses_without_end_add_few_series() {
         .iter()
         .find(|point| point.attributes.get("error.type").map(String::as_str) == Some("_OTHER"));
     assert_eq!(other.map(|point| &point.value), Some(&Value::Count(400)));
-}
-
-/// What a server makes of trace headers, case by case as the W3C's test suite for Trace Context
-/// has them. `true` where the trace is to be continued, with the `tracestate` to be passed on.
-#[tokio::test]
-async fn trace_context_cases_of_the_w3c() {
-    const ID: &str = "12345678901234567890123456789012";
-    const PARENT: &str = "1234567890123456";
-    let valid = format!("00-{ID}-{PARENT}-01");
-    let with = |text: &str| text.replace("ID", ID).replace("PARENT", PARENT);
-    let keys = |count: usize| {
-        (1..=count)
-            .map(|n| format!("bar{n}=1"))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
-    let key = |length: usize| format!("{}=1", "z".repeat(length));
-    let allowed: String = ('a'..='z').chain('0'..='9').chain("_-*/".chars()).collect();
-    let values: String = (' '..='~').filter(|c| !",= ".contains(*c)).collect();
-    let all_allowed = format!("{allowed}={values}");
-
-    type Headers = Vec<(&'static str, String)>;
-    let traceparent_cases: Vec<(&str, Headers, bool)> = vec![
-        ("both_traceparent_and_tracestate_missing", vec![], false),
-        (
-            "traceparent_included_tracestate_missing",
-            vec![("traceparent", valid.clone())],
-            true,
-        ),
-        (
-            "traceparent_duplicated",
-            vec![
-                ("traceparent", valid.clone()),
-                ("traceparent", with("00-ID-PARENT-00")),
-            ],
-            false,
-        ),
-        (
-            "traceparent_header_name: trace-parent",
-            vec![("trace-parent", valid.clone())],
-            false,
-        ),
-        (
-            "traceparent_header_name: trace.parent",
-            vec![("trace.parent", valid.clone())],
-            false,
-        ),
-        (
-            "traceparent_header_name_valid_casing",
-            vec![("TraceParent", valid.clone())],
-            true,
-        ),
-        (
-            "traceparent_version_0x00: .",
-            vec![("traceparent", with("00-ID-PARENT-01."))],
-            false,
-        ),
-        (
-            "traceparent_version_0x00: -what",
-            vec![("traceparent", with("00-ID-PARENT-01-what-the-future"))],
-            false,
-        ),
-        (
-            "traceparent_version_0xcc",
-            vec![("traceparent", with("cc-ID-PARENT-01"))],
-            true,
-        ),
-        (
-            "traceparent_version_0xcc: -what",
-            vec![("traceparent", with("cc-ID-PARENT-01-what-the-future"))],
-            true,
-        ),
-        (
-            "traceparent_version_0xcc: .what",
-            vec![("traceparent", with("cc-ID-PARENT-01.what-the-future"))],
-            false,
-        ),
-        (
-            "traceparent_version_0xff",
-            vec![("traceparent", with("ff-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_version_illegal_characters: .0",
-            vec![("traceparent", with(".0-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_version_illegal_characters: 0.",
-            vec![("traceparent", with("0.-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_version_too_long: 000",
-            vec![("traceparent", with("000-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_version_too_long: 0000",
-            vec![("traceparent", with("0000-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_version_too_short",
-            vec![("traceparent", with("0-ID-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_trace_id_all_zero",
-            vec![("traceparent", format!("00-{}-{PARENT}-01", "0".repeat(32)))],
-            false,
-        ),
-        (
-            "traceparent_trace_id_illegal_characters",
-            vec![(
-                "traceparent",
-                with("00-.ID-PARENT-01").replacen("12", "1", 1),
-            )],
-            false,
-        ),
-        (
-            "traceparent_trace_id_too_long",
-            vec![("traceparent", with("00-ID3-PARENT-01"))],
-            false,
-        ),
-        (
-            "traceparent_trace_id_too_short",
-            vec![("traceparent", format!("00-{}-{PARENT}-01", &ID[1..]))],
-            false,
-        ),
-        (
-            "traceparent_parent_id_all_zero",
-            vec![("traceparent", format!("00-{ID}-{}-01", "0".repeat(16)))],
-            false,
-        ),
-        (
-            "traceparent_parent_id_illegal_characters",
-            vec![("traceparent", format!("00-{ID}-.{}-01", &PARENT[1..]))],
-            false,
-        ),
-        (
-            "traceparent_parent_id_too_long",
-            vec![("traceparent", with("00-ID-PARENT7-01"))],
-            false,
-        ),
-        (
-            "traceparent_parent_id_too_short",
-            vec![("traceparent", format!("00-{ID}-{}-01", &PARENT[1..]))],
-            false,
-        ),
-        (
-            "traceparent_trace_flags_illegal_characters: .0",
-            vec![("traceparent", with("00-ID-PARENT-.0"))],
-            false,
-        ),
-        (
-            "traceparent_trace_flags_illegal_characters: 0.",
-            vec![("traceparent", with("00-ID-PARENT-0."))],
-            false,
-        ),
-        (
-            "traceparent_trace_flags_too_long",
-            vec![("traceparent", with("00-ID-PARENT-001"))],
-            false,
-        ),
-        (
-            "traceparent_trace_flags_too_short",
-            vec![("traceparent", with("00-ID-PARENT-1"))],
-            false,
-        ),
-        (
-            "traceparent_ows_handling: space before",
-            vec![("traceparent", format!(" {valid}"))],
-            true,
-        ),
-        (
-            "traceparent_ows_handling: tab before",
-            vec![("traceparent", format!("\t{valid}"))],
-            true,
-        ),
-        (
-            "traceparent_ows_handling: both",
-            vec![("traceparent", format!("\t {valid} \t"))],
-            true,
-        ),
-        (
-            "tracestate_included_traceparent_missing",
-            vec![("tracestate", "foo=1".into())],
-            false,
-        ),
-    ];
-    for (case, headers, continues) in traceparent_cases {
-        let (found, tracestate) = received(&headers).await;
-        assert_eq!(found == ID, continues, "{case}");
-        assert_eq!(tracestate, "", "{case}");
-    }
-
-    let tracestate_cases: Vec<(&str, Vec<String>, String)> = vec![
-        (
-            "tracestate_included_traceparent_included",
-            vec!["foo=1,bar=2".into()],
-            "foo=1,bar=2".into(),
-        ),
-        (
-            "tracestate_empty_header: first",
-            vec!["foo=1".into(), String::new()],
-            "foo=1".into(),
-        ),
-        (
-            "tracestate_empty_header: second",
-            vec![String::new(), "foo=1".into()],
-            "foo=1".into(),
-        ),
-        (
-            "tracestate_multiple_headers_different_keys",
-            vec![
-                "foo=1,".into(),
-                "bar=2".into(),
-                "rojo=1,congo=2".into(),
-                "baz=3".into(),
-            ],
-            "foo=1,bar=2,rojo=1,congo=2,baz=3".into(),
-        ),
-        (
-            "tracestate_duplicated_keys",
-            vec!["foo=1,foo=2".into()],
-            "foo=1,foo=2".into(),
-        ),
-        (
-            "tracestate_all_allowed_characters",
-            vec![all_allowed.clone()],
-            all_allowed,
-        ),
-        (
-            "tracestate_ows_handling",
-            vec!["foo=1 \t , \t bar=2, \t baz=3 ".into()],
-            "foo=1,bar=2,baz=3".into(),
-        ),
-        (
-            "tracestate_key_illegal_characters: space",
-            vec!["foo =1".into()],
-            String::new(),
-        ),
-        (
-            "tracestate_key_illegal_characters: case",
-            vec!["FOO=1".into()],
-            String::new(),
-        ),
-        (
-            "tracestate_key_illegal_characters: dot",
-            vec!["foo.bar=1".into()],
-            String::new(),
-        ),
-        (
-            "tracestate_key_illegal_vendor_format",
-            vec!["@foo=1,bar=2".into()],
-            String::new(),
-        ),
-        (
-            "tracestate_member_count_limit: 32",
-            vec![keys(32)],
-            keys(32),
-        ),
-        (
-            "tracestate_member_count_limit: 33",
-            vec![keys(33)],
-            String::new(),
-        ),
-        ("tracestate_key_length_limit: 256", vec![key(256)], key(256)),
-        (
-            "tracestate_key_length_limit: 257",
-            vec![key(257)],
-            String::new(),
-        ),
-        (
-            "tracestate_value_illegal_characters: two equals",
-            vec!["foo=bar=baz".into()],
-            String::new(),
-        ),
-        (
-            "tracestate_value_illegal_characters: none",
-            vec!["foo=,bar=3".into()],
-            String::new(),
-        ),
-    ];
-    for (case, values, expected) in tracestate_cases {
-        let mut headers = vec![("TraceParent", valid.clone())];
-        headers.extend(values.into_iter().map(|value| ("TraceState", value)));
-        let (found, tracestate) = received(&headers).await;
-        assert_eq!(found, ID, "{case}");
-        assert_eq!(tracestate, expected, "{case}");
-    }
-}
-
-/// The trace id and the `tracestate` of the span of a request with these headers.
-async fn received(headers: &[(&str, String)]) -> (String, String) {
-    let telemetry = TestTelemetry::new();
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        let name: HeaderName = name.parse().expect("a legal name");
-        map.append(name, value.parse().expect("a legal value"));
-    }
-    let mut request = get("/");
-    if let Some(headers) = request.headers_mut() {
-        *headers = map;
-    }
-    send(&telemetry.layer(), request).await;
-    let span = telemetry.only_span().await;
-    let context = span.span_context;
-    (
-        context.trace_id().to_string(),
-        context.trace_state().header(),
-    )
-}
-
-#[tokio::test]
-async fn the_random_flag_is_passed_on() {
-    use opentelemetry_sdk::trace::Sampler;
-
-    for sampler in [Sampler::AlwaysOn, Sampler::AlwaysOff] {
-        let telemetry = TestTelemetry::with_sampler(sampler);
-        let layer = telemetry.layer().with_traceresponse();
-        for (flags, random) in [("03", true), ("01", false), ("02", true), ("00", false)] {
-            let traceparent = TRACEPARENT.replace("-01", &format!("-{flags}"));
-            let response = send(&layer, get("/").header("traceparent", traceparent)).await;
-            let answer = response.headers()["traceresponse"]
-                .to_str()
-                .expect("it is text");
-            let found = u8::from_str_radix(&answer[53..], 16).expect("they are flags");
-            assert_eq!(found & 0x02 != 0, random, "{flags}: {answer}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn another_propagator_takes_the_place_of_those_of_the_w3c() {
-    let telemetry = TestTelemetry::new();
-    let propagator = opentelemetry::propagation::TextMapCompositePropagator::new(vec![]);
-    let layer = telemetry.layer().with_propagator(propagator);
-    send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
-    let propagator = opentelemetry_sdk::propagation::TraceContextPropagator::new();
-    let layer = telemetry.layer().with_propagator(propagator);
-    send(&layer, get("/").header("traceparent", TRACEPARENT)).await;
-    let spans = telemetry.spans();
-    let continued = spans.iter().map(|span| span.parent_span_is_remote);
-    assert_eq!(continued.collect::<Vec<_>>(), [false, true]);
 }

@@ -6,11 +6,15 @@ pub(crate) mod process;
 pub(crate) mod receiver;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanId;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -22,6 +26,7 @@ use opentelemetry_sdk::metrics::{
 use opentelemetry_sdk::trace::{
     InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData, TracerProviderBuilder,
 };
+use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::TelemetryLayer;
 
 pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -268,6 +273,30 @@ impl MetricReader for Reader {
     fn temporality(&self, kind: InstrumentKind) -> Temporality {
         self.0.temporality(kind)
     }
+}
+
+/// Sends a request with these headers through the layer, to a service that answers `hello`.
+pub(crate) async fn send_through(
+    layer: &TelemetryLayer,
+    request: http::request::Builder,
+) -> Response<Bytes> {
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        let response = Response::builder().header("x-served-by", "me");
+        Ok::<_, Infallible>(
+            response
+                .body(Full::<Bytes>::from("hello"))
+                .expect("a valid response"),
+        )
+    }));
+    let request = request.body(()).expect("a valid request");
+    let response = service.oneshot(request).await.expect("it cannot fail");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("it is whole").to_bytes();
+    Response::from_parts(head, body)
+}
+
+pub(crate) fn get(path: &str) -> http::request::Builder {
+    Request::get(path.to_owned())
 }
 
 /// Polls until `condition` holds, or fails at the deadline.
