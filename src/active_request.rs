@@ -17,7 +17,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use crate::call::Call;
 use crate::handler_attributes;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
-use crate::options::{Recorder, RequestAttributes, Trust};
+use crate::options::{Options, Recorder, RequestAttributes, Trust};
 use crate::propagation::{Extracted, Propagators};
 use crate::providers::Started;
 use crate::request_body::Received;
@@ -37,6 +37,8 @@ pub(crate) struct ActiveRequest {
     cx: Option<Context>,
     /// `None` where the request is not recorded, and once it has ended.
     recording: Option<Recording>,
+    /// Whether another layer records the request.
+    transparent: bool,
 }
 
 struct Recording {
@@ -86,21 +88,33 @@ impl ActiveRequest {
         Self {
             cx: None,
             recording: None,
+            transparent: true,
         }
     }
 
     /// A request that is not recorded, whose context is passed on all the same.
-    pub(crate) fn unrecorded(propagators: &Propagators, request: &Parts) -> Self {
-        let extracted = propagators.extract(&request.headers);
-        let span_context = extracted.span_context;
-        let cx = span_context.map(|parent| Context::new().with_remote_span_context(parent));
-        let cx = match extracted.baggage {
-            Some(baggage) => Some(cx.unwrap_or_default().with_baggage(baggage)),
-            None => cx,
-        };
+    pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
+        let (cx, _) = parent(
+            &recorder.root,
+            &recorder.propagators,
+            &recorder.options,
+            request,
+        );
         Self {
-            cx,
+            cx: Some(cx),
             recording: None,
+            transparent: false,
+        }
+    }
+
+    /// The same, where telemetry is switched off.
+    pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
+        let propagators = options.propagators();
+        let (cx, _) = parent(&Context::new(), &propagators, options, request);
+        Self {
+            cx: (cx.has_active_span() || !cx.baggage().is_empty()).then_some(cx),
+            recording: None,
+            transparent: false,
         }
     }
 
@@ -108,7 +122,7 @@ impl ActiveRequest {
         let start = Instant::now();
         let start_time = SystemTime::now();
         let options = &recorder.options;
-        let (parent, link) = parent(recorder, request);
+        let (parent, link) = parent(&recorder.root, &recorder.propagators, options, request);
         let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
         let scheme = Scheme::of(request, &forwarded);
         let route = semconv::http::route(&request.extensions);
@@ -186,6 +200,7 @@ impl ActiveRequest {
                 },
                 call,
             }),
+            transparent: false,
         }
     }
 
@@ -196,7 +211,7 @@ impl ActiveRequest {
         let recording = self.recording.as_mut();
         let extra = recording.map(|recording| mem::take(&mut recording.extra));
         Entered {
-            outer: handler_attributes::swap(extra),
+            outer: (!self.transparent).then(|| handler_attributes::swap(extra)),
             was_panicking: std::thread::panicking(),
             _attached: attached,
             request: self,
@@ -260,10 +275,11 @@ impl ActiveRequest {
         if let Some(recording) = &mut self.recording {
             let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
             recording.sent = recording.sent.saturating_add(length);
-            if let Some(Call { code, .. }) = &mut recording.call
-                && let Some(found) = Code::in_web_trailers(data.chunk())
-            {
-                *code = Some(found);
+            if let Some(call) = &mut recording.call {
+                match Code::in_web_trailers(data.chunk()) {
+                    Some(code) => call.code = Some(code),
+                    None => call.answered = true,
+                }
             }
         }
     }
@@ -309,15 +325,19 @@ impl Drop for ActiveRequest {
 }
 
 /// The context to start the span in, and a link to one that is not to be its parent.
-fn parent(recorder: &Recorder, request: &Parts) -> (Context, Option<Link>) {
-    let root = &recorder.root;
+fn parent(
+    root: &Context,
+    propagators: &Propagators,
+    options: &Options,
+    request: &Parts,
+) -> (Context, Option<Link>) {
     let Extracted {
         span_context,
         baggage,
-    } = recorder.propagators.extract(&request.headers);
-    match recorder.options.trust(request) {
+    } = propagators.extract(&request.headers);
+    match options.trust(request) {
         Trust::Continue => {
-            let span_context = span_context.map(|parent| recorder.options.limit_forced(parent));
+            let span_context = span_context.map(|parent| options.limit_forced(parent));
             let cx = span_context.map_or_else(
                 || root.clone(),
                 |parent| root.with_remote_span_context(parent),
@@ -338,17 +358,20 @@ fn parent(recorder: &Recorder, request: &Parts) -> (Context, Option<Link>) {
 /// See [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
     request: &'a mut ActiveRequest,
-    /// Of a request that waits for this one, if it is served in the same process.
-    outer: Option<Vec<KeyValue>>,
+    /// The attributes of a request that waits for this one, if it is served in the same process;
+    /// `None` where it is this one.
+    outer: Option<Option<Vec<KeyValue>>>,
     was_panicking: bool,
     _attached: Option<ContextGuard>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let extra = handler_attributes::swap(self.outer.take());
-        if let (Some(recording), Some(extra)) = (&mut self.request.recording, extra) {
-            recording.extra = extra;
+        if let Some(outer) = self.outer.take() {
+            let extra = handler_attributes::swap(outer);
+            if let (Some(recording), Some(extra)) = (&mut self.request.recording, extra) {
+                recording.extra = extra;
+            }
         }
         if std::thread::panicking() && !self.was_panicking {
             // Not left to the request's own drop: whoever catches the panic drops the request
@@ -393,10 +416,9 @@ impl Recording {
         if call.code.is_some() || call.known {
             return;
         }
-        if rpc::has_grpc_content_type(&head.headers) {
-            // Messages follow, which only a method can have sent.
-            self.recorder.instruments.learn_grpc_method(&call.method);
-        } else if let Some(call) = self.call.take() {
+        if !rpc::has_grpc_content_type(&head.headers)
+            && let Some(call) = self.call.take()
+        {
             self.http.describe(&call, self.span, cx);
         }
     }
@@ -409,7 +431,7 @@ impl Recording {
             instruments.add_active(&self.http.route, self.http.scheme, -1);
         }
         let extra = mem::take(&mut self.extra).into_iter();
-        let extra: Vec<_> = extra.map(|one| instruments.bounded(one)).collect();
+        let extra: Vec<_> = extra.filter_map(|one| instruments.bounded(one)).collect();
         let measured = Measured {
             duration,
             received: self.received.as_ref().and_then(Received::bytes),
@@ -425,7 +447,7 @@ impl Recording {
         let error = match &self.call {
             Some(call) => {
                 let (code, error) = call.result(outcome, self.status);
-                let known = call.learn(instruments, code);
+                let known = call.learn(instruments);
                 let key = CallKey {
                     method: known,
                     code,
@@ -437,7 +459,7 @@ impl Recording {
                     let known = Call {
                         method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
                         known: known.is_some(),
-                        code: None,
+                        ..Call::default()
                     };
                     known.attributes(&mut set);
                     if self.span && !self.http.named {

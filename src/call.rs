@@ -12,6 +12,7 @@ use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType};
 
 /// What is remembered of a gRPC call.
+#[derive(Default)]
 pub(crate) struct Call {
     /// As the request names it.
     pub(crate) method: Cow<'static, str>,
@@ -19,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) known: bool,
     /// From the wire, and thus not there when the client goes away.
     pub(crate) code: Option<Code>,
+    /// Whether a message was sent, which only a method does.
+    pub(crate) answered: bool,
 }
 
 impl Call {
@@ -32,7 +35,7 @@ impl Call {
         Some(Self {
             method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
             known: known.is_some(),
-            code: None,
+            ..Self::default()
         })
     }
 
@@ -70,9 +73,9 @@ impl Call {
     }
 
     /// The method, if the server is known to have it, or has just shown so.
-    pub(crate) fn learn(&self, instruments: &Instruments, code: Code) -> Option<&'static str> {
+    pub(crate) fn learn(&self, instruments: &Instruments) -> Option<&'static str> {
         // Other answers may come from a layer that refuses calls before it knows their method.
-        if code.is_ok() && self.code.is_some() {
+        if self.answered || self.code.is_some_and(Code::is_ok) {
             instruments.learn_grpc_method(&self.method)
         } else {
             instruments.grpc_method(&self.method)

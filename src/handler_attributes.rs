@@ -25,8 +25,8 @@ pub(crate) fn swap(attributes: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
 ///
 /// They are for what has few values, such as a plan or a region: each set of them is a series of
 /// its own. A value is cut to 64 bytes, a request takes 16 attributes, those of
-/// hooks included, and past 512 pairs of key
-/// and value, values become `_OTHER`.
+/// hooks included, and past 64
+/// values of one key, values become `_OTHER`.
 ///
 /// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
 ///

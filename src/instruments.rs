@@ -25,10 +25,11 @@ const MAX_CALLS: usize = 2048;
 const MAX_GRPC_METHODS: usize = 256;
 const MAX_NAMES: usize = 8192;
 
-/// Bounds of attributes that hooks and handlers put on metrics: bytes of a value, and pairs of key
-/// and value that are told apart.
+/// Bounds of attributes that hooks and handlers put on metrics: their keys, the bytes of a value,
+/// and the values of a key that are told apart.
+const MAX_KEYS: usize = 32;
 const MAX_VALUE: usize = 64;
-const MAX_PAIRS: usize = 512;
+const MAX_VALUES: usize = 64;
 
 pub(crate) struct Instruments {
     basic: Option<(Counter<u64>, Histogram<f64>)>,
@@ -38,8 +39,9 @@ pub(crate) struct Instruments {
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
     calls: Table<CallKey, Arc<Series>>,
-    pairs: Table<String, ()>,
-    too_many_pairs: AtomicBool,
+    /// Values of attributes from hooks and handlers, by key.
+    values: Table<String, Arc<Table<String, ()>>>,
+    too_many_values: AtomicBool,
 }
 
 struct Conventions {
@@ -201,8 +203,8 @@ impl Instruments {
                 .collect(),
             grpc_methods: Table::new(MAX_GRPC_METHODS),
             calls: Table::new(MAX_CALLS),
-            pairs: Table::new(MAX_PAIRS),
-            too_many_pairs: AtomicBool::new(false),
+            values: Table::new(MAX_KEYS),
+            too_many_values: AtomicBool::new(false),
         };
         for method in grpc_methods {
             instruments.learn_grpc_method(method);
@@ -292,29 +294,42 @@ impl Instruments {
     }
 
     /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
-    /// those that vary without end most are put together.
-    pub(crate) fn bounded(&self, attribute: KeyValue) -> KeyValue {
+    /// those that vary without end most are put together. `None` where there are too many keys.
+    pub(crate) fn bounded(&self, attribute: KeyValue) -> Option<KeyValue> {
         let KeyValue { key, value, .. } = attribute;
+        let make = || Arc::new(Table::new(MAX_VALUES));
+        let Ok(values) = self.values.get_or_insert_with(key.as_str(), make) else {
+            self.tell_of_too_many_values(key.as_str());
+            return None;
+        };
         let text = value.as_str();
         let short = semconv::truncate(&text, MAX_VALUE);
-        let pair = format!("{key}={short}");
-        if self.pairs.get(&pair).is_none()
-            && matches!(self.pairs.insert(pair, ()), Inserted::Full(()))
+        let known = values.get(&*short).is_some();
+        if !known
+            && (values.is_full()
+                || matches!(
+                    values.insert(short.clone().into_owned(), ()),
+                    Inserted::Full(())
+                ))
         {
-            if !self.too_many_pairs.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    attribute = key.as_str(),
-                    "metric attributes of requests have more than {MAX_PAIRS} values; further ones \
-                     become {OTHER}"
-                );
-            }
-            return KeyValue::new(key, OTHER);
+            self.tell_of_too_many_values(key.as_str());
+            return Some(KeyValue::new(key, OTHER));
         }
         if short.len() == text.len() {
             drop(text);
-            return KeyValue::new(key, value);
+            return Some(KeyValue::new(key, value));
         }
-        KeyValue::new(key, Value::String(short.into_owned().into()))
+        Some(KeyValue::new(key, Value::String(short.into_owned().into())))
+    }
+
+    fn tell_of_too_many_values(&self, attribute: &str) {
+        if !self.too_many_values.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                attribute,
+                "metric attributes of requests are for few values: past {MAX_VALUES} of one they \
+                 become {OTHER}, and past {MAX_KEYS} attributes further ones are left out"
+            );
+        }
     }
 
     fn bind_http(&self, route: &Route, key: &SeriesKey, extra: &[KeyValue]) -> Series {

@@ -75,7 +75,7 @@ impl RequestAttributes {
     /// Adds an attribute with few values to the metrics of the request, and to its span.
     ///
     /// One with the same key takes its place. A request has 16 of them at most. A value is cut to 64
-    /// bytes, and past 512 pairs of key and value, values become `_OTHER`.
+    /// bytes, and past 64 values of one key, values become `_OTHER`.
     pub fn add_to_metrics(&mut self, attribute: KeyValue) {
         handler_attributes::put(&mut self.metric, attribute);
     }
@@ -88,7 +88,7 @@ type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 pub(crate) struct Options {
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
-    /// Those of the providers, where none are named.
+    /// Those of `init`, else those of the W3C, where none are named.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
@@ -187,6 +187,11 @@ impl Options {
         }
     }
 
+    pub(crate) fn propagators(&self) -> Propagators {
+        let own = self.propagators.clone();
+        own.unwrap_or_else(providers::propagators)
+    }
+
     /// What requests are recorded with; `None` where telemetry is switched off.
     pub(crate) fn recorder(&self) -> Option<Recorder> {
         if self.tracers.is_none() && self.meters.is_none() && providers::is_installed() {
@@ -221,7 +226,7 @@ impl fmt::Debug for Options {
 }
 
 /// Runs a hook of the application. One that panics has said nothing.
-fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(hook)).ok();
     if result.is_none() {
         static TOLD: AtomicBool = AtomicBool::new(false);
@@ -346,10 +351,7 @@ impl Recorder {
             tracer: providers.tracer(),
             instruments,
             root,
-            propagators: options
-                .propagators
-                .clone()
-                .unwrap_or_else(|| providers.propagators.clone()),
+            propagators: options.propagators(),
             request_headers: CapturedHeaders::new(
                 semconv::HTTP_REQUEST_HEADER,
                 options.captured_request.as_ref(),

@@ -26,8 +26,6 @@ pub(crate) struct Providers {
     tracers: Arc<dyn MakeTracer>,
     meters: Arc<dyn MeterProvider + Send + Sync>,
     components: Table<&'static str, Arc<dyn StartSpan>>,
-    /// How context comes with requests.
-    pub(crate) propagators: Propagators,
     /// The instruments that handler functions created by name.
     pub(crate) functions: Registry,
 }
@@ -42,15 +40,8 @@ impl Providers {
             tracers,
             meters,
             components: Table::new(MAX_COMPONENTS),
-            propagators: Propagators::default(),
             functions,
         }
-    }
-
-    #[cfg(feature = "init")]
-    pub(crate) fn with_propagators(mut self, propagators: Propagators) -> Self {
-        self.propagators = propagators;
-        self
     }
 
     /// The tracer for the spans of this crate's layers.
@@ -93,15 +84,23 @@ fn handler_scope() -> InstrumentationScope {
 
 static INSTALLED: OnceLock<Option<Providers>> = OnceLock::new();
 
+static PROPAGATORS: OnceLock<Propagators> = OnceLock::new();
+
 /// Providers that hold for one request, carried by its context.
 struct Scoped(Arc<Providers>);
 
-/// Makes `providers` those of the process; `None` switches telemetry off.
+/// Makes `providers` and `propagators` those of the process; no providers switch telemetry off.
 ///
-/// Returns false where that was done before.
+/// It has an effect once.
 #[cfg(feature = "init")]
-pub(crate) fn install(providers: Option<Providers>) -> bool {
-    INSTALLED.set(providers).is_ok()
+pub(crate) fn install(providers: Option<Providers>, propagators: Propagators) {
+    let _ = PROPAGATORS.set(propagators);
+    let _ = INSTALLED.set(providers);
+}
+
+/// How context comes with requests.
+pub(crate) fn propagators() -> Propagators {
+    PROPAGATORS.get().cloned().unwrap_or_default()
 }
 
 /// A context in which the handler functions use `providers`.

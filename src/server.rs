@@ -297,6 +297,9 @@ impl TelemetryLayer {
     /// Believes `Forwarded`, else `X-Forwarded-For`, `-Proto` and `-Host`, as far as that many
     /// proxies in front of the server have written them: for `client.address`, `url.scheme`,
     /// `server.address` and `server.port`. None by default.
+    ///
+    /// The outermost of them must strip or overwrite all of these headers: one that it leaves as
+    /// it comes is what the client says.
     pub fn with_trusted_proxies(self, count: usize) -> Self {
         self.with(|options| options.trusted_hops = count)
     }
@@ -421,8 +424,7 @@ struct Seen;
 impl Shared {
     fn receive(&self, head: &mut request::Parts) -> ActiveRequest {
         let Some(recorder) = self.recorder() else {
-            let propagators = self.options.propagators.clone().unwrap_or_default();
-            return ActiveRequest::unrecorded(&propagators, head);
+            return ActiveRequest::switched_off(&self.options, head);
         };
         if head.extensions.insert(Seen).is_some() {
             static TOLD: AtomicBool = AtomicBool::new(false);
@@ -437,7 +439,7 @@ impl Shared {
             }
             ActiveRequest::start(recorder, head)
         } else {
-            ActiveRequest::unrecorded(&recorder.propagators, head)
+            ActiveRequest::unrecorded(recorder, head)
         }
     }
 }

@@ -24,7 +24,8 @@ pub struct SignalStats {
     pub exported: u64,
     /// Sent, or tried to, and not taken.
     pub failed: u64,
-    /// Never sent, because the queue was full or time ran out.
+    /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
+    /// some may have arrived.
     pub dropped: u64,
 }
 
@@ -129,7 +130,7 @@ where
     let task = async move {
         let sink = Arc::new(sink);
         let mut losses = Losses::new(signal, counters.clone());
-        while let Some(flushed) = next(&mut flushes, &wake, batch.schedule_delay).await {
+        while let Some(waiters) = next(&mut flushes, &wake, batch.schedule_delay).await {
             let mut waiting = items.len();
             while waiting > 0 {
                 let mut items = take(&mut items, waiting.min(batch_size));
@@ -143,10 +144,8 @@ where
                 let result = guarded(async move { sink.export(items).await }).await;
                 losses.settle(count, result);
             }
-            sink.settled(flushed.is_some()).await;
-            if let Some(flushed) = flushed {
-                let _ = flushed.send(());
-            }
+            sink.settled(!waiters.is_empty()).await;
+            answer(waiters);
         }
     };
     let task = Box::pin(task);
@@ -154,16 +153,29 @@ where
 }
 
 /// Waits until there may be something to do: someone waits for a flush, or a batch is complete, or
-/// time is up. `None` once nobody can ask any more.
+/// time is up. Returns all who wait for a flush, for one will do for them; `None` once nobody can
+/// ask any more.
 pub(super) async fn next(
     flushes: &mut mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     wake: &Notify,
     delay: Duration,
-) -> Option<Option<oneshot::Sender<()>>> {
-    tokio::select! {
-        flush = flushes.recv() => flush.map(Some),
-        () = wake.notified() => Some(None),
-        () = sleep(delay) => Some(None),
+) -> Option<Vec<oneshot::Sender<()>>> {
+    let first = tokio::select! {
+        flush = flushes.recv() => Some(flush?),
+        () = wake.notified() => None,
+        () = sleep(delay) => None,
+    };
+    let mut waiters = Vec::from_iter(first);
+    while let Ok(waiter) = flushes.try_recv() {
+        waiters.push(waiter);
+    }
+    Some(waiters)
+}
+
+/// Tells those who wait that all was handed over.
+pub(super) fn answer(waiters: Vec<oneshot::Sender<()>>) {
+    for waiter in waiters {
+        let _ = waiter.send(());
     }
 }
 

@@ -11,7 +11,7 @@ use opentelemetry_sdk::resource::{ResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
 
 use super::batch::{Counters, Worker};
-use super::config::{Config, PerSignal, Propagator, Sampler, Signal};
+use super::config::{Config, PerSignal, Sampler, Signal};
 use super::env;
 use super::error::InitError;
 use super::otlp::OtlpClient;
@@ -26,7 +26,6 @@ pub(super) struct Export {
     pub(super) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
     /// Whether the sampler is one that reads no attributes.
     pub(super) built_in_sampler: bool,
-    pub(super) propagators: Vec<Propagator>,
     pub(super) counters: PerSignal<Arc<Counters>>,
     pub(super) workers: Vec<Worker>,
 }
@@ -56,7 +55,6 @@ impl Export {
             built_in_sampler,
             counters: building.counters,
             workers: building.workers,
-            propagators: config.propagators.clone(),
         })
     }
 }

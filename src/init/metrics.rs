@@ -82,8 +82,11 @@ fn otlp_worker(
     let mut losses = Losses::new(Signal::Metrics, counters);
     let task = async move {
         let never = Notify::new();
-        while let Some(flushed) = batch::next(&mut flushes, &never, interval).await {
-            let metrics = collect(&reader).unwrap_or_default();
+        while let Some(waiters) = batch::next(&mut flushes, &never, interval).await {
+            // Who waits then learns that it was not done.
+            let Some(metrics) = collect(&reader) else {
+                continue;
+            };
             let points = count_points(&metrics);
             if points > 0 {
                 losses.record(points);
@@ -97,9 +100,7 @@ fn otlp_worker(
                 };
                 losses.settle(points, batch::guarded(export).await);
             }
-            if let Some(flushed) = flushed {
-                let _ = flushed.send(());
-            }
+            batch::answer(waiters);
         }
     };
     let task = Box::pin(task);

@@ -15,6 +15,7 @@ mod runtime;
 mod traces;
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -114,7 +115,10 @@ impl Config {
     /// See [`InitError`].
     pub fn build(mut self) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
-            return Ok(TelemetryGuard { running: None });
+            return Ok(TelemetryGuard {
+                running: None,
+                propagators: self.propagators,
+            });
         }
         let mut export = Export::new(&mut self)?;
         let workers = std::mem::take(&mut export.workers);
@@ -125,6 +129,7 @@ impl Config {
                 export,
                 timeout: self.shutdown_timeout,
             }),
+            propagators: self.propagators,
         })
     }
 }
@@ -146,6 +151,7 @@ fn warn(warning: &ConfigWarning) {
 pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
     running: Option<Running>,
+    propagators: Vec<Propagator>,
 }
 
 struct Running {
@@ -170,7 +176,8 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Whether time ran out before all was sent or given up.
+    /// Whether something was left undone: time ran out before all was sent or given up, or the
+    /// metrics could not be collected.
     pub timed_out: bool,
     /// What became of all telemetry so far; after a shutdown nothing waits any more.
     pub stats: Stats,
@@ -201,8 +208,13 @@ impl TelemetryGuard {
         match self.running.take() {
             Some(running) => {
                 running.stop_recording();
+                // Where this future is dropped midway, the last of the provider must not be: it
+                // would wait for an export thread that may be held up.
+                let provider = ManuallyDrop::new(running.export.meter_provider.clone());
                 let complete = running.thread.flush(true, running.timeout).await;
-                running.last_report(complete)
+                let report = running.last_report(complete);
+                drop(ManuallyDrop::into_inner(provider));
+                report
             }
             None => Report::default(),
         }
@@ -256,24 +268,19 @@ impl TelemetryGuard {
 
     /// Makes the providers those of the process.
     fn install(&self) {
+        let propagators = self.propagators.iter().map(|one| for_others(*one));
+        global::set_text_map_propagator(TextMapCompositePropagator::new(propagators.collect()));
+        let formats = self.propagators.iter().map(|one| format(*one)).collect();
         let Some(Running { export, .. }) = &self.running else {
-            global::set_text_map_propagator(TraceContextPropagator::new());
-            providers::install(None);
+            providers::install(None, formats);
             return;
         };
-        let tracers = TracersOf::new(export.tracer_provider.clone(), export.built_in_sampler);
-        let meters = Arc::new(export.meter_provider.clone());
-        let formats = export.propagators.iter().map(|one| format(*one)).collect();
-        let providers = Providers::new(Arc::new(tracers), meters).with_propagators(formats);
-        providers::install(Some(providers));
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        let propagators = export
-            .propagators
-            .iter()
-            .map(|one| for_others(*one))
-            .collect();
-        global::set_text_map_propagator(TextMapCompositePropagator::new(propagators));
+        let tracers = TracersOf::new(export.tracer_provider.clone(), export.built_in_sampler);
+        let meters = Arc::new(export.meter_provider.clone());
+        // Last: a layer that finds this installed takes what it lacks from the global module.
+        providers::install(Some(Providers::new(Arc::new(tracers), meters)), formats);
     }
 }
 
@@ -282,7 +289,7 @@ fn format(propagator: Propagator) -> Format {
     match propagator {
         Propagator::TraceContext => Format::TraceContext,
         Propagator::Baggage => Format::Baggage,
-        Propagator::B3 | Propagator::B3Multi => Format::Other(b3(propagator).into()),
+        Propagator::B3 | Propagator::B3Multi => Format::B3(b3(propagator).into()),
     }
 }
 

@@ -7,10 +7,14 @@ use std::sync::{Arc, LazyLock};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
-use opentelemetry::baggage::Baggage;
+use opentelemetry::baggage::{Baggage, BaggageExt};
 use opentelemetry::propagation::TextMapPropagator;
+#[cfg(feature = "init")]
+use opentelemetry::trace::TraceFlags;
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use opentelemetry_http::HeaderExtractor;
+
+use crate::options::guarded;
 
 /// What is read from the headers of a request, in this order; of two that name a span, the later
 /// holds.
@@ -23,6 +27,9 @@ pub(crate) enum Format {
     TraceContext,
     Baggage,
     Other(Arc<dyn TextMapPropagator + Send + Sync>),
+    /// Zipkin's, whose propagator has flags of its own.
+    #[cfg(feature = "init")]
+    B3(Arc<dyn TextMapPropagator + Send + Sync>),
 }
 
 /// What the headers of a request carry. Nothing of it is invalid.
@@ -57,18 +64,53 @@ impl Propagators {
                     }
                 }
                 Format::Baggage => extracted.baggage = baggage::extract(headers),
-                Format::Other(propagator) => {
-                    let headers = HeaderExtractor(headers);
-                    let cx = propagator.extract_with_context(&Context::new(), &headers);
-                    let span = cx.span();
-                    if span.span_context().is_valid() {
-                        extracted.span_context = Some(span.span_context().clone());
-                    }
+                Format::Other(propagator) => extracted.read(&**propagator, headers),
+                #[cfg(feature = "init")]
+                Format::B3(propagator) => {
+                    extracted.read(&**propagator, headers);
+                    let found = extracted.span_context.as_ref();
+                    extracted.span_context = found.map(with_b3_flags);
                 }
             }
         }
         extracted
     }
+}
+
+impl Extracted {
+    /// Reads with a propagator that is not ours, and may panic.
+    fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
+        let headers = HeaderExtractor(headers);
+        let extract = || propagator.extract_with_context(&Context::new(), &headers);
+        let Some(cx) = guarded(extract) else {
+            return;
+        };
+        let span = cx.span();
+        if span.span_context().is_valid() {
+            self.span_context = Some(span.span_context().clone());
+        }
+        let baggage = cx.baggage().iter();
+        let baggage = baggage.map(|(key, value)| (key.clone(), value.clone()));
+        let baggage = Baggage::from_iter(baggage);
+        if !baggage.is_empty() {
+            self.baggage = Some(baggage);
+        }
+    }
+}
+
+/// Sampled or not, and nothing else: `debug`, which is to be sampled, is a flag there that the W3C
+/// does not know, and a decision that was left open is one that means something else.
+#[cfg(feature = "init")]
+fn with_b3_flags(found: &SpanContext) -> SpanContext {
+    const DEBUG: u8 = 0x04;
+    let sampled = found.is_sampled() || found.trace_flags().to_u8() & DEBUG != 0;
+    SpanContext::new(
+        found.trace_id(),
+        found.span_id(),
+        TraceFlags::NOT_SAMPLED.with_sampled(sampled),
+        true,
+        found.trace_state().clone(),
+    )
 }
 
 /// What the head of a response says of its trace.

@@ -72,8 +72,8 @@ fn element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option
     let mut found = None;
     let mut left = hops;
     for value in headers.get_all(name).iter().rev() {
-        for element in value.to_str().ok()?.rsplit(',') {
-            found = Some(element.trim());
+        for element in value.as_bytes().rsplit(|&byte| byte == b',') {
+            found = std::str::from_utf8(element).ok().map(str::trim);
             left -= 1;
             if left == 0 {
                 return found;

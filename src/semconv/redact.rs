@@ -26,14 +26,16 @@ const SENSITIVE_HEADERS: [&str; 4] = [
     "proxy-authorization",
     "set-cookie",
 ];
-const SENSITIVE_WORDS: [&str; 7] = [
+const SENSITIVE_WORDS: [&str; 9] = [
     "api-key",
     "apikey",
-    "auth-token",
     "credential",
+    "jwt",
+    "passwd",
     "password",
     "secret",
     "session",
+    "token",
 ];
 
 /// The query parameters whose values are redacted: the conventions' own, or others in their place.

@@ -450,7 +450,7 @@ async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
         let start = Instant::now();
         let report = telemetry.shutdown().await;
         assert!(start.elapsed() < DEADLINE / 2);
-        assert_eq!(report.timed_out, blocks);
+        assert!(report.timed_out, "it was not done");
         assert_eq!(report.stats.metrics.exported, 0);
     }
 }

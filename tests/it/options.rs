@@ -149,19 +149,67 @@ async fn values_without_end_from_a_hook_add_a_bounded_number_of_series() {
     }
     send_through(&layer, get(&format!("/{}", "x".repeat(1000)))).await;
     let points = telemetry.points("http.requests");
-    assert_eq!(points.len(), 512 + 1);
+    assert_eq!(points.len(), 64 + 1);
     let other = points
         .iter()
         .find(|point| point.attributes["id"] == "_OTHER");
     assert_eq!(
         other.map(|point| &point.value),
-        Some(&Value::Count(1001 - 512))
+        Some(&Value::Count(1001 - 64))
     );
     assert!(
         points
             .iter()
             .all(|point| point.attributes["id"].len() <= 64)
     );
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl opentelemetry::propagation::TextMapPropagator for Panics {
+    fn inject_context(
+        &self,
+        _: &opentelemetry::Context,
+        _: &mut dyn opentelemetry::propagation::Injector,
+    ) {
+    }
+
+    fn extract_with_context(
+        &self,
+        _: &opentelemetry::Context,
+        _: &dyn opentelemetry::propagation::Extractor,
+    ) -> opentelemetry::Context {
+        panic!("propagator")
+    }
+
+    fn fields(&self) -> opentelemetry::propagation::text_map_propagator::FieldIter<'_> {
+        opentelemetry::propagation::text_map_propagator::FieldIter::new(&[])
+    }
+}
+
+#[tokio::test]
+async fn a_filtered_request_is_trusted_no_further_than_others_and_uses_the_same_providers() {
+    let telemetry = TestTelemetry::new();
+    let layer = telemetry
+        .layer()
+        .with_filter(|_| false)
+        .with_trust(Trust::Link);
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        tower_telemetry::with_tracer("test", "child", || {});
+        tower_telemetry::increment_counter("test.count", "Counted.", []);
+        let cx = opentelemetry::Context::current();
+        assert!(cx.baggage().is_empty());
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let request = get("/")
+        .header("traceparent", TRACEPARENT)
+        .header("baggage", "a=1");
+    let request = request.body(()).expect("a valid request");
+    service.oneshot(request).await.expect("it cannot fail");
+    let child = telemetry.only_span().await;
+    assert_ne!(child.span_context.trace_id().to_string(), TRACE_ID);
+    assert_eq!(telemetry.point("test.count").value, Value::Count(1));
 }
 
 #[tokio::test]
@@ -172,6 +220,7 @@ async fn a_hook_that_panics_does_not_harm_the_request() {
         .with_filter(|_| panic!("filter"))
         .with_span_name(|_| panic!("name"))
         .with_trust_by_request(|_| panic!("trust"))
+        .with_propagator(Panics)
         .with_request_attributes(|_, attributes| {
             attributes.add_to_span(KeyValue::new("before", true));
             panic!("request")
@@ -448,6 +497,7 @@ async fn of_two_layers_the_inner_one_does_nothing() {
     let telemetry = TestTelemetry::new();
     let (inner, outer) = (telemetry.layer(), telemetry.layer());
     let service = inner.layer(service_fn(|_: Request<()>| async {
+        add_request_attributes(list! { "user.plan" => "free" });
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
     }));
     let request = get("/").header("traceparent", TRACEPARENT).body(());
@@ -463,7 +513,9 @@ async fn of_two_layers_the_inner_one_does_nothing() {
         .to_bytes();
     assert_eq!(body, "hello");
     telemetry.only_span().await;
-    assert_eq!(telemetry.point("http.requests").value, Value::Count(1));
+    let point = telemetry.point("http.requests");
+    assert_eq!(point.value, Value::Count(1));
+    assert_eq!(point.attributes["user.plan"], "free");
     assert_eq!(telemetry.sum("http.server.active_requests"), 0);
 }
 
