@@ -22,7 +22,7 @@ use crate::propagation::{Extracted, Propagators};
 use crate::providers::Started;
 use crate::request_body::Received;
 use crate::semconv::http::{
-    Described, Scheme, is_defined, path_attribute, protocol_version, request_attributes,
+    Described, Scheme, claimed_call_attributes, is_defined, protocol_version, request_attributes,
     status_attribute,
 };
 use crate::semconv::rpc::{self, Code};
@@ -388,15 +388,9 @@ impl Http {
             return;
         }
         let span = cx.span();
-        span.set_attribute(KeyValue::new(
-            semconv::HTTP_REQUEST_METHOD,
-            self.route.method,
-        ));
-        span.set_attribute(KeyValue::new(semconv::URL_SCHEME, self.scheme.as_str()));
-        span.set_attribute(path_attribute(&format!("/{}", call.method)));
-        if let Some(version) = self.version {
-            span.set_attribute(KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version));
-        }
+        let mut add = |attribute| span.set_attribute(attribute);
+        let method = self.route.method;
+        claimed_call_attributes(method, self.scheme, &call.method, self.version, &mut add);
         if let Some(route) = self.route.attribute() {
             span.set_attribute(route);
         }

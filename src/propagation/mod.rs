@@ -241,6 +241,28 @@ mod tests {
         assert_eq!(headers.get(TRACE_ID), None);
     }
 
+    #[cfg(feature = "init")]
+    #[test]
+    fn of_b3_only_the_decision_is_kept() {
+        use opentelemetry_propagator_b3::{B3Encoding, Propagator};
+
+        let propagator = Propagator::with_encoding(B3Encoding::SingleHeader);
+        let b3 = Propagators::from_iter([Format::B3(Arc::new(propagator))]);
+        for (case, decision, flags) in [
+            ("sampled", "-1", 0x01),
+            ("not sampled", "-0", 0x00),
+            ("debug", "-d", 0x01),
+            ("left open", "", 0x00),
+        ] {
+            let text = format!("{}-{}{decision}", "1a".repeat(16), "2b".repeat(8));
+            let mut headers = HeaderMap::new();
+            headers.insert("b3", text.parse().expect("a legal value"));
+            let found = b3.extract(&headers).span_context.expect("it is valid");
+            assert_eq!(found.trace_flags().to_u8(), flags, "{case}");
+            assert!(found.is_remote(), "{case}");
+        }
+    }
+
     #[test]
     fn another_propagator_is_asked_in_its_turn() {
         use opentelemetry_sdk::propagation::TraceContextPropagator;

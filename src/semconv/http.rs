@@ -171,8 +171,25 @@ pub(crate) fn request_attributes(
     }
 }
 
+/// What is still known of a request that claimed to be a gRPC call, when its answer shows that it
+/// is none.
+pub(crate) fn claimed_call_attributes(
+    method: &'static str,
+    scheme: Scheme,
+    call: &str,
+    version: Option<&'static str>,
+    add: &mut dyn FnMut(KeyValue),
+) {
+    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
+    add(KeyValue::new(URL_SCHEME, scheme.as_str()));
+    add(path_attribute(&format!("/{call}")));
+    if let Some(version) = version {
+        add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
+    }
+}
+
 /// `url.path`
-pub(crate) fn path_attribute(path: &str) -> KeyValue {
+fn path_attribute(path: &str) -> KeyValue {
     KeyValue::new(URL_PATH, truncate(path, MAX_PATH).into_owned())
 }
 

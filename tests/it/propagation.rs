@@ -1,5 +1,7 @@
 //! What a layer reads of the context that comes with requests.
 
+use std::collections::HashSet;
+
 use http::header::{HeaderMap, HeaderName};
 
 use crate::support::{TRACEPARENT, TestTelemetry, get, send_through};
@@ -256,6 +258,23 @@ async fn trace_context_cases_of_the_w3c() {
             String::new(),
         ),
         (
+            "tracestate_key_illegal_vendor_format: foo@",
+            vec!["foo@=1,bar=2".into()],
+            "foo@=1,bar=2".into(),
+        ),
+        // Level 2 allows these keys too. The API's `TraceState` does not hold them: the state is
+        // left out, and the trace goes on.
+        (
+            "tracestate_key_illegal_vendor_format: foo@@bar",
+            vec!["foo@@bar=1,bar=2".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_key_illegal_vendor_format: foo@bar@baz",
+            vec!["foo@bar@baz=1,bar=2".into()],
+            String::new(),
+        ),
+        (
             "tracestate_key_illegal_vendor_format",
             vec!["@foo=1,bar=2".into()],
             String::new(),
@@ -315,6 +334,41 @@ async fn received(headers: &[(&str, String)]) -> (String, String) {
         context.trace_id().to_string(),
         context.trace_state().header(),
     )
+}
+
+/// The suite's `multiple_requests_*`: several requests with the same headers.
+#[tokio::test]
+async fn several_requests_of_one_caller_share_its_trace_and_nothing_else() {
+    for (case, traceparent, shared) in [
+        (
+            "multiple_requests_with_valid_traceparent",
+            Some(TRACEPARENT),
+            true,
+        ),
+        ("multiple_requests_without_traceparent", None, false),
+        (
+            "multiple_requests_with_illegal_traceparent",
+            Some("00-illegal"),
+            false,
+        ),
+    ] {
+        let telemetry = TestTelemetry::new();
+        for _ in 0..3 {
+            let mut request = get("/");
+            if let Some(traceparent) = traceparent {
+                request = request.header("traceparent", traceparent);
+            }
+            send_through(&telemetry.layer(), request).await;
+        }
+        let spans = telemetry.spans();
+        let traces: HashSet<_> = spans
+            .iter()
+            .map(|one| one.span_context.trace_id())
+            .collect();
+        let ids: HashSet<_> = spans.iter().map(|one| one.span_context.span_id()).collect();
+        assert_eq!(traces.len(), if shared { 1 } else { 3 }, "{case}");
+        assert_eq!(ids.len(), 3, "{case}");
+    }
 }
 
 #[tokio::test]
