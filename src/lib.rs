@@ -100,8 +100,8 @@ pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;
 #[cfg(feature = "init")]
 pub use init::{
-    Batch, Config, ConfigWarning, Environment, Exporter, InitError, Propagator, Protocol, Report,
-    Sampler, SignalStats, Stats, TelemetryGuard, init,
+    Batch, Compression, Config, ConfigWarning, Environment, Exporter, Failure, InitError,
+    Propagator, Protocol, Report, Sampler, SignalStats, Stats, TelemetryGuard, Temporality, init,
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;

@@ -57,14 +57,13 @@ where
     }
 }
 
-/// Without what the SDK says when all is well.
-#[cfg(feature = "init")]
-const DEFAULT_FILTER: &str = "info,opentelemetry=warn,opentelemetry_sdk=warn";
-
 /// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
 /// unless there is one already.
 #[cfg(feature = "init")]
-pub(crate) fn install(provider: Option<&opentelemetry_sdk::logs::SdkLoggerProvider>) {
+pub(crate) fn install(
+    provider: Option<&opentelemetry_sdk::logs::SdkLoggerProvider>,
+    sdk_level: tracing::level_filters::LevelFilter,
+) {
     use std::io::{IsTerminal, stdout};
 
     use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
@@ -72,13 +71,14 @@ pub(crate) fn install(provider: Option<&opentelemetry_sdk::logs::SdkLoggerProvid
     use tracing_subscriber::filter::filter_fn;
     use tracing_subscriber::{EnvFilter, prelude::*};
 
+    let default = format!("info,opentelemetry={sdk_level},opentelemetry_sdk={sdk_level}");
     let (filter, problem) = {
         let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
         let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
         match builder.parse(&text) {
             Ok(filter) if !text.is_empty() => (filter, None),
-            Ok(_) => (EnvFilter::new(DEFAULT_FILTER), None),
-            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some((text, error))),
+            Ok(_) => (EnvFilter::new(&default), None),
+            Err(error) => (EnvFilter::new(&default), Some((text, error))),
         }
     };
     let lines = tracing_subscriber::fmt::layer()

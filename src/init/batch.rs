@@ -1,68 +1,27 @@
 //! Queues between the threads that record and the thread that exports.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::config::{Batch, Signal};
-use super::otlp::ExportError;
+use super::settings::{Batch, Signal};
+use super::stats::{Counters, Failure, Losses, Outcome};
 
-/// What became of the spans, the metric points or the log records of a process so far.
-///
-/// `recorded` is the sum of all others, once nothing waits any more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SignalStats {
-    /// Handed over for export.
-    pub recorded: u64,
-    /// Taken by every receiver that they were sent to.
-    pub exported: u64,
-    /// Sent, or tried to, and not taken.
-    pub failed: u64,
-    /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
-    /// some may have arrived.
-    pub dropped: u64,
-}
-
-/// The counts behind [`SignalStats`].
-#[derive(Default)]
-pub(super) struct Counters {
-    recorded: AtomicU64,
-    exported: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn stats(&self) -> SignalStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        SignalStats {
-            recorded: get(&self.recorded),
-            exported: get(&self.exported),
-            failed: get(&self.failed),
-            dropped: get(&self.dropped),
-        }
-    }
-
-    /// What became of all when nothing will be exported any more: what still waits is dropped.
-    pub(super) fn last_stats(&self) -> SignalStats {
-        let stats = self.stats();
-        SignalStats {
-            dropped: stats.recorded.saturating_sub(stats.exported + stats.failed),
-            ..stats
-        }
-    }
+/// Something that waits in a queue.
+pub(super) trait Item: Send + 'static {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize;
 }
 
 /// Where batches go.
 pub(super) trait Sink<T>: Send + Sync + 'static {
-    /// Hands over a batch, and says how many of it the receiver rejected.
-    fn export(&self, batch: Vec<T>) -> impl Future<Output = Result<u64, ExportError>> + Send;
+    /// Hands over a batch, and says what became of it.
+    fn export(&self, batch: Vec<T>) -> impl Future<Output = Outcome> + Send;
 
     /// Everything that waited was handed over; `flush` says whether somebody asked for it.
     fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
@@ -71,26 +30,33 @@ pub(super) trait Sink<T>: Send + Sync + 'static {
     }
 }
 
+/// Memory that each place in a queue may take on average. What this crate takes from a request is
+/// at most 6 KiB a span; the rest is for what handlers add.
+const BYTES_PER_ITEM: usize = 8 * 1024;
+
 /// The recording end of a queue. It never blocks, and never wakes the exporting end for one item.
 pub(super) struct Queue<T> {
     items: mpsc::Sender<T>,
     wake: Arc<Notify>,
     counters: Arc<Counters>,
     batch_size: usize,
+    /// Of what waits, and of the batch that is being exported.
+    bytes: Arc<AtomicUsize>,
 }
 
-impl<T> Queue<T> {
+impl<T: Item> Queue<T> {
     pub(super) fn push(&self, item: T) {
-        self.counters.recorded.fetch_add(1, Ordering::Relaxed);
-        match self.items.try_send(item) {
-            Ok(()) => {
-                if self.items.max_capacity() - self.items.capacity() >= self.batch_size {
-                    self.wake();
-                }
+        self.counters.accept(1);
+        let bytes = item.bytes();
+        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let has_room = waiting <= self.items.max_capacity() * BYTES_PER_ITEM;
+        if has_room && self.items.try_send(item).is_ok() {
+            if self.items.max_capacity() - self.items.capacity() >= self.batch_size {
+                self.wake();
             }
-            Err(_) => {
-                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        } else {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counters.drop_one();
         }
     }
 
@@ -114,35 +80,38 @@ pub(super) fn queue<T, S>(
     sink: S,
 ) -> (Queue<T>, Worker)
 where
-    T: Send + 'static,
+    T: Item,
     S: Sink<T>,
 {
     let (sender, mut items) = mpsc::channel(batch.max_queue_size);
     let (flush, mut flushes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
     let wake = Arc::new(Notify::new());
+    let bytes = Arc::new(AtomicUsize::new(0));
     let batch_size = batch.max_export_batch_size.min(batch.max_queue_size);
     let queue = Queue {
         items: sender,
         wake: wake.clone(),
         counters: counters.clone(),
         batch_size,
+        bytes: bytes.clone(),
     };
     let task = async move {
         let sink = Arc::new(sink);
-        let mut losses = Losses::new(signal, counters.clone());
+        let mut losses = Losses::new(signal, counters);
         while let Some(waiters) = next(&mut flushes, &wake, batch.schedule_delay).await {
             let mut waiting = items.len();
             while waiting > 0 {
-                let mut items = take(&mut items, waiting.min(batch_size));
-                if items.is_empty() {
+                let taken = take(&mut items, waiting.min(batch_size));
+                if taken.is_empty() {
                     break;
                 }
-                waiting -= items.len();
-                let count = items.len() as u64;
+                waiting -= taken.len();
+                let count = taken.len() as u64;
+                let taken_bytes = taken.iter().map(Item::bytes).sum();
                 let sink = sink.clone();
-                let items = std::mem::take(&mut items);
-                let result = guarded(async move { sink.export(items).await }).await;
-                losses.settle(count, result);
+                let export = async move { sink.export(taken).await };
+                settle(&mut losses, count, export).await;
+                bytes.fetch_sub(taken_bytes, Ordering::Relaxed);
             }
             sink.settled(!waiters.is_empty()).await;
             answer(waiters);
@@ -189,79 +158,117 @@ fn take<T>(items: &mut mpsc::Receiver<T>, count: usize) -> Vec<T> {
     batch
 }
 
-/// Runs an export in a task of its own, so that a panic in it is a failed export.
-pub(super) async fn guarded(
-    export: impl Future<Output = Result<u64, ExportError>> + Send + 'static,
-) -> Result<u64, ExportError> {
-    match tokio::spawn(export).await {
-        Ok(result) => result,
-        Err(_) => Err(ExportError::panicked()),
-    }
+/// Runs an export of `count` items, and counts what became of them. It has a task of its own, so
+/// that a panic in it is a failed export.
+pub(super) async fn settle(
+    losses: &mut Losses,
+    count: u64,
+    export: impl Future<Output = Outcome> + Send + 'static,
+) {
+    const LOOK: Duration = Duration::from_secs(1);
+
+    let mut export = pin!(tokio::spawn(export));
+    let outcome = loop {
+        // A receiver may ask for minutes of quiet, while the queue is full.
+        tokio::select! {
+            outcome = &mut export => break outcome,
+            () = sleep(LOOK) => {
+                losses.look(None);
+            }
+        }
+    };
+    losses.settle(outcome.unwrap_or_else(|_| {
+        let mut outcome = Outcome::default();
+        outcome.lose(count, Failure::Panic, "the exporter panicked".to_owned());
+        outcome
+    }));
 }
 
-/// Counts what becomes of batches, and says when loss begins and when it ends, each at most once a
-/// minute.
-pub(super) struct Losses {
-    signal: Signal,
-    counters: Arc<Counters>,
-    /// What was lost when a batch was last settled.
-    lost: u64,
-    told: Option<Instant>,
-    /// Whether it was said that loss has begun, and not yet that it has ended.
-    losing: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Losses {
-    const PAUSE: Duration = Duration::from_secs(60);
-
-    pub(super) fn new(signal: Signal, counters: Arc<Counters>) -> Self {
-        Self {
-            signal,
-            counters,
-            lost: 0,
-            told: None,
-            losing: false,
+    impl Item for u64 {
+        fn bytes(&self) -> usize {
+            usize::try_from(*self).expect("it is small")
         }
     }
 
-    /// Counts metric points, which do not pass through a [`Queue`].
-    pub(super) fn record(&self, count: u64) {
-        self.counters.recorded.fetch_add(count, Ordering::Relaxed);
+    /// Panics at a batch with a 13 in it, and takes all others.
+    struct Superstitious;
+
+    impl Sink<u64> for Superstitious {
+        async fn export(&self, batch: Vec<u64>) -> Outcome {
+            assert!(!batch.contains(&13), "as it should");
+            Outcome {
+                exported: batch.len() as u64,
+                ..Outcome::default()
+            }
+        }
     }
 
-    /// Counts what became of `count` items.
-    pub(super) fn settle(&mut self, count: u64, result: Result<u64, ExportError>) {
-        let (rejected, reason) = match result {
-            Ok(0) => (0, "the queue was full".to_owned()),
-            Ok(rejected) => (rejected.min(count), "the receiver rejected some".to_owned()),
-            Err(error) => (count, error.reason),
-        };
-        let exported = count - rejected;
-        self.counters
-            .exported
-            .fetch_add(exported, Ordering::Relaxed);
-        self.counters.failed.fetch_add(rejected, Ordering::Relaxed);
+    fn small(size: usize) -> Batch {
+        Batch::default()
+            .with_max_queue_size(size)
+            .with_max_export_batch_size(1)
+    }
 
-        let stats = self.counters.stats();
-        let lost = stats.failed + stats.dropped;
-        let more_is_lost = lost > self.lost;
-        self.lost = lost;
-        let may_tell = self.told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
-        let signal = self.signal.name();
-        if more_is_lost && may_tell {
-            tracing::warn!(
-                lost,
-                reason,
-                "telemetry is lost: not all {signal} are exported"
-            );
-            self.told = Some(Instant::now());
-            self.losing = true;
-        } else if self.losing && !more_is_lost {
-            tracing::info!(
-                lost,
-                "no more telemetry is lost: {signal} are exported again"
-            );
-            self.losing = false;
+    async fn flush(worker: &mpsc::UnboundedSender<oneshot::Sender<()>>) {
+        let (done, flushed) = oneshot::channel();
+        worker.send(done).expect("the worker lives");
+        flushed.await.expect("the worker lives");
+    }
+
+    #[tokio::test]
+    async fn an_exporter_that_panics_has_failed_one_batch_and_goes_on() {
+        let counters = Arc::new(Counters::default());
+        let (queue, worker) =
+            queue::<u64, _>(Signal::Traces, small(16), counters.clone(), Superstitious);
+        tokio::spawn(worker.task);
+        for item in [1, 13, 2] {
+            queue.push(item);
+        }
+        flush(&worker.flush).await;
+        let stats = counters.stats();
+        assert_eq!((stats.accepted, stats.exported, stats.failed), (3, 2, 1));
+        assert_eq!(stats.last_failure, Some(Failure::Panic));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_number_and_in_bytes_until_it_is_exported() {
+        let counters = Arc::new(Counters::default());
+        let (queue, worker) =
+            queue::<u64, _>(Signal::Traces, small(4), counters.clone(), Superstitious);
+        let room = 4 * BYTES_PER_ITEM as u64;
+        // Too large by itself; as large as can be; nothing fits besides it.
+        for item in [room + 1, room, 1] {
+            queue.push(item);
+        }
+        assert_eq!(counters.stats().dropped, 2);
+        tokio::spawn(worker.task);
+        flush(&worker.flush).await;
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+        // Now the number bounds.
+        for _ in 0..5 {
+            queue.push(0);
+        }
+        assert_eq!(counters.stats().dropped, 3);
+        flush(&worker.flush).await;
+        let stats = counters.stats();
+        assert_eq!((stats.accepted, stats.exported, stats.dropped), (8, 5, 3));
+    }
+
+    #[tokio::test]
+    async fn one_export_answers_all_who_wait_for_a_flush() {
+        let (flush, mut flushes) = mpsc::unbounded_channel();
+        let (waiters, flushed): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        for waiter in waiters {
+            flush.send(waiter).expect("it is open");
+        }
+        let waiters = next(&mut flushes, &Notify::new(), Duration::from_secs(60)).await;
+        answer(waiters.expect("the channel is open"));
+        for flushed in flushed {
+            flushed.await.expect("it was answered");
         }
     }
 }

@@ -1,14 +1,20 @@
 //! What `init` can be told in code.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderMap;
 use opentelemetry::KeyValue;
-use opentelemetry_sdk::trace::ShouldSample;
+use opentelemetry_sdk::metrics::Temporality;
+use tracing::level_filters::LevelFilter;
 
 use super::env;
 use super::error::ConfigWarning;
+use super::settings::{
+    Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
+    OtlpSettings, PemFile, PerSignal, Propagator, Protocol, Sampler, Signal, within_a_day,
+};
 
 /// How telemetry is set up: read from the environment, changed in code.
 ///
@@ -29,6 +35,7 @@ use super::error::ConfigWarning;
 pub struct Config {
     pub(super) enabled: bool,
     pub(super) service_name: Option<String>,
+    pub(super) service_version: Option<String>,
     /// `None` where nothing was said.
     pub(super) environment: Option<Environment>,
     /// From `OTEL_RESOURCE_ATTRIBUTES`.
@@ -46,248 +53,19 @@ pub struct Config {
     pub(super) spans: Batch,
     pub(super) logs: Batch,
     pub(super) metric_interval: Duration,
+    pub(super) metric_timeout: Duration,
+    pub(super) temporality: Temporality,
+    pub(super) histograms: HistogramAggregation,
+    pub(super) limits: Limits,
+    /// What is shown of the SDK's own messages, where `RUST_LOG` says nothing.
+    #[cfg_attr(
+        not(feature = "logs"),
+        expect(dead_code, reason = "it is for log lines")
+    )]
+    pub(super) sdk_log_level: LevelFilter,
     pub(super) shutdown_timeout: Duration,
     pub(super) warnings: Vec<ConfigWarning>,
 }
-
-/// One of the three kinds of telemetry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
-    Traces,
-    Metrics,
-    Logs,
-}
-
-impl Signal {
-    pub(super) const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Traces => "traces",
-            Self::Metrics => "metrics",
-            Self::Logs => "logs",
-        }
-    }
-}
-
-/// Something for each [`Signal`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct PerSignal<T>([T; 3]);
-
-impl<T> std::ops::Index<Signal> for PerSignal<T> {
-    type Output = T;
-
-    fn index(&self, signal: Signal) -> &T {
-        &self.0[signal as usize]
-    }
-}
-
-impl<T> std::ops::IndexMut<Signal> for PerSignal<T> {
-    fn index_mut(&mut self, signal: Signal) -> &mut T {
-        &mut self.0[signal as usize]
-    }
-}
-
-/// How to reach an OTLP receiver.
-#[derive(Clone, Default)]
-pub(super) struct OtlpSettings {
-    pub(super) endpoint: Option<Endpoint>,
-    pub(super) protocol: Option<Protocol>,
-    pub(super) headers: Option<HeaderMap>,
-    pub(super) timeout: Option<Duration>,
-}
-
-impl fmt::Debug for OtlpSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers carry credentials: their names are shown, their values never.
-        let headers = self.headers.as_ref();
-        f.debug_struct("OtlpSettings")
-            .field("endpoint", &self.endpoint)
-            .field("protocol", &self.protocol)
-            .field(
-                "headers",
-                &headers.map(|map| map.keys().collect::<Vec<_>>()),
-            )
-            .field("timeout", &self.timeout)
-            .finish()
-    }
-}
-
-/// An endpoint as it was given, and where.
-#[derive(Clone)]
-pub(super) struct Endpoint {
-    pub(super) origin: String,
-    pub(super) text: String,
-}
-
-impl Endpoint {
-    /// The text without credentials.
-    pub(super) fn shown(&self) -> String {
-        let (scheme, rest) = match self.text.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, self.text.as_str()),
-        };
-        let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-        let rest = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("REDACTED@{host}"),
-            None => rest.to_owned(),
-        };
-        match scheme {
-            Some(scheme) => format!("{scheme}://{rest}"),
-            None => rest,
-        }
-    }
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.shown())
-    }
-}
-
-/// Where the service runs, which chooses defaults.
-///
-/// | | development | staging | production |
-/// |---|---|---|---|
-/// | traces sampled | all | all | 10 % of new ones, an inbound decision is followed |
-/// | exported to | the console, and OTLP where an endpoint is set | OTLP | OTLP |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Environment {
-    /// On a developer's machine.
-    #[default]
-    Development,
-    /// Like production, for tests.
-    Staging,
-    /// For real.
-    Production,
-}
-
-impl Environment {
-    /// The resource's `deployment.environment.name`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Development => "development",
-            Self::Staging => "staging",
-            Self::Production => "production",
-        }
-    }
-}
-
-/// Which traces are recorded.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Sampler {
-    /// All of them.
-    AlwaysOn,
-    /// None.
-    AlwaysOff,
-    /// This share of them, 0 to 1, chosen by the trace id.
-    TraceIdRatio(f64),
-    /// As the parent was decided on; all new traces.
-    ParentBasedAlwaysOn,
-    /// As the parent was decided on; no new traces.
-    ParentBasedAlwaysOff,
-    /// As the parent was decided on; this share of new traces, 0 to 1.
-    ParentBasedTraceIdRatio(f64),
-    /// One of your own. The attributes of each request are built for it before it decides.
-    Custom(Box<dyn ShouldSample>),
-}
-
-/// A form in which requests carry context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Propagator {
-    /// W3C Trace Context: `traceparent` and `tracestate`.
-    TraceContext,
-    /// W3C Baggage: `baggage`.
-    Baggage,
-    /// Zipkin's `b3`.
-    B3,
-    /// Zipkin's `x-b3-traceid` and its like.
-    B3Multi,
-}
-
-/// Where telemetry is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Exporter {
-    /// To an OTLP receiver, for instance the OpenTelemetry Collector.
-    Otlp,
-    /// To the standard output: a line for each span, and the metrics at shutdown.
-    Console,
-}
-
-/// How OTLP is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// OTLP over gRPC, usually on port 4317.
-    Grpc,
-    /// OTLP over HTTP with binary protobuf, usually on port 4318.
-    HttpProtobuf,
-}
-
-/// How finished spans and log records wait for export.
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_telemetry::{Batch, Config};
-///
-/// let batch = Batch::default()
-///     .with_max_queue_size(8192)
-///     .with_schedule_delay(Duration::from_secs(1));
-/// let config = Config::from_env().with_span_batch(batch);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Batch {
-    pub(super) max_queue_size: usize,
-    pub(super) max_export_batch_size: usize,
-    pub(super) schedule_delay: Duration,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self {
-            max_queue_size: 2048,
-            max_export_batch_size: 512,
-            schedule_delay: Duration::from_secs(5),
-        }
-    }
-}
-
-impl Batch {
-    /// Largest queue, and largest batch, that is accepted.
-    pub(super) const MAX_SIZE: usize = 1 << 20;
-
-    /// How many wait at most; what comes when the queue is full is dropped and counted.
-    /// Default 2048, at least 1, at most 1,048,576.
-    pub fn with_max_queue_size(mut self, size: usize) -> Self {
-        self.max_queue_size = size.clamp(1, Self::MAX_SIZE);
-        self
-    }
-
-    /// How many are sent in one message at most. Default 512, at least 1.
-    pub fn with_max_export_batch_size(mut self, size: usize) -> Self {
-        self.max_export_batch_size = size.clamp(1, Self::MAX_SIZE);
-        self
-    }
-
-    /// How long they wait at most. Default 5 seconds for spans and 1 second for logs, from 1 ms to
-    /// a day.
-    pub fn with_schedule_delay(mut self, delay: Duration) -> Self {
-        self.schedule_delay = within_a_day(delay);
-        self
-    }
-}
-
-/// No time is zero, which would be a busy loop, nor one that arithmetic could not hold.
-fn within_a_day(time: Duration) -> Duration {
-    time.clamp(Duration::from_millis(1), MAX_TIME)
-}
-
-/// Longest time that can be asked for: a day.
-pub(super) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
     /// Reads the environment variables of the process.
@@ -318,6 +96,13 @@ impl Config {
     /// Sets the name of the service, in place of `OTEL_SERVICE_NAME` and `SERVICE_NAME`.
     pub fn with_service_name(mut self, name: impl Into<String>) -> Self {
         self.service_name = Some(name.into());
+        self
+    }
+
+    /// Sets the version of the service, the resource's `service.version`: usually
+    /// `env!("CARGO_PKG_VERSION")`.
+    pub fn with_service_version(mut self, version: impl Into<String>) -> Self {
+        self.service_version = Some(version.into());
         self
     }
 
@@ -378,6 +163,50 @@ impl Config {
         self
     }
 
+    /// Sets how OTLP messages are compressed, in place of `OTEL_EXPORTER_OTLP_COMPRESSION` and its
+    /// like. Not at all by default.
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.otlp.compression = Some(compression);
+        for signal in Signal::ALL {
+            self.otlp_by_signal[signal].compression = None;
+        }
+        self
+    }
+
+    /// Names a PEM file with the certificates that `https` receivers are to be trusted by, in
+    /// place of `OTEL_EXPORTER_OTLP_CERTIFICATE` and its like, and of the platform's roots.
+    pub fn with_ca_certificate(mut self, path: impl Into<PathBuf>) -> Self {
+        self.otlp.certificate = Some(PemFile {
+            origin: "Config::with_ca_certificate".to_owned(),
+            path: path.into(),
+        });
+        for signal in Signal::ALL {
+            self.otlp_by_signal[signal].certificate = None;
+        }
+        self
+    }
+
+    /// Names the PEM files with the certificate and the private key that this service shows to
+    /// `https` receivers, in place of `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`,
+    /// `OTEL_EXPORTER_OTLP_CLIENT_KEY` and their like.
+    pub fn with_client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let file = |path| {
+            let origin = "Config::with_client_certificate".to_owned();
+            Some(PemFile { origin, path })
+        };
+        self.otlp.client_certificate = file(certificate.into());
+        self.otlp.client_key = file(key.into());
+        for signal in Signal::ALL {
+            self.otlp_by_signal[signal].client_certificate = None;
+            self.otlp_by_signal[signal].client_key = None;
+        }
+        self
+    }
+
     /// Sets the headers of OTLP requests, in place of `OTEL_EXPORTER_OTLP_HEADERS` and its like.
     /// They are for authentication, and never shown.
     pub fn with_headers(mut self, headers: HeaderMap) -> Self {
@@ -388,8 +217,9 @@ impl Config {
         self
     }
 
-    /// Sets how long an export may take, all attempts together, in place of
-    /// `OTEL_EXPORTER_OTLP_TIMEOUT` and its like. Default 10 seconds, from 1 ms to a day.
+    /// Sets how long the export of one message may take, all attempts together, in place of
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT` and its like. Default 10 seconds, from 1 ms to a day. The time
+    /// for which the receiver asks for quiet does not count.
     pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
         self.otlp.timeout = Some(within_a_day(timeout));
         for signal in Signal::ALL {
@@ -417,6 +247,14 @@ impl Config {
         self
     }
 
+    /// Sets whether metrics are sent as totals or as what was added since the last export, in place
+    /// of `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`. [`Temporality::Cumulative`] by
+    /// default: totals, so that an export that fails leaves a gap and loses nothing.
+    pub fn with_temporality(mut self, temporality: Temporality) -> Self {
+        self.temporality = temporality;
+        self
+    }
+
     /// Sets how long shutdown and flush may take, all signals together. Default 5 seconds, from
     /// 1 ms to a day.
     pub fn with_shutdown_timeout(mut self, timeout: Duration) -> Self {
@@ -426,6 +264,15 @@ impl Config {
 
     pub(super) fn environment(&self) -> Environment {
         self.environment.unwrap_or_default()
+    }
+
+    /// A setting of a signal, which holds over that of all signals.
+    pub(super) fn otlp<T>(
+        &self,
+        signal: Signal,
+        setting: impl Fn(&OtlpSettings) -> Option<T>,
+    ) -> Option<T> {
+        setting(&self.otlp_by_signal[signal]).or_else(|| setting(&self.otlp))
     }
 
     /// The exporters of a signal, each once: as told, else as the environment has it.
@@ -441,5 +288,64 @@ impl Config {
             Environment::Development => vec![Exporter::Console],
             Environment::Staging | Environment::Production => vec![Exporter::Otlp],
         }
+    }
+}
+
+/// What telemetry there will be, in one line without secrets. [`Config::init`] logs it.
+///
+/// ```
+/// use tower_telemetry::Config;
+///
+/// let config = Config::from_vars(|name| match name {
+///     "ENVIRONMENT" => Some("staging".to_owned()),
+///     "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://collector:4317".to_owned()),
+///     _ => None,
+/// });
+/// assert_eq!(
+///     config.with_service_name("shop").to_string(),
+///     "service=shop environment=staging traces=otlp(grpc,http://collector:4317) \
+///      metrics=otlp(grpc,http://collector:4317) logs=otlp(grpc,http://collector:4317) \
+///      sampler=parentbased_always_on propagators=tracecontext,baggage",
+/// );
+/// ```
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.enabled {
+            return f.write_str("telemetry is switched off");
+        }
+        match &self.service_name {
+            Some(name) => write!(f, "service={name}")?,
+            None => write!(f, "service={}", super::resource::unknown_service())?,
+        }
+        if let Some(version) = &self.service_version {
+            write!(f, " version={version}")?;
+        }
+        write!(f, " environment={}", self.environment().as_str())?;
+        for signal in Signal::ALL {
+            let exporters = self.exporters(signal).into_iter();
+            let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
+                (Exporter::Console, _) => "console".to_owned(),
+                (Exporter::Otlp, Ok(target)) => format!("otlp({target})"),
+                (Exporter::Otlp, Err(_)) => "otlp(no endpoint)".to_owned(),
+            });
+            write!(f, " {}={}", signal.name(), list(exporters))?;
+        }
+        match &self.sampler {
+            Some(sampler) => write!(f, " sampler={sampler}")?,
+            None => {
+                let sampler = env::default_sampler(self.environment(), self.sampler_arg);
+                write!(f, " sampler={sampler}")?;
+            }
+        }
+        let propagators = self.propagators.iter().map(|one| one.name().to_owned());
+        write!(f, " propagators={}", list(propagators))
+    }
+}
+
+fn list(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<_> = words.collect();
+    match words.is_empty() {
+        true => "none".to_owned(),
+        false => words.join(","),
     }
 }

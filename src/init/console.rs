@@ -12,7 +12,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use opentelemetry_sdk::trace::SpanData;
 
 use super::batch::Sink;
-use super::otlp::ExportError;
+use super::stats::Outcome;
 use crate::semconv;
 
 /// Bounds of what waits for the end of its request.
@@ -46,14 +46,18 @@ impl SpanPrinter {
 }
 
 impl Sink<SpanData> for SpanPrinter {
-    async fn export(&self, batch: Vec<SpanData>) -> Result<u64, ExportError> {
+    async fn export(&self, batch: Vec<SpanData>) -> Outcome {
+        let exported = batch.len() as u64;
         let text = self.write(|waiting, text| {
             for span in batch {
                 waiting.add(span, text);
             }
         });
         print(text).await;
-        Ok(0)
+        Outcome {
+            exported,
+            ..Outcome::default()
+        }
     }
 
     async fn settled(&self, flush: bool) {

@@ -1,10 +1,13 @@
 //! Where the telemetry of a signal is sent.
 
+use std::fmt;
+
 use http::Uri;
 use http::uri::PathAndQuery;
 
-use super::config::{Config, Endpoint, Protocol, Signal};
+use super::config::Config;
 use super::error::InitError;
+use super::settings::{Endpoint, Protocol, Signal};
 
 /// A place to send one signal to.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +21,7 @@ impl Config {
     /// a base (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     pub(super) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];
-        let protocol = own.protocol.or(self.otlp.protocol);
+        let protocol = self.otlp(signal, |settings| settings.protocol);
         let (endpoint, is_base) = match (&own.endpoint, &self.otlp.endpoint) {
             (Some(endpoint), _) => (endpoint.clone(), false),
             (None, Some(endpoint)) => (endpoint.clone(), true),
@@ -34,23 +37,62 @@ impl Config {
                 (endpoint, true)
             }
         };
+        let endpoint = match self.otlp(signal, |settings| settings.insecure) {
+            Some(insecure) if is_bare(&endpoint.text) => {
+                let scheme = if insecure { "http" } else { "https" };
+                let text = format!("{scheme}://{}", endpoint.text);
+                Endpoint { text, ..endpoint }
+            }
+            _ => endpoint,
+        };
         let uri = parse(&endpoint)?;
         let protocol = protocol.unwrap_or_else(|| protocol_of(&uri));
         let path = match protocol {
             Protocol::Grpc => grpc_path(signal).to_owned(),
-            Protocol::HttpProtobuf if is_base => {
+            _ if is_base => {
                 let base = base_path(uri.path());
                 match uri.query() {
                     Some(query) => format!("{base}/v1/{}?{query}", signal.name()),
                     None => format!("{base}/v1/{}", signal.name()),
                 }
             }
-            Protocol::HttpProtobuf => return Ok(Target { protocol, uri }),
+            _ => return Ok(Target { protocol, uri }),
         };
         let mut parts = uri.into_parts();
         parts.path_and_query = PathAndQuery::try_from(path).ok();
         let uri = Uri::from_parts(parts).map_err(|_| invalid(&endpoint, "is not a URL"))?;
         Ok(Target { protocol, uri })
+    }
+}
+
+/// Whether it is a host, and maybe a port, without a scheme.
+fn is_bare(endpoint: &str) -> bool {
+    !endpoint.contains("://")
+}
+
+/// The protocol and the URL, without a query and without the path that gRPC has by itself.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or("");
+        let authority = self.uri.authority().map_or("", |one| one.as_str());
+        let path = match self.protocol {
+            Protocol::Grpc => "",
+            _ => self.uri.path(),
+        };
+        write!(f, "{},{scheme}://{authority}{path}", self.protocol.name())
+    }
+}
+
+impl Target {
+    /// Whether what is sent there stays on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        let host = self.uri.host().unwrap_or("");
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || address
+                .parse()
+                .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
     }
 }
 

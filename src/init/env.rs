@@ -1,50 +1,28 @@
 //! Text of environment variables to typed settings. Nothing here has an effect.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
+use tracing::level_filters::LevelFilter;
 
-use super::config::{
-    Batch, Config, Endpoint, Environment, Exporter, MAX_TIME, OtlpSettings, PerSignal, Propagator,
-    Protocol, Sampler, Signal,
+use super::config::Config;
+use super::settings::{
+    Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
+    OtlpSettings, PerSignal, Propagator, Protocol, Sampler, Signal,
 };
-use super::error::ConfigWarning;
+use super::vars::Vars;
 
-/// Longest time that a variable can ask for, in milliseconds.
-const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
-
-/// Variables of the specification that have no effect here.
-const UNSUPPORTED: [&str; 17] = [
-    "OTEL_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-    "OTEL_BLRP_EXPORT_TIMEOUT",
-    "OTEL_BSP_EXPORT_TIMEOUT",
+/// Variables of the specification that have no effect here: the SDK has no exemplars and reads no
+/// files, and there is no Prometheus endpoint.
+const UNSUPPORTED: [&str; 6] = [
+    "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
-    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
-    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
-    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-    "OTEL_LOG_LEVEL",
+    "OTEL_ENTITIES",
+    "OTEL_EXPORTER_PROMETHEUS_HOST",
+    "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
-    "OTEL_METRIC_EXPORT_TIMEOUT",
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-    "OTEL_SPAN_EVENT_COUNT_LIMIT",
-];
-
-/// The same, of those that exist for all signals and for each.
-const UNSUPPORTED_OTLP: [&str; 5] = [
-    "CERTIFICATE",
-    "CLIENT_CERTIFICATE",
-    "CLIENT_KEY",
-    "COMPRESSION",
-    "INSECURE",
 ];
 
 pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
@@ -66,9 +44,11 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         .text("OTEL_SERVICE_NAME")
         .or_else(|| vars.text("SERVICE_NAME"));
     let interval = vars.milliseconds("OTEL_METRIC_EXPORT_INTERVAL", Duration::from_secs(60));
+    let metric_timeout = vars.milliseconds("OTEL_METRIC_EXPORT_TIMEOUT", Duration::from_secs(30));
     let config = Config {
         enabled,
         service_name,
+        service_version: None,
         environment,
         env_attributes: vars.resource_attributes(),
         attributes: Vec::new(),
@@ -81,6 +61,11 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         spans: vars.batch("OTEL_BSP", Batch::default()),
         logs: vars.batch("OTEL_BLRP", log_delay),
         metric_interval: interval,
+        metric_timeout,
+        temporality: vars.temporality(),
+        histograms: vars.histograms(),
+        limits: vars.limits(),
+        sdk_log_level: vars.sdk_log_level(),
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
@@ -93,72 +78,7 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
     }
 }
 
-struct Vars<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
-    warnings: Vec<ConfigWarning>,
-}
-
 impl Vars<'_> {
-    /// A variable that is set; one that is empty counts as not set.
-    fn text(&self, name: &str) -> Option<String> {
-        let value = (self.lookup)(name)?;
-        let value = value.trim();
-        (!value.is_empty()).then(|| value.to_owned())
-    }
-
-    fn warn(&mut self, variable: &str, value: Option<&str>, consequence: impl Into<String>) {
-        self.warnings.push(ConfigWarning {
-            variable: variable.to_owned(),
-            value: value.map(|value| crate::semconv::truncate(value, 128).into_owned()),
-            consequence: consequence.into(),
-        });
-    }
-
-    fn warn_of_unsupported(&mut self, variable: &str) {
-        if let Some(value) = self.text(variable) {
-            self.warn(variable, Some(&value), "is not supported and has no effect");
-        }
-    }
-
-    fn flag(&mut self, name: &str, default: bool) -> bool {
-        let Some(value) = self.text(name) else {
-            return default;
-        };
-        match value.to_ascii_lowercase().as_str() {
-            "true" => true,
-            "false" => false,
-            _ => {
-                let consequence = format!("is neither true nor false; using {default}");
-                self.warn(name, Some(&value), consequence);
-                default
-            }
-        }
-    }
-
-    fn number<T>(&mut self, name: &str, range: RangeInclusive<T>, default: T) -> T
-    where
-        T: Copy + Display + FromStr + PartialOrd,
-    {
-        let Some(value) = self.text(name) else {
-            return default;
-        };
-        match value.parse() {
-            Ok(number) if range.contains(&number) => number,
-            _ => {
-                let (start, end) = (range.start(), range.end());
-                let consequence =
-                    format!("is not a whole number from {start} to {end}; using {default}");
-                self.warn(name, Some(&value), consequence);
-                default
-            }
-        }
-    }
-
-    fn milliseconds(&mut self, name: &str, default: Duration) -> Duration {
-        let default = u64::try_from(default.as_millis()).unwrap_or(MAX_MILLISECONDS);
-        Duration::from_millis(self.number(name, 1..=MAX_MILLISECONDS, default))
-    }
-
     fn environment(&mut self) -> Option<Environment> {
         let value = self.text("ENVIRONMENT")?;
         Some(match value.to_ascii_lowercase().as_str() {
@@ -193,7 +113,7 @@ impl Vars<'_> {
             }
             _ => {
                 let default = default_sampler(environment, None);
-                let consequence = format!("is not a known sampler; using {default:?}");
+                let consequence = format!("is not a known sampler; using {default}");
                 self.warn(NAME, Some(&name), consequence);
                 return (None, None);
             }
@@ -205,28 +125,10 @@ impl Vars<'_> {
         (Some(sampler), None)
     }
 
-    fn ratio(&mut self, name: &str, otherwise: &str) -> Option<f64> {
-        let value = self.text(name)?;
-        match value.parse() {
-            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Some(ratio),
-            _ => {
-                let consequence = format!("is not a number from 0 to 1; {otherwise}");
-                self.warn(name, Some(&value), consequence);
-                None
-            }
-        }
-    }
-
     fn propagators(&mut self) -> Vec<Propagator> {
         let known = "tracecontext, baggage, b3, b3multi and none";
         let told = self.words("OTEL_PROPAGATORS", known, |word| {
-            Some(match word {
-                "tracecontext" => Propagator::TraceContext,
-                "baggage" => Propagator::Baggage,
-                "b3" => Propagator::B3,
-                "b3multi" => Propagator::B3Multi,
-                _ => return None,
-            })
+            Propagator::ALL.into_iter().find(|one| one.name() == word)
         });
         told.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage])
     }
@@ -242,32 +144,6 @@ impl Vars<'_> {
         })
     }
 
-    /// A list of words; `none` for an empty one. Where nothing usable was said, `None`, for the
-    /// default to hold.
-    fn words<T>(
-        &mut self,
-        name: &str,
-        known: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let value = self.text(name)?;
-        let mut words = Vec::new();
-        let mut none = false;
-        for word in value.split(',').map(str::trim) {
-            let lower = word.to_ascii_lowercase();
-            match parse(&lower) {
-                Some(parsed) => words.push(parsed),
-                None if lower == "none" => none = true,
-                None if lower.is_empty() => {}
-                None => {
-                    let consequence = format!("is none of {known}; it is left out");
-                    self.warn(name, Some(word), consequence);
-                }
-            }
-        }
-        (none || !words.is_empty()).then_some(words)
-    }
-
     /// `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
     fn otlp(&mut self, signal: Option<Signal>) -> OtlpSettings {
         let prefix = match signal {
@@ -276,36 +152,49 @@ impl Vars<'_> {
             }
             None => "OTEL_EXPORTER_OTLP".to_owned(),
         };
-        for name in UNSUPPORTED_OTLP {
-            self.warn_of_unsupported(&format!("{prefix}_{name}"));
-        }
-        let endpoint = format!("{prefix}_ENDPOINT");
-        let timeout = format!("{prefix}_TIMEOUT");
+        let name = |setting: &str| format!("{prefix}_{setting}");
+        let compressions = [("gzip", Compression::Gzip), ("none", Compression::None)];
+        let endpoint = name("ENDPOINT");
+        let insecure = name("INSECURE");
+        let timeout = name("TIMEOUT");
         OtlpSettings {
             endpoint: self.text(&endpoint).map(|text| Endpoint {
                 origin: endpoint,
                 text,
             }),
-            protocol: self.protocol(&format!("{prefix}_PROTOCOL")),
-            headers: self.headers(&format!("{prefix}_HEADERS")),
+            insecure: self.text(&insecure).map(|_| self.flag(&insecure, false)),
+            protocol: self.protocol(&name("PROTOCOL")),
+            compression: self.word(
+                &name("COMPRESSION"),
+                &compressions,
+                "messages are not compressed",
+            ),
+            headers: self.headers(&name("HEADERS")),
             timeout: self
                 .text(&timeout)
                 .map(|_| self.milliseconds(&timeout, Duration::from_secs(10))),
+            certificate: self.file(&name("CERTIFICATE")),
+            client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
+            client_key: self.file(&name("CLIENT_KEY")),
         }
     }
 
     fn protocol(&mut self, name: &str) -> Option<Protocol> {
-        let value = self.text(name)?;
-        match value.to_ascii_lowercase().as_str() {
-            "grpc" => Some(Protocol::Grpc),
-            "http/protobuf" => Some(Protocol::HttpProtobuf),
-            _ => {
-                let consequence =
-                    "is neither grpc nor http/protobuf; the protocol is taken from the endpoint";
-                self.warn(name, Some(&value), consequence);
-                None
-            }
+        let protocols = [
+            ("grpc", Protocol::Grpc),
+            ("http/protobuf", Protocol::HttpProtobuf),
+            #[cfg(feature = "http-json")]
+            ("http/json", Protocol::HttpJson),
+        ];
+        if cfg!(not(feature = "http-json"))
+            && let Some(value) = self.text(name)
+            && value.eq_ignore_ascii_case("http/json")
+        {
+            let consequence = "needs the feature `http-json`; using http/protobuf";
+            self.warn(name, Some(&value), consequence);
+            return Some(Protocol::HttpProtobuf);
         }
+        self.word(name, &protocols, "the protocol is taken from the endpoint")
     }
 
     /// `name=value` pairs, values percent-encoded. What is wrong with one is said without it.
@@ -354,18 +243,81 @@ impl Vars<'_> {
     }
 
     fn batch(&mut self, prefix: &str, default: Batch) -> Batch {
+        let name = |setting: &str| format!("{prefix}_{setting}");
         let sizes = 1..=Batch::MAX_SIZE;
         let (queue, batch) = (default.max_queue_size, default.max_export_batch_size);
         Batch {
-            max_queue_size: self.number(&format!("{prefix}_MAX_QUEUE_SIZE"), sizes.clone(), queue),
-            max_export_batch_size: self.number(
-                &format!("{prefix}_MAX_EXPORT_BATCH_SIZE"),
-                sizes,
-                batch,
-            ),
-            schedule_delay: self
-                .milliseconds(&format!("{prefix}_SCHEDULE_DELAY"), default.schedule_delay),
+            max_queue_size: self.number(&name("MAX_QUEUE_SIZE"), sizes.clone(), queue),
+            max_export_batch_size: self.number(&name("MAX_EXPORT_BATCH_SIZE"), sizes, batch),
+            schedule_delay: self.milliseconds(&name("SCHEDULE_DELAY"), default.schedule_delay),
+            export_timeout: self.milliseconds(&name("EXPORT_TIMEOUT"), default.export_timeout),
         }
+    }
+
+    fn temporality(&mut self) -> Temporality {
+        let known = [
+            ("cumulative", Temporality::Cumulative),
+            ("delta", Temporality::Delta),
+            ("lowmemory", Temporality::LowMemory),
+        ];
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        self.word(name, &known, "using cumulative")
+            .unwrap_or_default()
+    }
+
+    fn histograms(&mut self) -> HistogramAggregation {
+        let known = [
+            (
+                "explicit_bucket_histogram",
+                HistogramAggregation::ExplicitBuckets,
+            ),
+            (
+                "base2_exponential_bucket_histogram",
+                HistogramAggregation::ExponentialBuckets,
+            ),
+        ];
+        let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        self.word(name, &known, "using explicit_bucket_histogram")
+            .unwrap_or_default()
+    }
+
+    fn limits(&mut self) -> Limits {
+        let attributes = self.count("OTEL_ATTRIBUTE_COUNT_LIMIT", Limits::COUNT);
+        let length = self.length("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT");
+        let of_span = self.length("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT");
+        let of_log = self.length("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT");
+        Limits {
+            span_attributes: self.count("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", attributes),
+            span_events: self.count("OTEL_SPAN_EVENT_COUNT_LIMIT", Limits::COUNT),
+            span_links: self.count("OTEL_SPAN_LINK_COUNT_LIMIT", Limits::COUNT),
+            event_attributes: self.count("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", Limits::COUNT),
+            link_attributes: self.count("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", Limits::COUNT),
+            log_attributes: self.count("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", attributes),
+            span_value_length: of_span.or(length),
+            log_value_length: of_log.or(length),
+        }
+    }
+
+    fn count(&mut self, name: &str, default: u32) -> u32 {
+        self.number(name, 0..=Limits::MAX_COUNT, default)
+    }
+
+    fn length(&mut self, name: &str) -> Option<usize> {
+        self.number_or(name, 0..=Limits::MAX_LENGTH, "values are not cut")
+    }
+
+    fn sdk_log_level(&mut self) -> LevelFilter {
+        let known = [
+            ("trace", LevelFilter::TRACE),
+            ("debug", LevelFilter::DEBUG),
+            ("info", LevelFilter::INFO),
+            ("warn", LevelFilter::WARN),
+            ("error", LevelFilter::ERROR),
+            ("off", LevelFilter::OFF),
+            ("none", LevelFilter::OFF),
+        ];
+        self.word("OTEL_LOG_LEVEL", &known, "using warn")
+            .unwrap_or(LevelFilter::WARN)
     }
 }
 

@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
+
+#[cfg(feature = "tls")]
+use super::settings::PemFile;
 
 /// Why [`init`](crate::init) failed.
 ///
@@ -27,9 +31,31 @@ pub enum InitError {
     /// The root certificates for `https` endpoints could not be read.
     #[error("the platform's root certificates for https endpoints cannot be read: {0}")]
     RootCertificates(#[source] io::Error),
+    /// A file with certificates or a key for `https` endpoints cannot be used.
+    #[error("{origin}={path:?} cannot be used: {reason}")]
+    #[non_exhaustive]
+    Certificate {
+        /// The variable or function that named the file.
+        origin: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The thread that exports could not be started.
     #[error("the thread that exports telemetry cannot be started: {0}")]
     Thread(#[source] io::Error),
+}
+
+impl InitError {
+    #[cfg(feature = "tls")]
+    pub(super) fn pem(file: &PemFile, reason: &str) -> Self {
+        Self::Certificate {
+            origin: file.origin.clone(),
+            path: file.path.clone(),
+            reason: reason.to_owned(),
+        }
+    }
 }
 
 /// The same text as `Display`: it is what a `main` that returns the error prints.

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::resource::{ResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
 
-use super::batch::{Counters, Worker};
-use super::config::{Config, PerSignal, Sampler, Signal};
+use super::batch::Worker;
+use super::config::Config;
+use super::connection::{Connection, Origin, Tls};
 use super::env;
 use super::error::InitError;
 use super::otlp::OtlpClient;
+use super::resource::resource;
+use super::settings::{PerSignal, Sampler, Signal};
+use super::stats::Counters;
 use super::{metrics, traces};
-use crate::semconv::DEPLOYMENT_ENVIRONMENT_NAME;
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -42,6 +43,7 @@ impl Export {
             config,
             counters: PerSignal::default(),
             workers: Vec::new(),
+            connections: Vec::new(),
         };
         let tracer_provider = traces::provider(&mut building, sdk_sampler(sampler))?;
         let meter_provider = metrics::provider(&mut building)?;
@@ -65,50 +67,45 @@ pub(super) struct Building<'a> {
     pub(super) resource: Resource,
     pub(super) counters: PerSignal<Arc<Counters>>,
     pub(super) workers: Vec<Worker>,
+    connections: Vec<Arc<Connection>>,
 }
 
 impl Building<'_> {
-    /// A client for the OTLP receiver of a signal.
-    pub(super) fn client(&self, signal: Signal) -> Result<OtlpClient, InitError> {
-        let (own, general) = (&self.config.otlp_by_signal[signal], &self.config.otlp);
-        let headers = own.headers.as_ref().or(general.headers.as_ref());
-        let timeout = own.timeout.or(general.timeout);
-        OtlpClient::new(
-            self.config.target(signal)?,
-            headers.cloned().unwrap_or_default(),
-            timeout.unwrap_or(Duration::from_secs(10)),
-        )
+    /// A client for the OTLP receiver of a signal, which gives up after `timeout` at the latest.
+    pub(super) fn client(
+        &mut self,
+        signal: Signal,
+        timeout: Duration,
+    ) -> Result<OtlpClient, InitError> {
+        let config = self.config;
+        let target = config.target(signal)?;
+        let tls = Tls {
+            certificate: config.otlp(signal, |settings| settings.certificate.clone()),
+            client_certificate: config.otlp(signal, |settings| settings.client_certificate.clone()),
+            client_key: config.otlp(signal, |settings| settings.client_key.clone()),
+        };
+        let origin = Origin::new(&target.uri, target.protocol, tls);
+        let shared = self.connections.iter().find(|one| one.origin == origin);
+        let connection = match shared {
+            Some(connection) => connection.clone(),
+            None => {
+                let connection = Arc::new(Connection::new(origin)?);
+                self.connections.push(connection.clone());
+                connection
+            }
+        };
+        let otlp_timeout = config.otlp(signal, |settings| settings.timeout);
+        let compression = config.otlp(signal, |settings| settings.compression);
+        let headers = config.otlp(signal, |settings| settings.headers.clone());
+        Ok(OtlpClient {
+            connection,
+            uri: target.uri,
+            protocol: target.protocol,
+            compression: compression.unwrap_or_default(),
+            headers: headers.unwrap_or_default(),
+            timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
+        })
     }
-}
-
-/// The resource: code over dedicated variables over `OTEL_RESOURCE_ATTRIBUTES` over defaults.
-fn resource(config: &Config) -> Resource {
-    const SERVICE_NAME: &str = "service.name";
-    let program = std::env::current_exe().ok();
-    let program = program
-        .as_deref()
-        .and_then(|path| path.file_name()?.to_str())
-        .unwrap_or("rust");
-    let sdk = TelemetryResourceDetector.detect();
-    let environment = |name: &'static str| KeyValue::new(DEPLOYMENT_ENVIRONMENT_NAME, name);
-    // Of two with one key, the later holds.
-    let mut attributes = vec![
-        KeyValue::new(SERVICE_NAME, format!("unknown_service:{program}")),
-        environment(config.environment().as_str()),
-    ];
-    attributes.extend(
-        sdk.iter()
-            .map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
-    );
-    let listed = config.env_attributes.iter().cloned();
-    attributes.extend(listed.map(|(key, value)| KeyValue::new(key, value)));
-    attributes.extend(config.environment.map(|given| environment(given.as_str())));
-    let service_name = config.service_name.clone();
-    attributes.extend(service_name.map(|name| KeyValue::new(SERVICE_NAME, name)));
-    attributes.extend(config.attributes.iter().cloned());
-    Resource::builder_empty()
-        .with_attributes(attributes)
-        .build()
 }
 
 fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {

@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_proto::tonic::collector::logs::v1::{
-    ExportLogsServiceRequest, ExportLogsServiceResponse,
-};
+use opentelemetry::logs::AnyValue;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerProvider};
 
-use super::batch::{self, Queue, Sink};
-use super::config::{Exporter, Signal};
+use super::batch::{self, Item, Queue, Sink};
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
-use super::otlp::{ExportError, OtlpClient};
+use super::otlp::OtlpClient;
+use super::settings::{Exporter, Limits, Signal};
+use super::stats::Outcome;
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
@@ -27,12 +27,14 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     {
         return Ok(None);
     }
+    let batch = building.config.logs;
     let sink = LogSink {
-        client: building.client(Signal::Logs)?,
+        client: building.client(Signal::Logs, batch.export_timeout)?,
         resource: (&building.resource).into(),
+        limits: building.config.limits,
     };
     let counters = building.counters[Signal::Logs].clone();
-    let (queue, worker) = batch::queue(Signal::Logs, building.config.logs, counters, sink);
+    let (queue, worker) = batch::queue(Signal::Logs, batch, counters, sink);
     building.workers.push(worker);
     let provider = SdkLoggerProvider::builder()
         .with_resource(building.resource.clone())
@@ -45,6 +47,28 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
 
 /// Boxed, because a record is large and a queue of them grows in blocks.
 type Record = Box<(SdkLogRecord, InstrumentationScope)>;
+
+impl Item for Record {
+    fn bytes(&self) -> usize {
+        let (record, _) = &**self;
+        let attributes = record.attributes_iter();
+        size_of::<SdkLogRecord>()
+            + record.body().map_or(0, bytes)
+            + attributes.map(|(_, value)| bytes(value)).sum::<usize>()
+    }
+}
+
+/// About how much memory a value takes.
+fn bytes(value: &AnyValue) -> usize {
+    size_of::<AnyValue>()
+        + match value {
+            AnyValue::String(text) => text.as_str().len(),
+            AnyValue::Bytes(bytes) => bytes.len(),
+            AnyValue::ListAny(list) => list.iter().map(bytes).sum(),
+            AnyValue::Map(map) => map.values().map(bytes).sum(),
+            _ => 0,
+        }
+}
 
 /// The log processor: into the queue with every record.
 struct Records {
@@ -79,21 +103,20 @@ impl LogProcessor for Records {
 struct LogSink {
     client: OtlpClient,
     resource: ResourceAttributesWithSchema,
+    limits: Limits,
 }
 
 impl Sink<Record> for LogSink {
-    async fn export(&self, batch: Vec<Record>) -> Result<u64, ExportError> {
+    async fn export(&self, batch: Vec<Record>) -> Outcome {
         let records: Vec<_> = batch.iter().map(|record| (&record.0, &record.1)).collect();
-        let request = ExportLogsServiceRequest {
+        let mut request = ExportLogsServiceRequest {
             resource_logs: group_logs_by_resource_and_scope(
                 &LogBatch::new(&records),
                 &self.resource,
             ),
         };
-        let answer: ExportLogsServiceResponse = self.client.export(&request).await?;
-        let rejected = answer
-            .partial_success
-            .map_or(0, |partial| partial.rejected_log_records);
-        Ok(u64::try_from(rejected).unwrap_or(0))
+        drop(batch);
+        self.limits.cut_logs(&mut request);
+        self.client.export(request).await
     }
 }

@@ -5,47 +5,74 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{
-    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
+    Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
+    Temporality,
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::batch::{self, Counters, Losses, Worker};
-use super::config::{Exporter, Signal};
+use super::batch::{self, Worker};
 use super::console;
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
+use super::messages::Holds;
 use super::otlp::OtlpClient;
+use super::settings::{Exporter, HistogramAggregation, Signal};
+use super::stats::{Counters, Losses};
 
 pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
+    let histograms = building.config.histograms;
     let mut provider = SdkMeterProvider::builder()
         .with_resource(building.resource.clone())
-        .with_view(|instrument| {
-            let stream = crate::semconv::is_request_metric(instrument.name()).then(Stream::builder);
-            stream?.with_cardinality_limit(MAX_SERIES).build().ok()
-        });
+        .with_view(move |instrument| stream(instrument, histograms));
     for exporter in building.config.exporters(Signal::Metrics) {
         // One for each, because what one has collected another would miss.
-        let reader = Arc::new(ManualReader::builder().build());
+        let reader = match exporter {
+            Exporter::Otlp => ManualReader::builder().with_temporality(building.config.temporality),
+            Exporter::Console => ManualReader::builder(),
+        };
+        let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader(reader.clone()));
         let worker = match exporter {
             Exporter::Otlp => otlp_worker(
                 building.config.metric_interval,
                 building.counters[Signal::Metrics].clone(),
                 reader,
-                building.client(Signal::Metrics)?,
+                building.client(Signal::Metrics, building.config.metric_timeout)?,
             ),
             Exporter::Console => console_worker(reader),
         };
         building.workers.push(worker);
     }
     Ok(provider.build())
+}
+
+/// How an instrument is kept, where that is not the SDK's default. One view for all, because an
+/// instrument that two views match becomes two.
+fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<Stream> {
+    let is_request_metric = crate::semconv::is_request_metric(instrument.name());
+    let is_exponential = histograms == HistogramAggregation::ExponentialBuckets
+        && instrument.kind() == InstrumentKind::Histogram;
+    if !is_request_metric && !is_exponential {
+        return None;
+    }
+    let mut stream = Stream::builder();
+    if is_request_metric {
+        stream = stream.with_cardinality_limit(MAX_SERIES);
+    }
+    if is_exponential {
+        // The specification's defaults ("Base2 Exponential Bucket Histogram Aggregation").
+        stream = stream.with_aggregation(Aggregation::Base2ExponentialHistogram {
+            max_size: 160,
+            max_scale: 20,
+            record_min_max: true,
+        });
+    }
+    stream.build().ok()
 }
 
 /// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
@@ -79,26 +106,23 @@ fn otlp_worker(
 ) -> Worker {
     let (flush, mut flushes) = mpsc::unbounded_channel();
     let client = Arc::new(client);
-    let mut losses = Losses::new(Signal::Metrics, counters);
+    let mut losses = Losses::new(Signal::Metrics, counters.clone());
     let task = async move {
         let never = Notify::new();
         while let Some(waiters) = batch::next(&mut flushes, &never, interval).await {
+            // Collected when it can be sent, so that what is sent is what holds then.
+            client.connection.may_be_used().await;
             // Who waits then learns that it was not done.
             let Some(metrics) = collect(&reader) else {
                 continue;
             };
-            let points = count_points(&metrics);
+            let request = ExportMetricsServiceRequest::from(&metrics);
+            let points = request.count() as u64;
             if points > 0 {
-                losses.record(points);
-                let request = ExportMetricsServiceRequest::from(&metrics);
+                counters.accept(points);
                 let client = client.clone();
-                let export = async move {
-                    let answer: ExportMetricsServiceResponse = client.export(&request).await?;
-                    let partial = answer.partial_success;
-                    let rejected = partial.map_or(0, |partial| partial.rejected_data_points);
-                    Ok(u64::try_from(rejected).unwrap_or(0))
-                };
-                losses.settle(points, batch::guarded(export).await);
+                let export = async move { client.export(request).await };
+                batch::settle(&mut losses, points, export).await;
             }
             batch::answer(waiters);
         }
@@ -121,26 +145,6 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
     };
     let task = Box::pin(task);
     Worker { flush, task }
-}
-
-fn count_points(metrics: &ResourceMetrics) -> u64 {
-    fn points<T>(data: &MetricData<T>) -> usize {
-        match data {
-            MetricData::Gauge(data) => data.data_points().count(),
-            MetricData::Sum(data) => data.data_points().count(),
-            MetricData::Histogram(data) => data.data_points().count(),
-            MetricData::ExponentialHistogram(data) => data.data_points().count(),
-        }
-    }
-    let scopes = metrics.scope_metrics();
-    let points = scopes
-        .flat_map(|scope| scope.metrics())
-        .map(|metric| match metric.data() {
-            AggregatedMetrics::F64(data) => points(data),
-            AggregatedMetrics::U64(data) => points(data),
-            AggregatedMetrics::I64(data) => points(data),
-        });
-    points.sum::<usize>() as u64
 }
 
 /// A reader for a worker and for the provider.

@@ -2,17 +2,24 @@
 
 mod batch;
 mod config;
+mod connection;
 mod console;
 mod endpoint;
 mod env;
 mod error;
 mod export;
+mod limits;
 #[cfg(feature = "logs")]
 mod logs;
+mod messages;
 mod metrics;
 mod otlp;
+mod resource;
 mod runtime;
+mod settings;
+mod stats;
 mod traces;
+mod vars;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -27,16 +34,18 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
-pub use batch::SignalStats;
-pub use config::{Batch, Config, Environment, Exporter, Propagator, Protocol, Sampler};
+pub use config::Config;
 pub use error::{ConfigWarning, InitError};
+pub use opentelemetry_sdk::metrics::Temporality;
+pub use settings::{Batch, Compression, Environment, Exporter, Propagator, Protocol, Sampler};
+pub use stats::{Failure, SignalStats};
 
 use crate::propagation::Format;
 use crate::providers::{self, Providers, TracersOf};
-use batch::Counters;
-use config::Signal;
 use export::Export;
 use runtime::ExportThread;
+use settings::{OtlpSettings, Signal};
+use stats::Counters;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -80,12 +89,17 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
-        let warnings = self.warnings.clone();
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.exposed_credentials());
+        let summary = self.to_string();
+        #[cfg(feature = "logs")]
+        let sdk_log_level = self.sdk_log_level;
         let guard = self.build().inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
         #[cfg(feature = "logs")]
-        crate::logs::install(guard.logger_provider());
+        crate::logs::install(guard.logger_provider(), sdk_log_level);
+        tracing::info!("{summary}");
         for warning in warnings {
             warn(&warning);
         }
@@ -130,6 +144,30 @@ impl Config {
                 timeout: self.shutdown_timeout,
             }),
             propagators: self.propagators,
+        })
+    }
+}
+
+impl Config {
+    /// What is said where headers, which are for authentication, go over the network in the clear.
+    fn exposed_credentials(&self) -> Option<ConfigWarning> {
+        let target = Signal::ALL.into_iter().find_map(|signal| {
+            let has_headers =
+                |settings: &OtlpSettings| Some(!settings.headers.as_ref()?.is_empty());
+            let sends = self.exporters(signal).contains(&Exporter::Otlp);
+            let target = self.target(signal).ok()?;
+            let is_exposed = sends
+                && self.otlp(signal, has_headers) == Some(true)
+                && target.uri.scheme_str() == Some("http")
+                && !target.is_local();
+            is_exposed.then_some(target)
+        })?;
+        let variable = "OTEL_EXPORTER_OTLP_HEADERS".to_owned();
+        let consequence = format!("can be read by all on the way to {target}; use https there");
+        self.enabled.then_some(ConfigWarning {
+            variable,
+            value: None,
+            consequence,
         })
     }
 }

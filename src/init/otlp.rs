@@ -1,30 +1,29 @@
-//! One OTLP export: encode, send, judge the answer, try again where that can help.
+//! One OTLP export: cut to size, encode, send, judge the answer, try again where that can help.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::DecodePaddingMode::Indifferent;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, TE, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode};
+use flate2::write::GzEncoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, TE, USER_AGENT};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, sleep, timeout_at};
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::config::Protocol;
-use super::endpoint::Target;
-use super::error::InitError;
-use crate::semconv::rpc::Code;
+use super::connection::{self, Connection};
+use super::messages;
+use super::settings::{Compression, Protocol};
+use super::stats::{Failure, Outcome};
+use crate::semconv::{self, rpc::Code};
 
-#[cfg(feature = "tls")]
-type Connector = hyper_rustls::HttpsConnector<HttpConnector>;
-#[cfg(not(feature = "tls"))]
-type Connector = HttpConnector;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Receivers of gRPC take 4 MiB, unless told otherwise.
+const MAX_MESSAGE: usize = 3584 * 1024;
 
 /// An answer says little; a longer one is not from a receiver of telemetry.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -35,239 +34,317 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends the telemetry of one signal to its receiver.
 pub(super) struct OtlpClient {
-    client: Client<Connector, Full<Bytes>>,
-    target: Target,
-    headers: HeaderMap,
-    timeout: Duration,
+    pub(super) connection: Arc<Connection>,
+    pub(super) uri: Uri,
+    pub(super) protocol: Protocol,
+    pub(super) compression: Compression,
+    pub(super) headers: HeaderMap,
+    /// For one message, all attempts together.
+    pub(super) timeout: Duration,
 }
 
-/// Why an export failed.
+/// Why an attempt failed.
 #[derive(Debug, PartialEq)]
-pub(super) struct ExportError {
-    pub(super) reason: String,
+struct AttemptError {
+    failure: Failure,
+    detail: String,
     retry: Retry,
 }
 
 #[derive(Debug, PartialEq)]
 enum Retry {
     Never,
-    /// After a pause of at least this.
+    Soon,
+    /// Nothing may be sent before.
     After(Duration),
 }
 
-impl ExportError {
-    fn last(reason: impl Into<String>) -> Self {
+impl AttemptError {
+    fn new(failure: Failure, detail: impl Into<String>, retry: Retry) -> Self {
         Self {
-            reason: reason.into(),
-            retry: Retry::Never,
+            failure,
+            detail: detail.into(),
+            retry,
         }
     }
 
-    pub(super) fn panicked() -> Self {
-        Self::last("the exporter panicked")
+    fn no_receiver(detail: &str) -> Self {
+        Self::new(Failure::NoReceiver, detail, Retry::Never)
     }
 
-    fn passing(reason: impl Into<String>, after: Duration) -> Self {
-        Self {
-            reason: reason.into(),
-            retry: Retry::After(after),
-        }
-    }
-
-    /// The connection failed; its own words say little, their sources more.
-    fn connection(error: &dyn std::error::Error) -> Self {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            reason = format!("{reason}: {error}");
-            source = error.source();
-        }
-        Self::passing(reason, Duration::ZERO)
+    fn connection(error: &(dyn std::error::Error + 'static)) -> Self {
+        let (failure, detail) = connection::failure(error);
+        Self::new(failure, detail, Retry::Soon)
     }
 }
 
 impl OtlpClient {
-    pub(super) fn new(
-        target: Target,
-        headers: HeaderMap,
-        timeout: Duration,
-    ) -> Result<Self, InitError> {
-        let connector = connector(&target)?;
-        let client = Client::builder(TokioExecutor::new())
-            .http2_only(target.protocol == Protocol::Grpc)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        Ok(Self {
-            client,
-            target,
-            headers,
-            timeout,
-        })
+    /// Sends a message, in parts where it is too large, and says what became of what it holds.
+    pub(super) async fn export<Q: messages::Request>(&self, message: Q) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut parts = vec![message];
+        while let Some(mut part) = parts.pop() {
+            let items = part.count();
+            let count = items as u64;
+            if part.encoded_len() > MAX_MESSAGE {
+                if items > 1 {
+                    parts.push(part.split_off(items / 2));
+                    parts.push(part);
+                } else {
+                    let detail = format!("one alone is larger than {MAX_MESSAGE} bytes");
+                    outcome.lose(count, Failure::TooLarge, detail);
+                }
+                continue;
+            }
+            match self.send(&part).await {
+                Ok((rejected, reason)) => {
+                    let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
+                    outcome.exported += count - rejected;
+                    if rejected > 0 {
+                        let reason = semconv::truncate(&reason, 256);
+                        let detail = format!("the receiver rejected some: {reason}");
+                        outcome.lose(rejected, Failure::Rejected, detail);
+                    }
+                }
+                Err(error) => outcome.lose(count, error.failure, error.detail),
+            }
+        }
+        outcome
     }
 
-    /// Sends one message and returns the answer, within the timeout, all attempts together.
-    pub(super) async fn export<Q, A>(&self, request: &Q) -> Result<A, ExportError>
-    where
-        Q: prost::Message,
-        A: prost::Message + Default,
-    {
-        let body = match self.target.protocol {
-            Protocol::Grpc => grpc_frame(request),
-            Protocol::HttpProtobuf => request.encode_to_vec().into(),
-        };
-        let deadline = Instant::now() + self.timeout;
+    /// Sends one message within the timeout, and says how many the receiver rejected of it.
+    async fn send<Q: messages::Request>(&self, message: &Q) -> Result<(i64, String), AttemptError> {
+        let body = self.encode(message);
+        let mut budget = self.timeout;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
         loop {
-            let error = match timeout_at(deadline, self.attempt(body.clone())).await {
+            // It is the receiver who wants this; it does not use up the time for the export.
+            self.connection.may_be_used().await;
+            let start = Instant::now();
+            let error = match timeout(budget, self.attempt(body.clone())).await {
                 Ok(Ok(answer)) => {
-                    return A::decode(answer).map_err(|_| {
-                        ExportError::last("the answer is not that of an OTLP receiver")
+                    return self.rejected::<Q>(answer).ok_or_else(|| {
+                        AttemptError::no_receiver("the answer is not that of an OTLP receiver")
                     });
                 }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(ExportError::last("no answer in time")),
+                Err(_) => {
+                    self.connection.renew();
+                    AttemptError::new(Failure::Timeout, "no answer in time", Retry::Never)
+                }
             };
-            let Retry::After(at_least) = error.retry else {
-                return Err(error);
+            let wait = match error.retry {
+                Retry::Never => return Err(error),
+                Retry::Soon => pause + jitter(),
+                Retry::After(quiet) => {
+                    self.connection.keep_quiet(quiet + jitter());
+                    Duration::ZERO
+                }
             };
-            let wait = at_least.max(pause).saturating_add(jitter());
-            let left = deadline.saturating_duration_since(Instant::now());
-            if attempt == ATTEMPTS || wait >= left {
+            budget = budget.saturating_sub(start.elapsed());
+            if attempt == ATTEMPTS || wait >= budget {
                 return Err(error);
             }
             sleep(wait).await;
+            budget = budget.saturating_sub(wait);
             attempt += 1;
             pause *= 2;
         }
     }
 
-    async fn attempt(&self, body: Bytes) -> Result<Bytes, ExportError> {
-        let mut request = Request::post(self.target.uri.clone())
-            .body(Full::new(body))
-            .map_err(|error| ExportError::last(error.to_string()))?;
-        let headers = request.headers_mut();
-        headers.extend(self.headers.clone());
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        match self.target.protocol {
-            Protocol::Grpc => {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                headers.insert(TE, HeaderValue::from_static("trailers"));
-            }
-            Protocol::HttpProtobuf => {
-                let content_type = HeaderValue::from_static("application/x-protobuf");
-                headers.insert(CONTENT_TYPE, content_type);
-            }
+    fn encode<Q: messages::Request>(&self, message: &Q) -> Bytes {
+        let compresses = self.compression == Compression::Gzip;
+        let body = match self.protocol {
+            Protocol::Grpc | Protocol::HttpProtobuf => message.encode_to_vec(),
+            #[cfg(feature = "http-json")]
+            Protocol::HttpJson => message.to_json(),
+        };
+        let body = if compresses { gzip(&body) } else { body };
+        if self.protocol != Protocol::Grpc {
+            return body.into();
         }
-        let response = self.client.request(request).await;
+        let mut frame = BytesMut::with_capacity(5 + body.len());
+        frame.put_u8(compresses.into());
+        frame.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
+        frame.put_slice(&body);
+        frame.freeze()
+    }
+
+    async fn attempt(&self, body: Bytes) -> Result<Bytes, AttemptError> {
+        let mut request = Request::post(self.uri.clone())
+            .body(Full::new(body))
+            .map_err(|error| AttemptError::no_receiver(&error.to_string()))?;
+        *request.headers_mut() = self.request_headers();
+        let response = self.connection.client().request(request).await;
         let (head, body) = response
-            .map_err(|error| ExportError::connection(&error))?
+            .map_err(|error| AttemptError::connection(&error))?
             .into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| ExportError::connection(&*error))?;
+        let body = body.map_err(|error| AttemptError::connection(&*error))?;
         if !head.status.is_success() {
             return Err(refused(head.status, &head.headers));
         }
-        match self.target.protocol {
-            Protocol::HttpProtobuf => Ok(body.to_bytes()),
+        if self.protocol != Protocol::Grpc {
+            return Ok(body.to_bytes());
+        }
+        let trailers = body
+            .trailers()
+            .filter(|trailers| Code::in_headers(trailers).is_some());
+        let trailers = trailers.unwrap_or(&head.headers).clone();
+        match Code::in_headers(&trailers) {
+            Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes()),
+            Some(code) => Err(failed(code, &trailers)),
+            None => Err(AttemptError::no_receiver(
+                "the answer is not that of a gRPC server",
+            )),
+        }
+    }
+
+    fn request_headers(&self) -> HeaderMap {
+        const AGENT: &str = concat!("tower-telemetry/", env!("CARGO_PKG_VERSION"));
+        let mut headers = self.headers.clone();
+        let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+        set(USER_AGENT, AGENT);
+        let encoding = match self.protocol {
             Protocol::Grpc => {
-                let code = body.trailers().and_then(Code::in_headers);
-                match code.or_else(|| Code::in_headers(&head.headers)) {
-                    Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes()),
-                    Some(code) => Err(failed(code)),
-                    None => Err(ExportError::last("the answer is not that of a gRPC server")),
-                }
+                set(TE, "trailers");
+                http::HeaderName::from_static("grpc-encoding")
             }
+            _ => CONTENT_ENCODING,
+        };
+        let content_type = match self.protocol {
+            Protocol::Grpc => "application/grpc",
+            Protocol::HttpProtobuf => "application/x-protobuf",
+            #[cfg(feature = "http-json")]
+            Protocol::HttpJson => "application/json",
+        };
+        set(CONTENT_TYPE, content_type);
+        if self.compression == Compression::Gzip {
+            set(encoding, "gzip");
+        }
+        headers
+    }
+
+    fn rejected<Q: messages::Request>(&self, answer: Bytes) -> Option<(i64, String)> {
+        match self.protocol {
+            Protocol::Grpc | Protocol::HttpProtobuf => Q::rejected(answer),
+            #[cfg(feature = "http-json")]
+            Protocol::HttpJson => messages::rejected_in_json(&answer),
         }
     }
 }
 
-const AGENT: &str = concat!("tower-telemetry/", env!("CARGO_PKG_VERSION"));
-
-#[cfg(feature = "tls")]
-fn connector(target: &Target) -> Result<Connector, InitError> {
-    use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
-    use rustls::{ClientConfig, RootCertStore, crypto::ring};
-
-    // Named, because a program may well contain several providers.
-    let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| InitError::RootCertificates(std::io::Error::other(error)))?;
-    let tls = if target.uri.scheme_str() == Some("https") {
-        tls.with_native_roots()
-            .map_err(InitError::RootCertificates)?
-    } else {
-        tls.with_root_certificates(RootCertStore::empty())
-    };
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.with_no_client_auth())
-        .https_or_http();
-    Ok(match target.protocol {
-        Protocol::Grpc => builder.enable_http2().wrap_connector(tcp()),
-        Protocol::HttpProtobuf => builder.enable_all_versions().wrap_connector(tcp()),
-    })
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    // Writing to a vector does not fail.
+    let _ = encoder.write_all(body);
+    encoder.finish().unwrap_or_default()
 }
 
-#[cfg(not(feature = "tls"))]
-fn connector(_: &Target) -> Result<Connector, InitError> {
-    Ok(tcp())
-}
-
-fn tcp() -> HttpConnector {
-    let mut tcp = HttpConnector::new();
-    // Whether `https` is allowed was decided when the endpoint was read.
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_keepalive(Some(KEEP_ALIVE_INTERVAL));
-    tcp.set_nodelay(true);
-    tcp
-}
-
-/// A message as gRPC frames it: not compressed, and its length.
-fn grpc_frame(message: &impl prost::Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(5 + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // It fails only where there is too little room.
-    let _ = message.encode(&mut frame);
-    frame.freeze()
-}
-
-fn grpc_message(frame: &Bytes) -> Result<Bytes, ExportError> {
+fn grpc_message(frame: &Bytes) -> Result<Bytes, AttemptError> {
     let length = match frame.get(..5) {
         Some(&[0, a, b, c, d]) => usize::try_from(u32::from_be_bytes([a, b, c, d])).ok(),
         _ => None,
     };
     match length {
         Some(length) if frame.len() == 5 + length => Ok(frame.slice(5..)),
-        _ => Err(ExportError::last("the answer is not one gRPC message")),
+        _ => Err(AttemptError::no_receiver(
+            "the answer is not one gRPC message",
+        )),
     }
 }
 
-fn refused(status: StatusCode, headers: &HeaderMap) -> ExportError {
-    let reason = format!("HTTP status {}", status.as_u16());
-    match status.as_u16() {
-        429 | 502 | 503 | 504 => {
-            let seconds = headers
-                .get(RETRY_AFTER)
-                .and_then(|value| value.to_str().ok()?.parse().ok());
-            ExportError::passing(reason, Duration::from_secs(seconds.unwrap_or(0)))
-        }
-        _ => ExportError::last(reason),
-    }
+/// What an HTTP status says (OTLP specification, "OTLP/HTTP Response").
+fn refused(status: StatusCode, headers: &HeaderMap) -> AttemptError {
+    let retry = match status.as_u16() {
+        429 | 502 | 503 | 504 => retry_after(headers).map_or(Retry::Soon, Retry::After),
+        _ => Retry::Never,
+    };
+    let code = status.as_u16();
+    AttemptError::new(
+        Failure::HttpStatus(code),
+        format!("HTTP status {code}"),
+        retry,
+    )
 }
 
-fn failed(code: Code) -> ExportError {
-    let reason = format!("gRPC status {}", code.name());
-    match code.name() {
-        "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE"
-        | "DATA_LOSS" => ExportError::passing(reason, Duration::ZERO),
-        _ => ExportError::last(reason),
+/// Seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// What a gRPC status says (OTLP specification, "OTLP/gRPC Response").
+fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
+    let name = code.name();
+    let asked = retry_delay(trailers);
+    let retry = match (name, asked) {
+        (
+            "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE"
+            | "DATA_LOSS" | "RESOURCE_EXHAUSTED",
+            Some(quiet),
+        ) => Retry::After(quiet),
+        // Exhausted for good, unless the receiver says when it may be tried again.
+        ("RESOURCE_EXHAUSTED", None) => Retry::Never,
+        (
+            "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE"
+            | "DATA_LOSS",
+            None,
+        ) => Retry::Soon,
+        _ => Retry::Never,
+    };
+    AttemptError::new(
+        Failure::GrpcStatus(name),
+        format!("gRPC status {name}"),
+        retry,
+    )
+}
+
+/// `google.rpc.RetryInfo` among the details of a status.
+fn retry_delay(trailers: &HeaderMap) -> Option<Duration> {
+    #[derive(prost::Message)]
+    struct Status {
+        #[prost(message, repeated, tag = "3")]
+        details: Vec<Any>,
+    }
+    #[derive(prost::Message)]
+    struct Any {
+        #[prost(string, tag = "1")]
+        type_url: String,
+        #[prost(bytes = "bytes", tag = "2")]
+        value: Bytes,
+    }
+    #[derive(prost::Message)]
+    struct RetryInfo {
+        #[prost(message, optional, tag = "1")]
+        retry_delay: Option<Delay>,
+    }
+    #[derive(prost::Message)]
+    struct Delay {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+    const BASE64: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(Indifferent),
+    );
+
+    let details = trailers.get("grpc-status-details-bin")?;
+    let status = Status::decode(&*BASE64.decode(details).ok()?).ok()?;
+    let is_retry_info = |any: &&Any| any.type_url.ends_with("/google.rpc.RetryInfo");
+    let info = status.details.iter().find(is_retry_info)?;
+    let delay = RetryInfo::decode(&*info.value).ok()?.retry_delay?;
+    let nanos = u32::try_from(delay.nanos)
+        .ok()
+        .filter(|n| *n < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(delay.seconds).ok()?, nanos))
 }
 
 /// Keeps clients that failed together from coming back together.

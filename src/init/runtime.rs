@@ -5,6 +5,7 @@
 //! exporters' own connections are not traced.
 
 use std::io;
+use std::process;
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use super::batch::Worker;
 
 pub(super) struct ExportThread {
     commands: mpsc::UnboundedSender<Command>,
+    /// The process that the thread is in.
+    process: u32,
 }
 
 struct Command {
@@ -50,13 +53,19 @@ impl ExportThread {
                 }
             })?;
         start.recv().unwrap_or(Ok(()))?;
-        Ok(Self { commands })
+        Ok(Self {
+            commands,
+            process: process::id(),
+        })
     }
 
     /// Has all that waits exported, and then ends the thread if this is the `last` time.
     ///
     /// Resolves to whether all was handled within `timeout`, on any executor or none.
     pub(super) async fn flush(&self, last: bool, timeout: Duration) -> bool {
+        if self.was_left_behind() {
+            return false;
+        }
         let (done, flushed) = oneshot::channel();
         let flushing = self.command(last, timeout);
         // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
@@ -74,7 +83,16 @@ impl ExportThread {
 
     /// As [`flush`](Self::flush), on the current thread.
     pub(super) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
-        self.command(last, timeout).wait()
+        !self.was_left_behind() && self.command(last, timeout).wait()
+    }
+
+    /// Whether this is a process that was forked from the one with the thread: there is none here.
+    fn was_left_behind(&self) -> bool {
+        let was = process::id() != self.process;
+        if was {
+            tracing::warn!("a process that is forked after `init` exports no telemetry");
+        }
+        was
     }
 
     fn command(&self, last: bool, timeout: Duration) -> Flushing {

@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-use opentelemetry::Context;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use opentelemetry::{Array, Context, KeyValue, Value};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SdkTracerProvider, ShouldSample, Span, SpanData, SpanProcessor};
+use opentelemetry_sdk::trace::{
+    SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
+};
 
-use super::batch::{self, Queue, Sink};
-use super::config::{Exporter, Signal};
+use super::batch::{self, Item, Queue, Sink};
 use super::console::{self, SpanPrinter};
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
-use super::otlp::{ExportError, OtlpClient};
+use super::otlp::OtlpClient;
+use super::settings::{Exporter, Limits, Signal};
+use super::stats::Outcome;
 
 pub(super) fn provider(
     building: &mut Building,
@@ -28,8 +29,9 @@ pub(super) fn provider(
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
                 let sink = SpanSink {
-                    client: building.client(Signal::Traces)?,
+                    client: building.client(Signal::Traces, batch.export_timeout)?,
                     resource: (&building.resource).into(),
+                    limits: building.config.limits,
                 };
                 let counters = building.counters[Signal::Traces].clone();
                 batch::queue(Signal::Traces, batch, counters, sink)
@@ -49,8 +51,44 @@ pub(super) fn provider(
     Ok(SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
+        .with_span_limits(span_limits(&building.config.limits))
         .with_span_processor(spans)
         .build())
+}
+
+fn span_limits(limits: &Limits) -> SpanLimits {
+    SpanLimits {
+        max_attributes_per_span: limits.span_attributes,
+        max_events_per_span: limits.span_events,
+        max_links_per_span: limits.span_links,
+        max_attributes_per_event: limits.event_attributes,
+        max_attributes_per_link: limits.link_attributes,
+    }
+}
+
+impl Item for SpanData {
+    fn bytes(&self) -> usize {
+        let events = self.events.iter();
+        let links = self.links.iter();
+        size_of::<Self>()
+            + self.name.len()
+            + bytes(&self.attributes)
+            + events.map(|event| bytes(&event.attributes)).sum::<usize>()
+            + links.map(|link| bytes(&link.attributes)).sum::<usize>()
+    }
+}
+
+/// About how much memory attributes take; their keys mostly are static.
+fn bytes(attributes: &[KeyValue]) -> usize {
+    let values = attributes.iter().map(|attribute| match &attribute.value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),
+        Value::Array(Array::Bool(list)) => list.len(),
+        Value::Array(Array::I64(list)) => size_of_val(list.as_slice()),
+        Value::Array(Array::F64(list)) => size_of_val(list.as_slice()),
+        _ => 0,
+    });
+    size_of_val(attributes) + values.sum::<usize>()
 }
 
 /// The span processor: into the queues with every span that is to be exported.
@@ -98,17 +136,15 @@ impl SpanProcessor for Spans {
 struct SpanSink {
     client: OtlpClient,
     resource: ResourceAttributesWithSchema,
+    limits: Limits,
 }
 
 impl Sink<SpanData> for SpanSink {
-    async fn export(&self, batch: Vec<SpanData>) -> Result<u64, ExportError> {
-        let request = ExportTraceServiceRequest {
+    async fn export(&self, batch: Vec<SpanData>) -> Outcome {
+        let mut request = ExportTraceServiceRequest {
             resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
         };
-        let answer: ExportTraceServiceResponse = self.client.export(&request).await?;
-        let rejected = answer
-            .partial_success
-            .map_or(0, |partial| partial.rejected_spans);
-        Ok(u64::try_from(rejected).unwrap_or(0))
+        self.limits.cut_spans(&mut request);
+        self.client.export(request).await
     }
 }

@@ -7,12 +7,12 @@ use opentelemetry::KeyValue;
 mod forwarded;
 pub(crate) mod http;
 mod redact;
+#[cfg(feature = "init")]
+pub(crate) mod resource;
 pub(crate) mod rpc;
 
 pub(crate) use forwarded::Forwarded;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
-#[cfg(feature = "init")]
-pub(crate) use opentelemetry_semantic_conventions::attribute::DEPLOYMENT_ENVIRONMENT_NAME;
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE, HTTP_REQUEST_HEADER,
     HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_HEADER,

@@ -16,6 +16,8 @@ mod endings;
 mod example;
 #[cfg(feature = "init")]
 mod export;
+#[cfg(feature = "init")]
+mod faults;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod foreign;
 mod frames;

@@ -3,6 +3,8 @@
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 pub(crate) mod process;
 #[cfg(feature = "init")]
+pub(crate) mod proxy;
+#[cfg(feature = "init")]
 pub(crate) mod receiver;
 
 use std::collections::BTreeMap;

@@ -1,37 +1,46 @@
-//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept.
+//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It can be
+//! told to misbehave.
 
+use std::convert::Infallible;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::IntoResponse;
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
     LogsService, LogsServiceServer,
 };
 use opentelemetry_proto::tonic::collector::logs::v1::{
-    ExportLogsServiceRequest, ExportLogsServiceResponse,
+    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use tokio_stream::StreamExt;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -47,6 +56,8 @@ pub(crate) struct Received {
     pub(crate) ways: Vec<String>,
     /// The headers of each message.
     pub(crate) headers: Vec<HeaderMap>,
+    /// The size of each message.
+    pub(crate) sizes: Vec<usize>,
 }
 
 impl Received {
@@ -69,6 +80,24 @@ impl Received {
         metrics.find(|metric| metric.name == name).cloned()
     }
 
+    /// How many metric points there are in all messages.
+    pub(crate) fn points(&self) -> usize {
+        let resources = self
+            .metrics
+            .iter()
+            .flat_map(|request| &request.resource_metrics);
+        let scopes = resources.flat_map(|resource| &resource.scope_metrics);
+        let metrics = scopes.flat_map(|scope| &scope.metrics);
+        let points = metrics.map(|metric| match metric.data.as_ref() {
+            Some(Data::Gauge(data)) => data.data_points.len(),
+            Some(Data::Sum(data)) => data.data_points.len(),
+            Some(Data::Histogram(data)) => data.data_points.len(),
+            Some(Data::ExponentialHistogram(data)) => data.data_points.len(),
+            _ => 0,
+        });
+        points.sum()
+    }
+
     pub(crate) fn log_records(&self) -> Vec<LogRecord> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
         let scopes = resources.flat_map(|resource| &resource.scope_logs);
@@ -89,28 +118,70 @@ pub(crate) fn attributes_of(attributes: &[KeyValue]) -> Attributes {
         .collect()
 }
 
-pub(crate) struct Receiver {
-    pub(crate) address: SocketAddr,
-    received: Arc<Mutex<Received>>,
+/// What a receiver does to what is sent to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    /// Answers with this status, and this `retry-after`.
+    Status(u16, Option<&'static str>),
+    /// Answers with this gRPC status, and these details in base64.
+    Grpc(u16, Option<String>),
+    /// Takes messages, and rejects this many of what is in each.
+    Partial(i64),
+    /// Answers with a web page.
+    Html,
+    /// Never stops to answer.
+    Endless,
+    /// Sends the client to this URL.
+    Redirect(String),
+    /// Answers with a message and trailers that are neither.
+    Garbage,
 }
 
-#[derive(Clone)]
-struct Service(Arc<Mutex<Received>>);
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    service: Service,
+}
+
+#[derive(Clone, Default)]
+struct Service {
+    received: Arc<Mutex<Received>>,
+    fault: Arc<Mutex<Fault>>,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
+}
 
 impl Service {
-    fn keep(&self, way: &str, headers: HeaderMap, keep: impl FnOnce(&mut Received)) {
-        let mut received = self.0.lock().expect("not poisoned");
+    /// Keeps a message, and says how many of what is in it are rejected.
+    fn keep(
+        &self,
+        way: &str,
+        headers: HeaderMap,
+        size: usize,
+        keep: impl FnOnce(&mut Received),
+    ) -> i64 {
+        let mut received = self.received.lock().expect("not poisoned");
         received.ways.push(way.to_owned());
         received.headers.push(headers);
+        received.sizes.push(size);
         keep(&mut received);
+        match *self.fault.lock().expect("not poisoned") {
+            Fault::Partial(rejected) => rejected,
+            _ => 0,
+        }
     }
 }
 
 impl Receiver {
     /// Starts on a thread of its own, so that it answers whatever becomes of the test's runtime.
     pub(crate) fn start() -> Self {
-        let received = Arc::new(Mutex::new(Received::default()));
-        let service = Service(received.clone());
+        Self::start_with(Fault::None)
+    }
+
+    pub(crate) fn start_with(fault: Fault) -> Self {
+        let service = Service::default();
+        *service.fault.lock().expect("not poisoned") = fault;
+        let app = app(&service);
         let (sender, address) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -123,19 +194,27 @@ impl Receiver {
                     .expect("loopback has free ports");
                 let bound = listener.local_addr().expect("it is bound");
                 sender.send(bound).expect("somebody waits for it");
-                axum::serve(listener, app(service))
-                    .await
-                    .expect("it serves");
+                axum::serve(listener, app).await.expect("it serves");
             });
         });
         Self {
             address: address.recv().expect("it starts"),
-            received,
+            service,
         }
     }
 
     pub(crate) fn received(&self) -> Received {
-        self.received.lock().expect("not poisoned").clone()
+        self.service.received.lock().expect("not poisoned").clone()
+    }
+
+    /// From now on.
+    pub(crate) fn set_fault(&self, fault: Fault) {
+        *self.service.fault.lock().expect("not poisoned") = fault;
+    }
+
+    /// When each message came, whatever became of it.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.service.arrivals.lock().expect("not poisoned").clone()
     }
 
     /// The endpoint to give to an exporter.
@@ -144,103 +223,195 @@ impl Receiver {
     }
 }
 
-fn app(service: Service) -> Router {
-    let grpc = Routes::new(TraceServiceServer::new(service.clone()))
-        .add_service(MetricsServiceServer::new(service.clone()))
-        .add_service(LogsServiceServer::new(service.clone()));
+fn app(service: &Service) -> Router {
+    let traces = TraceServiceServer::new(service.clone()).accept_compressed(Gzip);
+    let metrics = MetricsServiceServer::new(service.clone()).accept_compressed(Gzip);
+    let logs = LogsServiceServer::new(service.clone()).accept_compressed(Gzip);
+    let grpc = Routes::new(traces).add_service(metrics).add_service(logs);
     let http = Router::new()
-        .route("/v1/traces", post(traces))
-        .route("/v1/metrics", post(metrics))
-        .route("/v1/logs", post(logs))
-        .with_state(service);
-    grpc.into_axum_router().merge(http)
+        .route("/v1/traces", post(self::traces))
+        .route("/v1/metrics", post(self::metrics))
+        .route("/v1/logs", post(self::logs))
+        .with_state(service.clone());
+    grpc.into_axum_router()
+        .merge(http)
+        .layer(from_fn_with_state(service.clone(), misbehave))
+}
+
+async fn misbehave(
+    State(service): State<Service>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    service
+        .arrivals
+        .lock()
+        .expect("not poisoned")
+        .push(Instant::now());
+    let fault = service.fault.lock().expect("not poisoned").clone();
+    match fault {
+        Fault::None | Fault::Partial(_) => next.run(request).await,
+        Fault::Status(code, retry_after) => {
+            let status = StatusCode::from_u16(code).expect("it is one");
+            let retry_after = retry_after.map(|after| [(header::RETRY_AFTER, after)]);
+            (status, retry_after.unwrap_or([(header::RETRY_AFTER, "")])).into_response()
+        }
+        Fault::Grpc(code, details) => {
+            let mut response = Body::empty().into_response();
+            let headers = response.headers_mut();
+            let set = |value: &str| value.parse().expect("it is a header");
+            headers.insert(header::CONTENT_TYPE, set("application/grpc"));
+            headers.insert("grpc-status", set(&code.to_string()));
+            if let Some(details) = details {
+                headers.insert("grpc-status-details-bin", set(&details));
+            }
+            response
+        }
+        Fault::Html => axum::response::Html("<html>Welcome</html>").into_response(),
+        Fault::Endless => {
+            let chunk = Bytes::from_static(&[0; 64 * 1024]);
+            let chunks = tokio_stream::iter(std::iter::repeat(chunk)).map(Ok::<_, Infallible>);
+            Body::from_stream(chunks).into_response()
+        }
+        Fault::Redirect(to) => axum::response::Redirect::temporary(&to).into_response(),
+        Fault::Garbage => {
+            use http_body_util::BodyExt;
+
+            let mut trailers = HeaderMap::new();
+            let set = |value: &str| value.parse().expect("it is a header");
+            trailers.insert("grpc-status", set("banana"));
+            trailers.insert("grpc-status-details-bin", set("!!!"));
+            let body = http_body_util::Full::new(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff"));
+            let trailers = std::future::ready(Some(Ok(trailers)));
+            let body = Body::new(body.with_trailers(trailers));
+            ([(header::CONTENT_TYPE, "application/grpc")], body).into_response()
+        }
+    }
 }
 
 type Answer = Result<([(header::HeaderName, &'static str); 1], Vec<u8>), StatusCode>;
 
-const PROTOBUF: [(header::HeaderName, &str); 1] =
-    [(header::CONTENT_TYPE, "application/x-protobuf")];
-
-fn decode<T: Message + Default>(headers: &HeaderMap, body: Bytes) -> Result<T, StatusCode> {
-    if headers
-        .get(header::CONTENT_TYPE)
-        .map(|value| value.as_bytes())
-        != Some(PROTOBUF[0].1.as_bytes())
-    {
-        return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    }
-    T::decode(body).map_err(|_| StatusCode::BAD_REQUEST)
+/// The body of a request over HTTP: decompressed, and decoded by its content type.
+macro_rules! decoded {
+    ($type:ty, $headers:expr, $body:expr) => {{
+        let body = decompressed($headers, $body)?;
+        match content_type($headers) {
+            "application/x-protobuf" => {
+                <$type>::decode(&*body).map_err(|_| StatusCode::BAD_REQUEST)
+            }
+            #[cfg(feature = "http-json")]
+            "application/json" => {
+                serde_json::from_slice::<$type>(&body).map_err(|_| StatusCode::BAD_REQUEST)
+            }
+            _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        }
+    }};
 }
 
-async fn traces(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
-    let request = decode(&headers, body)?;
-    service.keep("/v1/traces", headers, |received| {
-        received.traces.push(request);
-    });
-    Ok((
-        PROTOBUF,
-        ExportTraceServiceResponse::default().encode_to_vec(),
-    ))
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE);
+    value.map_or("", |value| value.to_str().expect("it is text"))
 }
 
-async fn metrics(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
-    let request = decode(&headers, body)?;
-    service.keep("/v1/metrics", headers, |received| {
-        received.metrics.push(request);
-    });
-    Ok((
-        PROTOBUF,
-        ExportMetricsServiceResponse::default().encode_to_vec(),
-    ))
-}
-
-async fn logs(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
-    let request = decode(&headers, body)?;
-    service.keep("/v1/logs", headers, |received| received.logs.push(request));
-    Ok((
-        PROTOBUF,
-        ExportLogsServiceResponse::default().encode_to_vec(),
-    ))
-}
-
-#[tonic::async_trait]
-impl TraceService for Service {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        self.keep("grpc", metadata.into_headers(), |received| {
-            received.traces.push(request);
-        });
-        Ok(Response::new(Default::default()))
+fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, StatusCode> {
+    match headers.get(header::CONTENT_ENCODING) {
+        None => Ok(body),
+        Some(encoding) if encoding == "gzip" => {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&*body)
+                .read_to_end(&mut plain)
+                .map_err(|_| StatusCode::BAD_REQUEST)?;
+            Ok(plain.into())
+        }
+        Some(_) => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
     }
 }
 
-#[tonic::async_trait]
-impl MetricsService for Service {
-    async fn export(
-        &self,
-        request: Request<ExportMetricsServiceRequest>,
-    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        self.keep("grpc", metadata.into_headers(), |received| {
-            received.metrics.push(request);
-        });
-        Ok(Response::new(Default::default()))
-    }
+/// The answer in the form of the request.
+macro_rules! answer {
+    ($headers:expr, $response:expr) => {
+        match content_type($headers) {
+            #[cfg(feature = "http-json")]
+            "application/json" => {
+                let json = serde_json::to_vec(&$response).expect("it is a message");
+                Ok(([(header::CONTENT_TYPE, "application/json")], json))
+            }
+            _ => {
+                let protobuf = [(header::CONTENT_TYPE, "application/x-protobuf")];
+                Ok((protobuf, $response.encode_to_vec()))
+            }
+        }
+    };
 }
 
-#[tonic::async_trait]
-impl LogsService for Service {
-    async fn export(
-        &self,
-        request: Request<ExportLogsServiceRequest>,
-    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        self.keep("grpc", metadata.into_headers(), |received| {
-            received.logs.push(request);
-        });
-        Ok(Response::new(Default::default()))
-    }
+macro_rules! signal {
+    ($http:ident, $path:literal, $service:ident, $request:ident, $response:ident, $partial:ident,
+        $rejected:ident) => {
+        async fn $http(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
+            let size = body.len();
+            let request = decoded!($request, &headers, body)?;
+            let rejected = service.keep($path, headers.clone(), size, |received| {
+                received.$http.push(request);
+            });
+            answer!(&headers, $response::rejecting(rejected))
+        }
+
+        #[tonic::async_trait]
+        impl $service for Service {
+            async fn export(
+                &self,
+                request: Request<$request>,
+            ) -> Result<Response<$response>, Status> {
+                let (metadata, _, request) = request.into_parts();
+                let size = request.encoded_len();
+                let rejected = self.keep("grpc", metadata.into_headers(), size, |received| {
+                    received.$http.push(request);
+                });
+                Ok(Response::new($response::rejecting(rejected)))
+            }
+        }
+
+        impl Rejecting for $response {
+            fn rejecting(count: i64) -> Self {
+                Self {
+                    partial_success: (count > 0).then(|| $partial {
+                        $rejected: count,
+                        error_message: "for a test".to_owned(),
+                    }),
+                }
+            }
+        }
+    };
 }
+
+trait Rejecting {
+    fn rejecting(count: i64) -> Self;
+}
+
+signal!(
+    traces,
+    "/v1/traces",
+    TraceService,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+    ExportTracePartialSuccess,
+    rejected_spans
+);
+signal!(
+    metrics,
+    "/v1/metrics",
+    MetricsService,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+    ExportMetricsPartialSuccess,
+    rejected_data_points
+);
+signal!(
+    logs,
+    "/v1/logs",
+    LogsService,
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+    ExportLogsPartialSuccess,
+    rejected_log_records
+);

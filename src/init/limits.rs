@@ -1,0 +1,72 @@
+//! Limits on log records, and on the length of values, which the SDK does not know.
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+
+use super::settings::Limits;
+
+impl Limits {
+    /// Cuts the values of spans, and of their events and links.
+    pub(super) fn cut_spans(&self, request: &mut ExportTraceServiceRequest) {
+        let Some(length) = self.span_value_length else {
+            return;
+        };
+        let scopes = request
+            .resource_spans
+            .iter_mut()
+            .flat_map(|resource| &mut resource.scope_spans);
+        for span in scopes.flat_map(|scope| &mut scope.spans) {
+            cut_all(&mut span.attributes, length);
+            for event in &mut span.events {
+                cut_all(&mut event.attributes, length);
+            }
+            for link in &mut span.links {
+                cut_all(&mut link.attributes, length);
+            }
+        }
+    }
+
+    /// Cuts the attributes of log records, and their values. The body is no attribute.
+    pub(super) fn cut_logs(&self, request: &mut ExportLogsServiceRequest) {
+        let count = usize::try_from(self.log_attributes).unwrap_or(usize::MAX);
+        let scopes = request
+            .resource_logs
+            .iter_mut()
+            .flat_map(|resource| &mut resource.scope_logs);
+        for record in scopes.flat_map(|scope| &mut scope.log_records) {
+            let dropped = record.attributes.len().saturating_sub(count);
+            record.attributes.truncate(count);
+            record.dropped_attributes_count += u32::try_from(dropped).unwrap_or(u32::MAX);
+            if let Some(length) = self.log_value_length {
+                cut_all(&mut record.attributes, length);
+            }
+        }
+    }
+}
+
+fn cut_all(attributes: &mut [KeyValue], length: usize) {
+    for value in attributes.iter_mut().filter_map(|one| one.value.as_mut()) {
+        cut(value, length);
+    }
+}
+
+fn cut(value: &mut AnyValue, length: usize) {
+    match &mut value.value {
+        Some(Value::StringValue(text)) => {
+            // In characters, as the specification counts ("Attribute Limits").
+            if let Some((end, _)) = text.char_indices().nth(length) {
+                text.truncate(end);
+            }
+        }
+        Some(Value::BytesValue(bytes)) => bytes.truncate(length),
+        Some(Value::ArrayValue(array)) => {
+            for value in &mut array.values {
+                cut(value, length);
+            }
+        }
+        Some(Value::KvlistValue(list)) => cut_all(&mut list.values, length),
+        _ => {}
+    }
+}

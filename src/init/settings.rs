@@ -1,0 +1,365 @@
+//! What the settings of a [`Config`](super::Config) are.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderMap;
+use opentelemetry_sdk::trace::ShouldSample;
+
+/// One of the three kinds of telemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Metrics,
+    Logs,
+}
+
+impl Signal {
+    pub(super) const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// Something for each [`Signal`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct PerSignal<T>([T; 3]);
+
+impl<T> std::ops::Index<Signal> for PerSignal<T> {
+    type Output = T;
+
+    fn index(&self, signal: Signal) -> &T {
+        &self.0[signal as usize]
+    }
+}
+
+impl<T> std::ops::IndexMut<Signal> for PerSignal<T> {
+    fn index_mut(&mut self, signal: Signal) -> &mut T {
+        &mut self.0[signal as usize]
+    }
+}
+
+/// How to reach an OTLP receiver.
+#[derive(Clone, Default)]
+pub(super) struct OtlpSettings {
+    pub(super) endpoint: Option<Endpoint>,
+    /// Whether an endpoint without a scheme means `http`, or `https`.
+    pub(super) insecure: Option<bool>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) compression: Option<Compression>,
+    pub(super) headers: Option<HeaderMap>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) certificate: Option<PemFile>,
+    pub(super) client_certificate: Option<PemFile>,
+    pub(super) client_key: Option<PemFile>,
+}
+
+impl fmt::Debug for OtlpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers carry credentials: their names are shown, their values never.
+        let headers = self.headers.as_ref();
+        f.debug_struct("OtlpSettings")
+            .field("endpoint", &self.endpoint)
+            .field("insecure", &self.insecure)
+            .field("protocol", &self.protocol)
+            .field("compression", &self.compression)
+            .field(
+                "headers",
+                &headers.map(|map| map.keys().collect::<Vec<_>>()),
+            )
+            .field("timeout", &self.timeout)
+            .field("certificate", &self.certificate)
+            .field("client_certificate", &self.client_certificate)
+            .field("client_key", &self.client_key)
+            .finish()
+    }
+}
+
+/// A file with certificates or a key, and where it was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PemFile {
+    pub(super) origin: String,
+    pub(super) path: PathBuf,
+}
+
+/// An endpoint as it was given, and where.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) origin: String,
+    pub(super) text: String,
+}
+
+impl Endpoint {
+    /// The text without credentials.
+    pub(super) fn shown(&self) -> String {
+        let (scheme, rest) = match self.text.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, self.text.as_str()),
+        };
+        let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+        let rest = match rest.rsplit_once('@') {
+            Some((_, host)) => format!("REDACTED@{host}"),
+            None => rest.to_owned(),
+        };
+        match scheme {
+            Some(scheme) => format!("{scheme}://{rest}"),
+            None => rest,
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shown())
+    }
+}
+
+/// Where the service runs, which chooses defaults.
+///
+/// | | development | staging | production |
+/// |---|---|---|---|
+/// | traces sampled | all | all | 10 % of new ones, an inbound decision is followed |
+/// | exported to | the console, and OTLP where an endpoint is set | OTLP | OTLP |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Environment {
+    /// On a developer's machine.
+    #[default]
+    Development,
+    /// Like production, for tests.
+    Staging,
+    /// For real.
+    Production,
+}
+
+impl Environment {
+    /// The resource's `deployment.environment.name`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Staging => "staging",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// Which traces are recorded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Sampler {
+    /// All of them.
+    AlwaysOn,
+    /// None.
+    AlwaysOff,
+    /// This share of them, 0 to 1, chosen by the trace id.
+    TraceIdRatio(f64),
+    /// As the parent was decided on; all new traces.
+    ParentBasedAlwaysOn,
+    /// As the parent was decided on; no new traces.
+    ParentBasedAlwaysOff,
+    /// As the parent was decided on; this share of new traces, 0 to 1.
+    ParentBasedTraceIdRatio(f64),
+    /// One of your own. The attributes of each request are built for it before it decides.
+    Custom(Box<dyn ShouldSample>),
+}
+
+/// As in `OTEL_TRACES_SAMPLER`, with the argument.
+impl fmt::Display for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlwaysOn => f.write_str("always_on"),
+            Self::AlwaysOff => f.write_str("always_off"),
+            Self::TraceIdRatio(ratio) => write!(f, "traceidratio({ratio})"),
+            Self::ParentBasedAlwaysOn => f.write_str("parentbased_always_on"),
+            Self::ParentBasedAlwaysOff => f.write_str("parentbased_always_off"),
+            Self::ParentBasedTraceIdRatio(ratio) => {
+                write!(f, "parentbased_traceidratio({ratio})")
+            }
+            Self::Custom(_) => f.write_str("custom"),
+        }
+    }
+}
+
+/// A form in which requests carry context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Propagator {
+    /// W3C Trace Context: `traceparent` and `tracestate`.
+    TraceContext,
+    /// W3C Baggage: `baggage`.
+    Baggage,
+    /// Zipkin's `b3`.
+    B3,
+    /// Zipkin's `x-b3-traceid` and its like.
+    B3Multi,
+}
+
+impl Propagator {
+    pub(super) const ALL: [Self; 4] = [Self::TraceContext, Self::Baggage, Self::B3, Self::B3Multi];
+
+    /// As in `OTEL_PROPAGATORS`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::TraceContext => "tracecontext",
+            Self::Baggage => "baggage",
+            Self::B3 => "b3",
+            Self::B3Multi => "b3multi",
+        }
+    }
+}
+
+/// Where telemetry is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exporter {
+    /// To an OTLP receiver, for instance the OpenTelemetry Collector.
+    Otlp,
+    /// To the standard output: a line for each span, and the metrics at shutdown.
+    Console,
+}
+
+/// How OTLP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// OTLP over gRPC, usually on port 4317.
+    Grpc,
+    /// OTLP over HTTP with binary protobuf, usually on port 4318.
+    HttpProtobuf,
+    /// OTLP over HTTP with JSON, usually on port 4318.
+    #[cfg(feature = "http-json")]
+    HttpJson,
+}
+
+impl Protocol {
+    /// As in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+            #[cfg(feature = "http-json")]
+            Self::HttpJson => "http/json",
+        }
+    }
+}
+
+/// How OTLP messages are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With gzip.
+    Gzip,
+}
+
+/// What is left out of spans and log records.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) span_attributes: u32,
+    pub(super) span_events: u32,
+    pub(super) span_links: u32,
+    pub(super) event_attributes: u32,
+    pub(super) link_attributes: u32,
+    pub(super) log_attributes: u32,
+    /// Characters of a text; `None` for as long as it is.
+    pub(super) span_value_length: Option<usize>,
+    pub(super) log_value_length: Option<usize>,
+}
+
+impl Limits {
+    /// How many attributes, events and links there are at most, unless it is said otherwise
+    /// (specification, "SDK environment variables", span limits).
+    pub(super) const COUNT: u32 = 128;
+
+    /// The most that can be asked for.
+    pub(super) const MAX_COUNT: u32 = 65_536;
+    pub(super) const MAX_LENGTH: usize = 1 << 30;
+}
+
+/// How histograms are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum HistogramAggregation {
+    #[default]
+    ExplicitBuckets,
+    ExponentialBuckets,
+}
+
+/// How finished spans and log records wait for export.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_telemetry::{Batch, Config};
+///
+/// let batch = Batch::default()
+///     .with_max_queue_size(8192)
+///     .with_schedule_delay(Duration::from_secs(1));
+/// let config = Config::from_env().with_span_batch(batch);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub(super) max_queue_size: usize,
+    pub(super) max_export_batch_size: usize,
+    pub(super) schedule_delay: Duration,
+    pub(super) export_timeout: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            max_queue_size: 2048,
+            max_export_batch_size: 512,
+            schedule_delay: Duration::from_secs(5),
+            export_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Batch {
+    /// Largest queue, and largest batch, that is accepted.
+    pub(super) const MAX_SIZE: usize = 1 << 20;
+
+    /// How many wait at most; what comes when the queue is full is dropped and counted.
+    /// Default 2048, at least 1, at most 1,048,576. Their memory is bounded too, at 8 KiB for each
+    /// that may wait.
+    pub fn with_max_queue_size(mut self, size: usize) -> Self {
+        self.max_queue_size = size.clamp(1, Self::MAX_SIZE);
+        self
+    }
+
+    /// How many are sent in one message at most. Default 512, at least 1.
+    pub fn with_max_export_batch_size(mut self, size: usize) -> Self {
+        self.max_export_batch_size = size.clamp(1, Self::MAX_SIZE);
+        self
+    }
+
+    /// How long they wait at most. Default 5 seconds for spans and 1 second for logs, from 1 ms to
+    /// a day.
+    pub fn with_schedule_delay(mut self, delay: Duration) -> Self {
+        self.schedule_delay = within_a_day(delay);
+        self
+    }
+
+    /// How long the export of one message may take, its retries included; the export timeout of
+    /// the [`Config`](super::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a
+    /// day.
+    pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
+        self.export_timeout = within_a_day(timeout);
+        self
+    }
+}
+
+/// No time is zero, which would be a busy loop, nor one that arithmetic could not hold.
+pub(super) fn within_a_day(time: Duration) -> Duration {
+    time.clamp(Duration::from_millis(1), MAX_TIME)
+}
+
+/// Longest time that can be asked for: a day.
+pub(super) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);

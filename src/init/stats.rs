@@ -1,0 +1,205 @@
+//! What became of telemetry: counted, and said.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::settings::Signal;
+
+/// What became of the spans, the metric points or the log records of a process so far.
+///
+/// `accepted` is the sum of `exported`, `failed` and `dropped`, once nothing waits any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SignalStats {
+    /// Handed over for export.
+    pub accepted: u64,
+    /// Taken by the receiver.
+    pub exported: u64,
+    /// Sent, or tried to, and not taken.
+    pub failed: u64,
+    /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
+    /// some may have arrived.
+    pub dropped: u64,
+    /// Why an export failed the last time that one did.
+    pub last_failure: Option<Failure>,
+}
+
+/// Why an export failed. Its text is short, and says nothing of what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The name of the receiver could not be resolved.
+    Dns,
+    /// The receiver refused the connection.
+    Refused,
+    /// There was no connection, or no answer, in time.
+    Timeout,
+    /// The receiver's certificate is not trusted, or it did not trust ours, or TLS failed otherwise.
+    Tls,
+    /// The connection failed in another way.
+    Connection,
+    /// The answer had this status.
+    HttpStatus(u16),
+    /// The answer had the status of this name.
+    GrpcStatus(&'static str),
+    /// The receiver took the message, and rejected some of what was in it.
+    Rejected,
+    /// The answer is not that of an OTLP receiver.
+    NoReceiver,
+    /// One span, metric point or log record alone is larger than a message may be.
+    TooLarge,
+    /// The exporter panicked.
+    Panic,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns => f.write_str("dns"),
+            Self::Refused => f.write_str("refused"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::Tls => f.write_str("tls"),
+            Self::Connection => f.write_str("connection"),
+            Self::HttpStatus(code) => write!(f, "http status {code}"),
+            Self::GrpcStatus(name) => write!(f, "grpc status {name}"),
+            Self::Rejected => f.write_str("rejected"),
+            Self::NoReceiver => f.write_str("no otlp receiver"),
+            Self::TooLarge => f.write_str("too large"),
+            Self::Panic => f.write_str("panic"),
+        }
+    }
+}
+
+/// What became of one batch.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) exported: u64,
+    pub(super) failed: u64,
+    /// Why, and in more words, where some failed.
+    pub(super) failure: Option<(Failure, String)>,
+}
+
+impl Outcome {
+    pub(super) fn lose(&mut self, count: u64, failure: Failure, detail: String) {
+        self.failed += count;
+        self.failure = Some((failure, detail));
+    }
+}
+
+/// The counts behind [`SignalStats`].
+#[derive(Default)]
+pub(super) struct Counters {
+    accepted: AtomicU64,
+    exported: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+    last_failure: Mutex<Option<Failure>>,
+}
+
+impl Counters {
+    pub(super) fn accept(&self, count: u64) {
+        self.accepted.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> SignalStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let last_failure = self.last_failure.lock();
+        SignalStats {
+            accepted: get(&self.accepted),
+            exported: get(&self.exported),
+            failed: get(&self.failed),
+            dropped: get(&self.dropped),
+            last_failure: *last_failure.unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// What became of all when nothing will be exported any more: what still waits is dropped.
+    pub(super) fn last_stats(&self) -> SignalStats {
+        let stats = self.stats();
+        SignalStats {
+            dropped: stats.accepted.saturating_sub(stats.exported + stats.failed),
+            ..stats
+        }
+    }
+}
+
+/// Counts what becomes of batches, and says when loss begins and when it ends, each at most once a
+/// minute.
+pub(super) struct Losses {
+    signal: Signal,
+    counters: Arc<Counters>,
+    /// What was lost when this last looked.
+    lost: u64,
+    told: Option<Instant>,
+    /// Whether it was said that loss has begun, and not yet that it has ended.
+    losing: bool,
+}
+
+impl Losses {
+    const PAUSE: Duration = Duration::from_secs(60);
+
+    pub(super) fn new(signal: Signal, counters: Arc<Counters>) -> Self {
+        Self {
+            signal,
+            counters,
+            lost: 0,
+            told: None,
+            losing: false,
+        }
+    }
+
+    /// Counts what became of a batch.
+    pub(super) fn settle(&mut self, outcome: Outcome) {
+        let counters = &self.counters;
+        counters
+            .exported
+            .fetch_add(outcome.exported, Ordering::Relaxed);
+        counters.failed.fetch_add(outcome.failed, Ordering::Relaxed);
+        if let Some((failure, _)) = outcome.failure {
+            let last = counters.last_failure.lock();
+            *last.unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        }
+        if !self.look(outcome.failure) && self.losing {
+            let lost = self.lost;
+            let signal = self.signal.name();
+            tracing::info!(
+                lost,
+                "no more telemetry is lost: {signal} are exported again"
+            );
+            self.losing = false;
+        }
+    }
+
+    /// Says that more is lost than when this last looked, and returns whether it is.
+    pub(super) fn look(&mut self, failure: Option<(Failure, String)>) -> bool {
+        let stats = self.counters.stats();
+        let lost = stats.failed + stats.dropped;
+        let more_is_lost = lost > self.lost;
+        self.lost = lost;
+        let may_tell = self.told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
+        if more_is_lost && may_tell {
+            let (kind, reason) = match failure {
+                Some((failure, detail)) => (failure.to_string(), detail),
+                None => ("queue".to_owned(), "the queue was full".to_owned()),
+            };
+            let signal = self.signal.name();
+            tracing::warn!(
+                lost,
+                kind,
+                reason,
+                "telemetry is lost: not all {signal} are exported"
+            );
+            self.told = Some(Instant::now());
+            self.losing = true;
+        }
+        more_is_lost
+    }
+}

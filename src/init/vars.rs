@@ -1,0 +1,157 @@
+//! What the text of a variable says, and a warning where it cannot be used.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::error::ConfigWarning;
+use super::settings::{MAX_TIME, PemFile};
+
+/// Longest time that a variable can ask for, in milliseconds.
+const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
+
+pub(super) struct Vars<'a> {
+    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) warnings: Vec<ConfigWarning>,
+}
+
+impl Vars<'_> {
+    /// A variable that is set; one that is empty counts as not set.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name)?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    pub(super) fn warn(
+        &mut self,
+        variable: &str,
+        value: Option<&str>,
+        consequence: impl Into<String>,
+    ) {
+        self.warnings.push(ConfigWarning {
+            variable: variable.to_owned(),
+            value: value.map(|value| crate::semconv::truncate(value, 128).into_owned()),
+            consequence: consequence.into(),
+        });
+    }
+
+    pub(super) fn warn_of_unsupported(&mut self, variable: &str) {
+        if let Some(value) = self.text(variable) {
+            self.warn(variable, Some(&value), "is not supported and has no effect");
+        }
+    }
+
+    pub(super) fn flag(&mut self, name: &str, default: bool) -> bool {
+        let Some(value) = self.text(name) else {
+            return default;
+        };
+        match value.to_ascii_lowercase().as_str() {
+            "true" => true,
+            "false" => false,
+            _ => {
+                let consequence = format!("is neither true nor false; using {default}");
+                self.warn(name, Some(&value), consequence);
+                default
+            }
+        }
+    }
+
+    pub(super) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>, default: T) -> T
+    where
+        T: Copy + Display + FromStr + PartialOrd,
+    {
+        let otherwise = format!("using {default}");
+        self.number_or(name, range, &otherwise).unwrap_or(default)
+    }
+
+    /// A number, where there is one.
+    pub(super) fn number_or<T>(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<T>,
+        otherwise: &str,
+    ) -> Option<T>
+    where
+        T: Copy + Display + FromStr + PartialOrd,
+    {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                let (start, end) = (range.start(), range.end());
+                let consequence =
+                    format!("is not a whole number from {start} to {end}; {otherwise}");
+                self.warn(name, Some(&value), consequence);
+                None
+            }
+        }
+    }
+
+    pub(super) fn milliseconds(&mut self, name: &str, default: Duration) -> Duration {
+        let default = u64::try_from(default.as_millis()).unwrap_or(MAX_MILLISECONDS);
+        Duration::from_millis(self.number(name, 1..=MAX_MILLISECONDS, default))
+    }
+
+    pub(super) fn ratio(&mut self, name: &str, otherwise: &str) -> Option<f64> {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Some(ratio),
+            _ => {
+                let consequence = format!("is not a number from 0 to 1; {otherwise}");
+                self.warn(name, Some(&value), consequence);
+                None
+            }
+        }
+    }
+
+    /// A list of words; `none` for an empty one. Where nothing usable was said, `None`, for the
+    /// default to hold.
+    pub(super) fn words<T>(
+        &mut self,
+        name: &str,
+        known: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.text(name)?;
+        let mut words = Vec::new();
+        let mut none = false;
+        for word in value.split(',').map(str::trim) {
+            let lower = word.to_ascii_lowercase();
+            match parse(&lower) {
+                Some(parsed) => words.push(parsed),
+                None if lower == "none" => none = true,
+                None if lower.is_empty() => {}
+                None => {
+                    let consequence = format!("is none of {known}; it is left out");
+                    self.warn(name, Some(word), consequence);
+                }
+            }
+        }
+        (none || !words.is_empty()).then_some(words)
+    }
+
+    /// One of some words, in any case.
+    pub(super) fn word<T>(&mut self, name: &str, known: &[(&str, T)], otherwise: &str) -> Option<T>
+    where
+        T: Copy,
+    {
+        let value = self.text(name)?;
+        let found = known
+            .iter()
+            .find(|(word, _)| word.eq_ignore_ascii_case(&value));
+        if found.is_none() {
+            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+            let consequence = format!("is none of {}; {otherwise}", words.join(", "));
+            self.warn(name, Some(&value), consequence);
+        }
+        found.map(|(_, meaning)| *meaning)
+    }
+
+    pub(super) fn file(&self, name: &str) -> Option<PemFile> {
+        let path = self.text(name)?.into();
+        let origin = name.to_owned();
+        Some(PemFile { origin, path })
+    }
+}

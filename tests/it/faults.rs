@@ -1,0 +1,312 @@
+//! Receivers that misbehave in every way: requests stay fast, nothing hangs, every item is
+//! accounted for, and export goes on when the fault ends.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use bytes::Bytes;
+use prost::Message;
+use tower_telemetry::{Batch, Config, Exporter, Failure, Protocol, TelemetryGuard};
+
+use crate::export::{layer, request};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::receiver::{Fault, Receiver};
+use crate::support::{DEADLINE, eventually};
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+const TIMEOUT: Duration = Duration::from_millis(300);
+
+fn telemetry(endpoint: &str, protocol: Protocol) -> TelemetryGuard {
+    let batch = Batch::default()
+        .with_schedule_delay(Duration::from_millis(5))
+        .with_max_queue_size(64)
+        .with_max_export_batch_size(16);
+    Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(endpoint)
+        .with_protocol(protocol)
+        .with_export_timeout(TIMEOUT)
+        .with_span_batch(batch)
+        .build()
+        .expect("it is valid")
+}
+
+/// Sends requests and checks that none waits for the exporter.
+async fn requests(telemetry: &TelemetryGuard, count: usize) {
+    let layer = layer(telemetry);
+    let start = Instant::now();
+    for _ in 0..count {
+        request(layer.clone(), None).await;
+    }
+    // Far less than if each waited for as little as the timeout of an export.
+    assert!(
+        start.elapsed() < TIMEOUT * u32::try_from(count).expect("few"),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// Goes through a fault and its end.
+async fn survive(
+    case: &str,
+    telemetry: TelemetryGuard,
+    receiver: &Receiver,
+    expected: impl Fn(Option<Failure>) -> bool,
+    end: impl FnOnce(),
+) {
+    const BEFORE: usize = 40;
+    const AFTER: usize = 10;
+
+    requests(&telemetry, BEFORE).await;
+    eventually(&format!("{case}: a failure is counted"), || {
+        telemetry.stats().traces.failed > 0
+    })
+    .await;
+    telemetry.force_flush().await;
+    let stats = telemetry.stats();
+    for signal in [stats.traces, stats.metrics] {
+        assert!(expected(signal.last_failure), "{case}: {signal:?}");
+    }
+
+    end();
+    let before = telemetry.stats().traces.exported;
+    requests(&telemetry, AFTER).await;
+    eventually(&format!("{case}: it recovers"), || {
+        telemetry.stats().traces.exported >= before + AFTER as u64
+    })
+    .await;
+    let report = telemetry.shutdown().await;
+    assert!(!report.timed_out, "{case}");
+    let (received, stats) = (receiver.received(), report.stats);
+    assert_eq!(stats.traces.accepted, (BEFORE + AFTER) as u64, "{case}");
+    for (signal, received) in [
+        (stats.traces, received.spans().len()),
+        (stats.metrics, received.points()),
+    ] {
+        assert!(signal.exported > 0, "{case}");
+        assert_eq!(signal.exported, received as u64, "{case}: {signal:?}");
+        assert_eq!(
+            signal.accepted,
+            signal.exported + signal.failed + signal.dropped,
+            "{case}: {signal:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn it_survives_connections_that_go_wrong() {
+    let cases: [(Mode, fn(Failure) -> bool); 5] = [
+        (Mode::Refuse, |failure| failure == Failure::Refused),
+        (Mode::Mute, |failure| failure == Failure::Timeout),
+        (Mode::Freeze, |failure| failure == Failure::Timeout),
+        (Mode::Drip, |failure| failure == Failure::Timeout),
+        (Mode::Reset, |failure| failure == Failure::Connection),
+    ];
+    for (mode, expected) in cases {
+        for protocol in PROTOCOLS {
+            let receiver = Receiver::start();
+            let proxy = Proxy::start(receiver.address, mode);
+            let endpoint = format!("http://{}", proxy.address);
+            survive(
+                &format!("{mode:?} {protocol:?}"),
+                telemetry(&endpoint, protocol),
+                &receiver,
+                |failure| failure.is_some_and(expected),
+                || proxy.set(Mode::Pass),
+            )
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_survives_a_connection_that_freezes_while_it_is_used() {
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let proxy = Proxy::start(receiver.address, Mode::Pass);
+        let telemetry = telemetry(&format!("http://{}", proxy.address), protocol);
+        requests(&telemetry, 1).await;
+        assert!(!telemetry.force_flush().await.timed_out);
+        proxy.set(Mode::Freeze);
+        requests(&telemetry, 1).await;
+        assert!(!telemetry.force_flush().await.timed_out);
+        assert_eq!(telemetry.stats().traces.failed, 1);
+        // The old connection stays as dead as it is; a new one is made at once.
+        proxy.set(Mode::Pass);
+        requests(&telemetry, 1).await;
+        assert!(!telemetry.force_flush().await.timed_out);
+        let stats = telemetry.shutdown().await.stats;
+        assert_eq!((stats.traces.exported, stats.traces.failed), (2, 1));
+        assert_eq!(receiver.received().spans().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn it_survives_answers_that_are_wrong() {
+    let elsewhere = Receiver::start();
+    let away = format!("{}/v1/traces", elsewhere.endpoint());
+    let no_receiver = Failure::NoReceiver;
+    let cases = [
+        (Fault::Status(404, None), [Failure::HttpStatus(404); 2]),
+        (Fault::Status(500, None), [Failure::HttpStatus(500); 2]),
+        (Fault::Status(503, None), [Failure::HttpStatus(503); 2]),
+        (
+            Fault::Grpc(14, None),
+            [Failure::GrpcStatus("UNAVAILABLE"), no_receiver],
+        ),
+        (
+            Fault::Grpc(16, None),
+            [Failure::GrpcStatus("UNAUTHENTICATED"), no_receiver],
+        ),
+        (
+            Fault::Grpc(8, None),
+            [Failure::GrpcStatus("RESOURCE_EXHAUSTED"), no_receiver],
+        ),
+        (
+            Fault::Grpc(8, Some("no base64 at all".to_owned())),
+            [Failure::GrpcStatus("RESOURCE_EXHAUSTED"), no_receiver],
+        ),
+        (Fault::Html, [no_receiver; 2]),
+        (Fault::Endless, [Failure::Connection; 2]),
+        (Fault::Redirect(away), [Failure::HttpStatus(307); 2]),
+        (
+            Fault::Garbage,
+            [Failure::GrpcStatus("UNKNOWN"), no_receiver],
+        ),
+    ];
+    for (fault, expected) in cases {
+        for (protocol, expected) in PROTOCOLS.into_iter().zip(expected) {
+            // An HTTP answer without a body is one of an OTLP receiver that took everything.
+            if matches!(
+                (&fault, protocol),
+                (Fault::Grpc(..), Protocol::HttpProtobuf)
+            ) {
+                continue;
+            }
+            let receiver = Receiver::start_with(fault.clone());
+            survive(
+                &format!("{fault:?} {protocol:?}"),
+                telemetry(&receiver.endpoint(), protocol),
+                &receiver,
+                |failure| failure == Some(expected),
+                || receiver.set_fault(Fault::None),
+            )
+            .await;
+        }
+    }
+    assert!(elsewhere.arrivals().is_empty(), "no redirect is followed");
+}
+
+#[tokio::test]
+async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start_with(Fault::Partial(3));
+        let telemetry = telemetry(&receiver.endpoint(), protocol);
+        requests(&telemetry, 10).await;
+        let stats = telemetry.shutdown().await.stats;
+        let received = receiver.received();
+        // Three of each message, whatever the batches were.
+        let messages = received.traces.len() as u64;
+        assert_eq!(received.spans().len(), 10);
+        assert_eq!(stats.traces.failed, (3 * messages).min(10));
+        assert_eq!(stats.traces.exported, 10 - stats.traces.failed);
+        assert_eq!(stats.traces.last_failure, Some(Failure::Rejected));
+        assert_eq!((stats.metrics.exported, stats.metrics.failed), (1, 3));
+    }
+}
+
+/// `google.rpc.Status` with a `google.rpc.RetryInfo`.
+fn retry_info(delay: Duration) -> String {
+    #[derive(prost::Message)]
+    struct Status {
+        #[prost(int32, tag = "1")]
+        code: i32,
+        #[prost(string, tag = "2")]
+        message: String,
+        #[prost(message, repeated, tag = "3")]
+        details: Vec<Any>,
+    }
+    #[derive(prost::Message)]
+    struct Any {
+        #[prost(string, tag = "1")]
+        type_url: String,
+        #[prost(bytes = "bytes", tag = "2")]
+        value: Bytes,
+    }
+    #[derive(prost::Message)]
+    struct RetryInfo {
+        #[prost(message, optional, tag = "1")]
+        retry_delay: Option<Delay>,
+    }
+    #[derive(prost::Message)]
+    struct Delay {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+
+    let delay = Delay {
+        seconds: i64::try_from(delay.as_secs()).expect("it is short"),
+        nanos: i32::try_from(delay.subsec_nanos()).expect("it fits"),
+    };
+    let info = RetryInfo {
+        retry_delay: Some(delay),
+    };
+    let status = Status {
+        code: 8,
+        message: "slow down".to_owned(),
+        details: vec![Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+            value: info.encode_to_vec().into(),
+        }],
+    };
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.encode_to_vec())
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_quiet_gets_it_from_all_signals_and_loses_nothing() {
+    let quiet = Duration::from_secs(1);
+    for (protocol, fault) in [
+        (Protocol::HttpProtobuf, Fault::Status(429, Some("1"))),
+        (Protocol::HttpProtobuf, Fault::Status(503, Some("1"))),
+        (Protocol::Grpc, Fault::Grpc(8, Some(retry_info(quiet)))),
+        (Protocol::Grpc, Fault::Grpc(14, Some(retry_info(quiet)))),
+    ] {
+        let receiver = Receiver::start_with(fault.clone());
+        let telemetry = telemetry(&receiver.endpoint(), protocol);
+        requests(&telemetry, 10).await;
+        eventually("it is asked for", || !receiver.arrivals().is_empty()).await;
+        receiver.set_fault(Fault::None);
+        requests(&telemetry, 10).await;
+        // The quiet is longer than an export may take, and does not count as that.
+        let report = telemetry.shutdown().await;
+        assert!(!report.timed_out, "{fault:?}");
+        assert_eq!(report.lost(), 0, "{fault:?}: {report:?}");
+        assert_eq!(receiver.received().spans().len(), 20);
+        let arrivals = receiver.arrivals();
+        let pause = arrivals[1].duration_since(arrivals[0]);
+        assert!(pause >= quiet, "{fault:?}: came back after {pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_the_end_of_the_quiet() {
+    for after in ["3600", "Fri, 31 Dec 2100 23:59:59 GMT"] {
+        let receiver = Receiver::start_with(Fault::Status(429, Some(after)));
+        let telemetry = Config::from_vars(|_| None)
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(receiver.endpoint())
+            .with_shutdown_timeout(Duration::from_millis(200))
+            .build()
+            .expect("it is valid");
+        requests(&telemetry, 10).await;
+        let start = Instant::now();
+        let report = telemetry.shutdown().await;
+        assert!(start.elapsed() < DEADLINE / 2);
+        assert!(report.timed_out);
+        assert_eq!(report.stats.traces.dropped, 10);
+        // One for each signal at most, as they start together.
+        assert!(receiver.arrivals().len() <= 2, "{:?}", receiver.arrivals());
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections to a receiver that go wrong.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+/// What becomes of connections.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mode {
+    /// They are what they should be.
+    Pass,
+    /// Nobody listens. Only from the start on.
+    Refuse,
+    /// They are accepted, and that is all.
+    Mute,
+    /// Nothing more comes through, for ever.
+    Freeze,
+    /// A byte comes through now and then.
+    Drip,
+    /// They are reset when something comes.
+    Reset,
+}
+
+/// Stands between an exporter and a receiver.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    mode: watch::Sender<Mode>,
+}
+
+impl Proxy {
+    pub(crate) fn start(target: SocketAddr, mode: Mode) -> Self {
+        Self::start_tls(target, mode, None)
+    }
+
+    pub(crate) fn start_tls(target: SocketAddr, mode: Mode, tls: Option<ServerConfig>) -> Self {
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let (mode, watched) = watch::channel(mode);
+        let (sender, address) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let socket = TcpSocket::new_v4().expect("a socket");
+                let any = "127.0.0.1:0".parse().expect("it is an address");
+                socket.bind(any).expect("loopback has free ports");
+                let bound = socket.local_addr().expect("it is bound");
+                sender.send(bound).expect("somebody waits for it");
+                let mut listens = watched.clone();
+                let listens = listens.wait_for(|mode| *mode != Mode::Refuse);
+                if listens.await.is_err() {
+                    return;
+                }
+                let listener = socket.listen(128).expect("it is bound");
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(serve(client, target, watched.clone(), tls.clone()));
+                }
+            });
+        });
+        Self {
+            address: address.recv().expect("it starts"),
+            mode,
+        }
+    }
+
+    /// From now on, for the connections that are there too.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+async fn serve(
+    client: TcpStream,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    tls: Option<TlsAcceptor>,
+) {
+    let now = *mode.borrow_and_update();
+    match now {
+        Mode::Mute => {
+            let _open = client;
+            return pending().await;
+        }
+        Mode::Reset => {
+            let mut client = client;
+            let _ = client.read(&mut [0]).await;
+            let _ = client.set_zero_linger();
+            return;
+        }
+        _ => {}
+    }
+    let Ok(server) = TcpStream::connect(target).await else {
+        return;
+    };
+    let (from_server, to_server) = server.into_split();
+    match tls {
+        None => {
+            let (from_client, to_client) = client.into_split();
+            tokio::spawn(pump(from_server, to_client, mode.clone()));
+            pump(from_client, to_server, mode).await;
+        }
+        Some(tls) => {
+            let Ok(client) = tls.accept(client).await else {
+                return;
+            };
+            let (from_client, to_client) = tokio::io::split(client);
+            tokio::spawn(pump(from_server, to_client, mode.clone()));
+            pump(from_client, to_server, mode).await;
+        }
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mode: watch::Receiver<Mode>,
+) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let now = *mode.borrow();
+        let sent = match now {
+            Mode::Freeze | Mode::Mute => pending().await,
+            Mode::Reset => return,
+            Mode::Drip => {
+                for byte in &buffer[..count] {
+                    if to.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok(())
+            }
+            Mode::Pass | Mode::Refuse => to.write_all(&buffer[..count]).await,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
