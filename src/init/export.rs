@@ -28,11 +28,11 @@ pub(super) struct Export {
     /// Whether the sampler is one that reads no attributes.
     pub(super) built_in_sampler: bool,
     pub(super) counters: PerSignal<Arc<Counters>>,
-    pub(super) workers: Vec<Worker>,
 }
 
 impl Export {
-    pub(super) fn new(config: &mut Config) -> Result<Self, InitError> {
+    /// The providers, and the workers that they need to have running.
+    pub(super) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
         let sampler = config
             .sampler
             .take()
@@ -49,15 +49,15 @@ impl Export {
         let meter_provider = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = super::logs::provider(&mut building)?;
-        Ok(Self {
+        let export = Self {
             tracer_provider,
             meter_provider,
             #[cfg(feature = "logs")]
             logger_provider,
             built_in_sampler,
             counters: building.counters,
-            workers: building.workers,
-        })
+        };
+        Ok((export, building.workers))
     }
 }
 

@@ -134,8 +134,7 @@ impl Config {
                 propagators: self.propagators,
             });
         }
-        let mut export = Export::new(&mut self)?;
-        let workers = std::mem::take(&mut export.workers);
+        let (export, workers) = Export::new(&mut self)?;
         let thread = ExportThread::start(workers).map_err(InitError::Thread)?;
         Ok(TelemetryGuard {
             running: Some(Running {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ::http::header::{HOST, HeaderName, USER_AGENT};
 use ::http::request::Parts;
 use ::http::uri::Authority;
-use ::http::{Extensions, HeaderMap, StatusCode, Version};
+use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
@@ -163,12 +163,22 @@ pub(crate) fn request_attributes(
     if let Some(version) = protocol_version(request.version) {
         add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
     }
-    if let Some(agent) = request.headers.get(USER_AGENT)
-        && let Ok(agent) = agent.to_str()
-    {
+    let agent = request.headers.get(USER_AGENT);
+    if let Some(agent) = agent.and_then(|agent| start_of(agent, MAX_USER_AGENT)) {
         let agent = truncate(agent, MAX_USER_AGENT).into_owned();
         add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
     }
+}
+
+/// A header's text as far as it is needed: one byte more than `limit`, which tells that it is cut.
+fn start_of(value: &HeaderValue, limit: usize) -> Option<&str> {
+    let bytes = value.as_bytes();
+    let start = &bytes[..bytes.len().min(limit + 1)];
+    let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+    start
+        .iter()
+        .all(is_text)
+        .then(|| str::from_utf8(start).ok())?
 }
 
 /// What is still known of a request that claimed to be a gRPC call, when its answer shows that it

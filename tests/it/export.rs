@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use tower_telemetry::{Batch, Config, Exporter, Protocol, Sampler, TelemetryGuard
 use crate::support::receiver::{Receiver, attributes_of};
 use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, attributes, eventually};
 
-fn config(variables: &[(&str, &str)]) -> Config {
+pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
     let variables: HashMap<_, _> = variables.iter().copied().collect();
     Config::from_vars(|name| variables.get(name).map(|value| (*value).to_owned()))
 }
@@ -227,148 +226,6 @@ async fn a_flush_sends_what_waits_and_goes_on() {
         assert!(!report.timed_out);
         assert_eq!(receiver.received().spans().len(), count);
         assert_eq!(telemetry.stats().traces.exported, count as u64);
-    }
-}
-
-#[test]
-fn export_works_in_every_kind_of_runtime_and_outside() {
-    type Run = fn(Receiver);
-    fn scenario(receiver: &Receiver) -> impl Future<Output = TelemetryGuard> + use<> {
-        let endpoint = receiver.endpoint();
-        async move {
-            let telemetry = config(&[("ENVIRONMENT", "staging")])
-                .with_endpoint(endpoint)
-                .with_protocol(Protocol::Grpc)
-                .build()
-                .expect("it is valid");
-            request(layer(&telemetry), None).await;
-            telemetry
-        }
-    }
-    fn block_on<F: Future>(future: F) -> F::Output {
-        // An executor that is not tokio's.
-        let mut future = std::pin::pin!(future);
-        let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
-        loop {
-            let mut cx = std::task::Context::from_waker(&waker);
-            if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                return output;
-            }
-            std::thread::park();
-        }
-    }
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let cases: [(&str, Run); 6] = [
-        ("current thread", |receiver| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.expect("a runtime").block_on(async {
-                scenario(&receiver).await.shutdown().await;
-            });
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-        ("one worker, in a task", |receiver| {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .build();
-            runtime.expect("a runtime").block_on(async {
-                let task = scenario(&receiver);
-                let task = tokio::spawn(async { task.await.shutdown().await });
-                task.await.expect("it does not panic");
-            });
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-        ("no runtime", |receiver| {
-            block_on(async { scenario(&receiver).await.shutdown().await });
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-        ("dropped in async code on one thread", |receiver| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.expect("a runtime").block_on(async {
-                drop(scenario(&receiver).await);
-            });
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-        ("dropped outside of a runtime", |receiver| {
-            drop(block_on(scenario(&receiver)));
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-        ("the runtime is gone", |receiver| {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.expect("a runtime");
-            let telemetry = runtime.block_on(scenario(&receiver));
-            drop(runtime);
-            block_on(telemetry.shutdown());
-            assert_eq!(receiver.received().spans().len(), 1);
-        }),
-    ];
-    for (case, run) in cases {
-        let start = Instant::now();
-        run(Receiver::start());
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{case} ran into its timeout"
-        );
-    }
-}
-
-/// A place where nobody listens.
-fn refusing() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    format!("http://{}", listener.local_addr().expect("it is bound"))
-}
-
-/// A place where connections are accepted and nothing is ever said.
-fn mute() -> (String, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    (
-        format!("http://{}", listener.local_addr().expect("it is bound")),
-        listener,
-    )
-}
-
-#[tokio::test]
-async fn a_collector_that_is_down_costs_nothing_but_what_is_counted() {
-    let (mute, _listener) = mute();
-    for (case, endpoint) in [("refusing", refusing()), ("mute", mute)] {
-        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
-            let batch = Batch::default()
-                .with_schedule_delay(Duration::from_millis(1))
-                .with_max_queue_size(64)
-                .with_max_export_batch_size(16);
-            let telemetry = config(&[("ENVIRONMENT", "staging")])
-                .with_endpoint(&endpoint)
-                .with_protocol(protocol)
-                .with_span_batch(batch)
-                .with_shutdown_timeout(Duration::from_secs(1))
-                .build()
-                .expect("it is valid");
-            let layer = layer(&telemetry);
-            let start = Instant::now();
-            for _ in 0..1000 {
-                request(layer.clone(), None).await;
-            }
-            // If each waited for the collector, for as little as 100 ms, this would take longer.
-            assert!(start.elapsed() < DEADLINE, "{case}: requests waited");
-
-            let start = Instant::now();
-            let report = telemetry.shutdown().await;
-            assert!(start.elapsed() < DEADLINE / 2, "{case}: shutdown waited");
-            let traces = report.stats.traces;
-            assert_eq!(traces.exported, 0, "{case}");
-            assert_eq!(traces.accepted, 1000, "{case}");
-            assert_eq!(traces.failed + traces.dropped, 1000, "{case}: {traces:?}");
-        }
     }
 }
 

@@ -26,5 +26,11 @@ mod functions;
 mod grpc;
 #[cfg(feature = "axum")]
 mod http;
+#[cfg(feature = "init")]
+mod lifecycle;
 mod options;
 mod propagation;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "init")]
+mod variables;

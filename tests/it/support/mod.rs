@@ -318,6 +318,26 @@ pub(crate) async fn within_deadline<F: Future>(what: &str, future: F) -> F::Outp
     }
 }
 
+/// An executor that is not tokio's.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let mut future = std::pin::pin!(future);
+    let waker = std::task::Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        let mut cx = std::task::Context::from_waker(&waker);
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
 /// The names of spans as a tree: each with those below it.
 pub(crate) fn tree(spans: &[SpanData]) -> Vec<String> {
     fn below(parent: SpanId, depth: usize, spans: &[SpanData], lines: &mut Vec<String>) {

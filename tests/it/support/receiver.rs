@@ -232,6 +232,8 @@ fn app(service: &Service) -> Router {
         .route("/v1/traces", post(self::traces))
         .route("/v1/metrics", post(self::metrics))
         .route("/v1/logs", post(self::logs))
+        // As much as receivers of gRPC take.
+        .layer(axum::extract::DefaultBodyLimit::max(4 * 1024 * 1024))
         .with_state(service.clone());
     grpc.into_axum_router()
         .merge(http)

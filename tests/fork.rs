@@ -1,0 +1,50 @@
+//! A process that is forked after `init`: telemetry goes on in the parent, and holds up no child.
+//!
+//! It has no test harness, whose threads could hold locks when it forks.
+
+#[cfg(not(all(feature = "init", unix)))]
+fn main() {}
+
+#[cfg(all(feature = "init", unix))]
+fn main() {
+    use std::time::{Duration, Instant};
+
+    use fork::{Fork, fork, waitpid};
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use tower_telemetry::{Config, Exporter};
+
+    let telemetry = Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint("http://127.0.0.1:9")
+        .with_shutdown_timeout(Duration::from_secs(10))
+        .with_export_timeout(Duration::from_millis(100))
+        .build()
+        .expect("it is valid");
+    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    drop(provider.tracer("test").start("before"));
+
+    let shutdown = move || {
+        let start = Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let report = runtime.expect("a runtime").block_on(telemetry.shutdown());
+        (report, start.elapsed())
+    };
+    match fork().expect("a process") {
+        Fork::Child => {
+            drop(provider.tracer("test").start("in the child"));
+            let (report, took) = shutdown();
+            let is_left_alone = report.timed_out && report.stats.traces.dropped == 2;
+            let is_quick = took < Duration::from_secs(1);
+            std::process::exit(if is_left_alone && is_quick { 7 } else { 1 });
+        }
+        Fork::Parent(child) => {
+            let status = waitpid(child).expect("it is ours");
+            assert_eq!(status >> 8 & 0xff, 7, "the child did not end well");
+            let (report, _) = shutdown();
+            assert!(!report.timed_out, "{report:?}");
+            let traces = report.stats.traces;
+            assert_eq!((traces.accepted, traces.failed), (1, 1), "{report:?}");
+        }
+    }
+    println!("a forked child is left alone, and its parent goes on: ok");
+}

@@ -1,0 +1,88 @@
+//! Memory while the collector is down, which is why this is a process of its own.
+
+#![cfg(feature = "init")]
+
+use std::alloc::System;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use cap::Cap;
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::Empty;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_telemetry::{Config, TelemetryLayer, add_span_event, attributes};
+
+#[global_allocator]
+static HEAP: Cap<System> = Cap::new(System, usize::MAX);
+
+const MIB: usize = 1024 * 1024;
+
+/// Spans: 500,000 in release, where a request costs little.
+const REQUESTS: usize = if cfg!(debug_assertions) {
+    10_000
+} else {
+    500_000
+};
+
+#[tokio::test]
+async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_is_down() {
+    let telemetry = Config::from_vars(|name| match name {
+        "ENVIRONMENT" => Some("staging".to_owned()),
+        // Nobody listens there.
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://127.0.0.1:9".to_owned()),
+        _ => None,
+    });
+    let telemetry = telemetry.build().expect("it is valid");
+    let layer = TelemetryLayer::new()
+        .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
+        .with_meter_provider(telemetry.meter_provider().expect("it is on").clone());
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        add_span_event("event", attributes! { "key" => "value" });
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+
+    let value = |text: String| HeaderValue::from_maybe_shared(Bytes::from(text));
+    let value = |text| value(text).expect("it is a value");
+    let agent = value("a".repeat(400 * 1024));
+    let tracestate: Vec<_> = (0..32)
+        .map(|n| format!("key{n}={}", "v".repeat(250)))
+        .collect();
+    let tracestate = value(tracestate.join(","));
+    let baggage = value(format!("key={}", "v".repeat(8000)));
+    let path = "p/".repeat(4 * 1024);
+
+    let before = HEAP.allocated();
+    let mut peaks = [0; 2];
+    for n in 0..REQUESTS {
+        let method = format!("M{n}");
+        let mut request = Request::new(());
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).expect("it is a method");
+        *request.uri_mut() = format!("/{path}{n}?query={n}").parse().expect("a path");
+        let headers = request.headers_mut();
+        headers.insert("user-agent", agent.clone());
+        headers.insert("tracestate", tracestate.clone());
+        headers.insert("baggage", baggage.clone());
+        headers.insert("host", value(format!("host{n}")));
+        headers.insert(
+            "traceparent",
+            value(format!("00-{:032x}-{:016x}-01", n + 1, n + 1)),
+        );
+        let response = service.clone().oneshot(request).await;
+        drop(response.expect("it cannot fail"));
+        if n % 100 == 0 {
+            let peak = &mut peaks[usize::from(n >= REQUESTS / 2)];
+            *peak = HEAP.allocated().saturating_sub(before).max(*peak);
+        }
+    }
+    let [first, second] = peaks;
+    println!(
+        "{REQUESTS} requests: {} KiB in the first half, {} KiB in the second",
+        first / 1024,
+        second / 1024
+    );
+    assert!(first < 40 * MIB, "{first}");
+    assert!(second <= first + MIB, "{first} and then {second}");
+    let stats = telemetry.stats().traces;
+    assert_eq!(stats.accepted, REQUESTS as u64);
+    assert!(stats.failed + stats.dropped > stats.accepted - 3000);
+}

@@ -1,0 +1,214 @@
+//! Shutdown, flush and drop: on every runtime and on none, whatever the receiver does, within one
+//! deadline.
+
+use std::time::{Duration, Instant};
+
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::{Builder, Runtime};
+use tower_telemetry::{Config, Exporter, Protocol, Report, TelemetryGuard};
+
+use crate::export::{layer, request};
+use crate::support::block_on;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::receiver::Receiver;
+
+const TIMEOUT: Duration = Duration::from_millis(400);
+const TOLERANCE: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Shutdown,
+    Flush,
+    Drop,
+}
+
+const ENDS: [End; 3] = [End::Shutdown, End::Flush, End::Drop];
+
+/// Records a request and ends telemetry, and tells how long the end took and what it reported.
+async fn scenario(endpoint: String, protocol: Protocol, end: End) -> (Duration, Option<Report>) {
+    let telemetry = recorded(endpoint, protocol).await;
+    finish(telemetry, end).await
+}
+
+async fn recorded(endpoint: String, protocol: Protocol) -> TelemetryGuard {
+    let telemetry = Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(endpoint)
+        .with_protocol(protocol)
+        .with_shutdown_timeout(TIMEOUT)
+        .build()
+        .expect("it is valid");
+    request(layer(&telemetry), None).await;
+    telemetry
+}
+
+async fn finish(telemetry: TelemetryGuard, end: End) -> (Duration, Option<Report>) {
+    let start = Instant::now();
+    match end {
+        End::Shutdown => {
+            let report = telemetry.shutdown().await;
+            (start.elapsed(), Some(report))
+        }
+        End::Flush => {
+            let report = telemetry.force_flush().await;
+            (start.elapsed(), Some(report))
+        }
+        End::Drop => {
+            drop(telemetry);
+            (start.elapsed(), None)
+        }
+    }
+}
+
+fn current_thread() -> Runtime {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
+}
+
+fn workers(count: usize) -> Runtime {
+    let runtime = Builder::new_multi_thread().worker_threads(count).build();
+    runtime.expect("a runtime")
+}
+
+type Run = fn(String, Protocol, End) -> (Duration, Option<Report>);
+
+const PLACES: [(&str, Run); 7] = [
+    ("current thread", |endpoint, protocol, end| {
+        current_thread().block_on(scenario(endpoint, protocol, end))
+    }),
+    ("one worker", |endpoint, protocol, end| {
+        let task = scenario(endpoint, protocol, end);
+        let runtime = workers(1);
+        let task = runtime.spawn(task);
+        runtime.block_on(task).expect("it does not panic")
+    }),
+    ("four workers", |endpoint, protocol, end| {
+        workers(4).block_on(scenario(endpoint, protocol, end))
+    }),
+    (
+        "a spawned task of four workers",
+        |endpoint, protocol, end| {
+            let runtime = workers(4);
+            let task = runtime.spawn(scenario(endpoint, protocol, end));
+            runtime.block_on(task).expect("it does not panic")
+        },
+    ),
+    ("spawn_blocking", |endpoint, protocol, end| {
+        let runtime = workers(1);
+        let task = runtime.spawn_blocking(move || block_on(scenario(endpoint, protocol, end)));
+        runtime.block_on(task).expect("it does not panic")
+    }),
+    ("no runtime", |endpoint, protocol, end| {
+        block_on(scenario(endpoint, protocol, end))
+    }),
+    ("the runtime is gone", |endpoint, protocol, end| {
+        let runtime = workers(1);
+        let telemetry = runtime.block_on(recorded(endpoint, protocol));
+        drop(runtime);
+        block_on(finish(telemetry, end))
+    }),
+];
+
+/// Runs everything everywhere, and returns what was reported.
+fn everywhere(mut endpoint: impl FnMut() -> String, mut check: impl FnMut(&str, Option<Report>)) {
+    for (place, run) in PLACES {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            for end in ENDS {
+                let case = format!("{end:?} over {protocol:?} in {place}");
+                // Another process may well hold up this one; what hangs, hangs each time.
+                let mut late = Vec::new();
+                while late.len() < 3 {
+                    let (took, report) = run(endpoint(), protocol, end);
+                    check(&case, report);
+                    if took <= TIMEOUT + TOLERANCE {
+                        break;
+                    }
+                    late.push(took);
+                }
+                assert!(late.len() < 3, "{case} took {late:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_healthy_receiver_gets_everything() {
+    let receiver = Receiver::start();
+    let mut sent = 0;
+    everywhere(
+        || receiver.endpoint(),
+        |case, report| {
+            sent += 1;
+            if let Some(report) = report {
+                assert!(!report.timed_out, "{case}");
+                assert_eq!(report.lost(), 0, "{case}");
+            }
+            let received = receiver.received();
+            assert_eq!(received.spans().len(), sent, "{case}");
+            assert!(received.points() >= 4 * sent, "{case}");
+        },
+    );
+}
+
+#[test]
+fn a_receiver_that_refuses_holds_nothing_up() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+    everywhere(|| format!("http://{}", proxy.address), lost);
+}
+
+#[test]
+fn a_receiver_that_is_mute_holds_nothing_up() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    everywhere(|| format!("http://{}", proxy.address), lost);
+}
+
+fn lost(case: &str, report: Option<Report>) {
+    let Some(report) = report else {
+        return;
+    };
+    let traces = report.stats.traces;
+    assert_eq!((traces.accepted, traces.exported), (1, 0), "{case}");
+    assert!(
+        report.timed_out || traces.failed + traces.dropped == 1,
+        "{case}: {report:?}"
+    );
+}
+
+#[test]
+fn a_guard_can_be_shared_by_threads() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<TelemetryGuard>();
+}
+
+#[tokio::test]
+async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
+    let receiver = Receiver::start();
+    let telemetry = Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .build()
+        .expect("it is valid");
+    let provider = SdkTracerProvider::clone(telemetry.tracer_provider().expect("it is on"));
+    let recorder = std::thread::spawn(move || {
+        use opentelemetry::trace::{Tracer, TracerProvider};
+
+        let tracer = provider.tracer("test");
+        for _ in 0..10_000 {
+            drop(tracer.start("span"));
+        }
+    });
+    let stats = telemetry.shutdown().await.stats.traces;
+    recorder.join().expect("it does not panic");
+    assert_eq!(stats.accepted, stats.exported + stats.dropped);
+    assert_eq!(receiver.received().spans().len() as u64, stats.exported);
+}
+
+#[tokio::test]
+async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc).await;
+    let start = Instant::now();
+    let shutdown = tokio::time::timeout(Duration::from_millis(10), telemetry.shutdown());
+    assert!(shutdown.await.is_err());
+    assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
+}

@@ -1,0 +1,257 @@
+//! Export to receivers that speak TLS, and to such as should not be spoken to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tower_telemetry::{Config, Exporter, Failure, InitError, Protocol, SignalStats};
+
+use crate::export::{layer, request};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::receiver::Receiver;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+
+/// A certificate authority and what it has signed.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).expect("there are no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("there is randomness");
+        Self(CertifiedIssuer::self_signed(params, key).expect("it is valid"))
+    }
+
+    /// A certificate and its key.
+    fn sign(&self, name: &str, has_expired: bool) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
+        if has_expired {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        }
+        let key = KeyPair::generate().expect("there is randomness");
+        let certificate = params.signed_by(&key, &self.0).expect("it is valid");
+        (certificate, key)
+    }
+
+    /// How a server with such a certificate speaks TLS.
+    fn server(&self, name: &str, has_expired: bool, wants_client: bool) -> ServerConfig {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("they are supported");
+        let builder = if wants_client {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.0.der().clone()).expect("it is valid");
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("it is valid"))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let (certificate, key) = self.sign(name, has_expired);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let mut config = builder
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("they belong together");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
+    }
+
+    fn file(&self) -> PathBuf {
+        file(&self.0.pem())
+    }
+}
+
+/// A file of its own with this in it.
+fn file(text: &str) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{count}.pem", std::process::id());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).expect("it can be written");
+    path
+}
+
+fn config(proxy: &Proxy, protocol: Protocol) -> Config {
+    Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(format!("https://localhost:{}", proxy.address.port()))
+        .with_protocol(protocol)
+        .with_export_timeout(Duration::from_millis(500))
+}
+
+/// Sends one request's telemetry, and returns what became of its span.
+async fn export(config: Config) -> SignalStats {
+    let telemetry = config.build().expect("it is valid");
+    request(layer(&telemetry), None).await;
+    telemetry.shutdown().await.stats.traces
+}
+
+#[tokio::test]
+async fn a_receiver_is_trusted_by_the_certificate_that_is_named() {
+    let authority = Authority::new();
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let tls = authority.server("localhost", false, false);
+        let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+        let config = config(&proxy, protocol).with_ca_certificate(authority.file());
+        let stats = export(config).await;
+        assert_eq!(stats.exported, 1, "{protocol:?} {stats:?}");
+        assert_eq!(receiver.received().spans().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    for protocol in PROTOCOLS {
+        for (case, tls) in [
+            ("another authority", other.server("localhost", false, false)),
+            (
+                "another name",
+                trusted.server("elsewhere.example", false, false),
+            ),
+            ("expired", trusted.server("localhost", true, false)),
+        ] {
+            let receiver = Receiver::start();
+            let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+            let config = config(&proxy, protocol).with_ca_certificate(trusted.file());
+            let stats = export(config).await;
+            assert_eq!((stats.exported, stats.failed), (0, 1), "{case}");
+            assert_eq!(stats.last_failure, Some(Failure::Tls), "{case}");
+            assert!(receiver.arrivals().is_empty(), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_wants_to_know_its_clients_gets_the_certificate() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("client.example", false);
+    let (certificate, key) = (file(&certificate.pem()), file(&key.serialize_pem()));
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let tls = authority.server("localhost", false, true);
+        let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+        let config = || config(&proxy, protocol).with_ca_certificate(authority.file());
+        let stats = export(config().with_client_certificate(&certificate, &key)).await;
+        assert_eq!(stats.exported, 1, "{protocol:?} {stats:?}");
+        let stats = export(config()).await;
+        assert_eq!(stats.exported, 0, "a stranger, over {protocol:?}");
+        assert_eq!(receiver.received().spans().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_variables_of_one_signal_hold_for_it_alone() {
+    let authority = Authority::new();
+    let receiver = Receiver::start();
+    let tls = authority.server("localhost", false, true);
+    let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+    let (certificate, key) = authority.sign("client.example", false);
+    let endpoint = format!("https://localhost:{}", proxy.address.port());
+    let path = |path: PathBuf| path.into_os_string().into_string().expect("it is text");
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_METRICS_EXPORTER", "none".to_owned()),
+        ("OTEL_LOGS_EXPORTER", "none".to_owned()),
+        ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
+        // Not trusted: the next one holds.
+        (
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            path(Authority::new().file()),
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+            path(authority.file()),
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+            path(file(&certificate.pem())),
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+            path(file(&key.serialize_pem())),
+        ),
+    ];
+    let config = Config::from_vars(|name| {
+        let found = variables.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    });
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    assert_eq!(export(config).await.exported, 1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
+    let receiver = Receiver::start();
+    let authority = Authority::new();
+    for protocol in PROTOCOLS {
+        let tls = authority.server("localhost", false, false);
+        let proxy = Proxy::start_tls(receiver.address, Mode::Mute, Some(tls));
+        let config = config(&proxy, protocol).with_ca_certificate(authority.file());
+        let telemetry = config.build().expect("it is valid");
+        request(layer(&telemetry), None).await;
+        assert!(!telemetry.force_flush().await.timed_out);
+        let stats = telemetry.stats().traces;
+        assert_eq!(
+            (stats.failed, stats.last_failure),
+            (1, Some(Failure::Timeout))
+        );
+        proxy.set(Mode::Pass);
+        request(layer(&telemetry), None).await;
+        let stats = telemetry.shutdown().await.stats.traces;
+        assert_eq!(stats.exported, 1, "it recovers over {protocol:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let authority = Authority::new();
+    let empty = file("");
+    let (certificate, key) = authority.sign("client.example", false);
+    let (certificate, key) = (file(&certificate.pem()), file(&key.serialize_pem()));
+    let config = || Config::from_vars(|_| None).with_endpoint("https://localhost:4318");
+    let config = || config().with_exporters([Exporter::Otlp]);
+    for (config, expected) in [
+        (
+            config().with_ca_certificate("/no/such/file"),
+            "Config::with_ca_certificate=\"/no/such/file\" cannot be used: ",
+        ),
+        (
+            config().with_ca_certificate(&empty),
+            "cannot be used: there is no certificate in it",
+        ),
+        (
+            config().with_client_certificate(&certificate, &empty),
+            "Config::with_client_certificate=",
+        ),
+        (
+            config().with_client_certificate(&key, &key),
+            "cannot be used: there is no certificate in it",
+        ),
+    ] {
+        let error = config.build().expect_err("it cannot work");
+        assert!(matches!(error, InitError::Certificate { .. }));
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("BEGIN"), "{text}");
+    }
+    let name = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
+    let config = Config::from_vars(|variable| match variable {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("https://localhost:4318".to_owned()),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY" => key.to_str().map(str::to_owned),
+        _ => None,
+    });
+    let error = config.build().expect_err("it cannot work").to_string();
+    assert!(error.starts_with(name), "{error}");
+    assert!(error.ends_with("are needed together"), "{error}");
+}
