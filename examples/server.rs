@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_telemetry::{
-    TelemetryLayer, add_span_attributes, add_span_event, async_with_tracer, attributes,
+    Config, TelemetryLayer, add_span_attributes, add_span_event, async_with_tracer, attributes,
     increment_counter, record_histogram_value, set_span_error, with_tracer,
 };
 
@@ -37,7 +37,9 @@ GET /healthz           nothing but 200
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let telemetry = tower_telemetry::init()?;
+    let telemetry = Config::from_env()
+        .with_service_version(env!("CARGO_PKG_VERSION"))
+        .init()?;
 
     let app = Router::new()
         .route("/", get(async || INDEX))

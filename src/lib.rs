@@ -54,6 +54,7 @@
 //! | `init` | yes | [`init`] and [`Config`]: providers and export |
 //! | `logs` | yes | log lines with `trace_id` and `span_id`; with `init`, log records over OTLP |
 //! | `tls` | yes | export to `https` endpoints |
+//! | `http-json` | | the protocol `http/json` for export |
 //!
 //! Features only add. A library needs none of them: without, there are the layer and the
 //! functions, which record with the providers that the application has set up.

@@ -1,5 +1,6 @@
 //! Limits on log records, and on the length of values, which the SDK does not know.
 
+#[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -29,6 +30,7 @@ impl Limits {
     }
 
     /// Cuts the attributes of log records, and their values. The body is no attribute.
+    #[cfg(feature = "logs")]
     pub(super) fn cut_logs(&self, request: &mut ExportLogsServiceRequest) {
         let count = usize::try_from(self.log_attributes).unwrap_or(usize::MAX);
         let scopes = request

@@ -3,6 +3,7 @@
 use std::mem;
 
 use bytes::Bytes;
+#[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
@@ -12,6 +13,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+#[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{
     Metric, ResourceMetrics, ScopeMetrics, metric::Data,
@@ -136,7 +138,9 @@ macro_rules! request {
     };
 }
 
-item!(LogRecord, Span);
+item!(Span);
+#[cfg(feature = "logs")]
+item!(LogRecord);
 
 container! {
     ExportTraceServiceRequest, resource_spans;
@@ -145,6 +149,10 @@ container! {
     ExportMetricsServiceRequest, resource_metrics;
     ResourceMetrics, scope_metrics;
     ScopeMetrics, metrics;
+}
+
+#[cfg(feature = "logs")]
+container! {
     ExportLogsServiceRequest, resource_logs;
     ResourceLogs, scope_logs;
     ScopeLogs, log_records;
@@ -153,6 +161,10 @@ container! {
 request! {
     ExportTraceServiceRequest, ExportTraceServiceResponse, rejected_spans;
     ExportMetricsServiceRequest, ExportMetricsServiceResponse, rejected_data_points;
+}
+
+#[cfg(feature = "logs")]
+request! {
     ExportLogsServiceRequest, ExportLogsServiceResponse, rejected_log_records;
 }
 

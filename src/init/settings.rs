@@ -262,6 +262,10 @@ pub enum Compression {
 
 /// What is left out of spans and log records.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "logs"),
+    expect(dead_code, reason = "some are for log records")
+)]
 pub(super) struct Limits {
     pub(super) span_attributes: u32,
     pub(super) span_events: u32,

@@ -203,3 +203,81 @@ impl Losses {
         more_is_lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Log lines of a test.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        /// The levels of the lines since this was last asked.
+        fn levels(&self) -> Vec<String> {
+            let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
+            let text = String::from_utf8(bytes).expect("it is text");
+            let levels = text
+                .lines()
+                .filter_map(|line| line.split_whitespace().next());
+            levels.map(str::to_owned).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn loss_is_told_when_it_begins_and_when_it_ends_and_at_most_once_a_minute() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _subscriber = tracing::subscriber::set_default(subscriber);
+        let counters = Arc::new(Counters::default());
+        let mut losses = Losses::new(Signal::Traces, counters.clone());
+        let good = || Outcome {
+            exported: 1,
+            ..Outcome::default()
+        };
+        let bad = || {
+            let mut outcome = Outcome::default();
+            outcome.lose(1, Failure::Refused, "refused".to_owned());
+            outcome
+        };
+        losses.settle(good());
+        assert!(lines.levels().is_empty(), "nothing is lost");
+        losses.settle(bad());
+        assert_eq!(lines.levels(), ["WARN"]);
+        losses.settle(bad());
+        counters.drop_one();
+        losses.look(None);
+        assert!(lines.levels().is_empty(), "it is known");
+        losses.settle(good());
+        assert_eq!(lines.levels(), ["INFO"]);
+        losses.settle(good());
+        losses.settle(bad());
+        losses.settle(good());
+        assert!(lines.levels().is_empty(), "it is too soon");
+        tokio::time::advance(Losses::PAUSE).await;
+        counters.drop_one();
+        losses.look(None);
+        assert_eq!(lines.levels(), ["WARN"], "the queue is full while it waits");
+        losses.settle(good());
+        assert_eq!(lines.levels(), ["INFO"]);
+        let stats = counters.stats();
+        assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 2));
+    }
+}

@@ -31,7 +31,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_TRACES_SAMPLER", "sometimes")],
-            "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using ParentBasedAlwaysOn",
+            "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using parentbased_always_on",
         ),
         (
             &[
@@ -39,7 +39,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
                 ("ENVIRONMENT", "production"),
             ],
             "OTEL_TRACES_SAMPLER=\"sometimes\" is not a known sampler; using \
-             ParentBasedTraceIdRatio(0.1)",
+             parentbased_traceidratio(0.1)",
         ),
         (
             &[
@@ -77,10 +77,17 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
             &[("OTEL_TRACES_EXPORTER", "prometheus")],
             "OTEL_TRACES_EXPORTER=\"prometheus\" is none of otlp, console and none; it is left out",
         ),
+        #[cfg(not(feature = "http-json"))]
         (
             &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
-            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http/json\" is neither grpc nor http/protobuf; the \
-             protocol is taken from the endpoint",
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http/json\" needs the feature `http-json`; using \
+             http/protobuf",
+        ),
+        #[cfg(not(feature = "http-json"))]
+        (
+            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http")],
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http\" is none of grpc, http/protobuf; the protocol is \
+             taken from the endpoint",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")],
@@ -109,8 +116,53 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
              is left out",
         ),
         (
-            &[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip")],
-            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"gzip\" is not supported and has no effect",
+            &[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zstd")],
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"zstd\" is none of gzip, none; messages are \
+             not compressed",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_INSECURE", "1")],
+            "OTEL_EXPORTER_OTLP_INSECURE=\"1\" is neither true nor false; using false",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "low")],
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=\"low\" is none of cumulative, \
+             delta, lowmemory; using cumulative",
+        ),
+        (
+            &[(
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                "exponential",
+            )],
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=\"exponential\" is none of \
+             explicit_bucket_histogram, base2_exponential_bucket_histogram; using \
+             explicit_bucket_histogram",
+        ),
+        (
+            &[("OTEL_SPAN_EVENT_COUNT_LIMIT", "many")],
+            "OTEL_SPAN_EVENT_COUNT_LIMIT=\"many\" is not a whole number from 0 to 65536; using 128",
+        ),
+        (
+            &[("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-1")],
+            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT=\"-1\" is not a whole number from 0 to 1073741824; \
+             values are not cut",
+        ),
+        (
+            &[("OTEL_BSP_EXPORT_TIMEOUT", "0")],
+            "OTEL_BSP_EXPORT_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; using 30000",
+        ),
+        (
+            &[("OTEL_METRIC_EXPORT_TIMEOUT", "x")],
+            "OTEL_METRIC_EXPORT_TIMEOUT=\"x\" is not a whole number from 1 to 86400000; using 30000",
+        ),
+        (
+            &[("OTEL_LOG_LEVEL", "loud")],
+            "OTEL_LOG_LEVEL=\"loud\" is none of trace, debug, info, warn, error, off, none; using \
+             warn",
+        ),
+        (
+            &[("OTEL_METRICS_EXEMPLAR_FILTER", "always_on")],
+            "OTEL_METRICS_EXEMPLAR_FILTER=\"always_on\" is not supported and has no effect",
         ),
     ] {
         assert_eq!(warnings(variables), [expected]);

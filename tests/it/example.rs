@@ -314,3 +314,133 @@ fn a_collector_that_is_down_holds_no_server() {
     assert!(server.wait().success());
     assert!(start.elapsed() < std::time::Duration::from_secs(6));
 }
+
+#[test]
+fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
+    let receiver = Receiver::start();
+    let endpoint = format!("{}/?token=canary", receiver.endpoint());
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "production"),
+            ("SERVICE_NAME", "shop"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer canary"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ],
+    );
+    server.url();
+    server.terminate();
+    assert!(server.wait().success());
+    let lines = server.lines();
+    let told: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("service=shop"))
+        .collect();
+    assert_eq!(told.len(), 1, "{lines:#?}");
+    let (_, line) = told[0].split_once("service=").expect("it is there");
+    let address = receiver.address;
+    let expected = format!(
+        "shop version={} environment=production \
+         traces=otlp(http/protobuf,http://{address}/v1/traces) metrics=none \
+         logs=otlp(http/protobuf,http://{address}/v1/logs) \
+         sampler=parentbased_traceidratio(0.1) propagators=tracecontext,baggage",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(line, expected);
+    assert!(told[0].contains("INFO"), "{}", told[0]);
+    assert!(!lines.join("\n").contains("canary"), "{lines:#?}");
+}
+
+#[test]
+fn credentials_that_can_be_read_on_the_way_are_warned_of_once() {
+    for (endpoint, headers, warns) in [
+        (
+            "http://collector.invalid:4318",
+            "authorization=canary",
+            true,
+        ),
+        ("http://collector.invalid:4318", "", false),
+        (
+            "https://collector.invalid:4318",
+            "authorization=canary",
+            false,
+        ),
+        ("http://127.0.0.1:9", "authorization=canary", false),
+        ("http://[::1]:9", "authorization=canary", false),
+        ("http://localhost:9", "authorization=canary", false),
+    ] {
+        let mut server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_EXPORTER_OTLP_HEADERS", headers),
+                ("OTEL_METRICS_EXPORTER", "none"),
+                ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
+            ],
+        );
+        server.url();
+        server.terminate();
+        assert!(server.wait().success());
+        let lines = server.lines();
+        let warnings = lines.iter().filter(|line| line.contains("can be read by"));
+        assert_eq!(
+            warnings.count(),
+            usize::from(warns),
+            "{endpoint} {lines:#?}"
+        );
+        assert!(!lines.join("\n").contains("canary"), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_service_exports_nothing_of_its_own_export_however_much_it_logs() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let receiver = Receiver::start();
+        let endpoint = receiver.endpoint();
+        let server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("RUST_LOG", "trace"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_BSP_SCHEDULE_DELAY", "5"),
+                ("OTEL_BLRP_SCHEDULE_DELAY", "5"),
+                ("OTEL_METRIC_EXPORT_INTERVAL", "5"),
+            ],
+        );
+        let response = get(&server, "/users/42").await;
+        assert_eq!(response.status(), 200);
+        let metrics = || receiver.received().metrics.len();
+        let logs = || receiver.received().log_records().len();
+        // The request's own, and then only metrics.
+        let later = metrics() + 50;
+        eventually("metrics are exported", || metrics() > later).await;
+        let before = logs();
+        assert!(before > 0, "log records are exported");
+        let later = metrics() + 200;
+        eventually("metrics are exported", || metrics() > later).await;
+        assert_eq!(logs(), before, "over {protocol}");
+        assert_eq!(receiver.received().spans().len(), 3);
+        // The exporter's own lines are on the console, for who asks for them.
+        server.line("hyper");
+    }
+}
+
+#[test]
+fn what_the_sdk_says_is_shown_from_the_level_that_is_asked_for() {
+    for (level, shown) in [("", false), ("debug", true)] {
+        let mut server = Process::example(
+            "server",
+            &[("ENVIRONMENT", "development"), ("OTEL_LOG_LEVEL", level)],
+        );
+        server.url();
+        server.terminate();
+        assert!(server.wait().success());
+        let lines = server.lines();
+        let said = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
+        assert_eq!(said, shown, "{lines:#?}");
+    }
+}

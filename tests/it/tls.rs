@@ -255,3 +255,39 @@ fn a_file_that_cannot_be_used_is_named() {
     assert!(error.starts_with(name), "{error}");
     assert!(error.ends_with("are needed together"), "{error}");
 }
+
+/// What the platform trusts is read from this variable where it is set.
+#[cfg(all(feature = "axum", feature = "logs", target_os = "linux"))]
+#[test]
+fn without_a_certificate_the_roots_of_the_platform_are_trusted() {
+    use crate::support::process::Process;
+
+    let authority = Authority::new();
+    let roots = authority.file();
+    let others = Authority::new().file();
+    for (protocol, roots, arrives) in [
+        ("grpc", &roots, true),
+        ("http/protobuf", &roots, true),
+        ("grpc", &others, false),
+        ("http/protobuf", &others, false),
+    ] {
+        let receiver = Receiver::start();
+        let tls = authority.server("localhost", false, false);
+        let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+        let endpoint = format!("https://localhost:{}", proxy.address.port());
+        let mut server = Process::example(
+            "server",
+            &[
+                ("ENVIRONMENT", "staging"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("SSL_CERT_FILE", roots.to_str().expect("it is text")),
+            ],
+        );
+        server.url();
+        server.terminate();
+        assert!(server.wait().success());
+        let logs = receiver.received().log_records().len();
+        assert_eq!(logs > 0, arrives, "{protocol} {:#?}", server.lines());
+    }
+}
