@@ -5,7 +5,7 @@
 //! the application's, and the attributes are given anew at each recording.
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 
 /// An instrument that can be bound to attributes.
 pub(crate) trait Bind {
@@ -16,9 +16,11 @@ pub(crate) trait Bind {
 
 #[cfg(feature = "init")]
 mod handles {
-    use super::{Bind, Counter, Histogram, KeyValue, UpDownCounter};
+    use super::{Bind, Counter, Gauge, Histogram, KeyValue, UpDownCounter};
 
-    pub(crate) use opentelemetry::metrics::{BoundCounter, BoundHistogram, BoundUpDownCounter};
+    pub(crate) use opentelemetry::metrics::{
+        BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter,
+    };
 
     macro_rules! bind {
         ($($instrument:ident => $bound:ident;)*) => {
@@ -34,6 +36,7 @@ mod handles {
 
     bind! {
         Counter => BoundCounter;
+        Gauge => BoundGauge;
         Histogram => BoundHistogram;
         UpDownCounter => BoundUpDownCounter;
     }
@@ -41,7 +44,7 @@ mod handles {
 
 #[cfg(not(feature = "init"))]
 mod handles {
-    use super::{Bind, Counter, Histogram, KeyValue, UpDownCounter};
+    use super::{Bind, Counter, Gauge, Histogram, KeyValue, UpDownCounter};
 
     macro_rules! bind {
         ($($instrument:ident => $bound:ident, $record:ident;)*) => {
@@ -71,9 +74,10 @@ mod handles {
 
     bind! {
         Counter => BoundCounter, add;
+        Gauge => BoundGauge, record;
         Histogram => BoundHistogram, record;
         UpDownCounter => BoundUpDownCounter, add;
     }
 }
 
-pub(crate) use handles::{BoundCounter, BoundHistogram, BoundUpDownCounter};
+pub(crate) use handles::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter};

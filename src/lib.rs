@@ -78,8 +78,12 @@ mod attributes;
 mod body;
 mod bound;
 mod call;
+#[cfg(feature = "macros")]
+mod expanded;
+mod function;
 mod future;
 mod handler_attributes;
+mod handles;
 #[cfg(feature = "init")]
 mod init;
 mod instruments;
@@ -93,12 +97,18 @@ mod request_body;
 mod semconv;
 mod server;
 mod table;
+#[cfg(feature = "tokio")]
+mod tasks;
 mod trace;
 
 pub use attributes::IntoValue;
 pub use body::ResponseBody;
+pub use function::SpanFuture;
 pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;
+pub use handles::{
+    BoundCounter, BoundGauge, BoundHistogram, bind_counter, bind_gauge, bind_histogram,
+};
 #[cfg(feature = "init")]
 pub use init::{
     Batch, Compression, Config, ConfigWarning, Environment, Exporter, Failure, InitError,
@@ -106,17 +116,35 @@ pub use init::{
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;
-pub use metrics::{add_to_counter, increment_counter, record_histogram_value, set_gauge};
+pub use metrics::{
+    Timer, add_to_counter, increment_counter, record_histogram_value, set_gauge, start_timer,
+};
 pub use opentelemetry;
 #[cfg(feature = "init")]
 pub use opentelemetry_sdk;
 pub use options::{MetricSet, RequestAttributes, Trust};
 pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
 pub use server::{Telemetry, TelemetryLayer};
+#[cfg(feature = "tokio")]
+pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};
+#[cfg(feature = "macros")]
+#[doc = include_str!("with_tracer.md")]
+pub use tower_telemetry_macros::with_tracer;
 pub use trace::{
-    SpanFuture, SpanGuard, Tracer, add_span_attributes, add_span_event, async_with_tracer,
-    get_span_id, get_trace_id, get_tracer, set_span_error, start_as_current_span, with_tracer,
+    SpanGuard, Tracer, add_span_attributes, add_span_event, async_try_with_tracer,
+    async_with_tracer, get_span_id, get_trace_id, get_tracer, set_span_error,
+    set_span_error_with_sources, start_as_current_span, try_with_tracer, with_tracer,
 };
+
+/// What `#[with_tracer]` expands to. Not part of the interface.
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod __private {
+    pub use opentelemetry::trace::SpanKind;
+
+    pub use crate::expanded::{FailWithMessage, FailWithType, Failed, never, start};
+    pub use crate::function::{Call, Nothing, SpanFuture};
+}
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "axum", feature = "init"))]

@@ -1,12 +1,15 @@
 //! Metrics of handler code.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-use crate::providers;
+use crate::providers::{self, Current};
+use crate::semconv;
 use crate::table::{Inserted, Table};
 
 /// Bound of the number of instruments that are created by name.
@@ -101,7 +104,95 @@ pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsR
     }
 }
 
-fn bounded(value: f64) -> Option<f64> {
+/// Measures time, and records it in a histogram when the timer is dropped, in seconds; see
+/// [`increment_counter`] for what becomes of names.
+///
+/// ```
+/// use tower_telemetry::{attributes, start_timer};
+///
+/// fn resize(image: &[u8]) -> usize {
+///     let _timer = start_timer("image.resize.duration", "Time to resize an image.", attributes! {
+///         "image.format" => "png",
+///     });
+///     image.len()
+/// }
+/// # resize(&[]);
+/// ```
+pub fn start_timer(
+    name: impl Into<Cow<'static, str>>,
+    description: impl Into<Cow<'static, str>>,
+    attributes: impl Into<Vec<KeyValue>>,
+) -> Timer {
+    Timer {
+        running: providers::current().map(|providers| Running {
+            providers,
+            name: name.into(),
+            description: description.into(),
+            attributes: attributes.into(),
+            start: Instant::now(),
+        }),
+    }
+}
+
+/// Time that runs, see [`start_timer`].
+#[must_use = "the time ends when the timer is dropped; bind it to a name, `let _timer = ..`"]
+pub struct Timer {
+    /// `None` where it is not to be recorded.
+    running: Option<Running>,
+}
+
+struct Running {
+    /// Those of the start: it may end outside of its request.
+    providers: Current,
+    name: Cow<'static, str>,
+    description: Cow<'static, str>,
+    attributes: Vec<KeyValue>,
+    start: Instant,
+}
+
+impl Timer {
+    /// Adds an attribute that is known only now, such as an outcome.
+    pub fn add_attribute(&mut self, attribute: KeyValue) {
+        if let Some(running) = &mut self.running {
+            running.attributes.push(attribute);
+        }
+    }
+
+    /// Ends the time without recording it.
+    pub fn discard(mut self) {
+        self.running = None;
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let elapsed = running.start.elapsed().as_secs_f64();
+            let (name, description) = (&running.name, &running.description);
+            record_with(
+                &running.providers,
+                name,
+                description,
+                &TIMER,
+                |instrument| match instrument {
+                    Instrument::Histogram(histogram) => {
+                        histogram.record(elapsed, &running.attributes);
+                        true
+                    }
+                    _ => false,
+                },
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for Timer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Timer").finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn bounded(value: f64) -> Option<f64> {
     value
         .is_finite()
         .then(|| value.clamp(-MAX_VALUE, MAX_VALUE))
@@ -115,22 +206,24 @@ pub(crate) struct Registry {
     refused: Table<String, ()>,
     /// Whether it was said that there are too many.
     overflow: AtomicBool,
+    /// How long the functions took that are measured.
+    durations: OnceLock<Histogram<f64>>,
 }
 
 #[derive(Clone)]
-enum Instrument {
+pub(crate) enum Instrument {
     Counter(Counter<u64>),
     Histogram(Histogram<f64>),
     Gauge(Gauge<f64>),
 }
 
 /// How to make an instrument, and what to call its kind.
-struct Kind {
+pub(crate) struct Kind {
     name: &'static str,
     make: fn(&Meter, String, String) -> Instrument,
 }
 
-const COUNTER: Kind = Kind {
+pub(crate) const COUNTER: Kind = Kind {
     name: "counter",
     make: |meter, name, description| {
         let counter = meter.u64_counter(name).with_description(description);
@@ -138,7 +231,7 @@ const COUNTER: Kind = Kind {
     },
 };
 
-const HISTOGRAM: Kind = Kind {
+pub(crate) const HISTOGRAM: Kind = Kind {
     name: "histogram",
     make: |meter, name, description| {
         let histogram = meter.f64_histogram(name).with_description(description);
@@ -146,7 +239,18 @@ const HISTOGRAM: Kind = Kind {
     },
 };
 
-const GAUGE: Kind = Kind {
+const TIMER: Kind = Kind {
+    name: "histogram of seconds",
+    make: |meter, name, description| {
+        let histogram = meter.f64_histogram(name).with_description(description);
+        let histogram = histogram
+            .with_unit("s")
+            .with_boundaries(semconv::SECONDS.to_vec());
+        Instrument::Histogram(histogram.build())
+    },
+};
+
+pub(crate) const GAUGE: Kind = Kind {
     name: "gauge",
     make: |meter, name, description| {
         let gauge = meter.f64_gauge(name).with_description(description);
@@ -165,10 +269,24 @@ impl Instrument {
 }
 
 /// Finds or makes the instrument and hands it to `write`, which says whether it is of its kind.
-fn record(name: &str, description: &str, kind: &Kind, write: impl FnOnce(&Instrument) -> bool) {
-    let Some(providers) = providers::current() else {
-        return;
-    };
+pub(crate) fn record(
+    name: &str,
+    description: &str,
+    kind: &Kind,
+    write: impl FnOnce(&Instrument) -> bool,
+) {
+    if let Some(providers) = providers::current() {
+        record_with(&providers, name, description, kind, write);
+    }
+}
+
+fn record_with(
+    providers: &Current,
+    name: &str,
+    description: &str,
+    kind: &Kind,
+    write: impl FnOnce(&Instrument) -> bool,
+) {
     let registry = &providers.functions;
     match registry.instrument(name, description, kind) {
         Ok(instrument) => {
@@ -212,7 +330,21 @@ impl Registry {
             instruments: Table::new(MAX_INSTRUMENTS),
             refused: Table::new(MAX_INSTRUMENTS),
             overflow: AtomicBool::new(false),
+            durations: OnceLock::new(),
         }
+    }
+
+    /// Records how long a function took, in seconds.
+    pub(crate) fn record_function_duration(&self, seconds: f64, attributes: &[KeyValue]) {
+        let histogram = self.durations.get_or_init(|| {
+            let histogram = self.meter.f64_histogram(semconv::FUNCTION_DURATION);
+            histogram
+                .with_description("Duration of function calls.")
+                .with_unit("s")
+                .with_boundaries(semconv::SECONDS.to_vec())
+                .build()
+        });
+        histogram.record(seconds, attributes);
     }
 
     fn instrument(

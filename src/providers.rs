@@ -6,6 +6,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{Span, SpanBuilder, SpanContext, TraceContextExt, TraceFlags, Tracer};
 use opentelemetry::trace::{TraceState, TracerProvider};
@@ -108,6 +109,24 @@ pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
     Context::new().with_value(Scoped(providers))
 }
 
+/// The current context without its span.
+pub(crate) fn without_span() -> Context {
+    Context::map_current(|current| {
+        let cx = match current.get::<Scoped>() {
+            Some(Scoped(providers)) => scoped(providers.clone()),
+            None => Context::new(),
+        };
+        let baggage = current.baggage();
+        if baggage.is_empty() {
+            cx
+        } else {
+            cx.with_baggage(baggage.iter().map(|(key, (value, metadata))| {
+                KeyValueMetadata::new(key.clone(), value.clone(), metadata.clone())
+            }))
+        }
+    })
+}
+
 /// Whether [`install`] was called.
 pub(crate) fn is_installed() -> bool {
     INSTALLED.get().is_some()
@@ -135,7 +154,10 @@ pub(crate) fn process() -> Option<&'static Providers> {
 
 /// The tracers of OpenTelemetry's global provider.
 pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
-    Arc::new(TracersOf::new(global::tracer_provider(), false))
+    Arc::new(TracersOf::new(
+        global::tracer_provider(),
+        KnownSampler::default(),
+    ))
 }
 
 pub(crate) enum Current {
@@ -154,6 +176,15 @@ impl Deref for Current {
     }
 }
 
+/// What is known of the sampler of a provider; by default, nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KnownSampler {
+    /// It reads no attributes, so none are built for a span that it drops.
+    pub(crate) reads_no_attributes: bool,
+    /// It drops every span below one that is not sampled, so there is no need to ask it.
+    pub(crate) follows_unsampled: bool,
+}
+
 /// A [`TracerProvider`] of any type.
 pub(crate) trait MakeTracer: Send + Sync {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
@@ -161,17 +192,12 @@ pub(crate) trait MakeTracer: Send + Sync {
 
 pub(crate) struct TracersOf<P> {
     provider: P,
-    attributes_after_sampling: bool,
+    sampler: KnownSampler,
 }
 
 impl<P> TracersOf<P> {
-    /// `attributes_after_sampling`: the sampler is known to read no attributes, so none are built
-    /// for a span that it drops.
-    pub(crate) fn new(provider: P, attributes_after_sampling: bool) -> Self {
-        Self {
-            provider,
-            attributes_after_sampling,
-        }
+    pub(crate) fn new(provider: P, sampler: KnownSampler) -> Self {
+        Self { provider, sampler }
     }
 }
 
@@ -184,13 +210,16 @@ where
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
         Arc::new(TracerOf {
             tracer: self.provider.tracer_with_scope(scope),
-            attributes_after_sampling: self.attributes_after_sampling,
+            sampler: self.sampler,
         })
     }
 }
 
 /// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
+    /// Whether a span below that of `parent` would be dropped for certain.
+    fn drops_below(&self, parent: &Context) -> bool;
+
     /// Starts a span below that of `parent`; `attributes` are asked for at most once, and room is
     /// made for `capacity` of them.
     fn start(
@@ -215,7 +244,7 @@ pub(crate) struct Started {
 
 struct TracerOf<T> {
     tracer: T,
-    attributes_after_sampling: bool,
+    sampler: KnownSampler,
 }
 
 impl<T> StartSpan for TracerOf<T>
@@ -223,6 +252,14 @@ where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,
 {
+    fn drops_below(&self, parent: &Context) -> bool {
+        self.sampler.follows_unsampled && {
+            let span = parent.span();
+            let span_context = span.span_context();
+            span_context.is_valid() && !span_context.is_sampled()
+        }
+    }
+
     fn start(
         &self,
         mut builder: SpanBuilder,
@@ -232,13 +269,13 @@ where
     ) -> Started {
         // The builder's vector becomes that of the span: reserved here, it grows no more.
         let mut list = Vec::with_capacity(capacity);
-        if !self.attributes_after_sampling {
+        if !self.sampler.reads_no_attributes {
             attributes(&mut |attribute| list.push(attribute));
         }
         builder.attributes = Some(list);
         let mut span = self.tracer.build_with_context(builder, parent);
         if span.is_recording() {
-            if self.attributes_after_sampling {
+            if self.sampler.reads_no_attributes {
                 attributes(&mut |attribute| span.set_attribute(attribute));
             }
             return Started {

@@ -20,7 +20,7 @@ use crate::options::{
     MetricSet, Options, RateLimit, Recorder, RequestAttributes, Trust, TrustOption,
 };
 use crate::propagation::{Format, Propagators};
-use crate::providers::{self, TracersOf};
+use crate::providers::{self, KnownSampler, TracersOf};
 use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
 
@@ -130,7 +130,7 @@ impl TelemetryLayer {
         P::Tracer: Send + Sync + 'static,
         <P::Tracer as Tracer>::Span: Send + Sync + 'static,
     {
-        let tracers = Arc::new(TracersOf::new(provider, false));
+        let tracers = Arc::new(TracersOf::new(provider, KnownSampler::default()));
         self.with(|options| options.tracers = Some(tracers))
     }
 

@@ -1,20 +1,17 @@
 //! Spans of handler code.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Poll, ready};
 
-use opentelemetry::trace::{SpanBuilder, SpanId, Status, TraceContextExt, TraceId};
-use opentelemetry::{Context, ContextGuard, KeyValue};
-use pin_project_lite::pin_project;
+use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId};
+use opentelemetry::{Context, KeyValue};
 
-use crate::providers::{self, Started};
+use crate::function::{
+    Call, CallGuard, Errors, Function, MAX_MESSAGE, Nothing, Observe, SpanFuture, bounded,
+};
 use crate::semconv;
-
-/// Bound, in bytes, of the message that [`set_span_error`] records.
-const MAX_MESSAGE: usize = 256;
 
 /// Starts spans for one component of an application.
 ///
@@ -36,13 +33,8 @@ pub const fn get_tracer(component: &'static str) -> Tracer {
 }
 
 impl Tracer {
-    /// A new span below the current one; `None` where telemetry is switched off.
-    fn start(self, name: Cow<'static, str>) -> Option<OpenSpan> {
-        let tracer = providers::current()?.component(self.component);
-        let parent = Context::current();
-        let span = SpanBuilder::from_name(name);
-        let Started { cx, recording } = tracer.start(span, &parent, 0, &|_| {});
-        Some(OpenSpan { cx, recording })
+    fn start(self, name: Cow<'static, str>) -> Call {
+        Function::new(self.component, name).start(&|_| {})
     }
 }
 
@@ -63,51 +55,20 @@ impl Tracer {
 /// # assert_eq!(parse("abc"), 3);
 /// ```
 pub fn start_as_current_span(tracer: &Tracer, name: impl Into<Cow<'static, str>>) -> SpanGuard {
-    let span = tracer.start(name.into());
     SpanGuard {
-        _attached: span.as_ref().map(OpenSpan::attach),
-        _span: span,
+        _call: tracer.start(name.into()).enter(),
     }
 }
 
 /// Guard of a current span, see [`start_as_current_span`].
 #[must_use = "the span ends when the guard is dropped; bind it to a name, `let _span = ..`"]
 pub struct SpanGuard {
-    // Dropped in this order: the span is no longer current when it ends.
-    _attached: Option<ContextGuard>,
-    _span: Option<OpenSpan>,
+    _call: CallGuard,
 }
 
 impl fmt::Debug for SpanGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpanGuard").finish_non_exhaustive()
-    }
-}
-
-/// A span that ends when it is dropped, however many contexts still hold it.
-struct OpenSpan {
-    cx: Context,
-    /// False where the span of the context may be another, which is not to be ended here.
-    recording: bool,
-}
-
-impl OpenSpan {
-    fn attach(&self) -> ContextGuard {
-        self.cx.clone().attach()
-    }
-}
-
-impl Drop for OpenSpan {
-    fn drop(&mut self) {
-        if !self.recording {
-            return;
-        }
-        let span = self.cx.span();
-        if std::thread::panicking() {
-            span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, semconv::PANIC));
-            span.set_status(Status::error(""));
-        }
-        span.end();
     }
 }
 
@@ -126,10 +87,31 @@ pub fn with_tracer<T>(
     f()
 }
 
+/// Runs `f` in a new span below the current one, which fails where `f` does.
+///
+/// An `Err` becomes the span's status, with the error's message cut to 256 bytes and without those
+/// of its sources, and its type the attribute `error.type` ([recording errors]).
+///
+/// ```
+/// let result = tower_telemetry::try_with_tracer("parser", "parse", || "many".parse::<u32>());
+/// assert!(result.is_err());
+/// ```
+///
+/// [recording errors]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
+pub fn try_with_tracer<T, E: Display>(
+    component: &'static str,
+    name: impl Into<Cow<'static, str>>,
+    f: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let call = get_tracer(component).start(name.into()).enter();
+    call.run(f, |result, call| Errors.observe(result, call))
+}
+
 /// Runs a future in a new span below the current one.
 ///
-/// The span starts with this call and ends when the future completes or is dropped. It is current
-/// while the future is polled, on whichever thread that is, and while the future is dropped.
+/// The span starts with this call and ends when the future completes or is dropped; where it is
+/// dropped before it has completed, the span's `error.type` is `cancelled`. It is current while the
+/// future is polled, on whichever thread that is, and while the future is dropped.
 ///
 /// ```
 /// # async fn example() {
@@ -141,53 +123,34 @@ pub fn async_with_tracer<F: Future>(
     name: impl Into<Cow<'static, str>>,
     future: F,
 ) -> SpanFuture<F> {
-    SpanFuture {
-        inner: Some(future),
-        span: get_tracer(component).start(name.into()),
-    }
+    SpanFuture::new(get_tracer(component).start(name.into()), future, Nothing)
 }
 
-pin_project! {
-    /// Future in a span, see [`async_with_tracer`].
-    pub struct SpanFuture<F> {
-        // `None` once it has completed, and while it is being dropped.
-        #[pin]
-        inner: Option<F>,
-        span: Option<OpenSpan>,
-    }
-
-    impl<F> PinnedDrop for SpanFuture<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let _attached = this.span.as_ref().map(OpenSpan::attach);
-            this.inner.set(None);
-        }
-    }
-}
-
-impl<F: Future> Future for SpanFuture<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let output = {
-            let _attached = this.span.as_ref().map(OpenSpan::attach);
-            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-                return Poll::Pending;
-            };
-            let output = ready!(inner.poll(cx));
-            this.inner.set(None);
-            output
-        };
-        *this.span = None;
-        Poll::Ready(output)
-    }
-}
-
-impl<F> fmt::Debug for SpanFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpanFuture").finish_non_exhaustive()
-    }
+/// Runs a future in a new span below the current one, which fails where the future does.
+///
+/// The span is that of [`async_with_tracer`], its failure that of [`try_with_tracer`].
+///
+/// ```
+/// # async fn example() -> Result<(), std::io::Error> {
+/// use tower_telemetry::async_try_with_tracer;
+///
+/// let text = async_try_with_tracer("files", "read", async {
+///     std::fs::read_to_string("/etc/hostname")
+/// });
+/// println!("{}", text.await?);
+/// # Ok(())
+/// # }
+/// ```
+pub fn async_try_with_tracer<F, T, E>(
+    component: &'static str,
+    name: impl Into<Cow<'static, str>>,
+    future: F,
+) -> SpanFuture<F, Errors>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    SpanFuture::new(get_tracer(component).start(name.into()), future, Errors)
 }
 
 /// Sets attributes on the current span.
@@ -227,8 +190,9 @@ pub fn add_span_event(
 /// Records an error on the current span: its status becomes error, and an `exception` event gets
 /// the error's type and message.
 ///
-/// The message is the error's own, cut to 256 bytes; those of its sources are left out, because
-/// they tend to hold what nobody meant to publish.
+/// Whatever can be displayed is an error here. The message is its own, cut to 256 bytes; those of
+/// its sources are left out, because they tend to hold what nobody meant to publish; see
+/// [`set_span_error_with_sources`].
 ///
 /// ```
 /// use tower_telemetry::set_span_error;
@@ -237,18 +201,49 @@ pub fn add_span_event(
 ///     set_span_error(&error);
 /// }
 /// ```
-pub fn set_span_error<E: std::error::Error + ?Sized>(error: &E) {
+pub fn set_span_error<E: Display + ?Sized>(error: &E) {
+    record_error(std::any::type_name::<E>(), || bounded(&error));
+}
+
+/// Records an error and its sources on the current span, as [`set_span_error`] does the error
+/// alone.
+///
+/// The messages are joined by `: `, and cut to 256 bytes all together.
+///
+/// ```
+/// # use std::error::Error;
+/// use tower_telemetry::set_span_error_with_sources;
+///
+/// # fn load() -> Result<(), Box<dyn Error>> { Err("no such file".into()) }
+/// if let Err(error) = load() {
+///     set_span_error_with_sources(&*error);
+/// }
+/// ```
+pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
+    record_error(std::any::type_name::<E>(), || {
+        let mut message = bounded(&error);
+        let mut source = error.source();
+        while let Some(error) = source
+            && message.len() < MAX_MESSAGE
+        {
+            message = bounded(&format_args!("{message}: {}", bounded(&error)));
+            source = error.source();
+        }
+        message
+    });
+}
+
+fn record_error(error_type: &'static str, message: impl FnOnce() -> String) {
     let cx = Context::current();
-    if !cx.has_active_span() {
+    let span = cx.span();
+    if !span.is_recording() {
         return;
     }
-    let message = error.to_string();
-    let message = semconv::truncate(&message, MAX_MESSAGE).into_owned();
-    let span = cx.span();
+    let message = message();
     span.add_event(
         semconv::EXCEPTION_EVENT,
         vec![
-            KeyValue::new(semconv::EXCEPTION_TYPE, std::any::type_name::<E>()),
+            KeyValue::new(semconv::EXCEPTION_TYPE, error_type),
             KeyValue::new(semconv::EXCEPTION_MESSAGE, message.clone()),
         ],
     );

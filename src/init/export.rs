@@ -18,6 +18,7 @@ use super::resource::resource;
 use super::settings::{PerSignal, Sampler, Signal};
 use super::stats::Counters;
 use super::{metrics, traces};
+use crate::providers::KnownSampler;
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -25,8 +26,7 @@ pub(super) struct Export {
     pub(super) meter_provider: SdkMeterProvider,
     #[cfg(feature = "logs")]
     pub(super) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
-    /// Whether the sampler is one that reads no attributes.
-    pub(super) built_in_sampler: bool,
+    pub(super) sampler: KnownSampler,
     pub(super) counters: PerSignal<Arc<Counters>>,
 }
 
@@ -37,7 +37,16 @@ impl Export {
             .sampler
             .take()
             .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
-        let built_in_sampler = !matches!(sampler, Sampler::Custom(_));
+        let known = KnownSampler {
+            reads_no_attributes: !matches!(sampler, Sampler::Custom(_)),
+            follows_unsampled: match sampler {
+                Sampler::ParentBasedAlwaysOn
+                | Sampler::ParentBasedAlwaysOff
+                | Sampler::ParentBasedTraceIdRatio(_)
+                | Sampler::AlwaysOff => true,
+                Sampler::AlwaysOn | Sampler::TraceIdRatio(_) | Sampler::Custom(_) => false,
+            },
+        };
         let mut building = Building {
             resource: resource(config),
             config,
@@ -54,7 +63,7 @@ impl Export {
             meter_provider,
             #[cfg(feature = "logs")]
             logger_provider,
-            built_in_sampler,
+            sampler: known,
             counters: building.counters,
         };
         Ok((export, building.workers))

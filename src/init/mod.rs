@@ -314,7 +314,7 @@ impl TelemetryGuard {
         };
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        let tracers = TracersOf::new(export.tracer_provider.clone(), export.built_in_sampler);
+        let tracers = TracersOf::new(export.tracer_provider.clone(), export.sampler);
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
         providers::install(Some(Providers::new(Arc::new(tracers), meters)), formats);

@@ -14,8 +14,8 @@ pub(crate) mod rpc;
 pub(crate) use forwarded::Forwarded;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
-    CLIENT_ADDRESS, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE, HTTP_REQUEST_HEADER,
-    HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_HEADER,
+    CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
+    HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_HEADER,
     HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
     NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
     RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
@@ -44,6 +44,9 @@ pub(crate) const HTTP_REQUESTS: &str = "http.requests";
 
 /// The request duration in milliseconds that this crate is asked for besides the conventions' own.
 pub(crate) const HTTP_DURATION: &str = "http.duration";
+
+/// How long the functions took that are measured; the conventions have none for it.
+pub(crate) const FUNCTION_DURATION: &str = "function.duration";
 
 /// Whether a metric is one that is recorded for each request.
 #[cfg(feature = "init")]

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// Runs `handler` in a request, with which it shares providers.
-async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry, handler: F) {
+pub(crate) async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry, handler: F) {
     let mut handler = Some(handler);
     let service = telemetry.layer().layer(service_fn(|_: Request<()>| {
         let handler = handler.take().expect("one request");
@@ -293,7 +293,7 @@ fn warnings(f: impl FnOnce()) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn block_on(future: impl Future<Output = ()>) {
+pub(crate) fn block_on(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime").block_on(future);
 }

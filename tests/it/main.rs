@@ -34,3 +34,5 @@ mod propagation;
 mod tls;
 #[cfg(feature = "init")]
 mod variables;
+#[cfg(feature = "macros")]
+mod with_tracer;

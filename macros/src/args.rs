@@ -1,0 +1,152 @@
+//! What is written in the parentheses of the attribute.
+
+use proc_macro2::Span;
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Error, Expr, Ident, LitBool, LitStr, Path, Result, Token, parenthesized};
+
+const ARGUMENTS: &str =
+    "expected one of `name`, `kind`, `record`, `err`, `metrics`, `crate` after the component";
+
+/// The words of `kind`, and the variants of `SpanKind` that they stand for.
+const KINDS: [(&str, &str); 5] = [
+    ("internal", "Internal"),
+    ("client", "Client"),
+    ("server", "Server"),
+    ("producer", "Producer"),
+    ("consumer", "Consumer"),
+];
+
+pub(crate) struct Args {
+    pub(crate) component: Expr,
+    pub(crate) name: Option<LitStr>,
+    /// A variant of `SpanKind`.
+    pub(crate) kind: Option<Ident>,
+    pub(crate) record: Vec<Record>,
+    /// `None` where the return type is to tell.
+    pub(crate) err: Option<bool>,
+    pub(crate) metrics: bool,
+    pub(crate) krate: Option<Path>,
+}
+
+/// An attribute of the span.
+pub(crate) struct Record {
+    pub(crate) key: LitStr,
+    pub(crate) value: Value,
+}
+
+pub(crate) enum Value {
+    /// An argument, of which a reference is enough.
+    Argument(Ident),
+    Expr(Box<Expr>),
+}
+
+impl Parse for Args {
+    fn parse(input: ParseStream) -> Result<Self> {
+        if input.is_empty() {
+            return Err(Error::new(
+                Span::call_site(),
+                "expected the component whose tracer starts the span: `#[with_tracer(\"component\")]`",
+            ));
+        }
+        let mut args = Self {
+            component: input.parse()?,
+            name: None,
+            kind: None,
+            record: Vec::new(),
+            err: None,
+            metrics: false,
+            krate: None,
+        };
+        let mut seen = Vec::new();
+        while !input.is_empty() {
+            input.parse::<Token![,]>()?;
+            if input.is_empty() {
+                break;
+            }
+            let argument =
+                Ident::parse_any(input).map_err(|error| Error::new(error.span(), ARGUMENTS))?;
+            if seen.contains(&argument) {
+                let message = format!("`{argument}` is there twice");
+                return Err(Error::new(argument.span(), message));
+            }
+            args.parse_argument(&argument, input)?;
+            seen.push(argument);
+        }
+        Ok(args)
+    }
+}
+
+impl Args {
+    fn parse_argument(&mut self, argument: &Ident, input: ParseStream) -> Result<()> {
+        match argument.to_string().as_str() {
+            "name" => {
+                input.parse::<Token![=]>()?;
+                self.name = Some(input.parse()?);
+            }
+            "kind" => {
+                input.parse::<Token![=]>()?;
+                self.kind = Some(kind(&input.parse()?)?);
+            }
+            "record" => {
+                let list;
+                parenthesized!(list in input);
+                let list = Punctuated::<Record, Token![,]>::parse_terminated(&list)?;
+                self.record = list.into_iter().collect();
+            }
+            "err" => {
+                let given = input.parse::<Option<Token![=]>>()?;
+                self.err = Some(match given {
+                    Some(_) => input.parse::<LitBool>()?.value,
+                    None => true,
+                });
+            }
+            "metrics" => self.metrics = true,
+            "crate" => {
+                input.parse::<Token![=]>()?;
+                self.krate = Some(input.call(Path::parse_mod_style)?);
+            }
+            _ => return Err(Error::new(argument.span(), ARGUMENTS)),
+        }
+        Ok(())
+    }
+}
+
+fn kind(word: &Ident) -> Result<Ident> {
+    let found = KINDS.iter().find(|(known, _)| word == known);
+    let Some((_, variant)) = found else {
+        let words = KINDS.map(|(word, _)| format!("`{word}`")).join(", ");
+        return Err(Error::new(word.span(), format!("expected one of {words}")));
+    };
+    Ok(Ident::new(variant, word.span()))
+}
+
+/// `argument`, or `key = expression` with a key of words and dots, or of text.
+impl Parse for Record {
+    fn parse(input: ParseStream) -> Result<Self> {
+        if input.peek(LitStr) {
+            let key = input.parse()?;
+            input.parse::<Token![=]>()?;
+            let value = Value::Expr(input.parse()?);
+            return Ok(Self { key, value });
+        }
+        let first: Ident = input.call(Ident::parse_any)?;
+        let mut key = first.unraw().to_string();
+        while input.peek(Token![.]) {
+            input.parse::<Token![.]>()?;
+            let part: Ident = input.call(Ident::parse_any)?;
+            key = format!("{key}.{}", part.unraw());
+        }
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            Value::Expr(input.parse()?)
+        } else if key.contains('.') {
+            return Err(input.error("expected `=` and the value of the attribute"));
+        } else {
+            Value::Argument(first.clone())
+        };
+        let key = LitStr::new(&key, first.span());
+        Ok(Self { key, value })
+    }
+}

@@ -1,0 +1,311 @@
+//! A function to the same function in a span.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::{
+    Attribute, Block, Error, Expr, GenericArgument, Ident, PathArguments, Result, ReturnType,
+    Signature, Stmt, Type, TypeImplTrait, Visibility,
+};
+
+use crate::args::{Args, Record, Value};
+
+/// A function or method with a body.
+pub(crate) struct Function {
+    attributes: Vec<Attribute>,
+    visibility: Visibility,
+    defaultness: Option<syn::Token![default]>,
+    signature: Signature,
+    block: Block,
+}
+
+impl Parse for Function {
+    fn parse(input: ParseStream) -> Result<Self> {
+        const ONLY: &str = "`#[with_tracer]` is for functions and methods";
+        let attributes = input.call(Attribute::parse_outer)?;
+        let start = input.span();
+        let visibility = input.parse()?;
+        let defaultness = input.parse()?;
+        let signature: Signature = input.parse().map_err(|error| {
+            // Of what is a function all the same, the compiler says what is wrong with it.
+            let mut error_of_kind = Error::new(start, ONLY);
+            error_of_kind.combine(error);
+            error_of_kind
+        })?;
+        if input.peek(syn::Token![;]) {
+            let message = "`#[with_tracer]` is for functions with a body: put it on the \
+                           implementations";
+            return Err(Error::new_spanned(signature, message));
+        }
+        Ok(Self {
+            attributes,
+            visibility,
+            defaultness,
+            signature,
+            block: input.parse()?,
+        })
+    }
+}
+
+/// How the body of a function runs.
+enum Body {
+    Sync,
+    Async,
+    /// The function returns a future, made by the `async` block at its end: what `async-trait`
+    /// makes of a method, or what somebody has written so.
+    ReturnsAsync,
+}
+
+pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
+    let Function {
+        attributes,
+        visibility,
+        defaultness,
+        signature,
+        mut block,
+    } = function;
+    if let Some(token) = signature.constness {
+        let message = "a `const fn` cannot start a span";
+        return Err(Error::new(token.span, message));
+    }
+    let krate = match &args.krate {
+        Some(path) => path.to_token_stream(),
+        None => quote!(::tower_telemetry),
+    };
+    let kind = match (&signature.asyncness, tail_future(&mut block)) {
+        (Some(_), _) => Body::Async,
+        (None, Some(_)) => Body::ReturnsAsync,
+        (None, None) => Body::Sync,
+    };
+    let output = match (&signature.output, &kind) {
+        (ReturnType::Default, _) => None,
+        (ReturnType::Type(_, output), Body::ReturnsAsync) => future_output(output),
+        (ReturnType::Type(_, output), _) => Some((**output).clone()),
+    };
+    let span = Span::mixed_site().located_at(signature.ident.span());
+    let observes = args
+        .err
+        .unwrap_or_else(|| output.as_ref().is_some_and(is_result));
+    let observe = observes.then(|| observer(&krate, span));
+    let start = start(args, &krate, &signature.ident, span);
+    let body = match kind {
+        Body::Sync => in_guard(&start, output.as_ref(), &block, observe.as_ref(), span),
+        Body::Async => {
+            say_output(&mut block, &krate, output.as_ref());
+            let future = in_future(&krate, &quote!(async move #block), observe.as_ref(), span);
+            quote_spanned! {span=>
+                let call = #start;
+                #future.await
+            }
+        }
+        Body::ReturnsAsync => {
+            let Some(future) = tail_future(&mut block) else {
+                return Err(Error::new(span, "the future at the end has gone"));
+            };
+            if let Expr::Async(future) = &mut *future {
+                say_output(&mut future.block, &krate, output.as_ref());
+            }
+            let inner = in_future(&krate, &future.to_token_stream(), observe.as_ref(), span);
+            // The span starts when the future is polled, as that of an `async fn`.
+            *future = Expr::Verbatim(quote_spanned! {span=>
+                async move {
+                    let call = #start;
+                    #inner.await
+                }
+            });
+            block.stmts.iter().map(ToTokens::to_token_stream).collect()
+        }
+    };
+    Ok(quote! {
+        #(#attributes)*
+        #visibility #defaultness #signature {
+            #body
+        }
+    })
+}
+
+/// The expression that starts the span.
+fn start(args: &Args, krate: &TokenStream, function: &Ident, span: Span) -> TokenStream {
+    let component = &args.component;
+    let function = syn::ext::IdentExt::unraw(function).to_string();
+    let name = match &args.name {
+        Some(name) => name.value(),
+        None => function.clone(),
+    };
+    let kind = match &args.kind {
+        Some(kind) => kind.clone(),
+        None => Ident::new("Internal", span),
+    };
+    let metrics = if args.metrics {
+        quote_spanned! {span=>
+            ::core::option::Option::Some(
+                ::core::concat!(::core::module_path!(), "::", #function)
+            )
+        }
+    } else {
+        quote_spanned!(span=> ::core::option::Option::None)
+    };
+    let attributes = args.record.iter().map(|Record { key, value }| {
+        let value = match value {
+            Value::Argument(argument) => quote_spanned!(argument.span()=> &#argument),
+            Value::Expr(expr) => expr.to_token_stream(),
+        };
+        let at = span.located_at(value.span());
+        quote_spanned! {at=>
+            add(#krate::opentelemetry::KeyValue::new(
+                #key,
+                #krate::IntoValue::into_value(#value),
+            ));
+        }
+    });
+    quote_spanned! {span=>
+        #krate::__private::start(
+            #component,
+            #name,
+            #krate::__private::SpanKind::#kind,
+            #metrics,
+            &|add| {
+                let _ = &add;
+                #(#attributes)*
+            },
+        )
+    }
+}
+
+/// The closure that looks at a `Result`.
+fn observer(krate: &TokenStream, span: Span) -> TokenStream {
+    quote_spanned! {span=>
+        |result: &_, call: &mut #krate::__private::Call| {
+            if let ::core::result::Result::Err(error) = result {
+                use #krate::__private::{FailWithMessage as _, FailWithType as _};
+                (&#krate::__private::Failed(error)).fail(call);
+            }
+        }
+    }
+}
+
+/// Synchronous code in a span. Its body stays what it is, unless its result is looked at.
+fn in_guard(
+    start: &TokenStream,
+    output: Option<&Type>,
+    block: &Block,
+    observe: Option<&TokenStream>,
+    span: Span,
+) -> TokenStream {
+    match observe {
+        None => quote_spanned! {span=>
+            let _guard = #start.enter();
+            #block
+        },
+        Some(observe) => {
+            let output = output.filter(|output| can_be_named(output));
+            let output = output.map(|output| quote!(-> #output));
+            quote_spanned! {span=>
+                let guard = #start.enter();
+                guard.run(move || #output #block, #observe)
+            }
+        }
+    }
+}
+
+/// A future in the span of `call`.
+fn in_future(
+    krate: &TokenStream,
+    future: &TokenStream,
+    observe: Option<&TokenStream>,
+    span: Span,
+) -> TokenStream {
+    let observe = match observe {
+        Some(observe) => observe.clone(),
+        None => quote_spanned!(span=> #krate::__private::Nothing),
+    };
+    quote_spanned! {span=>
+        #krate::__private::SpanFuture::new(call, #future, #observe)
+    }
+}
+
+/// Has an `async` block begin with a return that is never run, of what the function returns: else
+/// the compiler would not know, and its errors would point at nothing.
+fn say_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
+    if let Some(output) = output.filter(|output| can_be_named(output)) {
+        let statement = quote_spanned! {output.span()=>
+            if false {
+                return #krate::__private::never::<#output>();
+            }
+        };
+        block
+            .stmts
+            .insert(0, Stmt::Expr(Expr::Verbatim(statement), None));
+    }
+}
+
+/// The `async` block that the function ends with, by itself or in `Box::pin(..)`.
+fn tail_future(block: &mut Block) -> Option<&mut Expr> {
+    fn find(expr: &mut Expr) -> Option<&mut Expr> {
+        match expr {
+            Expr::Async(_) => Some(expr),
+            Expr::Call(call) if is_box_pin(&call.func) && call.args.len() == 1 => {
+                find(call.args.first_mut()?)
+            }
+            _ => None,
+        }
+    }
+    match block.stmts.last_mut()? {
+        Stmt::Expr(expr, None) => find(expr),
+        _ => None,
+    }
+}
+
+fn is_box_pin(function: &Expr) -> bool {
+    let Expr::Path(function) = function else {
+        return false;
+    };
+    let mut segments = function.path.segments.iter().rev();
+    segments.next().is_some_and(|last| last.ident == "pin")
+        && segments.next().is_some_and(|before| before.ident == "Box")
+}
+
+/// `T` of `Pin<Box<dyn Future<Output = T> + Send>>` or of `impl Future<Output = T>`.
+fn future_output(output: &Type) -> Option<Type> {
+    struct Find(Option<Type>);
+    impl<'a> Visit<'a> for Find {
+        fn visit_generic_argument(&mut self, argument: &'a GenericArgument) {
+            match argument {
+                GenericArgument::AssocType(assoc) if assoc.ident == "Output" => {
+                    self.0.get_or_insert_with(|| assoc.ty.clone());
+                }
+                _ => visit::visit_generic_argument(self, argument),
+            }
+        }
+    }
+    let mut find = Find(None);
+    find.visit_type(output);
+    find.0
+}
+
+/// Whether a type is called `Result`.
+fn is_result(output: &Type) -> bool {
+    match output {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
+            last.ident == "Result" && !matches!(last.arguments, PathArguments::Parenthesized(_))
+        }),
+        Type::Paren(inner) => is_result(&inner.elem),
+        Type::Group(inner) => is_result(&inner.elem),
+        _ => false,
+    }
+}
+
+/// Whether a type can be written outside of a signature.
+fn can_be_named(output: &Type) -> bool {
+    struct Find(bool);
+    impl<'a> Visit<'a> for Find {
+        fn visit_type_impl_trait(&mut self, _: &'a TypeImplTrait) {
+            self.0 = true;
+        }
+    }
+    let mut find = Find(false);
+    find.visit_type(output);
+    !find.0 && !matches!(output, Type::Never(_))
+}

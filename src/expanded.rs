@@ -1,0 +1,61 @@
+//! What `#[with_tracer]` expands to calls of.
+
+use std::fmt::Display;
+
+use opentelemetry::trace::SpanKind;
+
+use crate::function::{Call, Function};
+use crate::providers::Attributes;
+
+/// Starts a run of a function.
+pub fn start(
+    component: &'static str,
+    name: &'static str,
+    kind: SpanKind,
+    metrics: Option<&'static str>,
+    attributes: &Attributes,
+) -> Call {
+    Function {
+        component,
+        name: name.into(),
+        kind,
+        metrics,
+    }
+    .start(attributes)
+}
+
+/// Stands for what a function returns where it is never run, so that the compiler knows its type.
+pub fn never<T>() -> T {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// An error of any type: whether it can be displayed is found out by which of two methods the
+/// compiler finds first.
+#[derive(Debug)]
+pub struct Failed<'a, E>(pub &'a E);
+
+/// Of an error that can be displayed.
+pub trait FailWithMessage {
+    /// Fails with type and message.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E: Display> FailWithMessage for Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        call.fail(std::any::type_name::<E>(), Some(self.0));
+    }
+}
+
+/// Of every other.
+pub trait FailWithType {
+    /// Fails with the type alone.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E> FailWithType for &Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        call.fail(std::any::type_name::<E>(), None);
+    }
+}

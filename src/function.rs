@@ -1,0 +1,319 @@
+//! One run of a piece of handler code in a span: how it starts, fails and ends.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Instant;
+
+use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
+use opentelemetry::{Context, ContextGuard, KeyValue};
+use pin_project_lite::pin_project;
+
+use crate::providers::{self, Attributes, Current, Started};
+use crate::semconv;
+
+/// Bound, in bytes, of the message of an error.
+pub(crate) const MAX_MESSAGE: usize = 256;
+
+/// What is to be run in a span.
+pub(crate) struct Function {
+    /// Whose tracer starts the span.
+    pub(crate) component: &'static str,
+    /// The name of the span.
+    pub(crate) name: Cow<'static, str>,
+    /// What the span stands for.
+    pub(crate) kind: SpanKind,
+    /// The full name of the function, where metrics are recorded of it.
+    pub(crate) metrics: Option<&'static str>,
+}
+
+/// A run that has started. Dropped, it ends.
+pub struct Call {
+    span: Option<OpenSpan>,
+    metrics: Option<Metrics>,
+    /// Whether it is a future that has not completed.
+    pending: bool,
+    error: Option<&'static str>,
+}
+
+/// A span that is to be ended.
+struct OpenSpan {
+    cx: Context,
+    /// False where the span of the context may be another, which is not to be ended here.
+    recording: bool,
+}
+
+struct Metrics {
+    /// Those of the start: where a future is dropped, it may be outside of its request.
+    providers: Current,
+    function: &'static str,
+    start: Instant,
+}
+
+impl Function {
+    pub(crate) fn new(component: &'static str, name: Cow<'static, str>) -> Self {
+        Self {
+            component,
+            name,
+            kind: SpanKind::Internal,
+            metrics: None,
+        }
+    }
+
+    /// Starts a run in a span below the current one. Nothing is built for a span that is dropped.
+    pub(crate) fn start(self, attributes: &Attributes) -> Call {
+        let current = Context::current();
+        self.start_below(&current, None, attributes)
+    }
+
+    /// The same, in a new trace with a link to the current span.
+    pub(crate) fn start_linked(self) -> Call {
+        let current = Context::map_current(|cx| {
+            let span_context = cx.span().span_context().clone();
+            span_context.is_valid().then_some(span_context)
+        });
+        self.start_below(
+            &providers::without_span(),
+            current.map(Link::with_context),
+            &|_| {},
+        )
+    }
+
+    fn start_below(self, parent: &Context, link: Option<Link>, attributes: &Attributes) -> Call {
+        let mut call = Call {
+            span: None,
+            metrics: None,
+            pending: false,
+            error: None,
+        };
+        let Some(providers) = providers::current() else {
+            return call;
+        };
+        let tracer = providers.component(self.component);
+        call.metrics = self.metrics.map(|function| Metrics {
+            providers,
+            function,
+            start: Instant::now(),
+        });
+        if tracer.drops_below(parent) {
+            return call;
+        }
+        let mut span = SpanBuilder::from_name(self.name).with_kind(self.kind);
+        if let Some(link) = link {
+            span = span.with_links(vec![link]);
+        }
+        let Started { cx, recording } = tracer.start(span, parent, 0, attributes);
+        call.span = Some(OpenSpan { cx, recording });
+        call
+    }
+}
+
+impl Call {
+    /// Makes the span current on this thread until the guard is dropped, which ends the run.
+    pub fn enter(self) -> CallGuard {
+        CallGuard {
+            _attached: self.attach(),
+            call: self,
+        }
+    }
+
+    fn attach(&self) -> Option<ContextGuard> {
+        self.span.as_ref().map(|span| span.cx.clone().attach())
+    }
+
+    /// Says that the run has failed, with an error of this type and message.
+    pub fn fail(&mut self, error_type: &'static str, message: Option<&dyn Display>) {
+        self.error = Some(error_type);
+        if let Some(OpenSpan {
+            cx,
+            recording: true,
+        }) = &self.span
+        {
+            let message = message.map_or_else(String::new, bounded);
+            cx.span().set_status(Status::error(message));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let panics = std::thread::panicking();
+        let error = match self.error {
+            Some(error) => Some(error),
+            None if panics => Some(semconv::PANIC),
+            None if self.pending => Some(semconv::CANCELLED),
+            None => None,
+        };
+        let error = error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error));
+        if let Some(metrics) = &self.metrics {
+            let function = KeyValue::new(semconv::CODE_FUNCTION_NAME, metrics.function);
+            let elapsed = metrics.start.elapsed().as_secs_f64();
+            let attributes: Vec<_> = [Some(function), error.clone()]
+                .into_iter()
+                .flatten()
+                .collect();
+            let functions = &metrics.providers.functions;
+            functions.record_function_duration(elapsed, &attributes);
+        }
+        if let Some(OpenSpan {
+            cx,
+            recording: true,
+        }) = &self.span
+        {
+            let span = cx.span();
+            if let Some(error) = error {
+                span.set_attribute(error);
+            }
+            if panics && self.error.is_none() {
+                span.set_status(Status::error(""));
+            }
+            span.end();
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+/// A run that is current on this thread.
+pub struct CallGuard {
+    // Dropped in this order: the span is no longer current when it ends.
+    _attached: Option<ContextGuard>,
+    call: Call,
+}
+
+impl CallGuard {
+    /// Runs what may fail, and has `observe` say whether it has.
+    pub fn run<T>(mut self, run: impl FnOnce() -> T, observe: impl FnOnce(&T, &mut Call)) -> T {
+        let output = run();
+        observe(&output, &mut self.call);
+        output
+    }
+}
+
+impl fmt::Debug for CallGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallGuard").finish_non_exhaustive()
+    }
+}
+
+/// Sees what a future has come to.
+pub trait Observe<T> {
+    /// Tells the call whether it has failed.
+    fn observe(&self, output: &T, call: &mut Call);
+}
+
+impl<T, F: Fn(&T, &mut Call)> Observe<T> for F {
+    fn observe(&self, output: &T, call: &mut Call) {
+        self(output, call);
+    }
+}
+
+/// Takes no error for a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl<T> Observe<T> for Nothing {
+    fn observe(&self, _: &T, _: &mut Call) {}
+}
+
+/// Takes every `Err` for a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Errors;
+
+impl<T, E: Display> Observe<Result<T, E>> for Errors {
+    fn observe(&self, output: &Result<T, E>, call: &mut Call) {
+        if let Err(error) = output {
+            call.fail(std::any::type_name::<E>(), Some(error));
+        }
+    }
+}
+
+pin_project! {
+    /// A future in a span, see [`async_with_tracer`](crate::async_with_tracer).
+    #[must_use = "futures do nothing unless they are polled"]
+    pub struct SpanFuture<F, O = Nothing> {
+        // `None` once it has completed, and while it is being dropped.
+        #[pin]
+        inner: Option<F>,
+        call: Option<Call>,
+        observe: O,
+    }
+
+    impl<F, O> PinnedDrop for SpanFuture<F, O> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _attached = this.call.as_ref().map(Call::attach);
+            this.inner.set(None);
+        }
+    }
+}
+
+impl<F: Future, O: Observe<F::Output>> SpanFuture<F, O> {
+    /// Runs `inner` in the span of `call`.
+    pub fn new(mut call: Call, inner: F, observe: O) -> Self {
+        call.pending = true;
+        Self {
+            inner: Some(inner),
+            call: Some(call),
+            observe,
+        }
+    }
+}
+
+impl<F: Future, O: Observe<F::Output>> Future for SpanFuture<F, O> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let output = {
+            let _attached = this.call.as_ref().map(Call::attach);
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+                return Poll::Pending;
+            };
+            let output = ready!(inner.poll(cx));
+            this.inner.set(None);
+            output
+        };
+        if let Some(call) = this.call {
+            call.pending = false;
+            this.observe.observe(&output, call);
+        }
+        *this.call = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F, O> fmt::Debug for SpanFuture<F, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpanFuture").finish_non_exhaustive()
+    }
+}
+
+/// The text of an error, no longer than it is kept. An error may have a lot to say.
+pub(crate) fn bounded(message: &dyn Display) -> String {
+    struct Bounded(String);
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            // More than is kept, so that it can be seen that it was cut.
+            let room = (MAX_MESSAGE + 1).saturating_sub(self.0.len());
+            let end = (0..=room.min(text.len()))
+                .rev()
+                .find(|&end| text.is_char_boundary(end));
+            self.0.push_str(&text[..end.unwrap_or(0)]);
+            if room < text.len() {
+                return Err(fmt::Error);
+            }
+            Ok(())
+        }
+    }
+    let mut text = Bounded(String::new());
+    // It fails where the text is long enough.
+    let _ = write!(text, "{message}");
+    semconv::truncate(&text.0, MAX_MESSAGE).into_owned()
+}
