@@ -80,7 +80,8 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
         first / 1024,
         second / 1024
     );
-    assert!(first < 40 * MIB, "{first}");
+    // The queue's 16 MiB, a message that is on its way, and the metrics.
+    assert!(first < 24 * MIB, "{first}");
     assert!(second <= first + MIB, "{first} and then {second}");
     let stats = telemetry.stats().traces;
     assert_eq!(stats.accepted, REQUESTS as u64);

@@ -49,7 +49,7 @@ impl<T: Item> Queue<T> {
         self.counters.accept(1);
         let bytes = item.bytes();
         let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let has_room = waiting <= self.items.max_capacity() * BYTES_PER_ITEM;
+        let has_room = waiting <= self.items.max_capacity().saturating_mul(BYTES_PER_ITEM);
         if has_room && self.items.try_send(item).is_ok() {
             if self.items.max_capacity() - self.items.capacity() >= self.batch_size {
                 self.wake();

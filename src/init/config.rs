@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderMap;
-use opentelemetry::KeyValue;
+use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::metrics::Temporality;
 use tracing::level_filters::LevelFilter;
 
@@ -313,14 +313,15 @@ impl fmt::Display for Config {
         if !self.enabled {
             return f.write_str("telemetry is switched off");
         }
-        match &self.service_name {
-            Some(name) => write!(f, "service={name}")?,
-            None => write!(f, "service={}", super::resource::unknown_service())?,
+        // As it is sent, whichever way it was given.
+        let resource = super::resource::resource(self);
+        let mut separator = "";
+        for (word, key) in super::resource::SUMMARY {
+            if let Some(value) = resource.get(&Key::from_static_str(key)) {
+                write!(f, "{separator}{word}={value}")?;
+                separator = " ";
+            }
         }
-        if let Some(version) = &self.service_version {
-            write!(f, " version={version}")?;
-        }
-        write!(f, " environment={}", self.environment().as_str())?;
         for signal in Signal::ALL {
             let exporters = self.exporters(signal).into_iter();
             let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {

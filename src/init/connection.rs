@@ -35,8 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time for which a receiver can ask for quiet.
-const MAX_QUIET: Duration = Duration::from_secs(5 * 60);
+/// Longest time for which a receiver can ask for quiet, and for which a message is kept for it.
+pub(super) const MAX_QUIET: Duration = Duration::from_secs(5 * 60);
 
 /// What connections are made of; what has the same shares them.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,15 +184,14 @@ fn secured(origin: &Origin) -> Result<Secured, InitError> {
         Ok(read)
     }
 
+    let is_https = origin.scheme.as_deref() == Some("https");
     // Named, because a program may well contain several providers.
     let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| InitError::RootCertificates(io::Error::other(error)))?;
     let settings = &origin.tls;
     let tls = match &settings.certificate {
-        _ if origin.scheme.as_deref() != Some("https") => {
-            tls.with_root_certificates(RootCertStore::empty())
-        }
+        _ if !is_https => tls.with_root_certificates(RootCertStore::empty()),
         Some(file) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates(file)? {
@@ -207,6 +206,7 @@ fn secured(origin: &Origin) -> Result<Secured, InitError> {
             .map_err(InitError::RootCertificates)?,
     };
     let tls = match (&settings.client_certificate, &settings.client_key) {
+        _ if !is_https => tls.with_no_client_auth(),
         (Some(certificate), Some(key)) => {
             let private = PrivateKeyDer::from_pem_file(&key.path)
                 .map_err(|error| InitError::pem(key, &error.to_string()))?;
@@ -266,5 +266,48 @@ fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
         io::ErrorKind::ConnectionRefused => Some(Failure::Refused),
         io::ErrorKind::TimedOut => Some(Failure::Timeout),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(uri: &str) -> Connection {
+        let uri = uri.parse().expect("it is a URI");
+        let origin = Origin::new(&uri, Protocol::Grpc, Tls::default());
+        Connection::new(origin).expect("it needs no file")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_is_kept_for_as_long_as_it_is_asked_for_and_for_five_minutes_at_most() {
+        let connection = connection("http://localhost:4317");
+        for (asked, kept) in [(1, 1), (300, 300), (u64::MAX, 300)] {
+            let start = Instant::now();
+            connection.may_be_used().await;
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            connection.keep_quiet(Duration::from_secs(asked));
+            // What asks for less does not shorten it.
+            connection.keep_quiet(Duration::ZERO);
+            connection.may_be_used().await;
+            let kept = Duration::from_secs(kept);
+            assert!(start.elapsed() >= kept && start.elapsed() < kept + TCP_TIMEOUT);
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_is_not_waited_for_without_end() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let uri = format!("https://{address}");
+        let mut connector = connection(&uri).connector;
+        let start = Instant::now();
+        let connected = connector.call(uri.parse().expect("it is a URI")).await;
+        let Err(error) = connected else {
+            panic!("nobody speaks TLS there");
+        };
+        assert_eq!(failure(&*error).0, Failure::Timeout);
+        assert!(start.elapsed() <= CONNECT_TIMEOUT + Duration::from_secs(1));
     }
 }

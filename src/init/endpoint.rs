@@ -115,15 +115,19 @@ fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
             return Err(invalid(endpoint, reason));
         }
     }
-    if uri
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
+    let after_scheme = endpoint.text.split_once("://").map(|(_, rest)| rest);
+    let authority = after_scheme.and_then(|rest| rest.split('/').next());
+    if authority.is_some_and(|authority| authority.contains('@')) {
         let reason = "holds credentials, which belong into OTEL_EXPORTER_OTLP_HEADERS";
         return Err(invalid(endpoint, reason));
     }
     if uri.host().is_none_or(str::is_empty) {
         return Err(invalid(endpoint, "names no host"));
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let after_host = authority.rsplit(']').next().unwrap_or(authority);
+    if after_host.contains(':') && uri.port_u16().is_none() {
+        return Err(invalid(endpoint, "has a port that is not a number"));
     }
     Ok(uri)
 }

@@ -14,8 +14,8 @@ use super::settings::{
 };
 use super::vars::Vars;
 
-/// Variables of the specification that have no effect here: the SDK has no exemplars and reads no
-/// files, and there is no Prometheus endpoint.
+/// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
+/// and reads no files, and there is no Prometheus endpoint.
 const UNSUPPORTED: [&str; 6] = [
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -70,7 +70,10 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         warnings: Vec::new(),
     };
     for variable in UNSUPPORTED {
-        vars.warn_of_unsupported(variable);
+        // That there are no exemplars is what it has got.
+        if vars.text(variable).as_deref() != Some("always_off") {
+            vars.warn_of_unsupported(variable);
+        }
     }
     Config {
         warnings: vars.warnings,
@@ -99,7 +102,17 @@ impl Vars<'_> {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
         const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
         let Some(name) = self.text(NAME) else {
-            return (None, self.ratio(ARG, "it is left out"));
+            let ratio = self.ratio(ARG, "it is left out");
+            if let Some(ratio) = ratio
+                && environment != Environment::Production
+            {
+                let consequence = format!(
+                    "has no effect on the sampler {}",
+                    default_sampler(environment, None)
+                );
+                self.warn(ARG, Some(&ratio.to_string()), consequence);
+            }
+            return (None, ratio);
         };
         let ratio = |vars: &mut Self| vars.ratio(ARG, "using 1").unwrap_or(1.0);
         let sampler = match name.to_ascii_lowercase().as_str() {
@@ -130,7 +143,15 @@ impl Vars<'_> {
         let told = self.words("OTEL_PROPAGATORS", known, |word| {
             Propagator::ALL.into_iter().find(|one| one.name() == word)
         });
-        told.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage])
+        let mut told = told.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage]);
+        let mut seen = Vec::new();
+        told.retain(|one| {
+            !seen.contains(one) && {
+                seen.push(*one);
+                true
+            }
+        });
+        told
     }
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
@@ -162,17 +183,11 @@ impl Vars<'_> {
                 origin: endpoint,
                 text,
             }),
-            insecure: self.text(&insecure).map(|_| self.flag(&insecure, false)),
+            insecure: self.flag_or(&insecure, "it is left out"),
             protocol: self.protocol(&name("PROTOCOL")),
-            compression: self.word(
-                &name("COMPRESSION"),
-                &compressions,
-                "messages are not compressed",
-            ),
+            compression: self.word(&name("COMPRESSION"), &compressions, "it is left out"),
             headers: self.headers(&name("HEADERS")),
-            timeout: self
-                .text(&timeout)
-                .map(|_| self.milliseconds(&timeout, Duration::from_secs(10))),
+            timeout: self.milliseconds_or(&timeout, "it is left out"),
             certificate: self.file(&name("CERTIFICATE")),
             client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
             client_key: self.file(&name("CLIENT_KEY")),
@@ -194,7 +209,7 @@ impl Vars<'_> {
             self.warn(name, Some(&value), consequence);
             return Some(Protocol::HttpProtobuf);
         }
-        self.word(name, &protocols, "the protocol is taken from the endpoint")
+        self.word(name, &protocols, "it is left out")
     }
 
     /// `name=value` pairs, values percent-encoded. What is wrong with one is said without it.

@@ -52,7 +52,7 @@ impl InitError {
     pub(super) fn pem(file: &PemFile, reason: &str) -> Self {
         Self::Certificate {
             origin: file.origin.clone(),
-            path: file.path.clone(),
+            path: file.shown().into(),
             reason: reason.to_owned(),
         }
     }

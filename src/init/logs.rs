@@ -54,7 +54,9 @@ impl Item for Record {
         let attributes = record.attributes_iter();
         size_of::<SdkLogRecord>()
             + record.body().map_or(0, bytes)
-            + attributes.map(|(_, value)| bytes(value)).sum::<usize>()
+            + attributes
+                .map(|(key, value)| key.as_str().len() + bytes(value))
+                .sum::<usize>()
     }
 }
 
@@ -65,7 +67,10 @@ fn bytes(value: &AnyValue) -> usize {
             AnyValue::String(text) => text.as_str().len(),
             AnyValue::Bytes(bytes) => bytes.len(),
             AnyValue::ListAny(list) => list.iter().map(bytes).sum(),
-            AnyValue::Map(map) => map.values().map(bytes).sum(),
+            AnyValue::Map(map) => map
+                .iter()
+                .map(|(key, value)| key.as_str().len() + bytes(value))
+                .sum(),
             _ => 0,
         }
 }

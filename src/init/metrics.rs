@@ -89,7 +89,8 @@ fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
             static TOLD: AtomicBool = AtomicBool::new(false);
             if !TOLD.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
-                    "metrics can no longer be collected: an observable callback panicked"
+                    "metrics can no longer be collected: an observable callback panicked, or the \
+                     meter provider was shut down"
                 );
             }
             None

@@ -161,7 +161,7 @@ impl Config {
                 && !target.is_local();
             is_exposed.then_some(target)
         })?;
-        let variable = "OTEL_EXPORTER_OTLP_HEADERS".to_owned();
+        let variable = "the headers of OTLP".to_owned();
         let consequence = format!("can be read by all on the way to {target}; use https there");
         self.enabled.then_some(ConfigWarning {
             variable,
@@ -402,9 +402,29 @@ impl Running {
             // it, when it is shut down and when the last of it is dropped.
             std::mem::forget(self.export.meter_provider.clone());
         }
-        Report {
+        let report = Report {
             timed_out: !complete,
             stats: self.stats_by(Counters::last_stats),
+        };
+        // While it ran, all else that was lost has been told.
+        let told = self.stats();
+        let given_up = [
+            (report.stats.traces, told.traces),
+            (report.stats.metrics, told.metrics),
+            (report.stats.logs, told.logs),
+        ]
+        .map(|(last, told)| last.dropped.saturating_sub(told.dropped));
+        let [traces, metrics, logs] = given_up;
+        if given_up != [0; 3] {
+            stats::tell(|| {
+                tracing::warn!(
+                    traces,
+                    metrics,
+                    logs,
+                    "telemetry is lost: not all was exported when telemetry was shut down"
+                );
+            });
         }
+        report
     }
 }

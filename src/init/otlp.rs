@@ -1,7 +1,7 @@
 //! One OTLP export: cut to size, encode, send, judge the answer, try again where that can help.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,14 +9,15 @@ use base64::Engine;
 use base64::engine::DecodePaddingMode::Indifferent;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, TE, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderMap, HeaderName, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, MAX_QUIET};
 use super::messages;
 use super::settings::{Compression, Protocol};
 use super::stats::{Failure, Outcome};
@@ -27,6 +28,8 @@ const MAX_MESSAGE: usize = 3584 * 1024;
 
 /// An answer says little; a longer one is not from a receiver of telemetry.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Attempts at one export, and the pauses between them, doubled each time.
 const ATTEMPTS: u32 = 4;
@@ -68,6 +71,10 @@ impl AttemptError {
         }
     }
 
+    fn timeout() -> Self {
+        Self::new(Failure::Timeout, "no answer in time", Retry::Never)
+    }
+
     fn no_receiver(detail: &str) -> Self {
         Self::new(Failure::NoReceiver, detail, Retry::Never)
     }
@@ -86,7 +93,8 @@ impl OtlpClient {
         while let Some(mut part) = parts.pop() {
             let items = part.count();
             let count = items as u64;
-            if part.encoded_len() > MAX_MESSAGE {
+            let body = self.encode(&part);
+            if body.len() > MAX_MESSAGE {
                 if items > 1 {
                     parts.push(part.split_off(items / 2));
                     parts.push(part);
@@ -96,14 +104,16 @@ impl OtlpClient {
                 }
                 continue;
             }
-            match self.send(&part).await {
+            match self.send::<Q>(self.packed(body)).await {
                 Ok((rejected, reason)) => {
                     let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
+                    let reason = semconv::truncate(&reason, 256);
                     outcome.exported += count - rejected;
                     if rejected > 0 {
-                        let reason = semconv::truncate(&reason, 256);
                         let detail = format!("the receiver rejected some: {reason}");
                         outcome.lose(rejected, Failure::Rejected, detail);
+                    } else if !reason.is_empty() {
+                        outcome.warning = Some(reason.into_owned());
                     }
                 }
                 Err(error) => outcome.lose(count, error.failure, error.detail),
@@ -113,11 +123,12 @@ impl OtlpClient {
     }
 
     /// Sends one message within the timeout, and says how many the receiver rejected of it.
-    async fn send<Q: messages::Request>(&self, message: &Q) -> Result<(i64, String), AttemptError> {
-        let body = self.encode(message);
+    async fn send<Q: messages::Request>(&self, body: Bytes) -> Result<(i64, String), AttemptError> {
+        let give_up = Instant::now() + MAX_QUIET;
         let mut budget = self.timeout;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
+        let mut previous = None;
         loop {
             // It is the receiver who wants this; it does not use up the time for the export.
             self.connection.may_be_used().await;
@@ -129,17 +140,27 @@ impl OtlpClient {
                     });
                 }
                 Ok(Err(error)) => error,
+                // What little time was left proves nothing.
+                Err(_) if budget < self.timeout / 2 && previous.is_some() => {
+                    return Err(previous.unwrap_or_else(AttemptError::timeout));
+                }
                 Err(_) => {
                     self.connection.renew();
-                    AttemptError::new(Failure::Timeout, "no answer in time", Retry::Never)
+                    AttemptError::timeout()
                 }
             };
             let wait = match error.retry {
                 Retry::Never => return Err(error),
                 Retry::Soon => pause + jitter(),
                 Retry::After(quiet) => {
-                    self.connection.keep_quiet(quiet + jitter());
-                    Duration::ZERO
+                    self.connection
+                        .keep_quiet(quiet.max(pause).saturating_add(jitter()));
+                    pause = (pause * 2).min(self.timeout);
+                    if Instant::now() >= give_up {
+                        return Err(error);
+                    }
+                    previous = Some(error);
+                    continue;
                 }
             };
             budget = budget.saturating_sub(start.elapsed());
@@ -150,16 +171,21 @@ impl OtlpClient {
             budget = budget.saturating_sub(wait);
             attempt += 1;
             pause *= 2;
+            previous = Some(error);
         }
     }
 
-    fn encode<Q: messages::Request>(&self, message: &Q) -> Bytes {
-        let compresses = self.compression == Compression::Gzip;
-        let body = match self.protocol {
+    fn encode<Q: messages::Request>(&self, message: &Q) -> Vec<u8> {
+        match self.protocol {
             Protocol::Grpc | Protocol::HttpProtobuf => message.encode_to_vec(),
             #[cfg(feature = "http-json")]
             Protocol::HttpJson => message.to_json(),
-        };
+        }
+    }
+
+    /// A message as it travels: compressed, and framed for gRPC.
+    fn packed(&self, body: Vec<u8>) -> Bytes {
+        let compresses = self.compression == Compression::Gzip;
         let body = if compresses { gzip(&body) } else { body };
         if self.protocol != Protocol::Grpc {
             return body.into();
@@ -180,11 +206,16 @@ impl OtlpClient {
         let (head, body) = response
             .map_err(|error| AttemptError::connection(&error))?
             .into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| AttemptError::connection(&*error))?;
         if !head.status.is_success() {
             return Err(refused(head.status, &head.headers));
         }
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                return AttemptError::no_receiver("the answer has no end");
+            }
+            AttemptError::connection(&*error)
+        })?;
         if self.protocol != Protocol::Grpc {
             return Ok(body.to_bytes());
         }
@@ -193,7 +224,7 @@ impl OtlpClient {
             .filter(|trailers| Code::in_headers(trailers).is_some());
         let trailers = trailers.unwrap_or(&head.headers).clone();
         match Code::in_headers(&trailers) {
-            Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes()),
+            Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes(), &head.headers),
             Some(code) => Err(failed(code, &trailers)),
             None => Err(AttemptError::no_receiver(
                 "the answer is not that of a gRPC server",
@@ -209,7 +240,11 @@ impl OtlpClient {
         let encoding = match self.protocol {
             Protocol::Grpc => {
                 set(TE, "trailers");
-                http::HeaderName::from_static("grpc-encoding")
+                if self.compression == Compression::Gzip {
+                    // Some answer in the encoding of the request, whether it is asked for or not.
+                    set(HeaderName::from_static("grpc-accept-encoding"), "gzip");
+                }
+                GRPC_ENCODING
             }
             _ => CONTENT_ENCODING,
         };
@@ -242,17 +277,25 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn grpc_message(frame: &Bytes) -> Result<Bytes, AttemptError> {
-    let length = match frame.get(..5) {
-        Some(&[0, a, b, c, d]) => usize::try_from(u32::from_be_bytes([a, b, c, d])).ok(),
-        _ => None,
+fn grpc_message(frame: &Bytes, headers: &HeaderMap) -> Result<Bytes, AttemptError> {
+    let message = || {
+        let &[flag, a, b, c, d] = frame.first_chunk()?;
+        let message = frame.slice(5..);
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+        match flag {
+            _ if message.len() != length => None,
+            0 => Some(message),
+            1 if headers.get(GRPC_ENCODING)? == "gzip" => {
+                let limit = u64::try_from(MAX_ANSWER).ok()?;
+                let mut plain = Vec::new();
+                let mut decoder = GzDecoder::new(&*message).take(limit);
+                decoder.read_to_end(&mut plain).ok()?;
+                Some(plain.into())
+            }
+            _ => None,
+        }
     };
-    match length {
-        Some(length) if frame.len() == 5 + length => Ok(frame.slice(5..)),
-        _ => Err(AttemptError::no_receiver(
-            "the answer is not one gRPC message",
-        )),
-    }
+    message().ok_or_else(|| AttemptError::no_receiver("the answer is not one gRPC message"))
 }
 
 /// What an HTTP status says (OTLP specification, "OTLP/HTTP Response").

@@ -29,8 +29,15 @@ pub(super) fn resource(config: &Config) -> Resource {
         .build()
 }
 
+/// What a summary tells of the resource.
+pub(super) const SUMMARY: [(&str, &str); 3] = [
+    ("service", names::SERVICE_NAME),
+    ("version", names::SERVICE_VERSION),
+    ("environment", names::DEPLOYMENT_ENVIRONMENT_NAME),
+];
+
 /// The name of the service where none was given (resource conventions, "Service").
-pub(super) fn unknown_service() -> String {
+fn unknown_service() -> String {
     format!("unknown_service:{}", program().as_deref().unwrap_or("rust"))
 }
 
@@ -99,7 +106,8 @@ fn container_in_cgroup(text: &str) -> Option<String> {
 /// The same of version 2, where files of the container's folder are mounted into it.
 fn container_in_mounts(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
-        let (_, path) = line.split_once("/containers/")?;
+        // What is mounted, not where: a host can see the folders of all of its containers.
+        let (_, path) = line.split(' ').nth(3)?.split_once("/containers/")?;
         container_id(path.split('/').next()?)
     })
 }
@@ -138,6 +146,8 @@ mod tests {
             assert_eq!(container_in_cgroup(text), None, "{text}");
         }
         assert_eq!(container_in_mounts("1 2 8:1 /containers/short/x /y"), None);
+        let host = format!("9 8 0:5 / /var/lib/docker/containers/{ID}/mounts/shm rw");
+        assert_eq!(container_in_mounts(&host), None);
     }
 
     #[test]

@@ -52,7 +52,9 @@ impl ExportThread {
                     runtime.shutdown_background();
                 }
             })?;
-        start.recv().unwrap_or(Ok(()))?;
+        start
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
         Ok(Self {
             commands,
             process: process::id(),

@@ -1,7 +1,7 @@
 //! What the settings of a [`Config`](super::Config) are.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -82,10 +82,27 @@ impl fmt::Debug for OtlpSettings {
 }
 
 /// A file with certificates or a key, and where it was named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct PemFile {
     pub(super) origin: String,
     pub(super) path: PathBuf,
+}
+
+impl PemFile {
+    /// The path, unless it is what should have been in the file.
+    pub(super) fn shown(&self) -> &Path {
+        let text = self.path.to_string_lossy();
+        if text.contains("-----BEGIN") || text.contains('\n') {
+            return Path::new("(not a path)");
+        }
+        &self.path
+    }
+}
+
+impl fmt::Debug for PemFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shown())
+    }
 }
 
 /// An endpoint as it was given, and where.
@@ -102,11 +119,13 @@ impl Endpoint {
             Some((scheme, rest)) => (Some(scheme), rest),
             None => (None, self.text.as_str()),
         };
-        let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-        let rest = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("REDACTED@{host}"),
-            None => rest.to_owned(),
+        // A password may hold anything, also what begins a query.
+        let (credentials, rest) = match rest.rsplit_once('@') {
+            Some((_, rest)) => ("REDACTED@", rest),
+            None => ("", rest),
         };
+        let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+        let rest = format!("{credentials}{rest}");
         match scheme {
             Some(scheme) => format!("{scheme}://{rest}"),
             None => rest,

@@ -1,6 +1,8 @@
 //! What became of telemetry: counted, and said.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -81,6 +83,8 @@ pub(super) struct Outcome {
     pub(super) failed: u64,
     /// Why, and in more words, where some failed.
     pub(super) failure: Option<(Failure, String)>,
+    /// What the receiver had to say, although it took everything.
+    pub(super) warning: Option<String>,
 }
 
 impl Outcome {
@@ -138,7 +142,8 @@ pub(super) struct Losses {
     counters: Arc<Counters>,
     /// What was lost when this last looked.
     lost: u64,
-    told: Option<Instant>,
+    /// When a line of each kind was last written.
+    told: HashMap<String, Instant>,
     /// Whether it was said that loss has begun, and not yet that it has ended.
     losing: bool,
 }
@@ -151,7 +156,7 @@ impl Losses {
             signal,
             counters,
             lost: 0,
-            told: None,
+            told: HashMap::new(),
             losing: false,
         }
     }
@@ -167,13 +172,20 @@ impl Losses {
             let last = counters.last_failure.lock();
             *last.unwrap_or_else(PoisonError::into_inner) = Some(failure);
         }
+        let signal = self.signal.name();
+        if let Some(warning) = outcome.warning
+            && self.may_tell("warning")
+        {
+            tell(|| tracing::warn!(warning, "the receiver of {signal} warns"));
+        }
         if !self.look(outcome.failure) && self.losing {
             let lost = self.lost;
-            let signal = self.signal.name();
-            tracing::info!(
-                lost,
-                "no more telemetry is lost: {signal} are exported again"
-            );
+            tell(|| {
+                tracing::info!(
+                    lost,
+                    "no more telemetry is lost: {signal} are exported again"
+                );
+            });
             self.losing = false;
         }
     }
@@ -184,24 +196,39 @@ impl Losses {
         let lost = stats.failed + stats.dropped;
         let more_is_lost = lost > self.lost;
         self.lost = lost;
-        let may_tell = self.told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
-        if more_is_lost && may_tell {
-            let (kind, reason) = match failure {
-                Some((failure, detail)) => (failure.to_string(), detail),
-                None => ("queue".to_owned(), "the queue was full".to_owned()),
-            };
+        let (kind, reason) = match failure {
+            Some((failure, detail)) => (failure.to_string(), detail),
+            None => ("queue".to_owned(), "the queue was full".to_owned()),
+        };
+        if more_is_lost && self.may_tell(&kind) {
             let signal = self.signal.name();
-            tracing::warn!(
-                lost,
-                kind,
-                reason,
-                "telemetry is lost: not all {signal} are exported"
-            );
-            self.told = Some(Instant::now());
+            tell(|| {
+                tracing::warn!(
+                    lost,
+                    kind,
+                    reason,
+                    "telemetry is lost: not all {signal} are exported"
+                );
+            });
             self.losing = true;
         }
         more_is_lost
     }
+
+    /// Whether a line of this kind may be written, which is then taken to be done.
+    fn may_tell(&mut self, kind: &str) -> bool {
+        let told = self.told.get(kind);
+        let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
+        if may {
+            self.told.insert(kind.to_owned(), Instant::now());
+        }
+        may
+    }
+}
+
+/// Writes a log line. What panics in a subscriber of the application must not end the export.
+pub(super) fn tell(line: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(line));
 }
 
 #[cfg(test)]
@@ -264,6 +291,9 @@ mod tests {
         losses.settle(bad());
         counters.drop_one();
         losses.look(None);
+        assert_eq!(lines.levels(), ["WARN"], "it is another kind");
+        counters.drop_one();
+        losses.look(None);
         assert!(lines.levels().is_empty(), "it is known");
         losses.settle(good());
         assert_eq!(lines.levels(), ["INFO"]);
@@ -278,6 +308,6 @@ mod tests {
         losses.settle(good());
         assert_eq!(lines.levels(), ["INFO"]);
         let stats = counters.stats();
-        assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 2));
+        assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 3));
     }
 }

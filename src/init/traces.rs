@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opentelemetry::trace::Status;
 use opentelemetry::{Array, Context, KeyValue, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
@@ -70,15 +71,22 @@ impl Item for SpanData {
     fn bytes(&self) -> usize {
         let events = self.events.iter();
         let links = self.links.iter();
+        let status = match &self.status {
+            Status::Error { description } => description.len(),
+            _ => 0,
+        };
         size_of::<Self>()
             + self.name.len()
+            + status
             + bytes(&self.attributes)
-            + events.map(|event| bytes(&event.attributes)).sum::<usize>()
+            + events
+                .map(|event| size_of_val(event) + event.name.len() + bytes(&event.attributes))
+                .sum::<usize>()
             + links.map(|link| bytes(&link.attributes)).sum::<usize>()
     }
 }
 
-/// About how much memory attributes take; their keys mostly are static.
+/// About how much memory attributes take.
 fn bytes(attributes: &[KeyValue]) -> usize {
     let values = attributes.iter().map(|attribute| match &attribute.value {
         Value::String(text) => text.as_str().len(),
@@ -88,7 +96,10 @@ fn bytes(attributes: &[KeyValue]) -> usize {
         Value::Array(Array::F64(list)) => size_of_val(list.as_slice()),
         _ => 0,
     });
-    size_of_val(attributes) + values.sum::<usize>()
+    let keys = attributes
+        .iter()
+        .map(|attribute| attribute.key.as_str().len());
+    size_of_val(attributes) + keys.sum::<usize>() + values.sum::<usize>()
 }
 
 /// The span processor: into the queues with every span that is to be exported.

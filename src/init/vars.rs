@@ -44,16 +44,20 @@ impl Vars<'_> {
     }
 
     pub(super) fn flag(&mut self, name: &str, default: bool) -> bool {
-        let Some(value) = self.text(name) else {
-            return default;
-        };
+        let otherwise = format!("using {default}");
+        self.flag_or(name, &otherwise).unwrap_or(default)
+    }
+
+    /// A flag, where there is one.
+    pub(super) fn flag_or(&mut self, name: &str, otherwise: &str) -> Option<bool> {
+        let value = self.text(name)?;
         match value.to_ascii_lowercase().as_str() {
-            "true" => true,
-            "false" => false,
+            "true" => Some(true),
+            "false" => Some(false),
             _ => {
-                let consequence = format!("is neither true nor false; using {default}");
+                let consequence = format!("is neither true nor false; {otherwise}");
                 self.warn(name, Some(&value), consequence);
-                default
+                None
             }
         }
     }
@@ -90,8 +94,14 @@ impl Vars<'_> {
     }
 
     pub(super) fn milliseconds(&mut self, name: &str, default: Duration) -> Duration {
-        let default = u64::try_from(default.as_millis()).unwrap_or(MAX_MILLISECONDS);
-        Duration::from_millis(self.number(name, 1..=MAX_MILLISECONDS, default))
+        let otherwise = format!("using {}", default.as_millis());
+        self.milliseconds_or(name, &otherwise).unwrap_or(default)
+    }
+
+    /// A time, where there is one.
+    pub(super) fn milliseconds_or(&mut self, name: &str, otherwise: &str) -> Option<Duration> {
+        self.number_or(name, 1..=MAX_MILLISECONDS, otherwise)
+            .map(Duration::from_millis)
     }
 
     pub(super) fn ratio(&mut self, name: &str, otherwise: &str) -> Option<f64> {
@@ -116,6 +126,7 @@ impl Vars<'_> {
     ) -> Option<Vec<T>> {
         let value = self.text(name)?;
         let mut words = Vec::new();
+        let mut unknown = Vec::new();
         let mut none = false;
         for word in value.split(',').map(str::trim) {
             let lower = word.to_ascii_lowercase();
@@ -123,13 +134,19 @@ impl Vars<'_> {
                 Some(parsed) => words.push(parsed),
                 None if lower == "none" => none = true,
                 None if lower.is_empty() => {}
-                None => {
-                    let consequence = format!("is none of {known}; it is left out");
-                    self.warn(name, Some(word), consequence);
-                }
+                None => unknown.push(word),
             }
         }
-        (none || !words.is_empty()).then_some(words)
+        let says_something = none || !words.is_empty();
+        for word in unknown {
+            let otherwise = if says_something {
+                "it is left out"
+            } else {
+                "the default holds"
+            };
+            self.warn(name, Some(word), format!("is none of {known}; {otherwise}"));
+        }
+        says_something.then_some(words)
     }
 
     /// One of some words, in any case.

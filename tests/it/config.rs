@@ -67,6 +67,10 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
             "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; it is left out",
         ),
         (
+            &[("OTEL_TRACES_SAMPLER_ARG", "0.5")],
+            "OTEL_TRACES_SAMPLER_ARG=\"0.5\" has no effect on the sampler parentbased_always_on",
+        ),
+        (
             &[
                 ("OTEL_TRACES_SAMPLER", "always_on"),
                 ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
@@ -75,7 +79,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_TRACES_EXPORTER", "prometheus")],
-            "OTEL_TRACES_EXPORTER=\"prometheus\" is none of otlp, console and none; it is left out",
+            "OTEL_TRACES_EXPORTER=\"prometheus\" is none of otlp, console and none; the default holds",
         ),
         #[cfg(not(feature = "http-json"))]
         (
@@ -86,12 +90,11 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         #[cfg(not(feature = "http-json"))]
         (
             &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http")],
-            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http\" is none of grpc, http/protobuf; the protocol is \
-             taken from the endpoint",
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http\" is none of grpc, http/protobuf; it is left out",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")],
-            "OTEL_EXPORTER_OTLP_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; using 10000",
+            "OTEL_EXPORTER_OTLP_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; it is left out",
         ),
         (
             &[("OTEL_BSP_MAX_QUEUE_SIZE", "0")],
@@ -117,12 +120,12 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zstd")],
-            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"zstd\" is none of gzip, none; messages are \
-             not compressed",
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"zstd\" is none of gzip, none; it is left \
+             out",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_INSECURE", "1")],
-            "OTEL_EXPORTER_OTLP_INSECURE=\"1\" is neither true nor false; using false",
+            "OTEL_EXPORTER_OTLP_INSECURE=\"1\" is neither true nor false; it is left out",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "low")],
@@ -190,7 +193,8 @@ fn a_value_that_can_be_used_is_not_warned_of() {
             ("OTEL_LOGS_EXPORTER", "none"),
         ],
         &[("OTEL_RESOURCE_ATTRIBUTES", "a=b%20c,d=e")],
-        &[("OTEL_PROPAGATORS", "B3, b3multi,baggage")],
+        &[("OTEL_PROPAGATORS", "B3, b3multi,baggage,b3")],
+        &[("OTEL_METRICS_EXEMPLAR_FILTER", "always_off")],
         &[(
             "OTEL_EXPORTER_OTLP_HEADERS",
             "authorization=Bearer%20abc,x-tenant=1",
@@ -225,6 +229,18 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@host")],
             "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host\" holds credentials, which belong \
              into OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
+            &[(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "http://user:pa?canary@host/path",
+            )],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host/path\" holds credentials, which \
+             belong into OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://host:port")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:port\" has a port that is not a number",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://bad host")],

@@ -25,17 +25,25 @@ enum End {
 const ENDS: [End; 3] = [End::Shutdown, End::Flush, End::Drop];
 
 /// Records a request and ends telemetry, and tells how long the end took and what it reported.
-async fn scenario(endpoint: String, protocol: Protocol, end: End) -> (Duration, Option<Report>) {
-    let telemetry = recorded(endpoint, protocol).await;
+async fn scenario(
+    endpoint: String,
+    protocol: Protocol,
+    timeout: Duration,
+    end: End,
+) -> (Duration, Option<Report>) {
+    let telemetry = recorded(endpoint, protocol, timeout).await;
     finish(telemetry, end).await
 }
 
-async fn recorded(endpoint: String, protocol: Protocol) -> TelemetryGuard {
+/// Of a healthy receiver, which needs none, however busy the machine is.
+const NO_TIMEOUT: Duration = Duration::from_secs(20);
+
+async fn recorded(endpoint: String, protocol: Protocol, timeout: Duration) -> TelemetryGuard {
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(endpoint)
         .with_protocol(protocol)
-        .with_shutdown_timeout(TIMEOUT)
+        .with_shutdown_timeout(timeout)
         .build()
         .expect("it is valid");
     request(layer(&telemetry), None).await;
@@ -70,47 +78,52 @@ fn workers(count: usize) -> Runtime {
     runtime.expect("a runtime")
 }
 
-type Run = fn(String, Protocol, End) -> (Duration, Option<Report>);
+type Run = fn(String, Protocol, Duration, End) -> (Duration, Option<Report>);
 
 const PLACES: [(&str, Run); 7] = [
-    ("current thread", |endpoint, protocol, end| {
-        current_thread().block_on(scenario(endpoint, protocol, end))
+    ("current thread", |endpoint, protocol, timeout, end| {
+        current_thread().block_on(scenario(endpoint, protocol, timeout, end))
     }),
-    ("one worker", |endpoint, protocol, end| {
-        let task = scenario(endpoint, protocol, end);
+    ("one worker", |endpoint, protocol, timeout, end| {
+        let task = scenario(endpoint, protocol, timeout, end);
         let runtime = workers(1);
         let task = runtime.spawn(task);
         runtime.block_on(task).expect("it does not panic")
     }),
-    ("four workers", |endpoint, protocol, end| {
-        workers(4).block_on(scenario(endpoint, protocol, end))
+    ("four workers", |endpoint, protocol, timeout, end| {
+        workers(4).block_on(scenario(endpoint, protocol, timeout, end))
     }),
     (
         "a spawned task of four workers",
-        |endpoint, protocol, end| {
+        |endpoint, protocol, timeout, end| {
             let runtime = workers(4);
-            let task = runtime.spawn(scenario(endpoint, protocol, end));
+            let task = runtime.spawn(scenario(endpoint, protocol, timeout, end));
             runtime.block_on(task).expect("it does not panic")
         },
     ),
-    ("spawn_blocking", |endpoint, protocol, end| {
+    ("spawn_blocking", |endpoint, protocol, timeout, end| {
         let runtime = workers(1);
-        let task = runtime.spawn_blocking(move || block_on(scenario(endpoint, protocol, end)));
+        let task =
+            runtime.spawn_blocking(move || block_on(scenario(endpoint, protocol, timeout, end)));
         runtime.block_on(task).expect("it does not panic")
     }),
-    ("no runtime", |endpoint, protocol, end| {
-        block_on(scenario(endpoint, protocol, end))
+    ("no runtime", |endpoint, protocol, timeout, end| {
+        block_on(scenario(endpoint, protocol, timeout, end))
     }),
-    ("the runtime is gone", |endpoint, protocol, end| {
+    ("the runtime is gone", |endpoint, protocol, timeout, end| {
         let runtime = workers(1);
-        let telemetry = runtime.block_on(recorded(endpoint, protocol));
+        let telemetry = runtime.block_on(recorded(endpoint, protocol, timeout));
         drop(runtime);
         block_on(finish(telemetry, end))
     }),
 ];
 
 /// Runs everything everywhere, and returns what was reported.
-fn everywhere(mut endpoint: impl FnMut() -> String, mut check: impl FnMut(&str, Option<Report>)) {
+fn everywhere(
+    timeout: Duration,
+    mut endpoint: impl FnMut() -> String,
+    mut check: impl FnMut(&str, Option<Report>),
+) {
     for (place, run) in PLACES {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for end in ENDS {
@@ -118,9 +131,9 @@ fn everywhere(mut endpoint: impl FnMut() -> String, mut check: impl FnMut(&str, 
                 // Another process may well hold up this one; what hangs, hangs each time.
                 let mut late = Vec::new();
                 while late.len() < 3 {
-                    let (took, report) = run(endpoint(), protocol, end);
+                    let (took, report) = run(endpoint(), protocol, timeout, end);
                     check(&case, report);
-                    if took <= TIMEOUT + TOLERANCE {
+                    if took <= timeout + TOLERANCE {
                         break;
                     }
                     late.push(took);
@@ -136,6 +149,7 @@ fn a_healthy_receiver_gets_everything() {
     let receiver = Receiver::start();
     let mut sent = 0;
     everywhere(
+        NO_TIMEOUT,
         || receiver.endpoint(),
         |case, report| {
             sent += 1;
@@ -153,13 +167,13 @@ fn a_healthy_receiver_gets_everything() {
 #[test]
 fn a_receiver_that_refuses_holds_nothing_up() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
-    everywhere(|| format!("http://{}", proxy.address), lost);
+    everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
 #[test]
 fn a_receiver_that_is_mute_holds_nothing_up() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
-    everywhere(|| format!("http://{}", proxy.address), lost);
+    everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
 fn lost(case: &str, report: Option<Report>) {
@@ -206,7 +220,7 @@ async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
 #[tokio::test]
 async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
-    let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc).await;
+    let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc, TIMEOUT).await;
     let start = Instant::now();
     let shutdown = tokio::time::timeout(Duration::from_millis(10), telemetry.shutdown());
     assert!(shutdown.await.is_err());

@@ -85,7 +85,7 @@ fn config(proxy: &Proxy, protocol: Protocol) -> Config {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(format!("https://localhost:{}", proxy.address.port()))
         .with_protocol(protocol)
-        .with_export_timeout(Duration::from_millis(500))
+        .with_export_timeout(Duration::from_secs(10))
 }
 
 /// Sends one request's telemetry, and returns what became of its span.
@@ -197,7 +197,9 @@ async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
     for protocol in PROTOCOLS {
         let tls = authority.server("localhost", false, false);
         let proxy = Proxy::start_tls(receiver.address, Mode::Mute, Some(tls));
-        let config = config(&proxy, protocol).with_ca_certificate(authority.file());
+        let config = config(&proxy, protocol)
+            .with_ca_certificate(authority.file())
+            .with_export_timeout(Duration::from_secs(1));
         let telemetry = config.build().expect("it is valid");
         request(layer(&telemetry), None).await;
         assert!(!telemetry.force_flush().await.timed_out);

@@ -44,7 +44,13 @@ impl Process {
         );
         let mut command = Command::new(path);
         for (name, _) in std::env::vars() {
-            if name.starts_with("OTEL_") || name == "RUST_LOG" {
+            let others = [
+                "ENABLE_TELEMETRY",
+                "ENVIRONMENT",
+                "RUST_LOG",
+                "SERVICE_NAME",
+            ];
+            if name.starts_with("OTEL_") || others.contains(&&*name) {
                 command.env_remove(name);
             }
         }

@@ -224,9 +224,15 @@ impl Receiver {
 }
 
 fn app(service: &Service) -> Router {
-    let traces = TraceServiceServer::new(service.clone()).accept_compressed(Gzip);
-    let metrics = MetricsServiceServer::new(service.clone()).accept_compressed(Gzip);
-    let logs = LogsServiceServer::new(service.clone()).accept_compressed(Gzip);
+    let traces = TraceServiceServer::new(service.clone())
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let metrics = MetricsServiceServer::new(service.clone())
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let logs = LogsServiceServer::new(service.clone())
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
     let grpc = Routes::new(traces).add_service(metrics).add_service(logs);
     let http = Router::new()
         .route("/v1/traces", post(self::traces))
@@ -245,12 +251,13 @@ async fn misbehave(
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
+    // Before the arrival can be seen, which may be what ends the fault.
+    let fault = service.fault.lock().expect("not poisoned").clone();
     service
         .arrivals
         .lock()
         .expect("not poisoned")
         .push(Instant::now());
-    let fault = service.fault.lock().expect("not poisoned").clone();
     match fault {
         Fault::None | Fault::Partial(_) => next.run(request).await,
         Fault::Status(code, retry_after) => {
