@@ -30,6 +30,11 @@ macro_rules! attributes {
 ///
 /// That are truth values, numbers, texts, lists of them, and references to all of these. Attributes
 /// know one kind of integer, `i64`; a larger one becomes a text of its digits.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of an attribute",
+    label = "not a truth value, a number, a text, or a list of these",
+    note = "make one of it, with `to_string()` for instance"
+)]
 pub trait IntoValue {
     /// Converts into OpenTelemetry's value.
     fn into_value(self) -> Value;

@@ -1,0 +1,6 @@
+use tower_telemetry::with_tracer;
+
+#[with_tracer("test")]
+struct Thing;
+
+fn main() {}
