@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -22,8 +22,8 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_telemetry::{
-    Config, TelemetryLayer, add_span_attributes, add_span_event, async_with_tracer, attributes,
-    increment_counter, record_histogram_value, set_span_error, with_tracer,
+    Config, TelemetryLayer, add_span_attributes, add_span_event, attributes, increment_counter,
+    set_span_error, start_timer, with_tracer,
 };
 
 const INDEX: &str = "\
@@ -71,14 +71,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn user(Path(id): Path<u32>) -> String {
     add_span_attributes(attributes! { "user.id" => id });
-    let name = async_with_tracer("users", "load-user", load_user(id)).await;
+    let name = load_user(id).await;
     let greeting = with_tracer("users", "render-greeting", || format!("Hello, {name}!\n"));
     tracing::info!(user = id, "greeted");
     greeting
 }
 
+#[with_tracer("users", name = "load-user")]
 async fn load_user(id: u32) -> &'static str {
-    let start = Instant::now();
+    let _timer = start_timer("users.load.duration", "Time to load a user.", []);
     add_span_event(
         "cache-miss",
         attributes! { "cache.key" => format!("user:{id}") },
@@ -89,12 +90,6 @@ async fn load_user(id: u32) -> &'static str {
         attributes! { "cache.hit" => false },
     );
     tokio::time::sleep(Duration::from_millis(5)).await;
-    record_histogram_value(
-        "users.load.duration",
-        "Time to load a user, in milliseconds.",
-        start.elapsed().as_secs_f64() * 1000.0,
-        attributes! {},
-    );
     if id == 42 { "Arthur" } else { "stranger" }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, response};
 use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
+use opentelemetry::trace::{Link, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
 use crate::call::Call;
@@ -335,24 +335,33 @@ fn parent(
         span_context,
         baggage,
     } = propagators.extract(&request.headers);
-    match options.trust(request) {
+    let (remote, baggage, link) = match options.trust(request) {
         Trust::Continue => {
-            let span_context = span_context.map(|parent| options.limit_forced(parent));
-            let cx = span_context.map_or_else(
-                || root.clone(),
-                |parent| root.with_remote_span_context(parent),
-            );
-            match baggage {
-                Some(baggage) => (cx.with_baggage(baggage), None),
-                None => (cx, None),
-            }
+            let parent = span_context.map(|parent| options.limit_forced(parent));
+            (parent, baggage, None)
         }
-        Trust::Link => {
-            let link = span_context.map(Link::with_context);
-            (root.clone(), link)
-        }
-        Trust::Ignore => (root.clone(), None),
+        Trust::Link => (None, None, span_context.map(Link::with_context)),
+        Trust::Ignore => (None, None, None),
+    };
+    let mut cx = match local(remote.as_ref()).or(remote) {
+        Some(parent) => root.with_remote_span_context(parent),
+        None => root.clone(),
+    };
+    if let Some(baggage) = baggage {
+        cx = cx.with_baggage(baggage);
     }
+    (cx, link)
+}
+
+/// The span of an outer layer, unless the request belongs to another trace: with one below the
+/// other, the request has one root.
+fn local(remote: Option<&SpanContext>) -> Option<SpanContext> {
+    Context::map_current(|cx| {
+        let span = cx.span();
+        let local = span.span_context();
+        let is_same = remote.is_none_or(|remote| remote.trace_id() == local.trace_id());
+        (local.is_valid() && !local.is_remote() && is_same).then(|| local.clone())
+    })
 }
 
 /// See [`ActiveRequest::enter`].

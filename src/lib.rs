@@ -24,7 +24,8 @@
 //! 1. [`TelemetryLayer`] takes the parent span from the request's `traceparent` header, starts a
 //!    server span and counts one active request.
 //! 2. The span is current in the context of the handler, so that spans, events and log lines of
-//!    your own code belong to it: [`with_tracer`], [`async_with_tracer`], [`add_span_attributes`],
+//!    your own code belong to it: the attribute and the function
+//!    [`with_tracer`](fn@with_tracer), [`async_with_tracer`], [`add_span_attributes`],
 //!    [`add_span_event`], [`set_span_error`], and what uses OpenTelemetry's API or its bridges.
 //! 3. The head of the response gets the header `x-trace-id`.
 //! 4. With the last frame of the response's body, or when the client goes away before, or with a
@@ -38,6 +39,48 @@
 //! [`increment_counter`], [`add_to_counter`], [`record_histogram_value`] and [`set_gauge`] create
 //! their instrument when its name is first used. [`add_request_attributes`] tells the requests of
 //! the layer's own metrics apart, by what has few values.
+//!
+//! # Context across tasks
+//!
+//! The current span belongs to the code that runs for the request, on whichever thread. What is
+//! started beside it has none, unless it is given along:
+//!
+//! | where it is lost | how to keep it |
+//! |---|---|
+//! | `tokio::spawn` | [`spawn_traced`]: a child span. [`spawn_linked`]: a new trace with a link, for work that outlives the request by far |
+//! | `tokio::task::spawn_blocking` | [`spawn_blocking_traced`] |
+//! | another thread | take `Context::current()` along, and hold its `attach()` there |
+//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)` |
+//! | a stream or future that is polled elsewhere | `with_current_context()` on it, before it goes |
+//!
+//! `Context` is [`opentelemetry::Context`], the methods are those of
+//! [`opentelemetry::context::FutureExt`]. The body of a response needs none of this: it is polled
+//! in the context of its request.
+//!
+//! ```
+//! use opentelemetry::{Context, context::FutureExt};
+//! use tower_telemetry::opentelemetry;
+//!
+//! # async fn work(job: u32) {}
+//! async fn handler(jobs: tokio::sync::mpsc::Sender<(Context, u32)>) {
+//!     let _ = jobs.send((Context::current(), 42)).await;
+//! }
+//!
+//! async fn worker(mut jobs: tokio::sync::mpsc::Receiver<(Context, u32)>) {
+//!     while let Some((cx, job)) = jobs.recv().await {
+//!         work(job).with_context(cx).await;
+//!     }
+//! }
+//! ```
+//!
+//! # Together with `tracing`
+//!
+//! Spans of this crate are OpenTelemetry's own, and do not depend on a log level. With
+//! [`tracing-opentelemetry`](https://docs.rs/tracing-opentelemetry) in your subscriber, spans of
+//! `#[tracing::instrument]` are below that of the request, and those of this crate below them, all
+//! in one trace. `tower-http`'s `TraceLayer` goes inside of [`TelemetryLayer`], where its span is a
+//! child; outside, its span is the root of requests that bring no trace with them, and a trace of
+//! its own for those that do. `examples/tracing.rs` is a server that has both.
 //!
 //! # What comes from strangers
 //!
@@ -53,7 +96,9 @@
 //! | `axum` | yes | the route and the peer's address, from what axum puts into a request |
 //! | `init` | yes | [`init`] and [`Config`]: providers and export |
 //! | `logs` | yes | log lines with `trace_id` and `span_id`; with `init`, log records over OTLP |
+//! | `macros` | yes | the attribute [`#[with_tracer]`](macro@with_tracer) |
 //! | `tls` | yes | export to `https` endpoints |
+//! | `tokio` | with `init` | [`spawn_traced`], [`spawn_linked`], [`spawn_blocking_traced`] |
 //! | `http-json` | | the protocol `http/json` for export |
 //!
 //! Features only add. A library needs none of them: without, there are the layer and the
@@ -116,6 +161,8 @@ pub use init::{
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;
+#[cfg(all(feature = "init", feature = "logs"))]
+pub use logs::{LogLines, log_lines};
 pub use metrics::{
     Timer, add_to_counter, increment_counter, record_histogram_value, set_gauge, start_timer,
 };

@@ -33,7 +33,9 @@ use crate::semconv::SensitiveParameters;
 /// # When a span starts, when it ends, what is recorded
 ///
 /// The span starts when the request reaches the layer. Its parent is the span that the request's
-/// `traceparent` header names; without one, or with one that is not valid, it begins a new trace.
+/// `traceparent` header names. Without one, or with one that is not valid, it is the span that is
+/// current then, such as that of an outer layer; where there is none, a new trace begins. An outer
+/// span in the trace of the header is the parent, too: the request has one root.
 /// The span is current in the context of everything that the inner service does for the request,
 /// also while the response's body is streamed and while a cancelled handler is dropped.
 ///

@@ -4,17 +4,19 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderMap;
-use opentelemetry::{Key, KeyValue};
-use opentelemetry_sdk::metrics::Temporality;
-use tracing::level_filters::LevelFilter;
-
 use super::env;
 use super::error::ConfigWarning;
+#[cfg(feature = "logs")]
+use super::settings::LogLineSettings;
 use super::settings::{
     Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
     OtlpSettings, PemFile, PerSignal, Propagator, Protocol, Sampler, Signal, within_a_day,
 };
+#[cfg(feature = "logs")]
+use crate::logs::LogLines;
+use http::HeaderMap;
+use opentelemetry::{Key, KeyValue};
+use opentelemetry_sdk::metrics::Temporality;
 
 /// How telemetry is set up: read from the environment, changed in code.
 ///
@@ -57,12 +59,8 @@ pub struct Config {
     pub(super) temporality: Temporality,
     pub(super) histograms: HistogramAggregation,
     pub(super) limits: Limits,
-    /// What is shown of the SDK's own messages, where `RUST_LOG` says nothing.
-    #[cfg_attr(
-        not(feature = "logs"),
-        expect(dead_code, reason = "it is for log lines")
-    )]
-    pub(super) sdk_log_level: LevelFilter,
+    #[cfg(feature = "logs")]
+    pub(super) log_lines: LogLineSettings,
     pub(super) shutdown_timeout: Duration,
     pub(super) warnings: Vec<ConfigWarning>,
 }
@@ -255,11 +253,35 @@ impl Config {
         self
     }
 
+    /// Sets how log lines look, in place of `LOG_FORMAT`. Text in development, else JSON.
+    #[cfg(feature = "logs")]
+    pub fn with_log_lines(mut self, style: LogLines) -> Self {
+        self.log_lines.style = Some(style);
+        self
+    }
+
+    /// Has [`init`](Self::init) leave `tracing` alone: log lines and log records are then those of
+    /// a subscriber of your own, which has [`log_lines`](crate::log_lines) and
+    /// [`TelemetryGuard::log_layer`](crate::TelemetryGuard::log_layer) to take from.
+    #[cfg(feature = "logs")]
+    pub fn without_subscriber(mut self) -> Self {
+        self.log_lines.wanted = false;
+        self
+    }
+
     /// Sets how long shutdown and flush may take, all signals together. Default 5 seconds, from
     /// 1 ms to a day.
     pub fn with_shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = within_a_day(timeout);
         self
+    }
+
+    #[cfg(feature = "logs")]
+    pub(super) fn log_style(&self) -> LogLines {
+        self.log_lines.style.unwrap_or(match self.environment() {
+            Environment::Development => LogLines::Text,
+            Environment::Staging | Environment::Production => LogLines::Json,
+        })
     }
 
     pub(super) fn environment(&self) -> Environment {

@@ -1,6 +1,6 @@
 //! The development exporter: finished spans as lines of text, a request together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
@@ -20,11 +20,12 @@ const MAX_WAITING: usize = 4096;
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Whether a span is the first of its trace in this process: the end of a request.
-pub(super) fn is_local_root(span: &SpanData) -> bool {
+fn is_local_root(span: &SpanData) -> bool {
     span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID
 }
 
-/// Prints the spans of a request when its first span has ended, which is after all others.
+/// Prints the spans of a request when its first span has ended, and with it all others but such as
+/// a middleware lets end a little later.
 #[derive(Default)]
 pub(super) struct SpanPrinter {
     waiting: Mutex<Waiting>,
@@ -32,8 +33,48 @@ pub(super) struct SpanPrinter {
 
 #[derive(Default)]
 struct Waiting {
-    traces: HashMap<TraceId, (Instant, Vec<SpanData>)>,
+    traces: HashMap<TraceId, Trace>,
     spans: usize,
+}
+
+/// The spans of a trace that have ended.
+struct Trace {
+    since: Instant,
+    root: Option<SpanData>,
+    others: Vec<SpanData>,
+}
+
+impl Trace {
+    /// Whether the request has ended, and no span is known only as the parent of another.
+    fn is_complete(&self) -> bool {
+        let Some(root) = &self.root else {
+            return false;
+        };
+        let mut ids: HashSet<_> = self.others.iter().map(id).collect();
+        ids.insert(id(root));
+        self.others
+            .iter()
+            .all(|span| ids.contains(&span.parent_span_id))
+    }
+
+    fn len(&self) -> usize {
+        self.others.len() + usize::from(self.root.is_some())
+    }
+
+    fn write(self, text: &mut String) {
+        match self.root {
+            Some(root) => write_tree(&root, self.others, text),
+            None => {
+                for span in &self.others {
+                    write_span(span, text);
+                }
+            }
+        }
+    }
+}
+
+fn id(span: &SpanData) -> SpanId {
+    span.span_context.span_id()
 }
 
 impl SpanPrinter {
@@ -67,35 +108,36 @@ impl Sink<SpanData> for SpanPrinter {
 
 impl Waiting {
     fn add(&mut self, span: SpanData, text: &mut String) {
-        let trace = span.span_context.trace_id();
+        let trace_id = span.span_context.trace_id();
+        let trace = self.traces.entry(trace_id).or_insert_with(|| Trace {
+            since: Instant::now(),
+            root: None,
+            others: Vec::new(),
+        });
+        self.spans += 1;
         if !is_local_root(&span) {
-            let (_, spans) = self
-                .traces
-                .entry(trace)
-                .or_insert_with(|| (Instant::now(), Vec::new()));
-            spans.push(span);
-            self.spans += 1;
-            return;
+            trace.others.push(span);
+        } else if let Some(before) = trace.root.replace(span) {
+            // Another request of the same trace, which has waited in vain.
+            write_span(&before, text);
+            self.spans -= 1;
         }
-        let children = self.traces.remove(&trace);
-        let children = children.map(|(_, children)| children).unwrap_or_default();
-        self.spans -= children.len();
-        write_tree(&span, children, text);
+        if trace.is_complete()
+            && let Some(trace) = self.traces.remove(&trace_id)
+        {
+            self.spans -= trace.len();
+            trace.write(text);
+        }
     }
 
     /// Writes what has waited for too long: its request goes on, or ended before.
     fn write_late(&mut self, all: bool, text: &mut String) {
         let all = all || self.spans > MAX_WAITING;
-        self.traces.retain(|_, (since, spans)| {
-            let keep = !all && since.elapsed() < MAX_WAIT;
-            if !keep {
-                self.spans -= spans.len();
-                for span in spans {
-                    write_span(span, 1, text);
-                }
-            }
-            keep
-        });
+        let late = |trace: &Trace| all || trace.since.elapsed() >= MAX_WAIT;
+        for (_, trace) in self.traces.extract_if(|_, trace| late(trace)) {
+            self.spans -= trace.len();
+            trace.write(text);
+        }
     }
 }
 
@@ -104,7 +146,7 @@ fn write_tree(root: &SpanData, mut spans: Vec<SpanData>, text: &mut String) {
     // Taken from its end.
     spans.sort_by_key(|span| std::cmp::Reverse(span.start_time));
     let mut branch = vec![root.span_context.span_id()];
-    write_span(root, 0, text);
+    write_span(root, text);
     while let Some(parent) = branch.last() {
         let child = spans
             .iter()
@@ -112,7 +154,7 @@ fn write_tree(root: &SpanData, mut spans: Vec<SpanData>, text: &mut String) {
         match child {
             Some(child) => {
                 let child = spans.remove(child);
-                write_span(&child, branch.len(), text);
+                write_child(&child, branch.len(), text);
                 branch.push(child.span_context.span_id());
             }
             None => {
@@ -122,23 +164,38 @@ fn write_tree(root: &SpanData, mut spans: Vec<SpanData>, text: &mut String) {
     }
     // What belongs to another request of the same trace.
     for span in spans.iter().rev() {
-        write_span(span, 1, text);
+        write_span(span, text);
     }
 }
 
-/// `12:34:56.789 GET /users/{id} 200 1.23ms trace=0af7..`
-fn write_span(span: &SpanData, depth: usize, text: &mut String) {
-    let duration = span.end_time.duration_since(span.start_time);
+/// `             load-user ok 1.23ms`, below the line of the request.
+fn write_child(span: &SpanData, depth: usize, text: &mut String) {
     let _ = writeln!(
         text,
-        "{} {:indent$}{} {} {:.2?} trace={}",
-        Clock(span.start_time),
+        "{:indent$} {} {} {:.2?}",
         "",
         span.name.escape_debug(),
         StatusOf(span),
-        duration.unwrap_or_default(),
+        duration(span),
+        indent = "12:34:56.789".len() + 2 * depth,
+    );
+}
+
+fn duration(span: &SpanData) -> Duration {
+    let duration = span.end_time.duration_since(span.start_time);
+    duration.unwrap_or_default()
+}
+
+/// `12:34:56.789 GET /users/{id} 200 1.23ms trace=0af7..`
+fn write_span(span: &SpanData, text: &mut String) {
+    let _ = writeln!(
+        text,
+        "{} {} {} {:.2?} trace={}",
+        Clock(span.start_time),
+        span.name.escape_debug(),
+        StatusOf(span),
+        duration(span),
         span.span_context.trace_id(),
-        indent = 2 * depth,
     );
 }
 

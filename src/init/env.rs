@@ -5,14 +5,17 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
-use tracing::level_filters::LevelFilter;
 
 use super::config::Config;
+#[cfg(feature = "logs")]
+use super::settings::LogLineSettings;
 use super::settings::{
     Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
     OtlpSettings, PerSignal, Propagator, Protocol, Sampler, Signal,
 };
 use super::vars::Vars;
+#[cfg(feature = "logs")]
+use crate::logs::LogLines;
 
 /// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
 /// and reads no files, and there is no Prometheus endpoint.
@@ -65,7 +68,8 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         temporality: vars.temporality(),
         histograms: vars.histograms(),
         limits: vars.limits(),
-        sdk_log_level: vars.sdk_log_level(),
+        #[cfg(feature = "logs")]
+        log_lines: vars.log_lines(),
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
@@ -321,7 +325,11 @@ impl Vars<'_> {
         self.number_or(name, 0..=Limits::MAX_LENGTH, "values are not cut")
     }
 
-    fn sdk_log_level(&mut self) -> LevelFilter {
+    #[cfg(feature = "logs")]
+    fn log_lines(&mut self) -> LogLineSettings {
+        use tracing::level_filters::LevelFilter;
+
+        let styles = [("text", LogLines::Text), ("json", LogLines::Json)];
         let known = [
             ("trace", LevelFilter::TRACE),
             ("debug", LevelFilter::DEBUG),
@@ -331,8 +339,12 @@ impl Vars<'_> {
             ("off", LevelFilter::OFF),
             ("none", LevelFilter::OFF),
         ];
-        self.word("OTEL_LOG_LEVEL", &known, "using warn")
-            .unwrap_or(LevelFilter::WARN)
+        let level = self.word("OTEL_LOG_LEVEL", &known, "using warn");
+        LogLineSettings {
+            wanted: true,
+            style: self.word("LOG_FORMAT", &styles, "the default holds"),
+            sdk_level: level.unwrap_or(LevelFilter::WARN),
+        }
     }
 }
 

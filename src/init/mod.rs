@@ -93,12 +93,21 @@ impl Config {
         warnings.extend(self.exposed_credentials());
         let summary = self.to_string();
         #[cfg(feature = "logs")]
-        let sdk_log_level = self.sdk_log_level;
+        let (log_lines, log_style) = (self.log_lines, self.log_style());
         let guard = self.build().inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
         #[cfg(feature = "logs")]
-        crate::logs::install(guard.logger_provider(), sdk_log_level);
+        if log_lines.wanted {
+            let provider = guard.logger_provider();
+            let installed = crate::logs::install(provider, log_style, log_lines.sdk_level);
+            if !installed && provider.is_some() {
+                tracing::warn!(
+                    "there is a `tracing` subscriber already, and log records are not exported; \
+                     say `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
+                );
+            }
+        }
         tracing::info!("{summary}");
         for warning in warnings {
             warn(&warning);
@@ -301,6 +310,30 @@ impl TelemetryGuard {
     #[cfg(feature = "logs")]
     pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
         self.running.as_ref()?.export.logger_provider.as_ref()
+    }
+
+    /// A layer that sends log records, for a subscriber of your own; `None` where they are not
+    /// sent. See [`Config::without_subscriber`].
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, LogLines, log_lines};
+    /// use tracing_subscriber::prelude::*;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let telemetry = Config::from_env().without_subscriber().init()?;
+    /// tracing_subscriber::registry()
+    ///     .with(log_lines(LogLines::Text))
+    ///     .with(telemetry.log_layer())
+    ///     .init();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "logs")]
+    pub fn log_layer<S>(&self) -> Option<impl tracing_subscriber::Layer<S> + Send + Sync + use<S>>
+    where
+        S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    {
+        self.logger_provider().map(crate::logs::log_records)
     }
 
     /// Makes the providers those of the process.

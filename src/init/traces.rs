@@ -13,7 +13,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use super::batch::{self, Item, Queue, Sink};
-use super::console::{self, SpanPrinter};
+use super::console::SpanPrinter;
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
@@ -124,11 +124,8 @@ impl SpanProcessor for Spans {
             return;
         }
         if let Some(console) = &self.console {
-            let ends_request = console::is_local_root(&span);
             console.push(span.clone());
-            if ends_request {
-                console.wake();
-            }
+            console.wake();
         }
         if let Some(otlp) = &self.otlp {
             otlp.push(span);

@@ -15,7 +15,7 @@ use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_telemetry::{get_span_id, get_trace_id};
 
-use crate::support::{TestTelemetry, within_deadline};
+use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, within_deadline};
 
 fn traceparent(trace: u8) -> String {
     format!(
@@ -170,25 +170,50 @@ async fn the_span_is_current_wherever_code_of_the_service_runs() {
 }
 
 #[tokio::test]
-async fn a_span_that_happens_to_be_current_does_not_become_the_parent() {
+async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another_trace() {
     let telemetry = TestTelemetry::new();
-    let service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
+    let mut service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    let stray = Context::new().with_remote_span_context(opentelemetry::trace::SpanContext::new(
+    let outer = Context::new().with_remote_span_context(opentelemetry::trace::SpanContext::new(
         opentelemetry::trace::TraceId::from_bytes([1; 16]),
         opentelemetry::trace::SpanId::from_bytes([1; 8]),
         opentelemetry::trace::TraceFlags::SAMPLED,
         false,
         Default::default(),
     ));
-    let future = {
-        let _attached = stray.attach();
-        service.oneshot(Request::new(()))
-    };
-    future.await.expect("it cannot fail");
-    let span = telemetry.only_span().await;
-    assert_eq!(span.parent_span_id.to_string(), "0000000000000000");
+    let same = "00-01010101010101010101010101010101-b7ad6b7169203331-01";
+    for (traceparent, trace_id, parent) in [
+        (None, "01010101010101010101010101010101", "0101010101010101"),
+        (
+            Some("not valid"),
+            "01010101010101010101010101010101",
+            "0101010101010101",
+        ),
+        (
+            Some(same),
+            "01010101010101010101010101010101",
+            "0101010101010101",
+        ),
+        (Some(TRACEPARENT), TRACE_ID, "b7ad6b7169203331"),
+    ] {
+        let mut request = Request::new(());
+        if let Some(traceparent) = traceparent {
+            let value = traceparent.parse().expect("it is a header");
+            request.headers_mut().insert("traceparent", value);
+        }
+        let future = {
+            let _attached = outer.clone().attach();
+            tower::Service::call(&mut service, request)
+        };
+        future.await.expect("it cannot fail");
+        let spans = telemetry.spans();
+        let span = spans.last().expect("it has ended");
+        assert_eq!(span.span_context.trace_id().to_string(), trace_id);
+        assert_eq!(span.parent_span_id.to_string(), parent);
+        let is_remote = traceparent == Some(TRACEPARENT);
+        assert_eq!(span.parent_span_is_remote, is_remote);
+    }
 }
 
 #[test]

@@ -32,20 +32,21 @@ async fn in_development_the_console_shows_a_request_as_a_unit() {
     );
     server.line("render-greeting");
     let lines = server.lines();
-    let spans: Vec<_> = lines
-        .iter()
-        .filter(|line| line.contains("trace="))
-        .collect();
-    assert_eq!(spans.len(), 3, "{lines:#?}");
-    let place = " GET /users/{id} 200 ";
-    assert!(spans[0].contains(place), "{lines:#?}");
-    assert!(spans[1].contains("   load-user ok "), "{lines:#?}");
-    assert!(spans[2].contains("   render-greeting ok "), "{lines:#?}");
+    let place = lines.iter().position(|line| line.contains(" trace="));
+    let place = place.expect("the request is there");
+    let request = &lines[place];
+    assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
     assert!(
-        spans
-            .iter()
-            .all(|line| line.ends_with(&format!("trace={TRACE_ID}")))
+        request.ends_with(&format!(" trace={TRACE_ID}")),
+        "{lines:#?}"
     );
+    for (line, child) in lines[place + 1..]
+        .iter()
+        .zip(["load-user", "render-greeting"])
+    {
+        let expected = format!("{:14} {child} ok ", "");
+        assert!(line.starts_with(&expected), "{lines:#?}");
+    }
 
     server.terminate();
     assert!(server.wait().success());
@@ -267,7 +268,7 @@ async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
         assert!(
             server
                 .line("greeted")
-                .contains(&format!("trace_id={TRACE_ID}"))
+                .contains(&format!(r#""trace_id":"{TRACE_ID}""#))
         );
         let before = receiver.received().ways.len();
         server.terminate();
@@ -339,6 +340,8 @@ fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
         .collect();
     assert_eq!(told.len(), 1, "{lines:#?}");
     let (_, line) = told[0].split_once("service=").expect("it is there");
+    // It is JSON in production.
+    let line = line.split('"').next().unwrap_or(line);
     let address = receiver.address;
     let expected = format!(
         "shop version={} environment=production \
@@ -442,5 +445,93 @@ fn what_the_sdk_says_is_shown_from_the_level_that_is_asked_for() {
         let lines = server.lines();
         let said = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
         assert_eq!(said, shown, "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn log_lines_are_json_outside_of_development_or_where_it_is_asked_for() {
+    for (variables, is_json) in [
+        ([("ENVIRONMENT", "development"), ("LOG_FORMAT", "")], false),
+        ([("ENVIRONMENT", "staging"), ("LOG_FORMAT", "")], true),
+        (
+            [("ENVIRONMENT", "production"), ("LOG_FORMAT", "text")],
+            false,
+        ),
+        (
+            [("ENVIRONMENT", "development"), ("LOG_FORMAT", "JSON")],
+            true,
+        ),
+    ] {
+        let mut all = vec![
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ];
+        all.extend([("OTEL_LOGS_EXPORTER", "none")]);
+        all.extend(variables);
+        let server = Process::example("server", &all);
+        let response = get(&server, "/users/42").await;
+        assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
+        let line = server.line("greeted");
+        if !is_json {
+            assert!(
+                line.contains(&format!("trace_id={TRACE_ID} span_id=")),
+                "{line}"
+            );
+            continue;
+        }
+        for line in server.lines() {
+            let line: serde_json::Value = serde_json::from_str(&line).expect("all is JSON");
+            assert!(line["timestamp"].is_string() && line["level"].is_string());
+        }
+        let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        assert_eq!(line["fields"]["message"], "greeted");
+        assert_eq!(line["fields"]["user"], 42);
+        assert_eq!(line["trace_id"], TRACE_ID);
+        assert_eq!(line["span_id"].as_str().map(str::len), Some(16));
+    }
+}
+
+#[tokio::test]
+async fn traces_and_metrics_do_not_depend_on_the_level_of_log_lines() {
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("RUST_LOG", "off,server=info"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ],
+    );
+    server.url();
+    let quiet = Process::example("server", &[("ENVIRONMENT", "staging"), ("RUST_LOG", "off")]);
+    get(&server, "/users/42").await;
+    server.terminate();
+    assert!(server.wait().success());
+    assert_eq!(receiver.received().spans().len(), 3);
+    assert!(receiver.received().metric("http.requests").is_some());
+    assert!(quiet.lines().is_empty(), "{:?}", quiet.lines());
+}
+
+#[cfg(feature = "macros")]
+#[tokio::test]
+async fn a_server_with_tracing_opentelemetry_has_all_spans_in_one_trace() {
+    let server = Process::example("tracing", &[]);
+    let response = get(&server, "/users/42").await;
+    assert_eq!(response.body(), "Hello, 42!\n");
+    assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
+    let line = server.line("greeted");
+    assert!(line.contains(&format!("trace_id={TRACE_ID}")), "{line}");
+    server.line("greeting ok");
+    let lines = server.lines();
+    let place = lines.iter().position(|line| line.contains(" trace="));
+    let tree = &lines[place.expect("the request is there")..];
+    for (depth, (line, name)) in tree
+        .iter()
+        .zip(["GET /users/{id} 200", "request", "user", "greeting"])
+        .enumerate()
+    {
+        let indent = if depth == 0 { 13 } else { 13 + 2 * depth };
+        assert!(line[indent..].starts_with(name), "{lines:#?}");
     }
 }

@@ -10,9 +10,10 @@ use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry::{KeyValue, Value as AnyValue};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    add_span_attributes, add_span_event, add_to_counter, async_with_tracer, attributes,
-    get_span_id, get_trace_id, get_tracer, increment_counter, record_histogram_value, set_gauge,
-    set_span_error, start_as_current_span, with_tracer,
+    add_span_attributes, add_span_event, add_to_counter, async_try_with_tracer, async_with_tracer,
+    attributes, bind_counter, bind_gauge, bind_histogram, get_span_id, get_trace_id, get_tracer,
+    increment_counter, record_histogram_value, set_gauge, set_span_error,
+    set_span_error_with_sources, start_as_current_span, start_timer, try_with_tracer, with_tracer,
 };
 
 use crate::support::{
@@ -356,19 +357,38 @@ fn threads_that_record_at_once_lose_nothing() {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         let cx = opentelemetry::Context::current();
+        let recorded = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // Collected all the while.
+            let (telemetry, is_done) = (&telemetry, &recorded);
+            scope.spawn(move || {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    telemetry.metrics();
+                }
+            });
+            let mut threads = Vec::new();
             for thread in 0..THREADS {
                 let cx = cx.clone();
-                scope.spawn(move || {
+                threads.push(scope.spawn(move || {
                     let _attached = cx.attach();
+                    let bound = bind_counter("test.bound", "Counted.", []);
                     for n in 0..EACH {
+                        bound.add(1);
                         increment_counter("test.total", "Counted.", []);
                         increment_counter(&format!("test.{}", (n + thread) % 8), "Counted.", []);
                     }
-                });
+                }));
             }
+            for thread in threads {
+                thread.join().expect("it does not panic");
+            }
+            recorded.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }));
+    assert_eq!(
+        telemetry.point("test.bound").value,
+        Value::Count(THREADS * EACH)
+    );
     assert_eq!(
         telemetry.point("test.total").value,
         Value::Count(THREADS * EACH)
@@ -395,4 +415,195 @@ fn without_telemetry_the_functions_do_nothing() {
     let _span = start_as_current_span(&get_tracer("test"), "unseen");
     assert_eq!(get_trace_id(), None);
     assert_eq!(with_tracer("test", "unseen", || 7), 7);
+}
+
+#[derive(Debug)]
+struct Outer(Refused);
+
+impl fmt::Display for Outer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("outer")
+    }
+}
+
+impl std::error::Error for Outer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn the_sources_of_an_error_are_recorded_only_when_they_are_asked_for() {
+    for (with_sources, message) in [
+        (false, "outer".to_owned()),
+        (true, "outer: refused!".to_owned()),
+    ] {
+        let telemetry = TestTelemetry::new();
+        in_request(&telemetry, async {
+            let error = Outer(Refused(1));
+            if with_sources {
+                set_span_error_with_sources(&error);
+            } else {
+                set_span_error(&error);
+            }
+        })
+        .await;
+        let span = telemetry.only_span().await;
+        assert_eq!(span.status, Status::error(message));
+    }
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        set_span_error_with_sources(&Outer(Refused(1000)));
+    })
+    .await;
+    let span = telemetry.only_span().await;
+    let message = format!("outer: refused{}…", "!".repeat(239));
+    assert_eq!(span.status, Status::error(message));
+}
+
+#[tokio::test]
+async fn whatever_can_be_displayed_is_an_error() {
+    let boxed: Box<dyn std::error::Error> = "boxed".into();
+    for (set, message) in [
+        (&(|| set_span_error("text")) as &dyn Fn(), "text"),
+        (&|| set_span_error(&boxed), "boxed"),
+        (&|| set_span_error(&*boxed), "boxed"),
+        (&|| set_span_error(&format_args!("{}", 1)), "1"),
+    ] {
+        let telemetry = TestTelemetry::new();
+        in_request(&telemetry, async { set() }).await;
+        let span = telemetry.only_span().await;
+        assert_eq!(span.status, Status::error(message));
+    }
+}
+
+#[tokio::test]
+async fn a_closure_or_future_that_fails_is_the_error_of_its_span() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        for fails in [false, true] {
+            let result = || if fails { Err(Refused(1)) } else { Ok(7) };
+            let found = try_with_tracer("test", "sync", result);
+            assert_eq!(found.is_err(), fails);
+            let found = async_try_with_tracer("test", "async", async {
+                tokio::task::yield_now().await;
+                result()
+            });
+            assert_eq!(found.await.is_err(), fails);
+            assert_eq!(with_tracer("test", "unseen", result).is_err(), fails);
+        }
+    })
+    .await;
+    let spans = telemetry.spans();
+    for (span, fails) in spans
+        .iter()
+        .zip([false, false, false, true, true, false, false])
+    {
+        let (status, found) = if fails {
+            let refused = std::any::type_name::<Refused>();
+            (Status::error("refused!"), map([("error.type", refused)]))
+        } else {
+            (Status::Unset, Attributes::new())
+        };
+        assert_eq!(span.status, status, "{}", span.name);
+        if span.name != "GET" {
+            assert_eq!(span_attributes(span), found, "{}", span.name);
+        }
+    }
+    assert_eq!(spans.len(), 7);
+}
+
+#[test]
+fn lists_and_references_are_values() {
+    let texts = vec![String::from("a"), String::from("b")];
+    let found = attributes! {
+        "texts" => &texts,
+        "numbers" => [1_u8, 2],
+        "floats" => vec![0.5, 1.0],
+        "flags" => &[true, false][..],
+        "mixed" => [1_u64, u64::MAX],
+        "empty" => Vec::<bool>::new(),
+        "char" => 'x',
+        "large" => u128::MAX,
+        "reference" => &&7_i32,
+    };
+    let values: Vec<_> = found.into_iter().map(|one| one.value).collect();
+    let strings = |texts: &[&'static str]| {
+        let texts = texts.iter().map(|text| (*text).into());
+        AnyValue::Array(opentelemetry::Array::String(texts.collect()))
+    };
+    assert_eq!(
+        values,
+        [
+            strings(&["a", "b"]),
+            AnyValue::Array(vec![1_i64, 2].into()),
+            AnyValue::Array(vec![0.5, 1.0].into()),
+            AnyValue::Array(vec![true, false].into()),
+            strings(&["1", "18446744073709551615"]),
+            strings(&[]),
+            AnyValue::String("x".into()),
+            AnyValue::String(u128::MAX.to_string().into()),
+            AnyValue::I64(7),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_timer_records_seconds_when_it_is_dropped_unless_it_is_discarded() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let mut timer = start_timer("test.time", "Time.", attributes! { "a" => 1 });
+        timer.add_attribute(KeyValue::new("b", 2));
+        tokio::task::yield_now().await;
+        drop(timer);
+        start_timer("test.time", "Time.", []).discard();
+        let result = std::panic::catch_unwind(|| {
+            let _timer = start_timer("test.time", "Time.", []);
+            panic!("as it should");
+        });
+        assert!(result.is_err());
+    })
+    .await;
+    let metric = telemetry
+        .metrics()
+        .remove("test.time")
+        .expect("it is there");
+    assert_eq!(metric.unit, "s");
+    assert_eq!(metric.points.len(), 2);
+    for point in metric.points {
+        assert!([map([]), map([("a", "1"), ("b", "2")])].contains(&point.attributes));
+        let Value::Histogram { count, sum, bounds } = point.value else {
+            panic!("it is a histogram");
+        };
+        assert_eq!(count, 1);
+        assert!(sum > 0.0 && sum < 20.0);
+        assert_eq!(bounds[0], 0.005);
+    }
+}
+
+#[tokio::test]
+async fn handles_record_to_the_same_instruments_as_the_functions() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let unused = bind_counter("test.unused", "Counted.", []);
+        let counter = bind_counter("test.count", "Counted.", attributes! { "a" => 1 });
+        let histogram = bind_histogram("test.values", "Values.", []);
+        let gauge = bind_gauge("test.level", "Level.", []);
+        let wrong = bind_gauge("test.count", "Level.", []);
+        increment_counter("test.count", "Counted.", attributes! { "a" => 1 });
+        for _ in 0..3 {
+            counter.add(2);
+            histogram.record(1.5);
+            histogram.record(f64::NAN);
+            gauge.set(4.0);
+            gauge.set(f64::INFINITY);
+            wrong.set(1.0);
+        }
+        drop(unused);
+    })
+    .await;
+    assert_eq!(telemetry.point("test.count").value, Value::Count(7));
+    assert_eq!(telemetry.point("test.values").value.histogram(), (3, 4.5));
+    assert_eq!(telemetry.point("test.level").value, Value::F64(4.0));
+    assert!(!telemetry.metrics().contains_key("test.unused"));
 }

@@ -26,10 +26,13 @@ mod functions;
 mod grpc;
 #[cfg(feature = "axum")]
 mod http;
+mod interop;
 #[cfg(feature = "init")]
 mod lifecycle;
 mod options;
 mod propagation;
+#[cfg(feature = "tokio")]
+mod tasks;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "init")]

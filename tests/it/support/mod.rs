@@ -100,6 +100,10 @@ impl TestTelemetry {
             .with_meter_provider(self.meters.clone())
     }
 
+    pub(crate) fn tracer_provider(&self) -> &SdkTracerProvider {
+        &self.tracers
+    }
+
     /// The spans that have ended, in the order in which they did.
     pub(crate) fn spans(&self) -> Vec<SpanData> {
         self.exporter.get_finished_spans().expect("not poisoned")

@@ -84,7 +84,8 @@ impl Process {
     pub(crate) fn url(&self) -> String {
         let line = self.line("listening on ");
         let (_, url) = line.split_once("listening on ").expect("it is there");
-        url.to_owned()
+        // The line may be one of JSON.
+        url.split('"').next().unwrap_or(url).to_owned()
     }
 
     /// Asks it to end, as an orchestrator does.

@@ -1,0 +1,133 @@
+//! Spans of `tracing` in the trace of a request, through `tracing-opentelemetry`.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::SpanData;
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_http::trace::TraceLayer;
+use tower_telemetry::{async_with_tracer, get_trace_id, with_tracer};
+use tracing_subscriber::prelude::*;
+
+use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, tree};
+
+#[tracing::instrument]
+async fn instrumented() {
+    tokio::task::yield_now().await;
+    // An OpenTelemetry span below one of `tracing`, and one of that again below.
+    async_with_tracer("test", "native", async {
+        tokio::task::yield_now().await;
+        inner();
+    })
+    .await;
+}
+
+#[tracing::instrument]
+fn inner() {
+    with_tracer("test", "innermost", || {});
+}
+
+async fn handle(_: Request<Empty<Bytes>>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    assert!(get_trace_id().is_some());
+    instrumented().await;
+    Ok(Response::new(Empty::new()))
+}
+
+/// Where `TraceLayer` is, seen from our layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Nowhere,
+    Inside,
+    Outside,
+}
+
+/// The spans of a request, all of which are in one trace, below one root.
+fn spans(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
+    let telemetry = TestTelemetry::new();
+    let tracer = telemetry.tracer_provider().tracer("tracing");
+    let subscriber = tracing_subscriber::registry()
+        .with(tracing_opentelemetry::layer().with_tracer(tracer))
+        .with(tracing_subscriber::filter::LevelFilter::DEBUG);
+    // On this thread alone, where the runtime stays as well.
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        let mut request = Request::new(Empty::new());
+        if let Some(traceparent) = traceparent {
+            let value = traceparent.parse().expect("it is a header");
+            request.headers_mut().insert("traceparent", value);
+        }
+        let (ours, other) = (telemetry.layer(), TraceLayer::new_for_http());
+        let services = ServiceBuilder::new();
+        let trace_id = match place {
+            Place::Nowhere => respond(services.layer(ours).service_fn(handle), request).await,
+            Place::Inside => {
+                let services = services.layer(ours).layer(other);
+                respond(services.service_fn(handle), request).await
+            }
+            Place::Outside => {
+                let services = services.layer(other).layer(ours);
+                respond(services.service_fn(handle), request).await
+            }
+        };
+        for span in telemetry.spans() {
+            let id = span.span_context.trace_id().to_string();
+            assert_eq!(trace_id, id.as_str(), "{} in {place:?}", span.name);
+        }
+    });
+    telemetry.spans()
+}
+
+/// Has a request answered whole, and returns what the answer says of its trace.
+async fn respond<S, B>(service: S, request: Request<Empty<Bytes>>) -> HeaderValue
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
+    B: http_body::Body,
+{
+    let response = service.oneshot(request).await.expect("it cannot fail");
+    let trace_id = response.headers()["x-trace-id"].clone();
+    let _ = response.into_body().collect().await;
+    trace_id
+}
+
+const HANDLER: [&str; 4] = ["instrumented", "native", "inner", "innermost"];
+
+/// What the tree of spans should be: each below the one before.
+fn chain(names: &[&str]) -> Vec<String> {
+    let lines = names.iter().enumerate();
+    lines
+        .map(|(depth, name)| format!("{}{name}", "  ".repeat(depth)))
+        .collect()
+}
+
+#[test]
+fn spans_of_tracing_and_of_opentelemetry_are_below_each_other_in_one_trace() {
+    for traceparent in [None, Some(TRACEPARENT)] {
+        for (place, outer) in [
+            (Place::Nowhere, &["GET"][..]),
+            (Place::Inside, &["GET", "request"]),
+        ] {
+            let spans = spans(place, traceparent);
+            assert_eq!(
+                tree(&spans),
+                chain(&[outer, &HANDLER].concat()),
+                "{place:?}"
+            );
+            if traceparent.is_some() {
+                assert_eq!(spans[0].span_context.trace_id().to_string(), TRACE_ID);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_trace_layer_outside_is_the_root_of_a_request_that_has_no_other() {
+    let spans = spans(Place::Outside, None);
+    assert_eq!(
+        tree(&spans),
+        chain(&[&["request", "GET"][..], &HANDLER].concat())
+    );
+}
