@@ -64,53 +64,73 @@ impl Function {
 
     /// Starts a run in a span below the current one. Nothing is built for a span that is dropped.
     pub(crate) fn start(self, attributes: &Attributes) -> Call {
-        let current = Context::current();
-        self.start_below(&current, None, attributes)
+        let Some(providers) = providers::current() else {
+            return Call::new(None, None);
+        };
+        if providers.drops_below_current() {
+            let metrics = self.metrics;
+            return Call::new(
+                None,
+                metrics.map(|function| Metrics::start(providers, function)),
+            );
+        }
+        self.start_below(&Context::current(), None, providers, attributes)
     }
 
     /// The same, in a new trace with a link to the current span.
+    #[cfg(feature = "tokio")]
     pub(crate) fn start_linked(self) -> Call {
         let current = Context::map_current(|cx| {
             let span_context = cx.span().span_context().clone();
             span_context.is_valid().then_some(span_context)
         });
-        self.start_below(
-            &providers::without_span(),
-            current.map(Link::with_context),
-            &|_| {},
-        )
+        let Some(providers) = providers::current() else {
+            return Call::new(None, None);
+        };
+        let link = current.map(Link::with_context);
+        self.start_below(&providers::without_span(), link, providers, &|_| {})
     }
 
-    fn start_below(self, parent: &Context, link: Option<Link>, attributes: &Attributes) -> Call {
-        let mut call = Call {
-            span: None,
-            metrics: None,
-            pending: false,
-            error: None,
-        };
-        let Some(providers) = providers::current() else {
-            return call;
-        };
+    fn start_below(
+        self,
+        parent: &Context,
+        link: Option<Link>,
+        providers: Current,
+        attributes: &Attributes,
+    ) -> Call {
         let tracer = providers.component(self.component);
-        call.metrics = self.metrics.map(|function| Metrics {
-            providers,
-            function,
-            start: Instant::now(),
-        });
-        if tracer.drops_below(parent) {
-            return call;
-        }
+        let metrics = self
+            .metrics
+            .map(|function| Metrics::start(providers, function));
         let mut span = SpanBuilder::from_name(self.name).with_kind(self.kind);
         if let Some(link) = link {
             span = span.with_links(vec![link]);
         }
         let Started { cx, recording } = tracer.start(span, parent, 0, attributes);
-        call.span = Some(OpenSpan { cx, recording });
-        call
+        Call::new(Some(OpenSpan { cx, recording }), metrics)
+    }
+}
+
+impl Metrics {
+    fn start(providers: Current, function: &'static str) -> Self {
+        Self {
+            providers,
+            function,
+            start: Instant::now(),
+        }
     }
 }
 
 impl Call {
+    fn new(span: Option<OpenSpan>, metrics: Option<Metrics>) -> Self {
+        Self {
+            span,
+            metrics,
+            pending: false,
+            error: None,
+        }
+    }
+
     /// Makes the span current on this thread until the guard is dropped, which ends the run.
     pub fn enter(self) -> CallGuard {
         CallGuard {
@@ -139,6 +159,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        if self.span.is_none() && self.metrics.is_none() {
+            return;
+        }
         let panics = std::thread::panicking();
         let error = match self.error {
             Some(error) => Some(error),

@@ -6,6 +6,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+#[cfg(feature = "tokio")]
 use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{Span, SpanBuilder, SpanContext, TraceContextExt, TraceFlags, Tracer};
@@ -25,6 +26,7 @@ const RANDOM: u8 = 0x02;
 
 pub(crate) struct Providers {
     tracers: Arc<dyn MakeTracer>,
+    sampler: KnownSampler,
     meters: Arc<dyn MeterProvider + Send + Sync>,
     components: Table<&'static str, Arc<dyn StartSpan>>,
     /// The instruments that handler functions created by name.
@@ -38,6 +40,7 @@ impl Providers {
     ) -> Self {
         let functions = Registry::new(meters.meter_with_scope(handler_scope()));
         Self {
+            sampler: tracers.sampler(),
             tracers,
             meters,
             components: Table::new(MAX_COMPONENTS),
@@ -53,6 +56,16 @@ impl Providers {
     /// The meter for the instruments of this crate's layers.
     pub(crate) fn meter(&self) -> Meter {
         self.meters.meter_with_scope(scope())
+    }
+
+    /// Whether a span below the current one would be dropped for certain.
+    pub(crate) fn drops_below_current(&self) -> bool {
+        self.sampler.follows_unsampled
+            && Context::map_current(|cx| {
+                let span = cx.span();
+                let span_context = span.span_context();
+                span_context.is_valid() && !span_context.is_sampled()
+            })
     }
 
     /// The tracer of a component of the application.
@@ -110,6 +123,7 @@ pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
 }
 
 /// The current context without its span.
+#[cfg(feature = "tokio")]
 pub(crate) fn without_span() -> Context {
     Context::map_current(|current| {
         let cx = match current.get::<Scoped>() {
@@ -188,6 +202,8 @@ pub(crate) struct KnownSampler {
 /// A [`TracerProvider`] of any type.
 pub(crate) trait MakeTracer: Send + Sync {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
+
+    fn sampler(&self) -> KnownSampler;
 }
 
 pub(crate) struct TracersOf<P> {
@@ -213,13 +229,14 @@ where
             sampler: self.sampler,
         })
     }
+
+    fn sampler(&self) -> KnownSampler {
+        self.sampler
+    }
 }
 
 /// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
-    /// Whether a span below that of `parent` would be dropped for certain.
-    fn drops_below(&self, parent: &Context) -> bool;
-
     /// Starts a span below that of `parent`; `attributes` are asked for at most once, and room is
     /// made for `capacity` of them.
     fn start(
@@ -252,14 +269,6 @@ where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,
 {
-    fn drops_below(&self, parent: &Context) -> bool {
-        self.sampler.follows_unsampled && {
-            let span = parent.span();
-            let span_context = span.span_context();
-            span_context.is_valid() && !span_context.is_sampled()
-        }
-    }
-
     fn start(
         &self,
         mut builder: SpanBuilder,

@@ -1,0 +1,87 @@
+//! Handler code in a request that is not sampled, with the sampler of `init`, which is why this is a
+//! process of its own.
+
+#![cfg(all(feature = "init", feature = "macros"))]
+
+use std::collections::BTreeMap;
+
+#[allow(dead_code, reason = "the other tests use the rest of it")]
+#[path = "it/support/receiver.rs"]
+mod receiver;
+
+use opentelemetry::Context;
+use opentelemetry::context::FutureExt;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId};
+use receiver::Receiver;
+use tower_telemetry::{
+    Config, Exporter, async_with_tracer, get_span_id, get_trace_id, spawn_traced, with_tracer,
+};
+
+pub(crate) type Attributes = BTreeMap<String, String>;
+
+/// Shows whether attributes are built.
+fn expensive() -> u32 {
+    assert!(
+        Context::current().span().span_context().is_sampled(),
+        "nothing is built for a span that is dropped"
+    );
+    1
+}
+
+#[with_tracer("test", record(cost = expensive()), metrics)]
+fn function() -> Option<SpanId> {
+    get_span_id()
+}
+
+async fn handler() -> Vec<Option<SpanId>> {
+    vec![
+        function(),
+        with_tracer("test", "closure", get_span_id),
+        async_with_tracer("test", "future", async { get_span_id() }).await,
+        spawn_traced("test", "task", async { get_span_id() })
+            .await
+            .expect("it does not panic"),
+    ]
+}
+
+#[tokio::test]
+async fn below_a_span_that_is_not_sampled_no_span_is_started_and_the_trace_goes_on() {
+    let receiver = Receiver::start();
+    let telemetry = Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .init()
+        .expect("it is the first");
+    let request = |flags| {
+        Context::new().with_remote_span_context(SpanContext::new(
+            TraceId::from_bytes([1; 16]),
+            SpanId::from_bytes([2; 8]),
+            flags,
+            true,
+            Default::default(),
+        ))
+    };
+    let dropped = async {
+        assert_eq!(get_trace_id(), Some(TraceId::from_bytes([1; 16])));
+        handler().await
+    };
+    let dropped = dropped.with_context(request(TraceFlags::default())).await;
+    assert_eq!(dropped, [Some(SpanId::from_bytes([2; 8])); 4]);
+    let sampled = handler().with_context(request(TraceFlags::SAMPLED)).await;
+    assert!(
+        sampled
+            .iter()
+            .all(|id| *id != Some(SpanId::from_bytes([2; 8])))
+    );
+
+    telemetry.shutdown().await;
+    let received = receiver.received();
+    let mut names: Vec<_> = received.spans().into_iter().map(|span| span.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["closure", "function", "future", "task"]);
+    // Metrics do not depend on what is sampled.
+    let Some(metric) = received.metric("function.duration") else {
+        panic!("it was recorded");
+    };
+    assert!(format!("{metric:?}").contains("count: 2"), "{metric:?}");
+}
