@@ -158,6 +158,12 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
             &[("OTEL_METRIC_EXPORT_TIMEOUT", "x")],
             "OTEL_METRIC_EXPORT_TIMEOUT=\"x\" is not a whole number from 1 to 86400000; using 30000",
         ),
+        #[cfg(feature = "logs")]
+        (
+            &[("LOG_FORMAT", "xml")],
+            "LOG_FORMAT=\"xml\" is none of text, json; the default holds",
+        ),
+        #[cfg(feature = "logs")]
         (
             &[("OTEL_LOG_LEVEL", "loud")],
             "OTEL_LOG_LEVEL=\"loud\" is none of trace, debug, info, warn, error, off, none; using \
