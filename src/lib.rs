@@ -119,10 +119,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod active_request;
+mod attempts;
 mod attributes;
 mod body;
 mod bound;
 mod call;
+mod client;
 #[cfg(feature = "macros")]
 mod expanded;
 mod function;
@@ -146,8 +148,10 @@ mod table;
 mod tasks;
 mod trace;
 
+pub use attempts::{AttemptsLayer, CountAttempts};
 pub use attributes::IntoValue;
 pub use body::ResponseBody;
+pub use client::{ClientTelemetry, ClientTelemetryLayer};
 pub use function::SpanFuture;
 pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;

@@ -6,6 +6,8 @@
 )]
 mod support;
 
+#[cfg(feature = "axum")]
+mod client;
 #[cfg(feature = "init")]
 mod config;
 #[cfg(feature = "axum")]
