@@ -511,7 +511,10 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
         };
         assert_eq!(client.check(request).await.is_ok(), code == "OK");
         let method = "grpc.health.v1.Health/Check";
-        crate::support::eventually("both have ended", || telemetry.spans().len().is_multiple_of(2)).await;
+        crate::support::eventually("both have ended", || {
+            telemetry.spans().len().is_multiple_of(2)
+        })
+        .await;
         let mut spans = telemetry.spans();
         let (last, before) = (spans.pop().expect("two"), spans.pop().expect("two"));
         let (server, client) = if last.span_kind == SpanKind::Client {

@@ -39,5 +39,7 @@ mod tasks;
 mod tls;
 #[cfg(feature = "init")]
 mod variables;
+#[cfg(feature = "axum")]
+mod w3c;
 #[cfg(feature = "macros")]
 mod with_tracer;
