@@ -275,6 +275,14 @@ impl fmt::Debug for ClientTelemetryLayer {
     }
 }
 
+impl ClientTelemetryLayer {
+    /// Starts a request, and puts its context into the head.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn send(&self, head: &mut request::Parts) -> ActiveRequest {
+        self.shared.send(head)
+    }
+}
+
 impl<S> Layer<S> for ClientTelemetryLayer {
     type Service = ClientTelemetry<S>;
 

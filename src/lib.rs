@@ -141,6 +141,8 @@ mod options;
 mod propagation;
 mod providers;
 mod request_body;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod semconv;
 mod server;
 mod table;

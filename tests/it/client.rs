@@ -563,3 +563,110 @@ fn the_service_is_as_free_as_what_it_wraps() {
     is_free::<ClientTelemetry<HyperClient>>();
     let _ = Body::empty();
 }
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn a_client_of_reqwest_is_one_with_a_line_more() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(telemetry.client_layer())
+        .build();
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    let response = client.get(url("/echo")).send().await.expect("it answers");
+    assert_eq!(response.remote_addr(), Some(server.address));
+    let body = response.text().await.expect("it is text");
+    let span = telemetry.only_span().await;
+    let more = [
+        ("http.response.status_code", "200"),
+        ("network.protocol.version", "1.1"),
+    ];
+    assert_eq!(span_attributes(&span), expected(&server, "/echo", &more));
+    assert_eq!(
+        body,
+        format!(
+            "traceparent: 00-{}-{}-01\n",
+            span.span_context.trace_id(),
+            span.span_context.span_id()
+        )
+    );
+    assert_eq!(
+        telemetry.point("http.client.request.duration").attributes,
+        expected_point(&server, &more)
+    );
+
+    // All hops are one, and the answer knows where it came from.
+    let response = client.get(url("/moved")).send().await.expect("it answers");
+    assert_eq!(response.url().as_str(), url("/echo"));
+    drop(response);
+    let spans = telemetry.wait_for_spans(2).await;
+    assert_eq!(span_attributes(&spans[1])["url.full"], url("/moved"));
+
+    let refused = client.get("http://127.0.0.1:9/").send().await;
+    assert!(refused.is_err());
+    let spans = telemetry.wait_for_spans(3).await;
+    let error = "reqwest_middleware::error::Error";
+    assert_eq!(span_attributes(&spans[2])["error.type"], error);
+    assert_eq!(spans[2].status, Status::error(""));
+}
+
+/// Sends a request of `reqwest` twice.
+#[cfg(feature = "reqwest")]
+struct Twice;
+
+#[cfg(feature = "reqwest")]
+#[async_trait::async_trait]
+impl reqwest_middleware::Middleware for Twice {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut http::Extensions,
+        next: reqwest_middleware::Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let again = request.try_clone().expect("it has no body");
+        next.clone().run(request, extensions).await?;
+        next.run(again, extensions).await
+    }
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn attempts_of_a_reqwest_middleware_are_counted() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(Twice)
+        .with(telemetry.client_layer())
+        .build();
+    let url = format!("http://{}/echo", server.address);
+    client.get(url).send().await.expect("it answers");
+    let spans = telemetry.wait_for_spans(2).await;
+    let count = |span| span_attributes(span).remove("http.request.resend_count");
+    assert_eq!(count(&spans[0]), None);
+    assert_eq!(count(&spans[1]).as_deref(), Some("1"));
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_is_an_error() {
+    let server = Server::start(app()).await;
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("they are supported")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_only()
+        .enable_http1()
+        .build();
+    let telemetry = TestTelemetry::new();
+    let https = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
+    let service = telemetry.client_layer().layer(https);
+    let uri = format!("https://{}/echo", server.address);
+    assert!(service.oneshot(request(&uri)).await.is_err());
+    let span = telemetry.only_span().await;
+    assert_eq!(span_attributes(&span)["url.full"], uri);
+    failed(&telemetry, HYPER_ERROR).await;
+}
