@@ -215,18 +215,40 @@ async fn a_status_from_400_on_is_an_error_of_the_client() {
     }
 }
 
-/// What is recorded of a request that gets no response.
-async fn failed(telemetry: &TestTelemetry, error_type: &str) {
+/// Checks all that is recorded of a request that gets no response.
+async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str) {
+    ended(
+        telemetry,
+        uri,
+        Status::error(""),
+        &[("error.type", error_type)],
+    )
+    .await;
+}
+
+/// Checks all that is recorded of one request.
+async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&str, &str)]) {
+    let parts: http::Uri = uri.parse().expect("it is a URI");
+    let port = match parts.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    let mut expected = attributes([
+        ("http.request.method", "GET"),
+        ("server.address", parts.host().expect("it has one")),
+        ("server.port", &parts.port_u16().unwrap_or(port).to_string()),
+        ("url.full", uri),
+    ]);
+    let more = more.iter();
+    expected.extend(more.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     let span = telemetry.only_span().await;
-    let found = span_attributes(&span);
-    assert_eq!(
-        found.get("error.type").map(String::as_str),
-        Some(error_type)
-    );
-    assert!(!found.contains_key("http.response.status_code"));
-    assert_eq!(span.status, Status::error(""));
+    assert_eq!((&*span.name, &span.span_kind), ("GET", &SpanKind::Client));
+    assert_eq!(span_attributes(&span), expected);
+    assert_eq!(span.status, status);
+    expected.remove("url.full");
     let point = telemetry.point("http.client.request.duration");
-    assert_eq!(point.attributes["error.type"], error_type);
+    assert_eq!(point.attributes, expected);
+    assert_eq!(point.value.histogram().0, 1);
     assert_eq!(telemetry.sum("http.client.active_requests"), 0);
 }
 
@@ -242,9 +264,9 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
         "http://server.invalid/".to_owned(),
     ] {
         let telemetry = TestTelemetry::new();
-        let result = client(&telemetry).oneshot(request(uri)).await;
+        let result = client(&telemetry).oneshot(request(&uri)).await;
         assert!(result.is_err());
-        failed(&telemetry, HYPER_ERROR).await;
+        failed(&telemetry, &uri, HYPER_ERROR).await;
     }
 }
 
@@ -269,18 +291,18 @@ async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body(
             let _ = stream.set_zero_linger();
         });
         let telemetry = TestTelemetry::new();
-        let result = client(&telemetry)
-            .oneshot(request(format!("http://{address}/")))
-            .await;
+        let uri = format!("http://{address}/");
+        let result = client(&telemetry).oneshot(request(&uri)).await;
         match (result, status) {
-            (Err(_), None) => failed(&telemetry, HYPER_ERROR).await,
-            (Ok(response), Some(status)) => {
+            (Err(_), None) => failed(&telemetry, &uri, HYPER_ERROR).await,
+            (Ok(response), Some(code)) => {
                 assert!(response.into_body().collect().await.is_err());
-                let span = telemetry.only_span().await;
-                let found = span_attributes(&span);
-                assert_eq!(found["http.response.status_code"], status);
-                assert_eq!(found["error.type"], "hyper::error::Error");
-                assert_eq!(span.status, Status::error(""));
+                let more = [
+                    ("error.type", "hyper::error::Error"),
+                    ("http.response.status_code", code),
+                    ("network.protocol.version", "1.1"),
+                ];
+                ended(&telemetry, &uri, Status::error(""), &more).await;
             }
             (result, _) => panic!("{result:?}"),
         }
@@ -296,21 +318,21 @@ async fn what_the_caller_gives_up_is_no_error() {
     let sent = client(&telemetry).oneshot(request(&uri));
     let timeout = tokio::time::timeout(Duration::from_millis(50), sent);
     assert!(timeout.await.is_err());
-    let span = telemetry.only_span().await;
-    assert_eq!(span.status, Status::Unset);
-    assert_eq!(span_attributes(&span), expected(&server, "/never", &[]));
-    assert_eq!(telemetry.sum("http.client.active_requests"), 0);
+    ended(&telemetry, &uri, Status::Unset, &[]).await;
 
     // In the body, and where the head already says that it has failed.
-    for (path, error) in [("/large", None), ("/status/500", Some("500"))] {
+    for (path, code, error) in [("/large", "200", None), ("/status/500", "500", Some("500"))] {
         let telemetry = TestTelemetry::new();
         let uri = format!("http://{}{path}", server.address);
-        let response = client(&telemetry).oneshot(request(uri)).await;
+        let response = client(&telemetry).oneshot(request(&uri)).await;
         drop(response.expect("it answers"));
-        let span = telemetry.only_span().await;
-        let found = span_attributes(&span);
-        assert_eq!(found.get("error.type").map(String::as_str), error);
-        assert_eq!(span.status != Status::Unset, error.is_some());
+        let mut more = vec![
+            ("http.response.status_code", code),
+            ("network.protocol.version", "1.1"),
+        ];
+        more.extend(error.map(|error| ("error.type", error)));
+        let status = error.map_or(Status::Unset, |_| Status::error(""));
+        ended(&telemetry, &uri, status, &more).await;
     }
 }
 
@@ -323,13 +345,10 @@ async fn a_timeout_inside_is_an_error_of_the_client() {
         .timeout(Duration::from_millis(50))
         .service(hyper());
     let uri = format!("http://{}/never", server.address);
-    let result = service.oneshot(request(uri)).await;
+    let result = service.oneshot(request(&uri)).await;
     assert!(result.is_err());
-    failed(
-        &telemetry,
-        std::any::type_name::<Box<dyn Error + Send + Sync>>(),
-    )
-    .await;
+    let error = std::any::type_name::<Box<dyn Error + Send + Sync>>();
+    failed(&telemetry, &uri, error).await;
 }
 
 /// Sends three times what has failed.
@@ -666,7 +685,5 @@ async fn a_server_that_does_not_speak_tls_is_an_error() {
     let service = telemetry.client_layer().layer(https);
     let uri = format!("https://{}/echo", server.address);
     assert!(service.oneshot(request(&uri)).await.is_err());
-    let span = telemetry.only_span().await;
-    assert_eq!(span_attributes(&span)["url.full"], uri);
-    failed(&telemetry, HYPER_ERROR).await;
+    failed(&telemetry, &uri, HYPER_ERROR).await;
 }
