@@ -16,20 +16,24 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query};
-use axum::http::StatusCode;
+use axum::http::{Request, Response, StatusCode};
 use axum::routing::get;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_telemetry::{
-    Config, TelemetryLayer, add_span_attributes, add_span_event, attributes, increment_counter,
-    set_span_error, start_timer, with_tracer,
+    ClientTelemetryLayer, Config, TelemetryLayer, add_span_attributes, add_span_event, attributes,
+    increment_counter, set_span_error, start_timer, with_tracer,
 };
 
 const INDEX: &str = "\
 GET /users/{id}        child spans, attributes, an event, metrics, a log line
 GET /slow?ms=N         answers after N milliseconds
 GET /stream?parts=N    a body in N parts, ten a second
+GET /proxy/{path}      the answer of another server, that of PROXY_TO, to GET /{path}
 GET /error             an error that the handler reports
 GET /panic             a handler that panics
 GET /healthz           nothing but 200
@@ -46,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/users/{id}", get(user))
         .route("/slow", get(slow))
         .route("/stream", get(stream))
+        .route("/proxy/{*path}", get(proxy))
         .route("/error", get(error))
         .route("/panic", get(panic))
         .route("/healthz", get(async || "ok"))
@@ -123,6 +128,25 @@ async fn stream(Query(Parts { parts }): Query<Parts>) -> Body {
         }
     });
     Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+/// Calls another server, whose spans are then in the trace of this request.
+async fn proxy(Path(path): Path<String>) -> Result<Response<Body>, (StatusCode, String)> {
+    let Ok(server) = std::env::var("PROXY_TO") else {
+        let hint = "Say PROXY_TO=http://127.0.0.1:3001, and start another server there.\n";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, hint.to_owned()));
+    };
+    let request = Request::get(format!("{server}/{path}")).body(Body::empty());
+    let request = request.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let client = ClientTelemetryLayer::new().layer(client);
+    match client.oneshot(request).await {
+        Ok(response) => Ok(response.map(Body::new)),
+        Err(error) => {
+            set_span_error(&error);
+            Err((StatusCode::BAD_GATEWAY, format!("{error}\n")))
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -14,19 +14,20 @@ use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
+use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::handler_attributes;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
 use crate::options::{Options, Recorder, RequestAttributes, Trust};
-use crate::propagation::{Extracted, Propagators};
+use crate::propagation::{Extracted, Propagators, with_state};
 use crate::providers::Started;
 use crate::request_body::Received;
 use crate::semconv::http::{
-    Described, Scheme, claimed_call_attributes, is_defined, protocol_version, request_attributes,
-    status_attribute,
+    Described, Scheme, claimed_call_attributes, client_request_attributes, is_defined,
+    protocol_version, request_attributes, status_attribute,
 };
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType, Forwarded};
+use crate::semconv::{self, ErrorType, Forwarded, Side};
 
 /// Room for the attributes of a server span: more of them would have to grow it.
 const SPAN_ATTRIBUTES: usize = 16;
@@ -204,6 +205,86 @@ impl ActiveRequest {
         }
     }
 
+    /// A request that goes out, as it is about to be sent.
+    pub(crate) fn start_outgoing(recorder: &Arc<Recorder>, request: &mut Parts) -> Self {
+        let start = Instant::now();
+        let start_time = SystemTime::now();
+        let options = &recorder.options;
+        let parent = recorder.with_providers(Context::current());
+        let server = options.server(request);
+        let may_tell = options.may_tell(server);
+        let route = recorder.instruments.peer(&request.method, server);
+        let call = Call::of(request, &recorder.instruments);
+        let mut hooked = RequestAttributes::default();
+        options.request_attributes(request, &mut hooked);
+        let given_name = options.span_name(request);
+        let named = given_name.is_some();
+        let name = given_name.unwrap_or_else(|| match &call {
+            Some(call) => call.span_name(),
+            None => route.name.clone(),
+        });
+        let span = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(start_time);
+        let attributes = |add: &mut dyn FnMut(KeyValue)| {
+            if let Some(server) = server {
+                server.attributes(add);
+            }
+            match &call {
+                Some(call) => call.attributes(add),
+                None => {
+                    let sensitive = options.sensitive_parameters.as_ref();
+                    client_request_attributes(request, route.method, sensitive, add);
+                    if let Some(count) = Attempts::resends(&request.extensions) {
+                        add(KeyValue::new(semconv::HTTP_REQUEST_RESEND_COUNT, count));
+                    }
+                }
+            }
+            recorder.request_headers.read(&request.headers, add);
+            for attribute in &hooked.span {
+                add(attribute.clone());
+            }
+        };
+        let Started {
+            cx,
+            recording: span,
+        } = recorder
+            .tracer
+            .start(span, &parent, SPAN_ATTRIBUTES, &attributes);
+        let (scheme, received) = (Scheme::Http, request.extensions.get::<Received>().cloned());
+        let active = call.is_none();
+        if active {
+            recorder.instruments.add_active(&route, scheme, 1);
+        }
+        recorder
+            .propagators
+            .inject(&cx, may_tell, &mut request.headers);
+        Self {
+            cx: Some(cx),
+            recording: Some(Recording {
+                recorder: recorder.clone(),
+                span,
+                start,
+                start_time,
+                status: None,
+                sent: 0,
+                received,
+                extra: hooked.metric,
+                http: Http {
+                    route,
+                    scheme,
+                    version: None,
+                    method: request.method.clone(),
+                    active,
+                    named,
+                },
+                call,
+            }),
+            // The handler that sends it has attributes of its own.
+            transparent: true,
+        }
+    }
+
     /// Makes the request current on this thread, until the guard is dropped. A panic that passes
     /// through it ends the request.
     pub(crate) fn enter(&mut self) -> Entered<'_> {
@@ -224,7 +305,12 @@ impl ActiveRequest {
             return;
         };
         recording.status = Some(head.status);
-        recording.on_answer(cx, head);
+        let is_server = recording.recorder.instruments.side == Side::Server;
+        if is_server {
+            recording.on_answer(cx, head);
+        } else {
+            recording.on_reply(cx, head);
+        }
         let recorder = &recording.recorder;
         let mut hooked = RequestAttributes::default();
         recorder.options.response_attributes(head, &mut hooked);
@@ -237,7 +323,7 @@ impl ActiveRequest {
         for attribute in hooked.metric {
             handler_attributes::put(&mut recording.extra, attribute);
         }
-        if cx.has_active_span() {
+        if is_server && cx.has_active_span() {
             let headers = &mut head.headers;
             recorder
                 .options
@@ -333,18 +419,26 @@ fn parent(
 ) -> (Context, Option<Link>) {
     let Extracted {
         span_context,
+        state,
         baggage,
     } = propagators.extract(&request.headers);
-    let (remote, baggage, link) = match options.trust(request) {
+    let (remote, state, baggage, link) = match options.trust(request) {
         Trust::Continue => {
             let parent = span_context.map(|parent| options.limit_forced(parent));
-            (parent, baggage, None)
+            (parent, state, baggage, None)
         }
-        Trust::Link => (None, None, span_context.map(Link::with_context)),
-        Trust::Ignore => (None, None, None),
+        Trust::Link => (None, None, None, span_context.map(Link::with_context)),
+        Trust::Ignore => (None, None, None, None),
     };
     let mut cx = match local(remote.as_ref()).or(remote) {
-        Some(parent) => root.with_remote_span_context(parent),
+        Some(parent) => {
+            let trace_id = parent.trace_id();
+            let cx = root.with_remote_span_context(parent);
+            match state {
+                Some(state) => with_state(&cx, trace_id, state),
+                None => cx,
+            }
+        }
         None => root.clone(),
     };
     if let Some(baggage) = baggage {
@@ -426,10 +520,25 @@ impl Recording {
         }
     }
 
+    /// Sees the head of what a server has answered to a client.
+    fn on_reply(&mut self, cx: &Context, head: &response::Parts) {
+        match &mut self.call {
+            Some(call) => call.code = Code::in_headers(&head.headers),
+            None => {
+                self.http.version = protocol_version(head.version);
+                if let Some(version) = self.http.version.filter(|_| self.span) {
+                    let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);
+                    cx.span().set_attribute(version);
+                }
+            }
+        }
+    }
+
     /// The last word on a request: its metrics and the end of its span.
     fn finish(mut self, cx: &Context, outcome: Outcome) {
         let duration = self.start.elapsed();
         let instruments = &self.recorder.instruments;
+        let side = instruments.side;
         if self.http.active {
             instruments.add_active(&self.http.route, self.http.scheme, -1);
         }
@@ -449,9 +558,10 @@ impl Recording {
         };
         let error = match &self.call {
             Some(call) => {
-                let (code, error) = call.result(outcome, self.status);
+                let (code, error) = call.result(side, outcome, self.status);
                 let known = call.learn(instruments);
                 let key = CallKey {
+                    peer: self.http.route.peer.clone(),
                     method: known,
                     code,
                     status,
@@ -476,10 +586,14 @@ impl Recording {
                 error
             }
             None => {
+                let of_status = |status| ErrorType::of_status(side, status);
                 let error = match outcome {
-                    Outcome::Complete => self.status.and_then(ErrorType::of_status),
                     Outcome::Failed(error) => Some(error),
-                    Outcome::Cancelled => Some(ErrorType::Name(semconv::CANCELLED)),
+                    Outcome::Cancelled if side == Side::Server => {
+                        Some(ErrorType::Name(semconv::CANCELLED))
+                    }
+                    // A client need not read what it has no use for.
+                    Outcome::Complete | Outcome::Cancelled => self.status.and_then(of_status),
                 };
                 let key = SeriesKey {
                     counted: measured.received.is_some(),
@@ -499,7 +613,9 @@ impl Recording {
         extra.into_iter().for_each(&mut set);
         if let Some(error) = error {
             set(error.attribute());
-            if self.span && !matches!(outcome, Outcome::Cancelled) {
+            // Nobody's server failed where the client went away.
+            let is_cancelled = side == Side::Server && matches!(outcome, Outcome::Cancelled);
+            if self.span && !is_cancelled {
                 span.set_status(Status::error(""));
             }
         }

@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use crate::active_request::Outcome;
 use crate::instruments::Instruments;
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType};
+use crate::semconv::{self, ErrorType, Side};
 
 /// What is remembered of a gRPC call.
 #[derive(Default)]
@@ -31,7 +31,11 @@ impl Call {
             return None;
         }
         let method = rpc::method(request);
-        let known = instruments.grpc_method(method);
+        let known = match instruments.side {
+            Side::Server => instruments.grpc_method(method),
+            // The methods that a program calls are its own.
+            Side::Client => instruments.learn_grpc_method(method),
+        };
         Some(Self {
             method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
             known: known.is_some(),
@@ -59,16 +63,24 @@ impl Call {
     /// The code of a call that ended, and its `error.type`.
     pub(crate) fn result(
         &self,
+        side: Side,
         outcome: Outcome,
         status: Option<StatusCode>,
     ) -> (Code, Option<ErrorType>) {
         let code = match (outcome, self.code) {
-            (Outcome::Failed(error), _) => return (Code::INTERNAL, Some(error)),
+            (Outcome::Failed(error), _) => {
+                let code = match side {
+                    Side::Server => Code::INTERNAL,
+                    Side::Client => Code::UNAVAILABLE,
+                };
+                return (code, Some(error));
+            }
             (_, Some(code)) => code,
-            (Outcome::Cancelled, None) => Code::CANCELLED,
+            // It is the caller who did not want it any more.
+            (Outcome::Cancelled, None) => return (Code::CANCELLED, None),
             (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
         };
-        let error = code.is_server_error();
+        let error = code.is_error(side);
         (code, error.then(|| ErrorType::Name(code.name())))
     }
 

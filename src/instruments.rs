@@ -14,8 +14,8 @@ use opentelemetry::{KeyValue, Value};
 
 use crate::bound::{Bind, BoundCounter, BoundHistogram, BoundUpDownCounter};
 use crate::options::MetricSet;
-use crate::semconv::http::{Scheme, span_name, status_attribute};
-use crate::semconv::{self, ErrorType, OTHER, rpc};
+use crate::semconv::http::{Scheme, Server, span_name, status_attribute};
+use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 use crate::table::{Inserted, Table};
 
 /// Bounds of the tables. A route has few series: one for each status that its handler gives.
@@ -32,6 +32,7 @@ const MAX_VALUE: usize = 64;
 const MAX_VALUES: usize = 64;
 
 pub(crate) struct Instruments {
+    pub(crate) side: Side,
     basic: Option<(Counter<u64>, Histogram<f64>)>,
     conventions: Option<Conventions>,
     sizes: Option<Sizes>,
@@ -57,6 +58,7 @@ struct Sizes {
 
 /// What is known of the requests with one method.
 struct MethodEntry {
+    index: usize,
     method: &'static str,
     unmatched: Arc<Route>,
     routes: Table<String, Arc<Route>>,
@@ -68,13 +70,33 @@ struct MethodEntry {
 pub(crate) struct Route {
     /// `http.request.method`
     pub(crate) method: &'static str,
-    /// `http.route`
+    /// `http.route`, on the side of the server.
     pub(crate) route: Option<Cow<'static, str>>,
+    /// On the side of the client.
+    pub(crate) peer: Option<Peer>,
     /// The name of the span.
     pub(crate) name: Cow<'static, str>,
     /// The place of the method among those that are known.
     method_index: usize,
+    /// Active requests, on the side of the client.
+    active: OnceLock<BoundUpDownCounter<i64>>,
     series: Table<SeriesKey, Arc<Series>>,
+}
+
+/// The server that a client calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    host: Arc<str>,
+    port: u16,
+}
+
+impl Peer {
+    fn attributes(&self) -> [KeyValue; 2] {
+        [
+            KeyValue::new(semconv::SERVER_ADDRESS, self.host.clone()),
+            KeyValue::new(semconv::SERVER_PORT, i64::from(self.port)),
+        ]
+    }
 }
 
 /// What tells the series of one route apart.
@@ -93,11 +115,42 @@ pub(crate) struct SeriesKey {
 /// What tells the series of gRPC calls apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CallKey {
+    pub(crate) peer: Option<Peer>,
     pub(crate) method: Option<&'static str>,
     pub(crate) code: rpc::Code,
     /// A defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,
+}
+
+/// The names of the conventions' instruments.
+struct Names {
+    http_seconds: &'static str,
+    rpc_seconds: &'static str,
+    active: &'static str,
+    request_size: &'static str,
+    response_size: &'static str,
+}
+
+impl Names {
+    const fn of(side: Side) -> Self {
+        match side {
+            Side::Server => Self {
+                http_seconds: semconv::HTTP_SERVER_REQUEST_DURATION,
+                rpc_seconds: semconv::RPC_SERVER_CALL_DURATION,
+                active: semconv::HTTP_SERVER_ACTIVE_REQUESTS,
+                request_size: semconv::HTTP_SERVER_REQUEST_BODY_SIZE,
+                response_size: semconv::HTTP_SERVER_RESPONSE_BODY_SIZE,
+            },
+            Side::Client => Self {
+                http_seconds: semconv::HTTP_CLIENT_REQUEST_DURATION,
+                rpc_seconds: semconv::RPC_CLIENT_CALL_DURATION,
+                active: semconv::HTTP_CLIENT_ACTIVE_REQUESTS,
+                request_size: semconv::HTTP_CLIENT_REQUEST_BODY_SIZE,
+                response_size: semconv::HTTP_CLIENT_RESPONSE_BODY_SIZE,
+            },
+        }
+    }
 }
 
 /// The places where the requests with one set of attributes are recorded.
@@ -138,15 +191,16 @@ impl Series {
 
 impl Instruments {
     pub(crate) fn new(
+        side: Side,
         meter: &Meter,
         sets: &[MetricSet],
         methods: impl Iterator<Item = &'static str>,
         grpc_methods: &[String],
     ) -> Self {
-        let seconds = |name: &'static str, description: &'static str| {
+        let seconds = |name: &'static str, description: &str| {
             meter
                 .f64_histogram(name)
-                .with_description(description)
+                .with_description(description.to_owned())
                 .with_unit("s")
                 .with_boundaries(semconv::SECONDS.to_vec())
                 .build()
@@ -163,37 +217,43 @@ impl Instruments {
                 .with_boundaries(semconv::MILLISECONDS.to_vec());
             (requests.build(), milliseconds.build())
         };
-        let conventions = || Conventions {
-            http_seconds: seconds(
-                semconv::HTTP_SERVER_REQUEST_DURATION,
-                "Duration of HTTP server requests.",
-            ),
-            rpc_seconds: seconds(
-                semconv::RPC_SERVER_CALL_DURATION,
+        let (word, rpc_description) = match side {
+            Side::Server => (
+                "server",
                 "Measures the duration of inbound remote procedure calls (RPC).",
             ),
+            Side::Client => (
+                "client",
+                "Measures the duration of outbound remote procedure calls (RPC).",
+            ),
+        };
+        let names = Names::of(side);
+        let conventions = || Conventions {
+            http_seconds: seconds(
+                names.http_seconds,
+                &format!("Duration of HTTP {word} requests."),
+            ),
+            rpc_seconds: seconds(names.rpc_seconds, rpc_description),
             active: meter
-                .i64_up_down_counter(semconv::HTTP_SERVER_ACTIVE_REQUESTS)
-                .with_description("Number of active HTTP server requests.")
+                .i64_up_down_counter(names.active)
+                .with_description(format!("Number of active HTTP {word} requests."))
                 .with_unit("{request}")
                 .build(),
         };
-        let size = |name: &'static str, description: &'static str| {
+        let size = |name: &'static str, what: &str| {
+            let description = format!("Size of HTTP {word} {what} bodies.");
             let histogram = meter.u64_histogram(name).with_description(description);
             histogram.with_unit("By").build()
         };
         let sizes = || Sizes {
-            request: size(
-                semconv::HTTP_SERVER_REQUEST_BODY_SIZE,
-                "Size of HTTP server request bodies.",
-            ),
-            response: size(
-                semconv::HTTP_SERVER_RESPONSE_BODY_SIZE,
-                "Size of HTTP server response bodies.",
-            ),
+            request: size(names.request_size, "request"),
+            response: size(names.response_size, "response"),
         };
+        // They are of the requests to a server.
+        let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
         let instruments = Self {
-            basic: sets.contains(&MetricSet::Basic).then(basic),
+            side,
+            basic: has_basic.then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
             methods: methods
@@ -214,19 +274,48 @@ impl Instruments {
 
     /// The entry of a method and route.
     pub(crate) fn route(&self, method: &Method, route: Option<&str>) -> Arc<Route> {
+        let entry = self.entry(method);
+        let Some(route) = route else {
+            return entry.unmatched.clone();
+        };
+        let make = || Arc::new(Route::new(entry.index, entry.method, Some(route)));
+        match entry.routes.get_or_insert_with(route, make) {
+            Ok(route) | Err(route) => route,
+        }
+    }
+
+    /// The entry of a method and the server that it is sent to.
+    pub(crate) fn peer(&self, method: &Method, server: Option<Server<'_>>) -> Arc<Route> {
+        let entry = self.entry(method);
+        let Some(Server { host, port }) = server else {
+            return entry.unmatched.clone();
+        };
+        let make = || {
+            let peer = Peer {
+                host: host.into(),
+                port,
+            };
+            let route = Route::new(entry.index, entry.method, None);
+            Arc::new(Route {
+                peer: Some(peer),
+                ..route
+            })
+        };
+        match entry
+            .routes
+            .get_or_insert_with(&*format!("{host}:{port}"), make)
+        {
+            Ok(route) | Err(route) => route,
+        }
+    }
+
+    fn entry(&self, method: &Method) -> &MethodEntry {
         let known = &self.methods[..self.methods.len() - 1];
         let index = known
             .iter()
             .position(|entry| entry.method == method.as_str())
             .unwrap_or(known.len());
-        let entry = &self.methods[index];
-        let Some(route) = route else {
-            return entry.unmatched.clone();
-        };
-        let make = || Arc::new(Route::new(index, entry.method, Some(route)));
-        match entry.routes.get_or_insert_with(route, make) {
-            Ok(route) | Err(route) => route,
-        }
+        &self.methods[index]
     }
 
     /// Adds to the number of active requests.
@@ -234,6 +323,11 @@ impl Instruments {
         let Some(conventions) = &self.conventions else {
             return;
         };
+        if self.side == Side::Client {
+            let bind = || conventions.active.bind_to(&route.client_attributes());
+            route.active.get_or_init(bind).add(change);
+            return;
+        }
         let entry = &self.methods[route.method_index];
         let counter = entry.active[scheme as usize].get_or_init(|| {
             conventions.active.bind_to(&[
@@ -345,7 +439,11 @@ impl Instruments {
             key.version
                 .map(|version| KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version)),
         );
-        attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str()));
+        match &route.peer {
+            Some(peer) => attributes.extend(peer.attributes()),
+            None if self.side == Side::Client => {}
+            None => attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str())),
+        }
         let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
         Series {
             basic,
@@ -376,6 +474,7 @@ impl Instruments {
             key.code.name(),
         ));
         call.push(rpc::system());
+        call.extend(key.peer.iter().flat_map(Peer::attributes));
         call.extend_from_slice(extra);
         let conventions = self.conventions.as_ref();
         Series {
@@ -401,6 +500,7 @@ impl Instruments {
 impl MethodEntry {
     fn new(index: usize, method: &'static str) -> Self {
         Self {
+            index,
             method,
             unmatched: Arc::new(Route::new(index, method, None)),
             routes: Table::new(MAX_ROUTES),
@@ -420,9 +520,18 @@ impl Route {
                 None => Cow::Owned(route.to_owned()),
             }),
             name: interned.map_or(Cow::Owned(name), Cow::Borrowed),
+            peer: None,
             method_index,
+            active: OnceLock::new(),
             series: Table::new(MAX_SERIES),
         }
+    }
+
+    /// What tells the active requests of a client apart.
+    fn client_attributes(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
+        attributes.extend(self.peer.iter().flat_map(Peer::attributes));
+        attributes
     }
 
     /// `http.route`, as an attribute.
@@ -456,7 +565,7 @@ mod tests {
     #[test]
     fn grpc_methods_are_learned_up_to_their_bounds() {
         let meter = opentelemetry::global::meter("test");
-        let instruments = Instruments::new(&meter, &[], [].into_iter(), &[]);
+        let instruments = Instruments::new(Side::Server, &meter, &[], [].into_iter(), &[]);
         let long = "m".repeat(rpc::MAX_METHOD + 1);
         assert_eq!(instruments.learn_grpc_method(&long), None);
         for n in 0..MAX_GRPC_METHODS {

@@ -40,6 +40,11 @@
 //! their instrument when its name is first used. [`add_request_attributes`] tells the requests of
 //! the layer's own metrics apart, by what has few values.
 //!
+//! # Requests that go out
+//!
+//! [`ClientTelemetryLayer`] does for clients what [`TelemetryLayer`] does for servers, and writes
+//! the context into the headers of each request, so that the trace goes on where it is received.
+//!
 //! # Context across tasks
 //!
 //! The current span belongs to the code that runs for the request, on whichever thread. What is
@@ -99,6 +104,7 @@
 //! | `macros` | yes | the attribute [`#[with_tracer]`](macro@with_tracer) |
 //! | `tls` | yes | export to `https` endpoints |
 //! | `tokio` | with `init` | [`spawn_traced`], [`spawn_linked`], [`spawn_blocking_traced`] |
+//! | `reqwest` | | [`ClientTelemetryLayer`] as a middleware of `reqwest` |
 //! | `http-json` | | the protocol `http/json` for export |
 //!
 //! Features only add. A library needs none of them: without, there are the layer and the
@@ -119,10 +125,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod active_request;
+mod attempts;
 mod attributes;
 mod body;
 mod bound;
 mod call;
+mod client;
 #[cfg(feature = "macros")]
 mod expanded;
 mod function;
@@ -139,6 +147,8 @@ mod options;
 mod propagation;
 mod providers;
 mod request_body;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod semconv;
 mod server;
 mod table;
@@ -146,8 +156,10 @@ mod table;
 mod tasks;
 mod trace;
 
+pub use attempts::{AttemptsLayer, CountAttempts};
 pub use attributes::IntoValue;
 pub use body::ResponseBody;
+pub use client::{ClientTelemetry, ClientTelemetryLayer};
 pub use function::SpanFuture;
 pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;
@@ -194,6 +206,12 @@ pub mod __private {
 }
 
 /// Compiles the examples of the README.
-#[cfg(all(doctest, feature = "axum", feature = "init"))]
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "init",
+    feature = "logs",
+    feature = "macros"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;

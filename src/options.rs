@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, request, response};
+use http::{HeaderMap, HeaderName, Uri, request, response};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
 use opentelemetry::{Context, Key, KeyValue, global};
 
 use crate::handler_attributes;
 use crate::instruments::{Instruments, intern};
-use crate::propagation::{Propagators, ResponseHeaders};
+use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer, Providers, StartSpan};
-use crate::semconv::http::{KNOWN_METHODS, header_values};
-use crate::semconv::{self, SensitiveParameters};
+use crate::semconv::http::{KNOWN_METHODS, Server, header_values};
+use crate::semconv::{self, SensitiveParameters, Side};
 
 /// Attributes that a hook may put on one span.
 const MAX_HOOK_ATTRIBUTES: usize = 64;
@@ -86,6 +86,7 @@ type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Options {
+    pub(crate) side: Side,
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
     /// Those of `init`, else those of the W3C, where none are named.
@@ -107,6 +108,39 @@ pub(crate) struct Options {
     /// Those of the environment, else those of the conventions, where none are named.
     pub(crate) known_methods: Option<Vec<String>>,
     pub(crate) grpc_methods: Vec<String>,
+    /// The server of a client whose requests do not name it.
+    pub(crate) server: Option<Uri>,
+    /// Who is told of the trace; `None` for everybody.
+    pub(crate) trace_targets: Option<Vec<Target>>,
+    pub(crate) baggage_targets: Vec<Target>,
+}
+
+/// A pattern of hosts.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// This host.
+    Host(String),
+    /// This domain, and all below it.
+    Domain(String),
+}
+
+impl Target {
+    /// `example.com`, or `*.example.com` for the hosts below it.
+    pub(crate) fn new(pattern: &str) -> Self {
+        let pattern = pattern.to_ascii_lowercase();
+        match pattern.strip_prefix('*') {
+            Some(domain) if domain.starts_with('.') => Self::Domain(domain.to_owned()),
+            _ => Self::Host(pattern),
+        }
+    }
+
+    fn matches(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        match self {
+            Self::Host(name) => host == *name,
+            Self::Domain(domain) => host.len() > domain.len() && host.ends_with(&**domain),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -118,6 +152,7 @@ pub(crate) enum TrustOption {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            side: Side::default(),
             tracers: None,
             meters: None,
             propagators: None,
@@ -135,11 +170,33 @@ impl Default for Options {
             trusted_hops: 0,
             known_methods: None,
             grpc_methods: Vec::new(),
+            server: None,
+            trace_targets: None,
+            baggage_targets: Vec::new(),
         }
     }
 }
 
 impl Options {
+    /// The server that a request of a client goes to.
+    pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
+        Server::of(&request.uri)
+            .or_else(|| Server::of(self.server.as_ref()?))
+            .or_else(|| Server::of_host(&request.headers))
+    }
+
+    /// What a server may be told. Who is not known is told nothing that not everybody may know.
+    pub(crate) fn may_tell(&self, server: Option<Server<'_>>) -> MayTell {
+        let is_among = |targets: &[Target]| {
+            server.is_some_and(|server| targets.iter().any(|target| target.matches(server.host)))
+        };
+        let trace_targets = self.trace_targets.as_deref();
+        MayTell {
+            trace: trace_targets.is_none_or(is_among),
+            baggage: is_among(&self.baggage_targets),
+        }
+    }
+
     /// Whether the filter wants a request recorded.
     pub(crate) fn wants(&self, request: &request::Parts) -> bool {
         match &self.filter {
@@ -331,6 +388,12 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
+    /// A context in which the handler functions record where this recorder does, if it was told
+    /// where.
+    pub(crate) fn with_providers(&self, cx: Context) -> Context {
+        providers::in_scope_of(cx, &self.root)
+    }
+
     fn new(providers: &Providers, root: Context, options: &Options) -> Self {
         let known = match &options.known_methods {
             Some(methods) => methods.clone(),
@@ -342,6 +405,7 @@ impl Recorder {
             known.iter().filter_map(|method| intern(method)).collect()
         };
         let instruments = Instruments::new(
+            options.side,
             &providers.meter(),
             &options.metrics,
             known.into_iter(),
@@ -355,12 +419,18 @@ impl Recorder {
             request_headers: CapturedHeaders::new(
                 semconv::HTTP_REQUEST_HEADER,
                 options.captured_request.as_ref(),
-                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST",
+                },
             ),
             response_headers: CapturedHeaders::new(
                 semconv::HTTP_RESPONSE_HEADER,
                 options.captured_response.as_ref(),
-                "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE",
+                },
             ),
             options: options.clone(),
         }
@@ -370,6 +440,26 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_is_a_host_or_all_below_a_domain() {
+        for (pattern, host, expected) in [
+            ("example.com", "example.com", true),
+            ("Example.com", "EXAMPLE.COM", true),
+            ("example.com", "a.example.com", false),
+            ("example.com", "badexample.com", false),
+            ("*.example.com", "a.example.com", true),
+            ("*.example.com", "a.b.example.com", true),
+            ("*.example.com", "example.com", false),
+            ("*.example.com", "badexample.com", false),
+            ("*.example.com", ".example.com", false),
+            ("*", "example.com", false),
+            ("::1", "::1", true),
+        ] {
+            let target = Target::new(pattern);
+            assert_eq!(target.matches(host), expected, "{pattern} {host}");
+        }
+    }
 
     #[test]
     fn a_rate_limit_starts_anew_each_second() {

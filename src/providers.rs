@@ -122,6 +122,14 @@ pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
     Context::new().with_value(Scoped(providers))
 }
 
+/// `cx` with the providers of `root`, where that has any.
+pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
+    match root.get::<Scoped>() {
+        Some(Scoped(providers)) => cx.with_value(Scoped(providers.clone())),
+        None => cx,
+    }
+}
+
 /// The current context without its span.
 #[cfg(feature = "tokio")]
 pub(crate) fn without_span() -> Context {

@@ -2,11 +2,11 @@
 
 use http::header::{HeaderMap, HeaderName};
 use opentelemetry::baggage::Baggage;
-use percent_encoding::percent_decode;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
 use super::trace_context::trim;
 
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+pub(super) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// What the W3C asks to be passed on, in bytes over all headers, and in members. Beyond that
 /// nothing is taken: a part would be taken for the whole.
@@ -38,6 +38,48 @@ pub(super) fn extract(headers: &HeaderMap) -> Option<Baggage> {
     }
     (!baggage.is_empty()).then_some(baggage)
 }
+
+/// Writes baggage into the headers of a request, whole members as far as the limits allow.
+pub(super) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
+    let mut text = String::new();
+    // In the order of their keys, because a map has none.
+    let mut members: Vec<_> = baggage
+        .iter()
+        .map(|(key, (value, _))| (key.as_str(), value.as_str()))
+        .filter(|(key, _)| !key.is_empty() && key.bytes().all(is_token))
+        .collect();
+    members.sort_unstable();
+    members.truncate(MAX_MEMBERS);
+    for (key, value) in members {
+        let separator = if text.is_empty() { "" } else { "," };
+        let member = format!(
+            "{separator}{key}={}",
+            percent_encode(value.as_bytes(), ENCODED)
+        );
+        if text.len() + member.len() <= MAX_BYTES {
+            text.push_str(&member);
+        }
+    }
+    if !text.is_empty()
+        && let Ok(text) = text.parse()
+    {
+        let _ = headers.try_insert(BAGGAGE, text);
+    }
+}
+
+/// Takes it out.
+pub(super) fn remove(headers: &mut HeaderMap) {
+    headers.remove(BAGGAGE);
+}
+
+/// All but `baggage-octet`, and the sign of what is encoded.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b',')
+    .add(b';')
+    .add(b'\\')
+    .add(b'%');
 
 /// Key and value of `key=value;property;..`.
 fn parse(member: &[u8]) -> Option<(String, String)> {
@@ -81,6 +123,23 @@ mod tests {
                 .map(|(key, (value, _))| (key.to_string(), value.to_string()))
                 .collect(),
         )
+    }
+
+    #[test]
+    fn values_survive_any_number_of_hops_and_become_no_members() {
+        let mut baggage = Baggage::new();
+        let value = "a,b;c=\"d\"\\%2Cx=1\r\nä ";
+        baggage.insert("key", value);
+        baggage.insert("other", "1");
+        for _ in 0..3 {
+            let mut headers = HeaderMap::new();
+            inject(&baggage, &mut headers);
+            baggage = extract(&headers).expect("it is valid");
+        }
+        let text = |key: &str| baggage.get(key).map(ToString::to_string);
+        assert_eq!(text("key").as_deref(), Some(value));
+        assert_eq!(text("other").as_deref(), Some("1"));
+        assert_eq!(baggage.len(), 2);
     }
 
     #[test]

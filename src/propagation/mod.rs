@@ -11,8 +11,8 @@ use opentelemetry::baggage::{Baggage, BaggageExt};
 use opentelemetry::propagation::TextMapPropagator;
 #[cfg(feature = "init")]
 use opentelemetry::trace::TraceFlags;
-use opentelemetry::trace::{SpanContext, TraceContextExt};
-use opentelemetry_http::HeaderExtractor;
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId};
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 
 use crate::options::guarded;
 
@@ -36,6 +36,8 @@ pub(crate) enum Format {
 #[derive(Default)]
 pub(crate) struct Extracted {
     pub(crate) span_context: Option<SpanContext>,
+    /// Its state, where it is one that it cannot hold.
+    pub(crate) state: Option<String>,
     pub(crate) baggage: Option<Baggage>,
 }
 
@@ -59,8 +61,9 @@ impl Propagators {
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
-                    if let Some(span_context) = trace_context::extract(headers) {
+                    if let Some((span_context, state)) = trace_context::extract(headers) {
                         extracted.span_context = Some(span_context);
+                        extracted.state = state;
                     }
                 }
                 Format::Baggage => extracted.baggage = baggage::extract(headers),
@@ -77,6 +80,81 @@ impl Propagators {
     }
 }
 
+/// A `tracestate` that travels beside its span context, which cannot hold it.
+struct StateBeside {
+    trace_id: TraceId,
+    text: String,
+}
+
+/// `cx` with what came besides the span context.
+pub(crate) fn with_state(cx: &Context, trace_id: TraceId, text: String) -> Context {
+    cx.with_value(StateBeside { trace_id, text })
+}
+
+/// What of its context a request may tell to whom it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MayTell {
+    pub(crate) trace: bool,
+    pub(crate) baggage: bool,
+}
+
+impl Propagators {
+    /// Writes the context of `cx` into the headers of a request, in place of what they say of
+    /// another.
+    pub(crate) fn inject(&self, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
+        for format in &*self.0 {
+            match format {
+                Format::TraceContext => {
+                    trace_context::remove(headers);
+                    let span = cx.span();
+                    let span_context = span.span_context();
+                    if may.trace && span_context.is_valid() {
+                        let traceparent = Text::of(span_context).traceparent("", "");
+                        let beside = cx.get::<StateBeside>();
+                        let beside = beside
+                            .filter(|state| state.trace_id == span_context.trace_id())
+                            .map(|state| &*state.text);
+                        trace_context::inject(span_context, traceparent, beside, headers);
+                    }
+                }
+                Format::Baggage => {
+                    baggage::remove(headers);
+                    if may.baggage {
+                        baggage::inject(cx.baggage(), headers);
+                    }
+                }
+                Format::Other(propagator) => write(&**propagator, cx, may, headers),
+                #[cfg(feature = "init")]
+                Format::B3(propagator) => write(&**propagator, cx, may, headers),
+            }
+        }
+    }
+}
+
+/// Writes with a propagator that is not ours, and may panic, or have baggage among the rest.
+fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
+    let mut written = HeaderMap::new();
+    let fields = guarded(|| {
+        let fields = propagator.fields().map(str::to_owned);
+        let fields: Vec<_> = fields.collect();
+        propagator.inject_context(cx, &mut HeaderInjector(&mut written));
+        fields
+    });
+    for field in fields.into_iter().flatten() {
+        headers.remove(field);
+    }
+    for (name, value) in &written {
+        let may = if *name == baggage::BAGGAGE {
+            may.baggage
+        } else {
+            may.trace
+        };
+        if may {
+            let _ = headers.try_insert(name.clone(), value.clone());
+        }
+    }
+}
+
 impl Extracted {
     /// Reads with a propagator that is not ours, and may panic.
     fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
@@ -88,6 +166,7 @@ impl Extracted {
         let span = cx.span();
         if span.span_context().is_valid() {
             self.span_context = Some(span.span_context().clone());
+            self.state = None;
         }
         let baggage = cx.baggage().iter();
         let baggage = baggage.map(|(key, value)| (key.clone(), value.clone()));

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -17,21 +17,51 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 
 /// The span context that the headers carry, if they carry exactly one and it is valid
 /// (Trace Context Level 2, sections 3.2 and 3.3).
-pub(super) fn extract(headers: &HeaderMap) -> Option<SpanContext> {
+///
+/// The state is given besides, where it is one that [`TraceState`] cannot hold.
+pub(super) fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<String>)> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?;
     if values.next().is_some() {
         return None;
     }
     let (trace_id, span_id, flags) = parse_traceparent(value.as_bytes())?;
-    let trace_state = extract_tracestate(headers).unwrap_or_default();
-    Some(SpanContext::new(
-        trace_id,
-        span_id,
-        flags,
-        true,
-        trace_state,
-    ))
+    let text = extract_tracestate(headers);
+    let state = text.as_deref().map(TraceState::from_str);
+    let (state, beside) = match state {
+        Some(Ok(state)) => (state, None),
+        // A key with two `@`, which is legal in Level 2.
+        Some(Err(_)) => (TraceState::default(), text),
+        None => (TraceState::default(), None),
+    };
+    let span_context = SpanContext::new(trace_id, span_id, flags, true, state);
+    Some((span_context, beside))
+}
+
+/// Writes `traceparent` and `tracestate` of a span into the headers of a request.
+pub(super) fn inject(
+    span_context: &SpanContext,
+    traceparent: HeaderValue,
+    beside: Option<&str>,
+    headers: &mut HeaderMap,
+) {
+    // Beyond its capacity a map would panic, had it not been asked to try.
+    let _ = headers.try_insert(TRACEPARENT, traceparent);
+    let state = match beside {
+        Some(text) => text.to_owned(),
+        None => span_context.trace_state().header(),
+    };
+    if !state.is_empty()
+        && let Ok(state) = state.parse()
+    {
+        let _ = headers.try_insert(TRACESTATE, state);
+    }
+}
+
+/// Takes them out.
+pub(super) fn remove(headers: &mut HeaderMap) {
+    headers.remove(TRACEPARENT);
+    headers.remove(TRACESTATE);
 }
 
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
@@ -77,7 +107,7 @@ fn decode_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
 
 /// The members of all `tracestate` headers in their order, cut to what must be passed on.
 /// A member that is not valid discards them all.
-fn extract_tracestate(headers: &HeaderMap) -> Option<TraceState> {
+fn extract_tracestate(headers: &HeaderMap) -> Option<String> {
     let mut members = Vec::new();
     for value in headers.get_all(TRACESTATE) {
         for member in value.as_bytes().split(|&byte| byte == b',') {
@@ -99,10 +129,7 @@ fn extract_tracestate(headers: &HeaderMap) -> Option<TraceState> {
             members.pop();
         }
     }
-    if members.is_empty() {
-        return None;
-    }
-    TraceState::from_str(&members.join(",")).ok()
+    (!members.is_empty()).then(|| members.join(","))
 }
 
 fn is_tracestate_member(member: &[u8]) -> bool {
@@ -132,8 +159,6 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -211,14 +236,14 @@ mod tests {
 
     #[test]
     fn the_fields_of_a_traceparent_arrive() {
-        let extracted = extract(&headers(&TRACEPARENT, &[VALID])).expect("it is valid");
+        let (extracted, _) = extract(&headers(&TRACEPARENT, &[VALID])).expect("it is valid");
         assert_eq!(extracted.trace_id().to_string(), &VALID[3..35]);
         assert_eq!(extracted.span_id().to_string(), &VALID[36..52]);
         assert!(extracted.is_sampled() && extracted.is_remote());
 
         let flags = extract(&headers(&TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
         assert_eq!(
-            flags.map(|context| context.trace_flags().to_u8()),
+            flags.map(|(context, _)| context.trace_flags().to_u8()),
             Some(0x03)
         );
     }
@@ -269,7 +294,7 @@ mod tests {
             let mut headers = headers(&TRACESTATE, &values);
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
             let extracted = extract(&headers).expect("the traceparent stays valid");
-            assert_eq!(extracted.trace_state().header(), expected, "{case}");
+            assert_eq!(extracted.0.trace_state().header(), expected, "{case}");
         }
     }
 

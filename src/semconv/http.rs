@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ::http::header::{HOST, HeaderName, USER_AGENT};
 use ::http::request::Parts;
 use ::http::uri::Authority;
-use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
+use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri, Version};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
@@ -13,7 +13,7 @@ use super::redact::{self, SensitiveParameters};
 use super::{
     CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
     NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
-    SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+    SERVER_PORT, Side, URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -84,9 +84,9 @@ pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
     KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
 }
 
-/// Whether a status is an error of the server: 5xx, or one that no RFC defines.
-pub(crate) fn is_server_error(status: StatusCode) -> bool {
-    status.as_u16() >= 500
+/// Whether a status is an error: 5xx, or one that no RFC defines, and for a client 4xx too.
+pub(super) fn is_error(side: Side, status: StatusCode) -> bool {
+    status.as_u16() >= if side == Side::Client { 400 } else { 500 }
 }
 
 /// Whether a status is one of a bounded set, fit for a metric.
@@ -244,6 +244,70 @@ pub(super) fn server_attributes(
     }
 }
 
+/// The server that a client calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Server<'a> {
+    pub(crate) host: &'a str,
+    /// That of the scheme, where no other is named.
+    pub(crate) port: u16,
+}
+
+impl<'a> Server<'a> {
+    /// The server that a URI names.
+    pub(crate) fn of(uri: &'a Uri) -> Option<Self> {
+        let (host, port) = split_authority(uri.authority()?.as_str())?;
+        let is_https = uri.scheme() == Some(&::http::uri::Scheme::HTTPS);
+        let port = port.unwrap_or(if is_https { 443 } else { 80 });
+        Some(Self { host, port })
+    }
+
+    /// The server that the header `Host` names, where nothing better is known.
+    pub(crate) fn of_host(headers: &'a HeaderMap) -> Option<Self> {
+        let (host, port) = split_authority(headers.get(HOST)?.to_str().ok()?)?;
+        let port = port.unwrap_or(80);
+        Some(Self { host, port })
+    }
+
+    pub(crate) fn attributes(self, add: &mut dyn FnMut(KeyValue)) {
+        let host = truncate(self.host, MAX_HOST).into_owned();
+        add(KeyValue::new(SERVER_ADDRESS, host));
+        add(KeyValue::new(SERVER_PORT, i64::from(self.port)));
+    }
+}
+
+/// The attributes of a client span that are known before the request is sent.
+pub(crate) fn client_request_attributes(
+    request: &Parts,
+    method: &'static str,
+    sensitive_parameters: Option<&SensitiveParameters>,
+    add: &mut dyn FnMut(KeyValue),
+) {
+    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
+    if method == OTHER {
+        let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
+        add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
+    }
+    if let Some(url) = full_url(&request.uri, sensitive_parameters) {
+        add(KeyValue::new(URL_FULL, url));
+    }
+}
+
+/// `url.full`, without credentials; `None` of what names no server.
+fn full_url(uri: &Uri, sensitive_parameters: Option<&SensitiveParameters>) -> Option<String> {
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+    let (credentials, host) = match authority.rsplit_once('@') {
+        Some((_, host)) => ("REDACTED:REDACTED@", host),
+        None => ("", authority),
+    };
+    let path = truncate(uri.path(), MAX_PATH);
+    let mut url = format!("{scheme}://{credentials}{}{path}", truncate(host, MAX_HOST));
+    if let (Some(query), Some(sensitive)) = (uri.query(), sensitive_parameters) {
+        url.push('?');
+        url.push_str(&redact::query(query, MAX_QUERY, sensitive));
+    }
+    Some(url)
+}
+
 /// Host and port of `user@host:port`, an IPv6 address without its brackets.
 pub(super) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_port = authority
@@ -286,6 +350,39 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(split_authority(authority), expected, "{authority}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_recorded_without_its_credentials() {
+        let sensitive = SensitiveParameters::default();
+        for (uri, expected) in [
+            ("http://a/b?c=d", Some("http://a/b?c=d")),
+            ("https://a:8443", Some("https://a:8443/")),
+            (
+                "https://user:secret@a/b?sig=secret&c=d",
+                Some("https://REDACTED:REDACTED@a/b?sig=REDACTED&c=d"),
+            ),
+            ("/b", None),
+        ] {
+            let uri = uri.parse().expect("it is a URI");
+            assert_eq!(full_url(&uri, Some(&sensitive)).as_deref(), expected);
+        }
+        let uri = "http://a/b?c=d".parse().expect("it is a URI");
+        assert_eq!(full_url(&uri, None).as_deref(), Some("http://a/b"));
+    }
+
+    #[test]
+    fn a_server_has_the_port_of_its_scheme_unless_it_names_one() {
+        for (uri, expected) in [
+            ("http://a/b", Some(("a", 80))),
+            ("https://a/b", Some(("a", 443))),
+            ("https://user@[::1]:8443/b", Some(("::1", 8443))),
+            ("/b", None),
+        ] {
+            let uri = uri.parse().expect("it is a URI");
+            let server = Server::of(&uri).map(|server| (server.host, server.port));
+            assert_eq!(server, expected);
         }
     }
 

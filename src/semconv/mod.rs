@@ -15,17 +15,27 @@ pub(crate) use forwarded::Forwarded;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
-    HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_HEADER,
-    HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
-    NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
-    RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
-    USER_AGENT_ORIGINAL,
+    HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_HEADER, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
+    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD,
+    RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT,
+    URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
 };
 pub(crate) use opentelemetry_semantic_conventions::metric::{
-    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_BODY_SIZE, HTTP_SERVER_REQUEST_DURATION,
-    HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_SERVER_CALL_DURATION,
+    HTTP_CLIENT_ACTIVE_REQUESTS, HTTP_CLIENT_REQUEST_BODY_SIZE, HTTP_CLIENT_REQUEST_DURATION,
+    HTTP_CLIENT_RESPONSE_BODY_SIZE, HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_BODY_SIZE,
+    HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_CLIENT_CALL_DURATION,
+    RPC_SERVER_CALL_DURATION,
 };
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
+
+/// Which end of a request is described.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Side {
+    #[default]
+    Server,
+    Client,
+}
 
 /// Stands in for a value outside of the known set.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -54,9 +64,13 @@ pub(crate) fn is_request_metric(name: &str) -> bool {
     [
         HTTP_REQUESTS,
         HTTP_DURATION,
+        HTTP_CLIENT_REQUEST_BODY_SIZE,
+        HTTP_CLIENT_REQUEST_DURATION,
+        HTTP_CLIENT_RESPONSE_BODY_SIZE,
         HTTP_SERVER_REQUEST_BODY_SIZE,
         HTTP_SERVER_REQUEST_DURATION,
         HTTP_SERVER_RESPONSE_BODY_SIZE,
+        RPC_CLIENT_CALL_DURATION,
         RPC_SERVER_CALL_DURATION,
     ]
     .contains(&name)
@@ -87,9 +101,9 @@ impl ErrorType {
         Self::Name(std::any::type_name::<E>())
     }
 
-    /// What a status says of the server.
-    pub(crate) fn of_status(status: StatusCode) -> Option<Self> {
-        if !http::is_server_error(status) {
+    /// Whether a status is an error for this side.
+    pub(crate) fn of_status(side: Side, status: StatusCode) -> Option<Self> {
+        if !http::is_error(side, status) {
             None
         } else if http::is_defined(status) {
             Some(Self::Status(status))

@@ -1,4 +1,4 @@
-//! gRPC server spans and metrics (RPC conventions, release candidate).
+//! gRPC spans and metrics (RPC conventions, release candidate).
 
 use ::http::header::CONTENT_TYPE;
 use ::http::request::Parts;
@@ -6,7 +6,7 @@ use ::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::KeyValue;
 
 use super::http::{peer, peer_attributes, server_attributes};
-use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, truncate};
+use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
@@ -81,7 +81,7 @@ impl Code {
     pub(crate) const INTERNAL: Self = Self(13);
     const PERMISSION_DENIED: Self = Self(7);
     const UNIMPLEMENTED: Self = Self(12);
-    const UNAVAILABLE: Self = Self(14);
+    pub(crate) const UNAVAILABLE: Self = Self(14);
     const UNAUTHENTICATED: Self = Self(16);
 
     const NAMES: [&'static str; 17] = [
@@ -146,10 +146,13 @@ impl Code {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// Whether the code is an error of the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
-    /// INTERNAL, UNAVAILABLE, DATA_LOSS.
-    pub(crate) fn is_server_error(self) -> bool {
-        matches!(self.0, 2 | 4 | 12 | 13 | 14 | 15)
+    /// Whether the code is an error: for a client all but OK, for a server UNKNOWN,
+    /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+    pub(crate) fn is_error(self, side: Side) -> bool {
+        match side {
+            Side::Server => matches!(self.0, 2 | 4 | 12 | 13 | 14 | 15),
+            Side::Client => !self.is_ok(),
+        }
     }
 
     pub(crate) fn is_ok(self) -> bool {
@@ -230,7 +233,7 @@ mod tests {
     fn only_the_codes_of_the_convention_are_errors_of_the_server() {
         let errors: Vec<_> = (0..17)
             .map(Code)
-            .filter(|code| code.is_server_error())
+            .filter(|code| code.is_error(Side::Server))
             .map(Code::name)
             .collect();
         assert_eq!(

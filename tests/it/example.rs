@@ -2,6 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response, Version};
+use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::process::Process;
 use crate::support::receiver::{Receiver, attributes_of};
@@ -534,4 +535,91 @@ async fn a_server_with_tracing_opentelemetry_has_all_spans_in_one_trace() {
         let indent = if depth == 0 { 13 } else { 13 + 2 * depth };
         assert!(line[indent..].starts_with(name), "{lines:#?}");
     }
+}
+
+#[cfg(feature = "macros")]
+#[tokio::test]
+async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    let variables = |name: &'static str| {
+        [
+            ("ENVIRONMENT", "staging"),
+            ("SERVICE_NAME", name),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]
+    };
+    let start = |example, name, more: &[(&str, &str)]| {
+        let mut all = variables(name).to_vec();
+        all.push(("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint));
+        all.extend(more);
+        Process::example(example, &all)
+    };
+    let behind = start("server", "behind", &[]);
+    let behind_url = behind.url();
+    let front = start("server", "front", &[("PROXY_TO", &behind_url)]);
+    let grpc = start("tonic", "grpc", &[]);
+    let (server_url, grpc_url) = (front.url(), format!("http://{}", grpc.url()));
+    let urls = [("SERVER_URL", &*server_url), ("GRPC_URL", &*grpc_url)];
+    let mut client = start("client", "client", &urls);
+    assert!(client.wait().success(), "{:#?}", client.lines());
+    client.line("Hello, Arthur!");
+    client.line("Hello, stranger!");
+    client.line("serving: true");
+
+    // The service, and the name and kind of each span, below its parent.
+    let tree = || {
+        let received = receiver.received();
+        let mut spans = Vec::new();
+        for resource in received.traces.iter().flat_map(|one| &one.resource_spans) {
+            let attributes = resource.resource.as_ref().map(|one| &one.attributes);
+            let name = attributes_of(attributes.expect("it has one"))["service.name"].clone();
+            let scopes = resource.scope_spans.iter();
+            spans.extend(
+                scopes
+                    .flat_map(|scope| &scope.spans)
+                    .map(|span| (name.clone(), span.clone())),
+            );
+        }
+        spans.sort_by_key(|(_, span)| span.start_time_unix_nano);
+        fn below(parent: &[u8], depth: usize, spans: &[(String, Span)], lines: &mut Vec<String>) {
+            for (service, span) in spans {
+                if span.parent_span_id == parent {
+                    let indent = "  ".repeat(depth);
+                    lines.push(format!("{indent}{service}: {}", span.name));
+                    below(&span.span_id, depth + 1, spans, lines);
+                }
+            }
+        }
+        let traces: std::collections::HashSet<_> = spans
+            .iter()
+            .map(|(_, span)| span.trace_id.clone())
+            .collect();
+        let mut lines = Vec::new();
+        below(&[], 0, &spans, &mut lines);
+        (traces.len(), lines)
+    };
+    let expected = [
+        "client: calls",
+        "  client: GET",
+        "    front: GET /users/{id}",
+        "      front: load-user",
+        "      front: render-greeting",
+        "  client: GET",
+        "    front: GET /proxy/{*path}",
+        "      front: GET",
+        "        behind: GET /users/{id}",
+        "          behind: load-user",
+        "          behind: render-greeting",
+        "  client: grpc.health.v1.Health/Check",
+        "    grpc: grpc.health.v1.Health/Check",
+    ];
+    eventually("all spans arrive", || {
+        receiver.received().spans().len() >= expected.len()
+    })
+    .await;
+    let (traces, lines) = tree();
+    assert_eq!(lines, expected);
+    assert_eq!(traces, 1);
 }

@@ -6,6 +6,8 @@
 )]
 mod support;
 
+#[cfg(feature = "axum")]
+mod client;
 #[cfg(feature = "init")]
 mod config;
 #[cfg(feature = "axum")]
@@ -37,5 +39,7 @@ mod tasks;
 mod tls;
 #[cfg(feature = "init")]
 mod variables;
+#[cfg(feature = "axum")]
+mod w3c;
 #[cfg(feature = "macros")]
 mod with_tracer;

@@ -100,6 +100,12 @@ impl TestTelemetry {
             .with_meter_provider(self.meters.clone())
     }
 
+    pub(crate) fn client_layer(&self) -> tower_telemetry::ClientTelemetryLayer {
+        tower_telemetry::ClientTelemetryLayer::new()
+            .with_tracer_provider(self.tracers.clone())
+            .with_meter_provider(self.meters.clone())
+    }
+
     pub(crate) fn tracer_provider(&self) -> &SdkTracerProvider {
         &self.tracers
     }

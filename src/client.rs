@@ -1,0 +1,360 @@
+//! The layer for clients and the service that it makes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use http::{HeaderName, Request, Response, Uri, request, response};
+use opentelemetry::Context as TelemetryContext;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{TraceContextExt, Tracer, TracerProvider};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::active_request::ActiveRequest;
+use crate::body::ResponseBody;
+use crate::future::ResponseFuture;
+use crate::options::{MetricSet, Options, Recorder, RequestAttributes, Target};
+use crate::propagation::{Format, Propagators};
+use crate::providers::{self, KnownSampler, TracersOf};
+use crate::semconv::{SensitiveParameters, Side};
+
+/// Layer that records each request of a client: one span, the request metrics, and the trace
+/// context in the headers of the request.
+///
+/// It wraps any Tower service over [`http::Request`] that sends requests: hyper-util's client, a
+/// tonic `Channel`, a client of your own.
+///
+/// # What is recorded
+///
+/// The span is below the one that is current when the client is called. It starts before the
+/// request is sent, and ends with the last frame of the response's body, or when that is dropped;
+/// metrics are recorded at the same time with the same duration. Each attempt is a request of its
+/// own: the layer goes inside of what retries or follows redirects, and [`AttemptsLayer`] around
+/// that counts.
+///
+/// | what happens | `error.type` | span status |
+/// |---|---|---|
+/// | the response arrives, its status below 400 | | unset |
+/// | its status is 400 or more | the status | error |
+/// | there is no response, or its body fails | the error's type | error |
+/// | the caller drops the future or the body | that of the status, if any | unset, or that of the status |
+///
+/// A gRPC call, told by its content type, fails with every status but OK; a call that is dropped is
+/// `CANCELLED`, and no error. Attributes and metrics are those of the conventions for [HTTP clients]
+/// and [gRPC clients].
+///
+/// # Where context may go
+///
+/// `traceparent` and `tracestate` go to every server, unless
+/// [`with_trace_targets`](Self::with_trace_targets) names some; baggage goes nowhere, unless
+/// [`with_baggage_targets`](Self::with_baggage_targets) names some. What a request says of another
+/// context, because it was copied from one that came in, is taken out. Where telemetry is suppressed,
+/// as it is for what exports it, a request is left alone.
+///
+/// # Example
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Empty;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower::Layer;
+/// use tower_telemetry::ClientTelemetryLayer;
+///
+/// # fn main() {
+/// let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+/// let client = ClientTelemetryLayer::new().layer(client);
+/// # }
+/// ```
+///
+/// [`AttemptsLayer`]: crate::AttemptsLayer
+/// [HTTP clients]: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+/// [gRPC clients]: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is added to a service"]
+pub struct ClientTelemetryLayer {
+    shared: Arc<Shared>,
+}
+
+/// What all services of a layer have in common.
+struct Shared {
+    options: Options,
+    /// Made when the first request is sent: the one before `init`, and the one after.
+    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
+}
+
+impl Shared {
+    fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorders[usize::from(providers::is_installed())]
+            .get_or_init(|| self.options.recorder().map(Arc::new))
+            .as_ref()
+    }
+}
+
+impl Default for ClientTelemetryLayer {
+    fn default() -> Self {
+        Self::of(Options {
+            side: Side::Client,
+            ..Options::default()
+        })
+    }
+}
+
+impl ClientTelemetryLayer {
+    /// Creates a layer with the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn of(options: Options) -> Self {
+        let recorders = Default::default();
+        let shared = Arc::new(Shared { options, recorders });
+        Self { shared }
+    }
+
+    fn with(self, change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = self.shared.options.clone();
+        change(&mut options);
+        Self::of(options)
+    }
+
+    /// Names the server, for requests that do not: a tonic `Channel` knows it, and the calls that
+    /// it is given do not.
+    ///
+    /// ```
+    /// use tower_telemetry::ClientTelemetryLayer;
+    ///
+    /// let uri = http::Uri::from_static("http://users.internal:50051");
+    /// let layer = ClientTelemetryLayer::new().with_server(uri);
+    /// ```
+    pub fn with_server(self, server: Uri) -> Self {
+        self.with(|options| options.server = Some(server))
+    }
+
+    /// Tells only these hosts which trace a request belongs to: `example.com`, or `*.example.com`
+    /// for all below it.
+    ///
+    /// ```
+    /// use tower_telemetry::ClientTelemetryLayer;
+    ///
+    /// let layer = ClientTelemetryLayer::new().with_trace_targets(["localhost", "*.internal"]);
+    /// ```
+    pub fn with_trace_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
+        let hosts = hosts.into_iter().map(|host| Target::new(&host.into()));
+        let hosts = hosts.collect();
+        self.with(|options| options.trace_targets = Some(hosts))
+    }
+
+    /// Sends baggage to these hosts, named as in [`with_trace_targets`](Self::with_trace_targets).
+    pub fn with_baggage_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
+        let hosts = hosts.into_iter().map(|host| Target::new(&host.into()));
+        let hosts = hosts.collect();
+        self.with(|options| options.baggage_targets = hosts)
+    }
+
+    /// Sends the spans to `provider`, as
+    /// [`TelemetryLayer::with_tracer_provider`](crate::TelemetryLayer::with_tracer_provider) does.
+    pub fn with_tracer_provider<P>(self, provider: P) -> Self
+    where
+        P: TracerProvider + Send + Sync + 'static,
+        P::Tracer: Send + Sync + 'static,
+        <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+    {
+        let tracers = Arc::new(TracersOf::new(provider, KnownSampler::default()));
+        self.with(|options| options.tracers = Some(tracers))
+    }
+
+    /// Sends the metrics to `provider`, as
+    /// [`TelemetryLayer::with_meter_provider`](crate::TelemetryLayer::with_meter_provider) does.
+    pub fn with_meter_provider<P>(self, provider: P) -> Self
+    where
+        P: MeterProvider + Send + Sync + 'static,
+    {
+        self.with(|options| options.meters = Some(Arc::new(provider)))
+    }
+
+    /// Writes the context of requests with `propagator`, in place of W3C Trace Context and Baggage,
+    /// or of what [`init`](crate::init) has set.
+    pub fn with_propagator<P>(self, propagator: P) -> Self
+    where
+        P: TextMapPropagator + Send + Sync + 'static,
+    {
+        let propagators = Propagators::from_iter([Format::Other(Arc::new(propagator))]);
+        self.with(|options| options.propagators = Some(propagators))
+    }
+
+    /// Records only the requests that `filter` wants. The others carry the context on.
+    pub fn with_filter<F>(self, filter: F) -> Self
+    where
+        F: Fn(&request::Parts) -> bool + Send + Sync + 'static,
+    {
+        self.with(|options| options.filter = Some(Arc::new(filter)))
+    }
+
+    /// Names spans by `name`, which must give few names; `None` is the name by the conventions, the
+    /// method.
+    pub fn with_span_name<F>(self, name: F) -> Self
+    where
+        F: Fn(&request::Parts) -> Option<Cow<'static, str>> + Send + Sync + 'static,
+    {
+        self.with(|options| options.span_name = Some(Arc::new(name)))
+    }
+
+    /// Adds attributes from the head of each request.
+    pub fn with_request_attributes<F>(self, attributes: F) -> Self
+    where
+        F: Fn(&request::Parts, &mut RequestAttributes) + Send + Sync + 'static,
+    {
+        self.with(|options| options.request_attributes = Some(Arc::new(attributes)))
+    }
+
+    /// Adds attributes from the head of each response.
+    pub fn with_response_attributes<F>(self, attributes: F) -> Self
+    where
+        F: Fn(&response::Parts, &mut RequestAttributes) + Send + Sync + 'static,
+    {
+        self.with(|options| options.response_attributes = Some(Arc::new(attributes)))
+    }
+
+    /// Puts headers of requests on spans, as
+    /// [`TelemetryLayer::with_captured_request_headers`](crate::TelemetryLayer::with_captured_request_headers)
+    /// does; those of `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST` by default.
+    pub fn with_captured_request_headers(
+        self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        let names = names.into_iter().collect();
+        self.with(|options| options.captured_request = Some(names))
+    }
+
+    /// Puts headers of responses on spans; those of
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE` by default.
+    pub fn with_captured_response_headers(
+        self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        let names = names.into_iter().collect();
+        self.with(|options| options.captured_response = Some(names))
+    }
+
+    /// Sets which sets of metrics are recorded; [`MetricSet::Basic`] is one of servers alone.
+    pub fn with_metrics(self, sets: impl IntoIterator<Item = MetricSet>) -> Self {
+        self.with(|options| options.metrics = sets.into_iter().collect())
+    }
+
+    /// Redacts the values of these query parameters in `url.full`, in place of those that the
+    /// conventions list. Names are case-sensitive.
+    pub fn with_sensitive_query_parameters<N: Into<String>>(
+        self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.with(|options| options.sensitive_parameters = Some(SensitiveParameters::new(names)))
+    }
+
+    /// Records no query in `url.full`.
+    pub fn without_query(self) -> Self {
+        self.with(|options| options.sensitive_parameters = None)
+    }
+
+    /// Sets the methods that are known, as
+    /// [`TelemetryLayer::with_known_methods`](crate::TelemetryLayer::with_known_methods) does.
+    pub fn with_known_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.with(|options| options.known_methods = Some(methods))
+    }
+}
+
+impl fmt::Debug for ClientTelemetryLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTelemetryLayer")
+            .field("options", &self.shared.options)
+            .finish()
+    }
+}
+
+impl ClientTelemetryLayer {
+    /// Starts a request, and puts its context into the head.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn send(&self, head: &mut request::Parts) -> ActiveRequest {
+        self.shared.send(head)
+    }
+}
+
+impl<S> Layer<S> for ClientTelemetryLayer {
+    type Service = ClientTelemetry<S>;
+
+    fn layer(&self, inner: S) -> ClientTelemetry<S> {
+        ClientTelemetry {
+            inner,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// Service made by [`ClientTelemetryLayer`].
+#[derive(Clone)]
+pub struct ClientTelemetry<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, B, R> Service<Request<B>> for ClientTelemetry<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: http_body::Body,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let mut request = self.shared.send(&mut head);
+        let entered = request.enter();
+        let inner = self.inner.call(Request::from_parts(head, body));
+        drop(entered);
+        ResponseFuture::new(inner, request)
+    }
+}
+
+impl Shared {
+    fn send(&self, head: &mut request::Parts) -> ActiveRequest {
+        if TelemetryContext::is_current_telemetry_suppressed() {
+            return ActiveRequest::none();
+        }
+        let recorder = self.recorder();
+        match recorder {
+            Some(recorder) if self.options.wants(head) => {
+                ActiveRequest::start_outgoing(recorder, head)
+            }
+            _ => {
+                let propagators = match recorder {
+                    Some(recorder) => recorder.propagators.clone(),
+                    None => self.options.propagators(),
+                };
+                let cx = TelemetryContext::current();
+                // Without a context there is none to put in place of what is there.
+                if cx.has_active_span() {
+                    let may_tell = self.options.may_tell(self.options.server(head));
+                    propagators.inject(&cx, may_tell, &mut head.headers);
+                }
+                ActiveRequest::none()
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ClientTelemetry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTelemetry")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,689 @@
+//! Requests that go out: whole spans, exact points, and the context that they carry, to real
+//! servers and to none.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{any, get};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::context::FutureExt;
+use opentelemetry::trace::{SpanId, SpanKind, Status, TraceContextExt};
+use opentelemetry::{Context, KeyValue};
+use tower::retry::Policy;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_telemetry::{
+    AttemptsLayer, ClientTelemetry, ClientTelemetryLayer, MetricSet, async_with_tracer,
+};
+
+use crate::support::{
+    Attributes, Server, TestTelemetry, Value, attributes, span_attributes, tree, within_deadline,
+};
+
+type HyperClient = Client<HttpConnector, Empty<Bytes>>;
+
+fn hyper() -> HyperClient {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+fn client(telemetry: &TestTelemetry) -> ClientTelemetry<HyperClient> {
+    telemetry.client_layer().layer(hyper())
+}
+
+fn request(uri: impl AsRef<str>) -> Request<Empty<Bytes>> {
+    let request = Request::get(uri.as_ref()).body(Empty::new());
+    request.expect("a valid request")
+}
+
+/// Sends a request and reads its answer.
+async fn send<S, B>(service: S, request: Request<Empty<Bytes>>) -> Response<Bytes>
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
+    S::Error: std::fmt::Debug,
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let response = within_deadline("an answer", service.oneshot(request)).await;
+    let (head, body) = response.expect("it answers").into_parts();
+    let body = within_deadline("its body", body.collect()).await;
+    Response::from_parts(head, body.expect("it is whole").to_bytes())
+}
+
+/// Answers with the headers that have to do with context, a line each.
+async fn echo(headers: HeaderMap) -> String {
+    let context = ["traceparent", "tracestate", "baggage", "b3"];
+    let lines = headers
+        .iter()
+        .filter(|(name, _)| context.contains(&name.as_str()));
+    let lines = lines.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap_or("?")));
+    lines.collect()
+}
+
+fn app() -> Router {
+    Router::new()
+        .route("/echo", any(echo))
+        .route("/status/{code}", any(status))
+        .route("/large", get(async || "x".repeat(100_000)))
+        .route("/never", get(async || std::future::pending::<()>().await))
+        .route(
+            "/moved",
+            get(async || axum::response::Redirect::to("/echo")),
+        )
+}
+
+async fn status(axum::extract::Path(code): axum::extract::Path<u16>) -> StatusCode {
+    StatusCode::from_u16(code).expect("it is one")
+}
+
+/// The attributes of a span of `GET` to a path of the server.
+fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
+    let mut all = attributes([
+        ("http.request.method", "GET"),
+        ("server.address", "127.0.0.1"),
+        ("server.port", &server.address.port().to_string()),
+        ("url.full", &format!("http://{}{path}", server.address)),
+    ]);
+    all.extend(
+        more.iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+    );
+    all
+}
+
+/// The same of its metric point.
+fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
+    let mut all = expected(server, "", more);
+    all.remove("url.full");
+    all
+}
+
+#[tokio::test]
+async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_told_of() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let uri = format!("http://{}/echo?q=1&sig=secret", server.address);
+    // What was copied from another request must not go on.
+    let mut copied = request(&uri);
+    for (name, value) in [
+        (
+            "traceparent",
+            "00-11111111111111111111111111111111-2222222222222222-01",
+        ),
+        ("tracestate", "stale=1"),
+        ("baggage", "stale=1"),
+    ] {
+        let value = value.parse().expect("it is a header");
+        copied.headers_mut().insert(name, value);
+    }
+    let cx = Context::new().with_baggage([KeyValue::new("secret", "canary")]);
+    let handler = async {
+        let client = client(&telemetry);
+        async_with_tracer("test", "handler", send(client, copied)).await
+    };
+    // In the scope of the test's providers, as in a request.
+    let response = handler.with_context(cx).await;
+
+    let span = telemetry.only_span().await;
+    assert_eq!((&*span.name, &span.span_kind), ("GET", &SpanKind::Client));
+    assert_eq!(span.status, Status::Unset);
+    let more = [
+        ("http.response.status_code", "200"),
+        ("network.protocol.version", "1.1"),
+    ];
+    let path = "/echo?q=1&sig=REDACTED";
+    assert_eq!(span_attributes(&span), expected(&server, path, &more));
+    assert_eq!(
+        response.body(),
+        &format!(
+            "traceparent: 00-{}-{}-01\n",
+            span.span_context.trace_id(),
+            span.span_context.span_id()
+        )
+    );
+
+    let seconds = span.end_time.duration_since(span.start_time);
+    let seconds = seconds.expect("time goes forward").as_secs_f64();
+    let point = telemetry.point("http.client.request.duration");
+    assert_eq!(point.attributes, expected_point(&server, &more));
+    let Value::Histogram { count, sum, bounds } = point.value else {
+        panic!("it is a histogram");
+    };
+    assert_eq!((count, bounds[0]), (1, 0.005));
+    assert!((sum - seconds).abs() < 1e-6);
+    let active = telemetry.point("http.client.active_requests");
+    assert_eq!(active.attributes, expected_point(&server, &[]));
+    assert_eq!(active.value, Value::Sum(0));
+    let names: Vec<_> = telemetry.metrics().into_keys().collect();
+    assert_eq!(
+        names,
+        [
+            "http.client.active_requests",
+            "http.client.request.duration"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_request_of_a_handler_is_below_the_request_that_came_in() {
+    let telemetry = TestTelemetry::new();
+    let inner = Server::start(app().layer(telemetry.layer())).await;
+    let uri = format!("http://{}/echo", inner.address);
+    let client = client(&telemetry);
+    let outer = Router::new().route(
+        "/proxy",
+        get(async move || send(client, request(uri)).await.into_body()),
+    );
+    let outer = Server::start(outer.layer(telemetry.layer())).await;
+    let uri = format!("http://{}/proxy", outer.address);
+    send(hyper(), request(uri)).await;
+    let spans = telemetry.wait_for_spans(3).await;
+    assert_eq!(tree(&spans), ["GET /proxy", "  GET", "    GET /echo"]);
+    let kinds: Vec<_> = spans.iter().map(|span| span.span_kind.clone()).collect();
+    assert_eq!(
+        kinds,
+        [SpanKind::Server, SpanKind::Client, SpanKind::Server]
+    );
+}
+
+#[tokio::test]
+async fn a_status_from_400_on_is_an_error_of_the_client() {
+    for (code, error) in [(304, None), (404, Some("404")), (503, Some("503"))] {
+        let telemetry = TestTelemetry::new();
+        let server = Server::start(app()).await;
+        let path = format!("/status/{code}");
+        let uri = format!("http://{}{path}", server.address);
+        send(client(&telemetry), request(uri)).await;
+        let span = telemetry.only_span().await;
+        let code = code.to_string();
+        let mut more = vec![
+            ("http.response.status_code", &*code),
+            ("network.protocol.version", "1.1"),
+        ];
+        more.extend(error.map(|error| ("error.type", error)));
+        assert_eq!(span_attributes(&span), expected(&server, &path, &more));
+        let status = error.map_or(Status::Unset, |_| Status::error(""));
+        assert_eq!(span.status, status);
+        let point = telemetry.point("http.client.request.duration");
+        assert_eq!(point.attributes, expected_point(&server, &more));
+    }
+}
+
+/// Checks all that is recorded of a request that gets no response.
+async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str) {
+    ended(
+        telemetry,
+        uri,
+        Status::error(""),
+        &[("error.type", error_type)],
+    )
+    .await;
+}
+
+/// Checks all that is recorded of one request.
+async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&str, &str)]) {
+    let parts: http::Uri = uri.parse().expect("it is a URI");
+    let port = match parts.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    let mut expected = attributes([
+        ("http.request.method", "GET"),
+        ("server.address", parts.host().expect("it has one")),
+        ("server.port", &parts.port_u16().unwrap_or(port).to_string()),
+        ("url.full", uri),
+    ]);
+    let more = more.iter();
+    expected.extend(more.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    let span = telemetry.only_span().await;
+    assert_eq!((&*span.name, &span.span_kind), ("GET", &SpanKind::Client));
+    assert_eq!(span_attributes(&span), expected);
+    assert_eq!(span.status, status);
+    expected.remove("url.full");
+    let point = telemetry.point("http.client.request.duration");
+    assert_eq!(point.attributes, expected);
+    assert_eq!(point.value.histogram().0, 1);
+    assert_eq!(telemetry.sum("http.client.active_requests"), 0);
+}
+
+const HYPER_ERROR: &str = "hyper_util::client::legacy::client::Error";
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_an_error() {
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let refused = refusing.local_addr().expect("it is bound");
+    drop(refusing);
+    for uri in [
+        format!("http://{refused}/"),
+        "http://server.invalid/".to_owned(),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let result = client(&telemetry).oneshot(request(&uri)).await;
+        assert!(result.is_err());
+        failed(&telemetry, &uri, HYPER_ERROR).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    for (answer, status) in [
+        ("", None),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello",
+            Some("200"),
+        ),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("somebody connects");
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.set_zero_linger();
+        });
+        let telemetry = TestTelemetry::new();
+        let uri = format!("http://{address}/");
+        let result = client(&telemetry).oneshot(request(&uri)).await;
+        match (result, status) {
+            (Err(_), None) => failed(&telemetry, &uri, HYPER_ERROR).await,
+            (Ok(response), Some(code)) => {
+                assert!(response.into_body().collect().await.is_err());
+                let more = [
+                    ("error.type", "hyper::error::Error"),
+                    ("http.response.status_code", code),
+                    ("network.protocol.version", "1.1"),
+                ];
+                ended(&telemetry, &uri, Status::error(""), &more).await;
+            }
+            (result, _) => panic!("{result:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_caller_gives_up_is_no_error() {
+    let server = Server::start(app()).await;
+    // Before the head.
+    let telemetry = TestTelemetry::new();
+    let uri = format!("http://{}/never", server.address);
+    let sent = client(&telemetry).oneshot(request(&uri));
+    let timeout = tokio::time::timeout(Duration::from_millis(50), sent);
+    assert!(timeout.await.is_err());
+    ended(&telemetry, &uri, Status::Unset, &[]).await;
+
+    // In the body, and where the head already says that it has failed.
+    for (path, code, error) in [("/large", "200", None), ("/status/500", "500", Some("500"))] {
+        let telemetry = TestTelemetry::new();
+        let uri = format!("http://{}{path}", server.address);
+        let response = client(&telemetry).oneshot(request(&uri)).await;
+        drop(response.expect("it answers"));
+        let mut more = vec![
+            ("http.response.status_code", code),
+            ("network.protocol.version", "1.1"),
+        ];
+        more.extend(error.map(|error| ("error.type", error)));
+        let status = error.map_or(Status::Unset, |_| Status::error(""));
+        ended(&telemetry, &uri, status, &more).await;
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_inside_is_an_error_of_the_client() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let service = ServiceBuilder::new()
+        .layer(telemetry.client_layer())
+        .timeout(Duration::from_millis(50))
+        .service(hyper());
+    let uri = format!("http://{}/never", server.address);
+    let result = service.oneshot(request(&uri)).await;
+    assert!(result.is_err());
+    let error = std::any::type_name::<Box<dyn Error + Send + Sync>>();
+    failed(&telemetry, &uri, error).await;
+}
+
+/// Sends three times what has failed.
+#[derive(Clone)]
+struct ThreeTimes(u32);
+
+impl<B, E> Policy<Request<Empty<Bytes>>, Response<B>, E> for ThreeTimes {
+    type Future = std::future::Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Request<Empty<Bytes>>,
+        result: &mut Result<Response<B>, E>,
+    ) -> Option<Self::Future> {
+        self.0 += 1;
+        let failed = result
+            .as_ref()
+            .is_ok_and(|one| one.status().is_server_error());
+        (failed && self.0 < 3).then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<Empty<Bytes>>) -> Option<Request<Empty<Bytes>>> {
+        Some(request.clone())
+    }
+}
+
+#[tokio::test]
+async fn each_attempt_is_a_span_and_resends_are_counted() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let mut service = ServiceBuilder::new()
+        .layer(AttemptsLayer::new())
+        .retry(ThreeTimes(0))
+        .layer(telemetry.client_layer())
+        .service(hyper());
+    let uri = format!("http://{}/status/503", server.address);
+    for _ in 0..2 {
+        let response = service.ready().await.expect("it is ready");
+        response.call(request(&uri)).await.expect("it answers");
+    }
+    let spans = telemetry.wait_for_spans(6).await;
+    let counts: Vec<_> = spans
+        .iter()
+        .map(|span| span_attributes(span).remove("http.request.resend_count"))
+        .collect();
+    let one_request = [None, Some("1".to_owned()), Some("2".to_owned())];
+    assert_eq!(counts, [one_request.clone(), one_request].concat());
+    let point = telemetry.point("http.client.request.duration");
+    assert_eq!(point.value.histogram().0, 6);
+}
+
+#[tokio::test]
+async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
+    use tower_http::follow_redirect::FollowRedirectLayer;
+
+    let telemetry = TestTelemetry::new();
+    let elsewhere = Server::start(app()).await;
+    // The same machine by another name, which is told nothing.
+    let target = format!("http://127.0.0.1:{}/echo", elsewhere.address.port());
+    let moved = get(async move || axum::response::Redirect::temporary(&target));
+    let server = Server::start(Router::new().route("/away", moved)).await;
+    let service = ServiceBuilder::new()
+        .layer(FollowRedirectLayer::new())
+        .layer(telemetry.client_layer().with_trace_targets(["localhost"]))
+        .service(hyper());
+    let uri = format!("http://localhost:{}/away", server.address.port());
+    let mut request = request(uri);
+    let stale = "00-11111111111111111111111111111111-2222222222222222-01";
+    let stale = stale.parse().expect("it is a header");
+    request.headers_mut().insert("traceparent", stale);
+    let response = send(service, request).await;
+    assert_eq!(response.body(), "");
+    let spans = telemetry.wait_for_spans(2).await;
+    let hosts: Vec<_> = spans
+        .iter()
+        .map(|span| span_attributes(span).remove("server.address"))
+        .collect();
+    assert_eq!(
+        hosts,
+        [Some("localhost".to_owned()), Some("127.0.0.1".to_owned())]
+    );
+}
+
+#[tokio::test]
+async fn baggage_goes_only_where_it_may() {
+    let server = Server::start(app()).await;
+    let uri = format!("http://{}/echo", server.address);
+    for (targets, expected) in [
+        (&[][..], false),
+        (&["example.com"], false),
+        (&["127.0.0.1"], true),
+    ] {
+        let telemetry = TestTelemetry::new();
+        let layer = telemetry
+            .client_layer()
+            .with_baggage_targets(targets.iter().copied());
+        let cx = Context::new().with_baggage([KeyValue::new("key", "a value, 100%")]);
+        let service = layer.layer(hyper());
+        let response = send(service, request(&uri)).with_context(cx).await;
+        let text = String::from_utf8(response.into_body().into()).expect("it is text");
+        let found = text.contains("baggage: key=a%20value%2C%20100%25\n");
+        assert_eq!(found, expected, "{text}");
+        assert!(text.contains("traceparent: "));
+    }
+}
+
+#[tokio::test]
+async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let uri = format!("http://{}/echo", server.address);
+    let parent = Context::new().with_remote_span_context(opentelemetry::trace::SpanContext::new(
+        opentelemetry::trace::TraceId::from_bytes([1; 16]),
+        SpanId::from_bytes([2; 8]),
+        opentelemetry::trace::TraceFlags::SAMPLED,
+        true,
+        Default::default(),
+    ));
+    let suppressed = parent.with_telemetry_suppressed();
+    let response = send(client(&telemetry), request(&uri))
+        .with_context(suppressed)
+        .await;
+    assert_eq!(response.body(), "", "it is the exporter's own");
+
+    let layer = telemetry.client_layer().with_filter(|_| false);
+    let service = layer.layer(hyper());
+    let response = send(service, request(&uri)).with_context(parent).await;
+    let passed_on = format!(
+        "traceparent: 00-{}-{}-01\n",
+        "01".repeat(16),
+        "02".repeat(8)
+    );
+    assert_eq!(response.body(), &passed_on);
+    assert!(telemetry.spans().is_empty());
+    assert!(telemetry.metrics().is_empty());
+}
+
+#[tokio::test]
+async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let layer = telemetry
+        .client_layer()
+        .with_metrics([MetricSet::BodySizes]);
+    let uri = format!("http://{}/large", server.address);
+    send(layer.layer(hyper()), request(uri)).await;
+    let point = telemetry.point("http.client.response.body.size");
+    assert_eq!(point.value.histogram(), (1, 100_000.0));
+    let names: Vec<_> = telemetry.metrics().into_keys().collect();
+    assert_eq!(names, ["http.client.response.body.size"]);
+}
+
+#[tokio::test]
+async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    let telemetry = TestTelemetry::new();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("known", serving).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder()
+        .layer(telemetry.layer())
+        .add_service(health)
+        .serve_with_incoming(incoming);
+    tokio::spawn(server);
+    let uri: http::Uri = format!("http://{address}").parse().expect("it is a URI");
+    let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
+    let layer = telemetry.client_layer().with_server(uri);
+    let mut client = HealthClient::new(layer.layer(channel));
+    let port = address.port().to_string();
+    for (service, code) in [("known", "OK"), ("unknown", "NOT_FOUND")] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        assert_eq!(client.check(request).await.is_ok(), code == "OK");
+        let method = "grpc.health.v1.Health/Check";
+        crate::support::eventually("both have ended", || {
+            telemetry.spans().len().is_multiple_of(2)
+        })
+        .await;
+        let mut spans = telemetry.spans();
+        let (last, before) = (spans.pop().expect("two"), spans.pop().expect("two"));
+        let (server, client) = if last.span_kind == SpanKind::Client {
+            (before, last)
+        } else {
+            (last, before)
+        };
+        assert_eq!(
+            (&*client.name, &client.span_kind),
+            (method, &SpanKind::Client)
+        );
+        assert_eq!(server.parent_span_id, client.span_context.span_id());
+        assert_eq!(
+            server.span_context.trace_id(),
+            client.span_context.trace_id()
+        );
+        let mut expected = attributes([
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", method),
+            ("rpc.response.status_code", code),
+            ("server.address", "127.0.0.1"),
+            ("server.port", &port),
+        ]);
+        if code != "OK" {
+            // For the server it is none.
+            assert_eq!(server.status, Status::Unset);
+            assert_eq!(client.status, Status::error(""));
+            expected.insert("error.type".to_owned(), code.to_owned());
+        }
+        assert_eq!(span_attributes(&client), expected);
+        let points = telemetry.points("rpc.client.call.duration");
+        assert!(points.iter().any(|point| point.attributes == expected));
+    }
+    let metrics = telemetry.metrics();
+    let client_metrics = metrics.keys().filter(|name| name.contains(".client."));
+    assert_eq!(
+        client_metrics.collect::<Vec<_>>(),
+        ["rpc.client.call.duration"]
+    );
+}
+
+#[test]
+fn the_service_is_as_free_as_what_it_wraps() {
+    fn is_free<T: Send + Sync + Clone>() {}
+    is_free::<ClientTelemetryLayer>();
+    is_free::<ClientTelemetry<HyperClient>>();
+    let _ = Body::empty();
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn a_client_of_reqwest_is_one_with_a_line_more() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(telemetry.client_layer())
+        .build();
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    let response = client.get(url("/echo")).send().await.expect("it answers");
+    assert_eq!(response.remote_addr(), Some(server.address));
+    let body = response.text().await.expect("it is text");
+    let span = telemetry.only_span().await;
+    let more = [
+        ("http.response.status_code", "200"),
+        ("network.protocol.version", "1.1"),
+    ];
+    assert_eq!(span_attributes(&span), expected(&server, "/echo", &more));
+    assert_eq!(
+        body,
+        format!(
+            "traceparent: 00-{}-{}-01\n",
+            span.span_context.trace_id(),
+            span.span_context.span_id()
+        )
+    );
+    assert_eq!(
+        telemetry.point("http.client.request.duration").attributes,
+        expected_point(&server, &more)
+    );
+
+    // All hops are one, and the answer knows where it came from.
+    let response = client.get(url("/moved")).send().await.expect("it answers");
+    assert_eq!(response.url().as_str(), url("/echo"));
+    drop(response);
+    let spans = telemetry.wait_for_spans(2).await;
+    assert_eq!(span_attributes(&spans[1])["url.full"], url("/moved"));
+
+    let refused = client.get("http://127.0.0.1:9/").send().await;
+    assert!(refused.is_err());
+    let spans = telemetry.wait_for_spans(3).await;
+    let error = "reqwest_middleware::error::Error";
+    assert_eq!(span_attributes(&spans[2])["error.type"], error);
+    assert_eq!(spans[2].status, Status::error(""));
+}
+
+/// Sends a request of `reqwest` twice.
+#[cfg(feature = "reqwest")]
+struct Twice;
+
+#[cfg(feature = "reqwest")]
+#[async_trait::async_trait]
+impl reqwest_middleware::Middleware for Twice {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut http::Extensions,
+        next: reqwest_middleware::Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let again = request.try_clone().expect("it has no body");
+        next.clone().run(request, extensions).await?;
+        next.run(again, extensions).await
+    }
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn attempts_of_a_reqwest_middleware_are_counted() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(Twice)
+        .with(telemetry.client_layer())
+        .build();
+    let url = format!("http://{}/echo", server.address);
+    client.get(url).send().await.expect("it answers");
+    let spans = telemetry.wait_for_spans(2).await;
+    let count = |span| span_attributes(span).remove("http.request.resend_count");
+    assert_eq!(count(&spans[0]), None);
+    assert_eq!(count(&spans[1]).as_deref(), Some("1"));
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_is_an_error() {
+    let server = Server::start(app()).await;
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("they are supported")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_only()
+        .enable_http1()
+        .build();
+    let telemetry = TestTelemetry::new();
+    let https = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
+    let service = telemetry.client_layer().layer(https);
+    let uri = format!("https://{}/echo", server.address);
+    assert!(service.oneshot(request(&uri)).await.is_err());
+    failed(&telemetry, &uri, HYPER_ERROR).await;
+}

@@ -1,0 +1,459 @@
+//! The cases of the W3C's test suite for Trace Context: what a service that is called with these
+//! headers sends on, through both layers and real sockets.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Json, State};
+use axum::routing::post;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::{Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+use tower::{Layer, ServiceExt};
+use tower_telemetry::ClientTelemetry;
+
+use crate::support::{Server, TRACEPARENT, TestTelemetry, within_deadline};
+
+type HttpClient = ClientTelemetry<Client<HttpConnector, Body>>;
+
+/// What to post, and where: the protocol of the suite.
+#[derive(Clone, Deserialize, Serialize)]
+struct Order {
+    url: String,
+    arguments: serde_json::Value,
+}
+
+/// The service under test: for `POST /test` with a list of orders, it posts the arguments of each
+/// to its URL.
+async fn test(State(client): State<HttpClient>, Json(orders): Json<Vec<Order>>) -> StatusCode {
+    for Order { url, arguments } in orders {
+        let request = Request::post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(arguments.to_string()));
+        let Ok(request) = request else {
+            return StatusCode::BAD_REQUEST;
+        };
+        if client.clone().oneshot(request).await.is_err() {
+            return StatusCode::BAD_GATEWAY;
+        }
+    }
+    StatusCode::OK
+}
+
+/// The service under test, and who it is to call.
+struct Service {
+    tested: Server,
+    callback: Server,
+    /// The headers of what arrived at the callback.
+    arrived: Arc<Mutex<Vec<HeaderMap>>>,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let telemetry = TestTelemetry::new();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let client = telemetry.client_layer().layer(client);
+        let app = Router::new().route("/test", post(test)).with_state(client);
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        let keep = arrived.clone();
+        let callback = post(async move |headers: HeaderMap| {
+            keep.lock().expect("not poisoned").push(headers);
+        });
+        Self {
+            tested: Server::start(app.layer(telemetry.layer())).await,
+            callback: Server::start(Router::new().route("/callback", callback)).await,
+            arrived,
+        }
+    }
+
+    /// Calls the service with these headers, and returns those of its own calls.
+    async fn calls(&self, headers: &[(&str, String)], count: usize) -> Vec<HeaderMap> {
+        let order = Order {
+            url: format!("http://{}/callback", self.callback.address),
+            arguments: serde_json::json!([]),
+        };
+        let orders = serde_json::to_vec(&vec![order; count]).expect("it is JSON");
+        let mut request = Request::post(format!("http://{}/test", self.tested.address))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(orders))
+            .expect("a valid request");
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().expect("a legal name");
+            let value = value.parse().expect("a legal value");
+            request.headers_mut().append(name, value);
+        }
+        let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+        let response = within_deadline("an answer", client.request(request)).await;
+        assert_eq!(response.expect("it answers").status(), StatusCode::OK);
+        let arrived = std::mem::take(&mut *self.arrived.lock().expect("not poisoned"));
+        assert_eq!(arrived.len(), count);
+        arrived
+    }
+
+    /// The trace id and the `tracestate` that it sends on.
+    async fn passes_on(&self, headers: &[(&str, String)]) -> (String, String) {
+        let arrived = self.calls(headers, 1).await;
+        let (trace_id, _) = traceparent(&arrived[0]);
+        let states = arrived[0].get_all("tracestate").iter();
+        let states: Vec<_> = states.map(|state| state.to_str().expect("text")).collect();
+        (trace_id, states.join(","))
+    }
+}
+
+/// The trace id and the parent id of the one valid `traceparent`.
+fn traceparent(headers: &HeaderMap) -> (String, String) {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next().expect("there is one");
+    assert!(values.next().is_none(), "there is one only");
+    let fields: Vec<_> = value.to_str().expect("text").split('-').collect();
+    let [version, trace_id, parent_id, flags] = fields[..] else {
+        panic!("{value:?}");
+    };
+    let lengths = [version, trace_id, parent_id, flags].map(str::len);
+    assert_eq!((version, lengths), ("00", [2, 32, 16, 2]));
+    (trace_id.to_owned(), parent_id.to_owned())
+}
+
+/// `true` where the trace is to be continued, with the `tracestate` to be passed on.
+#[tokio::test]
+async fn trace_context_cases_of_the_w3c() {
+    let service = Service::start().await;
+    const ID: &str = "12345678901234567890123456789012";
+    const PARENT: &str = "1234567890123456";
+    let valid = format!("00-{ID}-{PARENT}-01");
+    let with = |text: &str| text.replace("ID", ID).replace("PARENT", PARENT);
+    let keys = |count: usize| {
+        (1..=count)
+            .map(|n| format!("bar{n}=1"))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let key = |length: usize| format!("{}=1", "z".repeat(length));
+    let allowed: String = ('a'..='z').chain('0'..='9').chain("_-*/".chars()).collect();
+    let values: String = (' '..='~').filter(|c| !",= ".contains(*c)).collect();
+    let all_allowed = format!("{allowed}={values}");
+
+    type Headers = Vec<(&'static str, String)>;
+    let traceparent_cases: Vec<(&str, Headers, bool)> = vec![
+        ("both_traceparent_and_tracestate_missing", vec![], false),
+        (
+            "traceparent_included_tracestate_missing",
+            vec![("traceparent", valid.clone())],
+            true,
+        ),
+        (
+            "traceparent_duplicated",
+            vec![
+                ("traceparent", valid.clone()),
+                ("traceparent", with("00-ID-PARENT-00")),
+            ],
+            false,
+        ),
+        (
+            "traceparent_header_name: trace-parent",
+            vec![("trace-parent", valid.clone())],
+            false,
+        ),
+        (
+            "traceparent_header_name: trace.parent",
+            vec![("trace.parent", valid.clone())],
+            false,
+        ),
+        (
+            "traceparent_header_name_valid_casing",
+            vec![("TraceParent", valid.clone())],
+            true,
+        ),
+        (
+            "traceparent_version_0x00: .",
+            vec![("traceparent", with("00-ID-PARENT-01."))],
+            false,
+        ),
+        (
+            "traceparent_version_0x00: -what",
+            vec![("traceparent", with("00-ID-PARENT-01-what-the-future"))],
+            false,
+        ),
+        (
+            "traceparent_version_0xcc",
+            vec![("traceparent", with("cc-ID-PARENT-01"))],
+            true,
+        ),
+        (
+            "traceparent_version_0xcc: -what",
+            vec![("traceparent", with("cc-ID-PARENT-01-what-the-future"))],
+            true,
+        ),
+        (
+            "traceparent_version_0xcc: .what",
+            vec![("traceparent", with("cc-ID-PARENT-01.what-the-future"))],
+            false,
+        ),
+        (
+            "traceparent_version_0xff",
+            vec![("traceparent", with("ff-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_version_illegal_characters: .0",
+            vec![("traceparent", with(".0-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_version_illegal_characters: 0.",
+            vec![("traceparent", with("0.-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_version_too_long: 000",
+            vec![("traceparent", with("000-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_version_too_long: 0000",
+            vec![("traceparent", with("0000-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_version_too_short",
+            vec![("traceparent", with("0-ID-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_trace_id_all_zero",
+            vec![("traceparent", format!("00-{}-{PARENT}-01", "0".repeat(32)))],
+            false,
+        ),
+        (
+            "traceparent_trace_id_illegal_characters",
+            vec![(
+                "traceparent",
+                with("00-.ID-PARENT-01").replacen("12", "1", 1),
+            )],
+            false,
+        ),
+        (
+            "traceparent_trace_id_too_long",
+            vec![("traceparent", with("00-ID3-PARENT-01"))],
+            false,
+        ),
+        (
+            "traceparent_trace_id_too_short",
+            vec![("traceparent", format!("00-{}-{PARENT}-01", &ID[1..]))],
+            false,
+        ),
+        (
+            "traceparent_parent_id_all_zero",
+            vec![("traceparent", format!("00-{ID}-{}-01", "0".repeat(16)))],
+            false,
+        ),
+        (
+            "traceparent_parent_id_illegal_characters",
+            vec![("traceparent", format!("00-{ID}-.{}-01", &PARENT[1..]))],
+            false,
+        ),
+        (
+            "traceparent_parent_id_too_long",
+            vec![("traceparent", with("00-ID-PARENT7-01"))],
+            false,
+        ),
+        (
+            "traceparent_parent_id_too_short",
+            vec![("traceparent", format!("00-{ID}-{}-01", &PARENT[1..]))],
+            false,
+        ),
+        (
+            "traceparent_trace_flags_illegal_characters: .0",
+            vec![("traceparent", with("00-ID-PARENT-.0"))],
+            false,
+        ),
+        (
+            "traceparent_trace_flags_illegal_characters: 0.",
+            vec![("traceparent", with("00-ID-PARENT-0."))],
+            false,
+        ),
+        (
+            "traceparent_trace_flags_too_long",
+            vec![("traceparent", with("00-ID-PARENT-001"))],
+            false,
+        ),
+        (
+            "traceparent_trace_flags_too_short",
+            vec![("traceparent", with("00-ID-PARENT-1"))],
+            false,
+        ),
+        (
+            "traceparent_ows_handling: space before",
+            vec![("traceparent", format!(" {valid}"))],
+            true,
+        ),
+        (
+            "traceparent_ows_handling: tab before",
+            vec![("traceparent", format!("\t{valid}"))],
+            true,
+        ),
+        (
+            "traceparent_ows_handling: both",
+            vec![("traceparent", format!("\t {valid} \t"))],
+            true,
+        ),
+        (
+            "tracestate_included_traceparent_missing",
+            vec![("tracestate", "foo=1".into())],
+            false,
+        ),
+    ];
+    for (case, headers, continues) in traceparent_cases {
+        let (found, tracestate) = service.passes_on(&headers).await;
+        assert_eq!(found == ID, continues, "{case}");
+        assert_eq!(tracestate, "", "{case}");
+    }
+
+    let tracestate_cases: Vec<(&str, Vec<String>, String)> = vec![
+        (
+            "tracestate_included_traceparent_included",
+            vec!["foo=1,bar=2".into()],
+            "foo=1,bar=2".into(),
+        ),
+        (
+            "tracestate_empty_header: first",
+            vec!["foo=1".into(), String::new()],
+            "foo=1".into(),
+        ),
+        (
+            "tracestate_empty_header: second",
+            vec![String::new(), "foo=1".into()],
+            "foo=1".into(),
+        ),
+        (
+            "tracestate_multiple_headers_different_keys",
+            vec![
+                "foo=1,".into(),
+                "bar=2".into(),
+                "rojo=1,congo=2".into(),
+                "baz=3".into(),
+            ],
+            "foo=1,bar=2,rojo=1,congo=2,baz=3".into(),
+        ),
+        (
+            "tracestate_duplicated_keys",
+            vec!["foo=1,foo=2".into()],
+            "foo=1,foo=2".into(),
+        ),
+        (
+            "tracestate_all_allowed_characters",
+            vec![all_allowed.clone()],
+            all_allowed,
+        ),
+        (
+            "tracestate_ows_handling",
+            vec!["foo=1 \t , \t bar=2, \t baz=3 ".into()],
+            "foo=1,bar=2,baz=3".into(),
+        ),
+        (
+            "tracestate_key_illegal_characters: space",
+            vec!["foo =1".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_key_illegal_characters: case",
+            vec!["FOO=1".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_key_illegal_characters: dot",
+            vec!["foo.bar=1".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_key_illegal_vendor_format: foo@",
+            vec!["foo@=1,bar=2".into()],
+            "foo@=1,bar=2".into(),
+        ),
+        // Legal in Level 2, and more than the API's `TraceState` can hold.
+        (
+            "tracestate_key_illegal_vendor_format: foo@@bar",
+            vec!["foo@@bar=1,bar=2".into()],
+            "foo@@bar=1,bar=2".into(),
+        ),
+        (
+            "tracestate_key_illegal_vendor_format: foo@bar@baz",
+            vec!["foo@bar@baz=1,bar=2".into()],
+            "foo@bar@baz=1,bar=2".into(),
+        ),
+        (
+            "tracestate_key_illegal_vendor_format",
+            vec!["@foo=1,bar=2".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_member_count_limit: 32",
+            vec![keys(32)],
+            keys(32),
+        ),
+        (
+            "tracestate_member_count_limit: 33",
+            vec![keys(33)],
+            String::new(),
+        ),
+        ("tracestate_key_length_limit: 256", vec![key(256)], key(256)),
+        (
+            "tracestate_key_length_limit: 257",
+            vec![key(257)],
+            String::new(),
+        ),
+        (
+            "tracestate_value_illegal_characters: two equals",
+            vec!["foo=bar=baz".into()],
+            String::new(),
+        ),
+        (
+            "tracestate_value_illegal_characters: none",
+            vec!["foo=,bar=3".into()],
+            String::new(),
+        ),
+    ];
+    for (case, values, expected) in tracestate_cases {
+        let mut headers = vec![("TraceParent", valid.clone())];
+        headers.extend(values.into_iter().map(|value| ("TraceState", value)));
+        let (found, tracestate) = service.passes_on(&headers).await;
+        assert_eq!(found, ID, "{case}");
+        assert_eq!(tracestate, expected, "{case}");
+    }
+}
+
+/// The suite's `multiple_requests_*`: several calls for one request.
+#[tokio::test]
+async fn all_calls_of_one_request_are_in_one_trace_with_parents_of_their_own() {
+    let service = Service::start().await;
+    for (case, header, continued) in [
+        (
+            "multiple_requests_with_valid_traceparent",
+            Some(TRACEPARENT),
+            true,
+        ),
+        ("multiple_requests_without_traceparent", None, false),
+        (
+            "multiple_requests_with_illegal_traceparent",
+            Some("00-illegal"),
+            false,
+        ),
+    ] {
+        let headers: Vec<_> = header
+            .map(|value| ("traceparent", value.to_owned()))
+            .into_iter()
+            .collect();
+        let arrived = service.calls(&headers, 3).await;
+        let ids: Vec<_> = arrived.iter().map(traceparent).collect();
+        let traces: HashSet<_> = ids.iter().map(|(trace_id, _)| trace_id).collect();
+        let parents: HashSet<_> = ids.iter().map(|(_, parent_id)| parent_id).collect();
+        assert_eq!((traces.len(), parents.len()), (1, 3), "{case}");
+        let found = ids[0].0 == TRACEPARENT[3..35];
+        assert_eq!(found, continued, "{case}");
+    }
+}
