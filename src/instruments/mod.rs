@@ -3,27 +3,30 @@
 //! A series is bound to its attributes once, for each combination of them that occurs, and then
 //! recorded to directly. The table is bounded; what does not fit is bound each time.
 
-use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::Duration;
+mod entries;
+mod series;
 
-use http::{Method, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Method;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, Value};
 
-use crate::bound::{Bind, BoundCounter, BoundHistogram, BoundUpDownCounter};
+use crate::bound::{Bind, BoundCounter, BoundHistogram};
 use crate::options::MetricSet;
-use crate::semconv::http::{Scheme, Server, span_name, status_attribute};
+use crate::semconv::http::{Scheme, Server, status_attribute};
 use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 use crate::table::{Inserted, Table};
 
-/// Bounds of the tables. A route has few series: one for each status that its handler gives.
-const MAX_ROUTES: usize = 1024;
-const MAX_SERIES: usize = 128;
+use entries::MethodEntry;
+pub(crate) use entries::{Peer, Route, intern};
+use series::Series;
+pub(crate) use series::{CallKey, Measured, SeriesKey};
+
+/// Bounds of the tables.
 const MAX_CALLS: usize = 2048;
 const MAX_GRPC_METHODS: usize = 256;
-const MAX_NAMES: usize = 8192;
 
 /// Bounds of attributes that hooks and handlers put on metrics: their keys, the bytes of a value,
 /// and the values of a key that are told apart.
@@ -56,73 +59,6 @@ struct Sizes {
     response: Histogram<u64>,
 }
 
-/// What is known of the requests with one method.
-struct MethodEntry {
-    index: usize,
-    method: &'static str,
-    unmatched: Arc<Route>,
-    routes: Table<String, Arc<Route>>,
-    /// Active requests, by scheme.
-    active: [OnceLock<BoundUpDownCounter<i64>>; 2],
-}
-
-/// What is known of the requests with one method and route.
-pub(crate) struct Route {
-    /// `http.request.method`
-    pub(crate) method: &'static str,
-    /// `http.route`, on the side of the server.
-    pub(crate) route: Option<Cow<'static, str>>,
-    /// On the side of the client.
-    pub(crate) peer: Option<Peer>,
-    /// The name of the span.
-    pub(crate) name: Cow<'static, str>,
-    /// The place of the method among those that are known.
-    method_index: usize,
-    /// Active requests, on the side of the client.
-    active: OnceLock<BoundUpDownCounter<i64>>,
-    series: Table<SeriesKey, Arc<Series>>,
-}
-
-/// The server that a client calls.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Peer {
-    host: Arc<str>,
-    port: u16,
-}
-
-impl Peer {
-    fn attributes(&self) -> [KeyValue; 2] {
-        [
-            KeyValue::new(semconv::SERVER_ADDRESS, self.host.clone()),
-            KeyValue::new(semconv::SERVER_PORT, i64::from(self.port)),
-        ]
-    }
-}
-
-/// What tells the series of one route apart.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct SeriesKey {
-    /// Whether the bytes of the request's body were counted. A series that is bound is exported,
-    /// also when nothing is recorded to it.
-    pub(crate) counted: bool,
-    pub(crate) scheme: Scheme,
-    pub(crate) version: Option<&'static str>,
-    /// A defined status.
-    pub(crate) status: Option<StatusCode>,
-    pub(crate) error: Option<ErrorType>,
-}
-
-/// What tells the series of gRPC calls apart.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct CallKey {
-    pub(crate) peer: Option<Peer>,
-    pub(crate) method: Option<&'static str>,
-    pub(crate) code: rpc::Code,
-    /// A defined status.
-    pub(crate) status: Option<StatusCode>,
-    pub(crate) error: Option<ErrorType>,
-}
-
 /// The names of the conventions' instruments.
 struct Names {
     http_seconds: &'static str,
@@ -149,42 +85,6 @@ impl Names {
                 request_size: semconv::HTTP_CLIENT_REQUEST_BODY_SIZE,
                 response_size: semconv::HTTP_CLIENT_RESPONSE_BODY_SIZE,
             },
-        }
-    }
-}
-
-/// The places where the requests with one set of attributes are recorded.
-pub(crate) struct Series {
-    basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
-    seconds: Option<BoundHistogram<f64>>,
-    request_size: Option<BoundHistogram<u64>>,
-    response_size: Option<BoundHistogram<u64>>,
-}
-
-/// What was measured of a request.
-pub(crate) struct Measured {
-    pub(crate) duration: Duration,
-    /// Bytes of the request's body, where they were counted.
-    pub(crate) received: Option<u64>,
-    /// Bytes of the response's body.
-    pub(crate) sent: u64,
-}
-
-impl Series {
-    fn record(&self, measured: &Measured) {
-        let seconds = measured.duration.as_secs_f64();
-        if let Some((requests, milliseconds)) = &self.basic {
-            requests.add(1);
-            milliseconds.record(seconds * 1000.0);
-        }
-        if let Some(histogram) = &self.seconds {
-            histogram.record(seconds);
-        }
-        if let (Some(histogram), Some(received)) = (&self.request_size, measured.received) {
-            histogram.record(received);
-        }
-        if let Some(histogram) = &self.response_size {
-            histogram.record(measured.sent);
         }
     }
 }
@@ -495,67 +395,6 @@ impl Instruments {
             milliseconds.bind_to(attributes),
         ))
     }
-}
-
-impl MethodEntry {
-    fn new(index: usize, method: &'static str) -> Self {
-        Self {
-            index,
-            method,
-            unmatched: Arc::new(Route::new(index, method, None)),
-            routes: Table::new(MAX_ROUTES),
-            active: Default::default(),
-        }
-    }
-}
-
-impl Route {
-    fn new(method_index: usize, method: &'static str, route: Option<&str>) -> Self {
-        let name = span_name(method, route);
-        let interned = intern(&name);
-        Self {
-            method,
-            route: route.map(|route| match interned {
-                Some(name) => Cow::Borrowed(&name[name.len() - route.len()..]),
-                None => Cow::Owned(route.to_owned()),
-            }),
-            name: interned.map_or(Cow::Owned(name), Cow::Borrowed),
-            peer: None,
-            method_index,
-            active: OnceLock::new(),
-            series: Table::new(MAX_SERIES),
-        }
-    }
-
-    /// What tells the active requests of a client apart.
-    fn client_attributes(&self) -> Vec<KeyValue> {
-        let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
-        attributes.extend(self.peer.iter().flat_map(Peer::attributes));
-        attributes
-    }
-
-    /// `http.route`, as an attribute.
-    pub(crate) fn attribute(&self) -> Option<KeyValue> {
-        let route = self.route.clone()?;
-        Some(KeyValue::new(semconv::HTTP_ROUTE, route))
-    }
-}
-
-/// Makes `name` live as long as the process, so that spans carry it without a copy.
-///
-/// Names are those of routes and methods, which a program has a fixed number of; `None` past the
-/// bound.
-pub(crate) fn intern(name: &str) -> Option<&'static str> {
-    static NAMES: LazyLock<Table<String, &'static str>> = LazyLock::new(|| Table::new(MAX_NAMES));
-    if let Some(interned) = NAMES.get(name) {
-        return Some(interned);
-    }
-    if NAMES.is_full() {
-        return None;
-    }
-    NAMES
-        .get_or_insert_with(name, || Box::leak(Box::from(name)))
-        .ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,99 @@
+//! How a request of a client begins.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::request::Parts;
+use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::{Context, KeyValue};
+
+use super::{ActiveRequest, Http, Recording, SPAN_ATTRIBUTES};
+use crate::attempts::Attempts;
+use crate::call::Call;
+use crate::options::{Recorder, RequestAttributes};
+use crate::providers::Started;
+use crate::request_body::Received;
+use crate::semconv;
+use crate::semconv::http::{Scheme, client_request_attributes};
+
+impl ActiveRequest {
+    /// A request that goes out, as it is about to be sent.
+    pub(crate) fn start_outgoing(recorder: &Arc<Recorder>, request: &mut Parts) -> Self {
+        let start = Instant::now();
+        let start_time = SystemTime::now();
+        let options = &recorder.options;
+        let parent = recorder.with_providers(Context::current());
+        let server = options.server(request);
+        let may_tell = options.may_tell(server);
+        let route = recorder.instruments.peer(&request.method, server);
+        let call = Call::of(request, &recorder.instruments);
+        let mut hooked = RequestAttributes::default();
+        options.request_attributes(request, &mut hooked);
+        let given_name = options.span_name(request);
+        let named = given_name.is_some();
+        let name = given_name.unwrap_or_else(|| match &call {
+            Some(call) => call.span_name(),
+            None => route.name.clone(),
+        });
+        let span = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(start_time);
+        let attributes = |add: &mut dyn FnMut(KeyValue)| {
+            if let Some(server) = server {
+                server.attributes(add);
+            }
+            match &call {
+                Some(call) => call.attributes(add),
+                None => {
+                    let sensitive = options.sensitive_parameters.as_ref();
+                    client_request_attributes(request, route.method, sensitive, add);
+                    if let Some(count) = Attempts::resends(&request.extensions) {
+                        add(KeyValue::new(semconv::HTTP_REQUEST_RESEND_COUNT, count));
+                    }
+                }
+            }
+            recorder.request_headers.read(&request.headers, add);
+            for attribute in &hooked.span {
+                add(attribute.clone());
+            }
+        };
+        let Started {
+            cx,
+            recording: span,
+        } = recorder
+            .tracer
+            .start(span, &parent, SPAN_ATTRIBUTES, &attributes);
+        let (scheme, received) = (Scheme::Http, request.extensions.get::<Received>().cloned());
+        let active = call.is_none();
+        if active {
+            recorder.instruments.add_active(&route, scheme, 1);
+        }
+        recorder
+            .propagators
+            .inject(&cx, may_tell, &mut request.headers);
+        Self {
+            cx: Some(cx),
+            recording: Some(Recording {
+                recorder: recorder.clone(),
+                span,
+                start,
+                start_time,
+                status: None,
+                sent: 0,
+                received,
+                extra: hooked.metric,
+                http: Http {
+                    route,
+                    scheme,
+                    version: None,
+                    method: request.method.clone(),
+                    active,
+                    named,
+                },
+                call,
+            }),
+            // The handler that sends it has attributes of its own.
+            transparent: true,
+        }
+    }
+}

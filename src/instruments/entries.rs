@@ -1,0 +1,121 @@
+//! What instruments know of methods, routes and servers.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use opentelemetry::KeyValue;
+
+use super::{Series, SeriesKey};
+use crate::bound::BoundUpDownCounter;
+use crate::semconv;
+use crate::semconv::http::span_name;
+use crate::table::Table;
+
+/// Bounds of the tables. A route has few series: one for each status that its handler gives.
+const MAX_ROUTES: usize = 1024;
+const MAX_SERIES: usize = 128;
+const MAX_NAMES: usize = 8192;
+
+/// What is known of the requests with one method.
+pub(super) struct MethodEntry {
+    pub(super) index: usize,
+    pub(super) method: &'static str,
+    pub(super) unmatched: Arc<Route>,
+    pub(super) routes: Table<String, Arc<Route>>,
+    /// Active requests, by scheme.
+    pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
+}
+
+/// What is known of the requests with one method and route.
+pub(crate) struct Route {
+    /// `http.request.method`
+    pub(crate) method: &'static str,
+    /// `http.route`, on the side of the server.
+    pub(crate) route: Option<Cow<'static, str>>,
+    /// On the side of the client.
+    pub(crate) peer: Option<Peer>,
+    /// The name of the span.
+    pub(crate) name: Cow<'static, str>,
+    /// The place of the method among those that are known.
+    pub(super) method_index: usize,
+    /// Active requests, on the side of the client.
+    pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
+    pub(super) series: Table<SeriesKey, Arc<Series>>,
+}
+
+/// The server that a client calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    pub(super) host: Arc<str>,
+    pub(super) port: u16,
+}
+
+impl Peer {
+    pub(super) fn attributes(&self) -> [KeyValue; 2] {
+        [
+            KeyValue::new(semconv::SERVER_ADDRESS, self.host.clone()),
+            KeyValue::new(semconv::SERVER_PORT, i64::from(self.port)),
+        ]
+    }
+}
+
+impl MethodEntry {
+    pub(super) fn new(index: usize, method: &'static str) -> Self {
+        Self {
+            index,
+            method,
+            unmatched: Arc::new(Route::new(index, method, None)),
+            routes: Table::new(MAX_ROUTES),
+            active: Default::default(),
+        }
+    }
+}
+
+impl Route {
+    pub(super) fn new(method_index: usize, method: &'static str, route: Option<&str>) -> Self {
+        let name = span_name(method, route);
+        let interned = intern(&name);
+        Self {
+            method,
+            route: route.map(|route| match interned {
+                Some(name) => Cow::Borrowed(&name[name.len() - route.len()..]),
+                None => Cow::Owned(route.to_owned()),
+            }),
+            name: interned.map_or(Cow::Owned(name), Cow::Borrowed),
+            peer: None,
+            method_index,
+            active: OnceLock::new(),
+            series: Table::new(MAX_SERIES),
+        }
+    }
+
+    /// What tells the active requests of a client apart.
+    pub(super) fn client_attributes(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
+        attributes.extend(self.peer.iter().flat_map(Peer::attributes));
+        attributes
+    }
+
+    /// `http.route`, as an attribute.
+    pub(crate) fn attribute(&self) -> Option<KeyValue> {
+        let route = self.route.clone()?;
+        Some(KeyValue::new(semconv::HTTP_ROUTE, route))
+    }
+}
+
+/// Makes `name` live as long as the process, so that spans carry it without a copy.
+///
+/// Names are those of routes and methods, which a program has a fixed number of; `None` past the
+/// bound.
+pub(crate) fn intern(name: &str) -> Option<&'static str> {
+    static NAMES: LazyLock<Table<String, &'static str>> = LazyLock::new(|| Table::new(MAX_NAMES));
+    if let Some(interned) = NAMES.get(name) {
+        return Some(interned);
+    }
+    if NAMES.is_full() {
+        return None;
+    }
+    NAMES
+        .get_or_insert_with(name, || Box::leak(Box::from(name)))
+        .ok()
+}
