@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{HeaderName, Request, Response, Uri, request, response};
@@ -16,9 +16,10 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::options::{MetricSet, Options, Recorder, RequestAttributes, Target};
+use crate::options::{MetricSet, Options, RequestAttributes, Target};
 use crate::propagation::{Format, Propagators};
-use crate::providers::{self, KnownSampler, TracersOf};
+use crate::providers::{KnownSampler, TracersOf};
+use crate::recorder::Shared;
 use crate::semconv::{SensitiveParameters, Side};
 
 /// Layer that records each request of a client: one span, the request metrics, and the trace
@@ -78,21 +79,6 @@ pub struct ClientTelemetryLayer {
     shared: Arc<Shared>,
 }
 
-/// What all services of a layer have in common.
-struct Shared {
-    options: Options,
-    /// Made when the first request is sent: the one before `init`, and the one after.
-    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
-}
-
-impl Shared {
-    fn recorder(&self) -> Option<&Arc<Recorder>> {
-        self.recorders[usize::from(providers::is_installed())]
-            .get_or_init(|| self.options.recorder().map(Arc::new))
-            .as_ref()
-    }
-}
-
 impl Default for ClientTelemetryLayer {
     fn default() -> Self {
         Self::of(Options {
@@ -109,8 +95,7 @@ impl ClientTelemetryLayer {
     }
 
     fn of(options: Options) -> Self {
-        let recorders = Default::default();
-        let shared = Arc::new(Shared { options, recorders });
+        let shared = Arc::new(Shared::new(options));
         Self { shared }
     }
 
@@ -279,7 +264,7 @@ impl ClientTelemetryLayer {
     /// Starts a request, and puts its context into the head.
     #[cfg(feature = "reqwest")]
     pub(crate) fn send(&self, head: &mut request::Parts) -> ActiveRequest {
-        self.shared.send(head)
+        start(&self.shared, head)
     }
 }
 
@@ -316,7 +301,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let mut request = self.shared.send(&mut head);
+        let mut request = start(&self.shared, &mut head);
         let entered = request.enter();
         let inner = self.inner.call(Request::from_parts(head, body));
         drop(entered);
@@ -324,29 +309,28 @@ where
     }
 }
 
-impl Shared {
-    fn send(&self, head: &mut request::Parts) -> ActiveRequest {
-        if TelemetryContext::is_current_telemetry_suppressed() {
-            return ActiveRequest::none();
+/// Starts a request, and puts its context into the head.
+fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
+    if TelemetryContext::is_current_telemetry_suppressed() {
+        return ActiveRequest::none();
+    }
+    let recorder = shared.recorder();
+    match recorder {
+        Some(recorder) if shared.options.wants(head) => {
+            ActiveRequest::start_outgoing(recorder, head)
         }
-        let recorder = self.recorder();
-        match recorder {
-            Some(recorder) if self.options.wants(head) => {
-                ActiveRequest::start_outgoing(recorder, head)
+        _ => {
+            let propagators = match recorder {
+                Some(recorder) => recorder.propagators.clone(),
+                None => shared.options.propagators(),
+            };
+            let cx = TelemetryContext::current();
+            // Without a context there is none to put in place of what is there.
+            if cx.has_active_span() {
+                let may_tell = shared.options.may_tell(shared.options.server(head));
+                propagators.inject(&cx, may_tell, &mut head.headers);
             }
-            _ => {
-                let propagators = match recorder {
-                    Some(recorder) => recorder.propagators.clone(),
-                    None => self.options.propagators(),
-                };
-                let cx = TelemetryContext::current();
-                // Without a context there is none to put in place of what is there.
-                if cx.has_active_span() {
-                    let may_tell = self.options.may_tell(self.options.server(head));
-                    propagators.inject(&cx, may_tell, &mut head.headers);
-                }
-                ActiveRequest::none()
-            }
+            ActiveRequest::none()
         }
     }
 }

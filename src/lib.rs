@@ -146,6 +146,7 @@ mod metrics;
 mod options;
 mod propagation;
 mod providers;
+mod recorder;
 mod request_body;
 #[cfg(feature = "reqwest")]
 mod reqwest;

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, Uri, request, response};
+use http::{HeaderName, Uri, request, response};
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
-use opentelemetry::{Context, Key, KeyValue, global};
 
 use crate::handler_attributes;
-use crate::instruments::{Instruments, intern};
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
-use crate::providers::{self, MakeTracer, Providers, StartSpan};
-use crate::semconv::http::{KNOWN_METHODS, Server, header_values};
-use crate::semconv::{self, SensitiveParameters, Side};
+use crate::providers::{self, MakeTracer};
+use crate::semconv::http::Server;
+use crate::semconv::{SensitiveParameters, Side};
 
 /// Attributes that a hook may put on one span.
 const MAX_HOOK_ATTRIBUTES: usize = 64;
@@ -248,28 +247,6 @@ impl Options {
         let own = self.propagators.clone();
         own.unwrap_or_else(providers::propagators)
     }
-
-    /// What requests are recorded with; `None` where telemetry is switched off.
-    pub(crate) fn recorder(&self) -> Option<Recorder> {
-        if self.tracers.is_none() && self.meters.is_none() && providers::is_installed() {
-            let providers = providers::process()?;
-            return Some(Recorder::new(providers, Context::new(), self));
-        }
-        // What is not given here is that of OpenTelemetry's global module, as it is now.
-        let tracers = self.tracers.clone();
-        let meters = self.meters.clone();
-        let given = tracers.is_some() || meters.is_some();
-        let providers = Arc::new(Providers::new(
-            tracers.unwrap_or_else(providers::global_tracers),
-            meters.unwrap_or_else(global::meter_provider),
-        ));
-        let root = if given {
-            providers::scoped(providers.clone())
-        } else {
-            Context::new()
-        };
-        Some(Recorder::new(&providers, root, self))
-    }
 }
 
 impl fmt::Debug for Options {
@@ -328,112 +305,6 @@ impl RateLimit {
         };
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         self.state.fetch_update(set, fetch, next).is_ok()
-    }
-}
-
-/// Headers to capture, each with the attribute that it becomes.
-pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
-
-impl CapturedHeaders {
-    fn new(prefix: &str, named: Option<&Vec<HeaderName>>, variable: &str) -> Self {
-        let names = match named {
-            Some(names) => names.clone(),
-            None => list(variable)
-                .into_iter()
-                .filter_map(|name| name.to_ascii_lowercase().parse().ok())
-                .collect(),
-        };
-        let mut captured = Vec::new();
-        for name in names {
-            if semconv::is_sensitive_header(&name) {
-                tracing::warn!(
-                    header = name.as_str(),
-                    "the header carries credentials: not captured"
-                );
-            } else {
-                let key: Arc<str> = format!("{prefix}.{name}").into();
-                captured.push((name, Key::from(key)));
-            }
-        }
-        Self(captured)
-    }
-
-    pub(crate) fn read(&self, headers: &HeaderMap, add: &mut dyn FnMut(KeyValue)) {
-        for (name, key) in &self.0 {
-            if let Some(values) = header_values(headers, name) {
-                add(KeyValue::new(key.clone(), values));
-            }
-        }
-    }
-}
-
-/// The elements of a variable that is a list; none where it is not set.
-fn list(variable: &str) -> Vec<String> {
-    let text = std::env::var(variable).unwrap_or_default();
-    let elements = text.split(',').map(str::trim);
-    let elements = elements.filter(|element| !element.is_empty());
-    elements.map(str::to_owned).collect()
-}
-
-/// What requests are recorded with: made once for a layer, when its first request arrives.
-pub(crate) struct Recorder {
-    pub(crate) tracer: Arc<dyn StartSpan>,
-    pub(crate) instruments: Instruments,
-    /// Where the context of a request without a parent begins.
-    pub(crate) root: Context,
-    pub(crate) propagators: Propagators,
-    pub(crate) request_headers: CapturedHeaders,
-    pub(crate) response_headers: CapturedHeaders,
-    pub(crate) options: Options,
-}
-
-impl Recorder {
-    /// A context in which the handler functions record where this recorder does, if it was told
-    /// where.
-    pub(crate) fn with_providers(&self, cx: Context) -> Context {
-        providers::in_scope_of(cx, &self.root)
-    }
-
-    fn new(providers: &Providers, root: Context, options: &Options) -> Self {
-        let known = match &options.known_methods {
-            Some(methods) => methods.clone(),
-            None => list("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"),
-        };
-        let known: Vec<&'static str> = if known.is_empty() {
-            KNOWN_METHODS.to_vec()
-        } else {
-            known.iter().filter_map(|method| intern(method)).collect()
-        };
-        let instruments = Instruments::new(
-            options.side,
-            &providers.meter(),
-            &options.metrics,
-            known.into_iter(),
-            &options.grpc_methods,
-        );
-        Self {
-            tracer: providers.tracer(),
-            instruments,
-            root,
-            propagators: options.propagators(),
-            request_headers: CapturedHeaders::new(
-                semconv::HTTP_REQUEST_HEADER,
-                options.captured_request.as_ref(),
-                match options.side {
-                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
-                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST",
-                },
-            ),
-            response_headers: CapturedHeaders::new(
-                semconv::HTTP_RESPONSE_HEADER,
-                options.captured_response.as_ref(),
-                match options.side {
-                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
-                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE",
-                },
-            ),
-            options: options.clone(),
-        }
     }
 }
 

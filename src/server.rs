@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use http::{HeaderName, Request, Response, request, response};
@@ -16,11 +16,10 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::options::{
-    MetricSet, Options, RateLimit, Recorder, RequestAttributes, Trust, TrustOption,
-};
+use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
 use crate::propagation::{Format, Propagators};
-use crate::providers::{self, KnownSampler, TracersOf};
+use crate::providers::{KnownSampler, TracersOf};
+use crate::recorder::Shared;
 use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
 
@@ -82,23 +81,6 @@ pub struct TelemetryLayer {
     shared: Arc<Shared>,
 }
 
-/// What all services of a layer have in common.
-#[derive(Default)]
-struct Shared {
-    options: Options,
-    /// Made when the first request arrives, so that the layer may be built before `init`: the one
-    /// before that, and the one after.
-    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
-}
-
-impl Shared {
-    fn recorder(&self) -> Option<&Arc<Recorder>> {
-        self.recorders[usize::from(providers::is_installed())]
-            .get_or_init(|| self.options.recorder().map(Arc::new))
-            .as_ref()
-    }
-}
-
 impl TelemetryLayer {
     /// Creates a layer with the default options.
     pub fn new() -> Self {
@@ -108,12 +90,8 @@ impl TelemetryLayer {
     fn with(self, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = self.shared.options.clone();
         change(&mut options);
-        let shared = Shared {
-            options,
-            ..Shared::default()
-        };
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(options)),
         }
     }
 
@@ -410,7 +388,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let mut request = self.shared.receive(&mut head);
+        let mut request = start(&self.shared, &mut head);
         // Inner layers may start spans before they return their future.
         let entered = request.enter();
         let inner = self.inner.call(Request::from_parts(head, body));
@@ -423,26 +401,25 @@ where
 #[derive(Clone)]
 struct Seen;
 
-impl Shared {
-    fn receive(&self, head: &mut request::Parts) -> ActiveRequest {
-        let Some(recorder) = self.recorder() else {
-            return ActiveRequest::switched_off(&self.options, head);
-        };
-        if head.extensions.insert(Seen).is_some() {
-            static TOLD: AtomicBool = AtomicBool::new(false);
-            if !TOLD.swap(true, Ordering::Relaxed) {
-                tracing::warn!("a request passes two telemetry layers; the inner one does nothing");
-            }
-            return ActiveRequest::none();
+/// Starts a request.
+fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
+    let Some(recorder) = shared.recorder() else {
+        return ActiveRequest::switched_off(&shared.options, head);
+    };
+    if head.extensions.insert(Seen).is_some() {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if !TOLD.swap(true, Ordering::Relaxed) {
+            tracing::warn!("a request passes two telemetry layers; the inner one does nothing");
         }
-        if self.options.wants(head) {
-            if self.options.metrics.contains(&MetricSet::BodySizes) {
-                head.extensions.insert(Received::new());
-            }
-            ActiveRequest::start(recorder, head)
-        } else {
-            ActiveRequest::unrecorded(recorder, head)
+        return ActiveRequest::none();
+    }
+    if shared.options.wants(head) {
+        if shared.options.metrics.contains(&MetricSet::BodySizes) {
+            head.extensions.insert(Received::new());
         }
+        ActiveRequest::start(recorder, head)
+    } else {
+        ActiveRequest::unrecorded(recorder, head)
     }
 }
 

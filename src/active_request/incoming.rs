@@ -10,9 +10,10 @@ use opentelemetry::{Context, KeyValue};
 
 use super::{ActiveRequest, Http, Recording, SPAN_ATTRIBUTES};
 use crate::call::Call;
-use crate::options::{Options, Recorder, RequestAttributes, Trust};
+use crate::options::{Options, RequestAttributes, Trust};
 use crate::propagation::{Extracted, Propagators, with_state};
 use crate::providers::Started;
+use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv::http::{Described, Scheme, protocol_version, request_attributes, route};
 use crate::semconv::{Forwarded, rpc};

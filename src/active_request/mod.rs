@@ -18,7 +18,8 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use crate::call::Call;
 use crate::handler_attributes;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
-use crate::options::{Recorder, RequestAttributes};
+use crate::options::RequestAttributes;
+use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv::http::{
     Scheme, claimed_call_attributes, is_defined, protocol_version, status_attribute,

@@ -1,0 +1,166 @@
+//! What the requests of a layer are recorded with.
+
+use std::sync::{Arc, OnceLock};
+
+use http::{HeaderMap, HeaderName};
+use opentelemetry::{Context, Key, KeyValue, global};
+
+use crate::instruments::{Instruments, intern};
+use crate::options::Options;
+use crate::propagation::Propagators;
+use crate::providers::{self, Providers, StartSpan};
+use crate::semconv::http::{KNOWN_METHODS, header_values};
+use crate::semconv::{self, Side};
+
+/// Headers to capture, each with the attribute that it becomes.
+pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
+
+impl CapturedHeaders {
+    fn new(prefix: &str, named: Option<&Vec<HeaderName>>, variable: &str) -> Self {
+        let names = match named {
+            Some(names) => names.clone(),
+            None => list(variable)
+                .into_iter()
+                .filter_map(|name| name.to_ascii_lowercase().parse().ok())
+                .collect(),
+        };
+        let mut captured = Vec::new();
+        for name in names {
+            if semconv::is_sensitive_header(&name) {
+                tracing::warn!(
+                    header = name.as_str(),
+                    "the header carries credentials: not captured"
+                );
+            } else {
+                let key: Arc<str> = format!("{prefix}.{name}").into();
+                captured.push((name, Key::from(key)));
+            }
+        }
+        Self(captured)
+    }
+
+    pub(crate) fn read(&self, headers: &HeaderMap, add: &mut dyn FnMut(KeyValue)) {
+        for (name, key) in &self.0 {
+            if let Some(values) = header_values(headers, name) {
+                add(KeyValue::new(key.clone(), values));
+            }
+        }
+    }
+}
+
+/// The elements of a variable that is a list; none where it is not set.
+fn list(variable: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_default();
+    let elements = text.split(',').map(str::trim);
+    let elements = elements.filter(|element| !element.is_empty());
+    elements.map(str::to_owned).collect()
+}
+
+/// What all services of a layer have in common.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    /// Made when the first request comes, so that the layer may be built before `init`: the one
+    /// before that, and the one after.
+    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+
+    /// `None` where telemetry is switched off.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorders[usize::from(providers::is_installed())]
+            .get_or_init(|| Recorder::of(&self.options).map(Arc::new))
+            .as_ref()
+    }
+}
+
+/// What requests are recorded with: made once for a layer, when its first request arrives.
+pub(crate) struct Recorder {
+    pub(crate) tracer: Arc<dyn StartSpan>,
+    pub(crate) instruments: Instruments,
+    /// Where the context of a request without a parent begins.
+    pub(crate) root: Context,
+    pub(crate) propagators: Propagators,
+    pub(crate) request_headers: CapturedHeaders,
+    pub(crate) response_headers: CapturedHeaders,
+    pub(crate) options: Options,
+}
+
+impl Recorder {
+    /// `None` where telemetry is switched off.
+    fn of(options: &Options) -> Option<Self> {
+        if options.tracers.is_none() && options.meters.is_none() && providers::is_installed() {
+            let providers = providers::process()?;
+            return Some(Self::new(providers, Context::new(), options));
+        }
+        // What is not given here is that of OpenTelemetry's global module, as it is now.
+        let tracers = options.tracers.clone();
+        let meters = options.meters.clone();
+        let given = tracers.is_some() || meters.is_some();
+        let providers = Arc::new(Providers::new(
+            tracers.unwrap_or_else(providers::global_tracers),
+            meters.unwrap_or_else(global::meter_provider),
+        ));
+        let root = if given {
+            providers::scoped(providers.clone())
+        } else {
+            Context::new()
+        };
+        Some(Self::new(&providers, root, options))
+    }
+
+    /// A context in which the handler functions record where this recorder does, if it was told
+    /// where.
+    pub(crate) fn with_providers(&self, cx: Context) -> Context {
+        providers::in_scope_of(cx, &self.root)
+    }
+
+    fn new(providers: &Providers, root: Context, options: &Options) -> Self {
+        let known = match &options.known_methods {
+            Some(methods) => methods.clone(),
+            None => list("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"),
+        };
+        let known: Vec<&'static str> = if known.is_empty() {
+            KNOWN_METHODS.to_vec()
+        } else {
+            known.iter().filter_map(|method| intern(method)).collect()
+        };
+        let instruments = Instruments::new(
+            options.side,
+            &providers.meter(),
+            &options.metrics,
+            known.into_iter(),
+            &options.grpc_methods,
+        );
+        Self {
+            tracer: providers.tracer(),
+            instruments,
+            root,
+            propagators: options.propagators(),
+            request_headers: CapturedHeaders::new(
+                semconv::HTTP_REQUEST_HEADER,
+                options.captured_request.as_ref(),
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST",
+                },
+            ),
+            response_headers: CapturedHeaders::new(
+                semconv::HTTP_RESPONSE_HEADER,
+                options.captured_response.as_ref(),
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE",
+                },
+            ),
+            options: options.clone(),
+        }
+    }
+}
