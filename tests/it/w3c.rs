@@ -427,6 +427,18 @@ async fn trace_context_cases_of_the_w3c() {
     }
 }
 
+#[tokio::test]
+async fn the_random_flag_is_sent_on() {
+    let service = Service::start().await;
+    for (flags, random) in [("03", true), ("01", false), ("02", true), ("00", false)] {
+        let header = TRACEPARENT.replace("-01", &format!("-{flags}"));
+        let arrived = service.calls(&[("traceparent", header)], 1).await;
+        let sent = arrived[0]["traceparent"].to_str().expect("text");
+        let found = u8::from_str_radix(&sent[53..], 16).expect("they are flags");
+        assert_eq!(found & 0x02 != 0, random, "{flags}: {sent}");
+    }
+}
+
 /// The suite's `multiple_requests_*`: several calls for one request.
 #[tokio::test]
 async fn all_calls_of_one_request_are_in_one_trace_with_parents_of_their_own() {
