@@ -1,10 +1,11 @@
 //! What `#[with_tracer]` expands to calls of.
 
 use std::fmt::Display;
+use std::future::Future;
 
 use opentelemetry::trace::SpanKind;
 
-use crate::function::{Call, Function};
+use crate::function::{Call, Function, SpanFuture};
 use crate::providers::Attributes;
 
 /// Starts a run of a function.
@@ -12,7 +13,7 @@ pub fn start(
     component: &'static str,
     name: &'static str,
     kind: SpanKind,
-    metrics: Option<&'static str>,
+    metrics: Option<(&'static str, &'static str)>,
     attributes: &Attributes,
 ) -> Call {
     Function {
@@ -22,6 +23,16 @@ pub fn start(
         metrics,
     }
     .start(attributes)
+}
+
+/// Runs a future that may fail in the span of `call`, and has `observe` say whether it has.
+pub fn observed<F, O>(call: Call, future: F, observe: O) -> SpanFuture<F, O>
+where
+    F: Future,
+    // Said here, so that the compiler knows the type of the output before it looks at a closure.
+    O: Fn(&F::Output, &mut Call),
+{
+    SpanFuture::new(call, future, observe)
 }
 
 /// Stands for what a function returns where it is never run, so that the compiler knows its type.

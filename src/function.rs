@@ -11,6 +11,7 @@ use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt}
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
+use crate::options::guarded;
 use crate::providers::{self, Attributes, Current, Started};
 use crate::semconv;
 
@@ -25,16 +26,18 @@ pub(crate) struct Function {
     pub(crate) name: Cow<'static, str>,
     /// What the span stands for.
     pub(crate) kind: SpanKind,
-    /// The full name of the function, where metrics are recorded of it.
-    pub(crate) metrics: Option<&'static str>,
+    /// Where metrics are recorded of the function: the module or type that it is in, and its name.
+    pub(crate) metrics: Option<(&'static str, &'static str)>,
 }
 
 /// A run that has started. Dropped, it ends.
 pub struct Call {
     span: Option<OpenSpan>,
     metrics: Option<Metrics>,
-    /// Whether it is a future that has not completed.
+    /// Whether it is a future that has not completed, or code that waits for a thread.
     pending: bool,
+    /// Whether the thread was panicking when this started, which then is no fault of its own.
+    was_panicking: bool,
     error: Option<&'static str>,
 }
 
@@ -48,7 +51,7 @@ struct OpenSpan {
 struct Metrics {
     /// Those of the start: where a future is dropped, it may be outside of its request.
     providers: Current,
-    function: &'static str,
+    function: (&'static str, &'static str),
     start: Instant,
 }
 
@@ -112,7 +115,7 @@ impl Function {
 }
 
 impl Metrics {
-    fn start(providers: Current, function: &'static str) -> Self {
+    fn start(providers: Current, function: (&'static str, &'static str)) -> Self {
         Self {
             providers,
             function,
@@ -127,8 +130,14 @@ impl Call {
             span,
             metrics,
             pending: false,
+            was_panicking: std::thread::panicking(),
             error: None,
         }
+    }
+
+    /// Says whether what is to be run has yet to complete.
+    pub(crate) fn set_pending(&mut self, pending: bool) {
+        self.pending = pending;
     }
 
     /// Makes the span current on this thread until the guard is dropped, which ends the run.
@@ -151,7 +160,9 @@ impl Call {
             recording: true,
         }) = &self.span
         {
-            let message = message.map_or_else(String::new, bounded);
+            // What an error says of itself is code of the application, and may panic.
+            let message = message.and_then(|message| guarded(|| bounded(message)));
+            let message = message.unwrap_or_default();
             cx.span().set_status(Status::error(message));
         }
     }
@@ -162,7 +173,7 @@ impl Drop for Call {
         if self.span.is_none() && self.metrics.is_none() {
             return;
         }
-        let panics = std::thread::panicking();
+        let panics = std::thread::panicking() && !self.was_panicking;
         let error = match self.error {
             Some(error) => Some(error),
             None if panics => Some(semconv::PANIC),
@@ -171,7 +182,9 @@ impl Drop for Call {
         };
         let error = error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error));
         if let Some(metrics) = &self.metrics {
-            let function = KeyValue::new(semconv::CODE_FUNCTION_NAME, metrics.function);
+            let (place, name) = metrics.function;
+            let function = format!("{place}::{name}");
+            let function = KeyValue::new(semconv::CODE_FUNCTION_NAME, function);
             let elapsed = metrics.start.elapsed().as_secs_f64();
             let attributes: Vec<_> = [Some(function), error.clone()]
                 .into_iter()
@@ -289,6 +302,16 @@ impl<F: Future, O: Observe<F::Output>> SpanFuture<F, O> {
     }
 }
 
+/// Ends a run while a panic passes. Whoever catches it drops the future later, when the thread is no
+/// longer panicking.
+struct EndOnPanic<'a>(&'a mut Option<Call>);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        *self.0 = None;
+    }
+}
+
 impl<F: Future, O: Observe<F::Output>> Future for SpanFuture<F, O> {
     type Output = F::Output;
 
@@ -299,7 +322,10 @@ impl<F: Future, O: Observe<F::Output>> Future for SpanFuture<F, O> {
             let Some(inner) = this.inner.as_mut().as_pin_mut() else {
                 return Poll::Pending;
             };
-            let output = ready!(inner.poll(cx));
+            let unwinding = EndOnPanic(this.call);
+            let polled = inner.poll(cx);
+            std::mem::forget(unwinding);
+            let output = ready!(polled);
             this.inner.set(None);
             output
         };

@@ -38,15 +38,17 @@ impl<B> Lazy<B> {
         kind: &Kind,
         bind: impl FnOnce(&Instrument, &[KeyValue]) -> Option<B>,
     ) -> Option<&B> {
-        let bound = self.bound.get_or_init(|| {
-            let mut bound = None;
-            metrics::record(&self.name, &self.description, kind, |instrument| {
-                bound = bind(instrument, &self.attributes);
-                bound.is_some()
-            });
-            bound
+        if let Some(bound) = self.bound.get() {
+            return bound.as_ref();
+        }
+        let mut bound = None;
+        metrics::record(&self.name, &self.description, kind, |instrument| {
+            bound = bind(instrument, &self.attributes);
+            bound.is_some()
         });
-        bound.as_ref()
+        // Made outside of the cell: making an instrument may log, and a log may come back here.
+        let _ = self.bound.set(bound);
+        self.bound.get()?.as_ref()
     }
 }
 

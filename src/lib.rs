@@ -202,7 +202,7 @@ pub use trace::{
 pub mod __private {
     pub use opentelemetry::trace::SpanKind;
 
-    pub use crate::expanded::{FailWithMessage, FailWithType, Failed, never, start};
+    pub use crate::expanded::{FailWithMessage, FailWithType, Failed, never, observed, start};
     pub use crate::function::{Call, Nothing, SpanFuture};
 }
 

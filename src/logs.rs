@@ -4,7 +4,7 @@ use std::fmt;
 
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -13,7 +13,8 @@ use tracing_subscriber::registry::LookupSpan;
 /// The format of log lines: one of `tracing-subscriber`, and then `trace_id` and `span_id` of the
 /// current span, where there is one (OpenTelemetry, "Trace Context in non-OTLP Log Formats").
 ///
-/// [`init`](crate::init) uses it. In a subscriber of your own, give it to the `fmt` layer; that of
+/// Colours are those that the layer is told, with `with_ansi`. Fields of an event that are called
+/// `trace_id` or `span_id` are there besides. [`init`](crate::init) uses it. In a subscriber of your own, give it to the `fmt` layer; that of
 /// JSON needs the fields of spans in JSON, too:
 ///
 /// ```
@@ -69,25 +70,32 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let ids = Context::map_current(|cx| {
-            let span = cx.span();
-            let span_context = span.span_context();
-            let is_valid = span_context.is_valid();
-            is_valid.then(|| (span_context.trace_id(), span_context.span_id()))
+        // The SDK may be about to change the context when it says something.
+        let is_of_sdk = is_of_sdk(event.metadata());
+        let ids = (!is_of_sdk).then(|| {
+            Context::map_current(|cx| {
+                let span = cx.span();
+                let span_context = span.span_context();
+                let is_valid = span_context.is_valid();
+                is_valid.then(|| (span_context.trace_id(), span_context.span_id()))
+            })
         });
-        let Some((trace_id, span_id)) = ids else {
-            return self.inner.format_event(context, writer, event);
+        let inner = self.inner.clone().with_ansi(writer.has_ansi_escapes());
+        let Some((trace_id, span_id)) = ids.flatten() else {
+            return inner.format_event(context, writer, event);
         };
         // The inner format ends the line, which is to go on.
         let mut line = String::new();
-        let inner = self.inner.clone().with_ansi(writer.has_ansi_escapes());
         inner.format_event(context, Writer::new(&mut line), event)?;
         let line = line.trim_end_matches('\n');
         match line.strip_suffix('}') {
-            Some(object) if self.is_json => writeln!(
-                writer,
-                r#"{object},"trace_id":"{trace_id}","span_id":"{span_id}"}}"#
-            ),
+            Some(object) if self.is_json => {
+                let comma = if object.ends_with('{') { "" } else { "," };
+                writeln!(
+                    writer,
+                    r#"{object}{comma}"trace_id":"{trace_id}","span_id":"{span_id}"}}"#
+                )
+            }
             _ => writeln!(writer, "{line} trace_id={trace_id} span_id={span_id}"),
         }
     }
@@ -95,6 +103,26 @@ where
 
 #[cfg(feature = "init")]
 pub use with_init::{LogLines, log_lines};
+/// Whether it is OpenTelemetry's SDK that says something.
+fn is_of_sdk(metadata: &Metadata) -> bool {
+    let name = metadata.target().split("::").next().unwrap_or("");
+    let part = name
+        .strip_prefix("opentelemetry")
+        .map(|rest| rest.trim_start_matches(['-', '_']));
+    part.is_some_and(|part| {
+        [
+            "",
+            "sdk",
+            "http",
+            "otlp",
+            "proto",
+            "appender-tracing",
+            "appender_tracing",
+        ]
+        .contains(&part)
+    })
+}
+
 #[cfg(feature = "init")]
 pub(crate) use with_init::{install, log_records};
 
@@ -114,10 +142,9 @@ mod with_init {
     use tracing_subscriber::fmt::format::JsonFields;
     use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
     use tracing_subscriber::registry::LookupSpan;
-    use tracing_subscriber::util::SubscriberInitExt;
     use tracing_subscriber::{EnvFilter, fmt};
 
-    use super::LogFormat;
+    use super::{LogFormat, is_of_sdk};
 
     /// How log lines look.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +171,21 @@ mod with_init {
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let layer = fmt::layer().with_ansi(stdout().is_terminal());
-        let sdk = SdkNowAndThen::default();
+        lines_from(lines, LevelFilter::TRACE)
+    }
+
+    /// The same, with the SDK's messages from this level on.
+    fn lines_from<S>(lines: LogLines, sdk_level: LevelFilter) -> Box<dyn Layer<S> + Send + Sync>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        // As `tracing-subscriber` has it, and only where somebody sees it.
+        let wants_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let layer = fmt::layer().with_ansi(stdout().is_terminal() && wants_colours);
+        let sdk = SdkNowAndThen {
+            level: sdk_level,
+            told: Mutex::default(),
+        };
         match lines {
             LogLines::Text => layer
                 .event_format(LogFormat::default())
@@ -170,19 +210,15 @@ mod with_init {
             .boxed()
     }
 
-    fn is_of_sdk(metadata: &Metadata) -> bool {
-        metadata.target().starts_with("opentelemetry")
-    }
-
     /// Lets each of the SDK's messages pass once a minute: some come with every span.
-    #[derive(Default)]
     struct SdkNowAndThen {
+        level: LevelFilter,
         told: Mutex<HashMap<Identifier, Instant>>,
     }
 
     impl<S> Filter<S> for SdkNowAndThen {
-        fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-            true
+        fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+            !is_of_sdk(metadata) || *metadata.level() <= self.level
         }
 
         fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
@@ -212,26 +248,26 @@ mod with_init {
         lines: LogLines,
         sdk_level: LevelFilter,
     ) -> bool {
-        let default = format!("info,opentelemetry={sdk_level},opentelemetry_sdk={sdk_level}");
-        let (filter, problem) = {
-            let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-            let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-            match builder.parse(&text) {
-                Ok(filter) if !text.is_empty() => (filter, None),
-                Ok(_) => (EnvFilter::new(&default), None),
-                Err(error) => (EnvFilter::new(&default), Some((text, error))),
+        let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+        let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+        // What of the SDK is shown is said by its own variable, unless this one says anything.
+        let (filter, sdk_level, problem) = match builder.parse(&text) {
+            Ok(filter) if !text.is_empty() => (filter, LevelFilter::TRACE, None),
+            result => {
+                let filter = format!("info,opentelemetry={}", sdk_level.max(LevelFilter::INFO));
+                (EnvFilter::new(filter), sdk_level, result.err())
             }
         };
-        if tracing::dispatcher::has_been_set() {
-            return false;
-        }
         let subscriber = tracing_subscriber::registry()
             .with(filter)
-            .with(log_lines(lines))
+            .with(lines_from(lines, sdk_level))
             .with(provider.map(log_records));
-        // It fails as well where only `log` has a logger already, which is then left alone.
-        let _ = subscriber.try_init();
-        if let Some((text, error)) = problem {
+        if tracing::subscriber::set_global_default(subscriber).is_err() {
+            return false;
+        }
+        // It fails where `log` has a logger already, which is then left alone.
+        let _ = tracing_log::LogTracer::init();
+        if let Some(error) = problem {
             tracing::warn!("RUST_LOG={text:?} is not a filter ({error}); using info");
         }
         true

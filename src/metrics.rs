@@ -175,7 +175,7 @@ impl Drop for Timer {
                 description,
                 &TIMER,
                 |instrument| match instrument {
-                    Instrument::Histogram(histogram) => {
+                    Instrument::Timer(histogram) => {
                         histogram.record(elapsed, &running.attributes);
                         true
                     }
@@ -214,6 +214,7 @@ pub(crate) struct Registry {
 pub(crate) enum Instrument {
     Counter(Counter<u64>),
     Histogram(Histogram<f64>),
+    Timer(Histogram<f64>),
     Gauge(Gauge<f64>),
 }
 
@@ -246,7 +247,7 @@ const TIMER: Kind = Kind {
         let histogram = histogram
             .with_unit("s")
             .with_boundaries(semconv::SECONDS.to_vec());
-        Instrument::Histogram(histogram.build())
+        Instrument::Timer(histogram.build())
     },
 };
 
@@ -263,6 +264,7 @@ impl Instrument {
         match self {
             Self::Counter(_) => COUNTER.name,
             Self::Histogram(_) => HISTOGRAM.name,
+            Self::Timer(_) => TIMER.name,
             Self::Gauge(_) => GAUGE.name,
         }
     }

@@ -93,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
+    /// Whether a span that is current when a request comes can be its parent.
+    pub(crate) outer_span: bool,
     pub(crate) forced_traces: Option<Arc<RateLimit>>,
     pub(crate) request_attributes: Option<AttributesHook<request::Parts>>,
     pub(crate) response_attributes: Option<AttributesHook<response::Parts>>,
@@ -158,6 +160,7 @@ impl Default for Options {
             filter: None,
             span_name: None,
             trust: TrustOption::Always(Trust::default()),
+            outer_span: true,
             forced_traces: None,
             request_attributes: None,
             response_attributes: None,

@@ -138,6 +138,11 @@ pub(crate) fn without_span() -> Context {
             Some(Scoped(providers)) => scoped(providers.clone()),
             None => Context::new(),
         };
+        let cx = if current.is_telemetry_suppressed() {
+            cx.with_telemetry_suppressed()
+        } else {
+            cx
+        };
         let baggage = current.baggage();
         if baggage.is_empty() {
             cx

@@ -34,7 +34,9 @@ use crate::semconv::SensitiveParameters;
 /// The span starts when the request reaches the layer. Its parent is the span that the request's
 /// `traceparent` header names. Without one, or with one that is not valid, it is the span that is
 /// current then, such as that of an outer layer; where there is none, a new trace begins. An outer
-/// span in the trace of the header is the parent, too: the request has one root.
+/// span in the trace of the header is the parent, too. Where a span is current that is not that of
+/// the request, such as one of a whole connection, say
+/// [`without_outer_span`](Self::without_outer_span).
 /// The span is current in the context of everything that the inner service does for the request,
 /// also while the response's body is streamed and while a cancelled handler is dropped.
 ///
@@ -112,6 +114,15 @@ impl TelemetryLayer {
     {
         let tracers = Arc::new(TracersOf::new(provider, KnownSampler::default()));
         self.with(|options| options.tracers = Some(tracers))
+    }
+
+    /// Takes no span that is current when a request comes for its parent: only the headers of the
+    /// request name one.
+    ///
+    /// For services that run inside of a span of another kind, such as that of a connection; all its
+    /// requests would be in one trace.
+    pub fn without_outer_span(self) -> Self {
+        self.with(|options| options.outer_span = false)
     }
 
     /// Sends the metrics to `provider`, those of the handler functions of this crate included.

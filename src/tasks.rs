@@ -88,9 +88,10 @@ pub fn spawn_blocking_traced<T: Send + 'static>(
     f: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
     let cx = Context::current();
-    let call = Function::new(component, name.into()).start(&|_| {});
+    let mut call = Function::new(component, name.into()).start(&|_| {});
+    call.set_pending(true);
     tokio::task::spawn_blocking(move || {
         let _attached = cx.attach();
-        call.enter().run(f, |_, _| {})
+        call.enter().run(f, |_, call| call.set_pending(false))
     })
 }

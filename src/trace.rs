@@ -163,6 +163,8 @@ where
 /// add_span_attributes(attributes! { "user.id" => 42, "user.plan" => "free" });
 /// ```
 pub fn add_span_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
+    // Collected first: the caller's iterator may come back here.
+    let attributes: Vec<_> = attributes.into_iter().collect();
     let cx = Context::current();
     if cx.has_active_span() {
         cx.span().set_attributes(attributes);

@@ -16,6 +16,12 @@ pub(crate) type Attributes = BTreeMap<String, String>;
 
 #[tokio::test]
 async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_written_in() {
+    // What a program has had before, for a while, is in nobody's way.
+    let before = tracing_subscriber::fmt()
+        .with_writer(std::io::sink)
+        .finish();
+    tracing::subscriber::with_default(before, || tracing::info!("before"));
+
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
@@ -26,6 +32,9 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
         tracing::info!(user = 42, "from tracing");
         log::warn!("from log");
         tracing::warn!(target: "opentelemetry_sdk", "from the SDK");
+        for _ in 0..3 {
+            tracing::info!(target: "opentelemetry_demo::shop", "from an application");
+        }
         (get_trace_id(), get_span_id())
     });
     tracing::info!("outside");
@@ -52,6 +61,10 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
     let record = find("from tracing").expect("it is sent");
     assert_eq!(attributes_of(&record.attributes)["user"], "42");
     assert!(find("outside").is_some_and(|record| record.trace_id.is_empty()));
+    let theirs = records
+        .iter()
+        .filter(|one| body(one).contains("from an application"));
+    assert_eq!(theirs.count(), 3);
     assert!(find("from the SDK").is_none(), "that is for the console");
     assert!(find("too late").is_none());
 }

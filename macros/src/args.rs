@@ -44,11 +44,18 @@ pub(crate) enum Value {
 
 impl Parse for Args {
     fn parse(input: ParseStream) -> Result<Self> {
+        const COMPONENT: &str = "expected the component whose tracer starts the span: \
+                                 `#[with_tracer(\"component\")]`";
+
         if input.is_empty() {
-            return Err(Error::new(
-                Span::call_site(),
-                "expected the component whose tracer starts the span: `#[with_tracer(\"component\")]`",
-            ));
+            return Err(Error::new(Span::call_site(), COMPONENT));
+        }
+        let words = input.fork();
+        if let Ok(word) = Ident::parse_any(&words)
+            && ["name", "kind", "record", "err", "metrics", "crate"].contains(&&*word.to_string())
+            && !words.peek(Token![::])
+        {
+            return Err(Error::new(word.span(), COMPONENT));
         }
         let mut args = Self {
             component: input.parse()?,

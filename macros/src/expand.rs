@@ -5,9 +5,10 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
+use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, Block, Error, Expr, GenericArgument, Ident, PathArguments, Result, ReturnType,
-    Signature, Stmt, Type, TypeImplTrait, Visibility,
+    Attribute, Block, Error, Expr, GenericArgument, Ident, PathArguments, PathSegment, Result,
+    ReturnType, Signature, Stmt, Type, Visibility, braced, parse_quote,
 };
 
 use crate::args::{Args, Record, Value};
@@ -18,6 +19,8 @@ pub(crate) struct Function {
     visibility: Visibility,
     defaultness: Option<syn::Token![default]>,
     signature: Signature,
+    /// Those at the beginning of the body.
+    inner_attributes: Vec<Attribute>,
     block: Block,
 }
 
@@ -39,12 +42,17 @@ impl Parse for Function {
                            implementations";
             return Err(Error::new_spanned(signature, message));
         }
+        let body;
+        let brace_token = braced!(body in input);
+        let inner_attributes = body.call(Attribute::parse_inner)?;
+        let stmts = body.call(Block::parse_within)?;
         Ok(Self {
             attributes,
             visibility,
             defaultness,
             signature,
-            block: input.parse()?,
+            inner_attributes,
+            block: Block { brace_token, stmts },
         })
     }
 }
@@ -64,6 +72,7 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
         visibility,
         defaultness,
         signature,
+        inner_attributes,
         mut block,
     } = function;
     if let Some(token) = signature.constness {
@@ -79,6 +88,13 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
         (None, Some(_)) => Body::ReturnsAsync,
         (None, None) => Body::Sync,
     };
+    if let (Body::Sync, ReturnType::Type(_, output)) = (&kind, &signature.output)
+        && is_future(output)
+    {
+        let message = "the span would end before this future runs: make it an `async fn`, or have \
+                       the function end with an `async` block, by itself or in `Box::pin`";
+        return Err(Error::new_spanned(output, message));
+    }
     let output = match (&signature.output, &kind) {
         (ReturnType::Default, _) => None,
         (ReturnType::Type(_, output), Body::ReturnsAsync) => future_output(output),
@@ -89,7 +105,7 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
         .err
         .unwrap_or_else(|| output.as_ref().is_some_and(is_result));
     let observe = observes.then(|| observer(&krate, span));
-    let start = start(args, &krate, &signature.ident, span);
+    let start = start(args, &krate, &signature, span);
     let body = match kind {
         Body::Sync => in_guard(&start, output.as_ref(), &block, observe.as_ref(), span),
         Body::Async => {
@@ -121,15 +137,16 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
     Ok(quote! {
         #(#attributes)*
         #visibility #defaultness #signature {
+            #(#inner_attributes)*
             #body
         }
     })
 }
 
 /// The expression that starts the span.
-fn start(args: &Args, krate: &TokenStream, function: &Ident, span: Span) -> TokenStream {
+fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) -> TokenStream {
     let component = &args.component;
-    let function = syn::ext::IdentExt::unraw(function).to_string();
+    let function = syn::ext::IdentExt::unraw(&signature.ident).to_string();
     let name = match &args.name {
         Some(name) => name.value(),
         None => function.clone(),
@@ -138,18 +155,23 @@ fn start(args: &Args, krate: &TokenStream, function: &Ident, span: Span) -> Toke
         Some(kind) => kind.clone(),
         None => Ident::new("Internal", span),
     };
-    let metrics = if args.metrics {
-        quote_spanned! {span=>
-            ::core::option::Option::Some(
-                ::core::concat!(::core::module_path!(), "::", #function)
-            )
-        }
-    } else {
-        quote_spanned!(span=> ::core::option::Option::None)
+    let metrics = match (args.metrics, signature.receiver()) {
+        (false, _) => quote_spanned!(span=> ::core::option::Option::None),
+        // Methods of several types may have one name.
+        (true, Some(_)) => quote_spanned! {span=>
+            ::core::option::Option::Some((::core::any::type_name::<Self>(), #function))
+        },
+        (true, None) => quote_spanned! {span=>
+            ::core::option::Option::Some((::core::module_path!(), #function))
+        },
     };
     let attributes = args.record.iter().map(|Record { key, value }| {
         let value = match value {
             Value::Argument(argument) => quote_spanned!(argument.span()=> &#argument),
+            // A place is looked at, and not taken.
+            Value::Expr(expr) if matches!(**expr, Expr::Path(_) | Expr::Field(_)) => {
+                quote_spanned!(expr.span()=> &#expr)
+            }
             Value::Expr(expr) => expr.to_token_stream(),
         };
         let at = span.located_at(value.span());
@@ -200,8 +222,7 @@ fn in_guard(
             #block
         },
         Some(observe) => {
-            let output = output.filter(|output| can_be_named(output));
-            let output = output.map(|output| quote!(-> #output));
+            let output = output.and_then(named).map(|output| quote!(-> #output));
             quote_spanned! {span=>
                 let guard = #start.enter();
                 guard.run(move || #output #block, #observe)
@@ -217,19 +238,20 @@ fn in_future(
     observe: Option<&TokenStream>,
     span: Span,
 ) -> TokenStream {
-    let observe = match observe {
-        Some(observe) => observe.clone(),
-        None => quote_spanned!(span=> #krate::__private::Nothing),
-    };
-    quote_spanned! {span=>
-        #krate::__private::SpanFuture::new(call, #future, #observe)
+    match observe {
+        Some(observe) => quote_spanned! {span=>
+            #krate::__private::observed(call, #future, #observe)
+        },
+        None => quote_spanned! {span=>
+            #krate::__private::SpanFuture::new(call, #future, #krate::__private::Nothing)
+        },
     }
 }
 
 /// Has an `async` block begin with a return that is never run, of what the function returns: else
 /// the compiler would not know, and its errors would point at nothing.
 fn say_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
-    if let Some(output) = output.filter(|output| can_be_named(output)) {
+    if let Some(output) = output.and_then(named) {
         let statement = quote_spanned! {output.span()=>
             if false {
                 return #krate::__private::never::<#output>();
@@ -249,6 +271,9 @@ fn tail_future(block: &mut Block) -> Option<&mut Expr> {
             Expr::Call(call) if is_box_pin(&call.func) && call.args.len() == 1 => {
                 find(call.args.first_mut()?)
             }
+            Expr::MethodCall(call) if call.method == "boxed" || call.method == "boxed_local" => {
+                find(&mut call.receiver)
+            }
             _ => None,
         }
     }
@@ -267,8 +292,35 @@ fn is_box_pin(function: &Expr) -> bool {
         && segments.next().is_some_and(|before| before.ident == "Box")
 }
 
-/// `T` of `Pin<Box<dyn Future<Output = T> + Send>>` or of `impl Future<Output = T>`.
+/// Whether a type is seen to be a future.
+fn is_future(output: &Type) -> bool {
+    struct Find(bool);
+    impl<'a> Visit<'a> for Find {
+        fn visit_path_segment(&mut self, segment: &'a PathSegment) {
+            self.0 |= ["Future", "BoxFuture", "LocalBoxFuture"]
+                .iter()
+                .any(|name| segment.ident == name);
+            visit::visit_path_segment(self, segment);
+        }
+    }
+    let mut find = Find(false);
+    find.visit_type(output);
+    find.0
+}
+
+/// `T` of `Pin<Box<dyn Future<Output = T> + Send>>`, of `impl Future<Output = T>` or of
+/// `BoxFuture<T>`.
 fn future_output(output: &Type) -> Option<Type> {
+    if let Type::Path(path) = output
+        && let Some(last) = path.path.segments.last()
+        && (last.ident == "BoxFuture" || last.ident == "LocalBoxFuture")
+        && let PathArguments::AngleBracketed(arguments) = &last.arguments
+    {
+        return arguments.args.iter().find_map(|argument| match argument {
+            GenericArgument::Type(output) => Some(output.clone()),
+            _ => None,
+        });
+    }
     struct Find(Option<Type>);
     impl<'a> Visit<'a> for Find {
         fn visit_generic_argument(&mut self, argument: &'a GenericArgument) {
@@ -297,15 +349,20 @@ fn is_result(output: &Type) -> bool {
     }
 }
 
-/// Whether a type can be written outside of a signature.
-fn can_be_named(output: &Type) -> bool {
-    struct Find(bool);
-    impl<'a> Visit<'a> for Find {
-        fn visit_type_impl_trait(&mut self, _: &'a TypeImplTrait) {
-            self.0 = true;
+/// A type as it can be written outside of a signature: what only a signature can say is left to
+/// the compiler. `None` where there would be nothing to say.
+fn named(output: &Type) -> Option<Type> {
+    struct Infer;
+    impl VisitMut for Infer {
+        fn visit_type_mut(&mut self, output: &mut Type) {
+            if matches!(output, Type::ImplTrait(_)) {
+                *output = parse_quote!(_);
+            } else {
+                visit_mut::visit_type_mut(self, output);
+            }
         }
     }
-    let mut find = Find(false);
-    find.visit_type(output);
-    !find.0 && !matches!(output, Type::Never(_))
+    let mut output = output.clone();
+    Infer.visit_type_mut(&mut output);
+    (!matches!(output, Type::Never(_) | Type::Infer(_))).then_some(output)
 }

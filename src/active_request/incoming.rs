@@ -144,15 +144,26 @@ fn parent(
         state,
         baggage,
     } = propagators.extract(&request.headers);
-    let (remote, state, baggage, link) = match options.trust(request) {
-        Trust::Continue => {
-            let parent = span_context.map(|parent| options.limit_forced(parent));
-            (parent, state, baggage, None)
-        }
-        Trust::Link => (None, None, None, span_context.map(Link::with_context)),
-        Trust::Ignore => (None, None, None, None),
+    let trust = options.trust(request);
+    let is_trusted = trust == Trust::Continue;
+    let limited = |parent| options.limit_forced(parent);
+    let local = if options.outer_span { local() } else { None };
+    let same = |local: &SpanContext| {
+        let remote = span_context.as_ref();
+        remote.is_some_and(|remote| remote.trace_id() == local.trace_id())
     };
-    let mut cx = match local(remote.as_ref()).or(remote) {
+    let parent = match local {
+        // An outer layer continues the trace that the request names.
+        Some(local) if same(&local) => is_trusted.then(|| limited(local)),
+        Some(local) if span_context.is_none() || !is_trusted => Some(local),
+        _ if is_trusted => span_context.clone().map(limited),
+        _ => None,
+    };
+    let state = state.filter(|_| is_trusted);
+    let baggage = baggage.filter(|_| is_trusted);
+    let link = span_context.filter(|_| trust == Trust::Link);
+    let link = link.map(Link::with_context);
+    let mut cx = match parent {
         Some(parent) => {
             let trace_id = parent.trace_id();
             let cx = root.with_remote_span_context(parent);
@@ -169,13 +180,11 @@ fn parent(
     (cx, link)
 }
 
-/// The span of an outer layer, unless the request belongs to another trace: with one below the
-/// other, the request has one root.
-fn local(remote: Option<&SpanContext>) -> Option<SpanContext> {
+/// The span that is current here, such as that of an outer layer.
+fn local() -> Option<SpanContext> {
     Context::map_current(|cx| {
         let span = cx.span();
         let local = span.span_context();
-        let is_same = remote.is_none_or(|remote| remote.trace_id() == local.trace_id());
-        (local.is_valid() && !local.is_remote() && is_same).then(|| local.clone())
+        (local.is_valid() && !local.is_remote()).then(|| local.clone())
     })
 }

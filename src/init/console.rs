@@ -40,35 +40,53 @@ struct Waiting {
 /// The spans of a trace that have ended.
 struct Trace {
     since: Instant,
-    root: Option<SpanData>,
+    /// Those of requests, of which a trace may have several here.
+    roots: Vec<SpanData>,
     others: Vec<SpanData>,
 }
 
 impl Trace {
-    /// Whether the request has ended, and no span is known only as the parent of another.
+    /// Whether a request has ended, and no span is known only as the parent of another.
     fn is_complete(&self) -> bool {
-        let Some(root) = &self.root else {
+        if self.roots.is_empty() {
             return false;
-        };
-        let mut ids: HashSet<_> = self.others.iter().map(id).collect();
-        ids.insert(id(root));
+        }
+        let ids: HashSet<_> = self.roots.iter().chain(&self.others).map(id).collect();
         self.others
             .iter()
             .all(|span| ids.contains(&span.parent_span_id))
     }
 
     fn len(&self) -> usize {
-        self.others.len() + usize::from(self.root.is_some())
+        self.roots.len() + self.others.len()
     }
 
-    fn write(self, text: &mut String) {
-        match self.root {
-            Some(root) => write_tree(&root, self.others, text),
-            None => {
-                for span in &self.others {
-                    write_span(span, text);
-                }
+    /// Writes each request with those below it, in the order in which they started, and then what
+    /// is below none.
+    fn write(mut self, text: &mut String) {
+        self.others.sort_by_key(|span| span.start_time);
+        let mut children: HashMap<SpanId, Vec<SpanData>> = HashMap::new();
+        for span in self.others {
+            children.entry(span.parent_span_id).or_default().push(span);
+        }
+        self.roots.sort_by_key(|span| span.start_time);
+        for root in self.roots {
+            write_span(&root, text);
+            // The next one is the last.
+            let below = |span: &SpanData, children: &mut HashMap<_, Vec<_>>, depth| {
+                let below = children.remove(&id(span)).unwrap_or_default();
+                below.into_iter().rev().map(move |child| (depth, child))
+            };
+            let mut next: Vec<_> = below(&root, &mut children, 1).collect();
+            while let Some((depth, span)) = next.pop() {
+                write_child(&span, depth, text);
+                next.extend(below(&span, &mut children, depth + 1));
             }
+        }
+        let mut strays: Vec<_> = children.into_values().flatten().collect();
+        strays.sort_by_key(|span| span.start_time);
+        for span in &strays {
+            write_span(span, text);
         }
     }
 }
@@ -111,16 +129,14 @@ impl Waiting {
         let trace_id = span.span_context.trace_id();
         let trace = self.traces.entry(trace_id).or_insert_with(|| Trace {
             since: Instant::now(),
-            root: None,
+            roots: Vec::new(),
             others: Vec::new(),
         });
         self.spans += 1;
-        if !is_local_root(&span) {
+        if is_local_root(&span) {
+            trace.roots.push(span);
+        } else {
             trace.others.push(span);
-        } else if let Some(before) = trace.root.replace(span) {
-            // Another request of the same trace, which has waited in vain.
-            write_span(&before, text);
-            self.spans -= 1;
         }
         if trace.is_complete()
             && let Some(trace) = self.traces.remove(&trace_id)
@@ -138,33 +154,6 @@ impl Waiting {
             self.spans -= trace.len();
             trace.write(text);
         }
-    }
-}
-
-/// Writes a span, and below it those that belong to it, in the order in which they started.
-fn write_tree(root: &SpanData, mut spans: Vec<SpanData>, text: &mut String) {
-    // Taken from its end.
-    spans.sort_by_key(|span| std::cmp::Reverse(span.start_time));
-    let mut branch = vec![root.span_context.span_id()];
-    write_span(root, text);
-    while let Some(parent) = branch.last() {
-        let child = spans
-            .iter()
-            .rposition(|span| span.parent_span_id == *parent);
-        match child {
-            Some(child) => {
-                let child = spans.remove(child);
-                write_child(&child, branch.len(), text);
-                branch.push(child.span_context.span_id());
-            }
-            None => {
-                branch.pop();
-            }
-        }
-    }
-    // What belongs to another request of the same trace.
-    for span in spans.iter().rev() {
-        write_span(span, text);
     }
 }
 

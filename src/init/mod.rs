@@ -33,6 +33,7 @@ use opentelemetry_propagator_b3::B3Encoding;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::subscriber::NoSubscriber;
 
 pub use config::Config;
 pub use error::{ConfigWarning, InitError};
@@ -182,7 +183,8 @@ impl Config {
 
 /// Says what is wrong with the configuration where it will be seen.
 fn warn(warning: &ConfigWarning) {
-    if tracing::dispatcher::has_been_set() {
+    let is_heard = |dispatch: &tracing::Dispatch| !dispatch.is::<NoSubscriber>();
+    if tracing::dispatcher::get_default(is_heard) {
         tracing::warn!("{warning}");
     } else {
         eprintln!("tower-telemetry: {warning}");

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_telemetry::{get_span_id, get_trace_id};
+use tower_telemetry::{Trust, get_span_id, get_trace_id};
 
 use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, within_deadline};
 
@@ -214,6 +214,58 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another
         let is_remote = traceparent == Some(TRACEPARENT);
         assert_eq!(span.parent_span_is_remote, is_remote);
     }
+
+    // Who is not trusted is not so by way of an outer layer either.
+    let none = "0000000000000000";
+    for (layer, traceparent, parent) in [
+        (telemetry.layer().with_trust(Trust::Ignore), same, none),
+        (telemetry.layer().with_trust(Trust::Link), same, none),
+        (
+            telemetry.layer().with_trust(Trust::Ignore),
+            TRACEPARENT,
+            "0101010101010101",
+        ),
+        (
+            telemetry.layer().without_outer_span(),
+            same,
+            "b7ad6b7169203331",
+        ),
+        (telemetry.layer().without_outer_span(), "not valid", none),
+    ] {
+        let mut service = layer.layer(service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        let mut request = Request::new(());
+        let value = traceparent.parse().expect("it is a header");
+        request.headers_mut().insert("traceparent", value);
+        let future = {
+            let _attached = outer.clone().attach();
+            tower::Service::call(&mut service, request)
+        };
+        future.await.expect("it cannot fail");
+        let spans = telemetry.spans();
+        let span = spans.last().expect("it has ended");
+        assert_eq!(span.parent_span_id.to_string(), parent, "{traceparent}");
+    }
+    // The limit on forced traces holds for those that an outer layer has continued.
+    let mut service = telemetry
+        .layer()
+        .with_forced_trace_limit(0)
+        .layer(service_fn(|_: Request<()>| async {
+            let cx = Context::current();
+            assert!(!cx.span().span_context().is_sampled());
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+    let count = telemetry.spans().len();
+    let mut request = Request::new(());
+    let value = same.parse().expect("it is a header");
+    request.headers_mut().insert("traceparent", value);
+    let future = {
+        let _attached = outer.attach();
+        tower::Service::call(&mut service, request)
+    };
+    future.await.expect("it cannot fail");
+    assert_eq!(telemetry.spans().len(), count);
 }
 
 #[test]

@@ -607,3 +607,35 @@ async fn handles_record_to_the_same_instruments_as_the_functions() {
     assert_eq!(telemetry.point("test.level").value, Value::F64(4.0));
     assert!(!telemetry.metrics().contains_key("test.unused"));
 }
+
+#[tokio::test]
+async fn an_iterator_of_attributes_may_use_the_span_itself() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        add_span_attributes(["a", "b"].map(|key| {
+            add_span_event("seen", []);
+            KeyValue::new(key, 1)
+        }));
+        add_span_attributes(["c"].into_iter().map(|key| {
+            add_span_event("seen", []);
+            KeyValue::new(key, 1)
+        }));
+    })
+    .await;
+    let span = telemetry.only_span().await;
+    assert_eq!(span.events.len(), 3);
+    assert_eq!(span_attributes(&span)["c"], "1");
+}
+
+#[test]
+fn a_timer_is_no_histogram_of_another_unit() {
+    let telemetry = TestTelemetry::new();
+    let warnings = warnings(|| {
+        block_on(in_request(&telemetry, async {
+            record_histogram_value("test.mixed", "Values.", 1.0, []);
+            drop(start_timer("test.mixed", "Time.", []));
+        }));
+    });
+    assert_eq!(telemetry.point("test.mixed").value.histogram(), (1, 1.0));
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+}

@@ -44,8 +44,18 @@ enum Place {
     Outside,
 }
 
-/// The spans of a request, all of which are in one trace, below one root.
+/// The spans of a request, all of which are in one trace, which the response names.
 fn spans(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
+    let spans = spans_of(place, traceparent);
+    let traces: std::collections::HashSet<_> = spans
+        .iter()
+        .map(|span| span.span_context.trace_id())
+        .collect();
+    assert_eq!(traces.len(), 1, "{place:?}");
+    spans
+}
+
+fn spans_of(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
     let telemetry = TestTelemetry::new();
     let tracer = telemetry.tracer_provider().tracer("tracing");
     let subscriber = tracing_subscriber::registry()
@@ -73,10 +83,10 @@ fn spans(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
                 respond(services.service_fn(handle), request).await
             }
         };
-        for span in telemetry.spans() {
-            let id = span.span_context.trace_id().to_string();
-            assert_eq!(trace_id, id.as_str(), "{} in {place:?}", span.name);
-        }
+        let spans = telemetry.spans();
+        let server = spans.iter().find(|span| span.name == "GET");
+        let server = server.expect("it has ended").span_context.trace_id();
+        assert_eq!(trace_id, server.to_string().as_str(), "{place:?}");
     });
     telemetry.spans()
 }
@@ -121,6 +131,17 @@ fn spans_of_tracing_and_of_opentelemetry_are_below_each_other_in_one_trace() {
             }
         }
     }
+}
+
+#[test]
+fn with_a_trace_layer_outside_the_trace_that_a_request_names_goes_on_all_the_same() {
+    let spans = spans_of(Place::Outside, Some(TRACEPARENT));
+    let in_trace = |span: &&SpanData| span.span_context.trace_id().to_string() == TRACE_ID;
+    let (ours, others): (Vec<_>, Vec<_>) = spans.iter().partition(in_trace);
+    assert_eq!(ours.len(), 1 + HANDLER.len());
+    // The outer layer does not read headers, and is a trace of its own.
+    let others: Vec<_> = others.iter().map(|span| &*span.name).collect();
+    assert_eq!(others, ["request"]);
 }
 
 #[test]

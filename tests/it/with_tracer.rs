@@ -128,6 +128,42 @@ fn any_error<E>(error: E) -> Result<(), E> {
     Err(error)
 }
 
+#[with_tracer("test")]
+async fn async_silent(fails: bool) -> Result<(), Silent> {
+    check(fails)?;
+    Ok(())
+}
+
+fn check(fails: bool) -> Result<(), Silent> {
+    if fails { Err(Silent) } else { Ok(()) }
+}
+
+#[with_tracer("test")]
+async fn async_any_error<E>(error: E) -> Result<(), E> {
+    Err(error)
+}
+
+#[with_tracer("test")]
+fn silent_iterator() -> Result<impl Iterator<Item = u32>, Silent> {
+    check(true)?;
+    Ok([1].into_iter())
+}
+
+#[with_tracer("test")]
+fn boxed_silent() -> Pin<Box<dyn Future<Output = Result<(), Silent>> + Send>> {
+    Box::pin(async move {
+        check(true)?;
+        Ok(())
+    })
+}
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+#[with_tracer("test")]
+fn aliased(text: &str) -> BoxFuture<'_, Result<u32, std::num::ParseIntError>> {
+    Box::pin(async move { text.parse() })
+}
+
 #[with_tracer("test", err = false)]
 fn expected() -> Result<(), Refused> {
     Err(Refused)
@@ -158,6 +194,19 @@ fn errors_of_every_kind_are_seen_unless_told_otherwise() {
     assert_eq!(span_attributes(&span), map([("error.type", silent)]));
     let span = only(async { drop(any_error(Silent)) });
     assert_eq!(span_attributes(&span), map([("error.type", silent)]));
+    for span in [
+        only(async { drop(async_silent(true).await) }),
+        only(async { drop(async_any_error(Silent).await) }),
+        only(async { drop(silent_iterator()) }),
+        only(async { drop(boxed_silent().await) }),
+    ] {
+        assert_eq!(span.status, Status::error(""));
+        assert_eq!(span_attributes(&span), map([("error.type", silent)]));
+    }
+    let span = only(async { assert!(async_silent(false).await.is_ok()) });
+    assert_eq!(span.status, Status::Unset);
+    let span = only(async { drop(aliased("x").await) });
+    assert_eq!(span.status, Status::error("invalid digit found in string"));
     assert_eq!(only(async { drop(expected()) }).status, Status::Unset);
     assert_eq!(
         only(async { drop(renamed()) }).status,
@@ -252,6 +301,65 @@ fn a_panic_is_an_error() {
         assert_eq!(span.status, Status::error(""));
         assert_eq!(span_attributes(&span), map([("error.type", "panic")]));
     }
+}
+
+/// Runs while a panic passes, and does what it should.
+struct CleansUp;
+
+impl Drop for CleansUp {
+    fn drop(&mut self) {
+        clean_up();
+    }
+}
+
+#[with_tracer("test")]
+fn clean_up() {}
+
+#[test]
+fn what_runs_while_a_panic_passes_has_not_failed_and_what_is_caught_later_has() {
+    let all = spans(async {
+        let result = std::panic::catch_unwind(|| {
+            let _cleans_up = CleansUp;
+            panic!("as it should");
+        });
+        assert!(result.is_err());
+        // The future is still there when the panic has been caught.
+        let mut future = Box::pin(panics_async());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = future
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+        }));
+        assert!(result.is_err());
+        drop(future);
+    });
+    assert_eq!(tree(&all), ["GET", "  clean_up", "  panics_async"]);
+    assert_eq!(all[0].status, Status::Unset);
+    assert_eq!(span_attributes(&all[0]), Attributes::new());
+    assert_eq!(all[1].status, Status::error(""));
+    assert_eq!(span_attributes(&all[1]), map([("error.type", "panic")]));
+}
+
+struct User {
+    name: String,
+}
+
+#[with_tracer("test", record(name = user.name, list = list))]
+fn places(user: &User, list: Vec<u32>) -> usize {
+    #![allow(clippy::needless_pass_by_value, reason = "it is what is tested")]
+    user.name.len() + list.len()
+}
+
+#[test]
+fn a_place_is_recorded_without_being_taken() {
+    let span = only(async {
+        let name = "Ada".to_owned();
+        assert_eq!(places(&User { name }, vec![1, 2]), 5);
+    });
+    assert_eq!(
+        span_attributes(&span),
+        map([("name", "Ada"), ("list", "[1,2]")])
+    );
 }
 
 struct Shelf(Vec<String>);
@@ -451,6 +559,22 @@ fn measured(fails: bool) -> Result<(), Refused> {
 #[with_tracer("test", metrics)]
 async fn measured_async() {
     std::future::pending::<()>().await;
+}
+
+impl Cat {
+    #[with_tracer("test", metrics)]
+    fn measured(&self) {}
+}
+
+#[test]
+fn metrics_tell_methods_of_several_types_apart() {
+    let telemetry = TestTelemetry::new();
+    block_on(in_request(&telemetry, async { Cat.measured() }));
+    let name = format!("{}::Cat::measured", module_path!());
+    assert_eq!(
+        telemetry.point("function.duration").attributes,
+        map([("code.function.name", &*name)])
+    );
 }
 
 #[test]
