@@ -1,17 +1,14 @@
-use std::future::Future;
-use std::pin::Pin;
-
 use tower_telemetry::with_tracer;
 
 async fn work() {}
 
 #[with_tracer("test")]
-fn function() -> Pin<Box<dyn Future<Output = ()>>> {
+fn function() -> std::pin::Pin<Box<dyn std::future::Future<Output = ()>>> {
     Box::pin(work())
 }
 
 #[with_tracer("test")]
-fn other() -> impl Future<Output = ()> {
+fn other() -> impl std::future::Future<Output = ()> {
     work()
 }
 
