@@ -293,7 +293,7 @@ pin_project! {
 impl<F: Future, O: Observe<F::Output>> SpanFuture<F, O> {
     /// Runs `inner` in the span of `call`.
     pub fn new(mut call: Call, inner: F, observe: O) -> Self {
-        call.pending = true;
+        call.set_pending(true);
         Self {
             inner: Some(inner),
             call: Some(call),
@@ -330,7 +330,7 @@ impl<F: Future, O: Observe<F::Output>> Future for SpanFuture<F, O> {
             output
         };
         if let Some(call) = this.call {
-            call.pending = false;
+            call.set_pending(false);
             this.observe.observe(&output, call);
         }
         *this.call = None;
