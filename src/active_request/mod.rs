@@ -36,7 +36,7 @@ pub(crate) struct ActiveRequest {
     cx: Option<Context>,
     /// `None` where the request is not recorded, and once it has ended.
     recording: Option<Recording>,
-    /// Whether another layer records the request.
+    /// Whether the attributes that handler code adds are those of another request.
     transparent: bool,
 }
 
@@ -95,10 +95,12 @@ impl ActiveRequest {
     /// through it ends the request.
     pub(crate) fn enter(&mut self) -> Entered<'_> {
         let attached = self.cx.clone().map(Context::attach);
-        let recording = self.recording.as_mut();
-        let extra = recording.map(|recording| mem::take(&mut recording.extra));
+        let outer = (!self.transparent).then(|| {
+            let recording = self.recording.as_mut();
+            handler_attributes::swap(recording.map(|one| mem::take(&mut one.extra)))
+        });
         Entered {
-            outer: (!self.transparent).then(|| handler_attributes::swap(extra)),
+            outer,
             was_panicking: std::thread::panicking(),
             _attached: attached,
             request: self,

@@ -28,6 +28,8 @@ impl ActiveRequest {
         let may_tell = options.may_tell(server);
         let route = recorder.instruments.peer(&request.method, server);
         let call = Call::of(request, &recorder.instruments);
+        // Counted whether it is sampled or not.
+        let resends = Attempts::resends(&request.extensions);
         let mut hooked = RequestAttributes::default();
         options.request_attributes(request, &mut hooked);
         let given_name = options.span_name(request);
@@ -48,7 +50,7 @@ impl ActiveRequest {
                 None => {
                     let sensitive = options.sensitive_parameters.as_ref();
                     client_request_attributes(request, route.method, sensitive, add);
-                    if let Some(count) = Attempts::resends(&request.extensions) {
+                    if let Some(count) = resends {
                         add(KeyValue::new(semconv::HTTP_REQUEST_RESEND_COUNT, count));
                     }
                 }

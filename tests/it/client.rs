@@ -487,6 +487,69 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
 }
 
 #[tokio::test]
+async fn hooks_and_headers_tell_more_and_a_handler_keeps_its_own_attributes() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let uri = format!("http://{}/echo", server.address);
+    let layer = telemetry
+        .client_layer()
+        .with_span_name(|request| Some(format!("call {}", request.uri.path()).into()))
+        .with_captured_response_headers([http::header::CONTENT_TYPE])
+        .with_request_attributes(|_, attributes| {
+            attributes.add_to_metrics(KeyValue::new("upstream", "users"));
+            attributes.add_to_span(KeyValue::new("attempt.id", "7"));
+        })
+        .with_response_attributes(|response, attributes| {
+            let length = !response.headers.is_empty();
+            attributes.add_to_metrics(KeyValue::new("has.headers", length));
+        });
+    let client = layer.layer(hyper());
+    let handler = Router::new().route(
+        "/handler",
+        get(async move || {
+            tower_telemetry::add_request_attributes([KeyValue::new("user.plan", "free")]);
+            send(client, request(uri)).await.into_body()
+        }),
+    );
+    let outer = Server::start(handler.layer(telemetry.layer())).await;
+    let uri = format!("http://{}/handler", outer.address);
+    send(hyper(), request(uri)).await;
+    let spans = telemetry.wait_for_spans(2).await;
+    let found = span_attributes(&spans[0]);
+    assert_eq!(spans[0].name, "call /echo");
+    assert_eq!((&*found["upstream"], &*found["attempt.id"]), ("users", "7"));
+    assert!(found["http.response.header.content-type"].contains("text/plain"));
+    assert!(!found.contains_key("user.plan"));
+    let point = telemetry.point("http.client.request.duration");
+    assert_eq!(point.attributes["upstream"], "users");
+    assert_eq!(point.attributes["has.headers"], "true");
+    assert!(!point.attributes.contains_key("attempt.id"));
+    let point = telemetry.point("http.server.request.duration");
+    assert_eq!(point.attributes["user.plan"], "free");
+    assert!(!point.attributes.contains_key("upstream"));
+}
+
+#[tokio::test]
+async fn attempts_are_counted_whether_they_are_sampled_or_not() {
+    let telemetry = TestTelemetry::with_sampler(opentelemetry_sdk::trace::Sampler::AlwaysOff);
+    let sampled = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let (first, second) = (client(&telemetry), client(&sampled));
+    let uri = format!("http://{}/echo", server.address);
+    // What is sent again with another decision, as each attempt without a parent is decided on.
+    let both = tower::service_fn(move |request: Request<Empty<Bytes>>| {
+        let (first, second, again) = (first.clone(), second.clone(), request.clone());
+        async move {
+            first.oneshot(request).await?;
+            second.oneshot(again).await
+        }
+    });
+    send(AttemptsLayer::new().layer(both), request(uri)).await;
+    let span = sampled.only_span().await;
+    assert_eq!(span_attributes(&span)["http.request.resend_count"], "1");
+}
+
+#[tokio::test]
 async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
