@@ -16,7 +16,7 @@ use crate::semconv::{self, ErrorType, Side};
 pub(crate) struct Call {
     /// As the request names it.
     pub(crate) method: Cow<'static, str>,
-    /// Whether the server is known to have the method. Until then the request may be none.
+    /// Whether the server is known to have the method. Until then a request to a server may be none.
     pub(crate) known: bool,
     /// From the wire, and thus not there when the client goes away.
     pub(crate) code: Option<Code>,
@@ -31,11 +31,7 @@ impl Call {
             return None;
         }
         let method = rpc::method(request);
-        let known = match instruments.side {
-            Side::Server => instruments.grpc_method(method),
-            // The methods that a program calls are its own.
-            Side::Client => instruments.learn_grpc_method(method),
-        };
+        let known = instruments.grpc_method(method);
         Some(Self {
             method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
             known: known.is_some(),
@@ -69,15 +65,21 @@ impl Call {
     ) -> (Code, Option<ErrorType>) {
         let code = match (outcome, self.code) {
             (Outcome::Failed(error), _) => {
-                let code = match side {
-                    Side::Server => Code::INTERNAL,
-                    Side::Client => Code::UNAVAILABLE,
+                let code = match (side, status) {
+                    (Side::Client, None) => Code::UNAVAILABLE,
+                    _ => Code::INTERNAL,
                 };
                 return (code, Some(error));
             }
             (_, Some(code)) => code,
-            // It is the caller who did not want it any more.
-            (Outcome::Cancelled, None) => return (Code::CANCELLED, None),
+            (Outcome::Cancelled, None) => match status {
+                // What does not speak gRPC has answered, and is not read to its end.
+                Some(status) if side == Side::Client && status != StatusCode::OK => {
+                    Code::from_http_status(status)
+                }
+                // It is the caller who did not want it any more.
+                _ => return (Code::CANCELLED, None),
+            },
             (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
         };
         let error = code.is_error(side);

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use http::{HeaderName, Request, Response, Uri, request, response};
 use opentelemetry::Context as TelemetryContext;
+use opentelemetry::baggage::BaggageExt;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{TraceContextExt, Tracer, TracerProvider};
@@ -17,7 +18,7 @@ use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target};
-use crate::propagation::{Format, Propagators};
+use crate::propagation::{Format, Propagators, remove};
 use crate::providers::{KnownSampler, TracersOf};
 use crate::recorder::Shared;
 use crate::semconv::{SensitiveParameters, Side};
@@ -34,7 +35,7 @@ use crate::semconv::{SensitiveParameters, Side};
 /// request is sent, and ends with the last frame of the response's body, or when that is dropped;
 /// metrics are recorded at the same time with the same duration. Each attempt is a request of its
 /// own: the layer goes inside of what retries or follows redirects, and [`AttemptsLayer`] around
-/// that counts.
+/// what retries counts.
 ///
 /// | what happens | `error.type` | span status |
 /// |---|---|---|
@@ -53,7 +54,13 @@ use crate::semconv::{SensitiveParameters, Side};
 /// [`with_trace_targets`](Self::with_trace_targets) names some; baggage goes nowhere, unless
 /// [`with_baggage_targets`](Self::with_baggage_targets) names some. What a request says of another
 /// context, because it was copied from one that came in, is taken out. Where telemetry is suppressed,
-/// as it is for what exports it, a request is left alone.
+/// as it is for what exports it, a request is left as it is.
+///
+/// # Providers
+///
+/// Spans and metrics go where [`init`](crate::init) sends them, or to OpenTelemetry's global
+/// providers. Where a [`TelemetryLayer`](crate::TelemetryLayer) was given others, a client needs to
+/// be given them too.
 ///
 /// # Example
 ///
@@ -118,8 +125,12 @@ impl ClientTelemetryLayer {
         self.with(|options| options.server = Some(server))
     }
 
-    /// Tells only these hosts which trace a request belongs to: `example.com`, or `*.example.com`
-    /// for all below it.
+    /// Tells only these hosts which trace a request belongs to: `example.com`, `*.example.com` for
+    /// all below it, `*` for all, each with a port where it is to be that one alone.
+    ///
+    /// It is looked at for each request that passes the layer, and for each hop of redirects that are
+    /// followed around it. `reqwest` follows them below, and takes all headers along: where it
+    /// matters, give its client `redirect::Policy::none()`.
     ///
     /// ```
     /// use tower_telemetry::ClientTelemetryLayer;
@@ -132,7 +143,8 @@ impl ClientTelemetryLayer {
         self.with(|options| options.trace_targets = Some(hosts))
     }
 
-    /// Sends baggage to these hosts, named as in [`with_trace_targets`](Self::with_trace_targets).
+    /// Sends baggage to these hosts, named and looked at as in
+    /// [`with_trace_targets`](Self::with_trace_targets).
     pub fn with_baggage_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
         let hosts = hosts.into_iter().map(|host| Target::new(&host.into()));
         let hosts = hosts.collect();
@@ -252,6 +264,15 @@ impl ClientTelemetryLayer {
     }
 }
 
+impl ClientTelemetryLayer {
+    /// Declares gRPC methods that are called, as `package.Service/Method`, so that they are named
+    /// from their first call on. Others are when they have been answered for, up to 256.
+    pub fn with_grpc_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.with(|options| options.grpc_methods = methods)
+    }
+}
+
 impl fmt::Debug for ClientTelemetryLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTelemetryLayer")
@@ -325,10 +346,12 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
                 None => shared.options.propagators(),
             };
             let cx = TelemetryContext::current();
-            // Without a context there is none to put in place of what is there.
-            if cx.has_active_span() {
-                let may_tell = shared.options.may_tell(shared.options.server(head));
+            let may_tell = shared.options.may_tell(shared.options.server(head));
+            if cx.has_active_span() || !cx.baggage().is_empty() {
                 propagators.inject(&cx, may_tell, &mut head.headers);
+            } else {
+                // There is no context to put in place of what is there.
+                remove(&mut head.headers, may_tell);
             }
             ActiveRequest::none()
         }

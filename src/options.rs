@@ -15,7 +15,7 @@ use opentelemetry::trace::{SpanContext, TraceFlags};
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer};
-use crate::semconv::http::Server;
+use crate::semconv::http::{Server, split_authority};
 use crate::semconv::{SensitiveParameters, Side};
 
 /// Attributes that a hook may put on one span.
@@ -116,31 +116,46 @@ pub(crate) struct Options {
     pub(crate) baggage_targets: Vec<Target>,
 }
 
-/// A pattern of hosts.
+/// A pattern of servers.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// This host.
-    Host(String),
-    /// This domain, and all below it.
-    Domain(String),
+pub(crate) struct Target {
+    hosts: Hosts,
+    /// `None` for every port.
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug)]
+enum Hosts {
+    All,
+    One(String),
+    /// All below a domain, which begins with its dot.
+    Below(String),
 }
 
 impl Target {
-    /// `example.com`, or `*.example.com` for the hosts below it.
+    /// `example.com`, `*.example.com` for the hosts below it, or `*`, each perhaps with a port.
     pub(crate) fn new(pattern: &str) -> Self {
         let pattern = pattern.to_ascii_lowercase();
-        match pattern.strip_prefix('*') {
-            Some(domain) if domain.starts_with('.') => Self::Domain(domain.to_owned()),
-            _ => Self::Host(pattern),
-        }
+        // What has several colons and no brackets is an address alone.
+        let is_address = pattern.parse::<std::net::Ipv6Addr>().is_ok();
+        let split = split_authority(&pattern).filter(|_| !is_address);
+        let (host, port) = split.unwrap_or((&pattern, None));
+        let hosts = match host.strip_prefix('*') {
+            Some("") => Hosts::All,
+            Some(domain) if domain.starts_with('.') => Hosts::Below(domain.to_owned()),
+            _ => Hosts::One(host.to_owned()),
+        };
+        Self { hosts, port }
     }
 
-    fn matches(&self, host: &str) -> bool {
-        let host = host.to_ascii_lowercase();
-        match self {
-            Self::Host(name) => host == *name,
-            Self::Domain(domain) => host.len() > domain.len() && host.ends_with(&**domain),
-        }
+    fn matches(&self, server: Server<'_>) -> bool {
+        let host = server.host.to_ascii_lowercase();
+        let is_host = match &self.hosts {
+            Hosts::All => true,
+            Hosts::One(name) => host == *name,
+            Hosts::Below(domain) => host.len() > domain.len() && host.ends_with(&**domain),
+        };
+        is_host && self.port.is_none_or(|port| port == server.port)
     }
 }
 
@@ -182,15 +197,14 @@ impl Default for Options {
 impl Options {
     /// The server that a request of a client goes to.
     pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
-        Server::of(&request.uri)
-            .or_else(|| Server::of(self.server.as_ref()?))
-            .or_else(|| Server::of_host(&request.headers))
+        // Not by the header `Host`, which may be a copy of what a stranger has sent.
+        Server::of(&request.uri).or_else(|| Server::of(self.server.as_ref()?))
     }
 
     /// What a server may be told. Who is not known is told nothing that not everybody may know.
     pub(crate) fn may_tell(&self, server: Option<Server<'_>>) -> MayTell {
         let is_among = |targets: &[Target]| {
-            server.is_some_and(|server| targets.iter().any(|target| target.matches(server.host)))
+            server.is_some_and(|server| targets.iter().any(|target| target.matches(server)))
         };
         let trace_targets = self.trace_targets.as_deref();
         MayTell {
@@ -327,11 +341,20 @@ mod tests {
             ("*.example.com", "example.com", false),
             ("*.example.com", "badexample.com", false),
             ("*.example.com", ".example.com", false),
-            ("*", "example.com", false),
+            ("*", "example.com", true),
             ("::1", "::1", true),
+            ("[::1]", "::1", true),
+            ("[::1]:80", "::1", true),
+            ("example.com:80", "example.com", true),
+            ("example.com:81", "example.com", false),
+            ("*:81", "example.com", false),
         ] {
-            let target = Target::new(pattern);
-            assert_eq!(target.matches(host), expected, "{pattern} {host}");
+            let server = Server { host, port: 80 };
+            assert_eq!(
+                Target::new(pattern).matches(server),
+                expected,
+                "{pattern} {host}"
+            );
         }
     }
 

@@ -26,17 +26,23 @@ use crate::future::ResponseFuture;
 impl Middleware for ClientTelemetryLayer {
     async fn handle(
         &self,
-        request: reqwest::Request,
+        mut request: reqwest::Request,
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response> {
-        let request = http::Request::try_from(request)?;
-        let (mut head, body) = request.into_parts();
+        let uri = request.url().as_str();
+        let head = http::Request::builder()
+            .method(request.method())
+            .uri(uri)
+            .version(request.version());
+        let head = head.body(()).map_err(Error::middleware)?;
+        let (mut head, ()) = head.into_parts();
+        head.headers = std::mem::take(request.headers_mut());
         // The same for all attempts at one request.
         let attempts = extensions.get_or_insert_default::<Attempts>().clone();
         head.extensions.insert(attempts);
         let mut active = self.send(&mut head);
-        let request = http::Request::from_parts(head, body).try_into()?;
+        *request.headers_mut() = head.headers;
         let inner = {
             let _entered = active.enter();
             next.run(request, extensions)

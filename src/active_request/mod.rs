@@ -214,7 +214,15 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.give_up();
+        let side = self
+            .recording
+            .as_ref()
+            .map(|one| one.recorder.instruments.side);
+        match side {
+            // A panic of who waits for the answer is no failure of the request.
+            Some(Side::Client) => self.end(Outcome::Cancelled),
+            _ => self.give_up(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use opentelemetry::{Context, KeyValue};
 use super::{ActiveRequest, Http, Recording, SPAN_ATTRIBUTES};
 use crate::attempts::Attempts;
 use crate::call::Call;
-use crate::options::RequestAttributes;
+use crate::options::{MetricSet, RequestAttributes};
 use crate::providers::Started;
 use crate::recorder::Recorder;
 use crate::request_body::Received;
@@ -46,10 +46,13 @@ impl ActiveRequest {
                 server.attributes(add);
             }
             match &call {
-                Some(call) => call.attributes(add),
+                Some(call) if call.known => call.attributes(add),
+                // Whether it is a method is known when it was answered.
+                Some(_) => {}
                 None => {
                     let sensitive = options.sensitive_parameters.as_ref();
-                    client_request_attributes(request, route.method, sensitive, add);
+                    let base = options.server.as_ref();
+                    client_request_attributes(request, base, route.method, sensitive, add);
                     if let Some(count) = resends {
                         add(KeyValue::new(semconv::HTTP_REQUEST_RESEND_COUNT, count));
                     }
@@ -66,7 +69,13 @@ impl ActiveRequest {
         } = recorder
             .tracer
             .start(span, &parent, SPAN_ATTRIBUTES, &attributes);
-        let (scheme, received) = (Scheme::Http, request.extensions.get::<Received>().cloned());
+        let scheme = Scheme::Http;
+        // Not that of a request which this one may be a copy of.
+        let received = options.metrics.contains(&MetricSet::BodySizes).then(|| {
+            let received = Received::new();
+            request.extensions.insert(received.clone());
+            received
+        });
         let active = call.is_none();
         if active {
             recorder.instruments.add_active(&route, scheme, 1);

@@ -21,6 +21,8 @@ pub(super) struct MethodEntry {
     pub(super) index: usize,
     pub(super) method: &'static str,
     pub(super) unmatched: Arc<Route>,
+    /// Of a client, for the servers that there is no room for.
+    pub(super) other: OnceLock<Arc<Route>>,
     pub(super) routes: Table<String, Arc<Route>>,
     /// Active requests, by scheme.
     pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
@@ -65,6 +67,7 @@ impl MethodEntry {
             index,
             method,
             unmatched: Arc::new(Route::new(index, method, None)),
+            other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
             active: Default::default(),
         }

@@ -190,7 +190,9 @@ impl Instruments {
         let Some(Server { host, port }) = server else {
             return entry.unmatched.clone();
         };
-        let make = || {
+        let host = semconv::http::host(host).to_ascii_lowercase();
+        let key = format!("{host}:{port}");
+        let make = |host: &str| {
             let peer = Peer {
                 host: host.into(),
                 port,
@@ -201,11 +203,10 @@ impl Instruments {
                 ..route
             })
         };
-        match entry
-            .routes
-            .get_or_insert_with(&*format!("{host}:{port}"), make)
-        {
-            Ok(route) | Err(route) => route,
+        // Past the bound servers are told apart no more: there may be no end to them.
+        match entry.routes.get_or_insert_with(&*key, || make(&host)) {
+            Ok(route) => route,
+            Err(_) => entry.other.get_or_init(|| make(OTHER)).clone(),
         }
     }
 

@@ -98,14 +98,21 @@ pub(crate) struct MayTell {
     pub(crate) baggage: bool,
 }
 
+impl MayTell {
+    const NOTHING: Self = Self {
+        trace: false,
+        baggage: false,
+    };
+}
+
 impl Propagators {
     /// Writes the context of `cx` into the headers of a request, in place of what they say of
     /// another.
     pub(crate) fn inject(&self, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
+        remove(headers, MayTell::NOTHING);
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
-                    trace_context::remove(headers);
                     let span = cx.span();
                     let span_context = span.span_context();
                     if may.trace && span_context.is_valid() {
@@ -118,7 +125,6 @@ impl Propagators {
                     }
                 }
                 Format::Baggage => {
-                    baggage::remove(headers);
                     if may.baggage {
                         baggage::inject(cx.baggage(), headers);
                     }
@@ -131,18 +137,36 @@ impl Propagators {
     }
 }
 
+/// Takes out of the headers of a request what they say of a context, in whichever form, as far as it
+/// may not be told.
+pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
+    const B3: [HeaderName; 6] = [
+        HeaderName::from_static("b3"),
+        HeaderName::from_static("x-b3-traceid"),
+        HeaderName::from_static("x-b3-spanid"),
+        HeaderName::from_static("x-b3-parentspanid"),
+        HeaderName::from_static("x-b3-sampled"),
+        HeaderName::from_static("x-b3-flags"),
+    ];
+    if !may.trace {
+        trace_context::remove(headers);
+        for name in B3 {
+            headers.remove(name);
+        }
+    }
+    if !may.baggage {
+        baggage::remove(headers);
+    }
+}
+
 /// Writes with a propagator that is not ours, and may panic, or have baggage among the rest.
 fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
     let mut written = HeaderMap::new();
-    let fields = guarded(|| {
-        let fields = propagator.fields().map(str::to_owned);
-        let fields: Vec<_> = fields.collect();
-        propagator.inject_context(cx, &mut HeaderInjector(&mut written));
-        fields
-    });
+    let fields = guarded(|| propagator.fields().map(str::to_owned).collect::<Vec<_>>());
     for field in fields.into_iter().flatten() {
         headers.remove(field);
     }
+    guarded(|| propagator.inject_context(cx, &mut HeaderInjector(&mut written)));
     for (name, value) in &written {
         let may = if *name == baggage::BAGGAGE {
             may.baggage

@@ -244,6 +244,11 @@ pub(super) fn server_attributes(
     }
 }
 
+/// `server.address`, no longer than it is kept.
+pub(crate) fn host(host: &str) -> std::borrow::Cow<'_, str> {
+    truncate(host, MAX_HOST)
+}
+
 /// The server that a client calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Server<'a> {
@@ -256,21 +261,13 @@ impl<'a> Server<'a> {
     /// The server that a URI names.
     pub(crate) fn of(uri: &'a Uri) -> Option<Self> {
         let (host, port) = split_authority(uri.authority()?.as_str())?;
-        let is_https = uri.scheme() == Some(&::http::uri::Scheme::HTTPS);
-        let port = port.unwrap_or(if is_https { 443 } else { 80 });
-        Some(Self { host, port })
-    }
-
-    /// The server that the header `Host` names, where nothing better is known.
-    pub(crate) fn of_host(headers: &'a HeaderMap) -> Option<Self> {
-        let (host, port) = split_authority(headers.get(HOST)?.to_str().ok()?)?;
-        let port = port.unwrap_or(80);
+        let is_secure = matches!(uri.scheme_str(), Some("https" | "wss"));
+        let port = port.unwrap_or(if is_secure { 443 } else { 80 });
         Some(Self { host, port })
     }
 
     pub(crate) fn attributes(self, add: &mut dyn FnMut(KeyValue)) {
-        let host = truncate(self.host, MAX_HOST).into_owned();
-        add(KeyValue::new(SERVER_ADDRESS, host));
+        add(KeyValue::new(SERVER_ADDRESS, host(self.host).into_owned()));
         add(KeyValue::new(SERVER_PORT, i64::from(self.port)));
     }
 }
@@ -278,6 +275,7 @@ impl<'a> Server<'a> {
 /// The attributes of a client span that are known before the request is sent.
 pub(crate) fn client_request_attributes(
     request: &Parts,
+    base: Option<&Uri>,
     method: &'static str,
     sensitive_parameters: Option<&SensitiveParameters>,
     add: &mut dyn FnMut(KeyValue),
@@ -287,14 +285,19 @@ pub(crate) fn client_request_attributes(
         let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
         add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
     }
-    if let Some(url) = full_url(&request.uri, sensitive_parameters) {
+    if let Some(url) = full_url(&request.uri, base, sensitive_parameters) {
         add(KeyValue::new(URL_FULL, url));
     }
 }
 
 /// `url.full`, without credentials; `None` of what names no server.
-fn full_url(uri: &Uri, sensitive_parameters: Option<&SensitiveParameters>) -> Option<String> {
-    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+fn full_url(
+    uri: &Uri,
+    base: Option<&Uri>,
+    sensitive_parameters: Option<&SensitiveParameters>,
+) -> Option<String> {
+    let named = uri.authority().map(|_| uri).or(base)?;
+    let (scheme, authority) = (named.scheme_str()?, named.authority()?.as_str());
     let (credentials, host) = match authority.rsplit_once('@') {
         Some((_, host)) => ("REDACTED:REDACTED@", host),
         None => ("", authority),
@@ -309,7 +312,7 @@ fn full_url(uri: &Uri, sensitive_parameters: Option<&SensitiveParameters>) -> Op
 }
 
 /// Host and port of `user@host:port`, an IPv6 address without its brackets.
-pub(super) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_port = authority
         .rsplit_once('@')
         .map_or(authority, |(_, rest)| rest);
@@ -366,10 +369,13 @@ mod tests {
             ("/b", None),
         ] {
             let uri = uri.parse().expect("it is a URI");
-            assert_eq!(full_url(&uri, Some(&sensitive)).as_deref(), expected);
+            assert_eq!(full_url(&uri, None, Some(&sensitive)).as_deref(), expected);
         }
         let uri = "http://a/b?c=d".parse().expect("it is a URI");
-        assert_eq!(full_url(&uri, None).as_deref(), Some("http://a/b"));
+        assert_eq!(full_url(&uri, None, None).as_deref(), Some("http://a/b"));
+        let path = "/b?c=d".parse().expect("it is a URI");
+        let url = full_url(&path, Some(&uri), Some(&sensitive));
+        assert_eq!(url.as_deref(), Some("http://a/b?c=d"));
     }
 
     #[test]

@@ -408,7 +408,11 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
     let elsewhere = Server::start(app()).await;
     // The same machine by another name, which is told nothing.
     let target = format!("http://127.0.0.1:{}/echo", elsewhere.address.port());
-    let moved = get(async move || axum::response::Redirect::temporary(&target));
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let moved = get(async move |headers: HeaderMap| {
+        let _ = sender.send(headers.get("traceparent").cloned());
+        axum::response::Redirect::temporary(&target)
+    });
     let server = Server::start(Router::new().route("/away", moved)).await;
     let service = ServiceBuilder::new()
         .layer(FollowRedirectLayer::new())
@@ -422,6 +426,9 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
     let response = send(service, request).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
+    let first = told.recv().await.flatten().expect("it may know");
+    let first = first.to_str().expect("text");
+    assert_eq!(&first[36..52], spans[0].span_context.span_id().to_string());
     let hosts: Vec<_> = spans
         .iter()
         .map(|span| span_attributes(span).remove("server.address"))
@@ -474,6 +481,16 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
     assert_eq!(response.body(), "", "it is the exporter's own");
 
     let layer = telemetry.client_layer().with_filter(|_| false);
+    // What was copied from a stranger's request goes nowhere that it may not.
+    let mut copied = request(&uri);
+    for (name, value) in [("baggage", "a=1"), ("b3", "0"), ("tracestate", "a=1")] {
+        let value = value.parse().expect("it is a header");
+        copied.headers_mut().insert(name, value);
+    }
+    let targets = layer.clone().with_trace_targets(["example.com"]);
+    let response = send(targets.layer(hyper()), copied).await;
+    assert_eq!(response.body(), "");
+
     let service = layer.layer(hyper());
     let response = send(service, request(&uri)).with_context(parent).await;
     let passed_on = format!(
@@ -484,6 +501,95 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
     assert_eq!(response.body(), &passed_on);
     assert!(telemetry.spans().is_empty());
     assert!(telemetry.metrics().is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let uri = format!("http://{}/large", server.address);
+    let client = client(&telemetry);
+    let sent = request(&uri);
+    let task = tokio::spawn(async move {
+        let _response = client.oneshot(sent).await.expect("it answers");
+        panic!("as it should");
+    });
+    assert!(task.await.is_err());
+    let more = [
+        ("http.response.status_code", "200"),
+        ("network.protocol.version", "1.1"),
+    ];
+    ended(&telemetry, &uri, Status::Unset, &more).await;
+}
+
+#[tokio::test]
+async fn a_server_is_one_however_its_name_is_written_and_the_version_is_that_of_the_answer() {
+    let telemetry = TestTelemetry::new();
+    let server = Server::start(app()).await;
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    for host in ["localhost", "LocalHost"] {
+        let uri = format!("http://{host}:{}/echo", server.address.port());
+        let service = telemetry.client_layer().layer(client.clone());
+        send(service, request(uri)).await;
+    }
+    let point = telemetry.point("http.client.request.duration");
+    assert_eq!(point.value.histogram().0, 2);
+    assert_eq!(point.attributes["server.address"], "localhost");
+    assert_eq!(point.attributes["network.protocol.version"], "2");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_told() {
+    let telemetry = TestTelemetry::new();
+    let layer = telemetry
+        .client_layer()
+        .with_server(http::Uri::from_static("https://users.internal:8443"))
+        .with_trace_targets(["users.internal"]);
+    let service = layer.layer(tower::service_fn(async |request: Request<Empty<Bytes>>| {
+        assert!(request.headers().contains_key("traceparent"));
+        Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let mut request = request("/users/42?q=1");
+    // Who wrote this is not known.
+    let host = "stranger.example".parse().expect("it is a header");
+    request.headers_mut().insert("host", host);
+    send(service, request).await;
+    let found = span_attributes(&telemetry.only_span().await);
+    assert_eq!(
+        found["url.full"],
+        "https://users.internal:8443/users/42?q=1"
+    );
+    assert_eq!(found["server.address"], "users.internal");
+    assert_eq!(found["server.port"], "8443");
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    let telemetry = TestTelemetry::new();
+    let gateway = Router::new().fallback(async || {
+        let page = axum::response::Html("<html>Bad gateway</html>");
+        (StatusCode::BAD_GATEWAY, page)
+    });
+    let server = Server::start(gateway).await;
+    let uri: http::Uri = format!("http://{}", server.address).parse().expect("a URI");
+    let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
+    let layer = telemetry
+        .client_layer()
+        .with_server(uri)
+        .with_grpc_methods(["grpc.health.v1.Health/Check"]);
+    let mut client = HealthClient::new(layer.layer(channel));
+    assert!(client.check(HealthCheckRequest::default()).await.is_err());
+    let span = telemetry.only_span().await;
+    assert_eq!(span.name, "grpc.health.v1.Health/Check");
+    assert_eq!(span.status, Status::error(""));
+    let found = span_attributes(&span);
+    assert_eq!(found["rpc.response.status_code"], "UNAVAILABLE");
+    assert_eq!(found["error.type"], "UNAVAILABLE");
 }
 
 #[tokio::test]
@@ -551,17 +657,31 @@ async fn attempts_are_counted_whether_they_are_sampled_or_not() {
 
 #[tokio::test]
 async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
+    use http_body_util::Full;
+
     let telemetry = TestTelemetry::new();
-    let server = Server::start(app()).await;
-    let layer = telemetry
-        .client_layer()
-        .with_metrics([MetricSet::BodySizes]);
-    let uri = format!("http://{}/large", server.address);
-    send(layer.layer(hyper()), request(uri)).await;
-    let point = telemetry.point("http.client.response.body.size");
-    assert_eq!(point.value.histogram(), (1, 100_000.0));
-    let names: Vec<_> = telemetry.metrics().into_keys().collect();
-    assert_eq!(names, ["http.client.response.body.size"]);
+    let app = Router::new().route("/count", any(async |body: Bytes| body.len().to_string()));
+    let server = Server::start(app).await;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let service = ServiceBuilder::new()
+        .layer(
+            telemetry
+                .client_layer()
+                .with_metrics([MetricSet::BodySizes]),
+        )
+        .layer(tower_telemetry::RequestBodySizeLayer::new())
+        .service(client);
+    let request = Request::post(format!("http://{}/count", server.address))
+        .body(Full::new(Bytes::from(vec![0; 1234])));
+    let request = request.expect("a valid request");
+    let response = service.oneshot(request).await.expect("it answers");
+    let body = response.into_body().collect().await.expect("it is whole");
+    assert_eq!(body.to_bytes(), "1234");
+    for (name, size) in [("request", 1234.0), ("response", 4.0)] {
+        let point = telemetry.point(&format!("http.client.{name}.body.size"));
+        assert_eq!(point.value.histogram(), (1, size));
+    }
+    assert_eq!(telemetry.metrics().len(), 2);
 }
 
 #[tokio::test]
