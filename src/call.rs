@@ -24,6 +24,21 @@ pub(crate) struct Call {
     pub(crate) answered: bool,
 }
 
+/// Whether the call comes from a client that was generated for its service, and so has the method
+/// for certain.
+fn is_generated(request: &Parts) -> bool {
+    #[cfg(feature = "tonic")]
+    {
+        let method = request.extensions.get::<tonic::GrpcMethod<'static>>();
+        method.is_some()
+    }
+    #[cfg(not(feature = "tonic"))]
+    {
+        let _ = request;
+        false
+    }
+}
+
 impl Call {
     /// What a request claims; `None` where it does not look like a call.
     pub(crate) fn of(request: &Parts, instruments: &Instruments) -> Option<Self> {
@@ -31,7 +46,11 @@ impl Call {
             return None;
         }
         let method = rpc::method(request);
-        let known = instruments.grpc_method(method);
+        let known = if instruments.side == Side::Client && is_generated(request) {
+            instruments.learn_grpc_method(method)
+        } else {
+            instruments.grpc_method(method)
+        };
         Some(Self {
             method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
             known: known.is_some(),

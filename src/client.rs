@@ -266,7 +266,8 @@ impl ClientTelemetryLayer {
 
 impl ClientTelemetryLayer {
     /// Declares gRPC methods that are called, as `package.Service/Method`, so that they are named
-    /// from their first call on. Others are when they have been answered for, up to 256.
+    /// from their first call on. So are, with the feature `tonic`, those of its generated clients.
+    /// Others are when they have been answered for, up to 256.
     pub fn with_grpc_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
         let methods = methods.into_iter().map(Into::into).collect();
         self.with(|options| options.grpc_methods = methods)
