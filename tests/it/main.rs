@@ -39,7 +39,7 @@ mod tasks;
 mod tls;
 #[cfg(feature = "init")]
 mod variables;
-#[cfg(feature = "axum")]
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod w3c;
 #[cfg(feature = "macros")]
 mod with_tracer;

@@ -6,48 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Json, State};
 use axum::routing::post;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::{Deserialize, Serialize};
-use tower::{Layer, ServiceExt};
-use tower_telemetry::ClientTelemetry;
 
-use crate::support::{Server, TRACEPARENT, TestTelemetry, within_deadline};
+use crate::support::process::Process;
+use crate::support::{Server, TRACEPARENT, within_deadline};
 
-type HttpClient = ClientTelemetry<Client<HttpConnector, Body>>;
-
-/// What to post, and where: the protocol of the suite.
-#[derive(Clone, Deserialize, Serialize)]
-struct Order {
-    url: String,
-    arguments: serde_json::Value,
-}
-
-/// The service under test: for `POST /test` with a list of orders, it posts the arguments of each
-/// to its URL.
-async fn test(State(client): State<HttpClient>, Json(orders): Json<Vec<Order>>) -> StatusCode {
-    for Order { url, arguments } in orders {
-        let request = Request::post(url)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Body::from(arguments.to_string()));
-        let Ok(request) = request else {
-            return StatusCode::BAD_REQUEST;
-        };
-        if client.clone().oneshot(request).await.is_err() {
-            return StatusCode::BAD_GATEWAY;
-        }
-    }
-    StatusCode::OK
-}
-
-/// The service under test, and who it is to call.
+/// The service under test, which is an example, and who it is to call.
 struct Service {
-    tested: Server,
+    tested: Process,
     callback: Server,
     /// The headers of what arrived at the callback.
     arrived: Arc<Mutex<Vec<HeaderMap>>>,
@@ -55,17 +25,13 @@ struct Service {
 
 impl Service {
     async fn start() -> Self {
-        let telemetry = TestTelemetry::new();
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let client = telemetry.client_layer().layer(client);
-        let app = Router::new().route("/test", post(test)).with_state(client);
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let keep = arrived.clone();
         let callback = post(async move |headers: HeaderMap| {
             keep.lock().expect("not poisoned").push(headers);
         });
         Self {
-            tested: Server::start(app.layer(telemetry.layer())).await,
+            tested: Process::example("w3c", &[("OTEL_TRACES_EXPORTER", "none")]),
             callback: Server::start(Router::new().route("/callback", callback)).await,
             arrived,
         }
@@ -73,12 +39,10 @@ impl Service {
 
     /// Calls the service with these headers, and returns those of its own calls.
     async fn calls(&self, headers: &[(&str, String)], count: usize) -> Vec<HeaderMap> {
-        let order = Order {
-            url: format!("http://{}/callback", self.callback.address),
-            arguments: serde_json::json!([]),
-        };
-        let orders = serde_json::to_vec(&vec![order; count]).expect("it is JSON");
-        let mut request = Request::post(format!("http://{}/test", self.tested.address))
+        let url = format!("http://{}/callback", self.callback.address);
+        let order = serde_json::json!({ "url": url, "arguments": [] });
+        let orders = serde_json::Value::from(vec![order; count]).to_string();
+        let mut request = Request::post(format!("{}/test", self.tested.url()))
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(orders))
             .expect("a valid request");
