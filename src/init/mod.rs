@@ -118,7 +118,8 @@ impl Config {
     /// own telemetry, and for tests. Its providers are those of the guard.
     ///
     /// ```
-    ///     /// use tower_telemetry::{Config, TelemetryLayer};
+    /// use opentelemetry_sdk::trace::SdkTracerProvider;
+    /// use tower_telemetry::{Config, TelemetryLayer};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let telemetry = Config::from_vars(|_| None).build()?;
