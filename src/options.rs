@@ -42,14 +42,15 @@ pub enum Trust {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricSet {
-    /// `http.requests` and `http.duration`.
+    /// `http.requests` and `http.duration`, of servers alone.
     Basic,
     /// `http.server.request.duration`, `http.server.active_requests` and
-    /// `rpc.server.call.duration`, as the OpenTelemetry conventions have them.
+    /// `rpc.server.call.duration`, as the OpenTelemetry conventions have them; of a client those with
+    /// `client` in place of `server`.
     Conventions,
     /// `http.server.response.body.size`, and with a
     /// [`RequestBodySizeLayer`](crate::RequestBodySizeLayer) `http.server.request.body.size`, in
-    /// bytes that were really transferred.
+    /// bytes that were really transferred; of a client likewise.
     BodySizes,
 }
 
