@@ -1,0 +1,259 @@
+//! What is measured: requests through layers, without a network.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tower_telemetry::{Config, TelemetryGuard};
+
+/// How a request comes in.
+#[derive(Clone, Copy, Debug)]
+pub enum Inbound {
+    Sampled,
+    NotSampled,
+    /// Without a context.
+    Nothing,
+}
+
+impl Inbound {
+    fn traceparent(self) -> Option<HeaderValue> {
+        let text = match self {
+            Self::Sampled => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            Self::NotSampled => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+            Self::Nothing => return None,
+        };
+        Some(HeaderValue::from_static(text))
+    }
+}
+
+/// Sets telemetry up as a service in production has it: spans are queued, and metrics kept, for an
+/// exporter. Nobody listens, and nothing is sent before the benchmark is over.
+pub fn init(sampler: &str, enabled: bool) -> TelemetryGuard {
+    let config = Config::from_vars(|name| {
+        let value = match name {
+            "ENVIRONMENT" => "production",
+            "ENABLE_TELEMETRY" if !enabled => "false",
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => "http://127.0.0.1:9",
+            "OTEL_TRACES_SAMPLER" => sampler,
+            "OTEL_TRACES_SAMPLER_ARG" if sampler.ends_with("ratio") => "0.1",
+            "OTEL_BSP_SCHEDULE_DELAY" | "OTEL_METRIC_EXPORT_INTERVAL" => "3600000",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    });
+    config.without_subscriber().init().expect("it is valid")
+}
+
+/// An axum application with one route.
+pub fn routes() -> Router {
+    Router::new().route("/users/{id}", get(async || "Ada"))
+}
+
+/// A request as `curl` sends it.
+pub fn request(inbound: Inbound) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = "/users/42".parse().expect("it is a path");
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    if let Some(traceparent) = inbound.traceparent() {
+        headers.insert("traceparent", traceparent);
+    }
+    request
+}
+
+/// A request of a client, to be sent.
+pub fn outgoing(_: Inbound) -> Request<Body> {
+    let request = Request::get("http://localhost:3000/users/42").body(Body::empty());
+    request.expect("it is a request")
+}
+
+/// A gRPC call.
+pub fn call(inbound: Inbound) -> Request<Body> {
+    let mut request = request(inbound);
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = "http://localhost:3000/shop.Cart/Get"
+        .parse()
+        .expect("it is a URI");
+    *request.version_mut() = http::Version::HTTP_2;
+    let grpc = HeaderValue::from_static("application/grpc");
+    request.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    request
+}
+
+/// A service that answers at once.
+#[derive(Clone, Copy)]
+pub struct Answer;
+
+impl Service<Request<Body>> for Answer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        std::future::ready(Ok(Response::new(Body::from("Ada"))))
+    }
+}
+
+/// A gRPC service that answers each call with one message and its status.
+#[derive(Clone, Copy)]
+pub struct Method;
+
+impl Service<Request<Body>> for Method {
+    type Response = Response<Message>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Message>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        let mut response = Response::new(Message { next: 0 });
+        let grpc = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+        std::future::ready(Ok(response))
+    }
+}
+
+/// One message, and the trailers.
+pub struct Message {
+    next: u8,
+}
+
+impl http_body::Body for Message {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.next += 1;
+        Poll::Ready(match self.next {
+            1 => Some(Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0")))),
+            2 => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Sends a request through a service that is always ready, and reads the response to its end.
+pub fn send<S, B>(service: &mut S, request: Request<Body>)
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: std::fmt::Debug,
+    B: http_body::Body,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(response) = pin!(service.call(request)).poll(&mut cx) else {
+        panic!("it answers at once");
+    };
+    let mut body = pin!(response.expect("it does not fail").into_body());
+    while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {
+        if body.is_end_stream() {
+            break;
+        }
+    }
+}
+
+/// A layer of the shape that every layer over requests has, and that does nothing.
+#[derive(Clone, Copy)]
+pub struct PassThroughLayer;
+
+impl<S> Layer<S> for PassThroughLayer {
+    type Service = PassThrough<S>;
+
+    fn layer(&self, inner: S) -> PassThrough<S> {
+        PassThrough { inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct PassThrough<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for PassThrough<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<PassThroughBody<R>>;
+    type Error = S::Error;
+    type Future = PassThroughFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        PassThroughFuture {
+            inner: self.inner.call(Request::from_parts(head, body)),
+        }
+    }
+}
+
+pin_project! {
+    pub struct PassThroughFuture<F> {
+        #[pin]
+        inner: F,
+    }
+}
+
+impl<F, B, E> Future for PassThroughFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<PassThroughBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.project().inner.poll(cx))?;
+        let (head, inner) = response.into_parts();
+        Poll::Ready(Ok(Response::from_parts(head, PassThroughBody { inner })))
+    }
+}
+
+pin_project! {
+    pub struct PassThroughBody<B> {
+        #[pin]
+        inner: B,
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for PassThroughBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
