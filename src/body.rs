@@ -23,12 +23,15 @@ pin_project! {
         request: ActiveRequest,
         // What is left of a body whose length is known. A server need not poll it further than that.
         remaining: Option<u64>,
+        // Whether the inner body has no frame left.
+        ended: bool,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = this.request.enter();
+            // One that was read to its end has nothing left to do.
+            let _entered = (!*this.ended).then(|| this.request.enter());
             this.inner.set(None);
         }
     }
@@ -38,13 +41,15 @@ impl<B: Body> ResponseBody<B> {
     pub(crate) fn new(inner: B, head: &HeaderMap, mut request: ActiveRequest) -> Self {
         let remaining = inner.size_hint().exact().or_else(|| content_length(head));
         let empty = remaining == Some(0) && !request.awaits_trailers();
-        if inner.is_end_stream() || request.ends_at_head() || empty {
+        let ended = inner.is_end_stream();
+        if ended || request.ends_at_head() || empty {
             request.complete();
         }
         Self {
             inner: Some(inner),
             request,
             remaining,
+            ended,
         }
     }
 }
@@ -84,12 +89,16 @@ impl<B: Body> Body for ResponseBody<B> {
                 }
                 let all_sent = *this.remaining == Some(0) && !this.request.awaits_trailers();
                 // A server asks this instead of polling once more.
-                if all_sent || inner.is_end_stream() || frame.is_trailers() {
+                *this.ended = inner.is_end_stream();
+                if all_sent || *this.ended || frame.is_trailers() {
                     this.request.complete();
                 }
             }
             Some(Err(_)) => this.request.fail::<B::Error>(),
-            None => this.request.complete(),
+            None => {
+                *this.ended = true;
+                this.request.complete();
+            }
         }
         Poll::Ready(frame)
     }
@@ -111,6 +120,7 @@ impl<B: Default> Default for ResponseBody<B> {
             inner: Some(B::default()),
             request: ActiveRequest::none(),
             remaining: None,
+            ended: false,
         }
     }
 }

@@ -65,7 +65,7 @@ impl Call {
         }
     }
 
-    pub(crate) fn attributes(&self, add: &mut dyn FnMut(KeyValue)) {
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
         add(rpc::system());
         if self.known {
             add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));

@@ -343,7 +343,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
         }
         _ => {
             let propagators = match recorder {
-                Some(recorder) => recorder.propagators.clone(),
+                Some(recorder) => &recorder.propagators,
                 None => shared.options.propagators(),
             };
             let cx = TelemetryContext::current();

@@ -12,7 +12,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
 use crate::options::guarded;
-use crate::providers::{self, Attributes, Current, Started};
+use crate::providers::{self, Attributes, Current, Parent, Started};
 use crate::semconv;
 
 /// Bound, in bytes, of the message of an error.
@@ -109,6 +109,10 @@ impl Function {
         if let Some(link) = link {
             span = span.with_links(vec![link]);
         }
+        let parent = Parent {
+            cx: parent,
+            span_context: None,
+        };
         let Started { cx, recording } = tracer.start(span, parent, 0, attributes);
         Call::new(Some(OpenSpan { cx, recording }), metrics)
     }

@@ -261,9 +261,9 @@ impl Options {
         }
     }
 
-    pub(crate) fn propagators(&self) -> Propagators {
-        let own = self.propagators.clone();
-        own.unwrap_or_else(providers::propagators)
+    pub(crate) fn propagators(&self) -> &Propagators {
+        let own = self.propagators.as_ref();
+        own.unwrap_or_else(|| providers::propagators())
     }
 }
 

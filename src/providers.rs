@@ -9,8 +9,10 @@ use std::sync::{Arc, LazyLock, OnceLock};
 #[cfg(feature = "tokio")]
 use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
-use opentelemetry::trace::{Span, SpanBuilder, SpanContext, TraceContextExt, TraceFlags, Tracer};
-use opentelemetry::trace::{TraceState, TracerProvider};
+use opentelemetry::trace::{
+    Span, SpanBuilder, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceState, Tracer,
+    TracerProvider,
+};
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
 use crate::metrics::Registry;
@@ -60,12 +62,11 @@ impl Providers {
 
     /// Whether a span below the current one would be dropped for certain.
     pub(crate) fn drops_below_current(&self) -> bool {
-        self.sampler.follows_unsampled
-            && Context::map_current(|cx| {
-                let span = cx.span();
-                let span_context = span.span_context();
-                span_context.is_valid() && !span_context.is_sampled()
-            })
+        Context::map_current(|cx| {
+            let span = cx.span();
+            let parent = span.span_context();
+            parent.is_valid() && self.sampler.decision(Some(parent)) == Decision::Drop
+        })
     }
 
     /// The tracer of a component of the application.
@@ -113,8 +114,8 @@ pub(crate) fn install(providers: Option<Providers>, propagators: Propagators) {
 }
 
 /// How context comes with requests.
-pub(crate) fn propagators() -> Propagators {
-    PROPAGATORS.get().cloned().unwrap_or_default()
+pub(crate) fn propagators() -> &'static Propagators {
+    PROPAGATORS.get().unwrap_or_else(|| Propagators::w3c())
 }
 
 /// A context in which the handler functions use `providers`.
@@ -206,10 +207,34 @@ impl Deref for Current {
 /// What is known of the sampler of a provider; by default, nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KnownSampler {
-    /// It reads no attributes, so none are built for a span that it drops.
-    pub(crate) reads_no_attributes: bool,
-    /// It drops every span below one that is not sampled, so there is no need to ask it.
-    pub(crate) follows_unsampled: bool,
+    /// What it decides below a span that is sampled, below one that is not, and without a parent.
+    pub(crate) below_sampled: Decision,
+    pub(crate) below_unsampled: Decision,
+    pub(crate) at_root: Decision,
+    /// How its provider makes span ids, for spans that it need not be asked for.
+    pub(crate) new_span_id: Option<fn() -> SpanId>,
+}
+
+/// What a sampler decides, as far as that is known before it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// It is asked, and may read the attributes.
+    #[default]
+    Unknown,
+    /// It is asked, and reads no attributes.
+    Open,
+    Sample,
+    Drop,
+}
+
+impl KnownSampler {
+    fn decision(&self, parent: Option<&SpanContext>) -> Decision {
+        match parent {
+            Some(parent) if parent.is_sampled() => self.below_sampled,
+            Some(_) => self.below_unsampled,
+            None => self.at_root,
+        }
+    }
 }
 
 /// A [`TracerProvider`] of any type.
@@ -250,19 +275,27 @@ where
 
 /// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
-    /// Starts a span below that of `parent`; `attributes` are asked for at most once, and room is
-    /// made for `capacity` of them.
+    /// Starts a span below `parent`; `attributes` are asked for at most once, and room is made for
+    /// `capacity` of them.
     fn start(
         &self,
         span: SpanBuilder,
-        parent: &Context,
+        parent: Parent<'_>,
         capacity: usize,
         attributes: &Attributes,
     ) -> Started;
 }
 
-/// Hands the attributes of a span, one by one, to what it is given.
-pub(crate) type Attributes<'a> = dyn Fn(&mut dyn FnMut(KeyValue)) + 'a;
+/// What a span starts below.
+pub(crate) struct Parent<'a> {
+    /// What the context of the span has besides the span.
+    pub(crate) cx: &'a Context,
+    /// The span that is the parent; that of `cx`, where none is given.
+    pub(crate) span_context: Option<SpanContext>,
+}
+
+/// Adds the attributes of a span to a list.
+pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
 
 /// A span that was started.
 pub(crate) struct Started {
@@ -285,20 +318,47 @@ where
     fn start(
         &self,
         mut builder: SpanBuilder,
-        parent: &Context,
+        parent: Parent<'_>,
         capacity: usize,
         attributes: &Attributes,
     ) -> Started {
+        let current;
+        let span_context = match &parent.span_context {
+            Some(span_context) => Some(span_context),
+            None => {
+                current = parent.cx.span();
+                Some(current.span_context()).filter(|span_context| span_context.is_valid())
+            }
+        };
+        let decision = self.sampler.decision(span_context);
+        if let (Decision::Drop, Some(span_context), Some(new_span_id)) =
+            (decision, span_context, self.sampler.new_span_id)
+            && !parent.cx.is_telemetry_suppressed()
+        {
+            return Started::dropped(parent.cx, new_span_id(), span_context);
+        }
+        let random = span_context.map_or(0, |one| one.trace_flags().to_u8() & RANDOM);
+        let with_parent;
+        let parent = match parent.span_context {
+            Some(span_context) => {
+                with_parent = parent.cx.with_remote_span_context(span_context);
+                &with_parent
+            }
+            None => parent.cx,
+        };
         // The builder's vector becomes that of the span: reserved here, it grows no more.
-        let mut list = Vec::with_capacity(capacity);
-        if !self.sampler.reads_no_attributes {
-            attributes(&mut |attribute| list.push(attribute));
+        let is_open = matches!(decision, Decision::Open | Decision::Drop);
+        let mut list = Vec::with_capacity(if is_open { 0 } else { capacity });
+        if !is_open {
+            attributes(&mut list);
         }
         builder.attributes = Some(list);
         let mut span = self.tracer.build_with_context(builder, parent);
         if span.is_recording() {
-            if self.sampler.reads_no_attributes {
-                attributes(&mut |attribute| span.set_attribute(attribute));
+            if is_open {
+                let mut list = Vec::with_capacity(capacity);
+                attributes(&mut list);
+                span.set_attributes(list);
             }
             return Started {
                 cx: parent.with_span(span),
@@ -308,7 +368,7 @@ where
         let span_context = span.span_context();
         let cx = if span_context.is_valid() {
             // Its bare context does what a boxed span would, for less.
-            parent.with_remote_span_context(with_random_flag(span_context, parent))
+            parent.with_remote_span_context(with_random_flag(span_context, random))
         } else {
             // An invalid span in a context would be taken for an unsampled parent.
             parent.clone()
@@ -320,14 +380,26 @@ where
     }
 }
 
+impl Started {
+    /// A span that is dropped, below `parent`.
+    fn dropped(cx: &Context, span_id: SpanId, parent: &SpanContext) -> Self {
+        let flags = parent.trace_flags().to_u8() & RANDOM;
+        let state = parent.trace_state().clone();
+        let flags = TraceFlags::new(flags);
+        let span_context = SpanContext::new(parent.trace_id(), span_id, flags, false, state);
+        Self {
+            cx: cx.with_remote_span_context(span_context),
+            recording: false,
+        }
+    }
+}
+
 /// The SDK clears all flags of a span that it drops, but the random flag must be passed on.
-fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
-    let parent = parent.span();
-    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM;
+fn with_random_flag(span_context: &SpanContext, random: u8) -> SpanContext {
     SpanContext::new(
         span_context.trace_id(),
         span_context.span_id(),
-        TraceFlags::new(span_context.trace_flags().to_u8() | inherited),
+        TraceFlags::new(span_context.trace_flags().to_u8() | random),
         false,
         TraceState::clone(span_context.trace_state()),
     )

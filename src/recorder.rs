@@ -39,7 +39,7 @@ impl CapturedHeaders {
         Self(captured)
     }
 
-    pub(crate) fn read(&self, headers: &HeaderMap, add: &mut dyn FnMut(KeyValue)) {
+    pub(crate) fn read(&self, headers: &HeaderMap, mut add: impl FnMut(KeyValue)) {
         for (name, key) in &self.0 {
             if let Some(values) = header_values(headers, name) {
                 add(KeyValue::new(key.clone(), values));
@@ -143,7 +143,7 @@ impl Recorder {
             tracer: providers.tracer(),
             instruments,
             root,
-            propagators: options.propagators(),
+            propagators: options.propagators().clone(),
             request_headers: CapturedHeaders::new(
                 semconv::HTTP_REQUEST_HEADER,
                 options.captured_request.as_ref(),

@@ -40,6 +40,15 @@ where
         self.entries.load().get(key).cloned()
     }
 
+    /// Looks at an entry where it is.
+    pub(crate) fn with<Q, T>(&self, key: &Q, look: impl FnOnce(&V) -> T) -> Option<T>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.entries.load().get(key).map(look)
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.entries.load().len() >= self.limit
     }

@@ -176,7 +176,7 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
         };
         let at = span.located_at(value.span());
         quote_spanned! {at=>
-            add(#krate::opentelemetry::KeyValue::new(
+            attributes.push(#krate::opentelemetry::KeyValue::new(
                 #key,
                 #krate::IntoValue::into_value(#value),
             ));
@@ -188,8 +188,8 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
             #name,
             #krate::__private::SpanKind::#kind,
             #metrics,
-            &|add| {
-                let _ = &add;
+            &|attributes| {
+                let _ = &attributes;
                 #(#attributes)*
             },
         )

@@ -8,53 +8,50 @@ use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
-use super::{ActiveRequest, Http, Recording, SPAN_ATTRIBUTES};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, SPAN_ATTRIBUTES};
 use crate::call::Call;
 use crate::options::{Options, RequestAttributes, Trust};
-use crate::propagation::{Extracted, Propagators, with_state};
-use crate::providers::Started;
+use crate::propagation::{Extracted, with_state};
+use crate::providers::{Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
-use crate::semconv::http::{Described, Scheme, protocol_version, request_attributes, route};
+use crate::semconv::http::{Described, Scheme, request_attributes, route};
 use crate::semconv::{Forwarded, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
     pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
-        let (cx, _) = parent(
-            &recorder.root,
-            &recorder.propagators,
-            &recorder.options,
-            request,
-        );
-        Self {
-            cx: Some(cx),
-            recording: None,
-            transparent: false,
-        }
+        let extracted = recorder.propagators.extract(&request.headers);
+        let begun = Begun::of(&recorder.root, &recorder.options, request, extracted);
+        Self::unrecorded_in(begun.into_context())
     }
 
     /// The same, where telemetry is switched off.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
-        let propagators = options.propagators();
-        let (cx, _) = parent(&Context::new(), &propagators, options, request);
-        Self {
-            cx: (cx.has_active_span() || !cx.baggage().is_empty()).then_some(cx),
-            recording: None,
-            transparent: false,
+        let extracted = options.propagators().extract(&request.headers);
+        if extracted.is_empty() {
+            return Self::none();
         }
+        let cx = Begun::of(&Context::new(), options, request, extracted).into_context();
+        Self::unrecorded_in(cx)
     }
 
     pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let start_time = SystemTime::now();
         let options = &recorder.options;
-        let (parent, link) = parent(&recorder.root, &recorder.propagators, options, request);
+        let instruments = &recorder.instruments;
+        let extracted = recorder.propagators.extract(&request.headers);
+        let Begun {
+            cx,
+            span_context,
+            link,
+        } = Begun::of(&recorder.root, options, request, extracted);
         let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
         let scheme = Scheme::of(request, &forwarded);
-        let route = route(&request.extensions);
-        let route = recorder.instruments.route(&request.method, route);
-        let call = Call::of(request, &recorder.instruments);
+        let found = instruments.find_route(&request.method, route(&request.extensions));
+        let route = instruments.route(&found);
+        let call = Call::of(request, instruments);
         let mut hooked = RequestAttributes::default();
         options.request_attributes(request, &mut hooked);
         let given_name = options.span_name(request);
@@ -76,40 +73,45 @@ impl ActiveRequest {
             forwarded,
             sensitive_parameters: options.sensitive_parameters.as_ref(),
         };
-        let attributes = |add: &mut dyn FnMut(KeyValue)| {
+        let attributes = |list: &mut Vec<KeyValue>| {
+            let mut add = |attribute| list.push(attribute);
             match &call {
                 Some(call) => {
-                    rpc::request_attributes(request, &described.forwarded, add);
+                    rpc::request_attributes(request, &described.forwarded, &mut add);
                     if call.known {
-                        call.attributes(add);
+                        call.attributes(&mut add);
                     }
                 }
                 None => {
-                    request_attributes(request, &described, add);
+                    request_attributes(request, &described, &mut add);
                     if let Some(route) = route.attribute() {
                         add(route);
                     }
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            for attribute in &hooked.span {
-                add(attribute.clone());
-            }
+            list.extend_from_slice(&hooked.span);
         };
-        let tracer = &recorder.tracer;
+        let parent = Parent {
+            cx: &cx,
+            span_context,
+        };
         let Started {
             cx,
             recording: span,
-        } = tracer.start(span, &parent, SPAN_ATTRIBUTES, &attributes);
+        } = recorder
+            .tracer
+            .start(span, parent, SPAN_ATTRIBUTES, &attributes);
 
         let active = call.is_none();
         if active {
-            recorder.instruments.add_active(&route, scheme, 1);
+            instruments.add_active(route, scheme, 1);
         }
-        Self {
-            cx: Some(cx),
+        Self(Some(Box::new(Carried {
+            cx,
             recording: Some(Recording {
                 recorder: recorder.clone(),
+                open: true,
                 span,
                 start,
                 start_time,
@@ -118,66 +120,76 @@ impl ActiveRequest {
                 received: request.extensions.get::<Received>().cloned(),
                 extra: hooked.metric,
                 http: Http {
-                    route,
+                    route: found,
                     scheme,
-                    version: protocol_version(request.version),
-                    method: request.method.clone(),
+                    version: Some(request.version),
+                    body: ResponseBodies::of(&request.method),
                     active,
                     named,
                 },
                 call,
             }),
             transparent: false,
-        }
+        })))
     }
 }
 
-/// The context to start the span in, and a link to one that is not to be its parent.
-fn parent(
-    root: &Context,
-    propagators: &Propagators,
-    options: &Options,
-    request: &Parts,
-) -> (Context, Option<Link>) {
-    let Extracted {
-        span_context,
-        state,
-        baggage,
-    } = propagators.extract(&request.headers);
-    let trust = options.trust(request);
-    let is_trusted = trust == Trust::Continue;
-    let limited = |parent| options.limit_forced(parent);
-    let local = if options.outer_span { local() } else { None };
-    let same = |local: &SpanContext| {
-        let remote = span_context.as_ref();
-        remote.is_some_and(|remote| remote.trace_id() == local.trace_id())
-    };
-    let parent = match local {
-        // An outer layer continues the trace that the request names.
-        Some(local) if same(&local) => is_trusted.then(|| limited(local)),
-        Some(local) if span_context.is_none() || !is_trusted => Some(local),
-        _ if is_trusted => span_context.clone().map(limited),
-        _ => None,
-    };
-    let state = state.filter(|_| is_trusted);
-    let baggage = baggage.filter(|_| is_trusted);
-    let link = span_context.filter(|_| trust == Trust::Link);
-    let link = link.map(Link::with_context);
-    let mut cx = match parent {
-        Some(parent) => {
-            let trace_id = parent.trace_id();
-            let cx = root.with_remote_span_context(parent);
-            match state {
-                Some(state) => with_state(&cx, trace_id, state),
-                None => cx,
+/// What a request brings with it, as far as it is trusted.
+struct Begun {
+    /// Without the parent.
+    cx: Context,
+    /// The parent.
+    span_context: Option<SpanContext>,
+    /// To a span that is not to be the parent.
+    link: Option<Link>,
+}
+
+impl Begun {
+    fn of(root: &Context, options: &Options, request: &Parts, extracted: Extracted) -> Self {
+        let Extracted {
+            span_context,
+            state,
+            baggage,
+        } = extracted;
+        let trust = options.trust(request);
+        let is_trusted = trust == Trust::Continue;
+        let limited = |parent| options.limit_forced(parent);
+        let local = if options.outer_span { local() } else { None };
+        let same = |local: &SpanContext| {
+            let remote = span_context.as_ref();
+            remote.is_some_and(|remote| remote.trace_id() == local.trace_id())
+        };
+        let link = || span_context.clone().map(Link::with_context);
+        let link = if trust == Trust::Link { link() } else { None };
+        let parent = match local {
+            // An outer layer continues the trace that the request names.
+            Some(local) if same(&local) => is_trusted.then(|| limited(local)),
+            Some(local) if span_context.is_none() || !is_trusted => Some(local),
+            _ if is_trusted => span_context.map(limited),
+            _ => None,
+        };
+        let mut cx = match (&parent, state) {
+            (Some(parent), Some(state)) if is_trusted => {
+                with_state(root, parent.trace_id(), state)
             }
+            _ => root.clone(),
+        };
+        if let Some(baggage) = baggage.filter(|_| is_trusted) {
+            cx = cx.with_baggage(baggage);
         }
-        None => root.clone(),
-    };
-    if let Some(baggage) = baggage {
-        cx = cx.with_baggage(baggage);
+        Self {
+            cx,
+            span_context: parent,
+            link,
+        }
     }
-    (cx, link)
+
+    fn into_context(self) -> Context {
+        match self.span_context {
+            Some(parent) => self.cx.with_remote_span_context(parent),
+            None => self.cx,
+        }
+    }
 }
 
 /// The span that is current here, such as that of an outer layer.

@@ -11,13 +11,13 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, Method, StatusCode, response};
+use http::{HeaderMap, Method, StatusCode, Version, response};
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
 use crate::call::Call;
 use crate::handler_attributes;
-use crate::instruments::{CallKey, Measured, Route, SeriesKey};
+use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::options::RequestAttributes;
 use crate::recorder::Recorder;
 use crate::request_body::Received;
@@ -30,10 +30,13 @@ use crate::semconv::{self, ErrorType, Side};
 /// Room for the attributes of a server span: more of them would have to grow it.
 const SPAN_ATTRIBUTES: usize = 16;
 
-/// A request in flight.
-pub(crate) struct ActiveRequest {
+/// A request in flight; `None` where there is nothing to do for it. Boxed, because it is moved
+/// again and again on its way through the layers.
+pub(crate) struct ActiveRequest(Option<Box<Carried>>);
+
+struct Carried {
     /// Current whenever code of the service runs for this request.
-    cx: Option<Context>,
+    cx: Context,
     /// `None` where the request is not recorded, and once it has ended.
     recording: Option<Recording>,
     /// Whether the attributes that handler code adds are those of another request.
@@ -42,6 +45,8 @@ pub(crate) struct ActiveRequest {
 
 struct Recording {
     recorder: Arc<Recorder>,
+    /// False once its end has begun.
+    open: bool,
     /// Whether the span takes attributes.
     span: bool,
     start: Instant,
@@ -60,14 +65,36 @@ struct Recording {
 
 /// What is remembered of a request over HTTP.
 struct Http {
-    route: Arc<Route>,
+    route: RouteRef,
     scheme: Scheme,
-    version: Option<&'static str>,
-    method: Method,
+    /// `None` where there is no answer yet to tell it.
+    version: Option<Version>,
+    body: ResponseBodies,
     /// Whether it is counted among the active requests.
     active: bool,
     /// Whether the name of the span is one that a hook has chosen.
     named: bool,
+}
+
+/// Which responses to a request have a body.
+#[derive(Clone, Copy)]
+enum ResponseBodies {
+    /// Those to most methods, and not those with some statuses.
+    ByStatus,
+    /// To CONNECT, those that do not open a tunnel.
+    Unsuccessful,
+    /// To HEAD, none.
+    Never,
+}
+
+impl ResponseBodies {
+    fn of(method: &Method) -> Self {
+        match *method {
+            Method::HEAD => Self::Never,
+            Method::CONNECT => Self::Unsuccessful,
+            _ => Self::ByStatus,
+        }
+    }
 }
 
 /// How a request ended.
@@ -84,21 +111,36 @@ pub(crate) enum Outcome {
 impl ActiveRequest {
     /// A request that is left alone.
     pub(crate) fn none() -> Self {
-        Self {
-            cx: None,
+        Self(None)
+    }
+
+    /// A request that is not recorded, and has a context all the same.
+    fn unrecorded_in(cx: Context) -> Self {
+        Self(Some(Box::new(Carried {
+            cx,
             recording: None,
-            transparent: true,
-        }
+            transparent: false,
+        })))
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.0.as_mut()?.recording.as_mut()
     }
 
     /// Makes the request current on this thread, until the guard is dropped. A panic that passes
     /// through it ends the request.
     pub(crate) fn enter(&mut self) -> Entered<'_> {
-        let attached = self.cx.clone().map(Context::attach);
-        let outer = (!self.transparent).then(|| {
-            let recording = self.recording.as_mut();
-            handler_attributes::swap(recording.map(|one| mem::take(&mut one.extra)))
+        let entered = self.0.as_mut().map(|carried| {
+            let attributes = (!carried.transparent).then(|| {
+                let recording = carried.recording.as_mut();
+                handler_attributes::swap(recording.map(|one| mem::take(&mut one.extra)))
+            });
+            (carried.cx.clone().attach(), attributes)
         });
+        let (attached, outer) = match entered {
+            Some((attached, outer)) => (Some(attached), outer),
+            None => (None, None),
+        };
         Entered {
             outer,
             was_panicking: std::thread::panicking(),
@@ -109,7 +151,10 @@ impl ActiveRequest {
 
     /// Sees the head of the response, and writes into it which trace it belongs to.
     pub(crate) fn on_head(&mut self, head: &mut response::Parts) {
-        let (Some(cx), Some(recording)) = (&self.cx, &mut self.recording) else {
+        let Some(carried) = &mut self.0 else {
+            return;
+        };
+        let (cx, Some(recording)) = (&carried.cx, &mut carried.recording) else {
             return;
         };
         recording.status = Some(head.status);
@@ -142,16 +187,19 @@ impl ActiveRequest {
 
     /// Whether a response to this request ends with its head, whatever its body says.
     pub(crate) fn ends_at_head(&self) -> bool {
+        let Some(carried) = &self.0 else {
+            return false;
+        };
         let Some(Recording {
             status: Some(status),
-            http: Http { method, .. },
+            http: Http { body, .. },
             ..
-        }) = &self.recording
+        }) = &carried.recording
         else {
             return false;
         };
-        *method == Method::HEAD
-            || *method == Method::CONNECT && status.is_success()
+        matches!(body, ResponseBodies::Never)
+            || matches!(body, ResponseBodies::Unsuccessful) && status.is_success()
             || matches!(
                 *status,
                 StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -160,13 +208,14 @@ impl ActiveRequest {
 
     /// Whether the request is one whose trailers say how it ended.
     pub(crate) fn awaits_trailers(&self) -> bool {
-        let call = self.recording.as_ref().and_then(|one| one.call.as_ref());
+        let recording = self.0.as_ref().and_then(|one| one.recording.as_ref());
+        let call = recording.and_then(|one| one.call.as_ref());
         call.is_some_and(|call| call.code.is_none())
     }
 
     /// Sees data of the response's body.
     pub(crate) fn on_data(&mut self, data: &impl bytes::Buf) {
-        if let Some(recording) = &mut self.recording {
+        if let Some(recording) = self.recording() {
             let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
             recording.sent = recording.sent.saturating_add(length);
             if let Some(call) = &mut recording.call {
@@ -180,7 +229,7 @@ impl ActiveRequest {
 
     /// Sees the trailers of the response.
     pub(crate) fn on_trailers(&mut self, trailers: &HeaderMap) {
-        let call = self.recording.as_mut().and_then(|one| one.call.as_mut());
+        let call = self.recording().and_then(|one| one.call.as_mut());
         if let Some(Call { code, .. }) = call {
             *code = Code::in_headers(trailers).or(*code);
         }
@@ -197,8 +246,13 @@ impl ActiveRequest {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        if let (Some(cx), Some(recording)) = (&self.cx, self.recording.take()) {
-            recording.finish(cx, outcome);
+        if let Some(carried) = &mut self.0
+            && let Some(recording) = &mut carried.recording
+            // Once, even if what is told of it panics.
+            && mem::replace(&mut recording.open, false)
+        {
+            recording.finish(&carried.cx, outcome);
+            carried.recording = None;
         }
     }
 
@@ -214,14 +268,13 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        let side = self
-            .recording
-            .as_ref()
-            .map(|one| one.recorder.instruments.side);
-        match side {
+        let Some(recording) = self.recording() else {
+            return;
+        };
+        match recording.recorder.instruments.side {
             // A panic of who waits for the answer is no failure of the request.
-            Some(Side::Client) => self.end(Outcome::Cancelled),
-            _ => self.give_up(),
+            Side::Client => self.end(Outcome::Cancelled),
+            Side::Server => self.give_up(),
         }
     }
 }
@@ -240,7 +293,7 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if let Some(outer) = self.outer.take() {
             let extra = handler_attributes::swap(outer);
-            if let (Some(recording), Some(extra)) = (&mut self.request.recording, extra) {
+            if let (Some(recording), Some(extra)) = (self.request.recording(), extra) {
                 recording.extra = extra;
             }
         }
@@ -254,19 +307,16 @@ impl Drop for Entered<'_> {
 
 impl Http {
     /// Describes on its span a request that was taken for a gRPC call.
-    fn describe(&self, call: &Call, recording: bool, cx: &Context) {
-        if !recording {
-            return;
-        }
+    fn describe(&self, call: &Call, route: &Route, cx: &Context) {
         let span = cx.span();
         let mut add = |attribute| span.set_attribute(attribute);
-        let method = self.route.method;
-        claimed_call_attributes(method, self.scheme, &call.method, self.version, &mut add);
-        if let Some(route) = self.route.attribute() {
+        let version = self.version.and_then(protocol_version);
+        claimed_call_attributes(route.method, self.scheme, &call.method, version, &mut add);
+        if let Some(route) = route.attribute() {
             span.set_attribute(route);
         }
         if !self.named {
-            span.update_name(self.route.name.clone());
+            span.update_name(route.name.clone());
         }
     }
 }
@@ -283,8 +333,10 @@ impl Recording {
         }
         if !rpc::has_grpc_content_type(&head.headers)
             && let Some(call) = self.call.take()
+            && self.span
         {
-            self.http.describe(&call, self.span, cx);
+            let route = self.recorder.instruments.route(&self.http.route);
+            self.http.describe(&call, route, cx);
         }
     }
 
@@ -293,8 +345,8 @@ impl Recording {
         match &mut self.call {
             Some(call) => call.code = Code::in_headers(&head.headers),
             None => {
-                self.http.version = protocol_version(head.version);
-                if let Some(version) = self.http.version.filter(|_| self.span) {
+                self.http.version = Some(head.version);
+                if let Some(version) = protocol_version(head.version).filter(|_| self.span) {
                     let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);
                     cx.span().set_attribute(version);
                 }
@@ -303,12 +355,13 @@ impl Recording {
     }
 
     /// The last word on a request: its metrics and the end of its span.
-    fn finish(mut self, cx: &Context, outcome: Outcome) {
+    fn finish(&mut self, cx: &Context, outcome: Outcome) {
         let duration = self.start.elapsed();
         let instruments = &self.recorder.instruments;
         let side = instruments.side;
+        let route = instruments.route(&self.http.route);
         if self.http.active {
-            instruments.add_active(&self.http.route, self.http.scheme, -1);
+            instruments.add_active(route, self.http.scheme, -1);
         }
         let extra = mem::take(&mut self.extra).into_iter();
         let extra: Vec<_> = extra.filter_map(|one| instruments.bounded(one)).collect();
@@ -329,7 +382,7 @@ impl Recording {
                 let (code, error) = call.result(side, outcome, self.status);
                 let known = call.learn(instruments);
                 let key = CallKey {
-                    peer: self.http.route.peer.clone(),
+                    peer: route.peer.clone(),
                     method: known,
                     code,
                     status,
@@ -370,7 +423,6 @@ impl Recording {
                     status,
                     error,
                 };
-                let route = &self.http.route;
                 instruments.record_http(route, &key, &extra, &measured);
                 if let Some(status) = self.status {
                     set(status_attribute(status));

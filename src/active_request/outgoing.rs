@@ -7,11 +7,11 @@ use http::request::Parts;
 use opentelemetry::trace::{SpanBuilder, SpanKind};
 use opentelemetry::{Context, KeyValue};
 
-use super::{ActiveRequest, Http, Recording, SPAN_ATTRIBUTES};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, SPAN_ATTRIBUTES};
 use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::options::{MetricSet, RequestAttributes};
-use crate::providers::Started;
+use crate::providers::{Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv;
@@ -26,7 +26,8 @@ impl ActiveRequest {
         let parent = recorder.with_providers(Context::current());
         let server = options.server(request);
         let may_tell = options.may_tell(server);
-        let route = recorder.instruments.peer(&request.method, server);
+        let found = recorder.instruments.find_peer(&request.method, server);
+        let route = recorder.instruments.route(&found);
         let call = Call::of(request, &recorder.instruments);
         // Counted whether it is sampled or not.
         let resends = Attempts::resends(&request.extensions);
@@ -41,7 +42,8 @@ impl ActiveRequest {
         let span = SpanBuilder::from_name(name)
             .with_kind(SpanKind::Client)
             .with_start_time(start_time);
-        let attributes = |add: &mut dyn FnMut(KeyValue)| {
+        let attributes = |list: &mut Vec<KeyValue>| {
+            let add = &mut |attribute| list.push(attribute);
             if let Some(server) = server {
                 server.attributes(add);
             }
@@ -59,16 +61,18 @@ impl ActiveRequest {
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            for attribute in &hooked.span {
-                add(attribute.clone());
-            }
+            list.extend_from_slice(&hooked.span);
+        };
+        let parent = Parent {
+            cx: &parent,
+            span_context: None,
         };
         let Started {
             cx,
             recording: span,
         } = recorder
             .tracer
-            .start(span, &parent, SPAN_ATTRIBUTES, &attributes);
+            .start(span, parent, SPAN_ATTRIBUTES, &attributes);
         let scheme = Scheme::Http;
         // Not that of a request which this one may be a copy of.
         let received = options.metrics.contains(&MetricSet::BodySizes).then(|| {
@@ -78,15 +82,16 @@ impl ActiveRequest {
         });
         let active = call.is_none();
         if active {
-            recorder.instruments.add_active(&route, scheme, 1);
+            recorder.instruments.add_active(route, scheme, 1);
         }
         recorder
             .propagators
             .inject(&cx, may_tell, &mut request.headers);
-        Self {
-            cx: Some(cx),
+        Self(Some(Box::new(Carried {
+            cx,
             recording: Some(Recording {
                 recorder: recorder.clone(),
+                open: true,
                 span,
                 start,
                 start_time,
@@ -95,10 +100,10 @@ impl ActiveRequest {
                 received,
                 extra: hooked.metric,
                 http: Http {
-                    route,
+                    route: found,
                     scheme,
                     version: None,
-                    method: request.method.clone(),
+                    body: ResponseBodies::of(&request.method),
                     active,
                     named,
                 },
@@ -106,6 +111,6 @@ impl ActiveRequest {
             }),
             // The handler that sends it has attributes of its own.
             transparent: true,
-        }
+        })))
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SdkTracerProvider, ShouldSample,
+};
 
 use super::batch::Worker;
 use super::config::Config;
@@ -18,7 +20,7 @@ use super::resource::resource;
 use super::settings::{PerSignal, Sampler, Signal};
 use super::stats::Counters;
 use super::{metrics, traces};
-use crate::providers::KnownSampler;
+use crate::providers::{Decision, KnownSampler};
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -37,16 +39,7 @@ impl Export {
             .sampler
             .take()
             .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
-        let known = KnownSampler {
-            reads_no_attributes: !matches!(sampler, Sampler::Custom(_)),
-            follows_unsampled: match sampler {
-                Sampler::ParentBasedAlwaysOn
-                | Sampler::ParentBasedAlwaysOff
-                | Sampler::ParentBasedTraceIdRatio(_)
-                | Sampler::AlwaysOff => true,
-                Sampler::AlwaysOn | Sampler::TraceIdRatio(_) | Sampler::Custom(_) => false,
-            },
-        };
+        let known = known(&sampler);
         let mut building = Building {
             resource: resource(config),
             config,
@@ -114,6 +107,27 @@ impl Building<'_> {
             headers: headers.unwrap_or_default(),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
         })
+    }
+}
+
+/// What the SDK's own samplers decide without being asked.
+fn known(sampler: &Sampler) -> KnownSampler {
+    let always = |decision| [decision; 3];
+    let parent_based = |root| [Decision::Sample, Decision::Drop, root];
+    let [below_sampled, below_unsampled, at_root] = match sampler {
+        Sampler::AlwaysOn => always(Decision::Sample),
+        Sampler::AlwaysOff => always(Decision::Drop),
+        Sampler::TraceIdRatio(_) => always(Decision::Open),
+        Sampler::ParentBasedAlwaysOn => parent_based(Decision::Sample),
+        Sampler::ParentBasedAlwaysOff => parent_based(Decision::Drop),
+        Sampler::ParentBasedTraceIdRatio(_) => parent_based(Decision::Open),
+        Sampler::Custom(_) => always(Decision::Unknown),
+    };
+    KnownSampler {
+        below_sampled,
+        below_unsampled,
+        at_root,
+        new_span_id: Some(|| RandomIdGenerator::default().new_span_id()),
     }
 }
 

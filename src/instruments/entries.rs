@@ -20,12 +20,23 @@ const MAX_NAMES: usize = 8192;
 pub(super) struct MethodEntry {
     pub(super) index: usize,
     pub(super) method: &'static str,
-    pub(super) unmatched: Arc<Route>,
+    /// The places of those without a route, or without a server.
+    pub(super) unmatched: usize,
     /// Of a client, for the servers that there is no room for.
-    pub(super) other: OnceLock<Arc<Route>>,
-    pub(super) routes: Table<String, Arc<Route>>,
+    pub(super) other: OnceLock<usize>,
+    /// The places of routes and servers.
+    pub(super) routes: Table<String, usize>,
     /// Active requests, by scheme.
     pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
+}
+
+/// A route as a request holds it.
+pub(crate) enum RouteRef {
+    /// The place of one that is kept. There are no owners to count, which requests on all threads
+    /// would do at once.
+    Kept(usize),
+    /// One that there was no room for.
+    Own(Box<Route>),
 }
 
 /// What is known of the requests with one method and route.
@@ -62,11 +73,11 @@ impl Peer {
 }
 
 impl MethodEntry {
-    pub(super) fn new(index: usize, method: &'static str) -> Self {
+    pub(super) fn new(index: usize, method: &'static str, unmatched: usize) -> Self {
         Self {
             index,
             method,
-            unmatched: Arc::new(Route::new(index, method, None)),
+            unmatched,
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
             active: Default::default(),

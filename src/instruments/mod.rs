@@ -6,6 +6,7 @@
 mod entries;
 mod series;
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,12 +16,12 @@ use opentelemetry::{KeyValue, Value};
 
 use crate::bound::{Bind, BoundCounter, BoundHistogram};
 use crate::options::MetricSet;
-use crate::semconv::http::{Scheme, Server, status_attribute};
+use crate::semconv::http::{Scheme, Server, protocol_version, status_attribute};
 use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 use crate::table::{Inserted, Table};
 
 use entries::MethodEntry;
-pub(crate) use entries::{Peer, Route, intern};
+pub(crate) use entries::{Peer, Route, RouteRef, intern};
 use series::Series;
 pub(crate) use series::{CallKey, Measured, SeriesKey};
 
@@ -41,6 +42,8 @@ pub(crate) struct Instruments {
     sizes: Option<Sizes>,
     /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
+    /// All routes, and never less of them.
+    routes: boxcar::Vec<Route>,
     grpc_methods: Table<String, &'static str>,
     calls: Table<CallKey, Arc<Series>>,
     /// Values of attributes from hooks and handlers, by key.
@@ -150,17 +153,19 @@ impl Instruments {
             response: size(names.response_size, "response"),
         };
         // They are of the requests to a server.
+        let routes = boxcar::Vec::new();
+        let methods = methods.chain([OTHER]).enumerate();
+        let methods = methods.map(|(index, method)| {
+            MethodEntry::new(index, method, routes.push(Route::new(index, method, None)))
+        });
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
         let instruments = Self {
             side,
             basic: has_basic.then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
-            methods: methods
-                .chain([OTHER])
-                .enumerate()
-                .map(|(index, method)| MethodEntry::new(index, method))
-                .collect(),
+            methods: methods.collect(),
+            routes,
             grpc_methods: Table::new(MAX_GRPC_METHODS),
             calls: Table::new(MAX_CALLS),
             values: Table::new(MAX_KEYS),
@@ -172,41 +177,65 @@ impl Instruments {
         instruments
     }
 
-    /// The entry of a method and route.
-    pub(crate) fn route(&self, method: &Method, route: Option<&str>) -> Arc<Route> {
+    /// What is known of a method and route.
+    pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
         let Some(route) = route else {
-            return entry.unmatched.clone();
+            return RouteRef::Kept(entry.unmatched);
         };
-        let make = || Arc::new(Route::new(entry.index, entry.method, Some(route)));
-        match entry.routes.get_or_insert_with(route, make) {
-            Ok(route) | Err(route) => route,
+        if let Some(place) = entry.routes.get(route) {
+            return RouteRef::Kept(place);
         }
+        let made = Route::new(entry.index, entry.method, Some(route));
+        self.keep(entry, route, made)
+            .map_or_else(|made| RouteRef::Own(Box::new(made)), RouteRef::Kept)
     }
 
-    /// The entry of a method and the server that it is sent to.
-    pub(crate) fn peer(&self, method: &Method, server: Option<Server<'_>>) -> Arc<Route> {
+    /// What is known of a method and the server that it is sent to.
+    pub(crate) fn find_peer(&self, method: &Method, server: Option<Server<'_>>) -> RouteRef {
         let entry = self.entry(method);
         let Some(Server { host, port }) = server else {
-            return entry.unmatched.clone();
+            return RouteRef::Kept(entry.unmatched);
         };
         let host = semconv::http::host(host).to_ascii_lowercase();
         let key = format!("{host}:{port}");
+        if let Some(place) = entry.routes.get(&*key) {
+            return RouteRef::Kept(place);
+        }
         let make = |host: &str| {
             let peer = Peer {
                 host: host.into(),
                 port,
             };
             let route = Route::new(entry.index, entry.method, None);
-            Arc::new(Route {
+            Route {
                 peer: Some(peer),
                 ..route
-            })
+            }
         };
         // Past the bound servers are told apart no more: there may be no end to them.
-        match entry.routes.get_or_insert_with(&*key, || make(&host)) {
-            Ok(route) => route,
-            Err(_) => entry.other.get_or_init(|| make(OTHER)).clone(),
+        let kept = self.keep(entry, &key, make(&host));
+        RouteRef::Kept(kept.unwrap_or_else(|_| {
+            let other = || self.routes.push(make(OTHER));
+            *entry.other.get_or_init(other)
+        }))
+    }
+
+    /// Keeps a route, and returns its place; the route itself, where there is no room.
+    fn keep(&self, entry: &MethodEntry, key: &str, route: Route) -> Result<usize, Route> {
+        if entry.routes.is_full() {
+            return Err(route);
+        }
+        match entry.routes.insert(key.to_owned(), self.routes.push(route)) {
+            // Of two that were made at the same time, one is kept in vain.
+            Inserted::New(place) | Inserted::Present(place) | Inserted::Full(place) => Ok(place),
+        }
+    }
+
+    pub(crate) fn route<'a>(&'a self, route: &'a RouteRef) -> &'a Route {
+        match route {
+            RouteRef::Kept(place) => &self.routes[*place],
+            RouteRef::Own(route) => route,
         }
     }
 
@@ -248,27 +277,13 @@ impl Instruments {
         measured: &Measured,
     ) {
         let bind = || Arc::new(self.bind_http(route, key, extra));
-        let series = if extra.is_empty() {
-            route.series.get_or_insert_with(key, bind)
-        } else {
-            Ok(bind())
-        };
-        match series {
-            Ok(series) | Err(series) => series.record(measured),
-        }
+        record(&route.series, key, extra, measured, bind);
     }
 
     /// Records a gRPC call that ended.
     pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], measured: &Measured) {
         let bind = || Arc::new(self.bind_call(key, extra));
-        let series = if extra.is_empty() {
-            self.calls.get_or_insert_with(key, bind)
-        } else {
-            Ok(bind())
-        };
-        match series {
-            Ok(series) | Err(series) => series.record(measured),
-        }
+        record(&self.calls, key, extra, measured, bind);
     }
 
     /// A gRPC method that the server is known to have.
@@ -338,6 +353,7 @@ impl Instruments {
         let basic = self.bind_basic(&attributes);
         attributes.extend(
             key.version
+                .and_then(protocol_version)
                 .map(|version| KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version)),
         );
         match &route.peer {
@@ -395,6 +411,24 @@ impl Instruments {
             requests.bind_to(attributes),
             milliseconds.bind_to(attributes),
         ))
+    }
+}
+
+/// Records to the series of a key. With attributes of its own, a request has one of its own.
+fn record<K: Clone + Eq + Hash>(
+    table: &Table<K, Arc<Series>>,
+    key: &K,
+    extra: &[KeyValue],
+    measured: &Measured,
+    bind: impl FnOnce() -> Arc<Series>,
+) {
+    if !extra.is_empty() {
+        return bind().record(measured);
+    }
+    let known = table.with(key, |series| series.record(measured));
+    if known.is_none() {
+        let (Ok(series) | Err(series)) = table.get_or_insert_with(key, bind);
+        series.record(measured);
     }
 }
 

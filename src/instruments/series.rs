@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use super::Peer;
 use crate::bound::{BoundCounter, BoundHistogram};
@@ -16,7 +16,8 @@ pub(crate) struct SeriesKey {
     /// also when nothing is recorded to it.
     pub(crate) counted: bool,
     pub(crate) scheme: Scheme,
-    pub(crate) version: Option<&'static str>,
+    /// `None` where there was no answer to tell it.
+    pub(crate) version: Option<Version>,
     /// A defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,

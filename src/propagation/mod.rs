@@ -41,13 +41,6 @@ pub(crate) struct Extracted {
     pub(crate) baggage: Option<Baggage>,
 }
 
-impl Default for Propagators {
-    fn default() -> Self {
-        static W3C: LazyLock<Propagators> =
-            LazyLock::new(|| Propagators(Arc::new([Format::TraceContext, Format::Baggage])));
-        W3C.clone()
-    }
-}
 
 impl FromIterator<Format> for Propagators {
     fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
@@ -56,6 +49,13 @@ impl FromIterator<Format> for Propagators {
 }
 
 impl Propagators {
+    /// Those that hold where no others are named.
+    pub(crate) fn w3c() -> &'static Self {
+        static W3C: LazyLock<Propagators> =
+            LazyLock::new(|| Propagators(Arc::new([Format::TraceContext, Format::Baggage])));
+        &W3C
+    }
+
     pub(crate) fn extract(&self, headers: &HeaderMap) -> Extracted {
         let mut extracted = Extracted::default();
         for format in &*self.0 {
@@ -116,7 +116,7 @@ impl Propagators {
                     let span = cx.span();
                     let span_context = span.span_context();
                     if may.trace && span_context.is_valid() {
-                        let traceparent = Text::of(span_context).traceparent("", "");
+                        let traceparent = value(&traceparent(span_context));
                         let beside = cx.get::<StateBeside>();
                         let beside = beside
                             .filter(|state| state.trace_id == span_context.trace_id())
@@ -180,6 +180,10 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
 }
 
 impl Extracted {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.span_context.is_none() && self.baggage.is_none()
+    }
+
     /// Reads with a propagator that is not ours, and may panic.
     fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
         let headers = HeaderExtractor(headers);
@@ -244,46 +248,43 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 impl ResponseHeaders {
     /// Writes them into a head. It gives our own ids, and nothing that came with the request.
     pub(crate) fn inject(&self, span_context: &SpanContext, headers: &mut HeaderMap) {
-        let text = Text::of(span_context);
         // Beyond its capacity a map would panic, had it not been asked to try.
         if let Some(name) = &self.trace_id {
-            let _ = headers.try_insert(name.clone(), text.trace_id());
+            let _ = headers.try_insert(name.clone(), trace_id(span_context));
         }
         if self.traceresponse {
-            let _ = headers.try_insert(TRACERESPONSE, text.traceparent("", ""));
+            let _ = headers.try_insert(TRACERESPONSE, value(&traceparent(span_context)));
         }
         if self.server_timing {
-            let value = text.traceparent("traceparent;desc=\"", "\"");
-            let _ = headers.try_append(SERVER_TIMING, value);
+            let traceparent = traceparent(span_context);
+            let text = [&b"traceparent;desc=\""[..], &traceparent, b"\""].concat();
+            let _ = headers.try_append(SERVER_TIMING, value(&text));
         }
     }
 }
 
+/// The trace id as text.
+fn trace_id(span_context: &SpanContext) -> HeaderValue {
+    let mut text = [0; 32];
+    write_hex(&mut text, &span_context.trace_id().to_bytes());
+    value(&text)
+}
+
 /// A span context as `00-<trace id>-<span id>-<flags>`.
-struct Text([u8; 55]);
+fn traceparent(span_context: &SpanContext) -> [u8; 55] {
+    let mut text = *b"00-????????????????????????????????-????????????????-??";
+    write_hex(&mut text[3..35], &span_context.trace_id().to_bytes());
+    write_hex(&mut text[36..52], &span_context.span_id().to_bytes());
+    let flags = span_context.trace_flags().to_u8();
+    write_hex(&mut text[53..], &[flags]);
+    text
+}
 
-impl Text {
-    fn of(span_context: &SpanContext) -> Self {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = *b"00-????????????????????????????????-????????????????-??";
-        let mut write = |at: usize, bytes: &[u8]| {
-            for (pair, byte) in text[at..].chunks_exact_mut(2).zip(bytes) {
-                pair[0] = HEX[usize::from(byte >> 4)];
-                pair[1] = HEX[usize::from(byte & 0x0f)];
-            }
-        };
-        write(3, &span_context.trace_id().to_bytes());
-        write(36, &span_context.span_id().to_bytes());
-        write(53, &[span_context.trace_flags().to_u8()]);
-        Self(text)
-    }
-
-    fn trace_id(&self) -> HeaderValue {
-        value(&self.0[3..35])
-    }
-
-    fn traceparent(&self, before: &str, after: &str) -> HeaderValue {
-        value(&[before.as_bytes(), &self.0, after.as_bytes()].concat())
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0x0f)];
     }
 }
 

@@ -91,18 +91,26 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
 
 /// Decodes lower-case hexadecimal digits of exactly `2 * N` bytes.
 fn decode_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    fn nibble(digit: u8) -> Option<u8> {
-        match digit {
-            b'0'..=b'9' => Some(digit - b'0'),
-            b'a'..=b'f' => Some(digit - b'a' + 10),
-            _ => None,
+    const NONE: u8 = 0xff;
+    /// What each byte stands for.
+    const NIBBLES: [u8; 256] = {
+        let mut nibbles = [NONE; 256];
+        let mut value = 0;
+        while value < 16 {
+            nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+            value += 1;
         }
-    }
+        nibbles
+    };
     let mut bytes = [0; N];
+    // All are read before one is judged: most are good.
+    let mut all = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(bytes)
+    (all != NONE).then_some(bytes)
 }
 
 /// The members of all `tracestate` headers in their order, cut to what must be passed on.

@@ -57,7 +57,7 @@ pub(crate) fn method_original(method: &str) -> KeyValue {
 pub(crate) fn request_attributes(
     request: &Parts,
     forwarded: &Forwarded<'_>,
-    add: &mut dyn FnMut(KeyValue),
+    add: &mut impl FnMut(KeyValue),
 ) {
     server_attributes(request, forwarded, add);
     if let Some(peer) = peer(&request.extensions) {

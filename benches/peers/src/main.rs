@@ -1,0 +1,23 @@
+//! What a request costs with each way of telemetry around an axum route, all in one run.
+//!
+//! `cargo run --release` prints the table that the README has. It needs Valgrind to count
+//! instructions.
+
+mod measure;
+#[path = "../../support/pass_through.rs"]
+mod pass_through;
+mod receiver;
+mod stacks;
+
+use std::env;
+
+fn main() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => measure::table(),
+        // What the table runs for each of its numbers.
+        ["measure", stack, inbound, what] => measure::one(stack, inbound, what),
+        _ => panic!("without arguments, it prints the table"),
+    }
+}

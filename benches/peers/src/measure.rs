@@ -1,0 +1,234 @@
+//! Time, instructions and allocations of a request, each taken in a process of its own.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::pin;
+use std::process::{Command, Output};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::{HeaderValue, Request, header};
+use http_body::Body as _;
+use tower::Service;
+
+use crate::receiver::{Arrived, Receiver};
+use crate::stacks::{STACKS, Stack};
+
+/// Rounds of the clock, so that all stacks have the same share of what else the machine does.
+const ROUNDS: usize = 5;
+const BATCHES: usize = 10;
+const REQUESTS: usize = 2_000;
+/// For a count there is no need for more: each request has the same.
+const COUNTED: usize = 256;
+
+const INBOUND: [&str; 2] = ["sampled", "not sampled"];
+
+struct Row {
+    stack: &'static Stack,
+    inbound: &'static str,
+    nanoseconds: f64,
+    instructions: f64,
+    allocations: f64,
+    /// For each request.
+    spans: f64,
+    attributes: f64,
+    recorded: f64,
+}
+
+/// Measures all, and prints a table.
+pub fn table() {
+    let receiver = Receiver::start();
+    let mut rows = Vec::new();
+    for stack in STACKS {
+        for inbound in INBOUND {
+            receiver.take();
+            let allocations = run(&receiver, stack, inbound, "allocations");
+            let Arrived {
+                spans,
+                span_attributes,
+                requests,
+            } = receiver.take();
+            let each = |count: u64| count as f64 / (2 * COUNTED) as f64;
+            rows.push(Row {
+                stack,
+                inbound,
+                nanoseconds: f64::INFINITY,
+                instructions: run(&receiver, stack, inbound, "instructions"),
+                allocations,
+                spans: each(spans),
+                attributes: span_attributes as f64 / (spans.max(1)) as f64,
+                recorded: each(requests),
+            });
+        }
+    }
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            let nanoseconds = run(&receiver, row.stack, row.inbound, "time");
+            row.nanoseconds = row.nanoseconds.min(nanoseconds);
+        }
+    }
+    print(&rows);
+}
+
+fn print(rows: &[Row]) {
+    println!("| | inbound | ns | instructions | allocations | spans | attributes | requests in metrics |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let pass_through = |inbound| {
+        rows.iter()
+            .find(|row| row.stack.name == "pass-through" && row.inbound == inbound)
+            .expect("it is there")
+    };
+    for row in rows {
+        let base = pass_through(row.inbound);
+        println!(
+            "| {} | {} | {:+.0} | {:+.0} | {:+.1} | {} | {:.0} | {} |",
+            row.stack.name,
+            row.inbound,
+            row.nanoseconds - base.nanoseconds,
+            row.instructions - base.instructions,
+            row.allocations - base.allocations,
+            row.spans,
+            row.attributes,
+            row.recorded,
+        );
+    }
+}
+
+/// Has one number measured in a process of its own.
+fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
+    let program = std::env::current_exe().expect("it has a path");
+    let mut command = if what == "instructions" {
+        let mut command = Command::new("valgrind");
+        command.args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            "--collect-atstart=no",
+            "--toggle-collect=*measure::send_counted*",
+        ]);
+        command.arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.args(["measure", stack.name, inbound, what]);
+    for (name, value) in environment(stack, receiver) {
+        command.env(name, value);
+    }
+    let output = command.output().expect("it runs; instructions need valgrind");
+    assert!(output.status.success(), "{}: {output:?}", stack.name);
+    match what {
+        "instructions" => collected(&output) / COUNTED as f64,
+        _ => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let last = text.lines().last().and_then(|line| line.parse().ok());
+            last.expect("it prints a number")
+        }
+    }
+}
+
+/// The variables that all read, the same for all.
+fn environment(stack: &Stack, receiver: &Receiver) -> Vec<(&'static str, String)> {
+    let endpoint = format!("http://{}", receiver.address);
+    let mut variables = vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on".to_owned()),
+        // Room for all spans, so that none is dropped, which would cost less.
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),
+        ("OTEL_LOGS_EXPORTER", "none".to_owned()),
+        ("ENVIRONMENT", "production".to_owned()),
+    ];
+    if stack.name.ends_with("switched off") {
+        variables.push(("ENABLE_TELEMETRY", "false".to_owned()));
+    }
+    variables
+}
+
+/// What Callgrind says that it has collected.
+fn collected(output: &Output) -> f64 {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find_map(|line| line.split_once("Collected :"));
+    let (_, count) = line.expect("it says so");
+    count.trim().parse().expect("it is a number")
+}
+
+/// Measures one number, and prints it.
+pub fn one(stack: &str, inbound: &str, what: &str) {
+    let stack = STACKS.iter().find(|one| one.name == stack);
+    let stack = stack.expect("there is such a stack");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("there is a runtime");
+    let started = runtime.block_on(async {
+        let routes = Router::new().route("/users/{id}", get(async || "Ada"));
+        (stack.start)(routes)
+    });
+    let mut app = started.router;
+    send_all(&mut app, requests(inbound, COUNTED));
+    let number = match what {
+        "instructions" => {
+            send_counted(&mut app, requests(inbound, COUNTED));
+            0.0
+        }
+        "allocations" => {
+            let requests = requests(inbound, COUNTED);
+            let counted = allocation_counter::measure(|| send_all(&mut app, requests));
+            counted.count_total as f64 / COUNTED as f64
+        }
+        _ => {
+            let batches = (0..BATCHES).map(|_| {
+                let requests = requests(inbound, REQUESTS);
+                let start = Instant::now();
+                send_all(&mut app, requests);
+                start.elapsed().as_nanos() as f64 / REQUESTS as f64
+            });
+            batches.fold(f64::INFINITY, f64::min)
+        }
+    };
+    (started.stop)();
+    println!("{number}");
+}
+
+/// Requests as `curl` sends them.
+fn requests(inbound: &str, count: usize) -> Vec<Request<Body>> {
+    let traceparent = match inbound {
+        "sampled" => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        _ => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+    };
+    let one = || {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/users/42".parse().expect("it is a path");
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert("traceparent", HeaderValue::from_static(traceparent));
+        request
+    };
+    (0..count).map(|_| one()).collect()
+}
+
+/// What Callgrind looks at.
+#[inline(never)]
+fn send_counted(app: &mut Router, requests: Vec<Request<Body>>) {
+    send_all(app, requests);
+}
+
+fn send_all(app: &mut Router, requests: Vec<Request<Body>>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    for request in requests {
+        let Poll::Ready(response) = pin!(app.call(request)).poll(&mut cx) else {
+            panic!("it answers at once");
+        };
+        let Ok(response) = black_box(response);
+        let mut body = pin!(response.into_body());
+        while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {
+            if body.is_end_stream() {
+                break;
+            }
+        }
+    }
+}
