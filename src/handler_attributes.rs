@@ -1,24 +1,63 @@
 //! Attributes that a handler puts on its own request.
 
-use std::cell::Cell;
-use std::mem::ManuallyDrop;
+use std::cell::{Cell, RefCell};
 
 use opentelemetry::KeyValue;
 
 /// Attributes that hooks and the handler can put on the metrics of one request.
 const MAX_ATTRIBUTES: usize = 16;
 
-thread_local! {
-    /// The attributes that the request which runs on this thread has for its metrics; `None`
-    /// where none runs that is recorded, as at the end of the thread. There is nothing to drop
-    /// then, and what is never dropped costs less to reach.
-    static ATTRIBUTES: Cell<ManuallyDrop<Option<Vec<KeyValue>>>> =
-        const { Cell::new(ManuallyDrop::new(None)) };
+/// Which request runs on this thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// None that is recorded.
+    Nothing,
+    /// One whose handler has added nothing since it went on.
+    Request,
+    /// One whose handler has, to `ADDED`.
+    Added,
 }
 
-/// Makes these the attributes of the request that runs on this thread, and returns those before.
-pub(crate) fn swap(attributes: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
-    ManuallyDrop::into_inner(ATTRIBUTES.replace(ManuallyDrop::new(attributes)))
+thread_local! {
+    // Apart from what is added, because most handlers add nothing, and every request comes by.
+    static RUNNING: Cell<Running> = const { Cell::new(Running::Nothing) };
+    static ADDED: RefCell<Vec<KeyValue>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A request that waits on this thread for one that is served inside of it.
+pub(crate) struct Outer {
+    running: Running,
+    added: Vec<KeyValue>,
+}
+
+/// Has what the handler adds belong to another request, or to none that is recorded.
+pub(crate) fn enter(recorded: bool) -> Outer {
+    let running = RUNNING.replace(if recorded {
+        Running::Request
+    } else {
+        Running::Nothing
+    });
+    Outer {
+        running,
+        added: take(running),
+    }
+}
+
+/// Goes back to the request before, and returns what was added to this one.
+pub(crate) fn leave(outer: Outer) -> Vec<KeyValue> {
+    let added = take(RUNNING.replace(outer.running));
+    if !outer.added.is_empty() {
+        let _ = ADDED.try_with(|cell| cell.replace(outer.added));
+    }
+    added
+}
+
+fn take(running: Running) -> Vec<KeyValue> {
+    match running {
+        // It fails where the thread is at its end, and has no request to run.
+        Running::Added => ADDED.try_with(RefCell::take).unwrap_or_default(),
+        Running::Nothing | Running::Request => Vec::new(),
+    }
 }
 
 /// Puts attributes on the metrics and the span of the request that runs on this thread.
@@ -38,13 +77,16 @@ pub(crate) fn swap(attributes: Option<Vec<KeyValue>>) -> Option<Vec<KeyValue>> {
 pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
     // Collected first: the caller's iterator may come back here, or panic.
     let attributes: Vec<_> = attributes.into_iter().take(MAX_ATTRIBUTES).collect();
-    let Some(mut kept) = swap(None) else {
+    if RUNNING.get() == Running::Nothing {
         return;
-    };
-    for attribute in attributes {
-        put(&mut kept, attribute);
     }
-    swap(Some(kept));
+    RUNNING.set(Running::Added);
+    let _ = ADDED.try_with(|cell| {
+        let mut added = cell.borrow_mut();
+        for attribute in attributes {
+            put(&mut added, attribute);
+        }
+    });
 }
 
 /// Adds an attribute in place of one with its key, as long as there is room.

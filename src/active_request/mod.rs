@@ -16,7 +16,7 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
 use crate::call::Call;
-use crate::handler_attributes;
+use crate::handler_attributes::{self, Outer};
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::options::RequestAttributes;
 use crate::recorder::Recorder;
@@ -130,22 +130,22 @@ impl ActiveRequest {
     /// Makes the request current on this thread, until the guard is dropped. A panic that passes
     /// through it ends the request.
     pub(crate) fn enter(&mut self) -> Entered<'_> {
-        let entered = self.0.as_mut().map(|carried| {
-            let attributes = (!carried.transparent).then(|| {
-                let recording = carried.recording.as_mut();
-                handler_attributes::swap(recording.map(|one| mem::take(&mut one.extra)))
-            });
-            (carried.cx.clone().attach(), attributes)
-        });
-        let (attached, outer) = match entered {
-            Some((attached, outer)) => (Some(attached), outer),
-            None => (None, None),
+        let was_panicking = std::thread::panicking();
+        let Some(carried) = &self.0 else {
+            return Entered {
+                request: self,
+                outer: None,
+                was_panicking,
+                _attached: None,
+            };
         };
+        let outer = (!carried.transparent)
+            .then(|| handler_attributes::enter(carried.recording.is_some()));
         Entered {
-            outer,
-            was_panicking: std::thread::panicking(),
-            _attached: attached,
+            _attached: Some(carried.cx.clone().attach()),
             request: self,
+            outer,
+            was_panicking,
         }
     }
 
@@ -282,9 +282,8 @@ impl Drop for ActiveRequest {
 /// See [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
     request: &'a mut ActiveRequest,
-    /// The attributes of a request that waits for this one, if it is served in the same process;
-    /// `None` where it is this one.
-    outer: Option<Option<Vec<KeyValue>>>,
+    /// `None` where the handler's attributes are not those of this request.
+    outer: Option<Outer>,
     was_panicking: bool,
     _attached: Option<ContextGuard>,
 }
@@ -292,9 +291,13 @@ pub(crate) struct Entered<'a> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if let Some(outer) = self.outer.take() {
-            let extra = handler_attributes::swap(outer);
-            if let (Some(recording), Some(extra)) = (self.request.recording(), extra) {
-                recording.extra = extra;
+            let added = handler_attributes::leave(outer);
+            if !added.is_empty()
+                && let Some(recording) = self.request.recording()
+            {
+                for attribute in added {
+                    handler_attributes::put(&mut recording.extra, attribute);
+                }
             }
         }
         if std::thread::panicking() && !self.was_panicking {
@@ -363,8 +366,13 @@ impl Recording {
         if self.http.active {
             instruments.add_active(route, self.http.scheme, -1);
         }
-        let extra = mem::take(&mut self.extra).into_iter();
-        let extra: Vec<_> = extra.filter_map(|one| instruments.bounded(one)).collect();
+        let extra = mem::take(&mut self.extra);
+        let extra = if extra.is_empty() {
+            extra
+        } else {
+            let extra = extra.into_iter();
+            extra.filter_map(|one| instruments.bounded(one)).collect()
+        };
         let measured = Measured {
             duration,
             received: self.received.as_ref().and_then(Received::bytes),

@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
 use super::trace_context::trim;
 
-pub(super) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+pub(super) const BAGGAGE: &str = "baggage";
 
 /// What the W3C asks to be passed on, in bytes over all headers, and in members. Beyond that
 /// nothing is taken: a part would be taken for the whole.
@@ -63,7 +63,7 @@ pub(super) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     if !text.is_empty()
         && let Ok(text) = text.parse()
     {
-        let _ = headers.try_insert(BAGGAGE, text);
+        let _ = headers.try_insert(HeaderName::from_static(BAGGAGE), text);
     }
 }
 

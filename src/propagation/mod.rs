@@ -58,15 +58,17 @@ impl Propagators {
 
     pub(crate) fn extract(&self, headers: &HeaderMap) -> Extracted {
         let mut extracted = Extracted::default();
+        let found = W3cHeaders::find(headers);
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
-                    if let Some((span_context, state)) = trace_context::extract(headers) {
+                    if let Some((span_context, state)) = trace_context::extract(&found, headers) {
                         extracted.span_context = Some(span_context);
                         extracted.state = state;
                     }
                 }
-                Format::Baggage => extracted.baggage = baggage::extract(headers),
+                Format::Baggage if found.baggage => extracted.baggage = baggage::extract(headers),
+                Format::Baggage => {}
                 Format::Other(propagator) => extracted.read(&**propagator, headers),
                 #[cfg(feature = "init")]
                 Format::B3(propagator) => {
@@ -77,6 +79,39 @@ impl Propagators {
             }
         }
         extracted
+    }
+}
+
+/// Which of the W3C's headers a request has. Most have few headers: to look at each once costs less
+/// than to look these up.
+struct W3cHeaders<'a> {
+    /// `None` unless there is exactly one.
+    traceparent: Option<&'a HeaderValue>,
+    tracestate: bool,
+    baggage: bool,
+}
+
+impl<'a> W3cHeaders<'a> {
+    fn find(headers: &'a HeaderMap) -> Self {
+        let mut found = Self {
+            traceparent: None,
+            tracestate: false,
+            baggage: false,
+        };
+        let mut traceparents = 0;
+        for (name, value) in headers {
+            match name.as_str() {
+                trace_context::TRACEPARENT => {
+                    found.traceparent = Some(value);
+                    traceparents += 1;
+                }
+                trace_context::TRACESTATE => found.tracestate = true,
+                baggage::BAGGAGE => found.baggage = true,
+                _ => {}
+            }
+        }
+        found.traceparent = found.traceparent.filter(|_| traceparents == 1);
+        found
     }
 }
 
@@ -168,7 +203,7 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
     }
     guarded(|| propagator.inject_context(cx, &mut HeaderInjector(&mut written)));
     for (name, value) in &written {
-        let may = if *name == baggage::BAGGAGE {
+        let may = if name.as_str() == baggage::BAGGAGE {
             may.baggage
         } else {
             may.trace

@@ -5,8 +5,10 @@ use std::str::FromStr;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+use super::W3cHeaders;
+
+pub(super) const TRACEPARENT: &str = "traceparent";
+pub(super) const TRACESTATE: &str = "tracestate";
 
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
@@ -19,14 +21,13 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 /// (Trace Context Level 2, sections 3.2 and 3.3).
 ///
 /// The state is given besides, where it is one that [`TraceState`] cannot hold.
-pub(super) fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<String>)> {
-    let mut values = headers.get_all(TRACEPARENT).iter();
-    let value = values.next()?;
-    if values.next().is_some() {
-        return None;
-    }
-    let (trace_id, span_id, flags) = parse_traceparent(value.as_bytes())?;
-    let text = extract_tracestate(headers);
+pub(super) fn extract(
+    found: &W3cHeaders<'_>,
+    headers: &HeaderMap,
+) -> Option<(SpanContext, Option<String>)> {
+    let (trace_id, span_id, flags) = parse_traceparent(found.traceparent?.as_bytes())?;
+    let text = found.tracestate.then(|| extract_tracestate(headers));
+    let text = text.flatten();
     let state = text.as_deref().map(TraceState::from_str);
     let (state, beside) = match state {
         Some(Ok(state)) => (state, None),
@@ -46,7 +47,7 @@ pub(super) fn inject(
     headers: &mut HeaderMap,
 ) {
     // Beyond its capacity a map would panic, had it not been asked to try.
-    let _ = headers.try_insert(TRACEPARENT, traceparent);
+    let _ = headers.try_insert(HeaderName::from_static(TRACEPARENT), traceparent);
     let state = match beside {
         Some(text) => text.to_owned(),
         None => span_context.trace_state().header(),
@@ -54,7 +55,7 @@ pub(super) fn inject(
     if !state.is_empty()
         && let Ok(state) = state.parse()
     {
-        let _ = headers.try_insert(TRACESTATE, state);
+        let _ = headers.try_insert(HeaderName::from_static(TRACESTATE), state);
     }
 }
 
@@ -171,11 +172,15 @@ mod tests {
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
+    fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<String>)> {
+        super::extract(&W3cHeaders::find(headers), headers)
+    }
+
+    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
             let value = HeaderValue::from_str(value).expect("a legal header value");
-            headers.append(name.clone(), value);
+            headers.append(name, value);
         }
         headers
     }
@@ -237,19 +242,19 @@ mod tests {
             ("empty", "", false),
             ("400 KB", &long, false),
         ] {
-            let extracted = extract(&headers(&TRACEPARENT, &[value]));
+            let extracted = extract(&headers(TRACEPARENT, &[value]));
             assert_eq!(extracted.is_some(), accepted, "{case}");
         }
     }
 
     #[test]
     fn the_fields_of_a_traceparent_arrive() {
-        let (extracted, _) = extract(&headers(&TRACEPARENT, &[VALID])).expect("it is valid");
+        let (extracted, _) = extract(&headers(TRACEPARENT, &[VALID])).expect("it is valid");
         assert_eq!(extracted.trace_id().to_string(), &VALID[3..35]);
         assert_eq!(extracted.span_id().to_string(), &VALID[36..52]);
         assert!(extracted.is_sampled() && extracted.is_remote());
 
-        let flags = extract(&headers(&TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
+        let flags = extract(&headers(TRACEPARENT, &[&VALID.replace("-01", "-ff")]));
         assert_eq!(
             flags.map(|(context, _)| context.trace_flags().to_u8()),
             Some(0x03)
@@ -258,7 +263,7 @@ mod tests {
 
     #[test]
     fn two_traceparents_are_none() {
-        assert_eq!(extract(&headers(&TRACEPARENT, &[VALID, VALID])), None);
+        assert_eq!(extract(&headers(TRACEPARENT, &[VALID, VALID])), None);
     }
 
     #[test]
@@ -299,7 +304,7 @@ mod tests {
                 &large[..4].join(","),
             ),
         ] {
-            let mut headers = headers(&TRACESTATE, &values);
+            let mut headers = headers(TRACESTATE, &values);
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
             let extracted = extract(&headers).expect("the traceparent stays valid");
             assert_eq!(extracted.0.trace_state().header(), expected, "{case}");
@@ -308,6 +313,6 @@ mod tests {
 
     #[test]
     fn a_tracestate_without_a_traceparent_is_nothing() {
-        assert_eq!(extract(&headers(&TRACESTATE, &["foo=1"])), None);
+        assert_eq!(extract(&headers(TRACESTATE, &["foo=1"])), None);
     }
 }

@@ -172,13 +172,11 @@ pub(crate) fn request_attributes(
 
 /// A header's text as far as it is needed: one byte more than `limit`, which tells that it is cut.
 fn start_of(value: &HeaderValue, limit: usize) -> Option<&str> {
-    let bytes = value.as_bytes();
-    text(&bytes[..bytes.len().min(limit + 1)])
-}
-
-/// The text of a header's bytes, if it is ASCII.
-fn text(bytes: &[u8]) -> Option<&str> {
-    bytes.is_ascii().then(|| str::from_utf8(bytes).ok())?
+    match value.as_bytes().get(..=limit) {
+        // A value has no control characters but the tab.
+        Some(start) => start.is_ascii().then(|| str::from_utf8(start).ok())?,
+        None => value.to_str().ok(),
+    }
 }
 
 /// What is still known of a request that claimed to be a gRPC call, when its answer shows that it
@@ -234,7 +232,7 @@ pub(super) fn server_attributes(
     let authority = forwarded
         .authority
         .or_else(|| request.uri.authority().map(Authority::as_str))
-        .or_else(|| text(request.headers.get(HOST)?.as_bytes()));
+        .or_else(|| request.headers.get(HOST)?.to_str().ok());
     if let Some((host, port)) = authority.and_then(split_authority) {
         let host = truncate(host, MAX_HOST).into_owned();
         add(KeyValue::new(SERVER_ADDRESS, host));
