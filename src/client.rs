@@ -19,7 +19,7 @@ use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target};
 use crate::propagation::{Format, Propagators, remove};
-use crate::providers::{KnownSampler, TracersOf};
+use crate::providers::TracersOf;
 use crate::recorder::Shared;
 use crate::semconv::{SensitiveParameters, Side};
 
@@ -159,7 +159,7 @@ impl ClientTelemetryLayer {
         P::Tracer: Send + Sync + 'static,
         <P::Tracer as Tracer>::Span: Send + Sync + 'static,
     {
-        let tracers = Arc::new(TracersOf::new(provider, KnownSampler::default()));
+        let tracers = Arc::new(TracersOf(provider));
         self.with(|options| options.tracers = Some(tracers))
     }
 

@@ -5,8 +5,7 @@ use std::future::Future;
 
 use opentelemetry::trace::SpanKind;
 
-use crate::function::{Call, Function, SpanFuture};
-use crate::providers::Attributes;
+use crate::function::{Attributes, Call, Function, SpanFuture};
 
 /// Starts a run of a function.
 pub fn start(

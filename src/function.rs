@@ -7,16 +7,19 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Instant;
 
-use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt};
+use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
 use crate::options::guarded;
-use crate::providers::{self, Attributes, Current, Parent, Started};
+use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv;
 
 /// Bound, in bytes, of the message of an error.
 pub(crate) const MAX_MESSAGE: usize = 256;
+
+/// Adds the attributes of a span to a list.
+pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
 
 /// What is to be run in a span.
 pub(crate) struct Function {
@@ -105,15 +108,24 @@ impl Function {
         let metrics = self
             .metrics
             .map(|function| Metrics::start(providers, function));
-        let mut span = SpanBuilder::from_name(self.name).with_kind(self.kind);
-        if let Some(link) = link {
-            span = span.with_links(vec![link]);
-        }
+        let (mut name, mut link) = (Some(self.name), link);
+        let mut describe = || {
+            let mut list = Vec::new();
+            attributes(&mut list);
+            NewSpan {
+                name: name.take().unwrap_or_default(),
+                kind: self.kind.clone(),
+                start_time: None,
+                link: link.take(),
+                request: None,
+                attributes: list,
+            }
+        };
         let parent = Parent {
             cx: parent,
             span_context: None,
         };
-        let Started { cx, recording } = tracer.start(span, parent, 0, attributes);
+        let Started { cx, recording } = tracer.start(parent, &mut describe);
         Call::new(Some(OpenSpan { cx, recording }), metrics)
     }
 }

@@ -21,43 +21,34 @@ pub(crate) enum Running {
 thread_local! {
     // Apart from what is added, because most handlers add nothing, and every request comes by.
     static RUNNING: Cell<Running> = const { Cell::new(Running::Nothing) };
-    static ADDED: RefCell<Vec<KeyValue>> = const { RefCell::new(Vec::new()) };
+    /// What was added to the request that runs; before it, to those that wait for it.
+    static ADDED: RefCell<Vec<Vec<KeyValue>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A request that waits on this thread for one that is served inside of it.
-pub(crate) struct Outer {
-    running: Running,
-    added: Vec<KeyValue>,
-}
-
-/// Has what the handler adds belong to another request, or to none that is recorded.
-pub(crate) fn enter(recorded: bool) -> Outer {
-    let running = RUNNING.replace(if recorded {
+/// Has what the handler adds belong to another request, or to none that is recorded. Returns what
+/// ran before, for [`leave`].
+#[inline]
+pub(crate) fn enter(recorded: bool) -> Running {
+    RUNNING.replace(if recorded {
         Running::Request
     } else {
         Running::Nothing
-    });
-    Outer {
-        running,
-        added: take(running),
-    }
+    })
 }
 
 /// Goes back to the request before, and returns what was added to this one.
-pub(crate) fn leave(outer: Outer) -> Vec<KeyValue> {
-    let added = take(RUNNING.replace(outer.running));
-    if !outer.added.is_empty() {
-        let _ = ADDED.try_with(|cell| cell.replace(outer.added));
+#[inline]
+pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
+    match RUNNING.replace(before) {
+        // It fails where the thread is at its end, and has no request to run.
+        Running::Added => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
+        Running::Nothing | Running::Request => None,
     }
-    added
 }
 
-fn take(running: Running) -> Vec<KeyValue> {
-    match running {
-        // It fails where the thread is at its end, and has no request to run.
-        Running::Added => ADDED.try_with(RefCell::take).unwrap_or_default(),
-        Running::Nothing | Running::Request => Vec::new(),
-    }
+/// Whether a request that is recorded runs on this thread.
+pub(crate) fn is_running() -> bool {
+    RUNNING.get() != Running::Nothing
 }
 
 /// Puts attributes on the metrics and the span of the request that runs on this thread.
@@ -77,15 +68,21 @@ fn take(running: Running) -> Vec<KeyValue> {
 pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
     // Collected first: the caller's iterator may come back here, or panic.
     let attributes: Vec<_> = attributes.into_iter().take(MAX_ATTRIBUTES).collect();
-    if RUNNING.get() == Running::Nothing {
+    let running = RUNNING.get();
+    if running == Running::Nothing {
         return;
     }
-    RUNNING.set(Running::Added);
     let _ = ADDED.try_with(|cell| {
-        let mut added = cell.borrow_mut();
-        for attribute in attributes {
-            put(&mut added, attribute);
+        let mut all = cell.borrow_mut();
+        if running == Running::Request {
+            all.push(Vec::new());
         }
+        let added = all.last_mut()?;
+        for attribute in attributes {
+            put(added, attribute);
+        }
+        RUNNING.set(Running::Added);
+        Some(())
     });
 }
 

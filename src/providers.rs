@@ -3,32 +3,34 @@
 //! In this order: the providers given to the layer that serves the current request, those that
 //! [`init`](crate::init) made, the global ones of OpenTelemetry.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::SystemTime;
 
 #[cfg(feature = "tokio")]
 use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{
-    Span, SpanBuilder, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceState, Tracer,
+    Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState, Tracer,
     TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
 use crate::metrics::Registry;
 use crate::propagation::Propagators;
-use crate::semconv;
+use crate::semconv::{self, ServerRequest};
 use crate::table::Table;
 
 /// More components than this get their tracer made anew at each call.
 const MAX_COMPONENTS: usize = 256;
 
 /// The bit of the trace flags which says that the trace id is random (Trace Context Level 2).
-const RANDOM: u8 = 0x02;
+pub(crate) const RANDOM: u8 = 0x02;
 
 pub(crate) struct Providers {
     tracers: Arc<dyn MakeTracer>,
-    sampler: KnownSampler,
+    follows_unsampled: bool,
     meters: Arc<dyn MeterProvider + Send + Sync>,
     components: Table<&'static str, Arc<dyn StartSpan>>,
     /// The instruments that handler functions created by name.
@@ -42,7 +44,7 @@ impl Providers {
     ) -> Self {
         let functions = Registry::new(meters.meter_with_scope(handler_scope()));
         Self {
-            sampler: tracers.sampler(),
+            follows_unsampled: tracers.follows_unsampled(),
             tracers,
             meters,
             components: Table::new(MAX_COMPONENTS),
@@ -62,11 +64,12 @@ impl Providers {
 
     /// Whether a span below the current one would be dropped for certain.
     pub(crate) fn drops_below_current(&self) -> bool {
-        Context::map_current(|cx| {
-            let span = cx.span();
-            let parent = span.span_context();
-            parent.is_valid() && self.sampler.decision(Some(parent)) == Decision::Drop
-        })
+        self.follows_unsampled
+            && Context::map_current(|cx| {
+                let span = cx.span();
+                let span_context = span.span_context();
+                span_context.is_valid() && !span_context.is_sampled()
+            })
     }
 
     /// The tracer of a component of the application.
@@ -182,10 +185,7 @@ pub(crate) fn process() -> Option<&'static Providers> {
 
 /// The tracers of OpenTelemetry's global provider.
 pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
-    Arc::new(TracersOf::new(
-        global::tracer_provider(),
-        KnownSampler::default(),
-    ))
+    Arc::new(TracersOf(global::tracer_provider()))
 }
 
 pub(crate) enum Current {
@@ -204,86 +204,21 @@ impl Deref for Current {
     }
 }
 
-/// What is known of the sampler of a provider; by default, nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct KnownSampler {
-    /// What it decides below a span that is sampled, below one that is not, and without a parent.
-    pub(crate) below_sampled: Decision,
-    pub(crate) below_unsampled: Decision,
-    pub(crate) at_root: Decision,
-    /// How its provider makes span ids, for spans that it need not be asked for.
-    pub(crate) new_span_id: Option<fn() -> SpanId>,
-}
-
-/// What a sampler decides, as far as that is known before it is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Decision {
-    /// It is asked, and may read the attributes.
-    #[default]
-    Unknown,
-    /// It is asked, and reads no attributes.
-    Open,
-    Sample,
-    Drop,
-}
-
-impl KnownSampler {
-    fn decision(&self, parent: Option<&SpanContext>) -> Decision {
-        match parent {
-            Some(parent) if parent.is_sampled() => self.below_sampled,
-            Some(_) => self.below_unsampled,
-            None => self.at_root,
-        }
-    }
-}
-
-/// A [`TracerProvider`] of any type.
+/// What makes tracers.
 pub(crate) trait MakeTracer: Send + Sync {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
 
-    fn sampler(&self) -> KnownSampler;
-}
-
-pub(crate) struct TracersOf<P> {
-    provider: P,
-    sampler: KnownSampler,
-}
-
-impl<P> TracersOf<P> {
-    pub(crate) fn new(provider: P, sampler: KnownSampler) -> Self {
-        Self { provider, sampler }
-    }
-}
-
-impl<P> MakeTracer for TracersOf<P>
-where
-    P: TracerProvider + Send + Sync,
-    P::Tracer: Send + Sync + 'static,
-    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
-{
-    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
-        Arc::new(TracerOf {
-            tracer: self.provider.tracer_with_scope(scope),
-            sampler: self.sampler,
-        })
-    }
-
-    fn sampler(&self) -> KnownSampler {
-        self.sampler
+    /// Whether it drops every span below one that is not sampled, so that there is no need to ask.
+    fn follows_unsampled(&self) -> bool {
+        false
     }
 }
 
 /// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
-    /// Starts a span below `parent`; `attributes` are asked for at most once, and room is made for
-    /// `capacity` of them.
-    fn start(
-        &self,
-        span: SpanBuilder,
-        parent: Parent<'_>,
-        capacity: usize,
-        attributes: &Attributes,
-    ) -> Started;
+    /// Starts a span below `parent`. What it is like is asked for at most once, and not at all where
+    /// it is known before that it is dropped.
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started;
 }
 
 /// What a span starts below.
@@ -294,8 +229,18 @@ pub(crate) struct Parent<'a> {
     pub(crate) span_context: Option<SpanContext>,
 }
 
-/// Adds the attributes of a span to a list.
-pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
+/// What a span is like when it starts.
+pub(crate) struct NewSpan {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) kind: SpanKind,
+    /// `None` for now.
+    pub(crate) start_time: Option<SystemTime>,
+    pub(crate) link: Option<Link>,
+    /// The request that it stands for, on the side of the server.
+    pub(crate) request: Option<ServerRequest>,
+    /// Besides those of the request.
+    pub(crate) attributes: Vec<KeyValue>,
+}
 
 /// A span that was started.
 pub(crate) struct Started {
@@ -305,39 +250,44 @@ pub(crate) struct Started {
     pub(crate) recording: bool,
 }
 
-struct TracerOf<T> {
-    tracer: T,
-    sampler: KnownSampler,
+/// Room for the attributes of a server span: more of them would have to grow it.
+const ATTRIBUTES: usize = 16;
+
+impl NewSpan {
+    /// All of its attributes.
+    pub(crate) fn all_attributes(request: Option<&ServerRequest>, others: Vec<KeyValue>) -> Vec<KeyValue> {
+        let Some(request) = request else {
+            return others;
+        };
+        let mut all = Vec::with_capacity(ATTRIBUTES + others.len());
+        request.attributes(&mut |attribute| all.push(attribute));
+        all.extend(others);
+        all
+    }
 }
+
+/// A [`TracerProvider`] of any type.
+pub(crate) struct TracersOf<P>(pub(crate) P);
+
+impl<P> MakeTracer for TracersOf<P>
+where
+    P: TracerProvider + Send + Sync,
+    P::Tracer: Send + Sync + 'static,
+    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+{
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(TracerOf(self.0.tracer_with_scope(scope)))
+    }
+}
+
+struct TracerOf<T>(T);
 
 impl<T> StartSpan for TracerOf<T>
 where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,
 {
-    fn start(
-        &self,
-        mut builder: SpanBuilder,
-        parent: Parent<'_>,
-        capacity: usize,
-        attributes: &Attributes,
-    ) -> Started {
-        let current;
-        let span_context = match &parent.span_context {
-            Some(span_context) => Some(span_context),
-            None => {
-                current = parent.cx.span();
-                Some(current.span_context()).filter(|span_context| span_context.is_valid())
-            }
-        };
-        let decision = self.sampler.decision(span_context);
-        if let (Decision::Drop, Some(span_context), Some(new_span_id)) =
-            (decision, span_context, self.sampler.new_span_id)
-            && !parent.cx.is_telemetry_suppressed()
-        {
-            return Started::dropped(parent.cx, new_span_id(), span_context);
-        }
-        let random = span_context.map_or(0, |one| one.trace_flags().to_u8() & RANDOM);
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
         let with_parent;
         let parent = match parent.span_context {
             Some(span_context) => {
@@ -346,20 +296,13 @@ where
             }
             None => parent.cx,
         };
-        // The builder's vector becomes that of the span: reserved here, it grows no more.
-        let is_open = matches!(decision, Decision::Open | Decision::Drop);
-        let mut list = Vec::with_capacity(if is_open { 0 } else { capacity });
-        if !is_open {
-            attributes(&mut list);
-        }
-        builder.attributes = Some(list);
-        let mut span = self.tracer.build_with_context(builder, parent);
+        let new = describe();
+        let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
+        builder.start_time = new.start_time;
+        builder.links = new.link.map(|link| vec![link]);
+        builder.attributes = Some(NewSpan::all_attributes(new.request.as_ref(), new.attributes));
+        let span = self.0.build_with_context(builder, parent);
         if span.is_recording() {
-            if is_open {
-                let mut list = Vec::with_capacity(capacity);
-                attributes(&mut list);
-                span.set_attributes(list);
-            }
             return Started {
                 cx: parent.with_span(span),
                 recording: true,
@@ -368,7 +311,7 @@ where
         let span_context = span.span_context();
         let cx = if span_context.is_valid() {
             // Its bare context does what a boxed span would, for less.
-            parent.with_remote_span_context(with_random_flag(span_context, random))
+            parent.with_remote_span_context(with_random_flag(span_context, parent))
         } else {
             // An invalid span in a context would be taken for an unsampled parent.
             parent.clone()
@@ -380,26 +323,14 @@ where
     }
 }
 
-impl Started {
-    /// A span that is dropped, below `parent`.
-    fn dropped(cx: &Context, span_id: SpanId, parent: &SpanContext) -> Self {
-        let flags = parent.trace_flags().to_u8() & RANDOM;
-        let state = parent.trace_state().clone();
-        let flags = TraceFlags::new(flags);
-        let span_context = SpanContext::new(parent.trace_id(), span_id, flags, false, state);
-        Self {
-            cx: cx.with_remote_span_context(span_context),
-            recording: false,
-        }
-    }
-}
-
 /// The SDK clears all flags of a span that it drops, but the random flag must be passed on.
-fn with_random_flag(span_context: &SpanContext, random: u8) -> SpanContext {
+fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
+    let parent = parent.span();
+    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM;
     SpanContext::new(
         span_context.trace_id(),
         span_context.span_id(),
-        TraceFlags::new(span_context.trace_flags().to_u8() | random),
+        TraceFlags::new(span_context.trace_flags().to_u8() | inherited),
         false,
         TraceState::clone(span_context.trace_state()),
     )

@@ -16,9 +16,10 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
+use crate::handler_attributes;
 use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
 use crate::propagation::{Format, Propagators};
-use crate::providers::{KnownSampler, TracersOf};
+use crate::providers::TracersOf;
 use crate::recorder::Shared;
 use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
@@ -112,7 +113,7 @@ impl TelemetryLayer {
         P::Tracer: Send + Sync + 'static,
         <P::Tracer as Tracer>::Span: Send + Sync + 'static,
     {
-        let tracers = Arc::new(TracersOf::new(provider, KnownSampler::default()));
+        let tracers = Arc::new(TracersOf(provider));
         self.with(|options| options.tracers = Some(tracers))
     }
 
@@ -412,12 +413,21 @@ where
 #[derive(Clone)]
 struct Seen;
 
+/// Whether some request was seen to run inside of another: in an application that serves requests
+/// of its own, or one that has two layers by mistake. Only then requests are marked, because it may
+/// take as much as a fifth of what else is done for them to grow their extensions. The first that
+/// passes two layers is therefore recorded twice.
+static NESTED: AtomicBool = AtomicBool::new(false);
+
 /// Starts a request.
 fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     let Some(recorder) = shared.recorder() else {
         return ActiveRequest::switched_off(&shared.options, head);
     };
-    if head.extensions.insert(Seen).is_some() {
+    if handler_attributes::is_running() {
+        NESTED.store(true, Ordering::Relaxed);
+    }
+    if NESTED.load(Ordering::Relaxed) && head.extensions.insert(Seen).is_some() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
             tracing::warn!("a request passes two telemetry layers; the inner one does nothing");

@@ -5,18 +5,18 @@ use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::{Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::Context;
+use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, SPAN_ATTRIBUTES};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
 use crate::options::{Options, RequestAttributes, Trust};
 use crate::propagation::{Extracted, with_state};
-use crate::providers::{Parent, Started};
+use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
-use crate::semconv::http::{Described, Scheme, request_attributes, route};
-use crate::semconv::{Forwarded, rpc};
+use crate::semconv::http::{Scheme, route};
+use crate::semconv::{Described, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
@@ -56,41 +56,38 @@ impl ActiveRequest {
         options.request_attributes(request, &mut hooked);
         let given_name = options.span_name(request);
         let named = given_name.is_some();
-
-        let name = given_name.unwrap_or_else(|| match &call {
-            Some(call) => call.span_name(),
-            None => route.name.clone(),
-        });
-        let mut span = SpanBuilder::from_name(name)
-            .with_kind(SpanKind::Server)
-            .with_start_time(start_time);
-        if let Some(link) = link {
-            span = span.with_links(vec![link]);
-        }
-        let described = Described {
-            method: route.method,
-            scheme,
-            forwarded,
-            sensitive_parameters: options.sensitive_parameters.as_ref(),
-        };
-        let attributes = |list: &mut Vec<KeyValue>| {
-            let mut add = |attribute| list.push(attribute);
-            match &call {
-                Some(call) => {
-                    rpc::request_attributes(request, &described.forwarded, &mut add);
-                    if call.known {
-                        call.attributes(&mut add);
-                    }
-                }
-                None => {
-                    request_attributes(request, &described, &mut add);
-                    if let Some(route) = route.attribute() {
-                        add(route);
-                    }
+        let (mut link, mut given_name) = (link, given_name);
+        let mut describe = || {
+            let described = || Described {
+                method: route.method,
+                route: route.route.clone(),
+                scheme,
+                forwarded,
+                sensitive_parameters: options.sensitive_parameters.as_ref(),
+            };
+            let mut attributes = Vec::new();
+            let mut add = |attribute| attributes.push(attribute);
+            if let Some(call) = &call {
+                rpc::request_attributes(request, &forwarded, &mut add);
+                if call.known {
+                    call.attributes(&mut add);
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            list.extend_from_slice(&hooked.span);
+            attributes.append(&mut hooked.span);
+            NewSpan {
+                name: given_name.take().unwrap_or_else(|| match &call {
+                    Some(call) => call.span_name(),
+                    None => route.name.clone(),
+                }),
+                kind: SpanKind::Server,
+                start_time: Some(start_time),
+                link: link.take(),
+                request: call
+                    .is_none()
+                    .then(|| ServerRequest::of(request, described())),
+                attributes,
+            }
         };
         let parent = Parent {
             cx: &cx,
@@ -99,9 +96,7 @@ impl ActiveRequest {
         let Started {
             cx,
             recording: span,
-        } = recorder
-            .tracer
-            .start(span, parent, SPAN_ATTRIBUTES, &attributes);
+        } = recorder.tracer.start(parent, &mut describe);
 
         let active = call.is_none();
         if active {

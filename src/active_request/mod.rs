@@ -16,7 +16,7 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
 use crate::call::Call;
-use crate::handler_attributes::{self, Outer};
+use crate::handler_attributes::{self, Running};
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::options::RequestAttributes;
 use crate::recorder::Recorder;
@@ -26,9 +26,6 @@ use crate::semconv::http::{
 };
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType, Side};
-
-/// Room for the attributes of a server span: more of them would have to grow it.
-const SPAN_ATTRIBUTES: usize = 16;
 
 /// A request in flight; `None` where there is nothing to do for it. Boxed, because it is moved
 /// again and again on its way through the layers.
@@ -283,21 +280,19 @@ impl Drop for ActiveRequest {
 pub(crate) struct Entered<'a> {
     request: &'a mut ActiveRequest,
     /// `None` where the handler's attributes are not those of this request.
-    outer: Option<Outer>,
+    outer: Option<Running>,
     was_panicking: bool,
     _attached: Option<ContextGuard>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if let Some(outer) = self.outer.take() {
-            let added = handler_attributes::leave(outer);
-            if !added.is_empty()
-                && let Some(recording) = self.request.recording()
-            {
-                for attribute in added {
-                    handler_attributes::put(&mut recording.extra, attribute);
-                }
+        if let Some(outer) = self.outer
+            && let Some(added) = handler_attributes::leave(outer)
+            && let Some(recording) = self.request.recording()
+        {
+            for attribute in added {
+                handler_attributes::put(&mut recording.extra, attribute);
             }
         }
         if std::thread::panicking() && !self.was_panicking {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
-use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::trace::SpanKind;
 use opentelemetry::{Context, KeyValue};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, SPAN_ATTRIBUTES};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::options::{MetricSet, RequestAttributes};
-use crate::providers::{Parent, Started};
+use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv;
@@ -35,15 +35,10 @@ impl ActiveRequest {
         options.request_attributes(request, &mut hooked);
         let given_name = options.span_name(request);
         let named = given_name.is_some();
-        let name = given_name.unwrap_or_else(|| match &call {
-            Some(call) => call.span_name(),
-            None => route.name.clone(),
-        });
-        let span = SpanBuilder::from_name(name)
-            .with_kind(SpanKind::Client)
-            .with_start_time(start_time);
-        let attributes = |list: &mut Vec<KeyValue>| {
-            let add = &mut |attribute| list.push(attribute);
+        let mut given_name = given_name;
+        let mut describe = || {
+            let mut attributes = Vec::new();
+            let add = &mut |attribute| attributes.push(attribute);
             if let Some(server) = server {
                 server.attributes(add);
             }
@@ -61,7 +56,18 @@ impl ActiveRequest {
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            list.extend_from_slice(&hooked.span);
+            attributes.append(&mut hooked.span);
+            NewSpan {
+                name: given_name.take().unwrap_or_else(|| match &call {
+                    Some(call) => call.span_name(),
+                    None => route.name.clone(),
+                }),
+                kind: SpanKind::Client,
+                start_time: Some(start_time),
+                link: None,
+                request: None,
+                attributes,
+            }
         };
         let parent = Parent {
             cx: &parent,
@@ -70,9 +76,7 @@ impl ActiveRequest {
         let Started {
             cx,
             recording: span,
-        } = recorder
-            .tracer
-            .start(span, parent, SPAN_ATTRIBUTES, &attributes);
+        } = recorder.tracer.start(parent, &mut describe);
         let scheme = Scheme::Http;
         // Not that of a request which this one may be a copy of.
         let received = options.metrics.contains(&MetricSet::BodySizes).then(|| {

@@ -14,8 +14,14 @@ use super::stats::{Counters, Failure, Losses, Outcome};
 
 /// Something that waits in a queue.
 pub(super) trait Item: Send + 'static {
+    /// As what it is exported.
+    type Exported: Send;
+
     /// About how much memory it takes.
     fn bytes(&self) -> usize;
+
+    /// Makes of it what is exported, on the thread that exports.
+    fn into_exported(self) -> Self::Exported;
 }
 
 /// Where batches go.
@@ -81,7 +87,7 @@ pub(super) fn queue<T, S>(
 ) -> (Queue<T>, Worker)
 where
     T: Item,
-    S: Sink<T>,
+    S: Sink<T::Exported>,
 {
     let (sender, mut items) = mpsc::channel(batch.max_queue_size);
     let (flush, mut flushes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
@@ -109,6 +115,7 @@ where
                 let count = taken.len() as u64;
                 let taken_bytes = taken.iter().map(Item::bytes).sum();
                 let sink = sink.clone();
+                let taken = taken.into_iter().map(Item::into_exported).collect();
                 let export = async move { sink.export(taken).await };
                 settle(&mut losses, count, export).await;
                 bytes.fetch_sub(taken_bytes, Ordering::Relaxed);
@@ -189,6 +196,12 @@ mod tests {
     use super::*;
 
     impl Item for u64 {
+        type Exported = Self;
+
+        fn into_exported(self) -> Self {
+            self
+        }
+
         fn bytes(&self) -> usize {
             usize::try_from(*self).expect("it is small")
         }

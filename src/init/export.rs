@@ -7,7 +7,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{
-    IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SdkTracerProvider, ShouldSample,
+    Sampler as SdkSampler, SdkTracerProvider, ShouldSample, SpanLimits,
 };
 
 use super::batch::Worker;
@@ -18,9 +18,10 @@ use super::error::InitError;
 use super::otlp::OtlpClient;
 use super::resource::resource;
 use super::settings::{PerSignal, Sampler, Signal};
+use super::spans::Sampling;
 use super::stats::Counters;
+use super::traces::Spans;
 use super::{metrics, traces};
-use crate::providers::{Decision, KnownSampler};
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -28,7 +29,10 @@ pub(super) struct Export {
     pub(super) meter_provider: SdkMeterProvider,
     #[cfg(feature = "logs")]
     pub(super) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
-    pub(super) sampler: KnownSampler,
+    pub(super) spans: Arc<Spans>,
+    /// `None` where only the SDK can ask the sampler.
+    pub(super) sampling: Option<Sampling>,
+    pub(super) limits: SpanLimits,
     pub(super) counters: PerSignal<Arc<Counters>>,
 }
 
@@ -39,7 +43,7 @@ impl Export {
             .sampler
             .take()
             .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
-        let known = known(&sampler);
+        let sampling = Sampling::of(&sampler);
         let mut building = Building {
             resource: resource(config),
             config,
@@ -47,7 +51,7 @@ impl Export {
             workers: Vec::new(),
             connections: Vec::new(),
         };
-        let tracer_provider = traces::provider(&mut building, sdk_sampler(sampler))?;
+        let (tracer_provider, spans) = traces::provider(&mut building, sdk_sampler(sampler))?;
         let meter_provider = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = super::logs::provider(&mut building)?;
@@ -56,7 +60,9 @@ impl Export {
             meter_provider,
             #[cfg(feature = "logs")]
             logger_provider,
-            sampler: known,
+            spans,
+            sampling,
+            limits: traces::span_limits(&building.config.limits),
             counters: building.counters,
         };
         Ok((export, building.workers))
@@ -107,27 +113,6 @@ impl Building<'_> {
             headers: headers.unwrap_or_default(),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
         })
-    }
-}
-
-/// What the SDK's own samplers decide without being asked.
-fn known(sampler: &Sampler) -> KnownSampler {
-    let always = |decision| [decision; 3];
-    let parent_based = |root| [Decision::Sample, Decision::Drop, root];
-    let [below_sampled, below_unsampled, at_root] = match sampler {
-        Sampler::AlwaysOn => always(Decision::Sample),
-        Sampler::AlwaysOff => always(Decision::Drop),
-        Sampler::TraceIdRatio(_) => always(Decision::Open),
-        Sampler::ParentBasedAlwaysOn => parent_based(Decision::Sample),
-        Sampler::ParentBasedAlwaysOff => parent_based(Decision::Drop),
-        Sampler::ParentBasedTraceIdRatio(_) => parent_based(Decision::Open),
-        Sampler::Custom(_) => always(Decision::Unknown),
-    };
-    KnownSampler {
-        below_sampled,
-        below_unsampled,
-        at_root,
-        new_span_id: Some(|| RandomIdGenerator::default().new_span_id()),
     }
 }
 

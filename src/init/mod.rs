@@ -18,6 +18,7 @@ mod otlp;
 mod resource;
 mod runtime;
 mod settings;
+mod spans;
 mod stats;
 mod traces;
 mod vars;
@@ -39,11 +40,12 @@ pub use settings::{Batch, Compression, Environment, Exporter, Propagator, Protoc
 pub use stats::{Failure, SignalStats};
 
 use crate::propagation::Format;
-use crate::providers::{self, Providers, TracersOf};
+use crate::providers::{self, MakeTracer, Providers, TracersOf};
 use export::Export;
 use guard::Running;
 use runtime::ExportThread;
 use settings::{OtlpSettings, Signal};
+use spans::Tracers;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -200,10 +202,17 @@ impl TelemetryGuard {
         };
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        let tracers = TracersOf::new(export.tracer_provider.clone(), export.sampler);
+        let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
+            Some(sampling) => Arc::new(Tracers {
+                spans: Box::leak(Box::new(export.spans.clone())),
+                sampling,
+                limits: export.limits,
+            }),
+            None => Arc::new(TracersOf(export.tracer_provider.clone())),
+        };
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        providers::install(Some(Providers::new(Arc::new(tracers), meters)), formats);
+        providers::install(Some(Providers::new(tracers, meters)), formats);
     }
 }
 

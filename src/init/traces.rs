@@ -1,8 +1,10 @@
 //! Spans on their way out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry::trace::Status;
+use opentelemetry::trace::{Event, Link, Status};
 use opentelemetry::{Array, Context, KeyValue, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
@@ -12,18 +14,19 @@ use opentelemetry_sdk::trace::{
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
 };
 
-use super::batch::{self, Item, Queue, Sink};
+use super::batch::{self, Queue, Sink};
 use super::console::SpanPrinter;
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
 use super::settings::{Exporter, Limits, Signal};
+use super::spans::Ended;
 use super::stats::Outcome;
 
 pub(super) fn provider(
     building: &mut Building,
     sampler: Box<dyn ShouldSample>,
-) -> Result<SdkTracerProvider, InitError> {
+) -> Result<(SdkTracerProvider, Arc<Spans>), InitError> {
     let batch = building.config.spans;
     let mut spans = Spans::default();
     for exporter in building.config.exporters(Signal::Traces) {
@@ -49,15 +52,17 @@ pub(super) fn provider(
             Exporter::Console => spans.console = Some(queue),
         }
     }
-    Ok(SdkTracerProvider::builder()
+    let spans = Arc::new(spans);
+    let provider = SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
         .with_span_limits(span_limits(&building.config.limits))
-        .with_span_processor(spans)
-        .build())
+        .with_span_processor(Processor(spans.clone()))
+        .build();
+    Ok((provider, spans))
 }
 
-fn span_limits(limits: &Limits) -> SpanLimits {
+pub(super) fn span_limits(limits: &Limits) -> SpanLimits {
     SpanLimits {
         max_attributes_per_span: limits.span_attributes,
         max_events_per_span: limits.span_events,
@@ -67,27 +72,31 @@ fn span_limits(limits: &Limits) -> SpanLimits {
     }
 }
 
-impl Item for SpanData {
-    fn bytes(&self) -> usize {
-        let events = self.events.iter();
-        let links = self.links.iter();
-        let status = match &self.status {
-            Status::Error { description } => description.len(),
-            _ => 0,
-        };
-        size_of::<Self>()
-            + self.name.len()
-            + status
-            + bytes(&self.attributes)
-            + events
-                .map(|event| size_of_val(event) + event.name.len() + bytes(&event.attributes))
-                .sum::<usize>()
-            + links.map(|link| bytes(&link.attributes)).sum::<usize>()
-    }
+/// About how much memory the parts of a span take.
+pub(super) fn bytes(
+    name: &str,
+    status: &Status,
+    attributes: &[KeyValue],
+    events: &[Event],
+    links: &[Link],
+) -> usize {
+    let status = match status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    let event = |event: &Event| {
+        size_of_val(event) + event.name.len() + bytes_of(&event.attributes)
+    };
+    let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
+    name.len()
+        + status
+        + bytes_of(attributes)
+        + events.iter().map(event).sum::<usize>()
+        + links.iter().map(link).sum::<usize>()
 }
 
 /// About how much memory attributes take.
-fn bytes(attributes: &[KeyValue]) -> usize {
+fn bytes_of(attributes: &[KeyValue]) -> usize {
     let values = attributes.iter().map(|attribute| match &attribute.value {
         Value::String(text) => text.as_str().len(),
         Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),
@@ -102,11 +111,33 @@ fn bytes(attributes: &[KeyValue]) -> usize {
     size_of_val(attributes) + keys.sum::<usize>() + values.sum::<usize>()
 }
 
-/// The span processor: into the queues with every span that is to be exported.
+/// Where spans that have ended wait for export.
 #[derive(Default)]
-struct Spans {
-    console: Option<Queue<SpanData>>,
-    otlp: Option<Queue<SpanData>>,
+pub(super) struct Spans {
+    console: Option<Queue<Ended>>,
+    otlp: Option<Queue<Ended>>,
+    stopped: AtomicBool,
+}
+
+impl Spans {
+    pub(super) fn push(&self, span: Ended) {
+        if let Some(console) = &self.console {
+            console.push(span.clone());
+            console.wake();
+        }
+        if let Some(otlp) = &self.otlp {
+            otlp.push(span);
+        }
+    }
+
+    /// From here on nothing new is queued.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
 }
 
 impl std::fmt::Debug for Spans {
@@ -115,20 +146,17 @@ impl std::fmt::Debug for Spans {
     }
 }
 
-impl SpanProcessor for Spans {
+/// The way of the SDK's spans into the queues.
+#[derive(Debug)]
+struct Processor(Arc<Spans>);
+
+impl SpanProcessor for Processor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
         // A sampler may ask for a span to be recorded and yet not be exported.
-        if !span.span_context.is_sampled() {
-            return;
-        }
-        if let Some(console) = &self.console {
-            console.push(span.clone());
-            console.wake();
-        }
-        if let Some(otlp) = &self.otlp {
-            otlp.push(span);
+        if span.span_context.is_sampled() {
+            self.0.push(Ended::Sdk(Box::new(span)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Context that comes with a request, and what of it the response says.
 
 mod baggage;
+mod hex;
 mod trace_context;
 
 use std::sync::{Arc, LazyLock};
@@ -301,26 +302,18 @@ impl ResponseHeaders {
 /// The trace id as text.
 fn trace_id(span_context: &SpanContext) -> HeaderValue {
     let mut text = [0; 32];
-    write_hex(&mut text, &span_context.trace_id().to_bytes());
+    hex::encode(&span_context.trace_id().to_bytes(), &mut text);
     value(&text)
 }
 
 /// A span context as `00-<trace id>-<span id>-<flags>`.
 fn traceparent(span_context: &SpanContext) -> [u8; 55] {
     let mut text = *b"00-????????????????????????????????-????????????????-??";
-    write_hex(&mut text[3..35], &span_context.trace_id().to_bytes());
-    write_hex(&mut text[36..52], &span_context.span_id().to_bytes());
+    hex::encode(&span_context.trace_id().to_bytes(), &mut text[3..35]);
+    hex::encode(&span_context.span_id().to_bytes(), &mut text[36..52]);
     let flags = span_context.trace_flags().to_u8();
-    write_hex(&mut text[53..], &[flags]);
+    hex::encode(&[flags], &mut text[53..]);
     text
-}
-
-fn write_hex(text: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0x0f)];
-    }
 }
 
 /// Digits, dashes and letters are always a legal value.

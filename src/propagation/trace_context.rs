@@ -5,7 +5,7 @@ use std::str::FromStr;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use super::W3cHeaders;
+use super::{W3cHeaders, hex};
 
 pub(super) const TRACEPARENT: &str = "traceparent";
 pub(super) const TRACESTATE: &str = "tracestate";
@@ -73,7 +73,7 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
     }
-    let [version] = decode_hex(&fields[..2])?;
+    let [version] = hex::decode(&fields[..2])?;
     match version {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
@@ -81,37 +81,13 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
         _ if !matches!(rest.first(), None | Some(b'-')) => return None,
         _ => {}
     }
-    let trace_id = TraceId::from_bytes(decode_hex(&fields[3..35])?);
-    let span_id = SpanId::from_bytes(decode_hex(&fields[36..52])?);
-    let [flags] = decode_hex(&fields[53..55])?;
+    let trace_id = TraceId::from_bytes(hex::decode(&fields[3..35])?);
+    let span_id = SpanId::from_bytes(hex::decode(&fields[36..52])?);
+    let [flags] = hex::decode(&fields[53..55])?;
     if trace_id == TraceId::INVALID || span_id == SpanId::INVALID {
         return None;
     }
     Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
-}
-
-/// Decodes lower-case hexadecimal digits of exactly `2 * N` bytes.
-fn decode_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    const NONE: u8 = 0xff;
-    /// What each byte stands for.
-    const NIBBLES: [u8; 256] = {
-        let mut nibbles = [NONE; 256];
-        let mut value = 0;
-        while value < 16 {
-            nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
-            value += 1;
-        }
-        nibbles
-    };
-    let mut bytes = [0; N];
-    // All are read before one is judged: most are good.
-    let mut all = 0;
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
-        all |= high | low;
-        *byte = high << 4 | low;
-    }
-    (all != NONE).then_some(bytes)
 }
 
 /// The members of all `tracestate` headers in their order, cut to what must be passed on.

@@ -12,7 +12,7 @@ use ::http::header::{FORWARDED, HeaderName};
 use super::http::{Scheme, split_authority};
 
 /// What the outermost trusted proxy says of the client.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Forwarded<'a> {
     pub(super) client: Option<IpAddr>,
     pub(super) scheme: Option<Scheme>,

@@ -2,26 +2,25 @@
 
 use std::net::SocketAddr;
 
-use ::http::header::{HOST, HeaderName, USER_AGENT};
+use ::http::header::HeaderName;
 use ::http::request::Parts;
-use ::http::uri::Authority;
-use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri, Version};
+use ::http::{Extensions, HeaderMap, StatusCode, Uri, Version};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
 use super::redact::{self, SensitiveParameters};
 use super::{
-    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
+    HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
     NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
-    SERVER_PORT, Side, URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+    SERVER_PORT, Side, URL_FULL, URL_PATH, URL_SCHEME, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
-const MAX_METHOD: usize = 32;
-const MAX_HOST: usize = 255;
-const MAX_USER_AGENT: usize = 256;
-const MAX_PATH: usize = 1024;
-const MAX_QUERY: usize = 1024;
+pub(super) const MAX_METHOD: usize = 32;
+pub(super) const MAX_HOST: usize = 255;
+pub(super) const MAX_USER_AGENT: usize = 256;
+pub(super) const MAX_PATH: usize = 1024;
+pub(super) const MAX_QUERY: usize = 1024;
 
 /// Bounds of a captured header: its values, and the bytes of each.
 const MAX_HEADER_VALUES: usize = 8;
@@ -124,61 +123,6 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     }
 }
 
-/// How to describe a request.
-pub(crate) struct Described<'a> {
-    /// `http.request.method`
-    pub(crate) method: &'static str,
-    pub(crate) scheme: Scheme,
-    pub(crate) forwarded: Forwarded<'a>,
-    /// `None` where the query is not to be recorded.
-    pub(crate) sensitive_parameters: Option<&'a SensitiveParameters>,
-}
-
-/// The attributes of a server span that are known when the request arrives.
-pub(crate) fn request_attributes(
-    request: &Parts,
-    described: &Described<'_>,
-    add: &mut impl FnMut(KeyValue),
-) {
-    add(KeyValue::new(HTTP_REQUEST_METHOD, described.method));
-    if described.method == OTHER {
-        let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
-        add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
-    }
-    add(KeyValue::new(URL_SCHEME, described.scheme.as_str()));
-    add(path_attribute(request.uri.path()));
-    if let (Some(query), Some(sensitive)) = (request.uri.query(), described.sensitive_parameters) {
-        let query = redact::query(query, MAX_QUERY, sensitive).into_owned();
-        add(KeyValue::new(URL_QUERY, query));
-    }
-    server_attributes(request, &described.forwarded, add);
-    let peer = peer(&request.extensions);
-    let client = described.forwarded.client.or(peer.map(|peer| peer.ip()));
-    if let Some(client) = client {
-        add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
-    }
-    if let Some(peer) = peer {
-        peer_attributes(peer, add);
-    }
-    if let Some(version) = protocol_version(request.version) {
-        add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
-    }
-    let agent = request.headers.get(USER_AGENT);
-    if let Some(agent) = agent.and_then(|agent| start_of(agent, MAX_USER_AGENT)) {
-        let agent = truncate(agent, MAX_USER_AGENT).into_owned();
-        add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
-    }
-}
-
-/// A header's text as far as it is needed: one byte more than `limit`, which tells that it is cut.
-fn start_of(value: &HeaderValue, limit: usize) -> Option<&str> {
-    match value.as_bytes().get(..=limit) {
-        // A value has no control characters but the tab.
-        Some(start) => start.is_ascii().then(|| str::from_utf8(start).ok())?,
-        None => value.to_str().ok(),
-    }
-}
-
 /// What is still known of a request that claimed to be a gRPC call, when its answer shows that it
 /// is none.
 pub(crate) fn claimed_call_attributes(
@@ -220,26 +164,6 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 pub(super) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(KeyValue)) {
     add(KeyValue::new(NETWORK_PEER_ADDRESS, peer.ip().to_string()));
     add(KeyValue::new(NETWORK_PEER_PORT, i64::from(peer.port())));
-}
-
-/// `server.address` and `server.port`: from a trusted proxy, else from `:authority` or the absolute
-/// form, else from `Host`.
-pub(super) fn server_attributes(
-    request: &Parts,
-    forwarded: &Forwarded<'_>,
-    add: &mut impl FnMut(KeyValue),
-) {
-    let authority = forwarded
-        .authority
-        .or_else(|| request.uri.authority().map(Authority::as_str))
-        .or_else(|| request.headers.get(HOST)?.to_str().ok());
-    if let Some((host, port)) = authority.and_then(split_authority) {
-        let host = truncate(host, MAX_HOST).into_owned();
-        add(KeyValue::new(SERVER_ADDRESS, host));
-        if let Some(port) = port {
-            add(KeyValue::new(SERVER_PORT, i64::from(port)));
-        }
-    }
 }
 
 /// `server.address`, no longer than it is kept.

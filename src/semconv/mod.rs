@@ -10,6 +10,7 @@ mod redact;
 #[cfg(feature = "init")]
 pub(crate) mod resource;
 pub(crate) mod rpc;
+mod server_request;
 
 pub(crate) use forwarded::Forwarded;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
@@ -27,6 +28,7 @@ pub(crate) use opentelemetry_semantic_conventions::metric::{
     HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_CLIENT_CALL_DURATION,
     RPC_SERVER_CALL_DURATION,
 };
+pub(crate) use server_request::{Described, ServerRequest};
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
 
 /// Which end of a request is described.

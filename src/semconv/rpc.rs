@@ -5,7 +5,8 @@ use ::http::request::Parts;
 use ::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::KeyValue;
 
-use super::http::{peer, peer_attributes, server_attributes};
+use super::http::{peer, peer_attributes};
+use super::server_request::{authority, server_attributes};
 use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 
 /// `rpc.system.name`
@@ -59,7 +60,7 @@ pub(crate) fn request_attributes(
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    server_attributes(request, forwarded, add);
+    server_attributes(authority(request, forwarded).as_deref(), add);
     if let Some(peer) = peer(&request.extensions) {
         peer_attributes(peer, add);
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::pin::pin;
 use std::process::{Command, Output};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -19,8 +19,11 @@ use crate::stacks::{STACKS, Stack};
 
 /// Rounds of the clock, so that all stacks have the same share of what else the machine does.
 const ROUNDS: usize = 5;
-const BATCHES: usize = 10;
-const REQUESTS: usize = 2_000;
+const BATCHES: usize = 60;
+const REQUESTS: usize = 400;
+/// Time for the exporter to take what a batch has left, as it has between requests of a service:
+/// else memory would be new to each span.
+const PAUSE: Duration = Duration::from_millis(5);
 /// For a count there is no need for more: each request has the same.
 const COUNTED: usize = 256;
 
@@ -137,6 +140,7 @@ fn environment(stack: &Stack, receiver: &Receiver) -> Vec<(&'static str, String)
         ("OTEL_TRACES_SAMPLER", "parentbased_always_on".to_owned()),
         // Room for all spans, so that none is dropped, which would cost less.
         ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "256".to_owned()),
         ("OTEL_LOGS_EXPORTER", "none".to_owned()),
         ("ENVIRONMENT", "production".to_owned()),
     ];
@@ -180,6 +184,7 @@ pub fn one(stack: &str, inbound: &str, what: &str) {
         }
         _ => {
             let batches = (0..BATCHES).map(|_| {
+                std::thread::sleep(PAUSE);
                 let requests = requests(inbound, REQUESTS);
                 let start = Instant::now();
                 send_all(&mut app, requests);

@@ -1,0 +1,367 @@
+//! Spans of the layers and the handler functions.
+//!
+//! Where `init` has made the sampler, what it decides is known from the parent or the trace id. A
+//! span is therefore made here without the SDK: one that is dropped is its ids, and one that is
+//! sampled goes into the queues as it was recorded. Its attributes are made on the export thread.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{
+    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
+    SpanData, SpanEvents, SpanLimits, SpanLinks,
+};
+
+use super::batch::Item;
+use super::settings::Sampler;
+use super::traces::{Spans, bytes};
+use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
+use crate::semconv::ServerRequest;
+
+/// A sampler whose decisions are known.
+#[derive(Clone, Debug)]
+pub(super) struct Sampling {
+    /// Below a span, whether it is that of another service or not.
+    below: Below,
+    /// What decides otherwise.
+    otherwise: SdkSampler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    /// As the parent was.
+    Parent,
+    /// As without one.
+    Otherwise,
+}
+
+impl Sampling {
+    /// `None` for a sampler of the application.
+    pub(super) fn of(sampler: &Sampler) -> Option<Self> {
+        use Below::{Otherwise, Parent};
+        let (below, otherwise) = match *sampler {
+            Sampler::AlwaysOn => (Otherwise, SdkSampler::AlwaysOn),
+            Sampler::AlwaysOff => (Otherwise, SdkSampler::AlwaysOff),
+            Sampler::TraceIdRatio(ratio) => (Otherwise, SdkSampler::TraceIdRatioBased(ratio)),
+            Sampler::ParentBasedAlwaysOn => (Parent, SdkSampler::AlwaysOn),
+            Sampler::ParentBasedAlwaysOff => (Parent, SdkSampler::AlwaysOff),
+            Sampler::ParentBasedTraceIdRatio(ratio) => {
+                (Parent, SdkSampler::TraceIdRatioBased(ratio))
+            }
+            Sampler::Custom(_) => return None,
+        };
+        Some(Self { below, otherwise })
+    }
+
+    fn samples(&self, parent: Option<&SpanContext>, trace_id: TraceId) -> bool {
+        if let (Below::Parent, Some(parent)) = (self.below, parent) {
+            return parent.is_sampled();
+        }
+        let kind = SpanKind::Internal;
+        let result = self.otherwise.should_sample(None, trace_id, "", &kind, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
+    fn follows_unsampled(&self) -> bool {
+        self.below == Below::Parent || matches!(self.otherwise, SdkSampler::AlwaysOff)
+    }
+}
+
+/// What makes the tracers of the process.
+pub(super) struct Tracers {
+    /// For as long as the process: spans on all threads would else count its owners at once.
+    pub(super) spans: &'static Spans,
+    pub(super) sampling: Sampling,
+    pub(super) limits: SpanLimits,
+}
+
+impl MakeTracer for Tracers {
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(Tracer {
+            spans: self.spans,
+            sampling: self.sampling.clone(),
+            limits: self.limits,
+            scope,
+        })
+    }
+
+    fn follows_unsampled(&self) -> bool {
+        self.sampling.follows_unsampled()
+    }
+}
+
+struct Tracer {
+    spans: &'static Spans,
+    sampling: Sampling,
+    limits: SpanLimits,
+    scope: InstrumentationScope,
+}
+
+impl StartSpan for Tracer {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
+        let cx = parent.cx;
+        let current = cx.span();
+        let parent = match &parent.span_context {
+            Some(span_context) => Some(span_context),
+            None => Some(current.span_context()).filter(|current| current.is_valid()),
+        };
+        if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
+            let cx = match parent {
+                Some(parent) => cx.with_remote_span_context(parent.clone()),
+                None => cx.clone(),
+            };
+            return Started {
+                cx,
+                recording: false,
+            };
+        }
+        let ids = RandomIdGenerator::default();
+        let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
+        let is_sampled = self.sampling.samples(parent, trace_id);
+        let inherited = parent.map_or(0, |parent| parent.trace_flags().to_u8() & RANDOM);
+        let span_context = SpanContext::new(
+            trace_id,
+            ids.new_span_id(),
+            TraceFlags::new(inherited).with_sampled(is_sampled),
+            false,
+            parent.map(|parent| parent.trace_state().clone()).unwrap_or_default(),
+        );
+        if !is_sampled {
+            return Started {
+                cx: cx.with_remote_span_context(span_context),
+                recording: false,
+            };
+        }
+        let new = describe();
+        let span = Span {
+            span_context,
+            recorded: Some(Box::new(Recorded {
+                parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+                parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+                kind: new.kind,
+                name: new.name,
+                start_time: new.start_time.unwrap_or_else(SystemTime::now),
+                end_time: None,
+                request: new.request,
+                attributes: new.attributes,
+                dropped_attributes: 0,
+                events: SpanEvents::default(),
+                links: Vec::from_iter(new.link),
+                dropped_links: 0,
+                status: Status::Unset,
+                scope: self.scope.clone(),
+                limits: self.limits,
+            })),
+            spans: self.spans,
+        };
+        Started {
+            cx: cx.with_span(span),
+            recording: true,
+        }
+    }
+}
+
+/// A span that is recorded, until it has ended.
+#[derive(Debug)]
+struct Span {
+    span_context: SpanContext,
+    recorded: Option<Box<Recorded>>,
+    spans: &'static Spans,
+}
+
+/// What was recorded of a span.
+#[derive(Clone, Debug)]
+pub(super) struct Recorded {
+    parent_span_id: SpanId,
+    parent_span_is_remote: bool,
+    kind: SpanKind,
+    name: Cow<'static, str>,
+    start_time: SystemTime,
+    end_time: Option<SystemTime>,
+    request: Option<ServerRequest>,
+    /// Besides those of the request.
+    attributes: Vec<KeyValue>,
+    dropped_attributes: u32,
+    events: SpanEvents,
+    links: Vec<Link>,
+    dropped_links: u32,
+    status: Status,
+    scope: InstrumentationScope,
+    limits: SpanLimits,
+}
+
+/// Cuts a list to a limit of the configuration, and counts what is cut off.
+fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let dropped = list.len().saturating_sub(limit);
+    list.truncate(limit);
+    u32::try_from(dropped).unwrap_or(u32::MAX)
+}
+
+/// Whether a list has room below a limit of the configuration.
+fn has_room<T>(list: &[T], limit: u32) -> bool {
+    usize::try_from(limit).is_ok_and(|limit| list.len() < limit)
+}
+
+impl opentelemetry::trace::Span for Span {
+    fn add_event_with_timestamp<T>(
+        &mut self,
+        name: T,
+        timestamp: SystemTime,
+        mut attributes: Vec<KeyValue>,
+    ) where
+        T: Into<Cow<'static, str>>,
+    {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        if has_room(&recorded.events.events, recorded.limits.max_events_per_span) {
+            let dropped = cut(&mut attributes, recorded.limits.max_attributes_per_event);
+            let event = Event::new(name, timestamp, attributes, dropped);
+            recorded.events.events.push(event);
+        } else {
+            recorded.events.dropped_count += 1;
+        }
+    }
+
+    fn span_context(&self) -> &SpanContext {
+        &self.span_context
+    }
+
+    fn is_recording(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    fn set_attribute(&mut self, attribute: KeyValue) {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        if has_room(&recorded.attributes, recorded.limits.max_attributes_per_span) {
+            recorded.attributes.push(attribute);
+        } else {
+            recorded.dropped_attributes += 1;
+        }
+    }
+
+    fn set_status(&mut self, status: Status) {
+        if let Some(recorded) = &mut self.recorded
+            // Ok holds over Error, and that over Unset (Trace API, "Set Status").
+            && status > recorded.status
+        {
+            recorded.status = status;
+        }
+    }
+
+    fn update_name<T>(&mut self, name: T)
+    where
+        T: Into<Cow<'static, str>>,
+    {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.name = name.into();
+        }
+    }
+
+    fn add_link(&mut self, span_context: SpanContext, mut attributes: Vec<KeyValue>) {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        if has_room(&recorded.links, recorded.limits.max_links_per_span) {
+            let dropped = cut(&mut attributes, recorded.limits.max_attributes_per_link);
+            recorded.links.push(Link::new(span_context, attributes, dropped));
+        } else {
+            recorded.dropped_links += 1;
+        }
+    }
+
+    fn end_with_timestamp(&mut self, timestamp: SystemTime) {
+        if let Some(mut recorded) = self.recorded.take()
+            // What ends later is not counted: nobody would export it.
+            && !self.spans.has_stopped()
+        {
+            recorded.end_time = Some(timestamp);
+            self.spans.push(Ended::Own(self.span_context.clone(), recorded));
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if self.recorded.is_some() {
+            opentelemetry::trace::Span::end(self);
+        }
+    }
+}
+
+/// A span that has ended.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    /// One of this crate's.
+    Own(SpanContext, Box<Recorded>),
+    /// One of the SDK's, which others have started.
+    Sdk(Box<SpanData>),
+}
+
+impl Item for Ended {
+    type Exported = SpanData;
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Own(_, recorded) => {
+                let request = recorded.request.as_ref().map_or(0, ServerRequest::bytes);
+                let parts = bytes(
+                    &recorded.name,
+                    &recorded.status,
+                    &recorded.attributes,
+                    &recorded.events,
+                    &recorded.links,
+                );
+                size_of::<Recorded>() + request + parts
+            }
+            Self::Sdk(span) => {
+                let parts = bytes(
+                    &span.name,
+                    &span.status,
+                    &span.attributes,
+                    &span.events,
+                    &span.links,
+                );
+                size_of::<SpanData>() + parts
+            }
+        }
+    }
+
+    fn into_exported(self) -> SpanData {
+        let (span_context, mut recorded) = match self {
+            Self::Own(span_context, recorded) => (span_context, recorded),
+            Self::Sdk(span) => return *span,
+        };
+        let limits = recorded.limits;
+        let mut attributes =
+            NewSpan::all_attributes(recorded.request.as_ref(), recorded.attributes);
+        let dropped = cut(&mut attributes, limits.max_attributes_per_span);
+        let mut links = SpanLinks::default();
+        links.dropped_count =
+            recorded.dropped_links + cut(&mut recorded.links, limits.max_links_per_span);
+        links.links = recorded.links;
+        SpanData {
+            span_context,
+            parent_span_id: recorded.parent_span_id,
+            parent_span_is_remote: recorded.parent_span_is_remote,
+            span_kind: recorded.kind,
+            name: recorded.name,
+            start_time: recorded.start_time,
+            end_time: recorded.end_time.unwrap_or(recorded.start_time),
+            attributes,
+            dropped_attributes_count: recorded.dropped_attributes + dropped,
+            events: recorded.events,
+            links,
+            status: recorded.status,
+            instrumentation_scope: recorded.scope,
+        }
+    }
+}

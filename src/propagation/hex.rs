@@ -1,0 +1,92 @@
+//! Lower-case hexadecimal digits, eight at a time.
+//!
+//! An id is read and written with every request. Eight digits are one word, whose bytes are worked
+//! on at once.
+
+/// Every byte 1.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const ZERO: u64 = ONES * b'0' as u64;
+/// From what would be the digit after `9` to `a`.
+const TO_LETTERS: u64 = (b'a' - b'9' - 1) as u64;
+
+/// The digits of four bytes.
+fn digits_of(bytes: [u8; 4]) -> [u8; 8] {
+    let mut nibbles = u64::from(u32::from_be_bytes(bytes));
+    nibbles = (nibbles | nibbles << 16) & 0x0000_ffff_0000_ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles << 4) & (ONES * 0x0f);
+    digits_of_nibbles(nibbles).to_be_bytes()
+}
+
+fn digits_of_nibbles(nibbles: u64) -> u64 {
+    let is_letter = (nibbles + ONES * 6) >> 4 & ONES;
+    nibbles + ZERO + is_letter * TO_LETTERS
+}
+
+/// What eight digits stand for; `None` where one of them is none.
+fn bytes_of(digits: [u8; 8]) -> Option<[u8; 4]> {
+    let digits = u64::from_be_bytes(digits);
+    // Of letters the low half counts from 1, and this bit is set.
+    let is_letter = digits >> 6 & ONES;
+    let nibbles = (digits & (ONES * 0x0f)) + is_letter * 9;
+    let mut bytes = nibbles & (ONES * 0x0f);
+    // What these would be written as is what was read, or it was something else.
+    if digits_of_nibbles(bytes) != digits {
+        return None;
+    }
+    bytes = (bytes | bytes >> 4) & 0x00ff_00ff_00ff_00ff;
+    bytes = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
+    bytes = (bytes | bytes >> 16) & 0xffff_ffff;
+    u32::try_from(bytes).ok().map(u32::to_be_bytes)
+}
+
+/// Decodes exactly `2 * N` digits.
+pub(super) fn decode<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for (bytes, digits) in bytes.chunks_mut(4).zip(digits.chunks(8)) {
+        let mut all = [b'0'; 8];
+        all[..digits.len()].copy_from_slice(digits);
+        bytes.copy_from_slice(&bytes_of(all)?[..bytes.len()]);
+    }
+    Some(bytes)
+}
+
+/// Writes the digits of `bytes` to `text`.
+pub(super) fn encode(bytes: &[u8], text: &mut [u8]) {
+    for (bytes, text) in bytes.chunks(4).zip(text.chunks_mut(8)) {
+        let mut all = [0; 4];
+        all[..bytes.len()].copy_from_slice(bytes);
+        text.copy_from_slice(&digits_of(all)[..text.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_written_and_read_as_the_standard_library_has_it() {
+        for byte in 0..=255 {
+            let mut text = [0; 2];
+            encode(&[byte], &mut text);
+            assert_eq!(text, format!("{byte:02x}").as_bytes());
+            assert_eq!(decode(&text), Some([byte]));
+        }
+        let bytes: [u8; 16] = std::array::from_fn(|n| (n * 29) as u8);
+        let mut text = [0; 32];
+        encode(&bytes, &mut text);
+        assert_eq!(decode(&text), Some(bytes));
+    }
+
+    #[test]
+    fn what_is_no_digit_is_told_in_every_place() {
+        for place in 0..8 {
+            for byte in 0..=255 {
+                let mut digits = *b"09afbe12";
+                digits[place] = byte;
+                let is_digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                assert_eq!(decode::<4>(&digits).is_some(), is_digit, "{byte} at {place}");
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What a span says of a request to a server.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use ::http::header::{HOST, USER_AGENT};
+use ::http::request::Parts;
+use ::http::uri::Authority;
+use opentelemetry::KeyValue;
+
+use super::forwarded::Forwarded;
+use super::http::{
+    MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, MAX_USER_AGENT, Scheme, peer, peer_attributes,
+    protocol_version, split_authority,
+};
+use super::redact::{self, SensitiveParameters};
+use super::{
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
+    USER_AGENT_ORIGINAL, truncate,
+};
+
+/// How to describe a request.
+pub(crate) struct Described<'a> {
+    /// `http.request.method`
+    pub(crate) method: &'static str,
+    /// `http.route`
+    pub(crate) route: Option<Cow<'static, str>>,
+    pub(crate) scheme: Scheme,
+    pub(crate) forwarded: Forwarded<'a>,
+    /// `None` where the query is not to be recorded.
+    pub(crate) sensitive_parameters: Option<&'a SensitiveParameters>,
+}
+
+/// What is taken from a request when it arrives, so that its attributes can be made later, where
+/// nobody waits for them.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerRequest {
+    method: &'static str,
+    route: Option<Cow<'static, str>>,
+    scheme: Scheme,
+    version: Option<&'static str>,
+    client: Option<IpAddr>,
+    peer: Option<SocketAddr>,
+    /// All of the following, one after the other.
+    text: Vec<u8>,
+    original_method: Piece,
+    path: Piece,
+    query: Piece,
+    authority: Piece,
+    user_agent: Piece,
+}
+
+/// Where in the text something is; `None` where the request does not have it.
+type Piece = Option<(u16, u16)>;
+
+/// A port, and the colon before it.
+const PORT: usize = ":65535".len();
+
+impl ServerRequest {
+    pub(crate) fn of(request: &Parts, described: Described<'_>) -> Self {
+        let method = (described.method == OTHER)
+            .then(|| truncate(request.method.as_str(), MAX_METHOD));
+        let path = truncate(request.uri.path(), MAX_PATH);
+        let query = request.uri.query().zip(described.sensitive_parameters);
+        let query = query.map(|(query, sensitive)| redact::query(query, MAX_QUERY, sensitive));
+        let authority = authority(request, &described.forwarded);
+        let user_agent = request.headers.get(USER_AGENT);
+        // One byte more than is kept, which tells that it is cut.
+        let user_agent = user_agent.map(|agent| {
+            let agent = agent.as_bytes();
+            &agent[..agent.len().min(MAX_USER_AGENT + 1)]
+        });
+        let pieces = [
+            method.as_deref().map(str::as_bytes),
+            Some(path.as_bytes()),
+            query.as_deref().map(str::as_bytes),
+            authority.as_deref().map(str::as_bytes),
+            user_agent.filter(|agent| agent.is_ascii()),
+        ];
+        let length = pieces.iter().flatten().map(|piece| piece.len()).sum();
+        let mut text = Vec::with_capacity(length);
+        let [original_method, path, query, authority, user_agent] = pieces.map(|piece| {
+            let start = u16::try_from(text.len()).ok()?;
+            text.extend_from_slice(piece?);
+            Some((start, u16::try_from(text.len()).ok()?))
+        });
+        let peer = peer(&request.extensions);
+        Self {
+            method: described.method,
+            route: described.route,
+            scheme: described.scheme,
+            version: protocol_version(request.version),
+            client: described.forwarded.client.or(peer.map(|peer| peer.ip())),
+            peer,
+            text,
+            original_method,
+            path,
+            query,
+            authority,
+            user_agent,
+        }
+    }
+
+    /// The attributes of a server span that are known when the request arrives.
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
+        add(KeyValue::new(HTTP_REQUEST_METHOD, self.method));
+        if let Some(original) = self.piece(self.original_method) {
+            add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original.to_owned()));
+        }
+        add(KeyValue::new(URL_SCHEME, self.scheme.as_str()));
+        if let Some(path) = self.piece(self.path) {
+            add(KeyValue::new(URL_PATH, path.to_owned()));
+        }
+        if let Some(query) = self.piece(self.query) {
+            add(KeyValue::new(URL_QUERY, query.to_owned()));
+        }
+        server_attributes(self.piece(self.authority), add);
+        if let Some(client) = self.client {
+            add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
+        }
+        if let Some(peer) = self.peer {
+            peer_attributes(peer, add);
+        }
+        if let Some(version) = self.version {
+            add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
+        }
+        if let Some(agent) = self.piece(self.user_agent) {
+            let agent = truncate(agent, MAX_USER_AGENT).into_owned();
+            add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
+        }
+        if let Some(route) = &self.route {
+            add(KeyValue::new(HTTP_ROUTE, route.clone()));
+        }
+    }
+
+    /// The memory that it takes besides its own size.
+    #[cfg(feature = "init")]
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    fn piece(&self, piece: Piece) -> Option<&str> {
+        let (start, end) = piece?;
+        let piece = self.text.get(usize::from(start)..usize::from(end))?;
+        str::from_utf8(piece).ok()
+    }
+}
+
+/// The server that a request names: as a trusted proxy has it, else `:authority` or the absolute
+/// form, else `Host`; no longer than it is kept.
+pub(super) fn authority<'a>(
+    request: &'a Parts,
+    forwarded: &Forwarded<'a>,
+) -> Option<Cow<'a, str>> {
+    let authority = forwarded
+        .authority
+        .or_else(|| request.uri.authority().map(Authority::as_str))
+        .or_else(|| request.headers.get(HOST)?.to_str().ok())?;
+    if authority.len() <= MAX_HOST + PORT {
+        return Some(Cow::Borrowed(authority));
+    }
+    let (host, port) = split_authority(authority)?;
+    let host = truncate(host, MAX_HOST);
+    Some(match port {
+        Some(port) => Cow::Owned(format!("{host}:{port}")),
+        None => host,
+    })
+}
+
+/// `server.address` and `server.port`
+pub(super) fn server_attributes(authority: Option<&str>, add: &mut impl FnMut(KeyValue)) {
+    if let Some((host, port)) = authority.and_then(split_authority) {
+        let host = truncate(host, MAX_HOST).into_owned();
+        add(KeyValue::new(SERVER_ADDRESS, host));
+        if let Some(port) = port {
+            add(KeyValue::new(SERVER_PORT, i64::from(port)));
+        }
+    }
+}
