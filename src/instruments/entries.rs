@@ -3,23 +3,25 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use http::Method;
 use opentelemetry::KeyValue;
 
-use super::{Series, SeriesKey};
+use super::series::SeriesList;
 use crate::bound::BoundUpDownCounter;
 use crate::semconv;
 use crate::semconv::http::span_name;
 use crate::table::Table;
 
-/// Bounds of the tables. A route has few series: one for each status that its handler gives.
+/// Bounds of the tables.
 const MAX_ROUTES: usize = 1024;
-const MAX_SERIES: usize = 128;
 const MAX_NAMES: usize = 8192;
 
 /// What is known of the requests with one method.
 pub(super) struct MethodEntry {
     pub(super) index: usize,
     pub(super) method: &'static str,
+    /// The same, as requests have it.
+    pub(super) known: Option<Method>,
     /// The places of those without a route, or without a server.
     pub(super) unmatched: usize,
     /// Of a client, for the servers that there is no room for.
@@ -53,7 +55,7 @@ pub(crate) struct Route {
     pub(super) method_index: usize,
     /// Active requests, on the side of the client.
     pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
-    pub(super) series: Table<SeriesKey, Arc<Series>>,
+    pub(super) series: SeriesList,
 }
 
 /// The server that a client calls.
@@ -77,6 +79,7 @@ impl MethodEntry {
         Self {
             index,
             method,
+            known: Method::from_bytes(method.as_bytes()).ok(),
             unmatched,
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
@@ -99,7 +102,7 @@ impl Route {
             peer: None,
             method_index,
             active: OnceLock::new(),
-            series: Table::new(MAX_SERIES),
+            series: SeriesList::default(),
         }
     }
 

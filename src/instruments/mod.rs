@@ -6,7 +6,6 @@
 mod entries;
 mod series;
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -243,7 +242,7 @@ impl Instruments {
         let known = &self.methods[..self.methods.len() - 1];
         let index = known
             .iter()
-            .position(|entry| entry.method == method.as_str())
+            .position(|entry| entry.known.as_ref() == Some(method))
             .unwrap_or(known.len());
         &self.methods[index]
     }
@@ -276,14 +275,30 @@ impl Instruments {
         extra: &[KeyValue],
         measured: &Measured,
     ) {
-        let bind = || Arc::new(self.bind_http(route, key, extra));
-        record(&route.series, key, extra, measured, bind);
+        let bind = || self.bind_http(route, key, extra);
+        // With attributes of its own, a request has a series of its own.
+        let known = if extra.is_empty() {
+            route.series.find(key, bind)
+        } else {
+            None
+        };
+        match known {
+            Some(series) => series.record(measured),
+            None => bind().record(measured),
+        }
     }
 
     /// Records a gRPC call that ended.
     pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], measured: &Measured) {
         let bind = || Arc::new(self.bind_call(key, extra));
-        record(&self.calls, key, extra, measured, bind);
+        if !extra.is_empty() {
+            return bind().record(measured);
+        }
+        let known = self.calls.with(key, |series| series.record(measured));
+        if known.is_none() {
+            let (Ok(series) | Err(series)) = self.calls.get_or_insert_with(key, bind);
+            series.record(measured);
+        }
     }
 
     /// A gRPC method that the server is known to have.
@@ -411,24 +426,6 @@ impl Instruments {
             requests.bind_to(attributes),
             milliseconds.bind_to(attributes),
         ))
-    }
-}
-
-/// Records to the series of a key. With attributes of its own, a request has one of its own.
-fn record<K: Clone + Eq + Hash>(
-    table: &Table<K, Arc<Series>>,
-    key: &K,
-    extra: &[KeyValue],
-    measured: &Measured,
-    bind: impl FnOnce() -> Arc<Series>,
-) {
-    if !extra.is_empty() {
-        return bind().record(measured);
-    }
-    let known = table.with(key, |series| series.record(measured));
-    if known.is_none() {
-        let (Ok(series) | Err(series)) = table.get_or_insert_with(key, bind);
-        series.record(measured);
     }
 }
 

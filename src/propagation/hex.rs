@@ -40,24 +40,38 @@ fn bytes_of(digits: [u8; 8]) -> Option<[u8; 4]> {
     u32::try_from(bytes).ok().map(u32::to_be_bytes)
 }
 
-/// Decodes exactly `2 * N` digits.
-pub(super) fn decode<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    for (bytes, digits) in bytes.chunks_mut(4).zip(digits.chunks(8)) {
-        let mut all = [b'0'; 8];
-        all[..digits.len()].copy_from_slice(digits);
-        bytes.copy_from_slice(&bytes_of(all)?[..bytes.len()]);
+/// Decodes exactly `8 * N` digits to `4 * N` bytes.
+pub(super) fn decode<const N: usize>(digits: &[u8]) -> Option<[[u8; 4]; N]> {
+    let (digits, []) = digits.as_chunks::<8>() else {
+        return None;
+    };
+    let digits: &[[u8; 8]; N] = digits.try_into().ok()?;
+    let mut bytes = [[0; 4]; N];
+    for (bytes, digits) in bytes.iter_mut().zip(digits) {
+        *bytes = bytes_of(*digits)?;
     }
     Some(bytes)
 }
 
-/// Writes the digits of `bytes` to `text`.
+/// Decodes two digits.
+pub(super) fn decode_byte(digits: [u8; 2]) -> Option<u8> {
+    let [high, low] = digits;
+    let all = [b'0', b'0', b'0', b'0', b'0', b'0', high, low];
+    bytes_of(all).map(|[.., byte]| byte)
+}
+
+/// Writes the digits of whole words to `text`.
 pub(super) fn encode(bytes: &[u8], text: &mut [u8]) {
-    for (bytes, text) in bytes.chunks(4).zip(text.chunks_mut(8)) {
-        let mut all = [0; 4];
-        all[..bytes.len()].copy_from_slice(bytes);
-        text.copy_from_slice(&digits_of(all)[..text.len()]);
+    let (text, _) = text.as_chunks_mut::<8>();
+    for (bytes, text) in bytes.as_chunks::<4>().0.iter().zip(text) {
+        *text = digits_of(*bytes);
     }
+}
+
+/// The two digits of a byte.
+pub(super) fn encode_byte(byte: u8) -> [u8; 2] {
+    let [.., high, low] = digits_of([0, 0, 0, byte]);
+    [high, low]
 }
 
 #[cfg(test)]
@@ -67,14 +81,14 @@ mod tests {
     #[test]
     fn every_byte_is_written_and_read_as_the_standard_library_has_it() {
         for byte in 0..=255 {
-            let mut text = [0; 2];
-            encode(&[byte], &mut text);
+            let text = encode_byte(byte);
             assert_eq!(text, format!("{byte:02x}").as_bytes());
-            assert_eq!(decode(&text), Some([byte]));
+            assert_eq!(decode_byte(text), Some(byte));
         }
-        let bytes: [u8; 16] = std::array::from_fn(|n| (n * 29) as u8);
+        let bytes: [[u8; 4]; 4] =
+            std::array::from_fn(|word| std::array::from_fn(|n| (word * 67 + n * 29) as u8));
         let mut text = [0; 32];
-        encode(&bytes, &mut text);
+        encode(bytes.as_flattened(), &mut text);
         assert_eq!(decode(&text), Some(bytes));
     }
 
@@ -85,8 +99,11 @@ mod tests {
                 let mut digits = *b"09afbe12";
                 digits[place] = byte;
                 let is_digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-                assert_eq!(decode::<4>(&digits).is_some(), is_digit, "{byte} at {place}");
+                assert_eq!(bytes_of(digits).is_some(), is_digit, "{byte} at {place}");
             }
+        }
+        for length in [0, 7, 9, 24] {
+            assert_eq!(decode::<2>(&vec![b'0'; length]), None);
         }
     }
 }

@@ -69,11 +69,11 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     const LENGTH: usize = 55;
     let value = trim(value);
     // Everything is checked on bytes of a known place, so a long value costs as much as a short.
-    let (fields, rest) = value.split_at_checked(LENGTH)?;
+    let (fields, rest) = value.split_first_chunk::<LENGTH>()?;
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
     }
-    let [version] = hex::decode(&fields[..2])?;
+    let version = hex::decode_byte([fields[0], fields[1]])?;
     match version {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
@@ -81,9 +81,11 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
         _ if !matches!(rest.first(), None | Some(b'-')) => return None,
         _ => {}
     }
-    let trace_id = TraceId::from_bytes(hex::decode(&fields[3..35])?);
-    let span_id = SpanId::from_bytes(hex::decode(&fields[36..52])?);
-    let [flags] = hex::decode(&fields[53..55])?;
+    let trace_id: [[u8; 4]; 4] = hex::decode(&fields[3..35])?;
+    let span_id: [[u8; 4]; 2] = hex::decode(&fields[36..52])?;
+    let flags = hex::decode_byte([fields[53], fields[54]])?;
+    let trace_id = TraceId::from_bytes(trace_id.as_flattened().try_into().ok()?);
+    let span_id = SpanId::from_bytes(span_id.as_flattened().try_into().ok()?);
     if trace_id == TraceId::INVALID || span_id == SpanId::INVALID {
         return None;
     }

@@ -54,37 +54,46 @@ pub(crate) struct ServerRequest {
 /// Where in the text something is; `None` where the request does not have it.
 type Piece = Option<(u16, u16)>;
 
+/// Pieces of text that are put one after the other.
+struct Text(Vec<u8>);
+
+impl Text {
+    fn add(&mut self, piece: &[u8]) -> Piece {
+        let start = u16::try_from(self.0.len()).ok()?;
+        self.0.extend_from_slice(piece);
+        Some((start, u16::try_from(self.0.len()).ok()?))
+    }
+}
+
 /// A port, and the colon before it.
 const PORT: usize = ":65535".len();
 
 impl ServerRequest {
     pub(crate) fn of(request: &Parts, described: Described<'_>) -> Self {
-        let method = (described.method == OTHER)
-            .then(|| truncate(request.method.as_str(), MAX_METHOD));
         let path = truncate(request.uri.path(), MAX_PATH);
-        let query = request.uri.query().zip(described.sensitive_parameters);
-        let query = query.map(|(query, sensitive)| redact::query(query, MAX_QUERY, sensitive));
         let authority = authority(request, &described.forwarded);
-        let user_agent = request.headers.get(USER_AGENT);
-        // One byte more than is kept, which tells that it is cut.
-        let user_agent = user_agent.map(|agent| {
+        let user_agent = request.headers.get(USER_AGENT).and_then(|agent| {
             let agent = agent.as_bytes();
-            &agent[..agent.len().min(MAX_USER_AGENT + 1)]
+            // One byte more than is kept, which tells that it is cut.
+            let agent = agent.get(..=MAX_USER_AGENT).unwrap_or(agent);
+            agent.is_ascii().then_some(agent)
         });
-        let pieces = [
-            method.as_deref().map(str::as_bytes),
-            Some(path.as_bytes()),
-            query.as_deref().map(str::as_bytes),
-            authority.as_deref().map(str::as_bytes),
-            user_agent.filter(|agent| agent.is_ascii()),
-        ];
-        let length = pieces.iter().flatten().map(|piece| piece.len()).sum();
-        let mut text = Vec::with_capacity(length);
-        let [original_method, path, query, authority, user_agent] = pieces.map(|piece| {
-            let start = u16::try_from(text.len()).ok()?;
-            text.extend_from_slice(piece?);
-            Some((start, u16::try_from(text.len()).ok()?))
+        let length = path.len()
+            + authority.as_ref().map_or(0, |authority| authority.len())
+            + user_agent.map_or(0, <[u8]>::len);
+        let mut text = Text(Vec::with_capacity(length));
+        let path = text.add(path.as_bytes());
+        let authority = authority.and_then(|authority| text.add(authority.as_bytes()));
+        let user_agent = user_agent.and_then(|agent| text.add(agent));
+        let query = request.uri.query().zip(described.sensitive_parameters);
+        let query = query.and_then(|(query, sensitive)| {
+            text.add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
         });
+        let original_method = if described.method == OTHER {
+            text.add(truncate(request.method.as_str(), MAX_METHOD).as_bytes())
+        } else {
+            None
+        };
         let peer = peer(&request.extensions);
         Self {
             method: described.method,
@@ -93,7 +102,7 @@ impl ServerRequest {
             version: protocol_version(request.version),
             client: described.forwarded.client.or(peer.map(|peer| peer.ip())),
             peer,
-            text,
+            text: text.0,
             original_method,
             path,
             query,
