@@ -4,7 +4,6 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -21,35 +20,29 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         request: ActiveRequest,
-        // What is left of a body whose length is known. A server need not poll it further than that.
-        remaining: Option<u64>,
-        // Whether the inner body has no frame left.
-        ended: bool,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // One that was read to its end has nothing left to do.
-            let _entered = (!*this.ended).then(|| this.request.enter());
-            this.inner.set(None);
+            // One that was read to its end has nothing left to do for its request.
+            if !this.request.has_whole_body() {
+                let _entered = this.request.enter();
+                this.inner.set(None);
+            }
         }
     }
 }
 
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn new(inner: B, head: &HeaderMap, mut request: ActiveRequest) -> Self {
-        let remaining = inner.size_hint().exact().or_else(|| content_length(head));
-        let empty = remaining == Some(0) && !request.awaits_trailers();
-        let ended = inner.is_end_stream();
-        if ended || request.ends_at_head() || empty {
-            request.complete();
+        if request.is_some() {
+            let length = inner.size_hint().exact().or_else(|| content_length(head));
+            request.on_body(length, inner.is_end_stream());
         }
         Self {
             inner: Some(inner),
             request,
-            remaining,
-            ended,
         }
     }
 }
@@ -75,29 +68,12 @@ impl<B: Body> Body for ResponseBody<B> {
             let _entered = this.request.enter();
             ready!(inner.as_mut().poll_frame(cx))
         };
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    this.request.on_trailers(trailers);
-                }
-                if let Some(data) = frame.data_ref() {
-                    this.request.on_data(data);
-                    if let Some(remaining) = this.remaining {
-                        let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
-                        *remaining = remaining.saturating_sub(length);
-                    }
-                }
-                let all_sent = *this.remaining == Some(0) && !this.request.awaits_trailers();
-                // A server asks this instead of polling once more.
-                *this.ended = inner.is_end_stream();
-                if all_sent || *this.ended || frame.is_trailers() {
-                    this.request.complete();
-                }
-            }
-            Some(Err(_)) => this.request.fail::<B::Error>(),
-            None => {
-                *this.ended = true;
-                this.request.complete();
+        if this.request.is_some() {
+            match &frame {
+                // A server asks for the end of the stream instead of polling once more.
+                Some(Ok(frame)) => this.request.on_frame(frame, inner.is_end_stream()),
+                Some(Err(_)) => this.request.fail::<B::Error>(),
+                None => this.request.on_end(),
             }
         }
         Poll::Ready(frame)
@@ -119,8 +95,6 @@ impl<B: Default> Default for ResponseBody<B> {
         Self {
             inner: Some(B::default()),
             request: ActiveRequest::none(),
-            remaining: None,
-            ended: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -21,14 +22,16 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         // Moves on to the body with the head of the response.
-        request: Option<ActiveRequest>,
+        request: ActiveRequest,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = this.request.as_mut().map(ActiveRequest::enter);
-            this.inner.set(None);
+            if this.inner.is_some() {
+                let _entered = this.request.enter();
+                this.inner.set(None);
+            }
         }
     }
 }
@@ -37,7 +40,7 @@ impl<F> ResponseFuture<F> {
     pub(crate) fn new(inner: F, request: ActiveRequest) -> Self {
         Self {
             inner: Some(inner),
-            request: Some(request),
+            request,
         }
     }
 }
@@ -52,20 +55,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let result = {
-            let (Some(inner), Some(request)) =
-                (this.inner.as_mut().as_pin_mut(), this.request.as_mut())
-            else {
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
                 // A future that has given its result is not polled again.
                 return Poll::Pending;
             };
-            let _entered = request.enter();
+            let _entered = this.request.enter();
             let result = ready!(inner.poll(cx));
             this.inner.set(None);
             result
         };
-        let Some(mut request) = this.request.take() else {
-            return Poll::Pending;
-        };
+        let mut request = mem::replace(this.request, ActiveRequest::none());
         Poll::Ready(match result {
             Ok(response) => {
                 let (mut head, body) = response.into_parts();

@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{
-    Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState, Tracer,
-    TracerProvider,
+    Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState,
+    Tracer, TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
@@ -255,7 +255,10 @@ const ATTRIBUTES: usize = 16;
 
 impl NewSpan {
     /// All of its attributes.
-    pub(crate) fn all_attributes(request: Option<&ServerRequest>, others: Vec<KeyValue>) -> Vec<KeyValue> {
+    pub(crate) fn all_attributes(
+        request: Option<&ServerRequest>,
+        others: Vec<KeyValue>,
+    ) -> Vec<KeyValue> {
         let Some(request) = request else {
             return others;
         };
@@ -300,7 +303,10 @@ where
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
         builder.start_time = new.start_time;
         builder.links = new.link.map(|link| vec![link]);
-        builder.attributes = Some(NewSpan::all_attributes(new.request.as_ref(), new.attributes));
+        builder.attributes = Some(NewSpan::all_attributes(
+            new.request.as_ref(),
+            new.attributes,
+        ));
         let span = self.0.build_with_context(builder, parent);
         if span.is_recording() {
             return Started {

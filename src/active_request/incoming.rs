@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
-use opentelemetry::baggage::BaggageExt;
 use opentelemetry::Context;
+use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
@@ -102,30 +102,27 @@ impl ActiveRequest {
         if active {
             instruments.add_active(route, scheme, 1);
         }
-        Self(Some(Box::new(Carried {
-            cx,
-            recording: Some(Recording {
-                recorder: recorder.clone(),
-                open: true,
-                span,
-                start,
-                start_time,
-                status: None,
-                sent: 0,
-                received: request.extensions.get::<Received>().cloned(),
-                extra: hooked.metric,
-                http: Http {
-                    route: found,
-                    scheme,
-                    version: Some(request.version),
-                    body: ResponseBodies::of(&request.method),
-                    active,
-                    named,
-                },
-                call,
-            }),
-            transparent: false,
-        })))
+        let recording = Recording {
+            recorder: recorder.clone(),
+            open: true,
+            span,
+            start,
+            start_time,
+            status: None,
+            sent: 0,
+            received: request.extensions.get::<Received>().cloned(),
+            extra: hooked.metric,
+            http: Http {
+                route: found,
+                scheme,
+                version: Some(request.version),
+                body: ResponseBodies::of(&request.method),
+                active,
+                named,
+            },
+            call,
+        };
+        Self(Some(Carried::new(cx, Some(recording), false)))
     }
 }
 
@@ -164,9 +161,7 @@ impl Begun {
             _ => None,
         };
         let mut cx = match (&parent, state) {
-            (Some(parent), Some(state)) if is_trusted => {
-                with_state(root, parent.trace_id(), state)
-            }
+            (Some(parent), Some(state)) if is_trusted => with_state(root, parent.trace_id(), state),
             _ => root.clone(),
         };
         if let Some(baggage) = baggage.filter(|_| is_trusted) {

@@ -11,7 +11,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use bytes::Buf;
 use http::{HeaderMap, Method, StatusCode, Version, response};
+use http_body::Frame;
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
@@ -38,6 +40,23 @@ struct Carried {
     recording: Option<Recording>,
     /// Whether the attributes that handler code adds are those of another request.
     transparent: bool,
+    /// What is left of the response's body, where its length is known. A server need not poll it
+    /// further than that.
+    remaining: Option<u64>,
+    /// Whether the response's body has no frame left.
+    body_ended: bool,
+}
+
+impl Carried {
+    fn new(cx: Context, recording: Option<Recording>, transparent: bool) -> Box<Self> {
+        Box::new(Self {
+            cx,
+            recording,
+            transparent,
+            remaining: None,
+            body_ended: false,
+        })
+    }
 }
 
 struct Recording {
@@ -111,39 +130,29 @@ impl ActiveRequest {
         Self(None)
     }
 
-    /// A request that is not recorded, and has a context all the same.
-    fn unrecorded_in(cx: Context) -> Self {
-        Self(Some(Box::new(Carried {
-            cx,
-            recording: None,
-            transparent: false,
-        })))
+    /// Whether there is something to do for it.
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
     }
 
-    fn recording(&mut self) -> Option<&mut Recording> {
-        self.0.as_mut()?.recording.as_mut()
+    /// A request that is not recorded, and has a context all the same.
+    fn unrecorded_in(cx: Context) -> Self {
+        Self(Some(Carried::new(cx, None, false)))
     }
 
     /// Makes the request current on this thread, until the guard is dropped. A panic that passes
     /// through it ends the request.
-    pub(crate) fn enter(&mut self) -> Entered<'_> {
-        let was_panicking = std::thread::panicking();
-        let Some(carried) = &self.0 else {
-            return Entered {
-                request: self,
-                outer: None,
-                was_panicking,
-                _attached: None,
-            };
-        };
-        let outer = (!carried.transparent)
-            .then(|| handler_attributes::enter(carried.recording.is_some()));
-        Entered {
-            _attached: Some(carried.cx.clone().attach()),
-            request: self,
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Option<Entered<'_>> {
+        let carried = self.0.as_deref_mut()?;
+        let outer =
+            (!carried.transparent).then(|| handler_attributes::enter(carried.recording.is_some()));
+        Some(Entered {
+            _attached: carried.cx.clone().attach(),
+            carried,
             outer,
-            was_panicking,
-        }
+            was_panicking: std::thread::panicking(),
+        })
     }
 
     /// Sees the head of the response, and writes into it which trace it belongs to.
@@ -182,74 +191,76 @@ impl ActiveRequest {
         }
     }
 
-    /// Whether a response to this request ends with its head, whatever its body says.
-    pub(crate) fn ends_at_head(&self) -> bool {
-        let Some(carried) = &self.0 else {
-            return false;
+    /// Sees the body of the response, before it is read.
+    pub(crate) fn on_body(&mut self, length: Option<u64>, is_end_stream: bool) {
+        let Some(carried) = &mut self.0 else {
+            return;
         };
-        let Some(Recording {
-            status: Some(status),
-            http: Http { body, .. },
-            ..
-        }) = &carried.recording
-        else {
-            return false;
+        carried.remaining = length;
+        carried.body_ended = is_end_stream;
+        let Some(recording) = &carried.recording else {
+            return;
         };
-        matches!(body, ResponseBodies::Never)
-            || matches!(body, ResponseBodies::Unsuccessful) && status.is_success()
-            || matches!(
-                *status,
-                StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            )
+        let is_empty = length == Some(0) && !recording.awaits_trailers();
+        if is_end_stream || is_empty || recording.ends_at_head() {
+            carried.end(Outcome::Complete);
+        }
     }
 
-    /// Whether the request is one whose trailers say how it ended.
-    pub(crate) fn awaits_trailers(&self) -> bool {
-        let recording = self.0.as_ref().and_then(|one| one.recording.as_ref());
-        let call = recording.and_then(|one| one.call.as_ref());
-        call.is_some_and(|call| call.code.is_none())
-    }
-
-    /// Sees data of the response's body.
-    pub(crate) fn on_data(&mut self, data: &impl bytes::Buf) {
-        if let Some(recording) = self.recording() {
+    /// Sees a frame of the response's body.
+    pub(crate) fn on_frame(&mut self, frame: &Frame<impl Buf>, is_end_stream: bool) {
+        let Some(carried) = &mut self.0 else {
+            return;
+        };
+        carried.body_ended = is_end_stream;
+        let Some(recording) = &mut carried.recording else {
+            return;
+        };
+        if let Some(trailers) = frame.trailers_ref() {
+            recording.on_trailers(trailers);
+        }
+        if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
-            recording.sent = recording.sent.saturating_add(length);
-            if let Some(call) = &mut recording.call {
-                match Code::in_web_trailers(data.chunk()) {
-                    Some(code) => call.code = Some(code),
-                    None => call.answered = true,
-                }
+            recording.on_data(data.chunk(), length);
+            if let Some(remaining) = &mut carried.remaining {
+                *remaining = remaining.saturating_sub(length);
             }
         }
-    }
-
-    /// Sees the trailers of the response.
-    pub(crate) fn on_trailers(&mut self, trailers: &HeaderMap) {
-        let call = self.recording().and_then(|one| one.call.as_mut());
-        if let Some(Call { code, .. }) = call {
-            *code = Code::in_headers(trailers).or(*code);
+        let is_all_sent = carried.remaining == Some(0) && !recording.awaits_trailers();
+        if is_all_sent || is_end_stream || frame.is_trailers() {
+            carried.end(Outcome::Complete);
         }
     }
 
-    /// The response was handed over whole.
-    pub(crate) fn complete(&mut self) {
-        self.end(Outcome::Complete);
+    /// The response's body was read to its end.
+    pub(crate) fn on_end(&mut self) {
+        if let Some(carried) = &mut self.0 {
+            carried.body_ended = true;
+            carried.end(Outcome::Complete);
+        }
+    }
+
+    /// Whether nothing is left of the response's body.
+    pub(crate) fn has_whole_body(&self) -> bool {
+        self.0.as_ref().is_none_or(|carried| carried.body_ended)
     }
 
     /// The service gave an error of type `E` in place of a response, or of the rest of its body.
     pub(crate) fn fail<E>(&mut self) {
-        self.end(Outcome::Failed(ErrorType::of::<E>()));
+        if let Some(carried) = &mut self.0 {
+            carried.end(Outcome::Failed(ErrorType::of::<E>()));
+        }
     }
+}
 
+impl Carried {
     fn end(&mut self, outcome: Outcome) {
-        if let Some(carried) = &mut self.0
-            && let Some(recording) = &mut carried.recording
+        if let Some(recording) = &mut self.recording
             // Once, even if what is told of it panics.
             && mem::replace(&mut recording.open, false)
         {
-            recording.finish(&carried.cx, outcome);
-            carried.recording = None;
+            recording.finish(&self.cx, outcome);
+            self.recording = None;
         }
     }
 
@@ -263,9 +274,9 @@ impl ActiveRequest {
     }
 }
 
-impl Drop for ActiveRequest {
+impl Drop for Carried {
     fn drop(&mut self) {
-        let Some(recording) = self.recording() else {
+        let Some(recording) = &self.recording else {
             return;
         };
         match recording.recorder.instruments.side {
@@ -278,18 +289,19 @@ impl Drop for ActiveRequest {
 
 /// See [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
-    request: &'a mut ActiveRequest,
+    carried: &'a mut Carried,
     /// `None` where the handler's attributes are not those of this request.
     outer: Option<Running>,
     was_panicking: bool,
-    _attached: Option<ContextGuard>,
+    _attached: ContextGuard,
 }
 
 impl Drop for Entered<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(outer) = self.outer
             && let Some(added) = handler_attributes::leave(outer)
-            && let Some(recording) = self.request.recording()
+            && let Some(recording) = &mut self.carried.recording
         {
             for attribute in added {
                 handler_attributes::put(&mut recording.extra, attribute);
@@ -298,7 +310,7 @@ impl Drop for Entered<'_> {
         if std::thread::panicking() && !self.was_panicking {
             // Not left to the request's own drop: whoever catches the panic drops the request
             // later, when the thread is no longer panicking.
-            self.request.give_up();
+            self.carried.give_up();
         }
     }
 }
@@ -320,6 +332,44 @@ impl Http {
 }
 
 impl Recording {
+    /// Whether the response ends with its head, whatever its body says.
+    fn ends_at_head(&self) -> bool {
+        let Some(status) = self.status else {
+            return false;
+        };
+        let has_body = match self.http.body {
+            ResponseBodies::Never => false,
+            ResponseBodies::Unsuccessful if status.is_success() => false,
+            ResponseBodies::Unsuccessful | ResponseBodies::ByStatus => !matches!(
+                status,
+                StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            ),
+        };
+        !has_body
+    }
+
+    /// Whether the request is one whose trailers say how it ended.
+    fn awaits_trailers(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.code.is_none())
+    }
+
+    /// Sees data of the response's body, of which `chunk` is the beginning.
+    fn on_data(&mut self, chunk: &[u8], length: u64) {
+        self.sent = self.sent.saturating_add(length);
+        if let Some(call) = &mut self.call {
+            match Code::in_web_trailers(chunk) {
+                Some(code) => call.code = Some(code),
+                None => call.answered = true,
+            }
+        }
+    }
+
+    fn on_trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(Call { code, .. }) = &mut self.call {
+            *code = Code::in_headers(trailers).or(*code);
+        }
+    }
+
     /// Sees whether what claims to be a gRPC call is answered as one.
     fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
         let Some(call) = &mut self.call else {

@@ -91,30 +91,27 @@ impl ActiveRequest {
         recorder
             .propagators
             .inject(&cx, may_tell, &mut request.headers);
-        Self(Some(Box::new(Carried {
-            cx,
-            recording: Some(Recording {
-                recorder: recorder.clone(),
-                open: true,
-                span,
-                start,
-                start_time,
-                status: None,
-                sent: 0,
-                received,
-                extra: hooked.metric,
-                http: Http {
-                    route: found,
-                    scheme,
-                    version: None,
-                    body: ResponseBodies::of(&request.method),
-                    active,
-                    named,
-                },
-                call,
-            }),
-            // The handler that sends it has attributes of its own.
-            transparent: true,
-        })))
+        let recording = Recording {
+            recorder: recorder.clone(),
+            open: true,
+            span,
+            start,
+            start_time,
+            status: None,
+            sent: 0,
+            received,
+            extra: hooked.metric,
+            http: Http {
+                route: found,
+                scheme,
+                version: None,
+                body: ResponseBodies::of(&request.method),
+                active,
+                named,
+            },
+            call,
+        };
+        // The handler that sends it has attributes of its own.
+        Self(Some(Carried::new(cx, Some(recording), true)))
     }
 }

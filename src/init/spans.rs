@@ -63,7 +63,9 @@ impl Sampling {
             return parent.is_sampled();
         }
         let kind = SpanKind::Internal;
-        let result = self.otherwise.should_sample(None, trace_id, "", &kind, &[], &[]);
+        let result = self
+            .otherwise
+            .should_sample(None, trace_id, "", &kind, &[], &[]);
         result.decision == SamplingDecision::RecordAndSample
     }
 
@@ -129,7 +131,9 @@ impl StartSpan for Tracer {
             ids.new_span_id(),
             TraceFlags::new(inherited).with_sampled(is_sampled),
             false,
-            parent.map(|parent| parent.trace_state().clone()).unwrap_or_default(),
+            parent
+                .map(|parent| parent.trace_state().clone())
+                .unwrap_or_default(),
         );
         if !is_sampled {
             return Started {
@@ -241,7 +245,10 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        if has_room(&recorded.attributes, recorded.limits.max_attributes_per_span) {
+        if has_room(
+            &recorded.attributes,
+            recorded.limits.max_attributes_per_span,
+        ) {
             recorded.attributes.push(attribute);
         } else {
             recorded.dropped_attributes += 1;
@@ -272,7 +279,9 @@ impl opentelemetry::trace::Span for Span {
         };
         if has_room(&recorded.links, recorded.limits.max_links_per_span) {
             let dropped = cut(&mut attributes, recorded.limits.max_attributes_per_link);
-            recorded.links.push(Link::new(span_context, attributes, dropped));
+            recorded
+                .links
+                .push(Link::new(span_context, attributes, dropped));
         } else {
             recorded.dropped_links += 1;
         }
@@ -284,7 +293,8 @@ impl opentelemetry::trace::Span for Span {
             && !self.spans.has_stopped()
         {
             recorded.end_time = Some(timestamp);
-            self.spans.push(Ended::Own(self.span_context.clone(), recorded));
+            self.spans
+                .push(Ended::Own(self.span_context.clone(), recorded));
         }
     }
 }

@@ -84,9 +84,7 @@ pub(super) fn bytes(
         Status::Error { description } => description.len(),
         _ => 0,
     };
-    let event = |event: &Event| {
-        size_of_val(event) + event.name.len() + bytes_of(&event.attributes)
-    };
+    let event = |event: &Event| size_of_val(event) + event.name.len() + bytes_of(&event.attributes);
     let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
     name.len()
         + status

@@ -42,7 +42,6 @@ pub(crate) struct Extracted {
     pub(crate) baggage: Option<Baggage>,
 }
 
-
 impl FromIterator<Format> for Propagators {
     fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
         Self(formats.into_iter().collect())

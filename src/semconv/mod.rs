@@ -28,8 +28,8 @@ pub(crate) use opentelemetry_semantic_conventions::metric::{
     HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_CLIENT_CALL_DURATION,
     RPC_SERVER_CALL_DURATION,
 };
-pub(crate) use server_request::{Described, ServerRequest};
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
+pub(crate) use server_request::{Described, ServerRequest};
 
 /// Which end of a request is described.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -115,7 +115,10 @@ impl ServerRequest {
     pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
         add(KeyValue::new(HTTP_REQUEST_METHOD, self.method));
         if let Some(original) = self.piece(self.original_method) {
-            add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original.to_owned()));
+            add(KeyValue::new(
+                HTTP_REQUEST_METHOD_ORIGINAL,
+                original.to_owned(),
+            ));
         }
         add(KeyValue::new(URL_SCHEME, self.scheme.as_str()));
         if let Some(path) = self.piece(self.path) {
@@ -158,10 +161,7 @@ impl ServerRequest {
 
 /// The server that a request names: as a trusted proxy has it, else `:authority` or the absolute
 /// form, else `Host`; no longer than it is kept.
-pub(super) fn authority<'a>(
-    request: &'a Parts,
-    forwarded: &Forwarded<'a>,
-) -> Option<Cow<'a, str>> {
+pub(super) fn authority<'a>(request: &'a Parts, forwarded: &Forwarded<'a>) -> Option<Cow<'a, str>> {
     let authority = forwarded
         .authority
         .or_else(|| request.uri.authority().map(Authority::as_str))
