@@ -292,7 +292,7 @@ fn record_with(
     let registry = &providers.functions;
     match registry.instrument(name, description, kind) {
         Ok(instrument) => {
-            if !write(&instrument) {
+            if !write(instrument) {
                 registry.refuse(name, || {
                     let first = instrument.kind();
                     format!(
@@ -354,7 +354,7 @@ impl Registry {
         name: &str,
         description: &str,
         kind: &Kind,
-    ) -> Result<Instrument, Refusal> {
+    ) -> Result<&Instrument, Refusal> {
         if let Some(instrument) = self.instruments.get(name) {
             return Ok(instrument);
         }
@@ -375,7 +375,7 @@ impl Registry {
     /// Says once for each name why nothing is recorded under it.
     fn refuse(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
         if self.refused.get(name).is_none()
-            && self.refused.insert(name.to_owned(), ()) == Inserted::New(())
+            && self.refused.insert(name.to_owned(), ()) == Inserted::New(&())
         {
             tracing::warn!(metric = shown(name), "{}", why());
         }

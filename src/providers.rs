@@ -79,7 +79,8 @@ impl Providers {
                 .make(InstrumentationScope::builder(name).build())
         };
         match self.components.get_or_insert_with(&name, make) {
-            Ok(tracer) | Err(tracer) => tracer,
+            Ok(tracer) => tracer.clone(),
+            Err(tracer) => tracer,
         }
     }
 }

@@ -1,62 +1,78 @@
 //! A bounded map that is read without a lock.
 //!
 //! Requests look up what belongs to their route here, and handler functions what belongs to a
-//! name. Entries are added rarely and never removed, so a lookup reads an immutable map and only
-//! an insertion copies it.
+//! name. Entries are added rarely and never removed, and each stays where it is. A reader therefore
+//! writes nothing, not even that it reads, which many threads would do in one place.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::hash::{BuildHasher, Hash};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use rustc_hash::FxBuildHasher;
 
 pub(crate) struct Table<K, V> {
-    entries: ArcSwap<HashMap<K, V, FxBuildHasher>>,
-    insertion: Mutex<()>,
+    chains: Box<[Chain<K, V>]>,
+    entries: AtomicUsize,
     limit: usize,
+}
+
+/// Where an entry of a table is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    chain: usize,
+    depth: usize,
 }
 
 impl<K, V> Table<K, V>
 where
-    K: Clone + Eq + Hash,
-    V: Clone,
+    K: Eq + Hash,
 {
     /// An empty table that keeps at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
+        // Most tables stay far from full.
+        let chains = (limit / 8).next_power_of_two().clamp(8, 1024);
         Self {
-            entries: ArcSwap::default(),
-            insertion: Mutex::new(()),
+            chains: (0..chains).map(|_| Chain::default()).collect(),
+            entries: AtomicUsize::new(0),
             limit,
         }
     }
 
-    pub(crate) fn get<Q>(&self, key: &Q) -> Option<V>
+    pub(crate) fn get<Q>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.entries.load().get(key).cloned()
+        let (_, node) = self.chains[self.chain(key)].find(key)?;
+        Some(&node.value)
     }
 
-    /// Looks at an entry where it is.
-    pub(crate) fn with<Q, T>(&self, key: &Q, look: impl FnOnce(&V) -> T) -> Option<T>
+    /// Where the entry of a key is.
+    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Place>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.entries.load().get(key).map(look)
+        let chain = self.chain(key);
+        let (depth, _) = self.chains[chain].find(key)?;
+        Some(Place { chain, depth })
+    }
+
+    /// The entry at a place that [`find`](Self::find) has given.
+    pub(crate) fn at(&self, place: Place) -> Option<&V> {
+        let mut nodes = self.chains.get(place.chain)?.nodes();
+        nodes.nth(place.depth).map(|node| &node.value)
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.entries.load().len() >= self.limit
+        self.entries.load(Ordering::Relaxed) >= self.limit
     }
 
     /// Returns the entry, made first where it is missing.
     ///
     /// `Err` holds a value that was made but not kept, because the table is full.
-    pub(crate) fn get_or_insert_with<Q>(&self, key: &Q, make: impl FnOnce() -> V) -> Result<V, V>
+    pub(crate) fn get_or_insert_with<Q>(&self, key: &Q, make: impl FnOnce() -> V) -> Result<&V, V>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
@@ -64,40 +80,126 @@ where
         if let Some(value) = self.get(key) {
             return Ok(value);
         }
-        // Made outside the lock: making an instrument may log, and a log may come back here.
         match self.insert(key.to_owned(), make()) {
             Inserted::New(value) | Inserted::Present(value) => Ok(value),
             Inserted::Full(value) => Err(value),
         }
     }
 
-    pub(crate) fn insert(&self, key: K, value: V) -> Inserted<V> {
-        let _insertion = self
-            .insertion
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let entries = self.entries.load();
-        if let Some(present) = entries.get(&key) {
-            return Inserted::Present(present.clone());
+    pub(crate) fn insert(&self, key: K, value: V) -> Inserted<'_, V> {
+        let chain = &self.chains[self.chain(&key)];
+        let one_more = |entries| (entries < self.limit).then_some(entries + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.entries.fetch_update(set, fetch, one_more).is_err() {
+            return match chain.find(&key) {
+                Some((_, node)) => Inserted::Present(&node.value),
+                None => Inserted::Full(value),
+            };
         }
-        if entries.len() >= self.limit {
-            return Inserted::Full(value);
+        let inserted = chain.insert(key, value);
+        if matches!(inserted, Inserted::Present(_)) {
+            self.entries.fetch_sub(1, Ordering::Relaxed);
         }
-        let mut grown = HashMap::clone(&entries);
-        grown.insert(key, value.clone());
-        self.entries.store(grown.into());
-        Inserted::New(value)
+        inserted
+    }
+
+    fn chain<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        let hash = FxBuildHasher.hash_one(key);
+        usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & (self.chains.len() - 1)
     }
 }
 
 /// What became of an insertion, and the value to use.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Inserted<V> {
-    New(V),
+pub(crate) enum Inserted<'a, V> {
+    New(&'a V),
     /// The key was there before, with this value.
-    Present(V),
+    Present(&'a V),
     /// There is no room; the value is not kept.
     Full(V),
+}
+
+/// Entries one after the other, which are compared one by one.
+pub(crate) struct Chain<K, V>(OnceLock<Box<Node<K, V>>>);
+
+struct Node<K, V> {
+    key: K,
+    value: V,
+    next: Chain<K, V>,
+}
+
+impl<K: Eq, V> Chain<K, V> {
+    /// Returns the entry, made first where it is missing; `None` where there are `limit` others.
+    pub(crate) fn get_or_insert_with(
+        &self,
+        key: &K,
+        limit: usize,
+        make: impl FnOnce() -> V,
+    ) -> Option<&V>
+    where
+        K: Clone,
+    {
+        if let Some((_, node)) = self.find(key) {
+            return Some(&node.value);
+        }
+        if self.nodes().count() >= limit {
+            return None;
+        }
+        match self.insert(key.clone(), make()) {
+            Inserted::New(value) | Inserted::Present(value) => Some(value),
+            Inserted::Full(_) => None,
+        }
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Node<K, V>> {
+        let first = self.0.get();
+        std::iter::successors(first, |node| node.next.0.get()).map(|node| &**node)
+    }
+
+    fn find<Q>(&self, key: &Q) -> Option<(usize, &Node<K, V>)>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let mut nodes = self.nodes().enumerate();
+        nodes.find(|(_, node)| node.key.borrow() == key)
+    }
+
+    fn insert(&self, key: K, value: V) -> Inserted<'_, V> {
+        let mut new = Box::new(Node {
+            key,
+            value,
+            next: Self::default(),
+        });
+        let mut chain = self;
+        loop {
+            // Set first: between a look and this, another thread may be faster.
+            let refused = chain.0.set(new).err();
+            let node = chain.0.wait();
+            match refused {
+                None => return Inserted::New(&node.value),
+                Some(refused) if refused.key == node.key => return Inserted::Present(&node.value),
+                Some(refused) => new = refused,
+            }
+            chain = &node.next;
+        }
+    }
+}
+
+impl<K, V> Default for Chain<K, V> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<K, V> Drop for Chain<K, V> {
+    fn drop(&mut self) {
+        // One by one: a node that drops the next would do so as deep as the chain is long.
+        let mut node = self.0.take();
+        while let Some(mut one) = node {
+            node = one.next.0.take();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,21 +209,47 @@ mod tests {
     #[test]
     fn a_full_table_hands_out_values_without_keeping_them() {
         let table = Table::<String, usize>::new(2);
-        assert_eq!(table.get_or_insert_with("a", || 1), Ok(1));
-        assert_eq!(table.get_or_insert_with("b", || 2), Ok(2));
-        assert_eq!(table.get_or_insert_with("a", || 9), Ok(1));
+        assert_eq!(table.get_or_insert_with("a", || 1), Ok(&1));
+        assert_eq!(table.get_or_insert_with("b", || 2), Ok(&2));
+        assert_eq!(table.get_or_insert_with("a", || 9), Ok(&1));
+        assert!(table.is_full());
         assert_eq!(table.get_or_insert_with("c", || 3), Err(3));
         assert_eq!(table.get("c"), None);
+        assert_eq!(table.insert("b".to_owned(), 4), Inserted::Present(&2));
     }
 
     #[test]
-    fn threads_that_race_for_a_key_get_the_same_value() {
-        let table = Table::<String, std::sync::Arc<usize>>::new(64);
+    fn an_entry_stays_where_it_was_found() {
+        let table = Table::<usize, usize>::new(4096);
+        let places: Vec<_> = (0..4096)
+            .map(|n| {
+                table.insert(n, 2 * n);
+                table.find(&n).expect("it is there")
+            })
+            .collect();
+        for (n, place) in places.into_iter().enumerate() {
+            assert_eq!(table.at(place), Some(&(2 * n)));
+        }
+    }
+
+    #[test]
+    fn a_chain_is_bounded_and_may_be_long() {
+        let chain = Chain::<usize, usize>::default();
+        for n in 0..10_000 {
+            assert_eq!(chain.get_or_insert_with(&n, 10_000, || n), Some(&n));
+        }
+        assert_eq!(chain.get_or_insert_with(&10_000, 10_000, || 0), None);
+        assert_eq!(chain.get_or_insert_with(&7, 10_000, || 0), Some(&7));
+    }
+
+    #[test]
+    fn threads_that_race_for_a_key_get_the_same_value_and_take_one_place() {
+        let table = Table::<String, usize>::new(64);
         let values: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
                 .map(|n| {
                     let table = &table;
-                    scope.spawn(move || table.get_or_insert_with("key", || n.into()))
+                    scope.spawn(move || *table.get_or_insert_with("key", || n).expect("room"))
                 })
                 .collect();
             threads
@@ -129,8 +257,7 @@ mod tests {
                 .map(|thread| thread.join().expect("no thread panics"))
                 .collect()
         });
-        for value in &values {
-            assert_eq!(value, &values[0]);
-        }
+        assert!(values.iter().all(|value| *value == values[0]));
+        assert_eq!(table.entries.load(Ordering::Relaxed), 1);
     }
 }

@@ -38,7 +38,6 @@ impl ActiveRequest {
 
     pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
-        let start_time = SystemTime::now();
         let options = &recorder.options;
         let instruments = &recorder.instruments;
         let extracted = recorder.propagators.extract(&request.headers);
@@ -57,6 +56,8 @@ impl ActiveRequest {
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let (mut link, mut given_name) = (link, given_name);
+        // Read where it is needed: it takes as long as all of a small attribute.
+        let mut start_time = None;
         let mut describe = || {
             let described = || Described {
                 method: route.method,
@@ -81,7 +82,7 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Server,
-                start_time: Some(start_time),
+                start_time: Some(*start_time.insert(SystemTime::now())),
                 link: link.take(),
                 request: call
                     .is_none()
@@ -145,20 +146,22 @@ impl Begun {
         } = extracted;
         let trust = options.trust(request);
         let is_trusted = trust == Trust::Continue;
-        let limited = |parent| options.limit_forced(parent);
         let local = if options.outer_span { local() } else { None };
-        let same = |local: &SpanContext| {
-            let remote = span_context.as_ref();
-            remote.is_some_and(|remote| remote.trace_id() == local.trace_id())
-        };
-        let link = || span_context.clone().map(Link::with_context);
-        let link = if trust == Trust::Link { link() } else { None };
-        let parent = match local {
-            // An outer layer continues the trace that the request names.
-            Some(local) if same(&local) => is_trusted.then(|| limited(local)),
-            Some(local) if span_context.is_none() || !is_trusted => Some(local),
-            _ if is_trusted => span_context.map(limited),
+        let link = match &span_context {
+            Some(span_context) if trust == Trust::Link => {
+                Some(Link::with_context(span_context.clone()))
+            }
             _ => None,
+        };
+        let parent = match (local, span_context) {
+            (local, None) => local,
+            (None, Some(remote)) => is_trusted.then(|| options.limit_forced(remote)),
+            // An outer layer continues the trace that the request names.
+            (Some(local), Some(remote)) if remote.trace_id() == local.trace_id() => {
+                is_trusted.then(|| options.limit_forced(local))
+            }
+            (Some(_), Some(remote)) if is_trusted => Some(options.limit_forced(remote)),
+            (local, Some(_)) => local,
         };
         let mut cx = match (&parent, state) {
             (Some(parent), Some(state)) if is_trusted => with_state(root, parent.trace_id(), state),

@@ -43,7 +43,7 @@ struct Carried {
     /// What is left of the response's body, where its length is known. A server need not poll it
     /// further than that.
     remaining: Option<u64>,
-    /// Whether the response's body has no frame left.
+    /// Whether the response's body has said that it has no frame left.
     body_ended: bool,
 }
 
@@ -66,7 +66,8 @@ struct Recording {
     /// Whether the span takes attributes.
     span: bool,
     start: Instant,
-    start_time: SystemTime,
+    /// Where the span is recorded.
+    start_time: Option<SystemTime>,
     status: Option<StatusCode>,
     /// Bytes of the response's body that were handed over.
     sent: u64,
@@ -235,7 +236,6 @@ impl ActiveRequest {
     /// The response's body was read to its end.
     pub(crate) fn on_end(&mut self) {
         if let Some(carried) = &mut self.0 {
-            carried.body_ended = true;
             carried.end(Outcome::Complete);
         }
     }
@@ -492,8 +492,8 @@ impl Recording {
                 span.set_status(Status::error(""));
             }
         }
-        if self.span {
-            span.end_with_timestamp(self.start_time + duration);
+        if let Some(start_time) = self.start_time.filter(|_| self.span) {
+            span.end_with_timestamp(start_time + duration);
         }
     }
 }

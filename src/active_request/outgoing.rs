@@ -21,7 +21,6 @@ impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
     pub(crate) fn start_outgoing(recorder: &Arc<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
-        let start_time = SystemTime::now();
         let options = &recorder.options;
         let parent = recorder.with_providers(Context::current());
         let server = options.server(request);
@@ -36,6 +35,8 @@ impl ActiveRequest {
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let mut given_name = given_name;
+        // Read where it is needed: it takes as long as all of a small attribute.
+        let mut start_time = None;
         let mut describe = || {
             let mut attributes = Vec::new();
             let add = &mut |attribute| attributes.push(attribute);
@@ -63,7 +64,7 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Client,
-                start_time: Some(start_time),
+                start_time: Some(*start_time.insert(SystemTime::now())),
                 link: None,
                 request: None,
                 attributes,

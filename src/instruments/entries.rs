@@ -6,11 +6,11 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use http::Method;
 use opentelemetry::KeyValue;
 
-use super::series::SeriesList;
+use super::series::{Series, SeriesKey};
 use crate::bound::BoundUpDownCounter;
 use crate::semconv;
 use crate::semconv::http::span_name;
-use crate::table::Table;
+use crate::table::{Chain, Inserted, Place, Table};
 
 /// Bounds of the tables.
 const MAX_ROUTES: usize = 1024;
@@ -22,21 +22,22 @@ pub(super) struct MethodEntry {
     pub(super) method: &'static str,
     /// The same, as requests have it.
     pub(super) known: Option<Method>,
-    /// The places of those without a route, or without a server.
-    pub(super) unmatched: usize,
+    /// For those without a route, or without a server.
+    pub(super) unmatched: Route,
     /// Of a client, for the servers that there is no room for.
-    pub(super) other: OnceLock<usize>,
-    /// The places of routes and servers.
-    pub(super) routes: Table<String, usize>,
+    pub(super) other: OnceLock<Route>,
+    /// By route, or by server.
+    pub(super) routes: Table<String, Route>,
     /// Active requests, by scheme.
     pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
 }
 
-/// A route as a request holds it.
+/// A route as a request holds it: by its method, and where it is. There are no owners to count,
+/// which requests on all threads would do at once.
 pub(crate) enum RouteRef {
-    /// The place of one that is kept. There are no owners to count, which requests on all threads
-    /// would do at once.
-    Kept(usize),
+    Unmatched(usize),
+    Other(usize),
+    Kept(usize, Place),
     /// One that there was no room for.
     Own(Box<Route>),
 }
@@ -55,7 +56,7 @@ pub(crate) struct Route {
     pub(super) method_index: usize,
     /// Active requests, on the side of the client.
     pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
-    pub(super) series: SeriesList,
+    pub(super) series: Chain<SeriesKey, Series>,
 }
 
 /// The server that a client calls.
@@ -75,16 +76,36 @@ impl Peer {
 }
 
 impl MethodEntry {
-    pub(super) fn new(index: usize, method: &'static str, unmatched: usize) -> Self {
+    pub(super) fn new(index: usize, method: &'static str) -> Self {
         Self {
             index,
             method,
             known: Method::from_bytes(method.as_bytes()).ok(),
-            unmatched,
+            unmatched: Route::new(index, method, None),
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
             active: Default::default(),
         }
+    }
+}
+
+impl MethodEntry {
+    /// Finds a route or a server, made first where it is missing. `Err` holds one that was made
+    /// and not kept, because there is no room.
+    pub(super) fn find(&self, key: &str, make: impl FnOnce() -> Route) -> Result<RouteRef, Route> {
+        let place = match self.routes.find(key) {
+            Some(place) => place,
+            None => {
+                if let Inserted::Full(route) = self.routes.insert(key.to_owned(), make()) {
+                    return Err(route);
+                }
+                let Some(place) = self.routes.find(key) else {
+                    return Ok(RouteRef::Unmatched(self.index));
+                };
+                place
+            }
+        };
+        Ok(RouteRef::Kept(self.index, place))
     }
 }
 
@@ -102,7 +123,7 @@ impl Route {
             peer: None,
             method_index,
             active: OnceLock::new(),
-            series: SeriesList::default(),
+            series: Chain::default(),
         }
     }
 
@@ -127,12 +148,11 @@ impl Route {
 pub(crate) fn intern(name: &str) -> Option<&'static str> {
     static NAMES: LazyLock<Table<String, &'static str>> = LazyLock::new(|| Table::new(MAX_NAMES));
     if let Some(interned) = NAMES.get(name) {
-        return Some(interned);
+        return Some(*interned);
     }
     if NAMES.is_full() {
         return None;
     }
-    NAMES
-        .get_or_insert_with(name, || Box::leak(Box::from(name)))
-        .ok()
+    let interned = NAMES.get_or_insert_with(name, || Box::leak(Box::from(name)));
+    interned.ok().copied()
 }

@@ -6,7 +6,6 @@
 mod entries;
 mod series;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
@@ -21,8 +20,8 @@ use crate::table::{Inserted, Table};
 
 use entries::MethodEntry;
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
-use series::Series;
 pub(crate) use series::{CallKey, Measured, SeriesKey};
+use series::{MAX_SERIES, Series};
 
 /// Bounds of the tables.
 const MAX_CALLS: usize = 2048;
@@ -41,12 +40,10 @@ pub(crate) struct Instruments {
     sizes: Option<Sizes>,
     /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
-    /// All routes, and never less of them.
-    routes: boxcar::Vec<Route>,
     grpc_methods: Table<String, &'static str>,
-    calls: Table<CallKey, Arc<Series>>,
+    calls: Table<CallKey, Series>,
     /// Values of attributes from hooks and handlers, by key.
-    values: Table<String, Arc<Table<String, ()>>>,
+    values: Table<String, Table<String, ()>>,
     too_many_values: AtomicBool,
 }
 
@@ -152,11 +149,8 @@ impl Instruments {
             response: size(names.response_size, "response"),
         };
         // They are of the requests to a server.
-        let routes = boxcar::Vec::new();
         let methods = methods.chain([OTHER]).enumerate();
-        let methods = methods.map(|(index, method)| {
-            MethodEntry::new(index, method, routes.push(Route::new(index, method, None)))
-        });
+        let methods = methods.map(|(index, method)| MethodEntry::new(index, method));
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
         let instruments = Self {
             side,
@@ -164,7 +158,6 @@ impl Instruments {
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
             methods: methods.collect(),
-            routes,
             grpc_methods: Table::new(MAX_GRPC_METHODS),
             calls: Table::new(MAX_CALLS),
             values: Table::new(MAX_KEYS),
@@ -176,31 +169,26 @@ impl Instruments {
         instruments
     }
 
-    /// What is known of a method and route.
+    /// Finds what is known of a method and route.
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
         let Some(route) = route else {
-            return RouteRef::Kept(entry.unmatched);
+            return RouteRef::Unmatched(entry.index);
         };
-        if let Some(place) = entry.routes.get(route) {
-            return RouteRef::Kept(place);
-        }
-        let made = Route::new(entry.index, entry.method, Some(route));
-        self.keep(entry, route, made)
-            .map_or_else(|made| RouteRef::Own(Box::new(made)), RouteRef::Kept)
+        let make = || Route::new(entry.index, entry.method, Some(route));
+        entry
+            .find(route, make)
+            .unwrap_or_else(|made| RouteRef::Own(Box::new(made)))
     }
 
-    /// What is known of a method and the server that it is sent to.
+    /// Finds what is known of a method and the server that it is sent to.
     pub(crate) fn find_peer(&self, method: &Method, server: Option<Server<'_>>) -> RouteRef {
         let entry = self.entry(method);
         let Some(Server { host, port }) = server else {
-            return RouteRef::Kept(entry.unmatched);
+            return RouteRef::Unmatched(entry.index);
         };
         let host = semconv::http::host(host).to_ascii_lowercase();
         let key = format!("{host}:{port}");
-        if let Some(place) = entry.routes.get(&*key) {
-            return RouteRef::Kept(place);
-        }
         let make = |host: &str| {
             let peer = Peer {
                 host: host.into(),
@@ -213,29 +201,20 @@ impl Instruments {
             }
         };
         // Past the bound servers are told apart no more: there may be no end to them.
-        let kept = self.keep(entry, &key, make(&host));
-        RouteRef::Kept(kept.unwrap_or_else(|_| {
-            let other = || self.routes.push(make(OTHER));
-            *entry.other.get_or_init(other)
-        }))
-    }
-
-    /// Keeps a route, and returns its place; the route itself, where there is no room.
-    fn keep(&self, entry: &MethodEntry, key: &str, route: Route) -> Result<usize, Route> {
-        if entry.routes.is_full() {
-            return Err(route);
-        }
-        match entry.routes.insert(key.to_owned(), self.routes.push(route)) {
-            // Of two that were made at the same time, one is kept in vain.
-            Inserted::New(place) | Inserted::Present(place) | Inserted::Full(place) => Ok(place),
-        }
+        entry.find(&key, || make(&host)).unwrap_or_else(|_| {
+            entry.other.get_or_init(|| make(OTHER));
+            RouteRef::Other(entry.index)
+        })
     }
 
     pub(crate) fn route<'a>(&'a self, route: &'a RouteRef) -> &'a Route {
-        match route {
-            RouteRef::Kept(place) => &self.routes[*place],
-            RouteRef::Own(route) => route,
-        }
+        let (index, found) = match route {
+            RouteRef::Own(route) => return route,
+            RouteRef::Unmatched(index) => (*index, None),
+            RouteRef::Other(index) => (*index, self.methods[*index].other.get()),
+            RouteRef::Kept(index, place) => (*index, self.methods[*index].routes.at(*place)),
+        };
+        found.unwrap_or(&self.methods[index].unmatched)
     }
 
     fn entry(&self, method: &Method) -> &MethodEntry {
@@ -278,7 +257,7 @@ impl Instruments {
         let bind = || self.bind_http(route, key, extra);
         // With attributes of its own, a request has a series of its own.
         let known = if extra.is_empty() {
-            route.series.find(key, bind)
+            route.series.get_or_insert_with(key, MAX_SERIES, bind)
         } else {
             None
         };
@@ -290,39 +269,41 @@ impl Instruments {
 
     /// Records a gRPC call that ended.
     pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], measured: &Measured) {
-        let bind = || Arc::new(self.bind_call(key, extra));
-        if !extra.is_empty() {
-            return bind().record(measured);
-        }
-        let known = self.calls.with(key, |series| series.record(measured));
-        if known.is_none() {
-            let (Ok(series) | Err(series)) = self.calls.get_or_insert_with(key, bind);
-            series.record(measured);
+        let bind = || self.bind_call(key, extra);
+        let series = if extra.is_empty() {
+            self.calls.get_or_insert_with(key, bind)
+        } else {
+            Err(bind())
+        };
+        match series {
+            Ok(series) => series.record(measured),
+            Err(series) => series.record(measured),
         }
     }
 
     /// A gRPC method that the server is known to have.
     pub(crate) fn grpc_method(&self, method: &str) -> Option<&'static str> {
-        self.grpc_methods.get(method)
+        self.grpc_methods.get(method).copied()
     }
 
     /// Remembers a gRPC method that the server has; `None` past the bounds.
     pub(crate) fn learn_grpc_method(&self, method: &str) -> Option<&'static str> {
-        if let Some(known) = self.grpc_methods.get(method) {
+        if let Some(known) = self.grpc_method(method) {
             return Some(known);
         }
         if self.grpc_methods.is_full() || method.len() > rpc::MAX_METHOD {
             return None;
         }
         let name = intern(method)?;
-        self.grpc_methods.get_or_insert_with(method, || name).ok()
+        let learned = self.grpc_methods.get_or_insert_with(method, || name);
+        learned.ok().copied()
     }
 
     /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
     /// those that vary without end most are put together. `None` where there are too many keys.
     pub(crate) fn bounded(&self, attribute: KeyValue) -> Option<KeyValue> {
         let KeyValue { key, value, .. } = attribute;
-        let make = || Arc::new(Table::new(MAX_VALUES));
+        let make = || Table::new(MAX_VALUES);
         let Ok(values) = self.values.get_or_insert_with(key.as_str(), make) else {
             self.tell_of_too_many_values(key.as_str());
             return None;

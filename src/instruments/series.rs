@@ -1,6 +1,5 @@
 //! Where the requests with one set of attributes are recorded.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{StatusCode, Version};
@@ -10,7 +9,8 @@ use crate::bound::{BoundCounter, BoundHistogram};
 use crate::semconv::http::Scheme;
 use crate::semconv::{ErrorType, rpc};
 
-const MAX_SERIES: usize = 128;
+/// Bound of the series of a route. It has few, one for each status that its handler gives.
+pub(super) const MAX_SERIES: usize = 128;
 
 /// What tells the series of one route apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -43,48 +43,6 @@ pub(crate) struct Series {
     pub(super) seconds: Option<BoundHistogram<f64>>,
     pub(super) request_size: Option<BoundHistogram<u64>>,
     pub(super) response_size: Option<BoundHistogram<u64>>,
-}
-
-/// The series of one route. It has few, one for each status that its handler gives: to compare them
-/// one by one costs less than to look one up.
-#[derive(Default)]
-pub(crate) struct SeriesList(OnceLock<Box<Link>>);
-
-struct Link {
-    key: SeriesKey,
-    series: Series,
-    next: SeriesList,
-}
-
-impl SeriesList {
-    /// The series of a key, made first where it is missing; `None` where there is no room.
-    pub(super) fn find(&self, key: &SeriesKey, make: impl Fn() -> Series) -> Option<&Series> {
-        let mut list = self;
-        for _ in 0..MAX_SERIES {
-            let link = list.0.get_or_init(|| {
-                Box::new(Link {
-                    key: key.clone(),
-                    series: make(),
-                    next: Self::default(),
-                })
-            });
-            if link.key == *key {
-                return Some(&link.series);
-            }
-            list = &link.next;
-        }
-        None
-    }
-}
-
-impl Drop for SeriesList {
-    fn drop(&mut self) {
-        // One by one: a link that drops the next would do so as deep as the list is long.
-        let mut link = self.0.take();
-        while let Some(mut one) = link {
-            link = one.next.0.take();
-        }
-    }
 }
 
 /// What was measured of a request.
