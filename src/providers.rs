@@ -255,16 +255,15 @@ pub(crate) struct Started {
 const ATTRIBUTES: usize = 16;
 
 impl NewSpan {
-    /// All of its attributes.
+    /// All attributes of a span.
     pub(crate) fn all_attributes(
         request: Option<&ServerRequest>,
-        others: Vec<KeyValue>,
+        others: impl IntoIterator<Item = KeyValue>,
     ) -> Vec<KeyValue> {
-        let Some(request) = request else {
-            return others;
-        };
-        let mut all = Vec::with_capacity(ATTRIBUTES + others.len());
-        request.attributes(&mut |attribute| all.push(attribute));
+        let mut all = Vec::with_capacity(if request.is_some() { ATTRIBUTES } else { 0 });
+        if let Some(request) = request {
+            request.attributes(&mut |attribute| all.push(attribute));
+        }
         all.extend(others);
         all
     }

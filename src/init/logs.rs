@@ -1,5 +1,6 @@
 //! Log records on their way out.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scop
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerProvider};
 
-use super::batch::{self, Item, Queue, Sink};
+use super::batch::{self, Sink};
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
+use super::queue::{Item, Queue};
 use super::settings::{Exporter, Limits, Signal};
 use super::stats::Outcome;
 
@@ -83,7 +85,7 @@ fn bytes(value: &AnyValue) -> usize {
 
 /// The log processor: into the queue with every record.
 struct Records {
-    queue: Queue<Record>,
+    queue: Arc<Queue<Record>>,
     /// The SDK goes on emitting after its shutdown.
     shut_down: AtomicBool,
 }

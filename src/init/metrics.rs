@@ -1,5 +1,6 @@
 //! Metrics on their way out.
 
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +14,7 @@ use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
     Temporality,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::batch::{self, Worker};
 use super::console;
@@ -109,8 +110,7 @@ fn otlp_worker(
     let client = Arc::new(client);
     let mut losses = Losses::new(Signal::Metrics, counters.clone());
     let task = async move {
-        let never = Notify::new();
-        while let Some(waiters) = batch::next(&mut flushes, &never, interval).await {
+        while let Some(waiters) = batch::next(&mut flushes, pending(), interval).await {
             // Collected when it can be sent, so that what is sent is what holds then.
             client.connection.may_be_used().await;
             // Who waits then learns that it was not done.

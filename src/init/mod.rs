@@ -15,6 +15,7 @@ mod logs;
 mod messages;
 mod metrics;
 mod otlp;
+mod queue;
 mod resource;
 mod runtime;
 mod settings;

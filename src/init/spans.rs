@@ -17,7 +17,9 @@ use opentelemetry_sdk::trace::{
     SpanData, SpanEvents, SpanLimits, SpanLinks,
 };
 
-use super::batch::Item;
+use smallvec::SmallVec;
+
+use super::queue::Item;
 use super::settings::Sampler;
 use super::traces::{Spans, bytes};
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
@@ -152,7 +154,7 @@ impl StartSpan for Tracer {
                 start_time: new.start_time.unwrap_or_else(SystemTime::now),
                 end_time: None,
                 request: new.request,
-                attributes: new.attributes,
+                attributes: SmallVec::from_vec(new.attributes),
                 dropped_attributes: 0,
                 events: SpanEvents::default(),
                 links: Vec::from_iter(new.link),
@@ -188,8 +190,8 @@ pub(super) struct Recorded {
     start_time: SystemTime,
     end_time: Option<SystemTime>,
     request: Option<ServerRequest>,
-    /// Besides those of the request.
-    attributes: Vec<KeyValue>,
+    /// Besides those of the request: most requests add their status and no more.
+    attributes: SmallVec<[KeyValue; 2]>,
     dropped_attributes: u32,
     events: SpanEvents,
     links: Vec<Link>,

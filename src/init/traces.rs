@@ -14,11 +14,12 @@ use opentelemetry_sdk::trace::{
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
 };
 
-use super::batch::{self, Queue, Sink};
+use super::batch::{self, Sink};
 use super::console::SpanPrinter;
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
+use super::queue::Queue;
 use super::settings::{Exporter, Limits, Signal};
 use super::spans::Ended;
 use super::stats::Outcome;
@@ -112,8 +113,8 @@ fn bytes_of(attributes: &[KeyValue]) -> usize {
 /// Where spans that have ended wait for export.
 #[derive(Default)]
 pub(super) struct Spans {
-    console: Option<Queue<Ended>>,
-    otlp: Option<Queue<Ended>>,
+    console: Option<Arc<Queue<Ended>>>,
+    otlp: Option<Arc<Queue<Ended>>>,
     stopped: AtomicBool,
 }
 

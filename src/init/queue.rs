@@ -1,0 +1,294 @@
+//! Queues that all threads of a service record to, and one thread exports from.
+//!
+//! Each thread has a lane, and room in it that it has taken beforehand, so that threads do not
+//! write to the same memory with every item.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_queue::SegQueue;
+use tokio::sync::Notify;
+
+use super::settings::Batch;
+use super::stats::Counters;
+
+/// Something that waits in a queue.
+pub(super) trait Item: Send + 'static {
+    /// As what it is exported.
+    type Exported: Send;
+
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize;
+
+    /// Makes of it what is exported, on the thread that exports.
+    fn into_exported(self) -> Self::Exported;
+}
+
+/// Memory that each place in a queue may take on average. What this crate takes from a request is
+/// at most 6 KiB a span; the rest is for what handlers add.
+const BYTES_PER_ITEM: usize = 8 * 1024;
+
+/// Lanes of a queue at most.
+const MAX_LANES: usize = 32;
+
+/// What part of the room of a queue a lane takes beforehand, with all lanes together.
+const TAKEN_BEFOREHAND: usize = 16;
+
+/// A queue: it never blocks, and never wakes the exporting end for one item.
+pub(super) struct Queue<T> {
+    lanes: Box<[Lane<T>]>,
+    /// What no lane has taken.
+    free: Room,
+    capacity: usize,
+    batch_size: usize,
+    /// How many places a lane takes at once.
+    portion: usize,
+    closed: AtomicBool,
+    wake: Notify,
+    counters: Arc<Counters>,
+}
+
+/// Alone in its lines of the processors' caches.
+#[repr(align(128))]
+struct Lane<T> {
+    items: SegQueue<T>,
+    /// What it has taken, and not used.
+    room: Room,
+}
+
+#[derive(Default)]
+struct Room {
+    places: AtomicUsize,
+    /// Of what waits, and of the batch that is being exported.
+    bytes: AtomicUsize,
+}
+
+impl<T: Item> Queue<T> {
+    pub(super) fn new(batch: Batch, counters: Arc<Counters>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = threads.min(MAX_LANES);
+        let capacity = batch.max_queue_size;
+        Self {
+            lanes: (0..lanes)
+                .map(|_| Lane {
+                    items: SegQueue::new(),
+                    room: Room::default(),
+                })
+                .collect(),
+            free: Room {
+                places: AtomicUsize::new(capacity),
+                bytes: AtomicUsize::new(capacity.saturating_mul(BYTES_PER_ITEM)),
+            },
+            capacity,
+            batch_size: batch.max_export_batch_size.min(capacity),
+            portion: (capacity / (lanes * TAKEN_BEFOREHAND)).max(1),
+            closed: AtomicBool::new(false),
+            wake: Notify::new(),
+            counters,
+        }
+    }
+
+    pub(super) fn push(&self, item: T) {
+        self.counters.accept(1);
+        let lane = &self.lanes[lane_of_this_thread() % self.lanes.len()];
+        if self.closed.load(Ordering::Relaxed) || !self.make_room(&lane.room, item.bytes()) {
+            self.counters.drop_one();
+            return;
+        }
+        lane.items.push(item);
+    }
+
+    /// Has what waits exported soon.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// How many items wait.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.items.len()).sum()
+    }
+
+    /// Takes some of what waits, and the memory that it takes. Its places are free again; its
+    /// memory is when it is [given back](Self::give_back).
+    pub(super) fn take(&self, count: usize) -> (Vec<T>, usize) {
+        let mut batch = Vec::with_capacity(count);
+        for lane in &self.lanes {
+            while batch.len() < count
+                && let Some(item) = lane.items.pop()
+            {
+                batch.push(item);
+            }
+        }
+        self.free.places.fetch_add(batch.len(), Ordering::Relaxed);
+        let bytes = batch.iter().map(Item::bytes).sum();
+        (batch, bytes)
+    }
+
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes from all lanes the room that they have not used: their threads may need it no more.
+    pub(super) fn level(&self) {
+        for lane in &self.lanes {
+            let places = lane.room.places.swap(0, Ordering::Relaxed);
+            self.free.places.fetch_add(places, Ordering::Relaxed);
+            let bytes = lane.room.bytes.swap(0, Ordering::Relaxed);
+            self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes nothing any more, and forgets what waits.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        for lane in &self.lanes {
+            while lane.items.pop().is_some() {}
+        }
+    }
+
+    /// Takes a place and `bytes` for an item.
+    fn make_room(&self, lane: &Room, bytes: usize) -> bool {
+        if !use_room(&lane.places, 1) {
+            if !take_room(&lane.places, &self.free.places, 1, self.portion) {
+                return false;
+            }
+            let taken = self
+                .capacity
+                .saturating_sub(self.free.places.load(Ordering::Relaxed));
+            if taken >= self.batch_size {
+                self.wake();
+            }
+        }
+        let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
+        let fits = use_room(&lane.bytes, bytes)
+            || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
+        if !fits {
+            lane.places.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+/// Uses what a lane has taken, if that is enough.
+fn use_room(own: &AtomicUsize, needed: usize) -> bool {
+    let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+    own.fetch_update(set, fetch, |left| left.checked_sub(needed))
+        .is_ok()
+}
+
+/// Takes what is missing, and if it can be a whole portion, so that it need not soon be done again.
+fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usize) -> bool {
+    let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+    let left = own.swap(0, Ordering::Relaxed);
+    let missing = needed.saturating_sub(left);
+    let wanted = missing.max(portion);
+    let taken = free.fetch_update(set, fetch, |free| {
+        (free >= missing).then(|| free - free.min(wanted))
+    });
+    let (taken, fits) = match taken {
+        Ok(free) => (free.min(wanted), true),
+        Err(_) => (0, false),
+    };
+    let used = if fits { needed } else { 0 };
+    own.fetch_add(left + taken - used, Ordering::Relaxed);
+    fits
+}
+
+/// A number for each thread.
+pub(super) fn lane_of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static LANE: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    LANE.get().unwrap_or_else(|| {
+        let lane = NEXT.fetch_add(1, Ordering::Relaxed);
+        LANE.set(Some(lane));
+        lane
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Item for u64 {
+        type Exported = Self;
+
+        fn into_exported(self) -> Self {
+            self
+        }
+
+        fn bytes(&self) -> usize {
+            usize::try_from(*self).expect("it is small")
+        }
+    }
+
+    fn queue(size: usize) -> Queue<u64> {
+        let batch = Batch::default()
+            .with_max_queue_size(size)
+            .with_max_export_batch_size(1);
+        Queue::new(batch, Arc::default())
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes_until_it_was_exported() {
+        let queue = queue(4);
+        let room = 4 * BYTES_PER_ITEM;
+        // Too large by itself; as large as can be; nothing fits besides it.
+        for item in [room + 1, room, 1] {
+            queue.push(item as u64);
+        }
+        assert_eq!(queue.counters.stats().dropped, 2);
+        let (batch, bytes) = queue.take(4);
+        assert_eq!((batch, bytes), (vec![room as u64], room));
+        // It is on its way, and still takes its memory.
+        queue.push(1);
+        assert_eq!(queue.counters.stats().dropped, 3);
+        queue.give_back(bytes);
+        // Now the number bounds.
+        for _ in 0..5 {
+            queue.push(0);
+        }
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (4, 4));
+        queue.take(4);
+        queue.level();
+        assert_eq!(queue.free.places.into_inner(), 4);
+        assert_eq!(queue.free.bytes.into_inner(), room);
+    }
+
+    #[test]
+    fn threads_that_record_at_once_fill_it_to_its_bound_and_no_further() {
+        const SIZE: usize = 1024;
+        let queue = queue(SIZE);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..SIZE).for_each(|_| queue.push(0)));
+            }
+        });
+        let stats = queue.counters.stats();
+        let waiting = queue.len();
+        assert_eq!(stats.accepted, 8 * SIZE as u64);
+        assert_eq!(stats.dropped, (8 * SIZE - waiting) as u64);
+        // Lanes may hold a portion that they cannot use.
+        let unused = queue.lanes.len() * queue.portion;
+        assert!((SIZE - unused..=SIZE).contains(&waiting), "{waiting}");
+    }
+
+    #[test]
+    fn a_queue_that_is_closed_takes_nothing_and_keeps_nothing() {
+        let queue = queue(4);
+        queue.push(0);
+        queue.close();
+        queue.push(0);
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 1));
+    }
+}
