@@ -1,80 +1,292 @@
-//! The ladder in instructions and allocations: what one request costs, rung by rung.
+//! The ladder in instructions and allocations: what one request costs, rung by rung, and one call
+//! of each handler function.
 //!
-//! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs Valgrind and
-//! `cargo install gungraun-runner` in the version that `Cargo.lock` has of `gungraun`.
+//! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs that, and
+//! `gungraun-runner` in the version that `Cargo.lock` has of `gungraun`. Two rungs have limits, with
+//! room for another compiler, and none for another allocation.
+
+#![allow(missing_docs, reason = "the macros make modules that nobody sees")]
 
 mod support;
 
+use std::fmt::Debug;
 use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use axum::Router;
 use axum::body::Body;
-use gungraun::Dhat;
 use gungraun::prelude::*;
-use http::Request;
+use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
+use http::{Request, Response};
 use tower::{Layer, Service};
-use tower_telemetry::{MetricSet, TelemetryGuard, TelemetryLayer};
+use tower_telemetry::{
+    ClientTelemetryLayer, MetricSet, TelemetryGuard, TelemetryLayer, add_span_attributes,
+    add_span_event, async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer,
+    increment_counter, record_histogram_value, start_as_current_span, start_timer,
+};
 
-use support::{Inbound, PassThroughLayer};
+use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
 
-/// An application, warmed up, and the request that is measured.
-struct Rung {
-    app: Router,
-    request: Request<Body>,
-    _telemetry: Option<TelemetryGuard>,
+/// What is measured: made and warmed up before, and dropped after.
+type Rung = Box<dyn FnMut()>;
+
+/// Once is nothing yet: memory is new, and series have to be found.
+const WARM_UP: usize = 40;
+
+/// Sends requests through a service.
+fn rung<S, B>(
+    mut service: S,
+    request: impl Fn() -> Request<Body>,
+    telemetry: Option<TelemetryGuard>,
+) -> Rung
+where
+    S: Service<Request<Body>, Response = Response<B>> + 'static,
+    S::Error: Debug,
+    B: http_body::Body,
+{
+    for _ in 0..WARM_UP {
+        support::send(&mut service, request());
+    }
+    let mut next = Some(request());
+    Box::new(move || {
+        let _telemetry = &telemetry;
+        if let Some(request) = next.take() {
+            support::send(black_box(&mut service), request);
+        }
+    })
 }
 
-impl Rung {
-    fn new(mut app: Router, inbound: Inbound, telemetry: Option<TelemetryGuard>) -> Self {
-        for _ in 0..40 {
-            support::send(&mut app, support::request(inbound));
-        }
-        Self {
-            app,
-            request: support::request(inbound),
-            _telemetry: telemetry,
+/// What is recorded.
+enum Recorded {
+    Nothing,
+    Everything,
+    Traces,
+    Metrics,
+    /// As much as opentelemetry-instrumentation-tower does.
+    LikeAPeer,
+}
+
+impl Recorded {
+    fn init(&self) -> TelemetryGuard {
+        let sampler = match self {
+            Self::Metrics => "always_off",
+            _ => "parentbased_always_on",
+        };
+        // Nobody listens there, and nothing is sent before all is over.
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        support::init(sampler, !matches!(self, Self::Nothing), nobody)
+    }
+
+    fn layer(&self) -> TelemetryLayer {
+        let layer = TelemetryLayer::new();
+        match self {
+            Self::Traces => layer.with_metrics([]),
+            Self::LikeAPeer => layer
+                .with_metrics([MetricSet::Conventions, MetricSet::BodySizes])
+                .without_trace_id_header(),
+            Self::Nothing | Self::Everything | Self::Metrics => layer,
         }
     }
 }
 
-fn bare(inbound: Inbound) -> Rung {
-    Rung::new(support::routes(), inbound, None)
-}
-
-fn pass_through(inbound: Inbound) -> Rung {
-    Rung::new(support::routes().layer(PassThroughLayer), inbound, None)
-}
-
-fn disabled(inbound: Inbound) -> Rung {
-    let telemetry = support::init("parentbased_always_on", false);
-    let app = support::routes().layer(TelemetryLayer::new());
-    Rung::new(app, inbound, Some(telemetry))
-}
-
-fn both(inbound: Inbound) -> Rung {
-    let telemetry = support::init("parentbased_always_on", true);
-    let app = support::routes().layer(TelemetryLayer::new());
-    Rung::new(app, inbound, Some(telemetry))
+fn server(recorded: Recorded, inbound: Inbound) -> Rung {
+    let app = routes().layer(recorded.layer());
+    rung(app, move || request(inbound), Some(recorded.init()))
 }
 
 #[library_benchmark]
-#[bench::bare(bare(Inbound::Sampled))]
-#[bench::pass_through(pass_through(Inbound::Sampled))]
-#[bench::disabled(disabled(Inbound::Sampled))]
-#[bench::disabled_nothing_inbound(disabled(Inbound::Nothing))]
-#[bench::not_sampled(both(Inbound::NotSampled))]
-#[bench::sampled(both(Inbound::Sampled))]
-#[bench::sampled_nothing_inbound(both(Inbound::Nothing))]
+#[bench::bare(rung(routes(), || request(Inbound::Sampled), None))]
+#[bench::pass_through(rung(routes().layer(PassThroughLayer), || request(Inbound::Sampled), None))]
+#[bench::switched_off(server(Recorded::Nothing, Inbound::Sampled))]
+#[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
+#[bench::not_sampled(
+    args = (server(Recorded::Everything, Inbound::NotSampled)),
+    config = at_most(15_500, 21)
+)]
+#[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
+#[bench::not_sampled_like_a_peer(server(Recorded::LikeAPeer, Inbound::NotSampled))]
+#[bench::sampled(
+    args = (server(Recorded::Everything, Inbound::Sampled)),
+    config = at_most(18_500, 24)
+)]
+#[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
+#[bench::sampled_like_a_peer(server(Recorded::LikeAPeer, Inbound::Sampled))]
+#[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
+#[bench::metrics_only(server(Recorded::Metrics, Inbound::Sampled))]
 fn axum_route(rung: Rung) -> Rung {
-    let mut rung = rung;
-    let request = std::mem::replace(&mut rung.request, Request::new(Body::empty()));
-    support::send(black_box(&mut rung.app), request);
+    run(rung)
+}
+
+fn at_most(instructions: u64, allocations: u64) -> LibraryBenchmarkConfig {
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(Callgrind::default().hard_limits([(EventKind::Ir, instructions)]));
+    config.tool(Dhat::default().hard_limits([(DhatMetric::TotalBlocks, allocations)]));
+    config
+}
+
+fn grpc(recorded: Recorded, inbound: Inbound) -> Rung {
+    let service = recorded.layer().layer(Method);
+    rung(service, move || call(inbound), Some(recorded.init()))
+}
+
+#[library_benchmark]
+#[bench::bare(rung(Method, || call(Inbound::Sampled), None))]
+#[bench::pass_through(rung(PassThroughLayer.layer(Method), || call(Inbound::Sampled), None))]
+#[bench::switched_off(grpc(Recorded::Nothing, Inbound::Sampled))]
+#[bench::not_sampled(grpc(Recorded::Everything, Inbound::NotSampled))]
+#[bench::sampled(grpc(Recorded::Everything, Inbound::Sampled))]
+fn grpc_call(rung: Rung) -> Rung {
+    run(rung)
+}
+
+fn client(recorded: Recorded, inbound: Inbound) -> Rung {
+    let telemetry = recorded.init();
+    let mut attached = attach(inbound);
+    let service = ClientTelemetryLayer::new().layer(Answer);
+    let mut rung = rung(service, outgoing, Some(telemetry));
+    Box::new(move || {
+        rung();
+        let _attached = &mut attached;
+    })
+}
+
+#[library_benchmark]
+#[bench::bare(rung(Answer, outgoing, None))]
+#[bench::pass_through(rung(PassThroughLayer.layer(Answer), outgoing, None))]
+#[bench::switched_off(client(Recorded::Nothing, Inbound::Sampled))]
+#[bench::not_sampled(client(Recorded::Everything, Inbound::NotSampled))]
+#[bench::sampled(client(Recorded::Everything, Inbound::Sampled))]
+fn client_request(rung: Rung) -> Rung {
+    run(rung)
+}
+
+/// Calls a function as a handler does.
+fn function(recorded: Recorded, inbound: Inbound, function: fn()) -> Rung {
+    let telemetry = recorded.init();
+    let attached = attach(inbound);
+    // A span that takes attributes, where there is one.
+    let span = start_as_current_span(&get_tracer("bench"), "handler");
+    for _ in 0..WARM_UP {
+        function();
+    }
+    Box::new(move || {
+        function();
+        let _in_this_order = (&span, &attached, &telemetry);
+    })
+}
+
+#[inline(never)]
+fn plain() {
+    black_box(0);
+}
+
+#[tower_telemetry::with_tracer("bench")]
+fn with_attribute() {
+    black_box(0);
+}
+
+#[tower_telemetry::with_tracer("bench", metrics)]
+fn with_attribute_and_metrics() {
+    black_box(0);
+}
+
+fn with_closure() {
+    tower_telemetry::with_tracer("bench", "closure", plain);
+}
+
+fn with_future() {
+    let mut future = std::pin::pin!(async_with_tracer("bench", "future", async { plain() }));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let _ = black_box(future.as_mut().poll(&mut cx));
+}
+
+#[library_benchmark]
+#[bench::plain_function(function(Recorded::Nothing, Inbound::Nothing, plain))]
+#[bench::attribute_switched_off(function(Recorded::Nothing, Inbound::Nothing, with_attribute))]
+#[bench::attribute_not_sampled(function(
+    Recorded::Everything,
+    Inbound::NotSampled,
+    with_attribute
+))]
+#[bench::attribute_sampled(function(Recorded::Everything, Inbound::Sampled, with_attribute))]
+#[bench::attribute_with_metrics_not_sampled(function(
+    Recorded::Everything,
+    Inbound::NotSampled,
+    with_attribute_and_metrics
+))]
+#[bench::attribute_with_metrics_sampled(function(
+    Recorded::Everything,
+    Inbound::Sampled,
+    with_attribute_and_metrics
+))]
+#[bench::with_tracer_not_sampled(function(
+    Recorded::Everything,
+    Inbound::NotSampled,
+    with_closure
+))]
+#[bench::with_tracer_sampled(function(Recorded::Everything, Inbound::Sampled, with_closure))]
+#[bench::async_with_tracer_not_sampled(function(
+    Recorded::Everything,
+    Inbound::NotSampled,
+    with_future
+))]
+#[bench::async_with_tracer_sampled(function(Recorded::Everything, Inbound::Sampled, with_future))]
+#[bench::get_trace_id(function(Recorded::Everything, Inbound::Sampled, || {
+    black_box(get_trace_id());
+}))]
+#[bench::add_span_attributes(function(Recorded::Everything, Inbound::Sampled, || {
+    add_span_attributes(attributes! { "user.id" => 42 });
+}))]
+#[bench::add_span_event(function(Recorded::Everything, Inbound::Sampled, || {
+    add_span_event("cache-miss", attributes! { "cache.name" => "users" });
+}))]
+#[bench::increment_counter(function(Recorded::Everything, Inbound::Sampled, || {
+    increment_counter("bench.counter", "Counted.", attributes! { "kind" => "a" });
+}))]
+#[bench::record_histogram_value(function(Recorded::Everything, Inbound::Sampled, || {
+    record_histogram_value("bench.histogram", "Recorded.", 1.5, attributes! { "kind" => "a" });
+}))]
+#[bench::start_timer(function(Recorded::Everything, Inbound::Sampled, || {
+    drop(start_timer("bench.timer", "Timed.", attributes! { "kind" => "a" }));
+}))]
+fn handler_function(rung: Rung) -> Rung {
+    run(rung)
+}
+
+fn bound() -> Rung {
+    let telemetry = Recorded::Everything.init();
+    let counter = bind_counter("bench.counter", "Counted.", attributes! { "kind" => "a" });
+    counter.add(1);
+    Box::new(move || {
+        counter.add(1);
+        let _telemetry = &telemetry;
+    })
+}
+
+#[library_benchmark]
+#[bench::counter(bound())]
+fn bound_instrument(rung: Rung) -> Rung {
+    run(rung)
+}
+
+fn run(mut rung: Rung) -> Rung {
+    black_box(&mut rung)();
     rung
 }
 
-library_benchmark_group!(name = server, benchmarks = [axum_route]);
+library_benchmark_group!(
+    name = ladder,
+    benchmarks = [
+        axum_route,
+        grpc_call,
+        client_request,
+        handler_function,
+        bound_instrument
+    ]
+);
 
 main!(
-    config = LibraryBenchmarkConfig::default().tool(Dhat::default()),
-    library_benchmark_groups = server
+    config = LibraryBenchmarkConfig::default()
+        .tool(Callgrind::default().format([EventKind::Ir]))
+        .tool(Dhat::default().format([DhatMetric::TotalBlocks, DhatMetric::TotalBytes])),
+    library_benchmark_groups = ladder
 );
