@@ -32,8 +32,9 @@ const BYTES_PER_ITEM: usize = 8 * 1024;
 /// Lanes of a queue at most.
 const MAX_LANES: usize = 32;
 
-/// What part of the room of a queue a lane takes beforehand, with all lanes together.
-const TAKEN_BEFOREHAND: usize = 16;
+/// What part of a batch all lanes together take beforehand, at most: so much earlier a batch may
+/// be taken for complete.
+const TAKEN_BEFOREHAND: usize = 8;
 
 /// A queue: it never blocks, and never wakes the exporting end for one item.
 pub(super) struct Queue<T> {
@@ -69,6 +70,7 @@ impl<T: Item> Queue<T> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let lanes = threads.min(MAX_LANES);
         let capacity = batch.max_queue_size;
+        let batch_size = batch.max_export_batch_size.min(capacity);
         Self {
             lanes: (0..lanes)
                 .map(|_| Lane {
@@ -81,8 +83,8 @@ impl<T: Item> Queue<T> {
                 bytes: AtomicUsize::new(capacity.saturating_mul(BYTES_PER_ITEM)),
             },
             capacity,
-            batch_size: batch.max_export_batch_size.min(capacity),
-            portion: (capacity / (lanes * TAKEN_BEFOREHAND)).max(1),
+            batch_size,
+            portion: (batch_size / (lanes * TAKEN_BEFOREHAND)).max(1),
             closed: AtomicBool::new(false),
             wake: Notify::new(),
             counters,
@@ -235,7 +237,7 @@ mod tests {
     fn queue(size: usize) -> Queue<u64> {
         let batch = Batch::default()
             .with_max_queue_size(size)
-            .with_max_export_batch_size(1);
+            .with_max_export_batch_size(size);
         Queue::new(batch, Arc::default())
     }
 

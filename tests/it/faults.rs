@@ -348,8 +348,12 @@ async fn a_receiver_that_asks_for_quiet_gets_it_from_all_signals_and_loses_nothi
         assert_eq!(report.lost(), 0, "{fault:?}: {report:?}");
         assert_eq!(receiver.received().spans().len(), 20);
         let arrivals = receiver.arrivals();
-        let pause = arrivals[1].duration_since(arrivals[0]);
-        assert!(pause >= quiet, "{fault:?}: came back after {pause:?}");
+        let after = arrivals.iter().map(|one| one.duration_since(arrivals[0]));
+        // What was on its way when the answer came has come, too.
+        let after: Vec<_> = after.filter(|after| *after > quiet / 4).collect();
+        assert!(!after.is_empty(), "{fault:?}");
+        let early = after.iter().find(|after| **after < quiet);
+        assert!(early.is_none(), "{fault:?}: came back after {early:?}");
     }
 }
 
