@@ -59,6 +59,14 @@ where
         Some(Place { chain, depth })
     }
 
+    /// The same, by a hash of the key and what tells it from others, where there is no key to borrow.
+    pub(crate) fn find_by(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<Place> {
+        let chain = self.chain_of(hash);
+        let mut nodes = self.chains[chain].nodes().enumerate();
+        let (depth, _) = nodes.find(|(_, node)| is_key(&node.key))?;
+        Some(Place { chain, depth })
+    }
+
     /// The entry at a place that [`find`](Self::find) has given.
     pub(crate) fn at(&self, place: Place) -> Option<&V> {
         let mut nodes = self.chains.get(place.chain)?.nodes();
@@ -104,7 +112,10 @@ where
     }
 
     fn chain<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        let hash = FxBuildHasher.hash_one(key);
+        self.chain_of(FxBuildHasher.hash_one(key))
+    }
+
+    fn chain_of(&self, hash: u64) -> usize {
         usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & (self.chains.len() - 1)
     }
 }

@@ -17,6 +17,9 @@ use crate::request_body::Received;
 use crate::semconv;
 use crate::semconv::http::{Scheme, client_request_attributes};
 
+/// Room for the attributes of a client span: more of them would have to grow it.
+const ATTRIBUTES: usize = 8;
+
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
     pub(crate) fn start_outgoing(recorder: &Arc<Recorder>, request: &mut Parts) -> Self {
@@ -38,7 +41,7 @@ impl ActiveRequest {
         // Read where it is needed: it takes as long as all of a small attribute.
         let mut start_time = None;
         let mut describe = || {
-            let mut attributes = Vec::new();
+            let mut attributes = Vec::with_capacity(ATTRIBUTES);
             let add = &mut |attribute| attributes.push(attribute);
             if let Some(server) = server {
                 server.attributes(add);

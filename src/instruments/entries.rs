@@ -1,15 +1,17 @@
 //! What instruments know of methods, routes and servers.
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use http::Method;
 use opentelemetry::KeyValue;
+use rustc_hash::FxHasher;
 
 use super::series::{Series, SeriesKey};
 use crate::bound::BoundUpDownCounter;
-use crate::semconv;
 use crate::semconv::http::span_name;
+use crate::semconv::{self, OTHER};
 use crate::table::{Chain, Inserted, Place, Table};
 
 /// Bounds of the tables.
@@ -26,8 +28,9 @@ pub(super) struct MethodEntry {
     pub(super) unmatched: Route,
     /// Of a client, for the servers that there is no room for.
     pub(super) other: OnceLock<Route>,
-    /// By route, or by server.
     pub(super) routes: Table<String, Route>,
+    /// Of a client, by server.
+    pub(super) peers: Table<Peer, Route>,
     /// Active requests, by scheme.
     pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
 }
@@ -38,6 +41,7 @@ pub(crate) enum RouteRef {
     Unmatched(usize),
     Other(usize),
     Kept(usize, Place),
+    Peer(usize, Place),
     /// One that there was no room for.
     Own(Box<Route>),
 }
@@ -60,13 +64,31 @@ pub(crate) struct Route {
 }
 
 /// The server that a client calls.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(super) host: Arc<str>,
     pub(super) port: u16,
 }
 
+impl Hash for Peer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_peer(&self.host, self.port, state);
+    }
+}
+
+/// Case does not matter in the name of a host.
+fn hash_peer(host: &str, port: u16, state: &mut impl Hasher) {
+    for byte in host.bytes() {
+        state.write_u8(byte.to_ascii_lowercase());
+    }
+    state.write_u16(port);
+}
+
 impl Peer {
+    fn is(&self, host: &str, port: u16) -> bool {
+        self.port == port && self.host.eq_ignore_ascii_case(host)
+    }
+
     pub(super) fn attributes(&self) -> [KeyValue; 2] {
         [
             KeyValue::new(semconv::SERVER_ADDRESS, self.host.clone()),
@@ -84,28 +106,61 @@ impl MethodEntry {
             unmatched: Route::new(index, method, None),
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
+            peers: Table::new(MAX_ROUTES),
             active: Default::default(),
         }
     }
 }
 
 impl MethodEntry {
-    /// Finds a route or a server, made first where it is missing. `Err` holds one that was made
-    /// and not kept, because there is no room.
-    pub(super) fn find(&self, key: &str, make: impl FnOnce() -> Route) -> Result<RouteRef, Route> {
-        let place = match self.routes.find(key) {
-            Some(place) => place,
-            None => {
-                if let Inserted::Full(route) = self.routes.insert(key.to_owned(), make()) {
-                    return Err(route);
-                }
-                let Some(place) = self.routes.find(key) else {
-                    return Ok(RouteRef::Unmatched(self.index));
-                };
-                place
-            }
+    /// Finds a route, made first where it is missing.
+    pub(super) fn route(&self, route: &str) -> RouteRef {
+        let find = || {
+            self.routes
+                .find(route)
+                .map(|place| RouteRef::Kept(self.index, place))
         };
-        Ok(RouteRef::Kept(self.index, place))
+        find().unwrap_or_else(|| {
+            let made = Route::new(self.index, self.method, Some(route));
+            match self.routes.insert(route.to_owned(), made) {
+                Inserted::Full(made) => RouteRef::Own(Box::new(made)),
+                _ => find().unwrap_or(RouteRef::Unmatched(self.index)),
+            }
+        })
+    }
+
+    /// Finds a server, made first where it is missing.
+    pub(super) fn peer(&self, host: &str, port: u16) -> RouteRef {
+        let mut hasher = FxHasher::default();
+        hash_peer(host, port, &mut hasher);
+        let hash = hasher.finish();
+        let find = || {
+            let place = self.peers.find_by(hash, |peer| peer.is(host, port));
+            place.map(|place| RouteRef::Peer(self.index, place))
+        };
+        find().unwrap_or_else(|| {
+            let make = |host: String| {
+                let peer = Peer {
+                    host: host.into(),
+                    port,
+                };
+                let route = Route::new(self.index, self.method, None);
+                let route = Route {
+                    peer: Some(peer.clone()),
+                    ..route
+                };
+                (peer, route)
+            };
+            let (peer, route) = make(host.to_ascii_lowercase());
+            match self.peers.insert(peer, route) {
+                // Past the bound servers are told apart no more: there may be no end to them.
+                Inserted::Full(_) => {
+                    self.other.get_or_init(|| make(OTHER.to_owned()).1);
+                    RouteRef::Other(self.index)
+                }
+                _ => find().unwrap_or(RouteRef::Unmatched(self.index)),
+            }
+        })
     }
 }
 

@@ -172,39 +172,19 @@ impl Instruments {
     /// Finds what is known of a method and route.
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
-        let Some(route) = route else {
-            return RouteRef::Unmatched(entry.index);
-        };
-        let make = || Route::new(entry.index, entry.method, Some(route));
-        entry
-            .find(route, make)
-            .unwrap_or_else(|made| RouteRef::Own(Box::new(made)))
+        match route {
+            Some(route) => entry.route(route),
+            None => RouteRef::Unmatched(entry.index),
+        }
     }
 
     /// Finds what is known of a method and the server that it is sent to.
     pub(crate) fn find_peer(&self, method: &Method, server: Option<Server<'_>>) -> RouteRef {
         let entry = self.entry(method);
-        let Some(Server { host, port }) = server else {
-            return RouteRef::Unmatched(entry.index);
-        };
-        let host = semconv::http::host(host).to_ascii_lowercase();
-        let key = format!("{host}:{port}");
-        let make = |host: &str| {
-            let peer = Peer {
-                host: host.into(),
-                port,
-            };
-            let route = Route::new(entry.index, entry.method, None);
-            Route {
-                peer: Some(peer),
-                ..route
-            }
-        };
-        // Past the bound servers are told apart no more: there may be no end to them.
-        entry.find(&key, || make(&host)).unwrap_or_else(|_| {
-            entry.other.get_or_init(|| make(OTHER));
-            RouteRef::Other(entry.index)
-        })
+        match server {
+            Some(Server { host, port }) => entry.peer(&semconv::http::host(host), port),
+            None => RouteRef::Unmatched(entry.index),
+        }
     }
 
     pub(crate) fn route<'a>(&'a self, route: &'a RouteRef) -> &'a Route {
@@ -213,6 +193,7 @@ impl Instruments {
             RouteRef::Unmatched(index) => (*index, None),
             RouteRef::Other(index) => (*index, self.methods[*index].other.get()),
             RouteRef::Kept(index, place) => (*index, self.methods[*index].routes.at(*place)),
+            RouteRef::Peer(index, place) => (*index, self.methods[*index].peers.at(*place)),
         };
         found.unwrap_or(&self.methods[index].unmatched)
     }

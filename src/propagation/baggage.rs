@@ -63,7 +63,7 @@ pub(super) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     if !text.is_empty()
         && let Ok(text) = text.parse()
     {
-        let _ = headers.try_insert(HeaderName::from_static(BAGGAGE), text);
+        let _ = headers.try_insert(const { HeaderName::from_static(BAGGAGE) }, text);
     }
 }
 

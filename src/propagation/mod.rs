@@ -175,14 +175,25 @@ impl Propagators {
 /// Takes out of the headers of a request what they say of a context, in whichever form, as far as it
 /// may not be told.
 pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
-    const B3: [HeaderName; 6] = [
-        HeaderName::from_static("b3"),
-        HeaderName::from_static("x-b3-traceid"),
-        HeaderName::from_static("x-b3-spanid"),
-        HeaderName::from_static("x-b3-parentspanid"),
-        HeaderName::from_static("x-b3-sampled"),
-        HeaderName::from_static("x-b3-flags"),
+    const B3: [&str; 6] = [
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
     ];
+    // Most requests have none of them, and a look at each header finds that out first.
+    let is_there = headers.keys().any(|name| {
+        let name = name.as_str();
+        trace_context::TRACEPARENT == name
+            || trace_context::TRACESTATE == name
+            || baggage::BAGGAGE == name
+            || B3.contains(&name)
+    });
+    if !is_there {
+        return;
+    }
     if !may.trace {
         trace_context::remove(headers);
         for name in B3 {

@@ -9,6 +9,8 @@ use super::{W3cHeaders, hex};
 
 pub(super) const TRACEPARENT: &str = "traceparent";
 pub(super) const TRACESTATE: &str = "tracestate";
+const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
+const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
@@ -47,7 +49,7 @@ pub(super) fn inject(
     headers: &mut HeaderMap,
 ) {
     // Beyond its capacity a map would panic, had it not been asked to try.
-    let _ = headers.try_insert(HeaderName::from_static(TRACEPARENT), traceparent);
+    let _ = headers.try_insert(TRACEPARENT_HEADER, traceparent);
     let state = match beside {
         Some(text) => text.to_owned(),
         None => span_context.trace_state().header(),
@@ -55,7 +57,7 @@ pub(super) fn inject(
     if !state.is_empty()
         && let Ok(state) = state.parse()
     {
-        let _ = headers.try_insert(HeaderName::from_static(TRACESTATE), state);
+        let _ = headers.try_insert(TRACESTATE_HEADER, state);
     }
 }
 

@@ -224,12 +224,14 @@ fn full_url(
         Some((_, host)) => ("REDACTED:REDACTED@", host),
         None => ("", authority),
     };
-    let path = truncate(uri.path(), MAX_PATH);
-    let mut url = format!("{scheme}://{credentials}{}{path}", truncate(host, MAX_HOST));
-    if let (Some(query), Some(sensitive)) = (uri.query(), sensitive_parameters) {
-        url.push('?');
-        url.push_str(&redact::query(query, MAX_QUERY, sensitive));
+    let (host, path) = (truncate(host, MAX_HOST), truncate(uri.path(), MAX_PATH));
+    let query = uri.query().zip(sensitive_parameters);
+    let query = query.map(|(query, sensitive)| redact::query(query, MAX_QUERY, sensitive));
+    let mut pieces = [scheme, "://", credentials, &host, &path, "", ""];
+    if let Some(query) = &query {
+        (pieces[5], pieces[6]) = ("?", query);
     }
+    let url = pieces.concat();
     Some(url)
 }
 
