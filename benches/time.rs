@@ -1,0 +1,234 @@
+//! The ladder in time, on one thread and on two at once.
+//!
+//! `cargo bench --bench time`. What a rung costs is what it takes more than `pass_through` in the
+//! same run; on more threads it should not cost more than there.
+
+mod support;
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use axum::body::Body;
+use divan::{Bencher, Divan, black_box};
+use http::{Request, Response};
+use tower::{Layer, Service};
+use tower_telemetry::{
+    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, attributes, bind_counter,
+    increment_counter, record_histogram_value,
+};
+
+use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
+
+/// What all rungs record with; a tenth of the requests that bring no context is sampled.
+static TELEMETRY: LazyLock<TelemetryGuard> = LazyLock::new(|| {
+    let enabled = std::env::var("ENABLE_TELEMETRY").as_deref() != Ok("false");
+    support::init("parentbased_traceidratio", enabled, receiver())
+});
+
+/// A receiver that takes everything, so that the queue has room.
+fn receiver() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    listener.set_nonblocking(true).expect("it can be");
+    let address = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("there is a runtime").block_on(async {
+            let all = axum::Router::new().fallback(async |_: axum::body::Bytes| ());
+            let listener = tokio::net::TcpListener::from_std(listener).expect("it is one");
+            axum::serve(listener, all).await.expect("it serves");
+        });
+    });
+    address
+}
+
+/// The rungs with telemetry switched off need a process of their own.
+fn main() {
+    const SWITCHED_OFF: &str = "switched_off";
+    if std::env::var_os("ENABLE_TELEMETRY").is_some() {
+        return divan::main();
+    }
+    Divan::from_args().skip_regex(SWITCHED_OFF).main();
+    let program = std::env::current_exe().expect("it has a path");
+    let mut program = Command::new(program);
+    program.args(std::env::args().skip(1)).arg(SWITCHED_OFF);
+    let status = program.env("ENABLE_TELEMETRY", "false").status();
+    assert!(status.expect("it runs").success());
+}
+
+/// Sends requests on each thread through a service of its own.
+fn send<S, B>(bencher: Bencher, service: S, request: impl Fn() -> Request<Body> + Sync)
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Sync,
+    S::Error: Debug,
+    B: http_body::Body,
+{
+    LazyLock::force(&TELEMETRY);
+    bencher
+        .with_inputs(|| (service.clone(), request()))
+        .bench_values(|(mut service, request)| {
+            support::send(&mut service, request);
+            service
+        });
+}
+
+const THREADS: [usize; 2] = [1, 2];
+
+mod axum_route {
+    use super::*;
+
+    #[divan::bench(threads = THREADS)]
+    fn bare(bencher: Bencher) {
+        send(bencher, routes(), || request(Inbound::Sampled));
+    }
+
+    #[divan::bench(threads = THREADS)]
+    fn pass_through(bencher: Bencher) {
+        let app = routes().layer(PassThroughLayer);
+        send(bencher, app, || request(Inbound::Sampled));
+    }
+
+    #[divan::bench(threads = THREADS)]
+    fn switched_off(bencher: Bencher) {
+        let app = routes().layer(TelemetryLayer::new());
+        send(bencher, app, || request(Inbound::Sampled));
+    }
+
+    #[divan::bench(threads = THREADS, args = [Inbound::Sampled, Inbound::NotSampled, Inbound::Nothing])]
+    fn both(bencher: Bencher, inbound: Inbound) {
+        let app = routes().layer(TelemetryLayer::new());
+        send(bencher, app, || request(inbound));
+    }
+
+    #[divan::bench(threads = THREADS, args = [Inbound::Sampled, Inbound::NotSampled, Inbound::Nothing])]
+    fn traces_only(bencher: Bencher, inbound: Inbound) {
+        let app = routes().layer(TelemetryLayer::new().with_metrics([]));
+        send(bencher, app, || request(inbound));
+    }
+}
+
+mod grpc_call {
+    use super::*;
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        send(bencher, Method, || call(Inbound::Sampled));
+    }
+
+    #[divan::bench]
+    fn pass_through(bencher: Bencher) {
+        send(bencher, PassThroughLayer.layer(Method), || {
+            call(Inbound::Sampled)
+        });
+    }
+
+    #[divan::bench]
+    fn switched_off(bencher: Bencher) {
+        send(bencher, TelemetryLayer::new().layer(Method), || {
+            call(Inbound::Sampled)
+        });
+    }
+
+    #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn both(bencher: Bencher, inbound: Inbound) {
+        send(bencher, TelemetryLayer::new().layer(Method), || {
+            call(inbound)
+        });
+    }
+}
+
+mod client_request {
+    use super::*;
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        send(bencher, Answer, outgoing);
+    }
+
+    #[divan::bench]
+    fn pass_through(bencher: Bencher) {
+        send(bencher, PassThroughLayer.layer(Answer), outgoing);
+    }
+
+    #[divan::bench]
+    fn switched_off(bencher: Bencher) {
+        let _attached = attach(Inbound::Sampled);
+        send(bencher, ClientTelemetryLayer::new().layer(Answer), outgoing);
+    }
+
+    #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn both(bencher: Bencher, inbound: Inbound) {
+        let _attached = attach(inbound);
+        send(bencher, ClientTelemetryLayer::new().layer(Answer), outgoing);
+    }
+}
+
+mod function {
+    use super::*;
+
+    #[inline(never)]
+    fn empty() {
+        black_box(0);
+    }
+
+    #[tower_telemetry::with_tracer("bench")]
+    fn with_attribute() {
+        black_box(0);
+    }
+
+    #[tower_telemetry::with_tracer("bench", metrics)]
+    fn with_attribute_and_metrics() {
+        black_box(0);
+    }
+
+    fn run(bencher: Bencher, inbound: Inbound, function: fn()) {
+        LazyLock::force(&TELEMETRY);
+        let _attached = attach(inbound);
+        bencher.bench_local(function);
+    }
+
+    #[divan::bench]
+    fn plain(bencher: Bencher) {
+        run(bencher, Inbound::Nothing, empty);
+    }
+
+    #[divan::bench]
+    fn attribute_switched_off(bencher: Bencher) {
+        run(bencher, Inbound::Sampled, with_attribute);
+    }
+
+    #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn attribute(bencher: Bencher, inbound: Inbound) {
+        run(bencher, inbound, with_attribute);
+    }
+
+    #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn attribute_with_metrics(bencher: Bencher, inbound: Inbound) {
+        run(bencher, inbound, with_attribute_and_metrics);
+    }
+
+    #[divan::bench]
+    fn counter(bencher: Bencher) {
+        run(bencher, Inbound::Sampled, || {
+            increment_counter("bench.counter", "Counted.", attributes! { "kind" => "a" });
+        });
+    }
+
+    #[divan::bench]
+    fn histogram(bencher: Bencher) {
+        run(bencher, Inbound::Sampled, || {
+            let kind = attributes! { "kind" => "a" };
+            record_histogram_value("bench.histogram", "Recorded.", 1.5, kind);
+        });
+    }
+
+    #[divan::bench]
+    fn bound_counter(bencher: Bencher) {
+        LazyLock::force(&TELEMETRY);
+        let counter = bind_counter("bench.bound", "Counted.", attributes! { "kind" => "a" });
+        bencher.bench(|| counter.add(1));
+    }
+}
