@@ -54,7 +54,8 @@ fn main() {
     Divan::from_args().skip_regex(SWITCHED_OFF).main();
     let program = std::env::current_exe().expect("it has a path");
     let mut program = Command::new(program);
-    program.args(std::env::args().skip(1)).arg(SWITCHED_OFF);
+    let options = std::env::args().filter(|argument| argument.starts_with('-'));
+    program.args(options).arg(SWITCHED_OFF);
     let status = program.env("ENABLE_TELEMETRY", "false").status();
     assert!(status.expect("it runs").success());
 }

@@ -94,11 +94,19 @@ impl<T: Item> Queue<T> {
     pub(super) fn push(&self, item: T) {
         self.counters.accept(1);
         let lane = &self.lanes[lane_of_this_thread() % self.lanes.len()];
-        if self.closed.load(Ordering::Relaxed) || !self.make_room(&lane.room, item.bytes()) {
+        let room = if self.closed.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.make_room(&lane.room, item.bytes())
+        };
+        let Some(Made { batch_is_complete }) = room else {
             self.counters.drop_one();
             return;
-        }
+        };
         lane.items.push(item);
+        if batch_is_complete {
+            self.wake();
+        }
     }
 
     /// Has what waits exported soon.
@@ -157,27 +165,33 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Takes a place and `bytes` for an item.
-    fn make_room(&self, lane: &Room, bytes: usize) -> bool {
+    /// Takes a place and `bytes` for an item; `None` where there is no room.
+    fn make_room(&self, lane: &Room, bytes: usize) -> Option<Made> {
+        let mut made = Made {
+            batch_is_complete: false,
+        };
         if !use_room(&lane.places, 1) {
             if !take_room(&lane.places, &self.free.places, 1, self.portion) {
-                return false;
+                return None;
             }
-            let taken = self
-                .capacity
-                .saturating_sub(self.free.places.load(Ordering::Relaxed));
-            if taken >= self.batch_size {
-                self.wake();
-            }
+            let free = self.free.places.load(Ordering::Relaxed);
+            made.batch_is_complete = self.capacity.saturating_sub(free) >= self.batch_size;
         }
         let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
         let fits = use_room(&lane.bytes, bytes)
             || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
+            return None;
         }
-        fits
+        Some(made)
     }
+}
+
+/// Room for an item.
+struct Made {
+    /// Whether so much room is taken now that a batch may be complete.
+    batch_is_complete: bool,
 }
 
 /// Uses what a lane has taken, if that is enough.
