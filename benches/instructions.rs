@@ -95,7 +95,7 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 
 #[library_benchmark]
 #[bench::bare(rung(routes(), || request(Inbound::Sampled), None))]
-#[bench::pass_through(rung(routes().layer(PassThroughLayer), || request(Inbound::Sampled), None))]
+#[bench::pass_through(rung(routes().layer(PassThroughLayer::default()), || request(Inbound::Sampled), None))]
 #[bench::switched_off(server(Recorded::Nothing, Inbound::Sampled))]
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
@@ -130,7 +130,7 @@ fn grpc(recorded: Recorded, inbound: Inbound) -> Rung {
 
 #[library_benchmark]
 #[bench::bare(rung(Method, || call(Inbound::Sampled), None))]
-#[bench::pass_through(rung(PassThroughLayer.layer(Method), || call(Inbound::Sampled), None))]
+#[bench::pass_through(rung(PassThroughLayer::default().layer(Method), || call(Inbound::Sampled), None))]
 #[bench::switched_off(grpc(Recorded::Nothing, Inbound::Sampled))]
 #[bench::not_sampled(grpc(Recorded::Everything, Inbound::NotSampled))]
 #[bench::sampled(grpc(Recorded::Everything, Inbound::Sampled))]
@@ -151,7 +151,7 @@ fn client(recorded: Recorded, inbound: Inbound) -> Rung {
 
 #[library_benchmark]
 #[bench::bare(rung(Answer, outgoing, None))]
-#[bench::pass_through(rung(PassThroughLayer.layer(Answer), outgoing, None))]
+#[bench::pass_through(rung(PassThroughLayer::default().layer(Answer), outgoing, None))]
 #[bench::switched_off(client(Recorded::Nothing, Inbound::Sampled))]
 #[bench::not_sampled(client(Recorded::Everything, Inbound::NotSampled))]
 #[bench::sampled(client(Recorded::Everything, Inbound::Sampled))]

@@ -88,7 +88,7 @@ mod axum_route {
 
     #[divan::bench(threads = THREADS)]
     fn pass_through(bencher: Bencher) {
-        let app = routes().layer(PassThroughLayer);
+        let app = routes().layer(PassThroughLayer::default());
         send(bencher, app, || request(Inbound::Sampled));
     }
 
@@ -121,7 +121,7 @@ mod grpc_call {
 
     #[divan::bench]
     fn pass_through(bencher: Bencher) {
-        send(bencher, PassThroughLayer.layer(Method), || {
+        send(bencher, PassThroughLayer::default().layer(Method), || {
             call(Inbound::Sampled)
         });
     }
@@ -151,7 +151,7 @@ mod client_request {
 
     #[divan::bench]
     fn pass_through(bencher: Bencher) {
-        send(bencher, PassThroughLayer.layer(Answer), outgoing);
+        send(bencher, PassThroughLayer::default().layer(Answer), outgoing);
     }
 
     #[divan::bench]

@@ -249,16 +249,14 @@ impl Options {
         }
     }
 
-    pub(crate) fn request_attributes(&self, head: &request::Parts, add: &mut RequestAttributes) {
-        if let Some(hook) = &self.request_attributes {
-            guarded(|| hook(head, add));
-        }
+    /// `None` where there is no hook.
+    pub(crate) fn request_attributes(&self, head: &request::Parts) -> Option<RequestAttributes> {
+        hooked(self.request_attributes.as_ref()?, head)
     }
 
-    pub(crate) fn response_attributes(&self, head: &response::Parts, add: &mut RequestAttributes) {
-        if let Some(hook) = &self.response_attributes {
-            guarded(|| hook(head, add));
-        }
+    /// `None` where there is no hook.
+    pub(crate) fn response_attributes(&self, head: &response::Parts) -> Option<RequestAttributes> {
+        hooked(self.response_attributes.as_ref()?, head)
     }
 
     pub(crate) fn propagators(&self) -> &Propagators {
@@ -275,6 +273,13 @@ impl fmt::Debug for Options {
             .field("trusted_hops", &self.trusted_hops)
             .finish_non_exhaustive()
     }
+}
+
+/// What a hook adds, also where it panics before its end.
+fn hooked<H>(hook: &AttributesHook<H>, head: &H) -> Option<RequestAttributes> {
+    let mut added = RequestAttributes::default();
+    guarded(|| hook(head, &mut added));
+    Some(added)
 }
 
 /// Runs a hook of the application. One that panics has said nothing.

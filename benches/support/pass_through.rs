@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
@@ -9,21 +10,28 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-/// A layer of the shape that every layer over requests has, and that does nothing.
-#[derive(Clone, Copy)]
-pub struct PassThroughLayer;
+/// A layer of the shape that every layer over requests has, and that does nothing. It has options
+/// that it would share with its services: axum clones a layer with each request.
+#[derive(Clone, Default)]
+pub struct PassThroughLayer {
+    options: Arc<()>,
+}
 
 impl<S> Layer<S> for PassThroughLayer {
     type Service = PassThrough<S>;
 
     fn layer(&self, inner: S) -> PassThrough<S> {
-        PassThrough { inner }
+        PassThrough {
+            inner,
+            _options: self.options.clone(),
+        }
     }
 }
 
 #[derive(Clone)]
 pub struct PassThrough<S> {
     inner: S,
+    _options: Arc<()>,
 }
 
 impl<S, B, R> Service<Request<B>> for PassThrough<S>

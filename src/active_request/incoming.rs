@@ -10,7 +10,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
-use crate::options::{Options, RequestAttributes, Trust};
+use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
@@ -51,8 +51,7 @@ impl ActiveRequest {
         let found = instruments.find_route(&request.method, route(&request.extensions));
         let route = instruments.route(&found);
         let call = Call::of(request, instruments);
-        let mut hooked = RequestAttributes::default();
-        options.request_attributes(request, &mut hooked);
+        let mut hooked = options.request_attributes(request);
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let (mut link, mut given_name) = (link, given_name);
@@ -75,7 +74,9 @@ impl ActiveRequest {
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            attributes.append(&mut hooked.span);
+            if let Some(hooked) = &mut hooked {
+                attributes.append(&mut hooked.span);
+            }
             NewSpan {
                 name: given_name.take().unwrap_or_else(|| match &call {
                     Some(call) => call.span_name(),
@@ -112,7 +113,7 @@ impl ActiveRequest {
             status: None,
             sent: 0,
             received: request.extensions.get::<Received>().cloned(),
-            extra: hooked.metric,
+            extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
             http: Http {
                 route: found,
                 scheme,

@@ -20,7 +20,6 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use crate::call::Call;
 use crate::handler_attributes::{self, Running};
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
-use crate::options::RequestAttributes;
 use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv::http::{
@@ -172,16 +171,19 @@ impl ActiveRequest {
             recording.on_reply(cx, head);
         }
         let recorder = &recording.recorder;
-        let mut hooked = RequestAttributes::default();
-        recorder.options.response_attributes(head, &mut hooked);
+        let hooked = recorder.options.response_attributes(head);
         let span = cx.span();
+        let add = |attribute| span.set_attribute(attribute);
         if recording.span {
-            let mut add = |attribute| span.set_attribute(attribute);
-            recorder.response_headers.read(&head.headers, &mut add);
-            hooked.span.into_iter().for_each(add);
+            recorder.response_headers.read(&head.headers, add);
         }
-        for attribute in hooked.metric {
-            handler_attributes::put(&mut recording.extra, attribute);
+        if let Some(hooked) = hooked {
+            if recording.span {
+                hooked.span.into_iter().for_each(add);
+            }
+            for attribute in hooked.metric {
+                handler_attributes::put(&mut recording.extra, attribute);
+            }
         }
         if is_server && cx.has_active_span() {
             let headers = &mut head.headers;

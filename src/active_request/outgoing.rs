@@ -10,7 +10,7 @@ use opentelemetry::{Context, KeyValue};
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
-use crate::options::{MetricSet, RequestAttributes};
+use crate::options::MetricSet;
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
@@ -33,8 +33,7 @@ impl ActiveRequest {
         let call = Call::of(request, &recorder.instruments);
         // Counted whether it is sampled or not.
         let resends = Attempts::resends(&request.extensions);
-        let mut hooked = RequestAttributes::default();
-        options.request_attributes(request, &mut hooked);
+        let mut hooked = options.request_attributes(request);
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let mut given_name = given_name;
@@ -60,7 +59,9 @@ impl ActiveRequest {
                 }
             }
             recorder.request_headers.read(&request.headers, add);
-            attributes.append(&mut hooked.span);
+            if let Some(hooked) = &mut hooked {
+                attributes.append(&mut hooked.span);
+            }
             NewSpan {
                 name: given_name.take().unwrap_or_else(|| match &call {
                     Some(call) => call.span_name(),
@@ -104,7 +105,7 @@ impl ActiveRequest {
             status: None,
             sent: 0,
             received,
-            extra: hooked.metric,
+            extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
             http: Http {
                 route: found,
                 scheme,

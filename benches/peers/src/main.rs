@@ -1,8 +1,9 @@
 //! What a request costs with each way of telemetry around an axum route, all in one run.
 //!
-//! `cargo run --release` prints the table that the README has. It needs Valgrind to count
-//! instructions.
+//! `cargo run --release` prints the tables that the README has. It needs `valgrind`, `wrk` and
+//! `taskset`, and a machine with two processors.
 
+mod load;
 mod measure;
 #[path = "../../support/pass_through.rs"]
 mod pass_through;
@@ -15,9 +16,16 @@ fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        [] => measure::table(),
+        [] => {
+            measure::table();
+            println!();
+            load::table();
+        }
         // What the table runs for each of its numbers.
         ["measure", stack, inbound, what] => measure::one(stack, inbound, what),
-        _ => panic!("without arguments, it prints the table"),
+        ["serve", stack] => load::serve(stack),
+        ["requests"] => measure::table(),
+        ["load"] => load::table(),
+        _ => panic!("`requests` or `load` alone, or all without an argument"),
     }
 }

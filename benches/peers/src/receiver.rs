@@ -75,17 +75,25 @@ impl Receiver {
 
 async fn traces(State(counts): State<Arc<Counts>>, body: Bytes) {
     let request = ExportTraceServiceRequest::decode(body).expect("it is OTLP");
-    let scopes = request.resource_spans.iter().flat_map(|one| &one.scope_spans);
+    let scopes = request
+        .resource_spans
+        .iter()
+        .flat_map(|one| &one.scope_spans);
     for span in scopes.flat_map(|scope| &scope.spans) {
         counts.spans.fetch_add(1, Ordering::Relaxed);
         let attributes = span.attributes.len() as u64;
-        counts.span_attributes.fetch_add(attributes, Ordering::Relaxed);
+        counts
+            .span_attributes
+            .fetch_add(attributes, Ordering::Relaxed);
     }
 }
 
 async fn metrics(State(counts): State<Arc<Counts>>, body: Bytes) {
     let request = ExportMetricsServiceRequest::decode(body).expect("it is OTLP");
-    let scopes = request.resource_metrics.iter().flat_map(|one| &one.scope_metrics);
+    let scopes = request
+        .resource_metrics
+        .iter()
+        .flat_map(|one| &one.scope_metrics);
     for metric in scopes.flat_map(|scope| &scope.metrics) {
         let Some(Data::Histogram(histogram)) = &metric.data else {
             continue;

@@ -121,7 +121,7 @@ fn bare(router: Router) -> Started {
 }
 
 fn pass_through(router: Router) -> Started {
-    Started::new(router.layer(PassThroughLayer), || ())
+    Started::new(router.layer(PassThroughLayer::default()), || ())
 }
 
 fn telemetry(router: Router) -> Started {

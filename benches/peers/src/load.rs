@@ -1,0 +1,288 @@
+//! Whole servers under load: requests per second, latency, and what export takes.
+//!
+//! The server has one processor, its export threads on it too; the client and the receiver have
+//! another.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::measure::environment;
+use crate::receiver::Receiver;
+use crate::stacks::STACKS;
+
+const SECONDS: u64 = 4;
+const ROUNDS: usize = 3;
+const CONNECTIONS: &str = "16";
+
+/// What of the requests is sampled.
+#[derive(Clone, Copy, PartialEq)]
+enum Sampled {
+    All,
+    Tenth,
+    Off,
+}
+
+impl Sampled {
+    fn variables(self) -> [(&'static str, &'static str); 2] {
+        match self {
+            Self::All => [
+                ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+                ("OTEL_TRACES_SAMPLER_ARG", ""),
+            ],
+            Self::Tenth => [
+                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.1"),
+            ],
+            Self::Off => [
+                ("ENABLE_TELEMETRY", "false"),
+                ("OTEL_TRACES_SAMPLER_ARG", ""),
+            ],
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::All => "100 %",
+            Self::Tenth => "10 %",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// A server, and what was measured of it.
+struct Row {
+    name: &'static str,
+    /// `None` for the example server.
+    stack: Option<&'static str>,
+    sampled: Sampled,
+    requests_per_second: f64,
+    p99: f64,
+    /// Spans that arrived, of each request that was to be sampled.
+    arrived: f64,
+    /// Microseconds of processor time in all threads but the first, for each span.
+    export: f64,
+}
+
+/// Measures all servers, and prints a table.
+pub fn table() {
+    let receiver = Receiver::start();
+    let mut rows = vec![
+        Row::new("example server", None, Sampled::Off),
+        Row::new("example server", None, Sampled::Tenth),
+        Row::new("example server", None, Sampled::All),
+    ];
+    for stack in STACKS {
+        let name = Some(stack.name);
+        if stack.name.ends_with("switched off") {
+            rows.push(Row::new(stack.name, name, Sampled::Off));
+        } else if stack.traces {
+            rows.push(Row::new(stack.name, name, Sampled::Tenth));
+            rows.push(Row::new(stack.name, name, Sampled::All));
+        } else {
+            rows.push(Row::new(stack.name, name, Sampled::Off));
+        }
+    }
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            row.measure(&receiver);
+        }
+    }
+    println!(
+        "| server | sampled | requests/s | of the same without | p99 | spans that arrived | export, µs/span |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for row in &rows {
+        let without = |one: &&Row| match row.stack {
+            None => one.stack.is_none() && one.sampled == Sampled::Off,
+            Some(_) => one.stack == Some("bare"),
+        };
+        let without = rows.iter().find(without).expect("it is there");
+        println!(
+            "| {} | {} | {:.0} | {:.1} % | {:.2} ms | {:.0} % | {:.1} |",
+            row.name,
+            row.sampled.text(),
+            row.requests_per_second,
+            100.0 * row.requests_per_second / without.requests_per_second,
+            row.p99,
+            100.0 * row.arrived,
+            row.export,
+        );
+    }
+}
+
+impl Row {
+    fn new(name: &'static str, stack: Option<&'static str>, sampled: Sampled) -> Self {
+        Self {
+            name,
+            stack,
+            sampled,
+            requests_per_second: 0.0,
+            p99: f64::INFINITY,
+            arrived: 0.0,
+            export: f64::INFINITY,
+        }
+    }
+
+    /// Keeps the best of all rounds: what else the machine does only makes it worse.
+    fn measure(&mut self, receiver: &Receiver) {
+        let program = match self.stack {
+            Some(_) => std::env::current_exe().expect("it has a path"),
+            None => example(),
+        };
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(program);
+        if let Some(stack) = self.stack {
+            command.args(["serve", stack]);
+        }
+        for (name, value) in environment(receiver) {
+            command.env(name, value);
+        }
+        let variables = self.sampled.variables();
+        let variables = variables.iter().filter(|(_, value)| !value.is_empty());
+        command.envs(variables.copied());
+        command.env("LISTEN_ADDR", "127.0.0.1:0");
+        let mut server = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts; this needs taskset");
+        let address = address(&mut server);
+        receiver.take();
+        wrk(address, 1);
+        let (spans, cpu) = (receiver.take().spans, export_time(server.id()));
+        assert!(self.sampled != Sampled::All || spans > 0, "{}", self.name);
+        let (requests, p99) = wrk(address, SECONDS);
+        // What waits is sent after five seconds at the latest.
+        std::thread::sleep(Duration::from_secs(if self.sampled == Sampled::Off {
+            0
+        } else {
+            6
+        }));
+        let cpu = export_time(server.id()) - cpu;
+        let spans = receiver.take().spans;
+        server.kill().expect("it runs");
+        server.wait().expect("it ends");
+        let share = if self.sampled == Sampled::Tenth {
+            0.1
+        } else {
+            1.0
+        };
+        self.requests_per_second = self.requests_per_second.max(requests / SECONDS as f64);
+        self.p99 = self.p99.min(p99);
+        self.arrived = self.arrived.max(spans as f64 / (requests * share));
+        if spans > 0 {
+            self.export = self.export.min(cpu * 1e6 / spans as f64);
+        } else {
+            self.export = 0.0;
+        }
+    }
+}
+
+/// The example server of the crate, built with optimization.
+fn example() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let program = root.join("target/release/examples/server");
+    if !program.exists() {
+        let mut build = Command::new("cargo");
+        build.args(["build", "--release", "--example", "server"]);
+        let status = build.current_dir(root).status().expect("cargo runs");
+        assert!(status.success());
+    }
+    program
+}
+
+/// Reads the line that says where a server listens.
+fn address(server: &mut Child) -> SocketAddr {
+    let output = server.stdout.take().expect("it is a pipe");
+    let mut lines = BufReader::new(output).lines();
+    let address = lines.find_map(|line| {
+        let line = line.ok()?;
+        let (_, address) = line.split_once("listening on http://")?;
+        let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
+        address[..end.unwrap_or(address.len())].parse().ok()
+    });
+    std::thread::spawn(move || lines.for_each(drop));
+    address.expect("it says where it listens")
+}
+
+/// Sends requests for a while; returns their number, and the 99th percentile in milliseconds.
+fn wrk(address: SocketAddr, seconds: u64) -> (f64, f64) {
+    let mut command = Command::new("taskset");
+    command.args([
+        "-c",
+        "1",
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        CONNECTIONS,
+    ]);
+    command.args(["--latency", "--duration", &seconds.to_string()]);
+    command.arg(format!("http://{address}/"));
+    let output = command.output().expect("it runs; this needs wrk");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let word = |line: &str, place: usize| line.split_whitespace().nth(place).map(str::to_owned);
+    let requests = text.lines().find(|line| line.contains(" requests in "));
+    let requests = requests.and_then(|line| word(line, 0)?.parse().ok());
+    let p99 = text.lines().find(|line| line.trim().starts_with("99%"));
+    let p99 = p99.and_then(|line| milliseconds(&word(line, 1)?));
+    (requests.expect("it counts"), p99.expect("it measures"))
+}
+
+fn milliseconds(text: &str) -> Option<f64> {
+    let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let number: f64 = text[..unit].parse().ok()?;
+    Some(match &text[unit..] {
+        "us" => number / 1000.0,
+        "ms" => number,
+        _ => number * 1000.0,
+    })
+}
+
+/// Processor time of all threads of a process but the first, in seconds.
+fn export_time(process: u32) -> f64 {
+    /// The unit of /proc, the same on all Linux.
+    const TICKS: f64 = 100.0;
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let time = |thread: std::io::Result<fs::DirEntry>| {
+        let thread = thread.ok()?;
+        if thread.file_name().to_str()? == process.to_string() {
+            return None;
+        }
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let (user, system): (f64, f64) = (fields[11].parse().ok()?, fields[12].parse().ok()?);
+        Some((user + system) / TICKS)
+    };
+    threads.filter_map(time).sum()
+}
+
+/// Serves with one stack.
+pub fn serve(stack: &str) {
+    let stack = STACKS.iter().find(|one| one.name == stack);
+    let stack = stack.expect("there is such a stack");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("there is a runtime");
+    runtime.block_on(async {
+        let routes = Router::new().route("/", get(async || "Ada"));
+        let started = (stack.start)(routes);
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("there is a port");
+        let address = listener.local_addr().expect("it has one");
+        println!("listening on http://{address}");
+        axum::serve(listener, started.router)
+            .await
+            .expect("it serves");
+    });
+}
