@@ -46,11 +46,6 @@ pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
     }
 }
 
-/// Whether a request that is recorded runs on this thread.
-pub(crate) fn is_running() -> bool {
-    RUNNING.get() != Running::Nothing
-}
-
 /// Puts attributes on the metrics and the span of the request that runs on this thread.
 ///
 /// They are for what has few values, such as a plan or a region: each set of them is a series of

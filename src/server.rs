@@ -16,7 +16,6 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::handler_attributes;
 use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
 use crate::propagation::{Format, Propagators};
 use crate::providers::TracersOf;
@@ -39,7 +38,8 @@ use crate::semconv::SensitiveParameters;
 /// the request, such as one of a whole connection, say
 /// [`without_outer_span`](Self::without_outer_span).
 /// The span is current in the context of everything that the inner service does for the request,
-/// also while the response's body is streamed and while a cancelled handler is dropped.
+/// also while the response's body is streamed and while what was cancelled is dropped. A body that
+/// says by itself that it is at its end is dropped without it.
 ///
 /// The span ends with the last frame of the response's body, and metrics are recorded at the same
 /// time with the same duration:
@@ -413,21 +413,12 @@ where
 #[derive(Clone)]
 struct Seen;
 
-/// Whether some request was seen to run inside of another: in an application that serves requests
-/// of its own, or one that has two layers by mistake. Only then requests are marked, because it may
-/// take as much as a fifth of what else is done for them to grow their extensions. The first that
-/// passes two layers is therefore recorded twice.
-static NESTED: AtomicBool = AtomicBool::new(false);
-
 /// Starts a request.
 fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     let Some(recorder) = shared.recorder() else {
         return ActiveRequest::switched_off(&shared.options, head);
     };
-    if handler_attributes::is_running() {
-        NESTED.store(true, Ordering::Relaxed);
-    }
-    if NESTED.load(Ordering::Relaxed) && head.extensions.insert(Seen).is_some() {
+    if head.extensions.insert(Seen).is_some() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
             tracing::warn!("a request passes two telemetry layers; the inner one does nothing");

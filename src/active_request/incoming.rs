@@ -1,14 +1,14 @@
 //! How a request to a server begins.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, wall_clock_of};
 use crate::call::Call;
 use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
@@ -55,7 +55,7 @@ impl ActiveRequest {
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let (mut link, mut given_name) = (link, given_name);
-        // Read where it is needed: it takes as long as all of a small attribute.
+        // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
         let mut describe = || {
             let described = || Described {
@@ -83,7 +83,7 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Server,
-                start_time: Some(*start_time.insert(SystemTime::now())),
+                start_time: Some(*start_time.insert(wall_clock_of(start))),
                 link: link.take(),
                 request: call
                     .is_none()

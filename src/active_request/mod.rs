@@ -1,7 +1,7 @@
 //! The one record of a request in flight.
 //!
 //! It is made when the request arrives or is sent, and travels with the response's future into the
-//! response's body. However a request ends, it ends in [`ActiveRequest::end`], once.
+//! response's body. However a request ends, it ends in [`Carried::end`], once.
 
 mod incoming;
 mod outgoing;
@@ -111,6 +111,12 @@ impl ResponseBodies {
             _ => Self::ByStatus,
         }
     }
+}
+
+/// When it was `start`, by the other clock.
+fn wall_clock_of(start: Instant) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(start.elapsed()).unwrap_or(now)
 }
 
 /// How a request ended.

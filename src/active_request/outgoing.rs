@@ -1,13 +1,13 @@
 //! How a request of a client begins.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{Context, KeyValue};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, wall_clock_of};
 use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::options::MetricSet;
@@ -37,7 +37,7 @@ impl ActiveRequest {
         let given_name = options.span_name(request);
         let named = given_name.is_some();
         let mut given_name = given_name;
-        // Read where it is needed: it takes as long as all of a small attribute.
+        // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
         let mut describe = || {
             let mut attributes = Vec::with_capacity(ATTRIBUTES);
@@ -68,7 +68,7 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Client,
-                start_time: Some(*start_time.insert(SystemTime::now())),
+                start_time: Some(*start_time.insert(wall_clock_of(start))),
                 link: None,
                 request: None,
                 attributes,

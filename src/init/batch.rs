@@ -49,21 +49,22 @@ where
         let sink = Arc::new(sink);
         let mut losses = Losses::new(signal, counters);
         while let Some(waiters) = next(&mut flushes, queue.woken(), batch.schedule_delay).await {
-            let mut waiting = queue.len();
-            while waiting > 0 {
-                let (taken, bytes) = queue.take(waiting.min(queue.batch_size()));
+            // Not what comes while this is sent: there may be no end to that.
+            let mut waiting = queue.waiting();
+            loop {
+                let (taken, bytes) = queue.take(&mut waiting);
                 if taken.is_empty() {
                     break;
                 }
-                waiting -= taken.len();
                 let count = taken.len() as u64;
                 let sink = sink.clone();
-                let taken = taken.into_iter().map(Item::into_exported).collect();
-                let export = async move { sink.export(taken).await };
+                let export = async move {
+                    let taken = taken.into_iter().map(Item::into_exported).collect();
+                    sink.export(taken).await
+                };
                 settle(&mut losses, count, export).await;
                 queue.give_back(bytes);
             }
-            queue.level();
             sink.settled(!waiters.is_empty()).await;
             answer(waiters);
         }

@@ -181,7 +181,6 @@ impl fmt::Debug for TelemetryGuard {
 impl Running {
     /// From here on nothing new is queued, so that a shutdown has an end.
     fn stop_recording(&self) {
-        self.export.spans.stop();
         // These fail only where it was done before.
         let _ = self.export.tracer_provider.shutdown();
         #[cfg(feature = "logs")]

@@ -118,27 +118,26 @@ impl<T: Item> Queue<T> {
         self.wake.notified().await;
     }
 
-    pub(super) fn batch_size(&self) -> usize {
-        self.batch_size
+    /// How many items wait, by lanes.
+    pub(super) fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(|lane| lane.items.len()).collect()
     }
 
-    /// How many items wait.
-    pub(super) fn len(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.items.len()).sum()
-    }
-
-    /// Takes some of what waits, and the memory that it takes. Its places are free again; its
-    /// memory is when it is [given back](Self::give_back).
-    pub(super) fn take(&self, count: usize) -> (Vec<T>, usize) {
-        let mut batch = Vec::with_capacity(count);
-        for lane in &self.lanes {
-            while batch.len() < count
+    /// Takes a batch of what is `waiting`, and says how much memory it takes. Its places are free
+    /// again; its memory is when it is [given back](Self::give_back).
+    pub(super) fn take(&self, waiting: &mut [usize]) -> (Vec<T>, usize) {
+        let mut batch = Vec::new();
+        for (lane, waiting) in self.lanes.iter().zip(waiting) {
+            while batch.len() < self.batch_size
+                && *waiting > 0
                 && let Some(item) = lane.items.pop()
             {
                 batch.push(item);
+                *waiting -= 1;
             }
         }
         self.free.places.fetch_add(batch.len(), Ordering::Relaxed);
+        self.level();
         let bytes = batch.iter().map(Item::bytes).sum();
         (batch, bytes)
     }
@@ -148,7 +147,7 @@ impl<T: Item> Queue<T> {
     }
 
     /// Takes from all lanes the room that they have not used: their threads may need it no more.
-    pub(super) fn level(&self) {
+    fn level(&self) {
         for lane in &self.lanes {
             let places = lane.room.places.swap(0, Ordering::Relaxed);
             self.free.places.fetch_add(places, Ordering::Relaxed);
@@ -157,11 +156,13 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Takes nothing any more, and forgets what waits.
+    /// Takes nothing any more, and drops what waits.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         for lane in &self.lanes {
-            while lane.items.pop().is_some() {}
+            while lane.items.pop().is_some() {
+                self.counters.drop_one();
+            }
         }
     }
 
@@ -182,6 +183,8 @@ impl<T: Item> Queue<T> {
             || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
+            // What waits is large, and an export makes room.
+            self.wake();
             return None;
         }
         Some(made)
@@ -248,6 +251,12 @@ mod tests {
         }
     }
 
+    impl<T: Item> Queue<T> {
+        fn len(&self) -> usize {
+            self.waiting().iter().sum()
+        }
+    }
+
     fn queue(size: usize) -> Queue<u64> {
         let batch = Batch::default()
             .with_max_queue_size(size)
@@ -264,7 +273,7 @@ mod tests {
             queue.push(item as u64);
         }
         assert_eq!(queue.counters.stats().dropped, 2);
-        let (batch, bytes) = queue.take(4);
+        let (batch, bytes) = queue.take(&mut queue.waiting());
         assert_eq!((batch, bytes), (vec![room as u64], room));
         // It is on its way, and still takes its memory.
         queue.push(1);
@@ -275,8 +284,7 @@ mod tests {
             queue.push(0);
         }
         assert_eq!((queue.len(), queue.counters.stats().dropped), (4, 4));
-        queue.take(4);
-        queue.level();
+        queue.take(&mut queue.waiting());
         assert_eq!(queue.free.places.into_inner(), 4);
         assert_eq!(queue.free.bytes.into_inner(), room);
     }
@@ -305,6 +313,30 @@ mod tests {
         queue.push(0);
         queue.close();
         queue.push(0);
-        assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 1));
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 2));
+    }
+
+    #[test]
+    fn what_comes_later_does_not_go_before_what_was_waiting() {
+        let queue = queue(64);
+        let waiting = std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope
+                    .spawn(|| queue.push(1))
+                    .join()
+                    .expect("it does not panic");
+            }
+            let waiting = queue.waiting();
+            for _ in 0..4 {
+                scope
+                    .spawn(|| queue.push(2))
+                    .join()
+                    .expect("it does not panic");
+            }
+            waiting
+        });
+        let (batch, _) = queue.take(&mut waiting.clone());
+        assert_eq!(batch, [1; 4]);
+        assert_eq!(queue.len(), 4);
     }
 }

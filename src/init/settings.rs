@@ -351,7 +351,8 @@ impl Batch {
 
     /// How many wait at most; what comes when the queue is full is dropped and counted.
     /// Default 2048, at least 1, at most 1,048,576. Their memory is bounded too, at 8 KiB for each
-    /// that may wait.
+    /// that may wait. Threads take room beforehand, all together an eighth of a batch at most, of
+    /// which some may stay unused.
     pub fn with_max_queue_size(mut self, size: usize) -> Self {
         self.max_queue_size = size.clamp(1, Self::MAX_SIZE);
         self

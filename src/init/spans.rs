@@ -110,17 +110,15 @@ impl StartSpan for Tracer {
     fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
         let cx = parent.cx;
         let current = cx.span();
-        let parent = match &parent.span_context {
-            Some(span_context) => Some(span_context),
-            None => Some(current.span_context()).filter(|current| current.is_valid()),
-        };
+        let parent_span_context = parent.span_context.as_ref();
+        let current = Some(current.span_context()).filter(|current| current.is_valid());
+        let parent = parent_span_context.or(current);
         if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
-            let cx = match parent {
-                Some(parent) => cx.with_remote_span_context(parent.clone()),
-                None => cx.clone(),
-            };
             return Started {
-                cx,
+                cx: match parent_span_context {
+                    Some(parent) => cx.with_remote_span_context(parent.clone()),
+                    None => cx.clone(),
+                },
                 recording: false,
             };
         }

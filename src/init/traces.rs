@@ -130,7 +130,7 @@ impl Spans {
     }
 
     /// From here on nothing new is queued.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
@@ -164,6 +164,7 @@ impl SpanProcessor for Processor {
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        self.0.stop();
         Ok(())
     }
 }

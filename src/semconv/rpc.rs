@@ -6,7 +6,7 @@ use ::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::KeyValue;
 
 use super::http::{peer, peer_attributes};
-use super::server_request::{authority, server_attributes};
+use super::server_request::{server, server_attributes};
 use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 
 /// `rpc.system.name`
@@ -60,7 +60,9 @@ pub(crate) fn request_attributes(
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    server_attributes(authority(request, forwarded).as_deref(), add);
+    if let Some((host, port)) = server(request, forwarded) {
+        server_attributes(host, port, add);
+    }
     if let Some(peer) = peer(&request.extensions) {
         peer_attributes(peer, add);
     }

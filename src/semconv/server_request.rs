@@ -47,7 +47,8 @@ pub(crate) struct ServerRequest {
     original_method: Piece,
     path: Piece,
     query: Piece,
-    authority: Piece,
+    host: Piece,
+    port: Option<u16>,
     user_agent: Piece,
 }
 
@@ -65,13 +66,11 @@ impl Text {
     }
 }
 
-/// A port, and the colon before it.
-const PORT: usize = ":65535".len();
-
 impl ServerRequest {
     pub(crate) fn of(request: &Parts, described: Described<'_>) -> Self {
         let path = truncate(request.uri.path(), MAX_PATH);
-        let authority = authority(request, &described.forwarded);
+        let server = server(request, &described.forwarded);
+        let host = server.map(|(host, _)| truncate(host, MAX_HOST));
         let user_agent = request.headers.get(USER_AGENT).and_then(|agent| {
             let agent = agent.as_bytes();
             // One byte more than is kept, which tells that it is cut.
@@ -79,11 +78,11 @@ impl ServerRequest {
             agent.is_ascii().then_some(agent)
         });
         let length = path.len()
-            + authority.as_ref().map_or(0, |authority| authority.len())
+            + host.as_ref().map_or(0, |host| host.len())
             + user_agent.map_or(0, <[u8]>::len);
         let mut text = Text(Vec::with_capacity(length));
         let path = text.add(path.as_bytes());
-        let authority = authority.and_then(|authority| text.add(authority.as_bytes()));
+        let host = host.and_then(|host| text.add(host.as_bytes()));
         let user_agent = user_agent.and_then(|agent| text.add(agent));
         let query = request.uri.query().zip(described.sensitive_parameters);
         let query = query.and_then(|(query, sensitive)| {
@@ -106,7 +105,8 @@ impl ServerRequest {
             original_method,
             path,
             query,
-            authority,
+            host,
+            port: server.and_then(|(_, port)| port),
             user_agent,
         }
     }
@@ -127,7 +127,9 @@ impl ServerRequest {
         if let Some(query) = self.piece(self.query) {
             add(KeyValue::new(URL_QUERY, query.to_owned()));
         }
-        server_attributes(self.piece(self.authority), add);
+        if let Some(host) = self.piece(self.host) {
+            server_attributes(host, self.port, add);
+        }
         if let Some(client) = self.client {
             add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
         }
@@ -159,31 +161,24 @@ impl ServerRequest {
     }
 }
 
-/// The server that a request names: as a trusted proxy has it, else `:authority` or the absolute
-/// form, else `Host`; no longer than it is kept.
-pub(super) fn authority<'a>(request: &'a Parts, forwarded: &Forwarded<'a>) -> Option<Cow<'a, str>> {
+/// The server that a request names, and its port: as a trusted proxy has it, else `:authority` or
+/// the absolute form, else `Host`.
+pub(super) fn server<'a>(
+    request: &'a Parts,
+    forwarded: &Forwarded<'a>,
+) -> Option<(&'a str, Option<u16>)> {
     let authority = forwarded
         .authority
         .or_else(|| request.uri.authority().map(Authority::as_str))
-        .or_else(|| request.headers.get(HOST)?.to_str().ok())?;
-    if authority.len() <= MAX_HOST + PORT {
-        return Some(Cow::Borrowed(authority));
-    }
-    let (host, port) = split_authority(authority)?;
-    let host = truncate(host, MAX_HOST);
-    Some(match port {
-        Some(port) => Cow::Owned(format!("{host}:{port}")),
-        None => host,
-    })
+        .or_else(|| request.headers.get(HOST)?.to_str().ok());
+    split_authority(authority?)
 }
 
 /// `server.address` and `server.port`
-pub(super) fn server_attributes(authority: Option<&str>, add: &mut impl FnMut(KeyValue)) {
-    if let Some((host, port)) = authority.and_then(split_authority) {
-        let host = truncate(host, MAX_HOST).into_owned();
-        add(KeyValue::new(SERVER_ADDRESS, host));
-        if let Some(port) = port {
-            add(KeyValue::new(SERVER_PORT, i64::from(port)));
-        }
+pub(super) fn server_attributes(host: &str, port: Option<u16>, add: &mut impl FnMut(KeyValue)) {
+    let host = truncate(host, MAX_HOST).into_owned();
+    add(KeyValue::new(SERVER_ADDRESS, host));
+    if let Some(port) = port {
+        add(KeyValue::new(SERVER_PORT, i64::from(port)));
     }
 }
