@@ -1,0 +1,101 @@
+//! Memory: of a request in flight, and of the export pipeline.
+//!
+//! `cargo bench --bench memory` prints live bytes of the heap, as they were asked for.
+
+mod support;
+
+use std::alloc::System;
+use std::convert::Infallible;
+use std::future::{Pending, pending};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body;
+use cap::Cap;
+use http::{Request, Response};
+use tower::{Layer, Service};
+use tower_telemetry::TelemetryLayer;
+
+use support::{Inbound, PassThroughLayer, request, routes};
+
+#[global_allocator]
+static HEAP: Cap<System> = Cap::new(System, usize::MAX);
+
+const REQUESTS: usize = 1_000;
+
+/// A service that never answers.
+#[derive(Clone, Copy)]
+struct Never;
+
+impl Service<Request<Body>> for Never {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pending<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        pending()
+    }
+}
+
+fn main() {
+    let before = HEAP.allocated();
+    // Nobody listens there.
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let telemetry = support::init("parentbased_always_on", true, nobody);
+    println!(
+        "the pipeline, made: {} KiB",
+        (HEAP.allocated() - before) / 1024
+    );
+
+    for (name, inbound) in [
+        ("sampled", Inbound::Sampled),
+        ("not sampled", Inbound::NotSampled),
+    ] {
+        let with = in_flight(TelemetryLayer::new(), inbound);
+        let without = in_flight(PassThroughLayer::default(), inbound);
+        println!("a request in flight, {name}: {} bytes", with - without);
+    }
+
+    let mut app = routes().layer(TelemetryLayer::new());
+    support::send(&mut app, request(Inbound::NotSampled));
+    let used = HEAP.allocated() - before;
+    println!(
+        "the pipeline at rest, after the first request: {} KiB",
+        used / 1024
+    );
+
+    for _ in 0..20_000 {
+        support::send(&mut app, request(Inbound::Sampled));
+    }
+    let used = HEAP.allocated() - before;
+    let lost = telemetry.stats().traces;
+    println!(
+        "the same with a queue that is full, after {} spans: {} KiB",
+        lost.accepted,
+        used / 1024
+    );
+}
+
+/// The memory that a request holds while it waits for its answer.
+fn in_flight<L>(layer: L, inbound: Inbound) -> usize
+where
+    L: Layer<Never>,
+    L::Service: Service<Request<Body>>,
+{
+    let mut service = layer.layer(Never);
+    let mut start = || {
+        let mut future = Box::pin(service.call(request(inbound)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(future.as_mut().poll(&mut cx).is_pending());
+        future
+    };
+    drop(start());
+    let mut waiting = Vec::with_capacity(REQUESTS);
+    let before = HEAP.allocated();
+    waiting.extend((0..REQUESTS).map(|_| start()));
+    (HEAP.allocated() - before) / REQUESTS
+}
