@@ -375,3 +375,227 @@ impl Item for Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::Context;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+
+    use super::*;
+    use crate::init::queue::Queue;
+    use crate::init::settings::Batch;
+    use crate::providers::TracersOf;
+
+    const LIMITS: SpanLimits = SpanLimits {
+        max_events_per_span: 2,
+        max_attributes_per_span: 4,
+        max_links_per_span: 2,
+        max_attributes_per_event: 1,
+        max_attributes_per_link: 1,
+    };
+
+    /// Tracers of both kinds with a sampler, and what they export.
+    struct Both {
+        own: Arc<dyn StartSpan>,
+        queue: Arc<Queue<Ended>>,
+        sdk: Arc<dyn StartSpan>,
+        exporter: InMemorySpanExporter,
+    }
+
+    impl Both {
+        fn new(sampler: &Sampler) -> Self {
+            let sampling = Sampling::of(sampler).expect("it is one of the SDK's");
+            let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
+            let own = Tracers {
+                spans: Box::leak(Box::new(Spans::to(queue.clone()))),
+                sampling: sampling.clone(),
+                limits: LIMITS,
+            };
+            let exporter = InMemorySpanExporter::default();
+            let provider = SdkTracerProvider::builder();
+            let provider = match sampling.below {
+                Below::Parent => {
+                    provider.with_sampler(SdkSampler::parent_based(sampling.otherwise))
+                }
+                Below::Otherwise => provider.with_sampler(sampling.otherwise),
+            };
+            let provider = provider
+                .with_span_limits(LIMITS)
+                .with_simple_exporter(exporter.clone());
+            let scope = || InstrumentationScope::builder("scope").build();
+            Self {
+                own: own.make(scope()),
+                queue,
+                sdk: TracersOf(provider.build()).make(scope()),
+                exporter,
+            }
+        }
+
+        fn exported(&self) -> [Vec<SpanData>; 2] {
+            let (own, _) = self.queue.take(&mut self.queue.waiting());
+            let own = own.into_iter().map(Item::into_exported).collect();
+            let sdk = self.exporter.get_finished_spans();
+            [own, sdk.expect("it is not shut down")]
+        }
+    }
+
+    fn new_span() -> NewSpan {
+        NewSpan {
+            name: "name".into(),
+            kind: SpanKind::Server,
+            start_time: Some(SystemTime::UNIX_EPOCH),
+            link: Some(Link::with_context(span_context(0x01, true))),
+            request: None,
+            attributes: vec![KeyValue::new("a", 1), KeyValue::new("b", 2)],
+        }
+    }
+
+    fn span_context(flags: u8, is_remote: bool) -> SpanContext {
+        let state = "vendor=value".parse().expect("it is valid");
+        let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
+        SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
+    }
+
+    #[test]
+    fn a_span_is_what_the_sdk_makes_of_it() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        for tracer in [&both.own, &both.sdk] {
+            let parent = Parent {
+                cx: &Context::new(),
+                span_context: Some(span_context(0x03, true)),
+            };
+            let cx = tracer.start(parent, &mut new_span).cx;
+            let span = cx.span();
+            assert!(span.is_recording());
+            for key in ["c", "d", "e"] {
+                span.set_attribute(KeyValue::new(key, 3));
+            }
+            let two = || vec![KeyValue::new("x", 1), KeyValue::new("y", 2)];
+            for event in ["first", "second", "third"] {
+                span.add_event_with_timestamp(event, SystemTime::UNIX_EPOCH, two());
+            }
+            for _ in 0..3 {
+                span.add_link(span_context(0x00, false), two());
+            }
+            span.set_status(Status::error("first"));
+            span.set_status(Status::Unset);
+            span.set_status(Status::Ok);
+            span.set_status(Status::error("last"));
+            span.update_name("other");
+            span.end_with_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+            // It has ended.
+            assert!(!span.is_recording());
+            span.set_attribute(KeyValue::new("late", 1));
+            span.end();
+        }
+        let [mut own, sdk] = both.exported();
+        assert_eq!((own.len(), sdk.len()), (1, 1));
+        // Each has an id of its own, and all else is the same.
+        own[0].span_context = sdk[0].span_context.clone();
+        assert_eq!(own, sdk);
+        assert_eq!(own[0].dropped_attributes_count, 1);
+    }
+
+    #[test]
+    fn a_span_that_nobody_ends_ends_when_it_is_dropped() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        for tracer in [&both.own, &both.sdk] {
+            let cx = &Context::new();
+            let parent = Parent {
+                cx,
+                span_context: None,
+            };
+            drop(tracer.start(parent, &mut new_span));
+        }
+        for spans in both.exported() {
+            assert_eq!(spans.len(), 1);
+            assert!(spans[0].end_time > spans[0].start_time);
+        }
+    }
+
+    #[test]
+    fn samplers_decide_as_those_of_the_sdk() {
+        let parents = [
+            None,
+            Some(span_context(0x01, true)),
+            Some(span_context(0x03, true)),
+            Some(span_context(0x00, true)),
+            Some(span_context(0x02, true)),
+            Some(span_context(0x01, false)),
+            Some(span_context(0x00, false)),
+        ];
+        for sampler in [
+            Sampler::AlwaysOn,
+            Sampler::AlwaysOff,
+            Sampler::TraceIdRatio(1.0),
+            Sampler::TraceIdRatio(0.0),
+            Sampler::TraceIdRatio(0.5),
+            Sampler::ParentBasedAlwaysOn,
+            Sampler::ParentBasedAlwaysOff,
+            Sampler::ParentBasedTraceIdRatio(0.0),
+            Sampler::ParentBasedTraceIdRatio(1.0),
+        ] {
+            let both = Both::new(&sampler);
+            for parent in &parents {
+                let started = [&both.own, &both.sdk].map(|tracer| {
+                    let parent = Parent {
+                        cx: &Context::new(),
+                        span_context: parent.clone(),
+                    };
+                    let started = tracer.start(parent, &mut new_span);
+                    let span = started.cx.span();
+                    let own = span.span_context();
+                    assert!(own.is_valid() && !own.is_remote());
+                    let trace_id = parent_trace(own, &parents);
+                    (
+                        started.recording,
+                        trace_id,
+                        own.trace_flags(),
+                        own.trace_state().clone(),
+                    )
+                });
+                // Without a parent, a ratio decides on ids that are not the same.
+                if parent.is_some() || sampler.to_string() != "traceidratio(0.5)" {
+                    assert_eq!(started[0], started[1], "{sampler} {parent:?}");
+                }
+            }
+        }
+    }
+
+    /// The trace of a span, if it is that of a parent.
+    fn parent_trace(span: &SpanContext, parents: &[Option<SpanContext>]) -> Option<TraceId> {
+        let mut parents = parents.iter().flatten();
+        let parent = parents.find(|parent| parent.trace_id() == span.trace_id());
+        parent.map(SpanContext::trace_id)
+    }
+
+    #[test]
+    fn where_telemetry_is_suppressed_the_parent_goes_on() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let remote = span_context(0x01, true);
+        let cx = Context::new().with_telemetry_suppressed();
+        let below = |cx: &Context, span_context| {
+            let parent = Parent { cx, span_context };
+            let started = both.own.start(parent, &mut new_span);
+            assert!(!started.recording);
+            started.cx
+        };
+        let started = below(&cx, Some(remote.clone()));
+        assert_eq!(started.span().span_context(), &remote);
+        assert!(!below(&cx, None).has_active_span());
+        // A span that is recorded still is, below it.
+        let open = Parent {
+            cx: &Context::new(),
+            span_context: None,
+        };
+        let open = both.own.start(open, &mut new_span).cx;
+        let inside = below(&open.with_telemetry_suppressed(), None);
+        inside.span().set_attribute(KeyValue::new("inside", true));
+        drop((open, inside));
+        let [own, _] = both.exported();
+        assert_eq!(own.len(), 1);
+        assert!(own[0].attributes.contains(&KeyValue::new("inside", true)));
+    }
+}

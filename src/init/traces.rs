@@ -119,6 +119,14 @@ pub(super) struct Spans {
 }
 
 impl Spans {
+    #[cfg(test)]
+    pub(super) fn to(queue: Arc<Queue<Ended>>) -> Self {
+        Self {
+            otlp: Some(queue),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&self, span: Ended) {
         if let Some(console) = &self.console {
             console.push(span.clone());

@@ -67,7 +67,7 @@ struct Row {
     p99: f64,
     /// Spans that arrived, of each request that was to be sampled.
     arrived: f64,
-    /// Microseconds of processor time in all threads but the first, for each span.
+    /// Microseconds of processor time in the threads that export, for each span.
     export: f64,
 }
 
@@ -246,7 +246,8 @@ fn milliseconds(text: &str) -> Option<f64> {
     })
 }
 
-/// Processor time of all threads of a process but the first, in seconds.
+/// Processor time of the threads of a process that export, in seconds: all but the first, and those of
+/// tokio.
 fn export_time(process: u32) -> f64 {
     /// The unit of /proc, the same on all Linux.
     const TICKS: f64 = 100.0;
@@ -257,7 +258,10 @@ fn export_time(process: u32) -> f64 {
             return None;
         }
         let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(')')?;
+        let (name, fields) = stat.rsplit_once(')')?;
+        if name.contains("(tokio") {
+            return None;
+        }
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let (user, system): (f64, f64) = (fields[11].parse().ok()?, fields[12].parse().ok()?);
         Some((user + system) / TICKS)

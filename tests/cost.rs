@@ -1,0 +1,47 @@
+//! What a request costs in allocations, which is why this is a program of its own: it counts them.
+
+#![cfg(all(feature = "axum", feature = "init"))]
+
+#[path = "../benches/support/mod.rs"]
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::Router;
+use tower_telemetry::TelemetryLayer;
+
+use support::{Inbound, PassThroughLayer, request, routes};
+
+const REQUESTS: usize = 64;
+
+#[test]
+fn a_request_takes_no_more_allocations_than_promised() {
+    // Nobody listens there, and the queue has room for all.
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let telemetry = support::init("parentbased_always_on", true, nobody);
+    // With optimization a sampled one takes one less.
+    for (inbound, most) in [(Inbound::Sampled, 7.1), (Inbound::NotSampled, 4.0)] {
+        let with = allocations(routes().layer(TelemetryLayer::new()), inbound);
+        let without = allocations(routes().layer(PassThroughLayer::default()), inbound);
+        let added = with - without;
+        // At least the span's context, or it was not recorded at all.
+        assert!((1.0..=most).contains(&added), "{inbound:?}: {added}");
+    }
+    assert_eq!(telemetry.stats().traces.accepted, 2 * REQUESTS as u64);
+}
+
+/// Those of one request, of many: a queue allocates for several at once.
+fn allocations(mut app: Router, inbound: Inbound) -> f64 {
+    let mut counted = 0;
+    // The first ones find their series.
+    for _ in 0..2 {
+        let requests: Vec<_> = (0..REQUESTS).map(|_| request(inbound)).collect();
+        let info = allocation_counter::measure(|| {
+            for request in requests {
+                support::send(&mut app, request);
+            }
+        });
+        counted = info.count_total;
+    }
+    counted as f64 / REQUESTS as f64
+}
