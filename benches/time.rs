@@ -61,7 +61,7 @@ fn main() {
 }
 
 /// Sends requests on each thread through a service of its own.
-fn send<S, B>(bencher: Bencher, service: S, request: impl Fn() -> Request<Body> + Sync)
+fn send<S, B>(bencher: Bencher, service: &S, request: impl Fn() -> Request<Body> + Sync)
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Sync,
     S::Error: Debug,
@@ -89,25 +89,25 @@ mod axum_route {
     #[divan::bench(threads = THREADS)]
     fn pass_through(bencher: Bencher) {
         let app = routes().layer(PassThroughLayer::default());
-        send(bencher, app, || request(Inbound::Sampled));
+        send(bencher, &app, || request(Inbound::Sampled));
     }
 
     #[divan::bench(threads = THREADS)]
     fn switched_off(bencher: Bencher) {
         let app = routes().layer(TelemetryLayer::new());
-        send(bencher, app, || request(Inbound::Sampled));
+        send(bencher, &app, || request(Inbound::Sampled));
     }
 
     #[divan::bench(threads = THREADS, args = [Inbound::Sampled, Inbound::NotSampled, Inbound::Nothing])]
     fn both(bencher: Bencher, inbound: Inbound) {
         let app = routes().layer(TelemetryLayer::new());
-        send(bencher, app, || request(inbound));
+        send(bencher, &app, || request(inbound));
     }
 
     #[divan::bench(threads = THREADS, args = [Inbound::Sampled, Inbound::NotSampled, Inbound::Nothing])]
     fn traces_only(bencher: Bencher, inbound: Inbound) {
         let app = routes().layer(TelemetryLayer::new().with_metrics([]));
-        send(bencher, app, || request(inbound));
+        send(bencher, &app, || request(inbound));
     }
 }
 
@@ -116,26 +116,26 @@ mod grpc_call {
 
     #[divan::bench]
     fn bare(bencher: Bencher) {
-        send(bencher, Method, || call(Inbound::Sampled));
+        send(bencher, &Method, || call(Inbound::Sampled));
     }
 
     #[divan::bench]
     fn pass_through(bencher: Bencher) {
-        send(bencher, PassThroughLayer::default().layer(Method), || {
+        send(bencher, &PassThroughLayer::default().layer(Method), || {
             call(Inbound::Sampled)
         });
     }
 
     #[divan::bench]
     fn switched_off(bencher: Bencher) {
-        send(bencher, TelemetryLayer::new().layer(Method), || {
+        send(bencher, &TelemetryLayer::new().layer(Method), || {
             call(Inbound::Sampled)
         });
     }
 
     #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
     fn both(bencher: Bencher, inbound: Inbound) {
-        send(bencher, TelemetryLayer::new().layer(Method), || {
+        send(bencher, &TelemetryLayer::new().layer(Method), || {
             call(inbound)
         });
     }
@@ -146,24 +146,36 @@ mod client_request {
 
     #[divan::bench]
     fn bare(bencher: Bencher) {
-        send(bencher, Answer, outgoing);
+        send(bencher, &Answer, outgoing);
     }
 
     #[divan::bench]
     fn pass_through(bencher: Bencher) {
-        send(bencher, PassThroughLayer::default().layer(Answer), outgoing);
+        send(
+            bencher,
+            &PassThroughLayer::default().layer(Answer),
+            outgoing,
+        );
     }
 
     #[divan::bench]
     fn switched_off(bencher: Bencher) {
         let _attached = attach(Inbound::Sampled);
-        send(bencher, ClientTelemetryLayer::new().layer(Answer), outgoing);
+        send(
+            bencher,
+            &ClientTelemetryLayer::new().layer(Answer),
+            outgoing,
+        );
     }
 
     #[divan::bench(args = [Inbound::Sampled, Inbound::NotSampled])]
     fn both(bencher: Bencher, inbound: Inbound) {
         let _attached = attach(inbound);
-        send(bencher, ClientTelemetryLayer::new().layer(Answer), outgoing);
+        send(
+            bencher,
+            &ClientTelemetryLayer::new().layer(Answer),
+            outgoing,
+        );
     }
 }
 
