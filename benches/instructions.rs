@@ -56,6 +56,7 @@ where
 }
 
 /// What is recorded.
+#[derive(Clone, Copy)]
 enum Recorded {
     Nothing,
     Everything,
@@ -66,7 +67,7 @@ enum Recorded {
 }
 
 impl Recorded {
-    fn init(&self) -> TelemetryGuard {
+    fn init(self) -> TelemetryGuard {
         let sampler = match self {
             Self::Metrics => "always_off",
             _ => "parentbased_always_on",
@@ -76,7 +77,7 @@ impl Recorded {
         support::init(sampler, !matches!(self, Self::Nothing), nobody)
     }
 
-    fn layer(&self) -> TelemetryLayer {
+    fn layer(self) -> TelemetryLayer {
         let layer = TelemetryLayer::new();
         match self {
             Self::Traces => layer.with_metrics([]),
