@@ -83,7 +83,7 @@ mod axum_route {
 
     #[divan::bench(threads = THREADS)]
     fn bare(bencher: Bencher) {
-        send(bencher, routes(), || request(Inbound::Sampled));
+        send(bencher, &routes(), || request(Inbound::Sampled));
     }
 
     #[divan::bench(threads = THREADS)]
