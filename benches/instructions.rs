@@ -19,7 +19,7 @@ use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_telemetry::{
-    ClientTelemetryLayer, MetricSet, TelemetryGuard, TelemetryLayer, add_span_attributes,
+    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_span_attributes,
     add_span_event, async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer,
     increment_counter, record_histogram_value, start_as_current_span, start_timer,
 };
@@ -62,8 +62,6 @@ enum Recorded {
     Everything,
     Traces,
     Metrics,
-    /// As much as opentelemetry-instrumentation-tower does.
-    LikeAPeer,
 }
 
 impl Recorded {
@@ -81,9 +79,6 @@ impl Recorded {
         let layer = TelemetryLayer::new();
         match self {
             Self::Traces => layer.with_metrics([]),
-            Self::LikeAPeer => layer
-                .with_metrics([MetricSet::Conventions, MetricSet::BodySizes])
-                .without_trace_id_header(),
             Self::Nothing | Self::Everything | Self::Metrics => layer,
         }
     }
@@ -101,16 +96,14 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
     args = (server(Recorded::Everything, Inbound::NotSampled)),
-    config = at_most(15_500, 21)
+    config = at_most(15_500, 22)
 )]
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
-#[bench::not_sampled_like_a_peer(server(Recorded::LikeAPeer, Inbound::NotSampled))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
     config = at_most(18_500, 24)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
-#[bench::sampled_like_a_peer(server(Recorded::LikeAPeer, Inbound::Sampled))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
 #[bench::metrics_only(server(Recorded::Metrics, Inbound::Sampled))]
 fn axum_route(rung: Rung) -> Rung {
