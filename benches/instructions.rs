@@ -19,9 +19,9 @@ use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_telemetry::{
-    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_span_attributes,
-    add_span_event, async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer,
-    increment_counter, record_histogram_value, start_as_current_span, start_timer,
+    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_span_attributes, add_span_event,
+    async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer, increment_counter,
+    record_histogram_value, start_as_current_span, start_timer,
 };
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
