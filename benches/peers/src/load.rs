@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,6 +21,8 @@ use crate::stacks::STACKS;
 
 const SECONDS: u64 = 4;
 const ROUNDS: usize = 3;
+/// Longer than spans wait for their batch.
+const PAUSE: Duration = Duration::from_millis(1_500);
 const CONNECTIONS: &str = "16";
 
 /// What of the requests is sampled.
@@ -52,7 +55,7 @@ impl Sampled {
         match self {
             Self::All => "100 %",
             Self::Tenth => "10 %",
-            Self::Off => "off",
+            Self::Off => "none",
         }
     }
 }
@@ -74,6 +77,17 @@ struct Row {
 /// Measures all servers, and prints a table.
 pub fn table() {
     let receiver = Receiver::start();
+    // The receiver's thread, and what is started from here, unless it is told otherwise.
+    let own = std::process::id().to_string();
+    let pinned = Command::new("taskset")
+        .args(["-a", "-c", "-p", "1", &own])
+        .output();
+    assert!(
+        pinned
+            .expect("it runs; this needs taskset")
+            .status
+            .success()
+    );
     let mut rows = vec![
         Row::new("example server", None, Sampled::Off),
         Row::new("example server", None, Sampled::Tenth),
@@ -126,7 +140,7 @@ impl Row {
             sampled,
             requests_per_second: 0.0,
             p99: f64::INFINITY,
-            arrived: 0.0,
+            arrived: f64::INFINITY,
             export: f64::INFINITY,
         }
     }
@@ -156,15 +170,11 @@ impl Row {
         let address = address(&mut server);
         receiver.take();
         wrk(address, 1);
+        std::thread::sleep(PAUSE);
         let (spans, cpu) = (receiver.take().spans, export_time(server.id()));
         assert!(self.sampled != Sampled::All || spans > 0, "{}", self.name);
         let (requests, p99) = wrk(address, SECONDS);
-        // What waits is sent after five seconds at the latest.
-        std::thread::sleep(Duration::from_secs(if self.sampled == Sampled::Off {
-            0
-        } else {
-            6
-        }));
+        std::thread::sleep(PAUSE);
         let cpu = export_time(server.id()) - cpu;
         let spans = receiver.take().spans;
         server.kill().expect("it runs");
@@ -176,7 +186,7 @@ impl Row {
         };
         self.requests_per_second = self.requests_per_second.max(requests / SECONDS as f64);
         self.p99 = self.p99.min(p99);
-        self.arrived = self.arrived.max(spans as f64 / (requests * share));
+        self.arrived = self.arrived.min(spans as f64 / (requests * share));
         if spans > 0 {
             self.export = self.export.min(cpu * 1e6 / spans as f64);
         } else {
@@ -187,15 +197,16 @@ impl Row {
 
 /// The example server of the crate, built with optimization.
 fn example() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let program = root.join("target/release/examples/server");
-    if !program.exists() {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let target = root.join("target");
         let mut build = Command::new("cargo");
-        build.args(["build", "--release", "--example", "server"]);
-        let status = build.current_dir(root).status().expect("cargo runs");
-        assert!(status.success());
-    }
-    program
+        build.args(["build", "--release", "--example", "server", "--target-dir"]);
+        let status = build.arg(&target).current_dir(root).status();
+        assert!(status.expect("cargo runs").success());
+        target.join("release/examples/server")
+    });
+    BUILT.clone()
 }
 
 /// Reads the line that says where a server listens.

@@ -45,41 +45,21 @@ pub fn table() {
     let mut rows = Vec::new();
     for stack in STACKS {
         for inbound in INBOUND {
-            receiver.take();
-            let allocations = run(&receiver, stack, inbound, "allocations");
-            let Arrived {
-                spans,
-                span_attributes,
-                requests,
-            } = receiver.take();
-            let each = |count: u64| count as f64 / (2 * COUNTED) as f64;
-            // All are to be compared by what they really do.
-            let is_sampled = inbound == "sampled" && stack.traces;
-            assert_eq!(
-                each(spans),
-                f64::from(u8::from(is_sampled)),
-                "{}",
-                stack.name
-            );
-            assert_eq!(
-                each(requests),
-                f64::from(u8::from(stack.metrics)),
-                "{}",
-                stack.name
-            );
+            let (allocations, attributes) = run(&receiver, stack, inbound, "allocations");
+            let (instructions, _) = run(&receiver, stack, inbound, "instructions");
             rows.push(Row {
                 stack,
                 inbound,
                 nanoseconds: f64::INFINITY,
-                instructions: run(&receiver, stack, inbound, "instructions"),
+                instructions,
                 allocations,
-                attributes: span_attributes as f64 / (spans.max(1)) as f64,
+                attributes,
             });
         }
     }
     for _ in 0..ROUNDS {
         for row in &mut rows {
-            let nanoseconds = run(&receiver, row.stack, row.inbound, "time");
+            let (nanoseconds, _) = run(&receiver, row.stack, row.inbound, "time");
             row.nanoseconds = row.nanoseconds.min(nanoseconds);
         }
     }
@@ -120,8 +100,40 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// Has one number measured in a process of its own.
-fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
+/// Has one number measured in a process of its own. Returns it, and the attributes of a span.
+///
+/// All are compared by what they really do: each must have sent all spans, and counted all requests.
+fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f64) {
+    receiver.take();
+    let number = measured(receiver, stack, inbound, what);
+    let Arrived {
+        spans,
+        span_attributes,
+        requests,
+    } = receiver.take();
+    let sent = COUNTED
+        + match what {
+            "time" => BATCHES * REQUESTS,
+            _ => COUNTED,
+        };
+    let expected = |is_recorded| if is_recorded { sent as u64 } else { 0 };
+    let is_sampled = inbound == "sampled" && stack.traces;
+    assert_eq!(
+        spans,
+        expected(is_sampled),
+        "{} {inbound} {what}",
+        stack.name
+    );
+    assert_eq!(
+        requests,
+        expected(stack.metrics),
+        "{} {inbound} {what}",
+        stack.name
+    );
+    (number, span_attributes as f64 / spans.max(1) as f64)
+}
+
+fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
     let program = std::env::current_exe().expect("it has a path");
     let mut command = if what == "instructions" {
         let mut command = Command::new("valgrind");
@@ -146,7 +158,11 @@ fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
         .expect("it runs; instructions need valgrind");
     assert!(output.status.success(), "{}: {output:?}", stack.name);
     match what {
-        "instructions" => collected(&output) / COUNTED as f64,
+        "instructions" => {
+            let collected = collected(&output);
+            assert!(collected > 0.0, "{}: {output:?}", stack.name);
+            collected / COUNTED as f64
+        }
         _ => {
             let text = String::from_utf8_lossy(&output.stdout);
             let last = text.lines().last().and_then(|line| line.parse().ok());
@@ -156,7 +172,7 @@ fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
 }
 
 /// The variables that all read, the same for all.
-pub fn environment(receiver: &Receiver) -> [(&'static str, String); 6] {
+pub fn environment(receiver: &Receiver) -> [(&'static str, String); 7] {
     [
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -166,6 +182,7 @@ pub fn environment(receiver: &Receiver) -> [(&'static str, String); 6] {
         // Room for all spans, so that none is dropped, which would cost less.
         ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512".to_owned()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
         ("OTEL_LOGS_EXPORTER", "none".to_owned()),
         ("ENVIRONMENT", "production".to_owned()),
     ]
