@@ -192,3 +192,19 @@ impl Sink<SpanData> for SpanSink {
         self.client.export(request).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_shuts_the_provider_down_ends_the_spans_that_are_made_without_it() {
+        let spans = Arc::new(Spans::default());
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(Processor(spans.clone()))
+            .build();
+        assert!(!spans.has_stopped());
+        provider.shutdown().expect("it runs");
+        assert!(spans.has_stopped());
+    }
+}

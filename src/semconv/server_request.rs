@@ -182,3 +182,59 @@ pub(super) fn server_attributes(host: &str, port: Option<u16>, add: &mut impl Fn
         add(KeyValue::new(SERVER_PORT, i64::from(port)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::Value;
+
+    use super::*;
+
+    /// The attributes of a server, as they are made of a request with this head.
+    fn server_of(uri: &str, host: &[u8]) -> (Option<Value>, Option<Value>) {
+        let request = ::http::Request::get(uri).header(HOST, host);
+        let (request, ()) = request.body(()).expect("it is a request").into_parts();
+        let described = Described {
+            method: "GET",
+            route: None,
+            scheme: Scheme::Http,
+            forwarded: Forwarded::default(),
+            sensitive_parameters: None,
+        };
+        let mut attributes = Vec::new();
+        ServerRequest::of(&request, described).attributes(&mut |one| attributes.push(one));
+        let value = |key: &str| {
+            let mut attributes = attributes.iter();
+            let found = attributes.find(|one| one.key.as_str() == key)?;
+            Some(found.value.clone())
+        };
+        (value(SERVER_ADDRESS), value(SERVER_PORT))
+    }
+
+    #[test]
+    fn host_and_port_stay_apart_until_they_are_attributes() {
+        let long = "h".repeat(300);
+        let cut = format!("{}…", &long[..MAX_HOST - "…".len()]);
+        let user = format!("http://{}@[2001:db8::1]:8080/", "u".repeat(250));
+        for (uri, host, expected) in [
+            ("/", &b"a.example"[..], Some(("a.example", None))),
+            ("/", b"a.example:81", Some(("a.example", Some(81)))),
+            ("/", b"[::1]:81", Some(("::1", Some(81)))),
+            ("http://b.example/", b"a.example", Some(("b.example", None))),
+            (&user, b"", Some(("2001:db8::1", Some(8080)))),
+            (
+                "/",
+                format!("{long}:81").as_bytes(),
+                Some((&*cut, Some(81))),
+            ),
+            ("/", b"\xc3\xa4.example", None),
+            ("/", b"", None),
+        ] {
+            let (address, port) = expected.unzip();
+            let expected = (
+                address.map(|address| Value::from(address.to_owned())),
+                port.flatten().map(|port: i64| Value::from(port)),
+            );
+            assert_eq!(server_of(uri, host), expected, "{uri} {host:?}");
+        }
+    }
+}
