@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Write};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Poll, ready};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
@@ -80,7 +80,7 @@ impl Function {
                 metrics.map(|function| Metrics::start(providers, function)),
             );
         }
-        self.start_below(&Context::current(), None, providers, attributes)
+        self.start_below(&Context::current(), Vec::new(), providers, attributes)
     }
 
     /// The same, in a new trace with a link to the current span.
@@ -93,14 +93,14 @@ impl Function {
         let Some(providers) = providers::current() else {
             return Call::new(None, None);
         };
-        let link = current.map(Link::with_context);
-        self.start_below(&providers::without_span(), link, providers, &|_| {})
+        let links = current.map(Link::with_context).into_iter().collect();
+        self.start_below(&providers::without_span(), links, providers, &|_| {})
     }
 
     fn start_below(
         self,
         parent: &Context,
-        link: Option<Link>,
+        links: Vec<Link>,
         providers: Current,
         attributes: &Attributes,
     ) -> Call {
@@ -108,15 +108,15 @@ impl Function {
         let metrics = self
             .metrics
             .map(|function| Metrics::start(providers, function));
-        let (mut name, mut link) = (Some(self.name), link);
+        let (mut name, mut links) = (Some(self.name), links);
         let mut describe = || {
             let mut list = Vec::new();
             attributes(&mut list);
             NewSpan {
                 name: name.take().unwrap_or_default(),
                 kind: self.kind.clone(),
-                start_time: None,
-                link: link.take(),
+                start_time: SystemTime::now(),
+                links: std::mem::take(&mut links),
                 request: None,
                 attributes: list,
             }

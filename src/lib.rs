@@ -149,6 +149,7 @@ mod propagation;
 mod providers;
 mod recorder;
 mod request_body;
+mod request_headers;
 #[cfg(feature = "reqwest")]
 mod reqwest;
 mod semconv;

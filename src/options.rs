@@ -236,16 +236,18 @@ impl Options {
     }
 
     /// Takes the sampled flag off a parent, where more come with it than are allowed.
-    pub(crate) fn limit_forced(&self, parent: SpanContext) -> SpanContext {
-        match &self.forced_traces {
-            Some(limit) if parent.is_sampled() && !limit.allows() => SpanContext::new(
+    pub(crate) fn limit_forced(&self, parent: &mut SpanContext) {
+        if let Some(limit) = &self.forced_traces
+            && parent.is_sampled()
+            && !limit.allows()
+        {
+            *parent = SpanContext::new(
                 parent.trace_id(),
                 parent.span_id(),
                 TraceFlags::with_sampled(&parent.trace_flags(), false),
                 parent.is_remote(),
                 parent.trace_state().clone(),
-            ),
-            _ => parent,
+            );
         }
     }
 

@@ -227,16 +227,16 @@ pub(crate) struct Parent<'a> {
     /// What the context of the span has besides the span.
     pub(crate) cx: &'a Context,
     /// The span that is the parent; that of `cx`, where none is given.
-    pub(crate) span_context: Option<SpanContext>,
+    pub(crate) span_context: Option<&'a SpanContext>,
 }
 
 /// What a span is like when it starts.
+#[derive(Clone)]
 pub(crate) struct NewSpan {
     pub(crate) name: Cow<'static, str>,
     pub(crate) kind: SpanKind,
-    /// `None` for now.
-    pub(crate) start_time: Option<SystemTime>,
-    pub(crate) link: Option<Link>,
+    pub(crate) start_time: SystemTime,
+    pub(crate) links: Vec<Link>,
     /// The request that it stands for, on the side of the server.
     pub(crate) request: Option<ServerRequest>,
     /// Besides those of the request.
@@ -294,15 +294,15 @@ where
         let with_parent;
         let parent = match parent.span_context {
             Some(span_context) => {
-                with_parent = parent.cx.with_remote_span_context(span_context);
+                with_parent = parent.cx.with_remote_span_context(span_context.clone());
                 &with_parent
             }
             None => parent.cx,
         };
         let new = describe();
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
-        builder.start_time = new.start_time;
-        builder.links = new.link.map(|link| vec![link]);
+        builder.start_time = Some(new.start_time);
+        builder.links = Some(new.links).filter(|links| !links.is_empty());
         builder.attributes = Some(NewSpan::all_attributes(
             new.request.as_ref(),
             new.attributes,

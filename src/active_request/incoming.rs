@@ -1,51 +1,54 @@
 //! How a request to a server begins.
 
+use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, wall_clock_of};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
 use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
+use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
 use crate::semconv::{Described, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
     pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
-        let extracted = recorder.propagators.extract(&request.headers);
-        let begun = Begun::of(&recorder.root, &recorder.options, request, extracted);
-        Self::unrecorded_in(begun.into_context())
+        let headers = RequestHeaders::of(&request.headers);
+        let extracted = recorder.propagators.extract(&headers);
+        let inbound = Inbound::of(&recorder.options, request, extracted);
+        Self::unrecorded_in(inbound.into_context(&recorder.root))
     }
 
     /// The same, where telemetry is switched off.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
-        let extracted = options.propagators().extract(&request.headers);
+        let headers = RequestHeaders::of(&request.headers);
+        let extracted = options.propagators().extract(&headers);
         if extracted.is_empty() {
             return Self::none();
         }
-        let cx = Begun::of(&Context::new(), options, request, extracted).into_context();
-        Self::unrecorded_in(cx)
+        let inbound = Inbound::of(options, request, extracted);
+        Self::unrecorded_in(inbound.into_context(&Context::new()))
     }
 
     pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         let instruments = &recorder.instruments;
-        let extracted = recorder.propagators.extract(&request.headers);
-        let Begun {
-            cx,
-            span_context,
-            link,
-        } = Begun::of(&recorder.root, options, request, extracted);
+        let headers = RequestHeaders::of(&request.headers);
+        let extracted = recorder.propagators.extract(&headers);
+        let mut inbound = Inbound::of(options, request, extracted);
+        let cx = inbound.context_in(&recorder.root);
         let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
         let scheme = Scheme::of(request, &forwarded);
         let found = instruments.find_route(&request.method, route(&request.extensions));
@@ -54,7 +57,7 @@ impl ActiveRequest {
         let mut hooked = options.request_attributes(request);
         let given_name = options.span_name(request);
         let named = given_name.is_some();
-        let (mut link, mut given_name) = (link, given_name);
+        let mut given_name = given_name;
         // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
         let mut describe = || {
@@ -68,7 +71,7 @@ impl ActiveRequest {
             let mut attributes = Vec::new();
             let mut add = |attribute| attributes.push(attribute);
             if let Some(call) = &call {
-                rpc::request_attributes(request, &forwarded, &mut add);
+                rpc::request_attributes(request, &headers, &forwarded, &mut add);
                 if call.known {
                     call.attributes(&mut add);
                 }
@@ -83,17 +86,17 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Server,
-                start_time: Some(*start_time.insert(wall_clock_of(start))),
-                link: link.take(),
+                start_time: *start_time.insert(SystemTime::now()),
+                links: mem::take(&mut inbound.links),
                 request: call
                     .is_none()
-                    .then(|| ServerRequest::of(request, described())),
+                    .then(|| ServerRequest::of(request, &headers, described())),
                 attributes,
             }
         };
         let parent = Parent {
             cx: &cx,
-            span_context,
+            span_context: inbound.extracted.span_context.as_ref(),
         };
         let Started {
             cx,
@@ -129,59 +132,72 @@ impl ActiveRequest {
 }
 
 /// What a request brings with it, as far as it is trusted.
-struct Begun {
-    /// Without the parent.
-    cx: Context,
-    /// The parent.
-    span_context: Option<SpanContext>,
+struct Inbound {
+    /// Its span context is that of the parent.
+    extracted: Extracted,
     /// To a span that is not to be the parent.
-    link: Option<Link>,
+    links: Vec<Link>,
 }
 
-impl Begun {
-    fn of(root: &Context, options: &Options, request: &Parts, extracted: Extracted) -> Self {
+impl Inbound {
+    fn of(options: &Options, request: &Parts, extracted: Extracted) -> Self {
+        let mut inbound = Self {
+            extracted,
+            links: Vec::new(),
+        };
         let Extracted {
-            span_context,
+            span_context: parent,
             state,
             baggage,
-        } = extracted;
+        } = &mut inbound.extracted;
         let trust = options.trust(request);
         let is_trusted = trust == Trust::Continue;
+        if !is_trusted {
+            (*state, *baggage) = (None, None);
+        }
         let local = if options.outer_span { local() } else { None };
-        let link = match &span_context {
-            Some(span_context) if trust == Trust::Link => {
-                Some(Link::with_context(span_context.clone()))
+        if let Some(remote) = parent {
+            if trust == Trust::Link {
+                inbound.links.push(Link::with_context(remote.clone()));
             }
-            _ => None,
-        };
-        let parent = match (local, span_context) {
-            (local, None) => local,
-            (None, Some(remote)) => is_trusted.then(|| options.limit_forced(remote)),
-            // An outer layer continues the trace that the request names.
-            (Some(local), Some(remote)) if remote.trace_id() == local.trace_id() => {
-                is_trusted.then(|| options.limit_forced(local))
+            match local {
+                // An outer layer continues the trace that the request names.
+                Some(local) if local.trace_id() == remote.trace_id() => {
+                    *parent = is_trusted.then_some(local);
+                }
+                local if !is_trusted => *parent = local,
+                _ => {}
             }
-            (Some(_), Some(remote)) if is_trusted => Some(options.limit_forced(remote)),
-            (local, Some(_)) => local,
-        };
-        let mut cx = match (&parent, state) {
-            (Some(parent), Some(state)) if is_trusted => with_state(root, parent.trace_id(), state),
-            _ => root.clone(),
-        };
-        if let Some(baggage) = baggage.filter(|_| is_trusted) {
-            cx = cx.with_baggage(baggage);
+            if let Some(parent) = parent
+                && is_trusted
+            {
+                options.limit_forced(parent);
+            }
+        } else if local.is_some() {
+            *parent = local;
         }
-        Self {
-            cx,
-            span_context: parent,
-            link,
-        }
+        inbound
     }
 
-    fn into_context(self) -> Context {
-        match self.span_context {
-            Some(parent) => self.cx.with_remote_span_context(parent),
-            None => self.cx,
+    /// The context of the request without the parent.
+    fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
+        let mut cx = Cow::Borrowed(root);
+        if let (Some(parent), Some(state)) =
+            (&self.extracted.span_context, self.extracted.state.take())
+        {
+            cx = Cow::Owned(with_state(&cx, parent.trace_id(), state));
+        }
+        if let Some(baggage) = self.extracted.baggage.take() {
+            cx = Cow::Owned(cx.with_baggage(baggage));
+        }
+        cx
+    }
+
+    fn into_context(mut self, root: &Context) -> Context {
+        let cx = self.context_in(root);
+        match self.extracted.span_context {
+            Some(parent) => cx.with_remote_span_context(parent),
+            None => cx.into_owned(),
         }
     }
 }

@@ -8,7 +8,6 @@ mod outgoing;
 mod recording;
 
 use std::mem;
-use std::time::{Instant, SystemTime};
 
 use bytes::Buf;
 use http::response;
@@ -49,12 +48,6 @@ impl Carried {
             body_ended: false,
         })
     }
-}
-
-/// When it was `start`, by the other clock.
-fn wall_clock_of(start: Instant) -> SystemTime {
-    let now = SystemTime::now();
-    now.checked_sub(start.elapsed()).unwrap_or(now)
 }
 
 /// How a request ended.

@@ -1,13 +1,13 @@
 //! How a request of a client begins.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{Context, KeyValue};
 
-use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies, wall_clock_of};
+use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::options::MetricSet;
@@ -68,8 +68,8 @@ impl ActiveRequest {
                     None => route.name.clone(),
                 }),
                 kind: SpanKind::Client,
-                start_time: Some(*start_time.insert(wall_clock_of(start))),
-                link: None,
+                start_time: *start_time.insert(SystemTime::now()),
+                links: Vec::new(),
                 request: None,
                 attributes,
             }

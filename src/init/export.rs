@@ -6,9 +6,7 @@ use std::time::Duration;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{
-    Sampler as SdkSampler, SdkTracerProvider, ShouldSample, SpanLimits,
-};
+use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
 
 use super::batch::Worker;
 use super::config::Config;
@@ -32,7 +30,6 @@ pub(super) struct Export {
     pub(super) spans: Arc<Spans>,
     /// `None` where only the SDK can ask the sampler.
     pub(super) sampling: Option<Sampling>,
-    pub(super) limits: SpanLimits,
     pub(super) counters: PerSignal<Arc<Counters>>,
 }
 
@@ -62,7 +59,6 @@ impl Export {
             logger_provider,
             spans,
             sampling,
-            limits: traces::span_limits(&building.config.limits),
             counters: building.counters,
         };
         Ok((export, building.workers))

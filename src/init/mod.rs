@@ -204,11 +204,10 @@ impl TelemetryGuard {
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
         let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
-            Some(sampling) => Arc::new(Tracers {
-                spans: Box::leak(Box::new(export.spans.clone())),
-                sampling,
-                limits: export.limits,
-            }),
+            Some(sampling) => {
+                let spans = Box::leak(Box::new(export.spans.clone()));
+                Arc::new(Tracers::new(spans, sampling))
+            }
             None => Arc::new(TracersOf(export.tracer_provider.clone())),
         };
         let meters = Arc::new(export.meter_provider.clone());

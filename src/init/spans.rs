@@ -5,6 +5,7 @@
 //! sampled goes into the queues as it was recorded. Its attributes are made on the export thread.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,7 +15,7 @@ use opentelemetry::trace::{
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
-    SpanData, SpanEvents, SpanLimits, SpanLinks,
+    SpanData, SpanEvents, SpanLinks,
 };
 
 use smallvec::SmallVec;
@@ -24,6 +25,10 @@ use super::settings::Sampler;
 use super::traces::{Spans, bytes};
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
 use crate::semconv::ServerRequest;
+use crate::table::Table;
+
+/// More scopes than this are copied to each of their spans.
+const MAX_SCOPES: usize = 512;
 
 /// A sampler whose decisions are known.
 #[derive(Clone, Debug)]
@@ -81,15 +86,33 @@ pub(super) struct Tracers {
     /// For as long as the process: spans on all threads would else count its owners at once.
     pub(super) spans: &'static Spans,
     pub(super) sampling: Sampling,
-    pub(super) limits: SpanLimits,
+    scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
+}
+
+impl Tracers {
+    pub(super) fn new(spans: &'static Spans, sampling: Sampling) -> Self {
+        Self {
+            spans,
+            sampling,
+            scopes: Table::new(MAX_SCOPES),
+        }
+    }
 }
 
 impl MakeTracer for Tracers {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        let scope = if let Some(scope) = self.scopes.get(&scope) {
+            Scope::Kept(scope)
+        } else if self.scopes.is_full() {
+            Scope::Own(Box::new(scope))
+        } else {
+            let kept = Box::leak(Box::new(scope.clone()));
+            self.scopes.insert(scope, kept);
+            Scope::Kept(kept)
+        };
         Arc::new(Tracer {
             spans: self.spans,
             sampling: self.sampling.clone(),
-            limits: self.limits,
             scope,
         })
     }
@@ -102,20 +125,19 @@ impl MakeTracer for Tracers {
 struct Tracer {
     spans: &'static Spans,
     sampling: Sampling,
-    limits: SpanLimits,
-    scope: InstrumentationScope,
+    scope: Scope,
 }
 
 impl StartSpan for Tracer {
     fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
         let cx = parent.cx;
         let current = cx.span();
-        let parent_span_context = parent.span_context.as_ref();
-        let current = Some(current.span_context()).filter(|current| current.is_valid());
-        let parent = parent_span_context.or(current);
+        let given = parent.span_context;
+        let current = || Some(current.span_context()).filter(|current| current.is_valid());
+        let parent = given.or_else(current);
         if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
             return Started {
-                cx: match parent_span_context {
+                cx: match given {
                     Some(parent) => cx.with_remote_span_context(parent.clone()),
                     None => cx.clone(),
                 },
@@ -141,27 +163,21 @@ impl StartSpan for Tracer {
                 recording: false,
             };
         }
-        let new = describe();
         let span = Span {
             span_context,
-            recorded: Some(Box::new(Recorded {
+            recorded: Some(Recorded {
+                spans: self.spans,
+                new: describe(),
                 parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
                 parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
-                kind: new.kind,
-                name: new.name,
-                start_time: new.start_time.unwrap_or_else(SystemTime::now),
                 end_time: None,
-                request: new.request,
-                attributes: SmallVec::from_vec(new.attributes),
+                attributes: SmallVec::new(),
                 dropped_attributes: 0,
                 events: SpanEvents::default(),
-                links: Vec::from_iter(new.link),
                 dropped_links: 0,
                 status: Status::Unset,
                 scope: self.scope.clone(),
-                limits: self.limits,
-            })),
-            spans: self.spans,
+            }),
         };
         Started {
             cx: cx.with_span(span),
@@ -174,29 +190,37 @@ impl StartSpan for Tracer {
 #[derive(Debug)]
 struct Span {
     span_context: SpanContext,
-    recorded: Option<Box<Recorded>>,
-    spans: &'static Spans,
+    recorded: Option<Recorded>,
 }
 
 /// What was recorded of a span.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Recorded {
+    spans: &'static Spans,
+    new: NewSpan,
     parent_span_id: SpanId,
     parent_span_is_remote: bool,
-    kind: SpanKind,
-    name: Cow<'static, str>,
-    start_time: SystemTime,
     end_time: Option<SystemTime>,
-    request: Option<ServerRequest>,
-    /// Besides those of the request: most requests add their status and no more.
+    /// Besides those that it started with: most requests add their status and no more.
     attributes: SmallVec<[KeyValue; 2]>,
     dropped_attributes: u32,
     events: SpanEvents,
-    links: Vec<Link>,
     dropped_links: u32,
     status: Status,
-    scope: InstrumentationScope,
-    limits: SpanLimits,
+    scope: Scope,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorded").finish_non_exhaustive()
+    }
+}
+
+/// The scope of spans. It is the same for many, which are not to count themselves.
+#[derive(Clone)]
+enum Scope {
+    Kept(&'static InstrumentationScope),
+    Own(Box<InstrumentationScope>),
 }
 
 /// Cuts a list to a limit of the configuration, and counts what is cut off.
@@ -224,8 +248,9 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        if has_room(&recorded.events.events, recorded.limits.max_events_per_span) {
-            let dropped = cut(&mut attributes, recorded.limits.max_attributes_per_event);
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.events.events, limits.max_events_per_span) {
+            let dropped = cut(&mut attributes, limits.max_attributes_per_event);
             let event = Event::new(name, timestamp, attributes, dropped);
             recorded.events.events.push(event);
         } else {
@@ -245,10 +270,8 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        if has_room(
-            &recorded.attributes,
-            recorded.limits.max_attributes_per_span,
-        ) {
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.attributes, limits.max_attributes_per_span) {
             recorded.attributes.push(attribute);
         } else {
             recorded.dropped_attributes += 1;
@@ -269,7 +292,7 @@ impl opentelemetry::trace::Span for Span {
         T: Into<Cow<'static, str>>,
     {
         if let Some(recorded) = &mut self.recorded {
-            recorded.name = name.into();
+            recorded.new.name = name.into();
         }
     }
 
@@ -277,11 +300,11 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        if has_room(&recorded.links, recorded.limits.max_links_per_span) {
-            let dropped = cut(&mut attributes, recorded.limits.max_attributes_per_link);
-            recorded
-                .links
-                .push(Link::new(span_context, attributes, dropped));
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.new.links, limits.max_links_per_span) {
+            let dropped = cut(&mut attributes, limits.max_attributes_per_link);
+            let link = Link::new(span_context, attributes, dropped);
+            recorded.new.links.push(link);
         } else {
             recorded.dropped_links += 1;
         }
@@ -290,11 +313,11 @@ impl opentelemetry::trace::Span for Span {
     fn end_with_timestamp(&mut self, timestamp: SystemTime) {
         if let Some(mut recorded) = self.recorded.take()
             // What ends later is not counted: nobody would export it.
-            && !self.spans.has_stopped()
+            && !recorded.spans.has_stopped()
         {
             recorded.end_time = Some(timestamp);
-            self.spans
-                .push(Ended::Own(self.span_context.clone(), recorded));
+            let spans = recorded.spans;
+            spans.push(Ended::Own(self.span_context.clone(), recorded));
         }
     }
 }
@@ -309,9 +332,13 @@ impl Drop for Span {
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the larger, which goes into the queue without a box of its own"
+)]
 pub(super) enum Ended {
     /// One of this crate's.
-    Own(SpanContext, Box<Recorded>),
+    Own(SpanContext, Recorded),
     /// One of the SDK's, which others have started.
     Sdk(Box<SpanData>),
 }
@@ -322,13 +349,14 @@ impl Item for Ended {
     fn bytes(&self) -> usize {
         match self {
             Self::Own(_, recorded) => {
-                let request = recorded.request.as_ref().map_or(0, ServerRequest::bytes);
+                let new = &recorded.new;
+                let request = new.request.as_ref().map_or(0, ServerRequest::bytes);
                 let parts = bytes(
-                    &recorded.name,
+                    &new.name,
                     &recorded.status,
-                    &recorded.attributes,
+                    [&new.attributes, &recorded.attributes],
                     &recorded.events,
-                    &recorded.links,
+                    &new.links,
                 );
                 size_of::<Recorded>() + request + parts
             }
@@ -336,7 +364,7 @@ impl Item for Ended {
                 let parts = bytes(
                     &span.name,
                     &span.status,
-                    &span.attributes,
+                    [&span.attributes, &[]],
                     &span.events,
                     &span.links,
                 );
@@ -346,32 +374,42 @@ impl Item for Ended {
     }
 
     fn into_exported(self) -> SpanData {
-        let (span_context, mut recorded) = match self {
+        let (span_context, recorded) = match self {
             Self::Own(span_context, recorded) => (span_context, recorded),
             Self::Sdk(span) => return *span,
         };
-        let limits = recorded.limits;
-        let mut attributes =
-            NewSpan::all_attributes(recorded.request.as_ref(), recorded.attributes);
+        let limits = &recorded.spans.limits;
+        let NewSpan {
+            name,
+            kind,
+            start_time,
+            links: mut listed,
+            request,
+            attributes,
+        } = recorded.new;
+        let attributes = attributes.into_iter().chain(recorded.attributes);
+        let mut attributes = NewSpan::all_attributes(request.as_ref(), attributes);
         let dropped = cut(&mut attributes, limits.max_attributes_per_span);
         let mut links = SpanLinks::default();
-        links.dropped_count =
-            recorded.dropped_links + cut(&mut recorded.links, limits.max_links_per_span);
-        links.links = recorded.links;
+        links.dropped_count = recorded.dropped_links + cut(&mut listed, limits.max_links_per_span);
+        links.links = listed;
         SpanData {
             span_context,
             parent_span_id: recorded.parent_span_id,
             parent_span_is_remote: recorded.parent_span_is_remote,
-            span_kind: recorded.kind,
-            name: recorded.name,
-            start_time: recorded.start_time,
-            end_time: recorded.end_time.unwrap_or(recorded.start_time),
+            span_kind: kind,
+            name,
+            start_time,
+            end_time: recorded.end_time.unwrap_or(start_time),
             attributes,
             dropped_attributes_count: recorded.dropped_attributes + dropped,
             events: recorded.events,
             links,
             status: recorded.status,
-            instrumentation_scope: recorded.scope,
+            instrumentation_scope: match recorded.scope {
+                Scope::Kept(scope) => scope.clone(),
+                Scope::Own(scope) => *scope,
+            },
         }
     }
 }
@@ -381,7 +419,7 @@ mod tests {
     use std::time::Duration;
 
     use opentelemetry::Context;
-    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanLimits};
 
     use super::*;
     use crate::init::queue::Queue;
@@ -408,11 +446,8 @@ mod tests {
         fn new(sampler: &Sampler) -> Self {
             let sampling = Sampling::of(sampler).expect("it is one of the SDK's");
             let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
-            let own = Tracers {
-                spans: Box::leak(Box::new(Spans::to(queue.clone()))),
-                sampling: sampling.clone(),
-                limits: LIMITS,
-            };
+            let spans = Box::leak(Box::new(Spans::to(queue.clone(), LIMITS)));
+            let own = Tracers::new(spans, sampling.clone());
             let exporter = InMemorySpanExporter::default();
             let provider = SdkTracerProvider::builder();
             let provider = match sampling.below {
@@ -445,8 +480,8 @@ mod tests {
         NewSpan {
             name: "name".into(),
             kind: SpanKind::Server,
-            start_time: Some(SystemTime::UNIX_EPOCH),
-            link: Some(Link::with_context(span_context(0x01, true))),
+            start_time: SystemTime::UNIX_EPOCH,
+            links: vec![Link::with_context(span_context(0x01, true))],
             request: None,
             attributes: vec![KeyValue::new("a", 1), KeyValue::new("b", 2)],
         }
@@ -464,7 +499,7 @@ mod tests {
         for tracer in [&both.own, &both.sdk] {
             let parent = Parent {
                 cx: &Context::new(),
-                span_context: Some(span_context(0x03, true)),
+                span_context: Some(&span_context(0x03, true)),
             };
             let cx = tracer.start(parent, &mut new_span).cx;
             let span = cx.span();
@@ -542,7 +577,7 @@ mod tests {
                 let started = [&both.own, &both.sdk].map(|tracer| {
                     let parent = Parent {
                         cx: &Context::new(),
-                        span_context: parent.clone(),
+                        span_context: parent.as_ref(),
                     };
                     let started = tracer.start(parent, &mut new_span);
                     let span = started.cx.span();
@@ -582,7 +617,7 @@ mod tests {
             assert!(!started.recording);
             started.cx
         };
-        let started = below(&cx, Some(remote.clone()));
+        let started = below(&cx, Some(&remote));
         assert_eq!(started.span().span_context(), &remote);
         assert!(!below(&cx, None).has_active_span());
         // A span that is recorded still is, below it.

@@ -29,7 +29,8 @@ pub(super) fn provider(
     sampler: Box<dyn ShouldSample>,
 ) -> Result<(SdkTracerProvider, Arc<Spans>), InitError> {
     let batch = building.config.spans;
-    let mut spans = Spans::default();
+    let limits = span_limits(&building.config.limits);
+    let mut spans = Spans::new(limits);
     for exporter in building.config.exporters(Signal::Traces) {
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
@@ -57,13 +58,13 @@ pub(super) fn provider(
     let provider = SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
-        .with_span_limits(span_limits(&building.config.limits))
+        .with_span_limits(limits)
         .with_span_processor(Processor(spans.clone()))
         .build();
     Ok((provider, spans))
 }
 
-pub(super) fn span_limits(limits: &Limits) -> SpanLimits {
+fn span_limits(limits: &Limits) -> SpanLimits {
     SpanLimits {
         max_attributes_per_span: limits.span_attributes,
         max_events_per_span: limits.span_events,
@@ -77,7 +78,7 @@ pub(super) fn span_limits(limits: &Limits) -> SpanLimits {
 pub(super) fn bytes(
     name: &str,
     status: &Status,
-    attributes: &[KeyValue],
+    attributes: [&[KeyValue]; 2],
     events: &[Event],
     links: &[Link],
 ) -> usize {
@@ -89,7 +90,7 @@ pub(super) fn bytes(
     let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
     name.len()
         + status
-        + bytes_of(attributes)
+        + attributes.map(bytes_of).iter().sum::<usize>()
         + events.iter().map(event).sum::<usize>()
         + links.iter().map(link).sum::<usize>()
 }
@@ -111,19 +112,28 @@ fn bytes_of(attributes: &[KeyValue]) -> usize {
 }
 
 /// Where spans that have ended wait for export.
-#[derive(Default)]
 pub(super) struct Spans {
+    pub(super) limits: SpanLimits,
     console: Option<Arc<Queue<Ended>>>,
     otlp: Option<Arc<Queue<Ended>>>,
     stopped: AtomicBool,
 }
 
 impl Spans {
+    fn new(limits: SpanLimits) -> Self {
+        Self {
+            limits,
+            console: None,
+            otlp: None,
+            stopped: AtomicBool::new(false),
+        }
+    }
+
     #[cfg(test)]
-    pub(super) fn to(queue: Arc<Queue<Ended>>) -> Self {
+    pub(super) fn to(queue: Arc<Queue<Ended>>, limits: SpanLimits) -> Self {
         Self {
             otlp: Some(queue),
-            ..Self::default()
+            ..Self::new(limits)
         }
     }
 
@@ -199,7 +209,7 @@ mod tests {
 
     #[test]
     fn who_shuts_the_provider_down_ends_the_spans_that_are_made_without_it() {
-        let spans = Arc::new(Spans::default());
+        let spans = Arc::new(Spans::new(SpanLimits::default()));
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor(spans.clone()))
             .build();

@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
 use super::trace_context::trim;
 
-pub(super) const BAGGAGE: &str = "baggage";
+pub(crate) const BAGGAGE: &str = "baggage";
 
 /// What the W3C asks to be passed on, in bytes over all headers, and in members. Beyond that
 /// nothing is taken: a part would be taken for the whole.

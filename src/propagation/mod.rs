@@ -16,6 +16,10 @@ use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 
 use crate::options::guarded;
+use crate::request_headers::RequestHeaders;
+
+pub(crate) use baggage::BAGGAGE;
+pub(crate) use trace_context::{TRACEPARENT, TRACESTATE};
 
 /// What is read from the headers of a request, in this order; of two that name a span, the later
 /// holds.
@@ -56,62 +60,30 @@ impl Propagators {
         &W3C
     }
 
-    pub(crate) fn extract(&self, headers: &HeaderMap) -> Extracted {
+    pub(crate) fn extract(&self, headers: &RequestHeaders<'_>) -> Extracted {
         let mut extracted = Extracted::default();
-        let found = W3cHeaders::find(headers);
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
-                    if let Some((span_context, state)) = trace_context::extract(&found, headers) {
+                    if let Some((span_context, state)) = trace_context::extract(headers) {
                         extracted.span_context = Some(span_context);
                         extracted.state = state;
                     }
                 }
-                Format::Baggage if found.baggage => extracted.baggage = baggage::extract(headers),
+                Format::Baggage if headers.has_baggage => {
+                    extracted.baggage = baggage::extract(headers.all);
+                }
                 Format::Baggage => {}
-                Format::Other(propagator) => extracted.read(&**propagator, headers),
+                Format::Other(propagator) => extracted.read(&**propagator, headers.all),
                 #[cfg(feature = "init")]
                 Format::B3(propagator) => {
-                    extracted.read(&**propagator, headers);
+                    extracted.read(&**propagator, headers.all);
                     let found = extracted.span_context.as_ref();
                     extracted.span_context = found.map(with_b3_flags);
                 }
             }
         }
         extracted
-    }
-}
-
-/// Which of the W3C's headers a request has. Most have few headers: to look at each once costs less
-/// than to look these up.
-struct W3cHeaders<'a> {
-    /// `None` unless there is exactly one.
-    traceparent: Option<&'a HeaderValue>,
-    tracestate: bool,
-    baggage: bool,
-}
-
-impl<'a> W3cHeaders<'a> {
-    fn find(headers: &'a HeaderMap) -> Self {
-        let mut found = Self {
-            traceparent: None,
-            tracestate: false,
-            baggage: false,
-        };
-        let mut traceparents = 0;
-        for (name, value) in headers {
-            match name.as_str() {
-                trace_context::TRACEPARENT => {
-                    found.traceparent = Some(value);
-                    traceparents += 1;
-                }
-                trace_context::TRACESTATE => found.tracestate = true,
-                baggage::BAGGAGE => found.baggage = true,
-                _ => {}
-            }
-        }
-        found.traceparent = found.traceparent.filter(|_| traceparents == 1);
-        found
     }
 }
 
@@ -186,10 +158,7 @@ pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
     // Most requests have none of them, and a look at each header finds that out first.
     let is_there = headers.keys().any(|name| {
         let name = name.as_str();
-        trace_context::TRACEPARENT == name
-            || trace_context::TRACESTATE == name
-            || baggage::BAGGAGE == name
-            || B3.contains(&name)
+        TRACEPARENT == name || TRACESTATE == name || BAGGAGE == name || B3.contains(&name)
     });
     if !is_there {
         return;
@@ -214,7 +183,7 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
     }
     guarded(|| propagator.inject_context(cx, &mut HeaderInjector(&mut written)));
     for (name, value) in &written {
-        let may = if name.as_str() == baggage::BAGGAGE {
+        let may = if name.as_str() == BAGGAGE {
             may.baggage
         } else {
             may.trace
@@ -398,7 +367,10 @@ mod tests {
             let text = format!("{}-{}{decision}", "1a".repeat(16), "2b".repeat(8));
             let mut headers = HeaderMap::new();
             headers.insert("b3", text.parse().expect("a legal value"));
-            let found = b3.extract(&headers).span_context.expect("it is valid");
+            let found = b3
+                .extract(&RequestHeaders::of(&headers))
+                .span_context
+                .expect("it is valid");
             assert_eq!(found.trace_flags().to_u8(), flags, "{case}");
             assert!(found.is_remote(), "{case}");
         }
@@ -412,12 +384,12 @@ mod tests {
         let traceparent = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-01";
         headers.insert("traceparent", HeaderValue::from_static(traceparent));
         let other = Format::Other(Arc::new(TraceContextPropagator::new()));
-        let extracted = Propagators::from_iter([other]).extract(&headers);
+        let extracted = Propagators::from_iter([other]).extract(&RequestHeaders::of(&headers));
         let trace_id = extracted.span_context.map(|context| context.trace_id());
         assert_eq!(trace_id, Some(TraceId::from_bytes([0x1a; 16])));
         assert!(
             Propagators::from_iter([])
-                .extract(&headers)
+                .extract(&RequestHeaders::of(&headers))
                 .span_context
                 .is_none()
         );

@@ -5,10 +5,11 @@ use std::str::FromStr;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use super::{W3cHeaders, hex};
+use super::hex;
+use crate::request_headers::RequestHeaders;
 
-pub(super) const TRACEPARENT: &str = "traceparent";
-pub(super) const TRACESTATE: &str = "tracestate";
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
 const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 
@@ -23,12 +24,11 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 /// (Trace Context Level 2, sections 3.2 and 3.3).
 ///
 /// The state is given besides, where it is one that [`TraceState`] cannot hold.
-pub(super) fn extract(
-    found: &W3cHeaders<'_>,
-    headers: &HeaderMap,
-) -> Option<(SpanContext, Option<String>)> {
-    let (trace_id, span_id, flags) = parse_traceparent(found.traceparent?.as_bytes())?;
-    let text = found.tracestate.then(|| extract_tracestate(headers));
+pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<String>)> {
+    let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
+    let text = headers
+        .has_tracestate
+        .then(|| extract_tracestate(headers.all));
     let text = text.flatten();
     let state = text.as_deref().map(TraceState::from_str);
     let (state, beside) = match state {
@@ -153,7 +153,7 @@ mod tests {
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<String>)> {
-        super::extract(&W3cHeaders::find(headers), headers)
+        super::extract(&RequestHeaders::of(headers))
     }
 
     fn headers(name: &'static str, values: &[&str]) -> HeaderMap {

@@ -8,6 +8,7 @@ use opentelemetry::KeyValue;
 use super::http::{peer, peer_attributes};
 use super::server_request::{server, server_attributes};
 use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
+use crate::request_headers::RequestHeaders;
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
@@ -57,10 +58,11 @@ pub(crate) fn method_original(method: &str) -> KeyValue {
 /// request over HTTP too.
 pub(crate) fn request_attributes(
     request: &Parts,
+    headers: &RequestHeaders<'_>,
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    if let Some((host, port)) = server(request, forwarded) {
+    if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }
     if let Some(peer) = peer(&request.extensions) {

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use ::http::header::{HOST, USER_AGENT};
+use ::http::Version;
+use ::http::header::HeaderValue;
 use ::http::request::Parts;
 use ::http::uri::Authority;
 use opentelemetry::KeyValue;
@@ -19,6 +20,10 @@ use super::{
     NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
+use crate::request_headers::RequestHeaders;
+
+/// Bound, in bytes, of what names a server: a user, a host and a port.
+const MAX_AUTHORITY: usize = 1024;
 
 /// How to describe a request.
 pub(crate) struct Described<'a> {
@@ -34,112 +39,119 @@ pub(crate) struct Described<'a> {
 
 /// What is taken from a request when it arrives, so that its attributes can be made later, where
 /// nobody waits for them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ServerRequest {
     method: &'static str,
     route: Option<Cow<'static, str>>,
     scheme: Scheme,
-    version: Option<&'static str>,
+    version: Version,
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
-    /// All of the following, one after the other.
+    /// The pieces one after the other, as they came: a user may be named before the host.
     text: Vec<u8>,
-    original_method: Piece,
-    path: Piece,
-    query: Piece,
-    host: Piece,
-    port: Option<u16>,
-    user_agent: Piece,
+    lengths: Lengths,
 }
 
-/// Where in the text something is; `None` where the request does not have it.
-type Piece = Option<(u16, u16)>;
+/// How long the pieces of the text are, in their order.
+#[derive(Clone, Copy)]
+struct Lengths {
+    path: u16,
+    authority: u16,
+    user_agent: u16,
+    /// `None` where the request does not have it.
+    query: Option<u16>,
+    original_method: u16,
+}
 
-/// Pieces of text that are put one after the other.
-struct Text(Vec<u8>);
-
-impl Text {
-    fn add(&mut self, piece: &[u8]) -> Piece {
-        let start = u16::try_from(self.0.len()).ok()?;
-        self.0.extend_from_slice(piece);
-        Some((start, u16::try_from(self.0.len()).ok()?))
-    }
+/// The length of a piece, none of which is kept longer than that.
+fn length(piece: &[u8]) -> u16 {
+    u16::try_from(piece.len()).unwrap_or(u16::MAX)
 }
 
 impl ServerRequest {
-    pub(crate) fn of(request: &Parts, described: Described<'_>) -> Self {
+    pub(crate) fn of(
+        request: &Parts,
+        headers: &RequestHeaders<'_>,
+        described: Described<'_>,
+    ) -> Self {
         let path = truncate(request.uri.path(), MAX_PATH);
-        let server = server(request, &described.forwarded);
-        let host = server.map(|(host, _)| truncate(host, MAX_HOST));
-        let user_agent = request.headers.get(USER_AGENT).and_then(|agent| {
-            let agent = agent.as_bytes();
-            // One byte more than is kept, which tells that it is cut.
-            let agent = agent.get(..=MAX_USER_AGENT).unwrap_or(agent);
-            agent.is_ascii().then_some(agent)
-        });
-        let length = path.len()
-            + host.as_ref().map_or(0, |host| host.len())
-            + user_agent.map_or(0, <[u8]>::len);
-        let mut text = Text(Vec::with_capacity(length));
-        let path = text.add(path.as_bytes());
-        let host = host.and_then(|host| text.add(host.as_bytes()));
-        let user_agent = user_agent.and_then(|agent| text.add(agent));
-        let query = request.uri.query().zip(described.sensitive_parameters);
-        let query = query.and_then(|(query, sensitive)| {
-            text.add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
-        });
-        let original_method = if described.method == OTHER {
-            text.add(truncate(request.method.as_str(), MAX_METHOD).as_bytes())
-        } else {
-            None
+        // What is longer names no server.
+        let authority = authority(request, headers, &described.forwarded)
+            .filter(|authority| authority.len() <= MAX_AUTHORITY)
+            .unwrap_or_default();
+        let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
+        // One byte more than is kept, which tells that it is cut.
+        let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
+        let mut text = Vec::with_capacity(path.len() + authority.len() + user_agent.len());
+        text.extend_from_slice(path.as_bytes());
+        text.extend_from_slice(authority);
+        text.extend_from_slice(user_agent);
+        let mut lengths = Lengths {
+            path: length(path.as_bytes()),
+            authority: length(authority),
+            user_agent: length(user_agent),
+            query: None,
+            original_method: 0,
         };
-        let peer = peer(&request.extensions);
+        let query = request.uri.query().zip(described.sensitive_parameters);
+        if let Some((query, sensitive)) = query {
+            let query = redact::query(query, MAX_QUERY, sensitive);
+            text.extend_from_slice(query.as_bytes());
+            lengths.query = Some(length(query.as_bytes()));
+        }
+        if described.method == OTHER {
+            let method = truncate(request.method.as_str(), MAX_METHOD);
+            text.extend_from_slice(method.as_bytes());
+            lengths.original_method = length(method.as_bytes());
+        }
         Self {
             method: described.method,
             route: described.route,
             scheme: described.scheme,
-            version: protocol_version(request.version),
-            client: described.forwarded.client.or(peer.map(|peer| peer.ip())),
-            peer,
-            text: text.0,
-            original_method,
-            path,
-            query,
-            host,
-            port: server.and_then(|(_, port)| port),
-            user_agent,
+            version: request.version,
+            client: described.forwarded.client,
+            peer: peer(&request.extensions),
+            text,
+            lengths,
         }
     }
 
     /// The attributes of a server span that are known when the request arrives.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
+        let mut rest = &*self.text;
+        let mut next = |length: u16| {
+            let (piece, after) = rest.split_at_checked(length.into()).unwrap_or_default();
+            rest = after;
+            piece
+        };
+        let text = |piece| str::from_utf8(piece).unwrap_or_default();
+        let path = text(next(self.lengths.path));
+        let server = ascii(next(self.lengths.authority)).and_then(split_authority);
+        let user_agent = ascii(next(self.lengths.user_agent)).filter(|agent| !agent.is_empty());
+        let query = self.lengths.query.map(|length| text(next(length)));
         add(KeyValue::new(HTTP_REQUEST_METHOD, self.method));
-        if let Some(original) = self.piece(self.original_method) {
-            add(KeyValue::new(
-                HTTP_REQUEST_METHOD_ORIGINAL,
-                original.to_owned(),
-            ));
+        if self.lengths.original_method > 0 {
+            let original = text(next(self.lengths.original_method)).to_owned();
+            add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
         }
         add(KeyValue::new(URL_SCHEME, self.scheme.as_str()));
-        if let Some(path) = self.piece(self.path) {
-            add(KeyValue::new(URL_PATH, path.to_owned()));
-        }
-        if let Some(query) = self.piece(self.query) {
+        add(KeyValue::new(URL_PATH, path.to_owned()));
+        if let Some(query) = query {
             add(KeyValue::new(URL_QUERY, query.to_owned()));
         }
-        if let Some(host) = self.piece(self.host) {
-            server_attributes(host, self.port, add);
+        if let Some((host, port)) = server {
+            server_attributes(host, port, add);
         }
-        if let Some(client) = self.client {
+        if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
             add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
         }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
         }
-        if let Some(version) = self.version {
+        if let Some(version) = protocol_version(self.version) {
             add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
         }
-        if let Some(agent) = self.piece(self.user_agent) {
+        if let Some(agent) = user_agent {
             let agent = truncate(agent, MAX_USER_AGENT).into_owned();
             add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
         }
@@ -153,25 +165,35 @@ impl ServerRequest {
     pub(crate) fn bytes(&self) -> usize {
         self.text.len()
     }
-
-    fn piece(&self, piece: Piece) -> Option<&str> {
-        let (start, end) = piece?;
-        let piece = self.text.get(usize::from(start)..usize::from(end))?;
-        str::from_utf8(piece).ok()
-    }
 }
 
-/// The server that a request names, and its port: as a trusted proxy has it, else `:authority` or
-/// the absolute form, else `Host`.
+/// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
+/// `:authority` or the absolute form, else `Host`.
+fn authority<'a>(
+    request: &'a Parts,
+    headers: &RequestHeaders<'a>,
+    forwarded: &Forwarded<'a>,
+) -> Option<&'a [u8]> {
+    let text = forwarded
+        .authority
+        .or_else(|| request.uri.authority().map(Authority::as_str));
+    text.map(str::as_bytes)
+        .or_else(|| headers.host.map(HeaderValue::as_bytes))
+}
+
+/// Host and port of the server that a request names.
 pub(super) fn server<'a>(
     request: &'a Parts,
+    headers: &RequestHeaders<'a>,
     forwarded: &Forwarded<'a>,
 ) -> Option<(&'a str, Option<u16>)> {
-    let authority = forwarded
-        .authority
-        .or_else(|| request.uri.authority().map(Authority::as_str))
-        .or_else(|| request.headers.get(HOST)?.to_str().ok());
-    split_authority(authority?)
+    ascii(authority(request, headers, forwarded)?).and_then(split_authority)
+}
+
+/// What a header may hold besides is of no known encoding.
+fn ascii(text: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(text).ok();
+    text.filter(|text| text.is_ascii())
 }
 
 /// `server.address` and `server.port`
@@ -185,6 +207,7 @@ pub(super) fn server_attributes(host: &str, port: Option<u16>, add: &mut impl Fn
 
 #[cfg(test)]
 mod tests {
+    use ::http::header::HOST;
     use opentelemetry::Value;
 
     use super::*;
@@ -201,7 +224,8 @@ mod tests {
             sensitive_parameters: None,
         };
         let mut attributes = Vec::new();
-        ServerRequest::of(&request, described).attributes(&mut |one| attributes.push(one));
+        ServerRequest::of(&request, &RequestHeaders::of(&request.headers), described)
+            .attributes(&mut |one| attributes.push(one));
         let value = |key: &str| {
             let mut attributes = attributes.iter();
             let found = attributes.find(|one| one.key.as_str() == key)?;

@@ -1,0 +1,52 @@
+//! The headers of a request that telemetry reads.
+
+use http::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
+
+use crate::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE};
+
+/// What is there of them, found in one pass. Most requests have few headers: to look at each once
+/// costs less than to look these up.
+pub(crate) struct RequestHeaders<'a> {
+    pub(crate) all: &'a HeaderMap,
+    /// `None` unless there is exactly one.
+    pub(crate) traceparent: Option<&'a HeaderValue>,
+    pub(crate) has_tracestate: bool,
+    pub(crate) has_baggage: bool,
+    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) user_agent: Option<&'a HeaderValue>,
+}
+
+impl<'a> RequestHeaders<'a> {
+    pub(crate) fn of(all: &'a HeaderMap) -> Self {
+        let mut found = Self {
+            all,
+            traceparent: None,
+            has_tracestate: false,
+            has_baggage: false,
+            host: None,
+            user_agent: None,
+        };
+        let mut traceparents = 0;
+        for (name, value) in all {
+            if name == HOST {
+                found.host = found.host.or(Some(value));
+            } else if name == USER_AGENT {
+                found.user_agent = found.user_agent.or(Some(value));
+            } else {
+                match name.as_str() {
+                    TRACEPARENT => {
+                        found.traceparent = Some(value);
+                        traceparents += 1;
+                    }
+                    TRACESTATE => found.has_tracestate = true,
+                    BAGGAGE => found.has_baggage = true,
+                    _ => {}
+                }
+            }
+        }
+        if traceparents > 1 {
+            found.traceparent = None;
+        }
+        found
+    }
+}
