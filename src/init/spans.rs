@@ -165,7 +165,7 @@ impl StartSpan for Tracer {
         }
         let span = Span {
             span_context,
-            recorded: Some(Recorded {
+            recorded: Some(Box::new(Recorded {
                 spans: self.spans,
                 new: describe(),
                 parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
@@ -177,7 +177,7 @@ impl StartSpan for Tracer {
                 dropped_links: 0,
                 status: Status::Unset,
                 scope: self.scope.clone(),
-            }),
+            })),
         };
         Started {
             cx: cx.with_span(span),
@@ -190,7 +190,7 @@ impl StartSpan for Tracer {
 #[derive(Debug)]
 struct Span {
     span_context: SpanContext,
-    recorded: Option<Recorded>,
+    recorded: Option<Box<Recorded>>,
 }
 
 /// What was recorded of a span.
@@ -332,13 +332,9 @@ impl Drop for Span {
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are the larger, which goes into the queue without a box of its own"
-)]
 pub(super) enum Ended {
     /// One of this crate's.
-    Own(SpanContext, Recorded),
+    Own(SpanContext, Box<Recorded>),
     /// One of the SDK's, which others have started.
     Sdk(Box<SpanData>),
 }
