@@ -25,20 +25,20 @@ impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
     pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
         let headers = RequestHeaders::of(&request.headers);
-        let extracted = recorder.propagators.extract(&headers);
-        let inbound = Inbound::of(&recorder.options, request, extracted);
-        Self::unrecorded_in(inbound.into_context(&recorder.root))
+        let mut extracted = recorder.propagators.extract(&headers);
+        extracted.settle(&recorder.options, request);
+        Self::unrecorded_in(extracted.into_context(&recorder.root))
     }
 
     /// The same, where telemetry is switched off.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
         let headers = RequestHeaders::of(&request.headers);
-        let extracted = options.propagators().extract(&headers);
+        let mut extracted = options.propagators().extract(&headers);
         if extracted.is_empty() {
             return Self::none();
         }
-        let inbound = Inbound::of(options, request, extracted);
-        Self::unrecorded_in(inbound.into_context(&Context::new()))
+        extracted.settle(options, request);
+        Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
     pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
@@ -46,9 +46,9 @@ impl ActiveRequest {
         let options = &recorder.options;
         let instruments = &recorder.instruments;
         let headers = RequestHeaders::of(&request.headers);
-        let extracted = recorder.propagators.extract(&headers);
-        let mut inbound = Inbound::of(options, request, extracted);
-        let cx = inbound.context_in(&recorder.root);
+        let mut extracted = recorder.propagators.extract(&headers);
+        let mut links = extracted.settle(options, request);
+        let cx = extracted.context_in(&recorder.root);
         let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
         let scheme = Scheme::of(request, &forwarded);
         let found = instruments.find_route(&request.method, route(&request.extensions));
@@ -87,7 +87,7 @@ impl ActiveRequest {
                 }),
                 kind: SpanKind::Server,
                 start_time: *start_time.insert(SystemTime::now()),
-                links: mem::take(&mut inbound.links),
+                links: mem::take(&mut links),
                 request: call
                     .is_none()
                     .then(|| ServerRequest::of(request, &headers, described())),
@@ -96,7 +96,7 @@ impl ActiveRequest {
         };
         let parent = Parent {
             cx: &cx,
-            span_context: inbound.extracted.span_context.as_ref(),
+            span_context: extracted.span_context.as_ref(),
         };
         let Started {
             cx,
@@ -131,71 +131,59 @@ impl ActiveRequest {
     }
 }
 
-/// What a request brings with it, as far as it is trusted.
-struct Inbound {
-    /// Its span context is that of the parent.
-    extracted: Extracted,
-    /// To a span that is not to be the parent.
-    links: Vec<Link>,
-}
-
-impl Inbound {
-    fn of(options: &Options, request: &Parts, extracted: Extracted) -> Self {
-        let mut inbound = Self {
-            extracted,
-            links: Vec::new(),
-        };
-        let Extracted {
-            span_context: parent,
-            state,
-            baggage,
-        } = &mut inbound.extracted;
+impl Extracted {
+    /// Keeps what is trusted, and makes the span context that of the parent. Gives links to what is
+    /// not to be the parent.
+    fn settle(&mut self, options: &Options, request: &Parts) -> Vec<Link> {
+        let mut links = Vec::new();
         let trust = options.trust(request);
         let is_trusted = trust == Trust::Continue;
         if !is_trusted {
-            (*state, *baggage) = (None, None);
+            (self.state, self.baggage) = (None, None);
         }
         let local = if options.outer_span { local() } else { None };
-        if let Some(remote) = parent {
-            if trust == Trust::Link {
-                inbound.links.push(Link::with_context(remote.clone()));
+        let parent = &mut self.span_context;
+        let Some(remote) = parent else {
+            if local.is_some() {
+                *parent = local;
             }
-            match local {
-                // An outer layer continues the trace that the request names.
-                Some(local) if local.trace_id() == remote.trace_id() => {
-                    *parent = is_trusted.then_some(local);
-                }
-                local if !is_trusted => *parent = local,
-                _ => {}
-            }
-            if let Some(parent) = parent
-                && is_trusted
-            {
-                options.limit_forced(parent);
-            }
-        } else if local.is_some() {
-            *parent = local;
+            return links;
+        };
+        if trust == Trust::Link {
+            links.push(Link::with_context(remote.clone()));
         }
-        inbound
+        match local {
+            // An outer layer continues the trace that the request names.
+            Some(local) if local.trace_id() == remote.trace_id() => {
+                *parent = is_trusted.then_some(local);
+            }
+            local if !is_trusted => *parent = local,
+            _ => {}
+        }
+        if let Some(parent) = parent
+            && is_trusted
+        {
+            options.limit_forced(parent);
+        }
+        links
     }
 
     /// The context of the request without the parent.
     fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
         let mut cx = Cow::Borrowed(root);
-        if let (Some(parent), Some(state)) =
-            (&self.extracted.span_context, self.extracted.state.take())
-        {
+        if let (Some(parent), Some(state)) = (&self.span_context, self.state.take()) {
             cx = Cow::Owned(with_state(&cx, parent.trace_id(), state));
         }
-        if let Some(baggage) = self.extracted.baggage.take() {
+        if let Some(baggage) = self.baggage.take() {
             cx = Cow::Owned(cx.with_baggage(baggage));
         }
         cx
     }
 
+    /// The context of a request that has no span.
     fn into_context(mut self, root: &Context) -> Context {
         let cx = self.context_in(root);
-        match self.extracted.span_context {
+        match self.span_context {
             Some(parent) => cx.with_remote_span_context(parent),
             None => cx.into_owned(),
         }

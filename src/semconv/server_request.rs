@@ -8,6 +8,7 @@ use ::http::header::HeaderValue;
 use ::http::request::Parts;
 use ::http::uri::Authority;
 use opentelemetry::KeyValue;
+use smallvec::SmallVec;
 
 use super::forwarded::Forwarded;
 use super::http::{
@@ -24,6 +25,9 @@ use crate::request_headers::RequestHeaders;
 
 /// Bound, in bytes, of what names a server: a user, a host and a port.
 const MAX_AUTHORITY: usize = 1024;
+
+/// Room for the text of most requests: what is longer has memory of its own.
+const TEXT: usize = 192;
 
 /// How to describe a request.
 pub(crate) struct Described<'a> {
@@ -48,7 +52,7 @@ pub(crate) struct ServerRequest {
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
     /// The pieces one after the other, as they came: a user may be named before the host.
-    text: Vec<u8>,
+    text: SmallVec<[u8; TEXT]>,
     lengths: Lengths,
 }
 
@@ -82,7 +86,7 @@ impl ServerRequest {
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
         // One byte more than is kept, which tells that it is cut.
         let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
-        let mut text = Vec::with_capacity(path.len() + authority.len() + user_agent.len());
+        let mut text = SmallVec::new();
         text.extend_from_slice(path.as_bytes());
         text.extend_from_slice(authority);
         text.extend_from_slice(user_agent);
@@ -163,7 +167,11 @@ impl ServerRequest {
     /// The memory that it takes besides its own size.
     #[cfg(feature = "init")]
     pub(crate) fn bytes(&self) -> usize {
-        self.text.len()
+        if self.text.spilled() {
+            self.text.len()
+        } else {
+            0
+        }
     }
 }
 
