@@ -109,17 +109,12 @@ impl Function {
             .metrics
             .map(|function| Metrics::start(providers, function));
         let (mut name, mut links) = (Some(self.name), links);
-        let mut describe = || {
-            let mut list = Vec::new();
-            attributes(&mut list);
-            NewSpan {
-                name: name.take().unwrap_or_default(),
-                kind: self.kind.clone(),
-                start_time: SystemTime::now(),
-                links: std::mem::take(&mut links),
-                request: None,
-                attributes: list,
-            }
+        let mut describe = |new: &mut NewSpan| {
+            new.name = name.take().unwrap_or_default();
+            new.kind = self.kind.clone();
+            new.start_time = SystemTime::now();
+            new.links = std::mem::take(&mut links);
+            attributes(&mut new.attributes);
         };
         let parent = Parent {
             cx: parent,

@@ -219,7 +219,7 @@ pub(crate) trait MakeTracer: Send + Sync {
 pub(crate) trait StartSpan: Send + Sync {
     /// Starts a span below `parent`. What it is like is asked for at most once, and not at all where
     /// it is known before that it is dropped.
-    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started;
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started;
 }
 
 /// What a span starts below.
@@ -253,6 +253,19 @@ pub(crate) struct Started {
 
 /// Room for the attributes of a server span: more of them would have to grow it.
 const ATTRIBUTES: usize = 16;
+
+impl Default for NewSpan {
+    fn default() -> Self {
+        Self {
+            name: Cow::Borrowed(""),
+            kind: SpanKind::Internal,
+            start_time: SystemTime::UNIX_EPOCH,
+            links: Vec::new(),
+            request: None,
+            attributes: Vec::new(),
+        }
+    }
+}
 
 impl NewSpan {
     /// All attributes of a span.
@@ -290,7 +303,7 @@ where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,
 {
-    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
         let with_parent;
         let parent = match parent.span_context {
             Some(span_context) => {
@@ -299,7 +312,8 @@ where
             }
             None => parent.cx,
         };
-        let new = describe();
+        let mut new = NewSpan::default();
+        describe(&mut new);
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
         builder.start_time = Some(new.start_time);
         builder.links = Some(new.links).filter(|links| !links.is_empty());

@@ -19,7 +19,7 @@ use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Described, Forwarded, ServerRequest, rpc};
+use crate::semconv::{Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
@@ -60,38 +60,29 @@ impl ActiveRequest {
         let mut given_name = given_name;
         // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
-        let mut describe = || {
-            let described = || Described {
-                method: route.method,
-                route: route.route.clone(),
-                scheme,
-                forwarded,
-                sensitive_parameters: options.sensitive_parameters.as_ref(),
-            };
-            let mut attributes = Vec::new();
-            let mut add = |attribute| attributes.push(attribute);
+        let mut describe = |new: &mut NewSpan| {
+            new.name = given_name.take().unwrap_or_else(|| match &call {
+                Some(call) => call.span_name(),
+                None => route.name.clone(),
+            });
+            new.kind = SpanKind::Server;
+            new.start_time = *start_time.insert(SystemTime::now());
+            new.links = mem::take(&mut links);
+            let mut add = |attribute| new.attributes.push(attribute);
             if let Some(call) = &call {
                 rpc::request_attributes(request, &headers, &forwarded, &mut add);
                 if call.known {
                     call.attributes(&mut add);
                 }
+            } else {
+                let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
+                let kept = new.request.insert(kept);
+                let sensitive = options.sensitive_parameters.as_ref();
+                kept.read(request, &headers, &forwarded, sensitive);
             }
             recorder.request_headers.read(&request.headers, add);
             if let Some(hooked) = &mut hooked {
-                attributes.append(&mut hooked.span);
-            }
-            NewSpan {
-                name: given_name.take().unwrap_or_else(|| match &call {
-                    Some(call) => call.span_name(),
-                    None => route.name.clone(),
-                }),
-                kind: SpanKind::Server,
-                start_time: *start_time.insert(SystemTime::now()),
-                links: mem::take(&mut links),
-                request: call
-                    .is_none()
-                    .then(|| ServerRequest::of(request, &headers, described())),
-                attributes,
+                new.attributes.append(&mut hooked.span);
             }
         };
         let parent = Parent {

@@ -39,9 +39,15 @@ impl ActiveRequest {
         let mut given_name = given_name;
         // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
-        let mut describe = || {
-            let mut attributes = Vec::with_capacity(ATTRIBUTES);
-            let add = &mut |attribute| attributes.push(attribute);
+        let mut describe = |new: &mut NewSpan| {
+            new.name = given_name.take().unwrap_or_else(|| match &call {
+                Some(call) => call.span_name(),
+                None => route.name.clone(),
+            });
+            new.kind = SpanKind::Client;
+            new.start_time = *start_time.insert(SystemTime::now());
+            new.attributes.reserve(ATTRIBUTES);
+            let add = &mut |attribute| new.attributes.push(attribute);
             if let Some(server) = server {
                 server.attributes(add);
             }
@@ -60,18 +66,7 @@ impl ActiveRequest {
             }
             recorder.request_headers.read(&request.headers, add);
             if let Some(hooked) = &mut hooked {
-                attributes.append(&mut hooked.span);
-            }
-            NewSpan {
-                name: given_name.take().unwrap_or_else(|| match &call {
-                    Some(call) => call.span_name(),
-                    None => route.name.clone(),
-                }),
-                kind: SpanKind::Client,
-                start_time: *start_time.insert(SystemTime::now()),
-                links: Vec::new(),
-                request: None,
-                attributes,
+                new.attributes.append(&mut hooked.span);
             }
         };
         let parent = Parent {

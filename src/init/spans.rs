@@ -129,7 +129,7 @@ struct Tracer {
 }
 
 impl StartSpan for Tracer {
-    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut() -> NewSpan) -> Started {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
         let cx = parent.cx;
         let current = cx.span();
         let given = parent.span_context;
@@ -163,21 +163,23 @@ impl StartSpan for Tracer {
                 recording: false,
             };
         }
+        let mut recorded = Box::new(Recorded {
+            spans: self.spans,
+            new: NewSpan::default(),
+            parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+            parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+            end_time: None,
+            attributes: SmallVec::new(),
+            dropped_attributes: 0,
+            events: SpanEvents::default(),
+            dropped_links: 0,
+            status: Status::Unset,
+            scope: self.scope.clone(),
+        });
+        describe(&mut recorded.new);
         let span = Span {
             span_context,
-            recorded: Some(Box::new(Recorded {
-                spans: self.spans,
-                new: describe(),
-                parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
-                parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
-                end_time: None,
-                attributes: SmallVec::new(),
-                dropped_attributes: 0,
-                events: SpanEvents::default(),
-                dropped_links: 0,
-                status: Status::Unset,
-                scope: self.scope.clone(),
-            })),
+            recorded: Some(recorded),
         };
         Started {
             cx: cx.with_span(span),
@@ -472,15 +474,15 @@ mod tests {
         }
     }
 
-    fn new_span() -> NewSpan {
-        NewSpan {
+    fn new_span(new: &mut NewSpan) {
+        *new = NewSpan {
             name: "name".into(),
             kind: SpanKind::Server,
             start_time: SystemTime::UNIX_EPOCH,
             links: vec![Link::with_context(span_context(0x01, true))],
             request: None,
             attributes: vec![KeyValue::new("a", 1), KeyValue::new("b", 2)],
-        }
+        };
     }
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {

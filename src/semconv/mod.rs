@@ -29,7 +29,7 @@ pub(crate) use opentelemetry_semantic_conventions::metric::{
     RPC_SERVER_CALL_DURATION,
 };
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
-pub(crate) use server_request::{Described, ServerRequest};
+pub(crate) use server_request::ServerRequest;
 
 /// Which end of a request is described.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

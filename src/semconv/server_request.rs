@@ -29,18 +29,6 @@ const MAX_AUTHORITY: usize = 1024;
 /// Room for the text of most requests: what is longer has memory of its own.
 const TEXT: usize = 192;
 
-/// How to describe a request.
-pub(crate) struct Described<'a> {
-    /// `http.request.method`
-    pub(crate) method: &'static str,
-    /// `http.route`
-    pub(crate) route: Option<Cow<'static, str>>,
-    pub(crate) scheme: Scheme,
-    pub(crate) forwarded: Forwarded<'a>,
-    /// `None` where the query is not to be recorded.
-    pub(crate) sensitive_parameters: Option<&'a SensitiveParameters>,
-}
-
 /// What is taken from a request when it arrives, so that its attributes can be made later, where
 /// nobody waits for them.
 #[derive(Clone)]
@@ -57,7 +45,7 @@ pub(crate) struct ServerRequest {
 }
 
 /// How long the pieces of the text are, in their order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Lengths {
     path: u16,
     authority: u16,
@@ -67,57 +55,59 @@ struct Lengths {
     original_method: u16,
 }
 
-/// The length of a piece, none of which is kept longer than that.
-fn length(piece: &[u8]) -> u16 {
-    u16::try_from(piece.len()).unwrap_or(u16::MAX)
-}
-
 impl ServerRequest {
-    pub(crate) fn of(
+    pub(crate) fn new(
+        method: &'static str,
+        route: Option<Cow<'static, str>>,
+        scheme: Scheme,
+    ) -> Self {
+        Self {
+            method,
+            route,
+            scheme,
+            version: Version::default(),
+            client: None,
+            peer: None,
+            text: SmallVec::new(),
+            lengths: Lengths::default(),
+        }
+    }
+
+    /// Reads the rest of a request. A query is read only with the parameters that are not to be
+    /// recorded.
+    pub(crate) fn read(
+        &mut self,
         request: &Parts,
         headers: &RequestHeaders<'_>,
-        described: Described<'_>,
-    ) -> Self {
-        let path = truncate(request.uri.path(), MAX_PATH);
+        forwarded: &Forwarded<'_>,
+        sensitive_parameters: Option<&SensitiveParameters>,
+    ) {
+        self.version = request.version;
+        self.client = forwarded.client;
+        self.peer = peer(&request.extensions);
         // What is longer names no server.
-        let authority = authority(request, headers, &described.forwarded)
-            .filter(|authority| authority.len() <= MAX_AUTHORITY)
-            .unwrap_or_default();
+        let authority = authority(request, headers, forwarded)
+            .filter(|authority| authority.len() <= MAX_AUTHORITY);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
         // One byte more than is kept, which tells that it is cut.
         let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
-        let mut text = SmallVec::new();
-        text.extend_from_slice(path.as_bytes());
-        text.extend_from_slice(authority);
-        text.extend_from_slice(user_agent);
-        let mut lengths = Lengths {
-            path: length(path.as_bytes()),
-            authority: length(authority),
-            user_agent: length(user_agent),
-            query: None,
-            original_method: 0,
-        };
-        let query = request.uri.query().zip(described.sensitive_parameters);
-        if let Some((query, sensitive)) = query {
-            let query = redact::query(query, MAX_QUERY, sensitive);
-            text.extend_from_slice(query.as_bytes());
-            lengths.query = Some(length(query.as_bytes()));
-        }
-        if described.method == OTHER {
+        self.lengths.path = self.add(truncate(request.uri.path(), MAX_PATH).as_bytes());
+        self.lengths.authority = self.add(authority.unwrap_or_default());
+        self.lengths.user_agent = self.add(user_agent);
+        let query = request.uri.query().zip(sensitive_parameters);
+        self.lengths.query = query.map(|(query, sensitive)| {
+            self.add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
+        });
+        if self.method == OTHER {
             let method = truncate(request.method.as_str(), MAX_METHOD);
-            text.extend_from_slice(method.as_bytes());
-            lengths.original_method = length(method.as_bytes());
+            self.lengths.original_method = self.add(method.as_bytes());
         }
-        Self {
-            method: described.method,
-            route: described.route,
-            scheme: described.scheme,
-            version: request.version,
-            client: described.forwarded.client,
-            peer: peer(&request.extensions),
-            text,
-            lengths,
-        }
+    }
+
+    /// Adds a piece to the text, and gives its length.
+    fn add(&mut self, piece: &[u8]) -> u16 {
+        self.text.extend_from_slice(piece);
+        u16::try_from(piece.len()).unwrap_or(u16::MAX)
     }
 
     /// The attributes of a server span that are known when the request arrives.
@@ -224,16 +214,11 @@ mod tests {
     fn server_of(uri: &str, host: &[u8]) -> (Option<Value>, Option<Value>) {
         let request = ::http::Request::get(uri).header(HOST, host);
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
-        let described = Described {
-            method: "GET",
-            route: None,
-            scheme: Scheme::Http,
-            forwarded: Forwarded::default(),
-            sensitive_parameters: None,
-        };
+        let headers = RequestHeaders::of(&request.headers);
+        let mut kept = ServerRequest::new("GET", None, Scheme::Http);
+        kept.read(&request, &headers, &Forwarded::default(), None);
         let mut attributes = Vec::new();
-        ServerRequest::of(&request, &RequestHeaders::of(&request.headers), described)
-            .attributes(&mut |one| attributes.push(one));
+        kept.attributes(&mut |one| attributes.push(one));
         let value = |key: &str| {
             let mut attributes = attributes.iter();
             let found = attributes.find(|one| one.key.as_str() == key)?;
