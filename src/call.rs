@@ -41,6 +41,7 @@ fn is_generated(request: &Parts) -> bool {
 
 impl Call {
     /// What a request claims; `None` where it does not look like a call.
+    #[inline]
     pub(crate) fn of(request: &Parts, instruments: &Instruments) -> Option<Self> {
         if !rpc::is_call(request) {
             return None;

@@ -215,6 +215,7 @@ impl Options {
     }
 
     /// Whether the filter wants a request recorded.
+    #[inline]
     pub(crate) fn wants(&self, request: &request::Parts) -> bool {
         match &self.filter {
             Some(filter) => guarded(|| filter(request)).unwrap_or(true),
@@ -222,11 +223,13 @@ impl Options {
         }
     }
 
+    #[inline]
     pub(crate) fn span_name(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
         let hook = self.span_name.as_ref()?;
         guarded(|| hook(request))?
     }
 
+    #[inline]
     pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
         match &self.trust {
             TrustOption::Always(trust) => *trust,
@@ -236,6 +239,7 @@ impl Options {
     }
 
     /// Takes the sampled flag off a parent, where more come with it than are allowed.
+    #[inline]
     pub(crate) fn limit_forced(&self, parent: &mut SpanContext) {
         if let Some(limit) = &self.forced_traces
             && parent.is_sampled()
@@ -252,11 +256,13 @@ impl Options {
     }
 
     /// `None` where there is no hook.
+    #[inline]
     pub(crate) fn request_attributes(&self, head: &request::Parts) -> Option<RequestAttributes> {
         hooked(self.request_attributes.as_ref()?, head)
     }
 
     /// `None` where there is no hook.
+    #[inline]
     pub(crate) fn response_attributes(&self, head: &response::Parts) -> Option<RequestAttributes> {
         hooked(self.response_attributes.as_ref()?, head)
     }

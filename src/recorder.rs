@@ -39,6 +39,7 @@ impl CapturedHeaders {
         Self(captured)
     }
 
+    #[inline]
     pub(crate) fn read(&self, headers: &HeaderMap, mut add: impl FnMut(KeyValue)) {
         for (name, key) in &self.0 {
             if let Some(values) = header_values(headers, name) {
@@ -74,6 +75,7 @@ impl Shared {
     }
 
     /// `None` where telemetry is switched off.
+    #[inline]
     pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
         self.recorders[usize::from(providers::is_installed())]
             .get_or_init(|| Recorder::of(&self.options).map(Arc::new))

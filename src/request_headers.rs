@@ -17,6 +17,7 @@ pub(crate) struct RequestHeaders<'a> {
 }
 
 impl<'a> RequestHeaders<'a> {
+    #[inline]
     pub(crate) fn of(all: &'a HeaderMap) -> Self {
         let mut found = Self {
             all,

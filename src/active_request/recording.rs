@@ -238,13 +238,15 @@ impl Recording {
                     error,
                 };
                 instruments.record_http(route, &key, &extra, &measured);
-                if let Some(status) = self.status {
-                    set(status_attribute(status));
+                if let Some(status) = self.status.filter(|_| self.span) {
+                    span.set_attribute(status_attribute(status));
                 }
                 error
             }
         };
-        extra.into_iter().for_each(&mut set);
+        if !extra.is_empty() {
+            extra.into_iter().for_each(&mut set);
+        }
         if let Some(error) = error {
             set(error.attribute());
             // Nobody's server failed where the client went away.

@@ -114,6 +114,7 @@ impl MethodEntry {
 
 impl MethodEntry {
     /// Finds a route, made first where it is missing.
+    #[inline]
     pub(super) fn route(&self, route: &str) -> RouteRef {
         let find = || {
             self.routes

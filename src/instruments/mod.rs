@@ -170,6 +170,7 @@ impl Instruments {
     }
 
     /// Finds what is known of a method and route.
+    #[inline]
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
         match route {
@@ -187,6 +188,7 @@ impl Instruments {
         }
     }
 
+    #[inline]
     pub(crate) fn route<'a>(&'a self, route: &'a RouteRef) -> &'a Route {
         let (index, found) = match route {
             RouteRef::Own(route) => return route,
@@ -198,6 +200,7 @@ impl Instruments {
         found.unwrap_or(&self.methods[index].unmatched)
     }
 
+    #[inline]
     fn entry(&self, method: &Method) -> &MethodEntry {
         let known = &self.methods[..self.methods.len() - 1];
         let index = known
@@ -208,6 +211,7 @@ impl Instruments {
     }
 
     /// Adds to the number of active requests.
+    #[inline]
     pub(crate) fn add_active(&self, route: &Route, scheme: Scheme, change: i64) {
         let Some(conventions) = &self.conventions else {
             return;

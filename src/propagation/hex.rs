@@ -54,10 +54,14 @@ pub(super) fn decode<const N: usize>(digits: &[u8]) -> Option<[[u8; 4]; N]> {
 }
 
 /// Decodes two digits.
+#[inline]
 pub(super) fn decode_byte(digits: [u8; 2]) -> Option<u8> {
-    let [high, low] = digits;
-    let all = [b'0', b'0', b'0', b'0', b'0', b'0', high, low];
-    bytes_of(all).map(|[.., byte]| byte)
+    let nibble = |digit| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    Some(nibble(digits[0])? << 4 | nibble(digits[1])?)
 }
 
 /// Writes the digits of whole words to `text`.

@@ -75,8 +75,7 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
     }
-    let version = hex::decode_byte([fields[0], fields[1]])?;
-    match version {
+    match hex::decode_byte([fields[0], fields[1]])? {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
         // A later version may append fields, which are not ours to understand.

@@ -22,6 +22,7 @@ pub(crate) struct Forwarded<'a> {
 
 impl<'a> Forwarded<'a> {
     /// `hops` is the number of proxies in front of the server; of none, nothing is believed.
+    #[inline]
     pub(crate) fn of(headers: &'a HeaderMap, hops: usize) -> Self {
         if hops == 0 {
             return Self::default();

@@ -21,6 +21,7 @@ pub(crate) const MAX_METHOD: usize = 256;
 
 /// Whether a request looks like a gRPC call: a POST with gRPC's content type, to a path that no
 /// route of an HTTP API claims. tonic's routes are `/package.Service/{*rest}`.
+#[inline]
 pub(crate) fn is_call(request: &Parts) -> bool {
     request.method == Method::POST
         && has_grpc_content_type(&request.headers)
