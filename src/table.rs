@@ -49,6 +49,7 @@ where
     }
 
     /// Where the entry of a key is.
+    #[inline]
     pub(crate) fn find<Q>(&self, key: &Q) -> Option<Place>
     where
         K: Borrow<Q>,
@@ -68,6 +69,7 @@ where
     }
 
     /// The entry at a place that [`find`](Self::find) has given.
+    #[inline]
     pub(crate) fn at(&self, place: Place) -> Option<&V> {
         let mut nodes = self.chains.get(place.chain)?.nodes();
         nodes.nth(place.depth).map(|node| &node.value)
@@ -115,6 +117,7 @@ where
         self.chain_of(FxBuildHasher.hash_one(key))
     }
 
+    #[inline]
     fn chain_of(&self, hash: u64) -> usize {
         usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & (self.chains.len() - 1)
     }

@@ -125,6 +125,7 @@ impl ActiveRequest {
 impl Extracted {
     /// Keeps what is trusted, and makes the span context that of the parent. Gives links to what is
     /// not to be the parent.
+    #[inline]
     fn settle(&mut self, options: &Options, request: &Parts) -> Vec<Link> {
         let mut links = Vec::new();
         let trust = options.trust(request);
@@ -160,6 +161,7 @@ impl Extracted {
     }
 
     /// The context of the request without the parent.
+    #[inline]
     fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
         let mut cx = Cow::Borrowed(root);
         if let (Some(parent), Some(state)) = (&self.span_context, self.state.take()) {

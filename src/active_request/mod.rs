@@ -39,6 +39,7 @@ struct Carried {
 }
 
 impl Carried {
+    #[inline]
     fn new(cx: Context, recording: Option<Recording>, transparent: bool) -> Box<Self> {
         Box::new(Self {
             cx,
@@ -193,6 +194,7 @@ impl ActiveRequest {
 }
 
 impl Carried {
+    #[inline]
     fn end(&mut self, outcome: Outcome) {
         if let Some(recording) = &mut self.recording
             // Once, even if what is told of it panics.

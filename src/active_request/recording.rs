@@ -94,6 +94,7 @@ impl Http {
 
 impl Recording {
     /// Whether the response ends with its head, whatever its body says.
+    #[inline]
     pub(super) fn ends_at_head(&self) -> bool {
         let Some(status) = self.status else {
             return false;
@@ -110,6 +111,7 @@ impl Recording {
     }
 
     /// Whether the request is one whose trailers say how it ended.
+    #[inline]
     pub(super) fn awaits_trailers(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.code.is_none())
     }
@@ -132,6 +134,7 @@ impl Recording {
     }
 
     /// Sees whether what claims to be a gRPC call is answered as one.
+    #[inline]
     pub(super) fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
         let Some(call) = &mut self.call else {
             return;
@@ -164,6 +167,7 @@ impl Recording {
     }
 
     /// The last word on a request: its metrics and the end of its span.
+    #[inline]
     pub(super) fn finish(&mut self, cx: &Context, outcome: Outcome) {
         let duration = self.start.elapsed();
         let instruments = &self.recorder.instruments;

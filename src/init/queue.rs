@@ -91,6 +91,7 @@ impl<T: Item> Queue<T> {
         }
     }
 
+    #[inline]
     pub(super) fn push(&self, item: T) {
         self.counters.accept(1);
         let lane = &self.lanes[lane_of_this_thread() % self.lanes.len()];
@@ -165,6 +166,7 @@ impl<T: Item> Queue<T> {
     }
 
     /// Takes a place and `bytes` for an item; `None` where there is no room.
+    #[inline]
     fn make_room(&self, lane: &Room, bytes: usize) -> Option<Made> {
         let mut made = Made {
             batch_is_complete: false,
@@ -221,6 +223,7 @@ fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usiz
 }
 
 /// A number for each thread.
+#[inline]
 pub(super) fn lane_of_this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {

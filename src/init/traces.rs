@@ -75,6 +75,7 @@ fn span_limits(limits: &Limits) -> SpanLimits {
 }
 
 /// About how much memory the parts of a span take.
+#[inline]
 pub(super) fn bytes(
     name: &str,
     status: &Status,
@@ -137,6 +138,7 @@ impl Spans {
         }
     }
 
+    #[inline]
     pub(super) fn push(&self, span: Ended) {
         if let Some(console) = &self.console {
             console.push(span.clone());

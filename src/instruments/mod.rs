@@ -232,6 +232,7 @@ impl Instruments {
     }
 
     /// Records an HTTP request that ended. `extra` are attributes from hooks and the handler.
+    #[inline]
     pub(crate) fn record_http(
         &self,
         route: &Route,

@@ -55,6 +55,7 @@ pub(crate) struct Measured {
 }
 
 impl Series {
+    #[inline]
     pub(super) fn record(&self, measured: &Measured) {
         let seconds = measured.duration.as_secs_f64();
         if let Some((requests, milliseconds)) = &self.basic {

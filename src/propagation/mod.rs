@@ -60,6 +60,7 @@ impl Propagators {
         &W3C
     }
 
+    #[inline]
     pub(crate) fn extract(&self, headers: &RequestHeaders<'_>) -> Extracted {
         let mut extracted = Extracted::default();
         for format in &*self.0 {
@@ -115,6 +116,7 @@ impl MayTell {
 impl Propagators {
     /// Writes the context of `cx` into the headers of a request, in place of what they say of
     /// another.
+    #[inline]
     pub(crate) fn inject(&self, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
         remove(headers, MayTell::NOTHING);
         for format in &*self.0 {

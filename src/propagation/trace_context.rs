@@ -24,6 +24,7 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 /// (Trace Context Level 2, sections 3.2 and 3.3).
 ///
 /// The state is given besides, where it is one that [`TraceState`] cannot hold.
+#[inline]
 pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<String>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
     let text = headers
@@ -67,6 +68,7 @@ pub(super) fn remove(headers: &mut HeaderMap) {
     headers.remove(TRACESTATE);
 }
 
+#[inline]
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     const LENGTH: usize = 55;
     let value = trim(value);

@@ -48,6 +48,7 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
+    #[inline]
     pub(crate) fn of(request: &Parts, forwarded: &Forwarded<'_>) -> Self {
         forwarded.scheme.unwrap_or_else(|| {
             if request.uri.scheme() == Some(&::http::uri::Scheme::HTTPS) {
@@ -79,6 +80,7 @@ pub(crate) fn protocol_version(version: Version) -> Option<&'static str> {
 }
 
 /// `http.response.status_code`, as an attribute.
+#[inline]
 pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
     KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
 }
@@ -89,11 +91,13 @@ pub(super) fn is_error(side: Side, status: StatusCode) -> bool {
 }
 
 /// Whether a status is one of a bounded set, fit for a metric.
+#[inline]
 pub(crate) fn is_defined(status: StatusCode) -> bool {
     status.as_u16() < 600
 }
 
 /// `http.route`: the template that axum's router matched.
+#[inline]
 pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
     #[cfg(feature = "axum")]
     {
@@ -109,6 +113,7 @@ pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
 }
 
 /// The address of the socket's other end, where the server put it into the request's extensions.
+#[inline]
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     {

@@ -62,6 +62,7 @@ pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
 }
 
 /// Cuts `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
+#[inline]
 pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
     const MARK: &str = "…";
     if text.len() <= limit {

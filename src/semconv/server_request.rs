@@ -56,6 +56,7 @@ struct Lengths {
 }
 
 impl ServerRequest {
+    #[inline]
     pub(crate) fn new(
         method: &'static str,
         route: Option<Cow<'static, str>>,
@@ -75,6 +76,7 @@ impl ServerRequest {
 
     /// Reads the rest of a request. A query is read only with the parameters that are not to be
     /// recorded.
+    #[inline]
     pub(crate) fn read(
         &mut self,
         request: &Parts,
@@ -105,6 +107,7 @@ impl ServerRequest {
     }
 
     /// Adds a piece to the text, and gives its length.
+    #[inline]
     fn add(&mut self, piece: &[u8]) -> u16 {
         self.text.extend_from_slice(piece);
         u16::try_from(piece.len()).unwrap_or(u16::MAX)
@@ -167,6 +170,7 @@ impl ServerRequest {
 
 /// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
 /// `:authority` or the absolute form, else `Host`.
+#[inline]
 fn authority<'a>(
     request: &'a Parts,
     headers: &RequestHeaders<'a>,
