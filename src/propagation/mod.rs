@@ -283,16 +283,16 @@ impl ResponseHeaders {
 /// The trace id as text.
 fn trace_id(span_context: &SpanContext) -> HeaderValue {
     let mut text = [0; 32];
-    hex::encode(&span_context.trace_id().to_bytes(), &mut text);
+    hex::encode(span_context.trace_id().to_bytes(), &mut text);
     value(&text)
 }
 
 /// A span context as `00-<trace id>-<span id>-<flags>`.
 fn traceparent(span_context: &SpanContext) -> [u8; 55] {
     let mut text = *b"00-????????????????????????????????-????????????????-??";
-    hex::encode(&span_context.trace_id().to_bytes(), &mut text[3..35]);
-    hex::encode(&span_context.span_id().to_bytes(), &mut text[36..52]);
-    [text[53], text[54]] = hex::encode_byte(span_context.trace_flags().to_u8());
+    hex::encode(span_context.trace_id().to_bytes(), &mut text[3..35]);
+    hex::encode(span_context.span_id().to_bytes(), &mut text[36..52]);
+    hex::encode([span_context.trace_flags().to_u8()], &mut text[53..]);
     text
 }
 

@@ -77,18 +77,17 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
     }
-    match hex::decode_byte([fields[0], fields[1]])? {
+    let [version] = hex::decode::<2, 1>(&fields[0..2])?;
+    match version {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
         // A later version may append fields, which are not ours to understand.
         _ if !matches!(rest.first(), None | Some(b'-')) => return None,
         _ => {}
     }
-    let trace_id: [[u8; 4]; 4] = hex::decode(&fields[3..35])?;
-    let span_id: [[u8; 4]; 2] = hex::decode(&fields[36..52])?;
-    let flags = hex::decode_byte([fields[53], fields[54]])?;
-    let trace_id = TraceId::from_bytes(trace_id.as_flattened().try_into().ok()?);
-    let span_id = SpanId::from_bytes(span_id.as_flattened().try_into().ok()?);
+    let trace_id = TraceId::from_bytes(hex::decode::<32, 16>(&fields[3..35])?);
+    let span_id = SpanId::from_bytes(hex::decode::<16, 8>(&fields[36..52])?);
+    let [flags] = hex::decode::<2, 1>(&fields[53..55])?;
     if trace_id == TraceId::INVALID || span_id == SpanId::INVALID {
         return None;
     }
