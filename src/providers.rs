@@ -275,7 +275,7 @@ impl NewSpan {
     ) -> Vec<KeyValue> {
         let mut all = Vec::with_capacity(if request.is_some() { ATTRIBUTES } else { 0 });
         if let Some(request) = request {
-            request.attributes(&mut |attribute| all.push(attribute));
+            request.attributes(&mut |key, fact| all.push(fact.attribute(key)));
         }
         all.extend(others);
         all

@@ -39,7 +39,7 @@ pub(super) fn queue<T, S>(
 ) -> (Arc<Queue<T>>, Worker)
 where
     T: Item,
-    S: Sink<T::Exported>,
+    S: Sink<T>,
 {
     let (flush, mut flushes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
     let queue = Arc::new(Queue::new(batch, counters.clone()));
@@ -58,10 +58,7 @@ where
                 }
                 let count = taken.len() as u64;
                 let sink = sink.clone();
-                let export = async move {
-                    let taken = taken.into_iter().map(Item::into_exported).collect();
-                    sink.export(taken).await
-                };
+                let export = async move { sink.export(taken).await };
                 settle(&mut losses, count, export).await;
                 queue.give_back(bytes);
             }

@@ -12,6 +12,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use opentelemetry_sdk::trace::SpanData;
 
 use super::batch::Sink;
+use super::spans::Ended;
 use super::stats::Outcome;
 use crate::semconv;
 
@@ -104,12 +105,12 @@ impl SpanPrinter {
     }
 }
 
-impl Sink<SpanData> for SpanPrinter {
-    async fn export(&self, batch: Vec<SpanData>) -> Outcome {
+impl Sink<Ended> for SpanPrinter {
+    async fn export(&self, batch: Vec<Ended>) -> Outcome {
         let exported = batch.len() as u64;
         let text = self.write(|waiting, text| {
             for span in batch {
-                waiting.add(span, text);
+                waiting.add(span.view().to_data(), text);
             }
         });
         print(text).await;

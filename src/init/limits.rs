@@ -2,33 +2,12 @@
 
 #[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 
 use super::settings::Limits;
 
 impl Limits {
-    /// Cuts the values of spans, and of their events and links.
-    pub(super) fn cut_spans(&self, request: &mut ExportTraceServiceRequest) {
-        let Some(length) = self.span_value_length else {
-            return;
-        };
-        let scopes = request
-            .resource_spans
-            .iter_mut()
-            .flat_map(|resource| &mut resource.scope_spans);
-        for span in scopes.flat_map(|scope| &mut scope.spans) {
-            cut_all(&mut span.attributes, length);
-            for event in &mut span.events {
-                cut_all(&mut event.attributes, length);
-            }
-            for link in &mut span.links {
-                cut_all(&mut link.attributes, length);
-            }
-        }
-    }
-
     /// Cuts the attributes of log records, and their values. The body is no attribute.
     #[cfg(feature = "logs")]
     pub(super) fn cut_logs(&self, request: &mut ExportLogsServiceRequest) {
@@ -48,19 +27,17 @@ impl Limits {
     }
 }
 
-fn cut_all(attributes: &mut [KeyValue], length: usize) {
+pub(super) fn cut_all(attributes: &mut [KeyValue], length: usize) {
     for value in attributes.iter_mut().filter_map(|one| one.value.as_mut()) {
         cut(value, length);
     }
 }
 
-fn cut(value: &mut AnyValue, length: usize) {
+pub(super) fn cut(value: &mut AnyValue, length: usize) {
     match &mut value.value {
         Some(Value::StringValue(text)) => {
-            // In characters, as the specification counts ("Attribute Limits").
-            if let Some((end, _)) = text.char_indices().nth(length) {
-                text.truncate(end);
-            }
+            let length = cut_text(text, length).len();
+            text.truncate(length);
         }
         Some(Value::BytesValue(bytes)) => bytes.truncate(length),
         Some(Value::ArrayValue(array)) => {
@@ -70,5 +47,13 @@ fn cut(value: &mut AnyValue, length: usize) {
         }
         Some(Value::KvlistValue(list)) => cut_all(&mut list.values, length),
         _ => {}
+    }
+}
+
+/// Cuts text in characters, as the specification counts ("Attribute Limits").
+pub(super) fn cut_text(text: &str, length: usize) -> &str {
+    match text.char_indices().nth(length) {
+        Some((end, _)) => &text[..end],
+        None => text,
     }
 }

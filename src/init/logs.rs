@@ -51,12 +51,6 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
 type Record = Box<(SdkLogRecord, InstrumentationScope)>;
 
 impl Item for Record {
-    type Exported = Self;
-
-    fn into_exported(self) -> Self {
-        self
-    }
-
     fn bytes(&self) -> usize {
         let (record, _) = &**self;
         let attributes = record.attributes_iter();

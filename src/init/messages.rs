@@ -10,15 +10,11 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
 #[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{
     Metric, ResourceMetrics, ScopeMetrics, metric::Data,
 };
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
 /// Something that holds spans, metric points or log records.
@@ -31,7 +27,10 @@ pub(super) trait Holds: Sized {
 }
 
 /// A message that a receiver takes.
-pub(super) trait Request: Holds + Message {
+pub(super) trait Request: Holds {
+    /// The message in protobuf.
+    fn encode(&self) -> Vec<u8>;
+
     /// How many of it the receiver says that it rejected, and why; `None` where `answer` is not
     /// that of an OTLP receiver.
     fn rejected(answer: Bytes) -> Option<(i64, String)>;
@@ -123,6 +122,10 @@ macro_rules! container {
 macro_rules! request {
     ($($request:ty, $response:ty, $rejected:ident;)+) => {
         $(impl Request for $request {
+            fn encode(&self) -> Vec<u8> {
+                self.encode_to_vec()
+            }
+
             fn rejected(answer: Bytes) -> Option<(i64, String)> {
                 let answer = <$response>::decode(answer).ok()?;
                 let partial = answer.partial_success.unwrap_or_default();
@@ -138,14 +141,10 @@ macro_rules! request {
     };
 }
 
-item!(Span);
 #[cfg(feature = "logs")]
 item!(LogRecord);
 
 container! {
-    ExportTraceServiceRequest, resource_spans;
-    ResourceSpans, scope_spans;
-    ScopeSpans, spans;
     ExportMetricsServiceRequest, resource_metrics;
     ResourceMetrics, scope_metrics;
     ScopeMetrics, metrics;
@@ -159,7 +158,6 @@ container! {
 }
 
 request! {
-    ExportTraceServiceRequest, ExportTraceServiceResponse, rejected_spans;
     ExportMetricsServiceRequest, ExportMetricsServiceResponse, rejected_data_points;
 }
 

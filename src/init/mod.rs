@@ -19,6 +19,7 @@ mod queue;
 mod resource;
 mod runtime;
 mod settings;
+mod span_message;
 mod spans;
 mod stats;
 mod traces;

@@ -177,7 +177,7 @@ impl OtlpClient {
 
     fn encode<Q: messages::Request>(&self, message: &Q) -> Vec<u8> {
         match self.protocol {
-            Protocol::Grpc | Protocol::HttpProtobuf => message.encode_to_vec(),
+            Protocol::Grpc | Protocol::HttpProtobuf => message.encode(),
             #[cfg(feature = "http-json")]
             Protocol::HttpJson => message.to_json(),
         }

@@ -15,14 +15,8 @@ use super::stats::Counters;
 
 /// Something that waits in a queue.
 pub(super) trait Item: Send + 'static {
-    /// As what it is exported.
-    type Exported: Send;
-
     /// About how much memory it takes.
     fn bytes(&self) -> usize;
-
-    /// Makes of it what is exported, on the thread that exports.
-    fn into_exported(self) -> Self::Exported;
 }
 
 /// Memory that each place in a queue may take on average. What this crate takes from a request is
@@ -241,12 +235,6 @@ mod tests {
     use super::*;
 
     impl Item for u64 {
-        type Exported = Self;
-
-        fn into_exported(self) -> Self {
-            self
-        }
-
         fn bytes(&self) -> usize {
             usize::try_from(*self).expect("it is small")
         }

@@ -342,8 +342,6 @@ pub(super) enum Ended {
 }
 
 impl Item for Ended {
-    type Exported = SpanData;
-
     fn bytes(&self) -> usize {
         match self {
             Self::Own(_, recorded) => {
@@ -370,44 +368,106 @@ impl Item for Ended {
             }
         }
     }
+}
 
-    fn into_exported(self) -> SpanData {
-        let (span_context, recorded) = match self {
-            Self::Own(span_context, recorded) => (span_context, recorded),
-            Self::Sdk(span) => return *span,
-        };
-        let limits = &recorded.spans.limits;
-        let NewSpan {
-            name,
-            kind,
-            start_time,
-            links: mut listed,
-            request,
-            attributes,
-        } = recorded.new;
-        let attributes = attributes.into_iter().chain(recorded.attributes);
-        let mut attributes = NewSpan::all_attributes(request.as_ref(), attributes);
-        let dropped = cut(&mut attributes, limits.max_attributes_per_span);
-        let mut links = SpanLinks::default();
-        links.dropped_count = recorded.dropped_links + cut(&mut listed, limits.max_links_per_span);
-        links.links = listed;
-        SpanData {
-            span_context,
-            parent_span_id: recorded.parent_span_id,
-            parent_span_is_remote: recorded.parent_span_is_remote,
-            span_kind: kind,
-            name,
-            start_time,
-            end_time: recorded.end_time.unwrap_or(start_time),
-            attributes,
-            dropped_attributes_count: recorded.dropped_attributes + dropped,
-            events: recorded.events,
-            links,
-            status: recorded.status,
-            instrumentation_scope: match recorded.scope {
-                Scope::Kept(scope) => scope.clone(),
-                Scope::Own(scope) => *scope,
+/// What an ended span says, whoever has made it.
+pub(super) struct View<'a> {
+    pub(super) span_context: &'a SpanContext,
+    pub(super) parent_span_id: SpanId,
+    pub(super) parent_span_is_remote: bool,
+    pub(super) kind: &'a SpanKind,
+    pub(super) name: &'a str,
+    pub(super) start_time: SystemTime,
+    pub(super) end_time: SystemTime,
+    /// Whose attributes come first.
+    pub(super) request: Option<&'a ServerRequest>,
+    pub(super) attributes: [&'a [KeyValue]; 2],
+    /// Past this, attributes are dropped.
+    pub(super) max_attributes: u32,
+    pub(super) dropped_attributes: u32,
+    pub(super) events: &'a SpanEvents,
+    pub(super) links: &'a [Link],
+    /// Past this, links are dropped.
+    pub(super) max_links: u32,
+    pub(super) dropped_links: u32,
+    pub(super) status: &'a Status,
+    pub(super) scope: &'a InstrumentationScope,
+}
+
+impl Ended {
+    pub(super) fn view(&self) -> View<'_> {
+        match self {
+            Self::Own(span_context, recorded) => {
+                let (new, limits) = (&recorded.new, &recorded.spans.limits);
+                View {
+                    span_context,
+                    parent_span_id: recorded.parent_span_id,
+                    parent_span_is_remote: recorded.parent_span_is_remote,
+                    kind: &new.kind,
+                    name: &new.name,
+                    start_time: new.start_time,
+                    end_time: recorded.end_time.unwrap_or(new.start_time),
+                    request: new.request.as_ref(),
+                    attributes: [&new.attributes, &recorded.attributes],
+                    max_attributes: limits.max_attributes_per_span,
+                    dropped_attributes: recorded.dropped_attributes,
+                    events: &recorded.events,
+                    links: &new.links,
+                    max_links: limits.max_links_per_span,
+                    dropped_links: recorded.dropped_links,
+                    status: &recorded.status,
+                    scope: match &recorded.scope {
+                        Scope::Kept(scope) => scope,
+                        Scope::Own(scope) => scope,
+                    },
+                }
+            }
+            Self::Sdk(span) => View {
+                span_context: &span.span_context,
+                parent_span_id: span.parent_span_id,
+                parent_span_is_remote: span.parent_span_is_remote,
+                kind: &span.span_kind,
+                name: &span.name,
+                start_time: span.start_time,
+                end_time: span.end_time,
+                request: None,
+                attributes: [&span.attributes, &[]],
+                max_attributes: u32::MAX,
+                dropped_attributes: span.dropped_attributes_count,
+                events: &span.events,
+                links: &span.links.links,
+                max_links: u32::MAX,
+                dropped_links: span.links.dropped_count,
+                status: &span.status,
+                scope: &span.instrumentation_scope,
             },
+        }
+    }
+}
+
+impl View<'_> {
+    /// The same as the SDK has it.
+    pub(super) fn to_data(&self) -> SpanData {
+        let attributes = self.attributes.into_iter().flatten().cloned();
+        let mut attributes = NewSpan::all_attributes(self.request, attributes);
+        let dropped_attributes = cut(&mut attributes, self.max_attributes);
+        let mut links = SpanLinks::default();
+        links.links = self.links.to_vec();
+        links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
+        SpanData {
+            span_context: self.span_context.clone(),
+            parent_span_id: self.parent_span_id,
+            parent_span_is_remote: self.parent_span_is_remote,
+            span_kind: self.kind.clone(),
+            name: Cow::Owned(self.name.to_owned()),
+            start_time: self.start_time,
+            end_time: self.end_time,
+            attributes,
+            dropped_attributes_count: self.dropped_attributes + dropped_attributes,
+            events: self.events.clone(),
+            links,
+            status: self.status.clone(),
+            instrumentation_scope: self.scope.clone(),
         }
     }
 }
@@ -468,7 +528,7 @@ mod tests {
 
         fn exported(&self) -> [Vec<SpanData>; 2] {
             let (own, _) = self.queue.take(&mut self.queue.waiting());
-            let own = own.into_iter().map(Item::into_exported).collect();
+            let own = own.iter().map(|span| span.view().to_data()).collect();
             let sdk = self.exporter.get_finished_spans();
             [own, sdk.expect("it is not shut down")]
         }

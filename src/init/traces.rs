@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use opentelemetry::trace::{Event, Link, Status};
 use opentelemetry::{Array, Context, KeyValue, Value};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
@@ -21,6 +18,7 @@ use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
 use super::queue::Queue;
 use super::settings::{Exporter, Limits, Signal};
+use super::span_message::{Around, SpanMessage};
 use super::spans::Ended;
 use super::stats::Outcome;
 
@@ -36,8 +34,10 @@ pub(super) fn provider(
             Exporter::Otlp => {
                 let sink = SpanSink {
                     client: building.client(Signal::Traces, batch.export_timeout)?,
-                    resource: (&building.resource).into(),
-                    limits: building.config.limits,
+                    around: Around::new(
+                        (&building.resource).into(),
+                        building.config.limits.span_value_length,
+                    ),
                 };
                 let counters = building.counters[Signal::Traces].clone();
                 batch::queue(Signal::Traces, batch, counters, sink)
@@ -191,17 +191,13 @@ impl SpanProcessor for Processor {
 
 struct SpanSink {
     client: OtlpClient,
-    resource: ResourceAttributesWithSchema,
-    limits: Limits,
+    around: Arc<Around>,
 }
 
-impl Sink<SpanData> for SpanSink {
-    async fn export(&self, batch: Vec<SpanData>) -> Outcome {
-        let mut request = ExportTraceServiceRequest {
-            resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
-        };
-        self.limits.cut_spans(&mut request);
-        self.client.export(request).await
+impl Sink<Ended> for SpanSink {
+    async fn export(&self, batch: Vec<Ended>) -> Outcome {
+        let message = SpanMessage::new(batch, self.around.clone());
+        self.client.export(message).await
     }
 }
 

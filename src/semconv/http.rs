@@ -10,7 +10,7 @@ use opentelemetry::{Array, KeyValue, StringValue, Value};
 use super::forwarded::Forwarded;
 use super::redact::{self, SensitiveParameters};
 use super::{
-    HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
+    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
     NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
     SERVER_PORT, Side, URL_FULL, URL_PATH, URL_SCHEME, truncate,
 };
@@ -166,9 +166,9 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 }
 
 /// `network.peer.address` and `network.peer.port`
-pub(super) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(KeyValue)) {
-    add(KeyValue::new(NETWORK_PEER_ADDRESS, peer.ip().to_string()));
-    add(KeyValue::new(NETWORK_PEER_PORT, i64::from(peer.port())));
+pub(super) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    add(NETWORK_PEER_ADDRESS, Fact::Text(&peer.ip().to_string()));
+    add(NETWORK_PEER_PORT, Fact::Number(peer.port().into()));
 }
 
 /// `server.address`, no longer than it is kept.

@@ -1,6 +1,8 @@
 //! What the OpenTelemetry semantic conventions say, version 1.42: pure functions from HTTP types
 //! to names and attribute values. Nothing else in this crate knows a name of the conventions.
 
+use std::borrow::Cow;
+
 use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
@@ -30,6 +32,28 @@ pub(crate) use opentelemetry_semantic_conventions::metric::{
 };
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
 pub(crate) use server_request::ServerRequest;
+
+/// A value of an attribute, as it is before anybody keeps it.
+pub(crate) enum Fact<'a> {
+    /// One that is much the same for all requests.
+    Name(Cow<'static, str>),
+    Text(&'a str),
+    Number(i64),
+}
+
+impl Fact<'_> {
+    fn name(name: &'static str) -> Self {
+        Self::Name(Cow::Borrowed(name))
+    }
+
+    pub(crate) fn attribute(self, key: &'static str) -> KeyValue {
+        match self {
+            Self::Name(name) => KeyValue::new(key, name),
+            Self::Text(text) => KeyValue::new(key, text.to_owned()),
+            Self::Number(number) => KeyValue::new(key, number),
+        }
+    }
+}
 
 /// Which end of a request is described.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use opentelemetry::KeyValue;
 
 use super::http::{peer, peer_attributes};
 use super::server_request::{server, server_attributes};
-use super::{Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
+use super::{Fact, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 use crate::request_headers::RequestHeaders;
 
 /// `rpc.system.name`
@@ -63,6 +63,7 @@ pub(crate) fn request_attributes(
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
+    let add = &mut |key, fact: Fact<'_>| add(fact.attribute(key));
     if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }

@@ -7,7 +7,6 @@ use ::http::Version;
 use ::http::header::HeaderValue;
 use ::http::request::Parts;
 use ::http::uri::Authority;
-use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
 use super::forwarded::Forwarded;
@@ -17,7 +16,7 @@ use super::http::{
 };
 use super::redact::{self, SensitiveParameters};
 use super::{
-    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
     NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
@@ -114,7 +113,7 @@ impl ServerRequest {
     }
 
     /// The attributes of a server span that are known when the request arrives.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
         let mut rest = &*self.text;
         let mut next = |length: u16| {
             let (piece, after) = rest.split_at_checked(length.into()).unwrap_or_default();
@@ -126,34 +125,36 @@ impl ServerRequest {
         let server = ascii(next(self.lengths.authority)).and_then(split_authority);
         let user_agent = ascii(next(self.lengths.user_agent)).filter(|agent| !agent.is_empty());
         let query = self.lengths.query.map(|length| text(next(length)));
-        add(KeyValue::new(HTTP_REQUEST_METHOD, self.method));
+        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
         if self.lengths.original_method > 0 {
-            let original = text(next(self.lengths.original_method)).to_owned();
-            add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
+            let original = text(next(self.lengths.original_method));
+            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
         }
-        add(KeyValue::new(URL_SCHEME, self.scheme.as_str()));
-        add(KeyValue::new(URL_PATH, path.to_owned()));
+        add(URL_SCHEME, Fact::name(self.scheme.as_str()));
+        add(URL_PATH, Fact::Text(path));
         if let Some(query) = query {
-            add(KeyValue::new(URL_QUERY, query.to_owned()));
+            add(URL_QUERY, Fact::Text(query));
         }
         if let Some((host, port)) = server {
             server_attributes(host, port, add);
         }
         if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
-            add(KeyValue::new(CLIENT_ADDRESS, client.to_string()));
+            add(CLIENT_ADDRESS, Fact::Text(&client.to_string()));
         }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
         }
         if let Some(version) = protocol_version(self.version) {
-            add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
+            add(NETWORK_PROTOCOL_VERSION, Fact::name(version));
         }
         if let Some(agent) = user_agent {
-            let agent = truncate(agent, MAX_USER_AGENT).into_owned();
-            add(KeyValue::new(USER_AGENT_ORIGINAL, agent));
+            add(
+                USER_AGENT_ORIGINAL,
+                Fact::Text(&truncate(agent, MAX_USER_AGENT)),
+            );
         }
         if let Some(route) = &self.route {
-            add(KeyValue::new(HTTP_ROUTE, route.clone()));
+            add(HTTP_ROUTE, Fact::Name(route.clone()));
         }
     }
 
@@ -199,11 +200,14 @@ fn ascii(text: &[u8]) -> Option<&str> {
 }
 
 /// `server.address` and `server.port`
-pub(super) fn server_attributes(host: &str, port: Option<u16>, add: &mut impl FnMut(KeyValue)) {
-    let host = truncate(host, MAX_HOST).into_owned();
-    add(KeyValue::new(SERVER_ADDRESS, host));
+pub(super) fn server_attributes(
+    host: &str,
+    port: Option<u16>,
+    add: &mut impl FnMut(&'static str, Fact<'_>),
+) {
+    add(SERVER_ADDRESS, Fact::Text(&truncate(host, MAX_HOST)));
     if let Some(port) = port {
-        add(KeyValue::new(SERVER_PORT, i64::from(port)));
+        add(SERVER_PORT, Fact::Number(port.into()));
     }
 }
 
@@ -222,7 +226,7 @@ mod tests {
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
         kept.read(&request, &headers, &Forwarded::default(), None);
         let mut attributes = Vec::new();
-        kept.attributes(&mut |one| attributes.push(one));
+        kept.attributes(&mut |key, fact| attributes.push(fact.attribute(key)));
         let value = |key: &str| {
             let mut attributes = attributes.iter();
             let found = attributes.find(|one| one.key.as_str() == key)?;

@@ -1,0 +1,494 @@
+//! The message that carries spans to a receiver, written from what was recorded of them.
+//!
+//! A service under load has many thousand spans a second. Each is written once, where the message
+//! is put together, and nothing is copied for it before.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use opentelemetry::trace::{self, SpanId};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::common::v1 as common;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status, span, status};
+use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, message};
+
+use super::limits::{cut, cut_all, cut_text};
+use super::messages::{Holds, Request};
+use super::spans::{Ended, View};
+use crate::semconv::Fact;
+
+/// Bytes of a span with the attributes of a request, about.
+const SPAN: usize = 512;
+
+/// An `ExportTraceServiceRequest`.
+pub(super) struct SpanMessage {
+    spans: Vec<Ended>,
+    around: Arc<Around>,
+}
+
+/// What all messages have in common.
+pub(super) struct Around {
+    /// As it is written.
+    resource: Vec<u8>,
+    schema_url: String,
+    /// Limit of the characters of a value.
+    value_length: Option<usize>,
+}
+
+impl Around {
+    pub(super) fn new(
+        resource: ResourceAttributesWithSchema,
+        value_length: Option<usize>,
+    ) -> Arc<Self> {
+        let attributes = resource.attributes.0;
+        Arc::new(Self {
+            resource: Resource {
+                attributes,
+                ..Resource::default()
+            }
+            .encode_to_vec(),
+            schema_url: resource.schema_url.unwrap_or_default(),
+            value_length,
+        })
+    }
+}
+
+impl SpanMessage {
+    pub(super) fn new(spans: Vec<Ended>, around: Arc<Around>) -> Self {
+        Self { spans, around }
+    }
+}
+
+impl Holds for SpanMessage {
+    fn count(&self) -> usize {
+        self.spans.len()
+    }
+
+    fn split_off(&mut self, keep: usize) -> Self {
+        Self {
+            spans: self.spans.split_off(keep.min(self.spans.len())),
+            around: self.around.clone(),
+        }
+    }
+}
+
+impl Request for SpanMessage {
+    fn encode(&self) -> Vec<u8> {
+        let mut scopes: Vec<(&InstrumentationScope, Vec<u8>)> = Vec::new();
+        let mut span = Vec::with_capacity(SPAN);
+        for ended in &self.spans {
+            let view = ended.view();
+            let is_same = |scope: &InstrumentationScope| {
+                std::ptr::eq(scope, view.scope) || scope == view.scope
+            };
+            let index = scopes.iter().position(|(scope, _)| is_same(scope));
+            let index = index.unwrap_or_else(|| {
+                scopes.push((view.scope, Vec::with_capacity(self.spans.len() * SPAN)));
+                scopes.len() - 1
+            });
+            span.clear();
+            write_span(&view, self.around.value_length, &mut span);
+            bytes(2, &span, &mut scopes[index].1);
+        }
+        let mut resource_spans = Vec::new();
+        bytes(1, &self.around.resource, &mut resource_spans);
+        for (scope, spans) in scopes {
+            let mut scope_spans = Vec::with_capacity(SPAN + spans.len());
+            message::encode(
+                1,
+                &common::InstrumentationScope::from((scope, None)),
+                &mut scope_spans,
+            );
+            scope_spans.extend_from_slice(&spans);
+            text(3, scope.schema_url().unwrap_or_default(), &mut scope_spans);
+            bytes(2, &scope_spans, &mut resource_spans);
+        }
+        text(3, &self.around.schema_url, &mut resource_spans);
+        let mut request = Vec::with_capacity(resource_spans.len() + 8);
+        bytes(1, &resource_spans, &mut request);
+        request
+    }
+
+    fn rejected(answer: Bytes) -> Option<(i64, String)> {
+        let answer = ExportTraceServiceResponse::decode(answer).ok()?;
+        let partial = answer.partial_success.unwrap_or_default();
+        Some((partial.rejected_spans, partial.error_message))
+    }
+
+    #[cfg(feature = "http-json")]
+    fn to_json(&self) -> Vec<u8> {
+        use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
+        let message = ExportTraceServiceRequest::decode(&*self.encode());
+        let json = message.map(|message| serde_json::to_vec(&message).unwrap_or_default());
+        json.unwrap_or_default()
+    }
+}
+
+/// Writes a span, with values no longer than `limit`: by hand what every span has, and the rest as
+/// prost does.
+fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
+    let span_context = view.span_context;
+    bytes(1, &span_context.trace_id().to_bytes(), span);
+    bytes(2, &span_context.span_id().to_bytes(), span);
+    if view.parent_span_id != SpanId::INVALID {
+        bytes(4, &view.parent_span_id.to_bytes(), span);
+    }
+    text(5, view.name, span);
+    let mut room = view.max_attributes;
+    let mut dropped_attributes = view.dropped_attributes;
+    let mut add = |key: &str, value: Written<'_>| {
+        if room == 0 {
+            dropped_attributes += 1;
+        } else {
+            room -= 1;
+            attribute(key, value.cut(limit), span);
+        }
+    };
+    if let Some(request) = view.request {
+        request.attributes(&mut |key, fact| {
+            let value = match &fact {
+                Fact::Name(name) => Written::Text(name),
+                Fact::Text(text) => Written::Text(text),
+                Fact::Number(number) => Written::Number(*number),
+            };
+            add(key, value);
+        });
+    }
+    for KeyValue { key, value, .. } in view.attributes.into_iter().flatten() {
+        let value = match value {
+            Value::String(text) => Written::Text(text.as_str()),
+            Value::I64(number) => Written::Number(*number),
+            other => Written::Other(other.clone().into()),
+        };
+        add(key.as_str(), value);
+    }
+    let max_links = usize::try_from(view.max_links).unwrap_or(usize::MAX);
+    let cut_links = view.links.len().saturating_sub(max_links);
+    let rest = Span {
+        trace_state: span_context.trace_state().header(),
+        kind: span::SpanKind::from(view.kind.clone()).into(),
+        start_time_unix_nano: nanoseconds(view.start_time),
+        end_time_unix_nano: nanoseconds(view.end_time),
+        dropped_attributes_count: dropped_attributes,
+        events: view
+            .events
+            .iter()
+            .map(|event| span::Event {
+                time_unix_nano: nanoseconds(event.timestamp),
+                name: event.name.clone().into_owned(),
+                attributes: attributes(&event.attributes, limit),
+                dropped_attributes_count: event.dropped_attributes_count,
+            })
+            .collect(),
+        dropped_events_count: view.events.dropped_count,
+        links: view
+            .links
+            .iter()
+            .take(max_links)
+            .map(|link| span::Link {
+                attributes: attributes(&link.attributes, limit),
+                ..link.clone().into()
+            })
+            .collect(),
+        dropped_links_count: view.dropped_links + u32::try_from(cut_links).unwrap_or(u32::MAX),
+        status: Some(Status {
+            code: status::StatusCode::from(view.status).into(),
+            message: match view.status {
+                trace::Status::Error { description } => description.clone().into_owned(),
+                _ => String::new(),
+            },
+        }),
+        flags: u32::from(span_context.trace_flags().to_u8())
+            | SpanFlags::ContextHasIsRemoteMask as u32
+            | if view.parent_span_is_remote {
+                SpanFlags::ContextIsRemoteMask as u32
+            } else {
+                0
+            },
+        ..Span::default()
+    };
+    // It fails where there is no room, and a vector grows.
+    let _ = rest.encode(span);
+}
+
+fn attributes(attributes: &[KeyValue], limit: Option<usize>) -> Vec<common::KeyValue> {
+    let mut attributes = Attributes::from(attributes.iter().cloned()).0;
+    if let Some(limit) = limit {
+        cut_all(&mut attributes, limit);
+    }
+    attributes
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The value of an attribute that is to be written.
+enum Written<'a> {
+    Text(&'a str),
+    Number(i64),
+    Other(common::AnyValue),
+}
+
+impl Written<'_> {
+    /// No longer than `limit`, where there is one.
+    fn cut(self, limit: Option<usize>) -> Self {
+        let Some(limit) = limit else {
+            return self;
+        };
+        match self {
+            Self::Text(text) => Self::Text(cut_text(text, limit)),
+            Self::Number(number) => Self::Number(number),
+            Self::Other(mut value) => {
+                cut(&mut value, limit);
+                Self::Other(value)
+            }
+        }
+    }
+
+    /// How long an `AnyValue` is with it.
+    fn length(&self) -> usize {
+        match self {
+            Self::Text(text) => 1 + delimited_length(text.len()),
+            Self::Number(number) => 1 + encoded_len_varint(varint(*number)),
+            Self::Other(value) => value.encoded_len(),
+        }
+    }
+}
+
+/// A number as protobuf's `int64` has it.
+fn varint(number: i64) -> u64 {
+    u64::from_ne_bytes(number.to_ne_bytes())
+}
+
+/// Writes one of the `attributes` of a `Span`.
+fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
+    let length = value.length();
+    encode_key(9, WireType::LengthDelimited, span);
+    encode_varint(
+        (1 + delimited_length(key.len()) + 1 + delimited_length(length)) as u64,
+        span,
+    );
+    bytes(1, key.as_bytes(), span);
+    encode_key(2, WireType::LengthDelimited, span);
+    encode_varint(length as u64, span);
+    match value {
+        Written::Text(text) => bytes(1, text.as_bytes(), span),
+        Written::Number(number) => {
+            encode_key(3, WireType::Varint, span);
+            encode_varint(varint(number), span);
+        }
+        Written::Other(value) => {
+            let _ = value.encode(span);
+        }
+    }
+}
+
+/// How long something is with its length before it.
+fn delimited_length(length: usize) -> usize {
+    encoded_len_varint(length as u64) + length
+}
+
+/// Writes a field.
+fn bytes(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, message);
+    encode_varint(bytes.len() as u64, message);
+    message.extend_from_slice(bytes);
+}
+
+/// Writes a field, unless it is empty.
+fn text(tag: u32, text: &str, message: &mut Vec<u8>) {
+    if !text.is_empty() {
+        bytes(tag, text.as_bytes(), message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+    use opentelemetry::trace::{
+        Event, Link, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceId,
+    };
+    use opentelemetry::{Array, Context, StringValue};
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
+    use opentelemetry_sdk::Resource as SdkResource;
+    use opentelemetry_sdk::trace::SpanLimits;
+
+    use super::*;
+    use crate::init::queue::Queue;
+    use crate::init::settings::{Batch, Sampler};
+    use crate::init::spans::{Sampling, Tracers};
+    use crate::init::traces::Spans;
+    use crate::providers::{MakeTracer, NewSpan, Parent};
+    use crate::request_headers::RequestHeaders;
+    use crate::semconv::http::Scheme;
+    use crate::semconv::{Forwarded, SensitiveParameters, ServerRequest};
+
+    fn span_context(flags: u8, is_remote: bool) -> SpanContext {
+        let state = "vendor=value,other=1".parse().expect("it is valid");
+        let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
+        SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
+    }
+
+    fn request() -> ServerRequest {
+        let request = http::Request::builder()
+            .method("BREW")
+            .uri("/users/42?name=Ada")
+            .header(header::HOST, "example.com:8080")
+            .header(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"))
+            .body(());
+        let (request, ()) = request.expect("it is a request").into_parts();
+        let route = Some("/users/{id}".into());
+        let mut kept = ServerRequest::new("_OTHER", route, Scheme::Https);
+        kept.read(
+            &request,
+            &RequestHeaders::of(&request.headers),
+            &Forwarded::default(),
+            Some(&SensitiveParameters::default()),
+        );
+        kept
+    }
+
+    fn values() -> Vec<KeyValue> {
+        let texts = ["ä text that is long", "b"].map(StringValue::from).to_vec();
+        vec![
+            KeyValue::new("text", "ä text that is long"),
+            KeyValue::new("empty", ""),
+            KeyValue::new("", "no key"),
+            KeyValue::new("number", -1),
+            KeyValue::new("large", i64::MAX),
+            KeyValue::new("fraction", 0.5),
+            KeyValue::new("flag", true),
+            KeyValue::new("texts", Value::Array(Array::String(texts))),
+            KeyValue::new("numbers", Value::Array(Array::I64(vec![1, -2]))),
+            KeyValue::new("nothing", Value::Array(Array::Bool(Vec::new()))),
+        ]
+    }
+
+    /// Spans of all kinds, as they end.
+    fn spans(limits: SpanLimits) -> Vec<Ended> {
+        let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
+        let spans = Box::leak(Box::new(Spans::to(queue.clone(), limits)));
+        let sampling = Sampling::of(&Sampler::AlwaysOn).expect("it is one of the SDK's");
+        let tracers = Tracers::new(spans, sampling);
+        let tracer = |name| tracers.make(InstrumentationScope::builder(name).build());
+        let parents = [
+            None,
+            Some(span_context(1, true)),
+            Some(span_context(3, false)),
+        ];
+        let kinds = [SpanKind::Server, SpanKind::Internal, SpanKind::Producer];
+        for (n, (parent, kind)) in parents.iter().zip(kinds).enumerate() {
+            let root = &Context::new();
+            let parent = Parent {
+                cx: root,
+                span_context: parent.as_ref(),
+            };
+            let scope = ["first", "second", "first"][n];
+            let started = tracer(scope).start(parent, &mut |new: &mut NewSpan| {
+                new.name = scope.into();
+                new.kind = kind.clone();
+                new.start_time =
+                    UNIX_EPOCH + std::time::Duration::from_nanos(1_700_000_000_000_000_123);
+                new.request = (n == 0).then(request);
+                new.attributes = values();
+                let link = || Link::new(span_context(0, true), values(), 3);
+                new.links = (0..n * 2).map(|_| link()).collect();
+            });
+            let span = started.cx.span();
+            span.set_attributes(values());
+            if n > 0 {
+                span.add_event("event", values());
+                span.add_event("other", Vec::new());
+                span.set_status(trace::Status::error("it failed"));
+            }
+            if n == 2 {
+                span.set_status(trace::Status::Ok);
+            }
+            span.end();
+        }
+        let (mut ended, _) = queue.take(&mut queue.waiting());
+        let mut data = ended[1].view().to_data();
+        data.name = "of the SDK".into();
+        data.span_kind = SpanKind::Client;
+        data.events.events = vec![Event::with_name("event")];
+        ended.push(Ended::Sdk(Box::new(data)));
+        ended
+    }
+
+    /// The message that the crates of OpenTelemetry make of the same.
+    fn expected(
+        ended: &[Ended],
+        resource: &SdkResource,
+        value_length: Option<usize>,
+    ) -> ExportTraceServiceRequest {
+        let data = ended.iter().map(|span| span.view().to_data()).collect();
+        let mut resource_spans = group_spans_by_resource_and_scope(data, &resource.into());
+        let scopes = resource_spans
+            .iter_mut()
+            .flat_map(|one| &mut one.scope_spans);
+        for span in scopes.flat_map(|scope| &mut scope.spans) {
+            let events = span.events.iter_mut().map(|event| &mut event.attributes);
+            let links = span.links.iter_mut().map(|link| &mut link.attributes);
+            for attributes in events.chain(links).chain([&mut span.attributes]) {
+                if let Some(length) = value_length {
+                    cut_all(attributes, length);
+                }
+            }
+        }
+        ExportTraceServiceRequest { resource_spans }
+    }
+
+    #[test]
+    fn a_message_is_what_the_crates_of_opentelemetry_make_of_the_spans() {
+        let few = SpanLimits {
+            max_events_per_span: 1,
+            max_attributes_per_span: 12,
+            max_links_per_span: 1,
+            max_attributes_per_event: 2,
+            max_attributes_per_link: 2,
+        };
+        let resource = SdkResource::builder_empty()
+            .with_schema_url(
+                [KeyValue::new("service.name", "shop"), KeyValue::new("n", 1)],
+                "https://example.com/schema",
+            )
+            .build();
+        for (limits, value_length) in [
+            (SpanLimits::default(), None),
+            (SpanLimits::default(), Some(3)),
+            (few, None),
+            (few, Some(0)),
+        ] {
+            let ended = spans(limits);
+            let expected = expected(&ended, &resource, value_length);
+            let around = Around::new((&resource).into(), value_length);
+            let mut message = SpanMessage::new(ended, around);
+            let decode = |message: &SpanMessage| {
+                ExportTraceServiceRequest::decode(&*message.encode()).expect("it is a message")
+            };
+            assert_eq!(decode(&message), expected, "{value_length:?}");
+            assert_eq!(expected.resource_spans[0].scope_spans.len(), 2);
+            // Cut in two, it holds the same.
+            let rest = message.split_off(3);
+            assert_eq!((message.count(), rest.count()), (3, 1));
+            let rest = decode(&rest);
+            let [scope] = &*rest.resource_spans[0].scope_spans else {
+                panic!("it is one span");
+            };
+            assert_eq!(scope.spans[0].name, "of the SDK");
+            assert_eq!(
+                rest.resource_spans[0].resource,
+                expected.resource_spans[0].resource
+            );
+        }
+    }
+}
