@@ -12,10 +12,12 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status, span, status};
+use opentelemetry_proto::tonic::trace::v1::{
+    self as proto, ResourceSpans, Span, SpanFlags, Status, span, status,
+};
 use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, message};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::limits::{cut, cut_all, cut_text};
 use super::messages::{Holds, Request};
@@ -33,9 +35,8 @@ pub(super) struct SpanMessage {
 
 /// What all messages have in common.
 pub(super) struct Around {
-    /// As it is written.
-    resource: Vec<u8>,
-    schema_url: String,
+    /// What the `ResourceSpans` has besides spans, as it is written.
+    head: Vec<u8>,
     /// Limit of the characters of a value.
     value_length: Option<usize>,
 }
@@ -45,16 +46,41 @@ impl Around {
         resource: ResourceAttributesWithSchema,
         value_length: Option<usize>,
     ) -> Arc<Self> {
-        let attributes = resource.attributes.0;
-        Arc::new(Self {
-            resource: Resource {
-                attributes,
+        let head = ResourceSpans {
+            resource: Some(Resource {
+                attributes: resource.attributes.0,
                 ..Resource::default()
-            }
-            .encode_to_vec(),
+            }),
+            scope_spans: Vec::new(),
             schema_url: resource.schema_url.unwrap_or_default(),
+        };
+        Arc::new(Self {
+            head: head.encode_to_vec(),
             value_length,
         })
+    }
+}
+
+/// The spans of one scope.
+struct ScopeSpans<'a> {
+    scope: &'a InstrumentationScope,
+    /// What the message has besides spans, as it is written.
+    head: Vec<u8>,
+    spans: Vec<u8>,
+}
+
+impl<'a> ScopeSpans<'a> {
+    fn of(scope: &'a InstrumentationScope) -> Self {
+        let head = proto::ScopeSpans {
+            scope: Some((scope, None).into()),
+            spans: Vec::new(),
+            schema_url: scope.schema_url().unwrap_or_default().to_owned(),
+        };
+        Self {
+            scope,
+            head: head.encode_to_vec(),
+            spans: Vec::new(),
+        }
     }
 }
 
@@ -79,38 +105,37 @@ impl Holds for SpanMessage {
 
 impl Request for SpanMessage {
     fn encode(&self) -> Vec<u8> {
-        let mut scopes: Vec<(&InstrumentationScope, Vec<u8>)> = Vec::new();
+        let around = &*self.around;
+        let mut scopes: Vec<ScopeSpans<'_>> = Vec::new();
         let mut span = Vec::with_capacity(SPAN);
         for ended in &self.spans {
             let view = ended.view();
             let is_same = |scope: &InstrumentationScope| {
                 std::ptr::eq(scope, view.scope) || scope == view.scope
             };
-            let index = scopes.iter().position(|(scope, _)| is_same(scope));
+            let index = scopes.iter().position(|one| is_same(one.scope));
             let index = index.unwrap_or_else(|| {
-                scopes.push((view.scope, Vec::with_capacity(self.spans.len() * SPAN)));
+                scopes.push(ScopeSpans::of(view.scope));
                 scopes.len() - 1
             });
             span.clear();
-            write_span(&view, self.around.value_length, &mut span);
-            bytes(2, &span, &mut scopes[index].1);
+            write_span(&view, around.value_length, &mut span);
+            bytes(2, &span, &mut scopes[index].spans);
         }
-        let mut resource_spans = Vec::new();
-        bytes(1, &self.around.resource, &mut resource_spans);
-        for (scope, spans) in scopes {
-            let mut scope_spans = Vec::with_capacity(SPAN + spans.len());
-            message::encode(
-                1,
-                &common::InstrumentationScope::from((scope, None)),
-                &mut scope_spans,
-            );
-            scope_spans.extend_from_slice(&spans);
-            text(3, scope.schema_url().unwrap_or_default(), &mut scope_spans);
-            bytes(2, &scope_spans, &mut resource_spans);
+        let length = |one: &ScopeSpans<'_>| one.head.len() + one.spans.len();
+        let scopes_length: usize = scopes
+            .iter()
+            .map(|one| KEY + delimited_length(length(one)))
+            .sum();
+        let resource_spans = around.head.len() + scopes_length;
+        let mut request = Vec::with_capacity(KEY + delimited_length(resource_spans));
+        begin(1, resource_spans, &mut request);
+        request.extend_from_slice(&around.head);
+        for one in &scopes {
+            begin(2, length(one), &mut request);
+            request.extend_from_slice(&one.head);
+            request.extend_from_slice(&one.spans);
         }
-        text(3, &self.around.schema_url, &mut resource_spans);
-        let mut request = Vec::with_capacity(resource_spans.len() + 8);
-        bytes(1, &resource_spans, &mut request);
         request
     }
 
@@ -139,7 +164,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
     if view.parent_span_id != SpanId::INVALID {
         bytes(4, &view.parent_span_id.to_bytes(), span);
     }
-    text(5, view.name, span);
+    bytes(5, view.name.as_bytes(), span);
     let mut room = view.max_attributes;
     let mut dropped_attributes = view.dropped_attributes;
     let mut add = |key: &str, value: Written<'_>| {
@@ -256,8 +281,8 @@ impl Written<'_> {
     /// How long an `AnyValue` is with it.
     fn length(&self) -> usize {
         match self {
-            Self::Text(text) => 1 + delimited_length(text.len()),
-            Self::Number(number) => 1 + encoded_len_varint(varint(*number)),
+            Self::Text(text) => KEY + delimited_length(text.len()),
+            Self::Number(number) => KEY + encoded_len_varint(varint(*number)),
             Self::Other(value) => value.encoded_len(),
         }
     }
@@ -271,14 +296,10 @@ fn varint(number: i64) -> u64 {
 /// Writes one of the `attributes` of a `Span`.
 fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     let length = value.length();
-    encode_key(9, WireType::LengthDelimited, span);
-    encode_varint(
-        (1 + delimited_length(key.len()) + 1 + delimited_length(length)) as u64,
-        span,
-    );
+    let whole = KEY + delimited_length(key.len()) + KEY + delimited_length(length);
+    begin(9, whole, span);
     bytes(1, key.as_bytes(), span);
-    encode_key(2, WireType::LengthDelimited, span);
-    encode_varint(length as u64, span);
+    begin(2, length, span);
     match value {
         Written::Text(text) => bytes(1, text.as_bytes(), span),
         Written::Number(number) => {
@@ -291,23 +312,24 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     }
 }
 
+/// Bytes of what is before a field, of which none here has a number over 15.
+const KEY: usize = 1;
+
 /// How long something is with its length before it.
 fn delimited_length(length: usize) -> usize {
     encoded_len_varint(length as u64) + length
 }
 
-/// Writes a field.
-fn bytes(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
+/// Begins a field of so many bytes.
+fn begin(tag: u32, length: usize, message: &mut Vec<u8>) {
     encode_key(tag, WireType::LengthDelimited, message);
-    encode_varint(bytes.len() as u64, message);
-    message.extend_from_slice(bytes);
+    encode_varint(length as u64, message);
 }
 
-/// Writes a field, unless it is empty.
-fn text(tag: u32, text: &str, message: &mut Vec<u8>) {
-    if !text.is_empty() {
-        bytes(tag, text.as_bytes(), message);
-    }
+/// Writes a field.
+fn bytes(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
+    begin(tag, bytes.len(), message);
+    message.extend_from_slice(bytes);
 }
 
 #[cfg(test)]
