@@ -11,6 +11,7 @@ use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
+use crate::metrics::Ended;
 use crate::options::guarded;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv;
@@ -191,18 +192,14 @@ impl Drop for Call {
             None if self.pending => Some(semconv::CANCELLED),
             None => None,
         };
-        let error = error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error));
         if let Some(metrics) = &self.metrics {
-            let (place, name) = metrics.function;
-            let function = format!("{place}::{name}");
-            let function = KeyValue::new(semconv::CODE_FUNCTION_NAME, function);
+            let ended = Ended {
+                function: metrics.function,
+                error,
+            };
             let elapsed = metrics.start.elapsed().as_secs_f64();
-            let attributes: Vec<_> = [Some(function), error.clone()]
-                .into_iter()
-                .flatten()
-                .collect();
             let functions = &metrics.providers.functions;
-            functions.record_function_duration(elapsed, &attributes);
+            functions.record_function_duration(ended, elapsed);
         }
         if let Some(OpenSpan {
             cx,
@@ -211,7 +208,7 @@ impl Drop for Call {
         {
             let span = cx.span();
             if let Some(error) = error {
-                span.set_attribute(error);
+                span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
             }
             if panics && self.error.is_none() {
                 span.set_status(Status::error(""));
