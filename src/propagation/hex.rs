@@ -34,12 +34,14 @@ pub(super) fn decode<const D: usize, const N: usize>(digits: &[u8]) -> Option<[u
     (all < 16).then_some(bytes)
 }
 
-/// Writes the digits of bytes to a text that has room for them.
+/// The `D` digits of `N` bytes, twice as many.
 #[inline]
-pub(super) fn encode<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+pub(super) fn encode<const N: usize, const D: usize>(bytes: [u8; N]) -> [u8; D] {
+    let mut text = [0; D];
+    for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(bytes) {
         *pair = [digit(byte >> 4), digit(byte & 0x0f)];
     }
+    text
 }
 
 #[cfg(test)]
@@ -49,14 +51,12 @@ mod tests {
     #[test]
     fn every_byte_is_written_and_read_as_the_standard_library_has_it() {
         for byte in 0..=255 {
-            let mut text = [0; 2];
-            encode([byte], &mut text);
+            let text: [u8; 2] = encode([byte]);
             assert_eq!(text, format!("{byte:02x}").as_bytes());
             assert_eq!(decode::<2, 1>(&text), Some([byte]));
         }
         let bytes: [u8; 16] = std::array::from_fn(|n| (n * 67) as u8);
-        let mut text = [0; 32];
-        encode(bytes, &mut text);
+        let text: [u8; 32] = encode(bytes);
         assert_eq!(text[..6], *b"004386");
         assert_eq!(decode::<32, 16>(&text), Some(bytes));
     }

@@ -282,17 +282,19 @@ impl ResponseHeaders {
 
 /// The trace id as text.
 fn trace_id(span_context: &SpanContext) -> HeaderValue {
-    let mut text = [0; 32];
-    hex::encode(span_context.trace_id().to_bytes(), &mut text);
+    let text: [u8; 32] = hex::encode(span_context.trace_id().to_bytes());
     value(&text)
 }
 
 /// A span context as `00-<trace id>-<span id>-<flags>`.
 fn traceparent(span_context: &SpanContext) -> [u8; 55] {
     let mut text = *b"00-????????????????????????????????-????????????????-??";
-    hex::encode(span_context.trace_id().to_bytes(), &mut text[3..35]);
-    hex::encode(span_context.span_id().to_bytes(), &mut text[36..52]);
-    hex::encode([span_context.trace_flags().to_u8()], &mut text[53..]);
+    let trace_id: [u8; 32] = hex::encode(span_context.trace_id().to_bytes());
+    let span_id: [u8; 16] = hex::encode(span_context.span_id().to_bytes());
+    let flags: [u8; 2] = hex::encode([span_context.trace_flags().to_u8()]);
+    text[3..35].copy_from_slice(&trace_id);
+    text[36..52].copy_from_slice(&span_id);
+    text[53..].copy_from_slice(&flags);
     text
 }
 
