@@ -141,6 +141,7 @@ mod handles;
 #[cfg(feature = "init")]
 mod init;
 mod instruments;
+mod lanes;
 #[cfg(feature = "logs")]
 mod logs;
 mod metrics;

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
 use crate::instruments::{Instruments, intern};
+use crate::lanes::{ByLane, Lanes};
 use crate::options::Options;
 use crate::propagation::Propagators;
 use crate::providers::{self, Providers, StartSpan};
@@ -63,7 +64,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Made when the first request comes, so that the layer may be built before `init`: the one
     /// before that, and the one after.
-    recorders: [OnceLock<Option<Arc<Recorder>>>; 2],
+    recorders: [OnceLock<Option<Lanes<ByLane<Recorder>>>>; 2],
 }
 
 impl Shared {
@@ -76,10 +77,11 @@ impl Shared {
 
     /// `None` where telemetry is switched off.
     #[inline]
-    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+    pub(crate) fn recorder(&self) -> Option<&ByLane<Recorder>> {
         self.recorders[usize::from(providers::is_installed())]
-            .get_or_init(|| Recorder::of(&self.options).map(Arc::new))
+            .get_or_init(|| Recorder::of(&self.options).map(Lanes::sharing))
             .as_ref()
+            .map(Lanes::own)
     }
 }
 

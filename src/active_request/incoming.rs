@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::mem;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
@@ -12,6 +11,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
+use crate::lanes::ByLane;
 use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
 use crate::providers::{NewSpan, Parent, Started};
@@ -41,7 +41,7 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
-    pub(crate) fn start(recorder: &Arc<Recorder>, request: &Parts) -> Self {
+    pub(crate) fn start(recorder: &ByLane<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         let instruments = &recorder.instruments;

@@ -1,6 +1,5 @@
 //! How a request of a client begins.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
@@ -10,6 +9,7 @@ use opentelemetry::{Context, KeyValue};
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
+use crate::lanes::ByLane;
 use crate::options::MetricSet;
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
@@ -22,7 +22,7 @@ const ATTRIBUTES: usize = 8;
 
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
-    pub(crate) fn start_outgoing(recorder: &Arc<Recorder>, request: &mut Parts) -> Self {
+    pub(crate) fn start_outgoing(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         let parent = recorder.with_providers(Context::current());

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::mem;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode, Version, response};
@@ -12,6 +11,7 @@ use opentelemetry::{Context, KeyValue};
 use super::Outcome;
 use crate::call::Call;
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
+use crate::lanes::ByLane;
 use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv::http::{
@@ -22,7 +22,7 @@ use crate::semconv::{self, ErrorType, Side};
 
 /// What is recorded of a request, until it ends.
 pub(super) struct Recording {
-    pub(super) recorder: Arc<Recorder>,
+    pub(super) recorder: ByLane<Recorder>,
     /// False once its end has begun.
     pub(super) open: bool,
     /// Whether the span takes attributes.

@@ -3,7 +3,6 @@
 //! Each thread has a lane, and room in it that it has taken beforehand, so that threads do not
 //! write to the same memory with every item.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -12,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::settings::Batch;
 use super::stats::Counters;
+use crate::lanes::{Alone, Lanes};
 
 /// Something that waits in a queue.
 pub(super) trait Item: Send + 'static {
@@ -23,16 +23,13 @@ pub(super) trait Item: Send + 'static {
 /// at most 6 KiB a span; the rest is for what handlers add.
 const BYTES_PER_ITEM: usize = 8 * 1024;
 
-/// Lanes of a queue at most.
-const MAX_LANES: usize = 32;
-
 /// What part of a batch all lanes together take beforehand, at most: so much earlier a batch may
 /// be taken for complete.
 const TAKEN_BEFOREHAND: usize = 8;
 
 /// A queue: it never blocks, and never wakes the exporting end for one item.
 pub(super) struct Queue<T> {
-    lanes: Box<[Lane<T>]>,
+    lanes: Lanes<Alone<Lane<T>>>,
     /// What no lane has taken.
     free: Room,
     capacity: usize,
@@ -44,12 +41,19 @@ pub(super) struct Queue<T> {
     counters: Arc<Counters>,
 }
 
-/// Alone in its lines of the processors' caches.
-#[repr(align(128))]
 struct Lane<T> {
     items: SegQueue<T>,
     /// What it has taken, and not used.
     room: Room,
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self {
+            items: SegQueue::new(),
+            room: Room::default(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -61,24 +65,18 @@ struct Room {
 
 impl<T: Item> Queue<T> {
     pub(super) fn new(batch: Batch, counters: Arc<Counters>) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let lanes = threads.min(MAX_LANES);
+        let lanes = Lanes::<Alone<Lane<T>>>::default();
         let capacity = batch.max_queue_size;
         let batch_size = batch.max_export_batch_size.min(capacity);
         Self {
-            lanes: (0..lanes)
-                .map(|_| Lane {
-                    items: SegQueue::new(),
-                    room: Room::default(),
-                })
-                .collect(),
             free: Room {
                 places: AtomicUsize::new(capacity),
                 bytes: AtomicUsize::new(capacity.saturating_mul(BYTES_PER_ITEM)),
             },
             capacity,
             batch_size,
-            portion: (batch_size / (lanes * TAKEN_BEFOREHAND)).max(1),
+            portion: (batch_size / (lanes.len() * TAKEN_BEFOREHAND)).max(1),
+            lanes,
             closed: AtomicBool::new(false),
             wake: Notify::new(),
             counters,
@@ -88,7 +86,7 @@ impl<T: Item> Queue<T> {
     #[inline]
     pub(super) fn push(&self, item: T) {
         self.counters.accept(1);
-        let lane = &self.lanes[lane_of_this_thread() % self.lanes.len()];
+        let lane = self.lanes.own();
         let room = if self.closed.load(Ordering::Relaxed) {
             None
         } else {
@@ -143,7 +141,7 @@ impl<T: Item> Queue<T> {
 
     /// Takes from all lanes the room that they have not used: their threads may need it no more.
     fn level(&self) {
-        for lane in &self.lanes {
+        for lane in self.lanes.iter() {
             let places = lane.room.places.swap(0, Ordering::Relaxed);
             self.free.places.fetch_add(places, Ordering::Relaxed);
             let bytes = lane.room.bytes.swap(0, Ordering::Relaxed);
@@ -154,7 +152,7 @@ impl<T: Item> Queue<T> {
     /// Takes nothing any more, and forgets what waits: whoever ends the export counts it.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
-        for lane in &self.lanes {
+        for lane in self.lanes.iter() {
             while lane.items.pop().is_some() {}
         }
     }
@@ -214,20 +212,6 @@ fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usiz
     let used = if fits { needed } else { 0 };
     own.fetch_add(left + taken - used, Ordering::Relaxed);
     fits
-}
-
-/// A number for each thread.
-#[inline]
-pub(super) fn lane_of_this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static LANE: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-    LANE.get().unwrap_or_else(|| {
-        let lane = NEXT.fetch_add(1, Ordering::Relaxed);
-        LANE.set(Some(lane));
-        lane
-    })
 }
 
 #[cfg(test)]

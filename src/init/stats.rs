@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::lane_of_this_thread;
 use super::settings::Signal;
+use crate::lanes::{Alone, Lanes};
 
 /// What became of the spans, the metric points or the log records of a process so far.
 ///
@@ -99,22 +99,16 @@ impl Outcome {
 #[derive(Default)]
 pub(super) struct Counters {
     /// By threads, because it is counted up with every item.
-    accepted: [Lane; 16],
+    accepted: Lanes<Alone<AtomicU64>>,
     exported: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
 }
 
-/// A count that is alone in its lines of the processors' caches.
-#[derive(Default)]
-#[repr(align(128))]
-struct Lane(AtomicU64);
-
 impl Counters {
     pub(super) fn accept(&self, count: u64) {
-        let lane = &self.accepted[lane_of_this_thread() % self.accepted.len()];
-        lane.0.fetch_add(count, Ordering::Relaxed);
+        self.accepted.own().fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn drop_one(&self) {
@@ -125,7 +119,7 @@ impl Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let last_failure = self.last_failure.lock();
         SignalStats {
-            accepted: self.accepted.iter().map(|lane| get(&lane.0)).sum(),
+            accepted: self.accepted.iter().map(|count| get(count)).sum(),
             exported: get(&self.exported),
             failed: get(&self.failed),
             dropped: get(&self.dropped),
