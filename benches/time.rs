@@ -5,17 +5,19 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::LazyLock;
+use std::thread::LocalKey;
 
 use axum::body::Body;
 use divan::{Bencher, Divan, black_box};
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_telemetry::{
-    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, attributes, bind_counter,
+    ClientTelemetryLayer, Telemetry, TelemetryGuard, TelemetryLayer, attributes, bind_counter,
     increment_counter, record_histogram_value,
 };
 
@@ -108,6 +110,51 @@ mod axum_route {
     fn traces_only(bencher: Bencher, inbound: Inbound) {
         let app = routes().layer(TelemetryLayer::new().with_metrics([]));
         send(bencher, &app, || request(inbound));
+    }
+}
+
+/// Without axum, whose own counts of owners all threads write to, and with a service for each thread,
+/// as a connection has it.
+mod service {
+    use super::*;
+
+    static BOTH: LazyLock<TelemetryLayer> = LazyLock::new(TelemetryLayer::new);
+    static TRACES_ONLY: LazyLock<TelemetryLayer> =
+        LazyLock::new(|| TelemetryLayer::new().with_metrics([]));
+
+    thread_local! {
+        static WITH_BOTH: RefCell<Telemetry<Answer>> = RefCell::new(BOTH.layer(Answer));
+        static WITH_TRACES: RefCell<Telemetry<Answer>> = RefCell::new(TRACES_ONLY.layer(Answer));
+    }
+
+    fn send(
+        bencher: Bencher,
+        service: &'static LocalKey<RefCell<Telemetry<Answer>>>,
+        inbound: Inbound,
+    ) {
+        LazyLock::force(&TELEMETRY);
+        let request = || request(inbound);
+        bencher.with_inputs(request).bench_values(|request| {
+            service.with_borrow_mut(|service| support::send(service, request));
+        });
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 500)]
+    fn bare(bencher: Bencher) {
+        let request = || request(Inbound::Sampled);
+        bencher
+            .with_inputs(request)
+            .bench_values(|request| support::send(&mut Answer, request));
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 500, args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn both(bencher: Bencher, inbound: Inbound) {
+        send(bencher, &WITH_BOTH, inbound);
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 500, args = [Inbound::Sampled, Inbound::NotSampled])]
+    fn traces_only(bencher: Bencher, inbound: Inbound) {
+        send(bencher, &WITH_TRACES, inbound);
     }
 }
 
