@@ -255,6 +255,7 @@ pub(crate) struct Started {
 const ATTRIBUTES: usize = 16;
 
 impl Default for NewSpan {
+    #[inline]
     fn default() -> Self {
         Self {
             name: Cow::Borrowed(""),

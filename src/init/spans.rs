@@ -163,19 +163,23 @@ impl StartSpan for Tracer {
                 recording: false,
             };
         }
-        let mut recorded = Box::new(Recorded {
-            spans: self.spans,
-            new: NewSpan::default(),
-            parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
-            parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
-            end_time: None,
-            attributes: SmallVec::new(),
-            dropped_attributes: 0,
-            events: SpanEvents::default(),
-            dropped_links: 0,
-            status: Status::Unset,
-            scope: self.scope.clone(),
-        });
+        let place = Box::new_uninit();
+        let mut recorded = Box::write(
+            place,
+            Recorded {
+                spans: self.spans,
+                new: NewSpan::default(),
+                parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+                parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+                end_time: None,
+                attributes: SmallVec::new(),
+                dropped_attributes: 0,
+                events: SpanEvents::default(),
+                dropped_links: 0,
+                status: Status::Unset,
+                scope: self.scope.clone(),
+            },
+        );
         describe(&mut recorded.new);
         let span = Span {
             span_context,
