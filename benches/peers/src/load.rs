@@ -15,7 +15,7 @@ use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::measure::environment;
+use crate::measure::{built, environment};
 use crate::receiver::Receiver;
 use crate::stacks::STACKS;
 
@@ -195,16 +195,11 @@ impl Row {
     }
 }
 
-/// The example server of the crate, built with optimization.
+/// The example server of the crate, built.
 fn example() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let target = root.join("target");
-        let mut build = Command::new("cargo");
-        build.args(["build", "--release", "--example", "server", "--target-dir"]);
-        let status = build.arg(&target).current_dir(root).status();
-        assert!(status.expect("cargo runs").success());
-        target.join("release/examples/server")
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        built(&package, ["--example", "server"]).join("examples/server")
     });
     BUILT.clone()
 }

@@ -3,14 +3,9 @@
 //! `cargo run --release` prints the tables that the README has. It needs `valgrind`, `wrk` and
 //! `taskset`, and a machine with two processors.
 
-mod load;
-mod measure;
-#[path = "../../support/pass_through.rs"]
-mod pass_through;
-mod receiver;
-mod stacks;
-
 use std::env;
+
+use peers::{load, measure};
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -22,7 +17,7 @@ fn main() {
             load::table();
         }
         // What the table runs for each of its numbers.
-        ["measure", stack, inbound, what] => measure::one(stack, inbound, what),
+        ["measure", stack, inbound, what] => measure::one_here(stack, inbound, what),
         ["serve", stack] => load::serve(stack),
         ["requests"] => measure::table(),
         ["load"] => load::table(),

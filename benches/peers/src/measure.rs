@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -135,20 +137,30 @@ fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f
 
 fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
     let program = std::env::current_exe().expect("it has a path");
-    let mut command = if what == "instructions" {
-        let mut command = Command::new("valgrind");
-        command.args([
-            "--tool=callgrind",
-            "--callgrind-out-file=/dev/null",
-            "--collect-atstart=no",
-            "--toggle-collect=*measure::send_counted*",
-        ]);
-        command.arg(program);
-        command
-    } else {
-        Command::new(program)
+    let mut command = match what {
+        "instructions" => {
+            let mut command = Command::new("valgrind");
+            command.args([
+                "--tool=callgrind",
+                "--callgrind-out-file=/dev/null",
+                "--collect-atstart=no",
+                "--toggle-collect=*measure::send_counted*",
+            ]);
+            command.arg(program);
+            command.args(["measure", stack.name, inbound, what]);
+            command
+        }
+        "allocations" => {
+            let mut command = Command::new(allocations());
+            command.args([stack.name, inbound]);
+            command
+        }
+        _ => {
+            let mut command = Command::new(program);
+            command.args(["measure", stack.name, inbound, what]);
+            command
+        }
     };
-    command.args(["measure", stack.name, inbound, what]);
     command.envs(environment(receiver));
     if stack.name.ends_with("switched off") {
         command.env("ENABLE_TELEMETRY", "false");
@@ -169,6 +181,26 @@ fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f6
             last.expect("it prints a number")
         }
     }
+}
+
+/// The program that counts allocations, built.
+fn allocations() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        built(package, ["--bin", "allocations"]).join("allocations")
+    });
+    BUILT.clone()
+}
+
+/// Builds a program of a package with optimization, and returns the folder that it is in.
+pub fn built(package: &Path, program: [&str; 2]) -> PathBuf {
+    let target = package.join("target");
+    let mut build = Command::new("cargo");
+    build.args(["build", "--release"]).args(program);
+    let build = build.arg("--target-dir").arg(&target);
+    let status = build.current_dir(package).status();
+    assert!(status.expect("cargo runs").success());
+    target.join("release")
 }
 
 /// The variables that all read, the same for all.
@@ -196,8 +228,30 @@ fn collected(output: &Output) -> f64 {
     count.trim().parse().expect("it is a number")
 }
 
-/// Measures one number, and prints it.
-pub fn one(stack: &str, inbound: &str, what: &str) {
+/// Measures instructions or time of one, and prints the time.
+pub fn one_here(stack: &str, inbound: &str, what: &str) {
+    one(stack, inbound, |app, counted| {
+        if what == "instructions" {
+            send_counted(app, counted);
+            return 0.0;
+        }
+        let batches = (0..BATCHES).map(|_| {
+            std::thread::sleep(PAUSE);
+            let requests = requests(inbound, REQUESTS);
+            let start = Instant::now();
+            send_all(app, requests);
+            start.elapsed().as_nanos() as f64 / REQUESTS as f64
+        });
+        batches.fold(f64::INFINITY, f64::min)
+    });
+}
+
+/// Measures one number, and prints it. `measure` has requests to send, or sends others.
+pub fn one(
+    stack: &str,
+    inbound: &str,
+    measure: impl FnOnce(&mut Router, Vec<Request<Body>>) -> f64,
+) {
     let stack = STACKS.iter().find(|one| one.name == stack);
     let stack = stack.expect("there is such a stack");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -210,27 +264,7 @@ pub fn one(stack: &str, inbound: &str, what: &str) {
     });
     let mut app = started.router;
     send_all(&mut app, requests(inbound, COUNTED));
-    let number = match what {
-        "instructions" => {
-            send_counted(&mut app, requests(inbound, COUNTED));
-            0.0
-        }
-        "allocations" => {
-            let requests = requests(inbound, COUNTED);
-            let counted = allocation_counter::measure(|| send_all(&mut app, requests));
-            counted.count_total as f64 / COUNTED as f64
-        }
-        _ => {
-            let batches = (0..BATCHES).map(|_| {
-                std::thread::sleep(PAUSE);
-                let requests = requests(inbound, REQUESTS);
-                let start = Instant::now();
-                send_all(&mut app, requests);
-                start.elapsed().as_nanos() as f64 / REQUESTS as f64
-            });
-            batches.fold(f64::INFINITY, f64::min)
-        }
-    };
+    let number = measure(&mut app, requests(inbound, COUNTED));
     (started.stop)();
     println!("{number}");
 }
@@ -260,7 +294,8 @@ fn send_counted(app: &mut Router, requests: Vec<Request<Body>>) {
     send_all(app, requests);
 }
 
-fn send_all(app: &mut Router, requests: Vec<Request<Body>>) {
+/// Sends requests, and reads the responses to their ends.
+pub fn send_all(app: &mut Router, requests: Vec<Request<Body>>) {
     let mut cx = Context::from_waker(Waker::noop());
     for request in requests {
         let Poll::Ready(response) = pin!(app.call(request)).poll(&mut cx) else {

@@ -14,7 +14,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tower_http::trace::TraceLayer;
-use tower_telemetry::TelemetryLayer;
+use tower_telemetry::{MetricSet, TelemetryLayer};
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Registry;
@@ -60,6 +60,12 @@ pub const STACKS: &[Stack] = &[
         traces: true,
         metrics: true,
         start: telemetry,
+    },
+    Stack {
+        name: "tower-telemetry, conventions alone",
+        traces: true,
+        metrics: true,
+        start: conventions_alone,
     },
     Stack {
         name: "tower-telemetry, switched off",
@@ -125,8 +131,21 @@ fn pass_through(router: Router) -> Started {
 }
 
 fn telemetry(router: Router) -> Started {
+    with_layer(router, TelemetryLayer::new())
+}
+
+/// Without what opentelemetry-instrumentation-tower does not have either: metrics besides those of the
+/// conventions, and a response header.
+fn conventions_alone(router: Router) -> Started {
+    let layer = TelemetryLayer::new()
+        .with_metrics([MetricSet::Conventions])
+        .without_trace_id_header();
+    with_layer(router, layer)
+}
+
+fn with_layer(router: Router, layer: TelemetryLayer) -> Started {
     let telemetry = tower_telemetry::init().expect("the environment is valid");
-    Started::new(router.layer(TelemetryLayer::new()), || {
+    Started::new(router.layer(layer), || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("there is a runtime");

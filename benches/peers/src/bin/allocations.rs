@@ -1,0 +1,18 @@
+//! Counts the allocations of a request with one way of telemetry. It is a program of its own, because
+//! what counts them takes time at each.
+
+use std::env;
+
+use allocation_counter::measure;
+
+fn main() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let [stack, inbound] = &arguments[..] else {
+        panic!("a stack, and what comes in");
+    };
+    peers::measure::one(stack, inbound, |app, requests| {
+        let count = requests.len();
+        let counted = measure(|| peers::measure::send_all(app, requests));
+        counted.count_total as f64 / count as f64
+    });
+}
