@@ -86,21 +86,6 @@ fn split_off<T: Holds>(list: &mut Vec<T>, keep: usize) -> Vec<T> {
     Vec::new()
 }
 
-macro_rules! item {
-    ($($item:ty),+) => {
-        $(impl Holds for $item {
-            fn count(&self) -> usize {
-                1
-            }
-
-            /// There is nothing to leave of it.
-            fn split_off(&mut self, _: usize) -> Self {
-                mem::take(self)
-            }
-        })+
-    };
-}
-
 macro_rules! container {
     ($($container:ty, $list:ident;)+) => {
         $(impl Holds for $container {
@@ -142,7 +127,16 @@ macro_rules! request {
 }
 
 #[cfg(feature = "logs")]
-item!(LogRecord);
+impl Holds for LogRecord {
+    fn count(&self) -> usize {
+        1
+    }
+
+    /// There is nothing to leave of it.
+    fn split_off(&mut self, _: usize) -> Self {
+        mem::take(self)
+    }
+}
 
 container! {
     ExportMetricsServiceRequest, resource_metrics;
