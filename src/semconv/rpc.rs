@@ -1,6 +1,6 @@
 //! gRPC spans and metrics (RPC conventions, release candidate).
 
-use ::http::header::CONTENT_TYPE;
+use ::http::header::{CONTENT_TYPE, HeaderName};
 use ::http::request::Parts;
 use ::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::KeyValue;
@@ -12,6 +12,9 @@ use crate::request_headers::RequestHeaders;
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
+
+/// As a name, which to make of text takes long.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// `http.request.method` of every call.
 pub(crate) const HTTP_METHOD: &str = "POST";
@@ -113,7 +116,7 @@ impl Code {
 
     /// The `grpc-status` of trailers, or of a head that is trailers at the same time.
     pub(crate) fn in_headers(headers: &HeaderMap) -> Option<Self> {
-        Some(Self::parse(headers.get("grpc-status")?.as_bytes()))
+        Some(Self::parse(headers.get(GRPC_STATUS)?.as_bytes()))
     }
 
     /// The same, of the trailers that gRPC-Web sends as the last frame of a body.
