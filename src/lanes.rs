@@ -14,6 +14,7 @@ pub(crate) struct Lanes<T>(Box<[T]>);
 
 impl<T> Lanes<T> {
     pub(crate) fn new(make: impl FnMut() -> T) -> Self {
+        // To ask for it takes long, and it is asked for with every layer.
         static COUNT: OnceLock<usize> = OnceLock::new();
         let count = *COUNT.get_or_init(|| {
             let threads = std::thread::available_parallelism();
@@ -84,16 +85,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_thread_has_a_lane_of_its_own_as_long_as_there_are_enough() {
+        let numbers: Vec<_> = std::thread::scope(|scope| {
+            let number = || scope.spawn(number_of_this_thread);
+            let threads: Vec<_> = (0..8).map(|_| number()).collect();
+            let numbers = threads.into_iter();
+            numbers
+                .map(|thread| thread.join().expect("it does not panic"))
+                .collect()
+        });
+        let different: std::collections::HashSet<_> = numbers.iter().collect();
+        assert_eq!(different.len(), numbers.len());
+        let lanes = Lanes::<Alone<u8>>::default();
+        let place = number_of_this_thread() % lanes.len();
+        assert!(std::ptr::eq(lanes.own(), &raw const lanes[place]));
+    }
+
+    #[test]
     fn owners_are_counted_by_lanes() {
         let lanes = Lanes::sharing("value");
-        let owners = || lanes.iter().map(Arc::strong_count).sum::<usize>() - lanes.len();
         let owner = lanes.own().clone();
-        assert_eq!((***owner, owners()), ("value", 1));
-        let elsewhere = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| lanes.own().clone());
-            thread.join().expect("it does not panic")
-        });
-        assert_eq!(owners(), 2);
-        assert!(std::ptr::eq(&raw const **owner.0, &raw const **elsewhere.0));
+        let counts: Vec<_> = lanes.iter().map(Arc::strong_count).collect();
+        let place = number_of_this_thread() % lanes.len();
+        let expected = (0..lanes.len()).map(|lane| if lane == place { 2 } else { 1 });
+        assert_eq!(counts, Vec::from_iter(expected));
+        // It is the same in all of them.
+        assert!(lanes.iter().all(|lane| Arc::ptr_eq(&lane.0, &owner.0)));
     }
 }

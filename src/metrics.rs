@@ -16,8 +16,9 @@ use crate::table::{Inserted, Table};
 /// Bound of the number of instruments that are created by name.
 const MAX_INSTRUMENTS: usize = 256;
 
-/// Bound of the functions that are measured, with the ways in which they end.
-const MAX_ENDED: usize = 2048;
+/// Bound of the functions that are measured, with the ways in which they end. It is below that of the
+/// series of an instrument: what is bound past that one stays with the rest.
+const MAX_ENDED: usize = 1024;
 
 /// Larger values lose all precision, and a sum of them becomes infinite.
 const MAX_VALUE: f64 = 1e18;

@@ -255,6 +255,15 @@ impl Options {
         }
     }
 
+    /// Whether code of the application runs before the span of a request starts.
+    #[inline]
+    pub(crate) fn has_request_hooks(&self) -> bool {
+        self.span_name.is_some()
+            || self.request_attributes.is_some()
+            || self.propagators.is_some()
+            || matches!(self.trust, TrustOption::ByRequest(_))
+    }
+
     /// `None` where there is no hook.
     #[inline]
     pub(crate) fn request_attributes(&self, head: &request::Parts) -> Option<RequestAttributes> {

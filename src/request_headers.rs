@@ -51,3 +51,38 @@ impl<'a> RequestHeaders<'a> {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    /// The values of the headers that are found, in `names` one after the other.
+    fn found(names: &[&'static str]) -> [Option<String>; 3] {
+        let mut headers = HeaderMap::new();
+        for (n, name) in names.iter().enumerate() {
+            headers.append(HeaderName::from_static(name), n.into());
+        }
+        let found = RequestHeaders::of(&headers);
+        assert_eq!(found.has_tracestate, names.contains(&TRACESTATE));
+        assert_eq!(found.has_baggage, names.contains(&BAGGAGE));
+        [found.traceparent, found.host, found.user_agent]
+            .map(|value| Some(value?.to_str().expect("it is a number").to_owned()))
+    }
+
+    #[test]
+    fn the_first_of_several_is_found_and_a_traceparent_only_where_it_is_alone() {
+        let some = |n: usize| Some(n.to_string());
+        assert_eq!(found(&["accept", "x-other"]), [None, None, None]);
+        assert_eq!(
+            found(&["host", "accept", "traceparent", "user-agent", "baggage"]),
+            [some(2), some(0), some(3)]
+        );
+        assert_eq!(
+            found(&["user-agent", "host", "host", "tracestate", "user-agent"]),
+            [None, some(1), some(0)]
+        );
+        assert_eq!(found(&["traceparent", "host", "traceparent"])[0], None);
+    }
+}

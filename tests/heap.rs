@@ -32,14 +32,18 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://127.0.0.1:9".to_owned()),
         _ => None,
     });
-    let telemetry = telemetry.build().expect("it is valid");
-    let layer = TelemetryLayer::new()
+    let telemetry = telemetry.init().expect("it is valid");
+    // Spans of this crate, and those of the SDK.
+    let own = TelemetryLayer::new();
+    let of_sdk = TelemetryLayer::new()
         .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
         .with_meter_provider(telemetry.meter_provider().expect("it is on").clone());
-    let service = layer.layer(service_fn(|_: Request<()>| async {
-        add_span_event("event", attributes! { "key" => "value" });
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-    }));
+    let services = [own, of_sdk].map(|layer| {
+        layer.layer(service_fn(|_: Request<()>| async {
+            add_span_event("event", attributes! { "key" => "value" });
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }))
+    });
 
     let value = |text: String| HeaderValue::from_maybe_shared(Bytes::from(text));
     let value = |text| value(text).expect("it is a value");
@@ -67,7 +71,7 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
             "traceparent",
             value(format!("00-{:032x}-{:016x}-01", n + 1, n + 1)),
         );
-        let response = service.clone().oneshot(request).await;
+        let response = services[n % 2].clone().oneshot(request).await;
         drop(response.expect("it cannot fail"));
         if n % 100 == 0 {
             let peak = &mut peaks[usize::from(n >= REQUESTS / 2)];

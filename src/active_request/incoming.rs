@@ -44,6 +44,8 @@ impl ActiveRequest {
     pub(crate) fn start(recorder: &ByLane<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
+        // Else read where it is needed, which is soon, and only if it is: to read a clock takes long.
+        let now = options.has_request_hooks().then(SystemTime::now);
         let instruments = &recorder.instruments;
         let headers = RequestHeaders::of(&request.headers);
         let mut extracted = recorder.propagators.extract(&headers);
@@ -55,10 +57,8 @@ impl ActiveRequest {
         let route = instruments.route(&found);
         let call = Call::of(request, instruments);
         let mut hooked = options.request_attributes(request);
-        let given_name = options.span_name(request);
+        let mut given_name = options.span_name(request);
         let named = given_name.is_some();
-        let mut given_name = given_name;
-        // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
         let mut describe = |new: &mut NewSpan| {
             new.name = given_name.take().unwrap_or_else(|| match &call {
@@ -66,7 +66,7 @@ impl ActiveRequest {
                 None => route.name.clone(),
             });
             new.kind = SpanKind::Server;
-            new.start_time = *start_time.insert(SystemTime::now());
+            new.start_time = *start_time.insert(now.unwrap_or_else(SystemTime::now));
             new.links = mem::take(&mut links);
             let mut add = |attribute| new.attributes.push(attribute);
             if let Some(call) = &call {

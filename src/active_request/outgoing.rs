@@ -25,6 +25,8 @@ impl ActiveRequest {
     pub(crate) fn start_outgoing(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
+        // Else read where it is needed, which is soon, and only if it is: to read a clock takes long.
+        let now = options.has_request_hooks().then(SystemTime::now);
         let parent = recorder.with_providers(Context::current());
         let server = options.server(request);
         let may_tell = options.may_tell(server);
@@ -34,10 +36,8 @@ impl ActiveRequest {
         // Counted whether it is sampled or not.
         let resends = Attempts::resends(&request.extensions);
         let mut hooked = options.request_attributes(request);
-        let given_name = options.span_name(request);
+        let mut given_name = options.span_name(request);
         let named = given_name.is_some();
-        let mut given_name = given_name;
-        // Read where it is needed: to read a clock takes long.
         let mut start_time = None;
         let mut describe = |new: &mut NewSpan| {
             new.name = given_name.take().unwrap_or_else(|| match &call {
@@ -45,7 +45,7 @@ impl ActiveRequest {
                 None => route.name.clone(),
             });
             new.kind = SpanKind::Client;
-            new.start_time = *start_time.insert(SystemTime::now());
+            new.start_time = *start_time.insert(now.unwrap_or_else(SystemTime::now));
             new.attributes.reserve(ATTRIBUTES);
             let add = &mut |attribute| new.attributes.push(attribute);
             if let Some(server) = server {

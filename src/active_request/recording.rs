@@ -242,14 +242,14 @@ impl Recording {
                     error,
                 };
                 instruments.record_http(route, &key, &extra, &measured);
-                if let Some(status) = self.status.filter(|_| self.span) {
-                    span.set_attribute(status_attribute(status));
+                if let Some(status) = self.status {
+                    set(status_attribute(status));
                 }
                 error
             }
         };
-        if !extra.is_empty() {
-            extra.into_iter().for_each(&mut set);
+        for attribute in extra {
+            set(attribute);
         }
         if let Some(error) = error {
             set(error.attribute());

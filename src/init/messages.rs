@@ -28,15 +28,23 @@ pub(super) trait Holds: Sized {
 
 /// A message that a receiver takes.
 pub(super) trait Request: Holds {
-    /// The message in protobuf.
-    fn encode(&self) -> Vec<u8>;
+    /// The message in protobuf; `None` where it is longer than `limit`.
+    fn encode(&self, limit: usize) -> Option<Vec<u8>>;
 
     /// How many of it the receiver says that it rejected, and why; `None` where `answer` is not
     /// that of an OTLP receiver.
     fn rejected(answer: Bytes) -> Option<(i64, String)>;
 
+    /// The same in JSON.
     #[cfg(feature = "http-json")]
-    fn to_json(&self) -> Vec<u8>;
+    fn to_json(&self, limit: usize) -> Option<Vec<u8>>;
+}
+
+/// A message that became JSON; `None` where it is longer than `limit`.
+#[cfg(feature = "http-json")]
+pub(super) fn in_json(json: serde_json::Result<Vec<u8>>, limit: usize) -> Option<Vec<u8>> {
+    // It fails only where a map has keys that are no text.
+    json.ok().filter(|json| json.len() <= limit)
 }
 
 /// The same of an answer in JSON, which has one shape for all signals.
@@ -107,8 +115,8 @@ macro_rules! container {
 macro_rules! request {
     ($($request:ty, $response:ty, $rejected:ident;)+) => {
         $(impl Request for $request {
-            fn encode(&self) -> Vec<u8> {
-                self.encode_to_vec()
+            fn encode(&self, limit: usize) -> Option<Vec<u8>> {
+                (self.encoded_len() <= limit).then(|| self.encode_to_vec())
             }
 
             fn rejected(answer: Bytes) -> Option<(i64, String)> {
@@ -118,9 +126,8 @@ macro_rules! request {
             }
 
             #[cfg(feature = "http-json")]
-            fn to_json(&self) -> Vec<u8> {
-                // It fails only where a map has keys that are no text.
-                serde_json::to_vec(self).unwrap_or_default()
+            fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
+                in_json(serde_json::to_vec(self), limit)
             }
         })+
     };

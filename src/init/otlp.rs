@@ -93,8 +93,7 @@ impl OtlpClient {
         while let Some(mut part) = parts.pop() {
             let items = part.count();
             let count = items as u64;
-            let body = self.encode(&part);
-            if body.len() > MAX_MESSAGE {
+            let Some(body) = self.encode(&part) else {
                 if items > 1 {
                     parts.push(part.split_off(items / 2));
                     parts.push(part);
@@ -103,7 +102,7 @@ impl OtlpClient {
                     outcome.lose(count, Failure::TooLarge, detail);
                 }
                 continue;
-            }
+            };
             match self.send::<Q>(self.packed(body)).await {
                 Ok((rejected, reason)) => {
                     let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
@@ -175,11 +174,12 @@ impl OtlpClient {
         }
     }
 
-    fn encode<Q: messages::Request>(&self, message: &Q) -> Vec<u8> {
+    /// `None` where the message is too large.
+    fn encode<Q: messages::Request>(&self, message: &Q) -> Option<Vec<u8>> {
         match self.protocol {
-            Protocol::Grpc | Protocol::HttpProtobuf => message.encode(),
+            Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE),
             #[cfg(feature = "http-json")]
-            Protocol::HttpJson => message.to_json(),
+            Protocol::HttpJson => message.to_json(MAX_MESSAGE),
         }
     }
 

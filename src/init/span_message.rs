@@ -1,13 +1,13 @@
 //! The message that carries spans to a receiver, written from what was recorded of them.
 //!
-//! A service under load has many thousand spans a second. Each is written once, where the message
-//! is put together, and nothing is copied for it before.
+//! A service under load has many thousand spans a second. What they say is written as it was
+//! recorded, and becomes no attribute or message in memory of its own before.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use opentelemetry::trace::{self, SpanId};
+use opentelemetry::trace::{self, SpanContext, SpanId};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1 as common;
@@ -16,10 +16,11 @@ use opentelemetry_proto::tonic::trace::v1::{
     self as proto, ResourceSpans, Span, SpanFlags, Status, span, status,
 };
 use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
-use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
 use super::limits::{cut, cut_all, cut_text};
+#[cfg(feature = "http-json")]
+use super::messages::in_json;
 use super::messages::{Holds, Request};
 use super::spans::{Ended, View};
 use crate::semconv::Fact;
@@ -104,10 +105,11 @@ impl Holds for SpanMessage {
 }
 
 impl Request for SpanMessage {
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, limit: usize) -> Option<Vec<u8>> {
         let around = &*self.around;
         let mut scopes: Vec<ScopeSpans<'_>> = Vec::new();
         let mut span = Vec::with_capacity(SPAN);
+        let mut written = 0;
         for ended in &self.spans {
             let view = ended.view();
             let is_same = |scope: &InstrumentationScope| {
@@ -121,22 +123,30 @@ impl Request for SpanMessage {
             span.clear();
             write_span(&view, around.value_length, &mut span);
             bytes(2, &span, &mut scopes[index].spans);
+            written += span.len();
+            if written > limit {
+                return None;
+            }
         }
-        let length = |one: &ScopeSpans<'_>| one.head.len() + one.spans.len();
+        let length_of = |one: &ScopeSpans<'_>| one.head.len() + one.spans.len();
         let scopes_length: usize = scopes
             .iter()
-            .map(|one| KEY + delimited_length(length(one)))
+            .map(|one| KEY + delimited_length(length_of(one)))
             .sum();
         let resource_spans = around.head.len() + scopes_length;
-        let mut request = Vec::with_capacity(KEY + delimited_length(resource_spans));
+        let length = KEY + delimited_length(resource_spans);
+        if length > limit {
+            return None;
+        }
+        let mut request = Vec::with_capacity(length);
         begin(1, resource_spans, &mut request);
         request.extend_from_slice(&around.head);
         for one in &scopes {
-            begin(2, length(one), &mut request);
+            begin(2, length_of(one), &mut request);
             request.extend_from_slice(&one.head);
             request.extend_from_slice(&one.spans);
         }
-        request
+        Some(request)
     }
 
     fn rejected(answer: Bytes) -> Option<(i64, String)> {
@@ -146,12 +156,12 @@ impl Request for SpanMessage {
     }
 
     #[cfg(feature = "http-json")]
-    fn to_json(&self) -> Vec<u8> {
+    fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
         use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
-        let message = ExportTraceServiceRequest::decode(&*self.encode());
-        let json = message.map(|message| serde_json::to_vec(&message).unwrap_or_default());
-        json.unwrap_or_default()
+        // It is shorter than the same in JSON.
+        let message = ExportTraceServiceRequest::decode(&*self.encode(limit)?).ok()?;
+        in_json(serde_json::to_vec(&message), limit)
     }
 }
 
@@ -217,8 +227,12 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
             .iter()
             .take(max_links)
             .map(|link| span::Link {
+                trace_id: link.span_context.trace_id().to_bytes().into(),
+                span_id: link.span_context.span_id().to_bytes().into(),
+                trace_state: link.span_context.trace_state().header(),
                 attributes: attributes(&link.attributes, limit),
-                ..link.clone().into()
+                dropped_attributes_count: link.dropped_attributes_count,
+                flags: flags(&link.span_context, link.span_context.is_remote()),
             })
             .collect(),
         dropped_links_count: view.dropped_links + u32::try_from(cut_links).unwrap_or(u32::MAX),
@@ -229,13 +243,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
                 _ => String::new(),
             },
         }),
-        flags: u32::from(span_context.trace_flags().to_u8())
-            | SpanFlags::ContextHasIsRemoteMask as u32
-            | if view.parent_span_is_remote {
-                SpanFlags::ContextIsRemoteMask as u32
-            } else {
-                0
-            },
+        flags: flags(span_context, view.parent_span_is_remote),
         ..Span::default()
     };
     // It fails where there is no room, and a vector grows.
@@ -248,6 +256,17 @@ fn attributes(attributes: &[KeyValue], limit: Option<usize>) -> Vec<common::KeyV
         cut_all(&mut attributes, limit);
     }
     attributes
+}
+
+/// The flags of a span, and whether its parent is remote; or those of a linked one, and whether it is.
+fn flags(span_context: &SpanContext, is_remote: bool) -> u32 {
+    let flags = u32::from(span_context.trace_flags().to_u8());
+    let remote = if is_remote {
+        SpanFlags::ContextIsRemoteMask as u32
+    } else {
+        0
+    };
+    flags | SpanFlags::ContextHasIsRemoteMask as u32 | remote
 }
 
 fn nanoseconds(time: SystemTime) -> u64 {
@@ -282,15 +301,25 @@ impl Written<'_> {
     fn length(&self) -> usize {
         match self {
             Self::Text(text) => KEY + delimited_length(text.len()),
-            Self::Number(number) => KEY + encoded_len_varint(varint(*number)),
+            Self::Number(number) => KEY + varint_length(*number),
             Self::Other(value) => value.encoded_len(),
         }
     }
 }
 
-/// A number as protobuf's `int64` has it.
-fn varint(number: i64) -> u64 {
-    u64::from_ne_bytes(number.to_ne_bytes())
+/// Seven bits in each byte (Protocol Buffers, "Base 128 Varints").
+fn varint_length(number: i64) -> usize {
+    let bits = 64 - (number | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+fn varint(number: i64, message: &mut Vec<u8>) {
+    let mut rest = number.cast_unsigned();
+    while rest >= 0x80 {
+        message.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    message.push(rest as u8);
 }
 
 /// Writes one of the `attributes` of a `Span`.
@@ -303,8 +332,8 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     match value {
         Written::Text(text) => bytes(1, text.as_bytes(), span),
         Written::Number(number) => {
-            encode_key(3, WireType::Varint, span);
-            encode_varint(varint(number), span);
+            span.push(key_of(3, VARINT));
+            varint(number, span);
         }
         Written::Other(value) => {
             let _ = value.encode(span);
@@ -312,23 +341,33 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of what is before a field, of which none here has a number over 15.
+/// Bytes of the key of a field.
 const KEY: usize = 1;
+
+/// What follows a key.
+const VARINT: u8 = 0;
+const LENGTH: u8 = 2;
+
+/// The key of a field whose number is below 16.
+const fn key_of(number: u8, kind: u8) -> u8 {
+    number << 3 | kind
+}
 
 /// How long something is with its length before it.
 fn delimited_length(length: usize) -> usize {
-    encoded_len_varint(length as u64) + length
+    length_delimiter_len(length) + length
 }
 
 /// Begins a field of so many bytes.
-fn begin(tag: u32, length: usize, message: &mut Vec<u8>) {
-    encode_key(tag, WireType::LengthDelimited, message);
-    encode_varint(length as u64, message);
+fn begin(number: u8, length: usize, message: &mut Vec<u8>) {
+    message.push(key_of(number, LENGTH));
+    // It fails where there is no room, and a vector grows.
+    let _ = encode_length_delimiter(length, message);
 }
 
 /// Writes a field.
-fn bytes(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
-    begin(tag, bytes.len(), message);
+fn bytes(number: u8, bytes: &[u8], message: &mut Vec<u8>) {
+    begin(number, bytes.len(), message);
     message.extend_from_slice(bytes);
 }
 
@@ -495,7 +534,8 @@ mod tests {
             let around = Around::new((&resource).into(), value_length);
             let mut message = SpanMessage::new(ended, around);
             let decode = |message: &SpanMessage| {
-                ExportTraceServiceRequest::decode(&*message.encode()).expect("it is a message")
+                let encoded = message.encode(usize::MAX).expect("it has no limit");
+                ExportTraceServiceRequest::decode(&*encoded).expect("it is a message")
             };
             assert_eq!(decode(&message), expected, "{value_length:?}");
             assert_eq!(expected.resource_spans[0].scope_spans.len(), 2);

@@ -2,7 +2,7 @@
 //!
 //! Where `init` has made the sampler, what it decides is known from the parent or the trace id. A
 //! span is therefore made here without the SDK: one that is dropped is its ids, and one that is
-//! sampled goes into the queues as it was recorded. Its attributes are made on the export thread.
+//! sampled goes into the queues as it was recorded. What it says is written on the export thread.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -498,6 +498,7 @@ mod tests {
 
     /// Tracers of both kinds with a sampler, and what they export.
     struct Both {
+        tracers: Tracers,
         own: Arc<dyn StartSpan>,
         queue: Arc<Queue<Ended>>,
         sdk: Arc<dyn StartSpan>,
@@ -524,6 +525,7 @@ mod tests {
             let scope = || InstrumentationScope::builder("scope").build();
             Self {
                 own: own.make(scope()),
+                tracers: own,
                 queue,
                 sdk: TracersOf(provider.build()).make(scope()),
                 exporter,
@@ -593,6 +595,74 @@ mod tests {
         own[0].span_context = sdk[0].span_context.clone();
         assert_eq!(own, sdk);
         assert_eq!(own[0].dropped_attributes_count, 1);
+    }
+
+    #[test]
+    fn scopes_are_kept_once_and_only_so_many() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let scope_of = |name: String| {
+            let tracer = both
+                .tracers
+                .make(InstrumentationScope::builder(name).build());
+            let root = &Context::new();
+            let parent = Parent {
+                cx: root,
+                span_context: None,
+            };
+            drop(tracer.start(parent, &mut new_span));
+            let (mut ended, _) = both.queue.take(&mut both.queue.waiting());
+            match ended.pop() {
+                Some(Ended::Own(_, recorded)) => recorded.scope.clone(),
+                ended => panic!("{ended:?}"),
+            }
+        };
+        let kept = |name: &str| match scope_of(name.to_owned()) {
+            Scope::Kept(scope) => std::ptr::from_ref(scope),
+            Scope::Own(scope) => panic!("{scope:?}"),
+        };
+        assert_eq!(kept("first"), kept("first"));
+        for n in 0..MAX_SCOPES {
+            scope_of(format!("scope{n}"));
+        }
+        assert!(
+            matches!(scope_of("one more".to_owned()), Scope::Own(scope) if scope.name() == "one more")
+        );
+        assert_eq!(kept("first"), kept("first"));
+    }
+
+    #[test]
+    fn a_span_counts_the_memory_that_its_parts_take() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let bytes = |describe: &mut dyn FnMut(&mut NewSpan)| {
+            let root = &Context::new();
+            let parent = Parent {
+                cx: root,
+                span_context: None,
+            };
+            drop(both.own.start(parent, describe));
+            let (_, bytes) = both.queue.take(&mut both.queue.waiting());
+            bytes
+        };
+        let text = || "t".repeat(1000);
+        let empty = bytes(&mut |_| ());
+        assert!(empty >= size_of::<Recorded>());
+        let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
+        for (case, describe) in [
+            (
+                "name",
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
+            ),
+            ("attribute", &mut |new| {
+                new.attributes.push(KeyValue::new("key", text()));
+            }),
+            ("link", &mut |new| new.links.push(link())),
+        ] {
+            let bytes = bytes(describe);
+            assert!(
+                (empty + 1000..empty + 1300).contains(&bytes),
+                "{case}: {bytes}"
+            );
+        }
     }
 
     #[test]

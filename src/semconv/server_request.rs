@@ -120,10 +120,12 @@ impl ServerRequest {
             rest = after;
             piece
         };
-        let text = |piece| str::from_utf8(piece).unwrap_or_default();
         let path = text(next(self.lengths.path));
-        let server = ascii(next(self.lengths.authority)).and_then(split_authority);
-        let user_agent = ascii(next(self.lengths.user_agent)).filter(|agent| !agent.is_empty());
+        let server = split_authority(text(next(self.lengths.authority)));
+        // What it may hold besides is of no known encoding.
+        let user_agent = next(self.lengths.user_agent);
+        let user_agent =
+            Some(text(user_agent)).filter(|agent| agent.is_ascii() && !agent.is_empty());
         let query = self.lengths.query.map(|length| text(next(length)));
         add(HTTP_REQUEST_METHOD, Fact::name(self.method));
         if self.lengths.original_method > 0 {
@@ -162,7 +164,7 @@ impl ServerRequest {
     #[cfg(feature = "init")]
     pub(crate) fn bytes(&self) -> usize {
         if self.text.spilled() {
-            self.text.len()
+            self.text.capacity()
         } else {
             0
         }
@@ -170,7 +172,7 @@ impl ServerRequest {
 }
 
 /// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
-/// `:authority` or the absolute form, else `Host`.
+/// `:authority` or the absolute form, else `Host`, which may hold text of no known encoding.
 #[inline]
 fn authority<'a>(
     request: &'a Parts,
@@ -180,8 +182,10 @@ fn authority<'a>(
     let text = forwarded
         .authority
         .or_else(|| request.uri.authority().map(Authority::as_str));
-    text.map(str::as_bytes)
-        .or_else(|| headers.host.map(HeaderValue::as_bytes))
+    text.map(str::as_bytes).or_else(|| {
+        let host = headers.host.map(HeaderValue::as_bytes);
+        host.filter(|host| host.is_ascii())
+    })
 }
 
 /// Host and port of the server that a request names.
@@ -190,13 +194,11 @@ pub(super) fn server<'a>(
     headers: &RequestHeaders<'a>,
     forwarded: &Forwarded<'a>,
 ) -> Option<(&'a str, Option<u16>)> {
-    ascii(authority(request, headers, forwarded)?).and_then(split_authority)
+    split_authority(text(authority(request, headers, forwarded)?))
 }
 
-/// What a header may hold besides is of no known encoding.
-fn ascii(text: &[u8]) -> Option<&str> {
-    let text = str::from_utf8(text).ok();
-    text.filter(|text| text.is_ascii())
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// `server.address` and `server.port`
@@ -219,12 +221,16 @@ mod tests {
     use super::*;
 
     /// The attributes of a server, as they are made of a request with this head.
-    fn server_of(uri: &str, host: &[u8]) -> (Option<Value>, Option<Value>) {
+    fn server_of(
+        uri: &str,
+        host: &[u8],
+        forwarded: &Forwarded<'_>,
+    ) -> (Option<Value>, Option<Value>) {
         let request = ::http::Request::get(uri).header(HOST, host);
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
         let headers = RequestHeaders::of(&request.headers);
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
-        kept.read(&request, &headers, &Forwarded::default(), None);
+        kept.read(&request, &headers, forwarded, None);
         let mut attributes = Vec::new();
         kept.attributes(&mut |key, fact| attributes.push(fact.attribute(key)));
         let value = |key: &str| {
@@ -259,7 +265,33 @@ mod tests {
                 address.map(|address| Value::from(address.to_owned())),
                 port.flatten().map(|port: i64| Value::from(port)),
             );
-            assert_eq!(server_of(uri, host), expected, "{uri} {host:?}");
+            let of = server_of(uri, host, &Forwarded::default());
+            assert_eq!(of, expected, "{uri} {host:?}");
         }
+        let name = |authority| {
+            let forwarded = Forwarded {
+                authority: Some(authority),
+                ..Forwarded::default()
+            };
+            let (address, _) = server_of("/", b"a.example", &forwarded);
+            address.map(|address| address.to_string())
+        };
+        assert_eq!(name("bücher.example:81").as_deref(), Some("bücher.example"));
+        assert_eq!(name(&"h".repeat(MAX_AUTHORITY + 1)), None);
+    }
+
+    #[cfg(feature = "init")]
+    #[test]
+    fn a_request_counts_the_memory_of_text_that_it_has_no_room_for() {
+        let bytes = |path: &str| {
+            let request = ::http::Request::get(path).body(());
+            let (request, ()) = request.expect("it is a request").into_parts();
+            let headers = RequestHeaders::of(&request.headers);
+            let mut kept = ServerRequest::new("GET", None, Scheme::Http);
+            kept.read(&request, &headers, &Forwarded::default(), None);
+            kept.bytes()
+        };
+        assert_eq!(bytes("/users/42"), 0);
+        assert!(bytes(&format!("/{}", "p".repeat(2000))) >= MAX_PATH);
     }
 }

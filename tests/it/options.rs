@@ -1,8 +1,9 @@
 //! What a layer can be told.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -210,6 +211,23 @@ async fn a_filtered_request_is_trusted_no_further_than_others_and_uses_the_same_
     let child = telemetry.only_span().await;
     assert_ne!(child.span_context.trace_id().to_string(), TRACE_ID);
     assert_eq!(telemetry.point("test.count").value, Value::Count(1));
+}
+
+#[tokio::test]
+async fn a_span_starts_before_the_hooks_that_are_asked_about_it() {
+    let telemetry = TestTelemetry::new();
+    let (asked, times) = mpsc::channel();
+    let layer = telemetry.layer().with_request_attributes(move |_, _| {
+        let start = SystemTime::now();
+        // Until time has passed that can be seen.
+        while SystemTime::now() == start {}
+        asked.send(start).expect("somebody listens");
+    });
+    send_through(&layer, get("/")).await;
+    let span = telemetry.only_span().await;
+    let asked = times.recv().expect("it was asked");
+    assert!(span.start_time <= asked, "{:?} {asked:?}", span.start_time);
+    assert!(span.end_time <= SystemTime::now());
 }
 
 #[tokio::test]
