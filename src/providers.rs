@@ -19,7 +19,7 @@ use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
 use crate::metrics::Registry;
 use crate::propagation::Propagators;
-use crate::semconv::{self, ServerRequest};
+use crate::semconv::{self, KeptRequest};
 use crate::table::Table;
 
 /// More components than this get their tracer made anew at each call.
@@ -237,8 +237,8 @@ pub(crate) struct NewSpan {
     pub(crate) kind: SpanKind,
     pub(crate) start_time: SystemTime,
     pub(crate) links: Vec<Link>,
-    /// The request that it stands for, on the side of the server.
-    pub(crate) request: Option<ServerRequest>,
+    /// The request that it stands for.
+    pub(crate) request: Option<KeptRequest>,
     /// Besides those of the request.
     pub(crate) attributes: Vec<KeyValue>,
 }
@@ -271,7 +271,7 @@ impl Default for NewSpan {
 impl NewSpan {
     /// All attributes of a span.
     pub(crate) fn all_attributes(
-        request: Option<&ServerRequest>,
+        request: Option<&KeptRequest>,
         others: impl IntoIterator<Item = KeyValue>,
     ) -> Vec<KeyValue> {
         let mut all = Vec::with_capacity(if request.is_some() { ATTRIBUTES } else { 0 });

@@ -19,7 +19,7 @@ use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Forwarded, ServerRequest, rpc};
+use crate::semconv::{Forwarded, KeptRequest, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
@@ -76,9 +76,10 @@ impl ActiveRequest {
                 }
             } else {
                 let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
-                let kept = new.request.insert(kept);
-                let sensitive = options.sensitive_parameters.as_ref();
-                kept.read(request, &headers, &forwarded, sensitive);
+                if let KeptRequest::Server(kept) = new.request.insert(KeptRequest::Server(kept)) {
+                    let sensitive = options.sensitive_parameters.as_ref();
+                    kept.read(request, &headers, &forwarded, sensitive);
+                }
             }
             recorder.request_headers.read(&request.headers, add);
             if let Some(hooked) = &mut hooked {

@@ -3,8 +3,8 @@
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
+use opentelemetry::Context;
 use opentelemetry::trace::SpanKind;
-use opentelemetry::{Context, KeyValue};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
@@ -14,11 +14,8 @@ use crate::options::MetricSet;
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_body::Received;
-use crate::semconv;
-use crate::semconv::http::{Scheme, client_request_attributes};
-
-/// Room for the attributes of a client span: more of them would have to grow it.
-const ATTRIBUTES: usize = 8;
+use crate::semconv::http::Scheme;
+use crate::semconv::{ClientRequest, KeptRequest};
 
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
@@ -46,22 +43,20 @@ impl ActiveRequest {
             });
             new.kind = SpanKind::Client;
             new.start_time = *start_time.insert(now.unwrap_or_else(SystemTime::now));
-            new.attributes.reserve(ATTRIBUTES);
             let add = &mut |attribute| new.attributes.push(attribute);
-            if let Some(server) = server {
-                server.attributes(add);
-            }
-            match &call {
-                Some(call) if call.known => call.attributes(add),
+            if let Some(call) = &call {
+                if let Some(server) = server {
+                    server.attributes(add);
+                }
                 // Whether it is a method is known when it was answered.
-                Some(_) => {}
-                None => {
+                if call.known {
+                    call.attributes(add);
+                }
+            } else {
+                let kept = ClientRequest::new(route.method, resends);
+                if let KeptRequest::Client(kept) = new.request.insert(KeptRequest::Client(kept)) {
                     let sensitive = options.sensitive_parameters.as_ref();
-                    let base = options.server.as_ref();
-                    client_request_attributes(request, base, route.method, sensitive, add);
-                    if let Some(count) = resends {
-                        add(KeyValue::new(semconv::HTTP_REQUEST_RESEND_COUNT, count));
-                    }
+                    kept.read(request, server, options.server.as_ref(), sensitive);
                 }
             }
             recorder.request_headers.read(&request.headers, add);

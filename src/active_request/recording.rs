@@ -242,8 +242,8 @@ impl Recording {
                     error,
                 };
                 instruments.record_http(route, &key, &extra, &measured);
-                if let Some(status) = self.status {
-                    set(status_attribute(status));
+                if let (true, Some(status)) = (self.span, self.status) {
+                    span.set_attribute(status_attribute(status));
                 }
                 error
             }

@@ -391,7 +391,7 @@ mod tests {
     use crate::providers::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
     use crate::semconv::http::Scheme;
-    use crate::semconv::{Forwarded, SensitiveParameters, ServerRequest};
+    use crate::semconv::{Forwarded, KeptRequest, SensitiveParameters, ServerRequest};
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
         let state = "vendor=value,other=1".parse().expect("it is valid");
@@ -399,7 +399,7 @@ mod tests {
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
 
-    fn request() -> ServerRequest {
+    fn request() -> KeptRequest {
         let request = http::Request::builder()
             .method("BREW")
             .uri("/users/42?name=Ada")
@@ -415,7 +415,7 @@ mod tests {
             &Forwarded::default(),
             Some(&SensitiveParameters::default()),
         );
-        kept
+        KeptRequest::Server(kept)
     }
 
     fn values() -> Vec<KeyValue> {

@@ -24,7 +24,7 @@ use super::queue::Item;
 use super::settings::Sampler;
 use super::traces::{Spans, bytes};
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
-use crate::semconv::ServerRequest;
+use crate::semconv::KeptRequest;
 use crate::table::Table;
 
 /// More scopes than this are copied to each of their spans.
@@ -350,7 +350,7 @@ impl Item for Ended {
         match self {
             Self::Own(_, recorded) => {
                 let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, ServerRequest::bytes);
+                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
                 let parts = bytes(
                     &new.name,
                     &recorded.status,
@@ -384,7 +384,7 @@ pub(super) struct View<'a> {
     pub(super) start_time: SystemTime,
     pub(super) end_time: SystemTime,
     /// Whose attributes come first.
-    pub(super) request: Option<&'a ServerRequest>,
+    pub(super) request: Option<&'a KeptRequest>,
     pub(super) attributes: [&'a [KeyValue]; 2],
     /// Past this, attributes are dropped.
     pub(super) max_attributes: u32,

@@ -8,16 +8,17 @@ use ::http::{Extensions, HeaderMap, StatusCode, Uri, Version};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
-use super::redact::{self, SensitiveParameters};
 use super::{
-    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_RESPONSE_STATUS_CODE,
-    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS,
-    SERVER_PORT, Side, URL_FULL, URL_PATH, URL_SCHEME, truncate,
+    Fact, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
+    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, Side, URL_PATH, URL_SCHEME,
+    truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
 pub(super) const MAX_METHOD: usize = 32;
 pub(super) const MAX_HOST: usize = 255;
+/// Of what names a server: a user, a host and a port.
+pub(super) const MAX_AUTHORITY: usize = 1024;
 pub(super) const MAX_USER_AGENT: usize = 256;
 pub(super) const MAX_PATH: usize = 1024;
 pub(super) const MAX_QUERY: usize = 1024;
@@ -199,47 +200,6 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The attributes of a client span that are known before the request is sent.
-pub(crate) fn client_request_attributes(
-    request: &Parts,
-    base: Option<&Uri>,
-    method: &'static str,
-    sensitive_parameters: Option<&SensitiveParameters>,
-    add: &mut impl FnMut(KeyValue),
-) {
-    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
-    if method == OTHER {
-        let original = truncate(request.method.as_str(), MAX_METHOD).into_owned();
-        add(KeyValue::new(HTTP_REQUEST_METHOD_ORIGINAL, original));
-    }
-    if let Some(url) = full_url(&request.uri, base, sensitive_parameters) {
-        add(KeyValue::new(URL_FULL, url));
-    }
-}
-
-/// `url.full`, without credentials; `None` of what names no server.
-fn full_url(
-    uri: &Uri,
-    base: Option<&Uri>,
-    sensitive_parameters: Option<&SensitiveParameters>,
-) -> Option<String> {
-    let named = uri.authority().map(|_| uri).or(base)?;
-    let (scheme, authority) = (named.scheme_str()?, named.authority()?.as_str());
-    let (credentials, host) = match authority.rsplit_once('@') {
-        Some((_, host)) => ("REDACTED:REDACTED@", host),
-        None => ("", authority),
-    };
-    let (host, path) = (truncate(host, MAX_HOST), truncate(uri.path(), MAX_PATH));
-    let query = uri.query().zip(sensitive_parameters);
-    let query = query.map(|(query, sensitive)| redact::query(query, MAX_QUERY, sensitive));
-    let mut pieces = [scheme, "://", credentials, &host, &path, "", ""];
-    if let Some(query) = &query {
-        (pieces[5], pieces[6]) = ("?", query);
-    }
-    let url = pieces.concat();
-    Some(url)
-}
-
 /// Host and port of `user@host:port`, an IPv6 address without its brackets.
 pub(crate) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     // Looked at byte by byte: to search so short a text takes longer.
@@ -284,28 +244,6 @@ mod tests {
         ] {
             assert_eq!(split_authority(authority), expected, "{authority}");
         }
-    }
-
-    #[test]
-    fn a_url_is_recorded_without_its_credentials() {
-        let sensitive = SensitiveParameters::default();
-        for (uri, expected) in [
-            ("http://a/b?c=d", Some("http://a/b?c=d")),
-            ("https://a:8443", Some("https://a:8443/")),
-            (
-                "https://user:secret@a/b?sig=secret&c=d",
-                Some("https://REDACTED:REDACTED@a/b?sig=REDACTED&c=d"),
-            ),
-            ("/b", None),
-        ] {
-            let uri = uri.parse().expect("it is a URI");
-            assert_eq!(full_url(&uri, None, Some(&sensitive)).as_deref(), expected);
-        }
-        let uri = "http://a/b?c=d".parse().expect("it is a URI");
-        assert_eq!(full_url(&uri, None, None).as_deref(), Some("http://a/b"));
-        let path = "/b?c=d".parse().expect("it is a URI");
-        let url = full_url(&path, Some(&uri), Some(&sensitive));
-        assert_eq!(url.as_deref(), Some("http://a/b?c=d"));
     }
 
     #[test]

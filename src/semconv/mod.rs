@@ -6,15 +6,19 @@ use std::borrow::Cow;
 use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
+mod client_request;
 mod forwarded;
 pub(crate) mod http;
+mod kept;
 mod redact;
 #[cfg(feature = "init")]
 pub(crate) mod resource;
 pub(crate) mod rpc;
 mod server_request;
 
+pub(crate) use client_request::ClientRequest;
 pub(crate) use forwarded::Forwarded;
+pub(crate) use kept::KeptRequest;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,

@@ -7,13 +7,13 @@ use ::http::Version;
 use ::http::header::HeaderValue;
 use ::http::request::Parts;
 use ::http::uri::Authority;
-use smallvec::SmallVec;
 
 use super::forwarded::Forwarded;
 use super::http::{
-    MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, MAX_USER_AGENT, Scheme, peer, peer_attributes,
-    protocol_version, split_authority,
+    MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, MAX_USER_AGENT, Scheme, peer,
+    peer_attributes, protocol_version, split_authority,
 };
+use super::kept::Text;
 use super::redact::{self, SensitiveParameters};
 use super::{
     CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
@@ -22,14 +22,7 @@ use super::{
 };
 use crate::request_headers::RequestHeaders;
 
-/// Bound, in bytes, of what names a server: a user, a host and a port.
-const MAX_AUTHORITY: usize = 1024;
-
-/// Room for the text of most requests: what is longer has memory of its own.
-const TEXT: usize = 192;
-
-/// What is taken from a request when it arrives, so that its attributes can be made later, where
-/// nobody waits for them.
+/// What is taken from a request when it arrives.
 #[derive(Clone)]
 pub(crate) struct ServerRequest {
     method: &'static str,
@@ -39,7 +32,7 @@ pub(crate) struct ServerRequest {
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
     /// The pieces one after the other, as they came: a user may be named before the host.
-    text: SmallVec<[u8; TEXT]>,
+    pub(super) text: Text,
     lengths: Lengths,
 }
 
@@ -68,7 +61,7 @@ impl ServerRequest {
             version: Version::default(),
             client: None,
             peer: None,
-            text: SmallVec::new(),
+            text: Text::default(),
             lengths: Lengths::default(),
         }
     }
@@ -92,44 +85,34 @@ impl ServerRequest {
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
         // One byte more than is kept, which tells that it is cut.
         let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
-        self.lengths.path = self.add(truncate(request.uri.path(), MAX_PATH).as_bytes());
-        self.lengths.authority = self.add(authority.unwrap_or_default());
-        self.lengths.user_agent = self.add(user_agent);
+        self.lengths.path = self
+            .text
+            .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
+        self.lengths.authority = self.text.add(authority.unwrap_or_default());
+        self.lengths.user_agent = self.text.add(user_agent);
         let query = request.uri.query().zip(sensitive_parameters);
         self.lengths.query = query.map(|(query, sensitive)| {
-            self.add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
+            self.text
+                .add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
         });
         if self.method == OTHER {
             let method = truncate(request.method.as_str(), MAX_METHOD);
-            self.lengths.original_method = self.add(method.as_bytes());
+            self.lengths.original_method = self.text.add(method.as_bytes());
         }
-    }
-
-    /// Adds a piece to the text, and gives its length.
-    #[inline]
-    fn add(&mut self, piece: &[u8]) -> u16 {
-        self.text.extend_from_slice(piece);
-        u16::try_from(piece.len()).unwrap_or(u16::MAX)
     }
 
     /// The attributes of a server span that are known when the request arrives.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
-        let mut rest = &*self.text;
-        let mut next = |length: u16| {
-            let (piece, after) = rest.split_at_checked(length.into()).unwrap_or_default();
-            rest = after;
-            piece
-        };
-        let path = text(next(self.lengths.path));
-        let server = split_authority(text(next(self.lengths.authority)));
+        let mut pieces = self.text.pieces();
+        let path = pieces.next(self.lengths.path);
+        let server = split_authority(pieces.next(self.lengths.authority));
+        let user_agent = pieces.next(self.lengths.user_agent);
         // What it may hold besides is of no known encoding.
-        let user_agent = next(self.lengths.user_agent);
-        let user_agent =
-            Some(text(user_agent)).filter(|agent| agent.is_ascii() && !agent.is_empty());
-        let query = self.lengths.query.map(|length| text(next(length)));
+        let user_agent = Some(user_agent).filter(|agent| agent.is_ascii() && !agent.is_empty());
+        let query = self.lengths.query.map(|length| pieces.next(length));
         add(HTTP_REQUEST_METHOD, Fact::name(self.method));
         if self.lengths.original_method > 0 {
-            let original = text(next(self.lengths.original_method));
+            let original = pieces.next(self.lengths.original_method);
             add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
         }
         add(URL_SCHEME, Fact::name(self.scheme.as_str()));
@@ -159,16 +142,6 @@ impl ServerRequest {
             add(HTTP_ROUTE, Fact::Name(route.clone()));
         }
     }
-
-    /// The memory that it takes besides its own size.
-    #[cfg(feature = "init")]
-    pub(crate) fn bytes(&self) -> usize {
-        if self.text.spilled() {
-            self.text.capacity()
-        } else {
-            0
-        }
-    }
 }
 
 /// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
@@ -194,11 +167,8 @@ pub(super) fn server<'a>(
     headers: &RequestHeaders<'a>,
     forwarded: &Forwarded<'a>,
 ) -> Option<(&'a str, Option<u16>)> {
-    split_authority(text(authority(request, headers, forwarded)?))
-}
-
-fn text(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).unwrap_or_default()
+    let authority = authority(request, headers, forwarded)?;
+    str::from_utf8(authority).ok().and_then(split_authority)
 }
 
 /// `server.address` and `server.port`
@@ -278,20 +248,5 @@ mod tests {
         };
         assert_eq!(name("bücher.example:81").as_deref(), Some("bücher.example"));
         assert_eq!(name(&"h".repeat(MAX_AUTHORITY + 1)), None);
-    }
-
-    #[cfg(feature = "init")]
-    #[test]
-    fn a_request_counts_the_memory_of_text_that_it_has_no_room_for() {
-        let bytes = |path: &str| {
-            let request = ::http::Request::get(path).body(());
-            let (request, ()) = request.expect("it is a request").into_parts();
-            let headers = RequestHeaders::of(&request.headers);
-            let mut kept = ServerRequest::new("GET", None, Scheme::Http);
-            kept.read(&request, &headers, &Forwarded::default(), None);
-            kept.bytes()
-        };
-        assert_eq!(bytes("/users/42"), 0);
-        assert!(bytes(&format!("/{}", "p".repeat(2000))) >= MAX_PATH);
     }
 }

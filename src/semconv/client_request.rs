@@ -1,0 +1,213 @@
+//! What a span says of a request of a client.
+
+use ::http::Uri;
+use ::http::request::Parts;
+
+use super::http::{
+    MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, Server, split_authority,
+};
+use super::kept::Text;
+use super::redact::{self, SensitiveParameters};
+use super::server_request::server_attributes;
+use super::{
+    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, OTHER,
+    URL_FULL, truncate,
+};
+
+/// What is taken from a request before it is sent.
+#[derive(Clone)]
+pub(crate) struct ClientRequest {
+    method: &'static str,
+    /// How often it was sent before.
+    resends: Option<i64>,
+    /// That of the server; `None` where it is not known.
+    port: Option<u16>,
+    /// Whether the URL has a user, who is not kept.
+    has_credentials: bool,
+    pub(super) text: Text,
+    lengths: Lengths,
+}
+
+/// How long the pieces of the text are, in their order.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    scheme: u16,
+    /// Host and port.
+    authority: u16,
+    path: u16,
+    /// `None` where the request does not have it.
+    query: Option<u16>,
+    original_method: u16,
+}
+
+impl ClientRequest {
+    #[inline]
+    pub(crate) fn new(method: &'static str, resends: Option<i64>) -> Self {
+        Self {
+            method,
+            resends,
+            port: None,
+            has_credentials: false,
+            text: Text::default(),
+            lengths: Lengths::default(),
+        }
+    }
+
+    /// Reads the rest of a request, which goes to `server`. One that names no server itself is sent to
+    /// that of `base`. A query is read only with the parameters that are not to be recorded.
+    pub(crate) fn read(
+        &mut self,
+        request: &Parts,
+        server: Option<Server<'_>>,
+        base: Option<&Uri>,
+        sensitive_parameters: Option<&SensitiveParameters>,
+    ) {
+        let uri = &request.uri;
+        let named = uri.authority().map(|_| uri).or(base);
+        let authority = named.and_then(Uri::authority);
+        let authority = authority.map_or("", |authority| authority.as_str());
+        let host = match authority.bytes().rposition(|byte| byte == b'@') {
+            Some(at) => &authority[at + 1..],
+            None => authority,
+        };
+        self.has_credentials = host.len() < authority.len();
+        self.port = server.map(|server| server.port);
+        // What is longer names no server.
+        if host.len() <= MAX_AUTHORITY {
+            let scheme = named.and_then(Uri::scheme_str).unwrap_or_default();
+            self.lengths.scheme = self.text.add(scheme.as_bytes());
+            self.lengths.authority = self.text.add(host.as_bytes());
+        }
+        self.lengths.path = self.text.add(truncate(uri.path(), MAX_PATH).as_bytes());
+        let query = uri.query().zip(sensitive_parameters);
+        self.lengths.query = query.map(|(query, sensitive)| {
+            let query = redact::query(query, MAX_QUERY, sensitive);
+            self.text.add(query.as_bytes())
+        });
+        if self.method == OTHER {
+            let method = truncate(request.method.as_str(), MAX_METHOD);
+            self.lengths.original_method = self.text.add(method.as_bytes());
+        }
+    }
+
+    /// The attributes of a client span that are known before the request is sent.
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+        let mut pieces = self.text.pieces();
+        let scheme = pieces.next(self.lengths.scheme);
+        let authority = pieces.next(self.lengths.authority);
+        let path = pieces.next(self.lengths.path);
+        let query = self.lengths.query.map(|length| pieces.next(length));
+        if let (Some((host, _)), Some(port)) = (split_authority(authority), self.port) {
+            server_attributes(host, Some(port), add);
+        }
+        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
+        if self.lengths.original_method > 0 {
+            let original = pieces.next(self.lengths.original_method);
+            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
+        }
+        if !scheme.is_empty() && !authority.is_empty() {
+            let credentials = if self.has_credentials {
+                "REDACTED:REDACTED@"
+            } else {
+                ""
+            };
+            let host = truncate(authority, MAX_HOST);
+            let mut url = [scheme, "://", credentials, &host, path, "", ""];
+            if let Some(query) = query {
+                (url[5], url[6]) = ("?", query);
+            }
+            add(URL_FULL, Fact::Text(&url.concat()));
+        }
+        if let Some(resends) = self.resends {
+            add(HTTP_REQUEST_RESEND_COUNT, Fact::Number(resends));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attributes of a request, as text.
+    fn attributes(
+        request: ::http::request::Builder,
+        method: &'static str,
+        base: Option<&Uri>,
+        sensitive: Option<&SensitiveParameters>,
+    ) -> Vec<String> {
+        let (request, ()) = request.body(()).expect("it is a request").into_parts();
+        let server = Server::of(&request.uri).or_else(|| Server::of(base?));
+        let mut kept = ClientRequest::new(method, None);
+        kept.read(&request, server, base, sensitive);
+        let mut attributes = Vec::new();
+        kept.attributes(&mut |key, fact| {
+            attributes.push(format!("{key}={}", fact.attribute(key).value));
+        });
+        attributes
+    }
+
+    #[test]
+    fn a_url_is_recorded_without_its_credentials() {
+        let sensitive = SensitiveParameters::default();
+        let url = |uri: &str, base: Option<&Uri>, sensitive| {
+            let request = ::http::Request::get(uri);
+            let attributes = attributes(request, "GET", base, sensitive);
+            let url = attributes
+                .iter()
+                .find_map(|one| one.strip_prefix("url.full="));
+            url.map(str::to_owned)
+        };
+        for (uri, expected) in [
+            ("http://a/b?c=d", Some("http://a/b?c=d")),
+            ("https://a:8443", Some("https://a:8443/")),
+            (
+                "https://user:secret@a/b?sig=secret&c=d",
+                Some("https://REDACTED:REDACTED@a/b?sig=REDACTED&c=d"),
+            ),
+            ("/b", None),
+            ("a:443", None),
+        ] {
+            assert_eq!(url(uri, None, Some(&sensitive)).as_deref(), expected);
+        }
+        assert_eq!(
+            url("http://a/b?c=d", None, None).as_deref(),
+            Some("http://a/b")
+        );
+        let base = "http://a/b?c=d".parse().expect("it is a URI");
+        let of_base = url("/b?c=d", Some(&base), Some(&sensitive));
+        assert_eq!(of_base.as_deref(), Some("http://a/b?c=d"));
+        let long = format!("http://{}/b", "h".repeat(MAX_AUTHORITY + 1));
+        assert_eq!(url(&long, None, None), None);
+    }
+
+    #[test]
+    fn a_request_is_described_by_its_server_method_and_url() {
+        let request = ::http::Request::builder().method("BREW");
+        let request = request.uri("https://user@[::1]/pot");
+        assert_eq!(
+            attributes(request, OTHER, None, None),
+            [
+                "server.address=::1",
+                "server.port=443",
+                "http.request.method=_OTHER",
+                "http.request.method_original=BREW",
+                "url.full=https://REDACTED:REDACTED@[::1]/pot",
+            ]
+        );
+        // That of a tunnel has no URL.
+        let request = ::http::Request::connect("a:8443");
+        assert_eq!(
+            attributes(request, "CONNECT", None, None),
+            [
+                "server.address=a",
+                "server.port=8443",
+                "http.request.method=CONNECT",
+            ]
+        );
+        let request = ::http::Request::get("/b");
+        assert_eq!(
+            attributes(request, "GET", None, None),
+            ["http.request.method=GET"]
+        );
+    }
+}

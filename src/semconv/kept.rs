@@ -1,0 +1,102 @@
+//! What is taken from a request when its span starts, so that its attributes can be made later, where
+//! nobody waits for them.
+
+use smallvec::SmallVec;
+
+use super::{ClientRequest, Fact, ServerRequest};
+
+/// Room for the text of most requests: what is longer has memory of its own.
+const ROOM: usize = 192;
+
+/// What is kept of a request.
+#[derive(Clone)]
+pub(crate) enum KeptRequest {
+    Server(ServerRequest),
+    Client(ClientRequest),
+}
+
+impl KeptRequest {
+    /// The attributes of its span that are known when it starts.
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+        match self {
+            Self::Server(request) => request.attributes(add),
+            Self::Client(request) => request.attributes(add),
+        }
+    }
+
+    /// The memory that it takes besides its own size.
+    #[cfg(feature = "init")]
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Server(request) => request.text.bytes(),
+            Self::Client(request) => request.text.bytes(),
+        }
+    }
+}
+
+/// Pieces of text one after the other. Whoever adds them remembers their lengths.
+#[derive(Clone, Default)]
+pub(super) struct Text(SmallVec<[u8; ROOM]>);
+
+impl Text {
+    /// Adds a piece, and gives its length.
+    #[inline]
+    pub(super) fn add(&mut self, piece: &[u8]) -> u16 {
+        self.0.extend_from_slice(piece);
+        u16::try_from(piece.len()).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn pieces(&self) -> Pieces<'_> {
+        Pieces(&self.0)
+    }
+
+    /// The memory that it takes besides its own size.
+    #[cfg(feature = "init")]
+    pub(super) fn bytes(&self) -> usize {
+        if self.0.spilled() {
+            self.0.capacity()
+        } else {
+            0
+        }
+    }
+}
+
+/// What has yet to be read of a text.
+pub(super) struct Pieces<'a>(&'a [u8]);
+
+impl<'a> Pieces<'a> {
+    /// The next piece; empty where it is no text.
+    pub(super) fn next(&mut self, length: u16) -> &'a str {
+        let (piece, rest) = self.0.split_at_checked(length.into()).unwrap_or_default();
+        self.0 = rest;
+        str::from_utf8(piece).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_read_as_they_were_added() {
+        let mut text = Text::default();
+        let long = "l".repeat(ROOM);
+        let pieces = ["a", "", &long, "ä"];
+        let lengths = pieces.map(|piece| text.add(piece.as_bytes()));
+        let no_text = text.add(b"\xe4");
+        let mut read = text.pieces();
+        assert_eq!(lengths.map(|length| read.next(length)), pieces);
+        assert_eq!(read.next(no_text), "");
+        assert_eq!(read.next(1), "");
+    }
+
+    #[cfg(feature = "init")]
+    #[test]
+    fn text_that_has_no_room_takes_memory_of_its_own() {
+        let mut text = Text::default();
+        text.add(&[b't'; ROOM]);
+        assert_eq!(text.bytes(), 0);
+        text.add(b"t");
+        assert!(text.bytes() > ROOM);
+    }
+}
