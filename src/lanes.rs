@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_thread_has_a_lane_of_its_own_as_long_as_there_are_enough() {
+    fn threads_have_numbers_of_their_own_which_choose_their_lanes() {
         let numbers: Vec<_> = std::thread::scope(|scope| {
             let number = || scope.spawn(number_of_this_thread);
             let threads: Vec<_> = (0..8).map(|_| number()).collect();

@@ -17,7 +17,7 @@ use crate::table::{Inserted, Table};
 const MAX_INSTRUMENTS: usize = 256;
 
 /// Bound of the functions that are measured, with the ways in which they end. It is below that of the
-/// series of an instrument: what is bound past that one stays with the rest.
+/// series of an instrument, past which what is bound counts among the rest for good.
 const MAX_ENDED: usize = 1024;
 
 /// Larger values lose all precision, and a sum of them becomes infinite.

@@ -255,7 +255,8 @@ impl Options {
         }
     }
 
-    /// Whether code of the application runs before the span of a request starts.
+    /// Whether code of the application is asked of a request before its span is started. How long that
+    /// takes belongs to the span.
     #[inline]
     pub(crate) fn has_request_hooks(&self) -> bool {
         self.span_name.is_some()

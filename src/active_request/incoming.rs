@@ -44,7 +44,7 @@ impl ActiveRequest {
     pub(crate) fn start(recorder: &ByLane<Recorder>, request: &Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
-        // Else read where it is needed, which is soon, and only if it is: to read a clock takes long.
+        // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
         let now = options.has_request_hooks().then(SystemTime::now);
         let instruments = &recorder.instruments;
         let headers = RequestHeaders::of(&request.headers);
@@ -76,6 +76,7 @@ impl ActiveRequest {
                 }
             } else {
                 let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
+                // Read where it stays, because it is large.
                 if let KeptRequest::Server(kept) = new.request.insert(KeptRequest::Server(kept)) {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, &headers, &forwarded, sensitive);

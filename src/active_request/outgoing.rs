@@ -22,7 +22,7 @@ impl ActiveRequest {
     pub(crate) fn start_outgoing(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
-        // Else read where it is needed, which is soon, and only if it is: to read a clock takes long.
+        // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
         let now = options.has_request_hooks().then(SystemTime::now);
         let parent = recorder.with_providers(Context::current());
         let server = options.server(request);
@@ -54,6 +54,7 @@ impl ActiveRequest {
                 }
             } else {
                 let kept = ClientRequest::new(route.method, resends);
+                // Read where it stays, because it is large.
                 if let KeptRequest::Client(kept) = new.request.insert(KeptRequest::Client(kept)) {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, server, options.server.as_ref(), sensitive);

@@ -28,7 +28,7 @@ pub(super) trait Holds: Sized {
 
 /// A message that a receiver takes.
 pub(super) trait Request: Holds {
-    /// The message in protobuf; `None` where it is longer than `limit`.
+    /// The message in protobuf; `None` where it is longer than `limit`, or cannot be written.
     fn encode(&self, limit: usize) -> Option<Vec<u8>>;
 
     /// How many of it the receiver says that it rejected, and why; `None` where `answer` is not
@@ -40,7 +40,7 @@ pub(super) trait Request: Holds {
     fn to_json(&self, limit: usize) -> Option<Vec<u8>>;
 }
 
-/// A message that became JSON; `None` where it is longer than `limit`.
+/// A message that became JSON; `None` where it is longer than `limit`, or could not.
 #[cfg(feature = "http-json")]
 pub(super) fn in_json(json: serde_json::Result<Vec<u8>>, limit: usize) -> Option<Vec<u8>> {
     // It fails only where a map has keys that are no text.
@@ -116,7 +116,9 @@ macro_rules! request {
     ($($request:ty, $response:ty, $rejected:ident;)+) => {
         $(impl Request for $request {
             fn encode(&self, limit: usize) -> Option<Vec<u8>> {
-                (self.encoded_len() <= limit).then(|| self.encode_to_vec())
+                let length = self.encoded_len();
+                let mut message = Vec::with_capacity(length.min(limit));
+                (length <= limit && Message::encode(self, &mut message).is_ok()).then_some(message)
             }
 
             fn rejected(answer: Bytes) -> Option<(i64, String)> {

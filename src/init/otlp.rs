@@ -98,7 +98,9 @@ impl OtlpClient {
                     parts.push(part.split_off(items / 2));
                     parts.push(part);
                 } else {
-                    let detail = format!("one alone is larger than {MAX_MESSAGE} bytes");
+                    let detail = format!(
+                        "one alone is larger than {MAX_MESSAGE} bytes, or cannot be written"
+                    );
                     outcome.lose(count, Failure::TooLarge, detail);
                 }
                 continue;
@@ -174,7 +176,7 @@ impl OtlpClient {
         }
     }
 
-    /// `None` where the message is too large.
+    /// `None` where the message is too large, or cannot be written.
     fn encode<Q: messages::Request>(&self, message: &Q) -> Option<Vec<u8>> {
         match self.protocol {
             Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE),

@@ -1,7 +1,7 @@
 //! The message that carries spans to a receiver, written from what was recorded of them.
 //!
-//! A service under load has many thousand spans a second. What they say is written as it was
-//! recorded, and becomes no attribute or message in memory of its own before.
+//! A service under load has many thousand spans a second, most of them of requests. What those say is
+//! written as it was kept, and becomes no attribute in memory of its own before.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -390,8 +390,10 @@ mod tests {
     use crate::init::traces::Spans;
     use crate::providers::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
-    use crate::semconv::http::Scheme;
-    use crate::semconv::{Forwarded, KeptRequest, SensitiveParameters, ServerRequest};
+    use crate::semconv::http::{Scheme, Server};
+    use crate::semconv::{
+        ClientRequest, Forwarded, KeptRequest, SensitiveParameters, ServerRequest,
+    };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
         let state = "vendor=value,other=1".parse().expect("it is valid");
@@ -418,6 +420,15 @@ mod tests {
         KeptRequest::Server(kept)
     }
 
+    fn outgoing() -> KeptRequest {
+        let request = http::Request::get("https://user@example.com/users?name=Ada").body(());
+        let (request, ()) = request.expect("it is a request").into_parts();
+        let mut kept = ClientRequest::new("GET", Some(1));
+        let sensitive = SensitiveParameters::default();
+        kept.read(&request, Server::of(&request.uri), None, Some(&sensitive));
+        KeptRequest::Client(kept)
+    }
+
     fn values() -> Vec<KeyValue> {
         let texts = ["ä text that is long", "b"].map(StringValue::from).to_vec();
         vec![
@@ -425,6 +436,10 @@ mod tests {
             KeyValue::new("empty", ""),
             KeyValue::new("", "no key"),
             KeyValue::new("number", -1),
+            KeyValue::new("none", 0),
+            KeyValue::new("one byte", 127),
+            KeyValue::new("two bytes", 128),
+            KeyValue::new("least", i64::MIN),
             KeyValue::new("large", i64::MAX),
             KeyValue::new("fraction", 0.5),
             KeyValue::new("flag", true),
@@ -459,7 +474,7 @@ mod tests {
                 new.kind = kind.clone();
                 new.start_time =
                     UNIX_EPOCH + std::time::Duration::from_nanos(1_700_000_000_000_000_123);
-                new.request = (n == 0).then(request);
+                new.request = [Some(request()), Some(outgoing()), None][n].take();
                 new.attributes = values();
                 let link = || Link::new(span_context(0, true), values(), 3);
                 new.links = (0..n * 2).map(|_| link()).collect();
@@ -539,6 +554,11 @@ mod tests {
             };
             assert_eq!(decode(&message), expected, "{value_length:?}");
             assert_eq!(expected.resource_spans[0].scope_spans.len(), 2);
+            let length = message
+                .encode(usize::MAX)
+                .map_or(0, |encoded| encoded.len());
+            assert!(message.encode(length).is_some());
+            assert!(message.encode(length - 1).is_none());
             // Cut in two, it holds the same.
             let rest = message.split_off(3);
             assert_eq!((message.count(), rest.count()), (3, 1));

@@ -487,6 +487,7 @@ mod tests {
     use crate::init::queue::Queue;
     use crate::init::settings::Batch;
     use crate::providers::TracersOf;
+    use crate::semconv::ClientRequest;
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
@@ -647,7 +648,20 @@ mod tests {
         let empty = bytes(&mut |_| ());
         assert!(empty >= size_of::<Recorded>());
         let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
+        let request = || {
+            let path = format!("/{}", "p".repeat(999));
+            let request = http::Request::get(path).body(());
+            let (request, ()) = request.expect("it is a request").into_parts();
+            let mut kept = ClientRequest::new("GET", None);
+            kept.read(&request, None, None, None);
+            KeptRequest::Client(kept)
+        };
         for (case, describe) in [
+            (
+                "request",
+                &mut (|new: &mut NewSpan| new.request = Some(request()))
+                    as &mut dyn FnMut(&mut NewSpan),
+            ),
             (
                 "name",
                 &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),

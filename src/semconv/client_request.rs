@@ -3,9 +3,7 @@
 use ::http::Uri;
 use ::http::request::Parts;
 
-use super::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, Server, split_authority,
-};
+use super::http::{MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, Server};
 use super::kept::Text;
 use super::redact::{self, SensitiveParameters};
 use super::server_request::server_attributes;
@@ -31,8 +29,9 @@ pub(crate) struct ClientRequest {
 /// How long the pieces of the text are, in their order.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
+    host: u16,
     scheme: u16,
-    /// Host and port.
+    /// Host and port, as the URL has them.
     authority: u16,
     path: u16,
     /// `None` where the request does not have it.
@@ -63,20 +62,22 @@ impl ClientRequest {
         sensitive_parameters: Option<&SensitiveParameters>,
     ) {
         let uri = &request.uri;
+        if let Some(Server { host, port }) = server {
+            self.lengths.host = self.text.add(start_of(host).as_bytes());
+            self.port = Some(port);
+        }
         let named = uri.authority().map(|_| uri).or(base);
-        let authority = named.and_then(Uri::authority);
-        let authority = authority.map_or("", |authority| authority.as_str());
-        let host = match authority.bytes().rposition(|byte| byte == b'@') {
-            Some(at) => &authority[at + 1..],
-            None => authority,
-        };
-        self.has_credentials = host.len() < authority.len();
-        self.port = server.map(|server| server.port);
-        // What is longer names no server.
-        if host.len() <= MAX_AUTHORITY {
-            let scheme = named.and_then(Uri::scheme_str).unwrap_or_default();
+        if let Some(named) = named
+            && let (Some(scheme), Some(authority)) = (named.scheme_str(), named.authority())
+        {
+            let authority = authority.as_str();
+            let host = match authority.bytes().rposition(|byte| byte == b'@') {
+                Some(at) => &authority[at + 1..],
+                None => authority,
+            };
+            self.has_credentials = host.len() < authority.len();
             self.lengths.scheme = self.text.add(scheme.as_bytes());
-            self.lengths.authority = self.text.add(host.as_bytes());
+            self.lengths.authority = self.text.add(start_of(host).as_bytes());
         }
         self.lengths.path = self.text.add(truncate(uri.path(), MAX_PATH).as_bytes());
         let query = uri.query().zip(sensitive_parameters);
@@ -93,11 +94,12 @@ impl ClientRequest {
     /// The attributes of a client span that are known before the request is sent.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
         let mut pieces = self.text.pieces();
+        let host = pieces.next(self.lengths.host);
         let scheme = pieces.next(self.lengths.scheme);
         let authority = pieces.next(self.lengths.authority);
         let path = pieces.next(self.lengths.path);
         let query = self.lengths.query.map(|length| pieces.next(length));
-        if let (Some((host, _)), Some(port)) = (split_authority(authority), self.port) {
+        if let Some(port) = self.port {
             server_attributes(host, Some(port), add);
         }
         add(HTTP_REQUEST_METHOD, Fact::name(self.method));
@@ -105,7 +107,7 @@ impl ClientRequest {
             let original = pieces.next(self.lengths.original_method);
             add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
         }
-        if !scheme.is_empty() && !authority.is_empty() {
+        if !scheme.is_empty() {
             let credentials = if self.has_credentials {
                 "REDACTED:REDACTED@"
             } else {
@@ -116,12 +118,17 @@ impl ClientRequest {
             if let Some(query) = query {
                 (url[5], url[6]) = ("?", query);
             }
-            add(URL_FULL, Fact::Text(&url.concat()));
+            add(URL_FULL, Fact::Name(url.concat().into()));
         }
         if let Some(resends) = self.resends {
             add(HTTP_REQUEST_RESEND_COUNT, Fact::Number(resends));
         }
     }
+}
+
+/// As much of a host as is looked at later.
+fn start_of(host: &str) -> &str {
+    host.get(..MAX_AUTHORITY).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -137,7 +144,7 @@ mod tests {
     ) -> Vec<String> {
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
         let server = Server::of(&request.uri).or_else(|| Server::of(base?));
-        let mut kept = ClientRequest::new(method, None);
+        let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
         let mut attributes = Vec::new();
         kept.attributes(&mut |key, fact| {
@@ -177,7 +184,8 @@ mod tests {
         let of_base = url("/b?c=d", Some(&base), Some(&sensitive));
         assert_eq!(of_base.as_deref(), Some("http://a/b?c=d"));
         let long = format!("http://{}/b", "h".repeat(MAX_AUTHORITY + 1));
-        assert_eq!(url(&long, None, None), None);
+        let cut = format!("http://{}…/b", "h".repeat(MAX_HOST - "…".len()));
+        assert_eq!(url(&long, None, None), Some(cut));
     }
 
     #[test]
@@ -208,6 +216,19 @@ mod tests {
         assert_eq!(
             attributes(request, "GET", None, None),
             ["http.request.method=GET"]
+        );
+        // One whose server has no name goes to that of the client.
+        let base = "http://a".parse().expect("it is a URI");
+        let request = ::http::Request::get("http://:8080/b");
+        assert_eq!(
+            attributes(request, "GET", Some(&base), None),
+            [
+                "server.address=a",
+                "server.port=80",
+                "http.request.method=GET",
+                "url.full=http://:8080/b",
+                "http.request.resend_count=2",
+            ]
         );
     }
 }

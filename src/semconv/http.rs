@@ -8,16 +8,16 @@ use ::http::{Extensions, HeaderMap, StatusCode, Uri, Version};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
+use super::server_request::server_attributes;
 use super::{
     Fact, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
-    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, Side, URL_PATH, URL_SCHEME,
-    truncate,
+    NETWORK_PROTOCOL_VERSION, OTHER, Side, URL_PATH, URL_SCHEME, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
 pub(super) const MAX_METHOD: usize = 32;
 pub(super) const MAX_HOST: usize = 255;
-/// Of what names a server: a user, a host and a port.
+/// Of what names a server, until its host is cut to the bound of that.
 pub(super) const MAX_AUTHORITY: usize = 1024;
 pub(super) const MAX_USER_AGENT: usize = 256;
 pub(super) const MAX_PATH: usize = 1024;
@@ -195,8 +195,8 @@ impl<'a> Server<'a> {
     }
 
     pub(crate) fn attributes(self, add: &mut impl FnMut(KeyValue)) {
-        add(KeyValue::new(SERVER_ADDRESS, host(self.host).into_owned()));
-        add(KeyValue::new(SERVER_PORT, i64::from(self.port)));
+        let add = &mut |key, fact: Fact<'_>| add(fact.attribute(key));
+        server_attributes(self.host, Some(self.port), add);
     }
 }
 

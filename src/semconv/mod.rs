@@ -39,7 +39,7 @@ pub(crate) use server_request::ServerRequest;
 
 /// A value of an attribute, as it is before anybody keeps it.
 pub(crate) enum Fact<'a> {
-    /// One that is much the same for all requests.
+    /// One that is the same for many requests, or was made for this one.
     Name(Cow<'static, str>),
     Text(&'a str),
     Number(i64),

@@ -79,16 +79,15 @@ impl ServerRequest {
         self.version = request.version;
         self.client = forwarded.client;
         self.peer = peer(&request.extensions);
-        // What is longer names no server.
-        let authority = authority(request, headers, forwarded)
-            .filter(|authority| authority.len() <= MAX_AUTHORITY);
+        let authority = authority(request, headers, forwarded).unwrap_or_default();
+        let authority = authority.get(..MAX_AUTHORITY).unwrap_or(authority);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
         // One byte more than is kept, which tells that it is cut.
         let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
         self.lengths.path = self
             .text
             .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
-        self.lengths.authority = self.text.add(authority.unwrap_or_default());
+        self.lengths.authority = self.text.add(authority);
         self.lengths.user_agent = self.text.add(user_agent);
         let query = request.uri.query().zip(sensitive_parameters);
         self.lengths.query = query.map(|(query, sensitive)| {
@@ -145,7 +144,8 @@ impl ServerRequest {
 }
 
 /// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
-/// `:authority` or the absolute form, else `Host`, which may hold text of no known encoding.
+/// `:authority` or the absolute form, else `Host`. Anybody can send that, in any encoding; a proxy that
+/// is trusted has the name from where it was checked.
 #[inline]
 fn authority<'a>(
     request: &'a Parts,
@@ -247,6 +247,7 @@ mod tests {
             address.map(|address| address.to_string())
         };
         assert_eq!(name("bücher.example:81").as_deref(), Some("bücher.example"));
-        assert_eq!(name(&"h".repeat(MAX_AUTHORITY + 1)), None);
+        let long = "h".repeat(MAX_AUTHORITY + 1);
+        assert_eq!(name(&long).as_deref(), Some(&*cut));
     }
 }

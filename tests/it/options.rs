@@ -215,19 +215,44 @@ async fn a_filtered_request_is_trusted_no_further_than_others_and_uses_the_same_
 
 #[tokio::test]
 async fn a_span_starts_before_the_hooks_that_are_asked_about_it() {
-    let telemetry = TestTelemetry::new();
-    let (asked, times) = mpsc::channel();
-    let layer = telemetry.layer().with_request_attributes(move |_, _| {
+    /// Says when it was asked, and takes a while to answer.
+    fn ask(asked: &mpsc::Sender<SystemTime>) {
         let start = SystemTime::now();
         // Until time has passed that can be seen.
         while SystemTime::now() == start {}
         asked.send(start).expect("somebody listens");
-    });
-    send_through(&layer, get("/")).await;
-    let span = telemetry.only_span().await;
-    let asked = times.recv().expect("it was asked");
-    assert!(span.start_time <= asked, "{:?} {asked:?}", span.start_time);
-    assert!(span.end_time <= SystemTime::now());
+    }
+    type Hook = fn(TelemetryLayer, mpsc::Sender<SystemTime>) -> TelemetryLayer;
+    let hooks: [(&str, Hook); 3] = [
+        ("attributes", |layer, asked| {
+            layer.with_request_attributes(move |_, _| ask(&asked))
+        }),
+        ("name", |layer, asked| {
+            layer.with_span_name(move |_| {
+                ask(&asked);
+                None
+            })
+        }),
+        ("trust", |layer, asked| {
+            layer.with_trust_by_request(move |_| {
+                ask(&asked);
+                Trust::Continue
+            })
+        }),
+    ];
+    for (case, hook) in hooks {
+        let telemetry = TestTelemetry::new();
+        let (asked, times) = mpsc::channel();
+        send_through(&hook(telemetry.layer(), asked), get("/")).await;
+        let span = telemetry.only_span().await;
+        let asked = times.recv().expect("it was asked");
+        assert!(
+            span.start_time <= asked,
+            "{case}: {:?} {asked:?}",
+            span.start_time
+        );
+        assert!(span.end_time <= SystemTime::now(), "{case}");
+    }
 }
 
 #[tokio::test]

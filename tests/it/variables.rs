@@ -319,7 +319,11 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
     use opentelemetry::metrics::MeterProvider;
 
     const LIMIT: usize = 3584 * 1024;
-    for protocol in ["grpc", "http/protobuf"] {
+    let mut protocols = vec!["grpc", "http/protobuf"];
+    if cfg!(feature = "http-json") {
+        protocols.push("http/json");
+    }
+    for protocol in protocols {
         let receiver = Receiver::start();
         let telemetry = start(&receiver, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
         let tracer = telemetry
