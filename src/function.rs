@@ -11,7 +11,7 @@ use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use pin_project_lite::pin_project;
 
-use crate::metrics::Ended;
+use crate::function_durations::FunctionEnd;
 use crate::options::guarded;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv;
@@ -193,13 +193,12 @@ impl Drop for Call {
             None => None,
         };
         if let Some(metrics) = &self.metrics {
-            let ended = Ended {
+            let end = FunctionEnd {
                 function: metrics.function,
                 error,
             };
             let elapsed = metrics.start.elapsed().as_secs_f64();
-            let functions = &metrics.providers.functions;
-            functions.record_function_duration(ended, elapsed);
+            metrics.providers.function_durations.record(end, elapsed);
         }
         if let Some(OpenSpan {
             cx,

@@ -135,6 +135,7 @@ mod client;
 #[cfg(feature = "macros")]
 mod expanded;
 mod function;
+mod function_durations;
 mod future;
 mod handler_attributes;
 mod handles;

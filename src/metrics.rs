@@ -1,24 +1,18 @@
 //! Metrics of handler code.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-use crate::bound::{Bind, BoundHistogram};
 use crate::providers::{self, Current};
 use crate::semconv;
 use crate::table::{Inserted, Table};
 
 /// Bound of the number of instruments that are created by name.
 const MAX_INSTRUMENTS: usize = 256;
-
-/// Bound of the functions that are measured, with the ways in which they end. It is below that of the
-/// series of an instrument, past which what is bound counts among the rest for good.
-const MAX_ENDED: usize = 1024;
 
 /// Larger values lose all precision, and a sum of them becomes infinite.
 const MAX_VALUE: f64 = 1e18;
@@ -211,29 +205,6 @@ pub(crate) struct Registry {
     refused: Table<String, ()>,
     /// Whether it was said that there are too many.
     overflow: AtomicBool,
-    /// How long the functions took that are measured.
-    durations: OnceLock<Histogram<f64>>,
-    ended: Table<Ended, BoundHistogram<f64>>,
-}
-
-/// A function that is measured, and how it has ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Ended {
-    /// The module or type that the function is in, and its name.
-    pub(crate) function: (&'static str, &'static str),
-    /// `error.type`
-    pub(crate) error: Option<&'static str>,
-}
-
-impl Ended {
-    fn attributes(self) -> Vec<KeyValue> {
-        let (place, name) = self.function;
-        let function = format!("{place}::{name}");
-        let mut attributes = vec![KeyValue::new(semconv::CODE_FUNCTION_NAME, function)];
-        let error = self.error;
-        attributes.extend(error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error)));
-        attributes
-    }
 }
 
 #[derive(Clone)]
@@ -358,29 +329,7 @@ impl Registry {
             instruments: Table::new(MAX_INSTRUMENTS),
             refused: Table::new(MAX_INSTRUMENTS),
             overflow: AtomicBool::new(false),
-            durations: OnceLock::new(),
-            ended: Table::new(MAX_ENDED),
         }
-    }
-
-    /// Records how long a function took, in seconds.
-    pub(crate) fn record_function_duration(&self, ended: Ended, seconds: f64) {
-        let bind = || self.durations().bind_to(&ended.attributes());
-        match self.ended.get_or_insert_with(&ended, bind) {
-            Ok(histogram) => histogram.record(seconds),
-            Err(histogram) => histogram.record(seconds),
-        }
-    }
-
-    fn durations(&self) -> &Histogram<f64> {
-        self.durations.get_or_init(|| {
-            self.meter
-                .f64_histogram(semconv::FUNCTION_DURATION)
-                .with_description("Duration of function calls.")
-                .with_unit("s")
-                .with_boundaries(semconv::SECONDS.to_vec())
-                .build()
-        })
     }
 
     fn instrument(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderName, Uri, request, response};
+use http::{Extensions, HeaderName, Uri, request, response};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
@@ -15,6 +15,7 @@ use opentelemetry::trace::{SpanContext, TraceFlags};
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer};
+use crate::request_body::Received;
 use crate::semconv::http::{Server, split_authority};
 use crate::semconv::{SensitiveParameters, Side};
 
@@ -263,6 +264,17 @@ impl Options {
             || self.request_attributes.is_some()
             || self.propagators.is_some()
             || matches!(self.trust, TrustOption::ByRequest(_))
+    }
+
+    /// Has the bytes of a request's body counted where it is read, if sizes are recorded. The count is
+    /// not that of a request which this one may be a copy of.
+    #[inline]
+    pub(crate) fn count_received(&self, extensions: &mut Extensions) -> Option<Received> {
+        self.metrics.contains(&MetricSet::BodySizes).then(|| {
+            let received = Received::new();
+            extensions.insert(received.clone());
+            received
+        })
     }
 
     /// `None` where there is no hook.

@@ -17,6 +17,7 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 
+use crate::function_durations::FunctionDurations;
 use crate::metrics::Registry;
 use crate::propagation::Propagators;
 use crate::semconv::{self, KeptRequest};
@@ -35,6 +36,7 @@ pub(crate) struct Providers {
     components: Table<&'static str, Arc<dyn StartSpan>>,
     /// The instruments that handler functions created by name.
     pub(crate) functions: Registry,
+    pub(crate) function_durations: FunctionDurations,
 }
 
 impl Providers {
@@ -42,13 +44,14 @@ impl Providers {
         tracers: Arc<dyn MakeTracer>,
         meters: Arc<dyn MeterProvider + Send + Sync>,
     ) -> Self {
-        let functions = Registry::new(meters.meter_with_scope(handler_scope()));
+        let meter = meters.meter_with_scope(handler_scope());
         Self {
             follows_unsampled: tracers.follows_unsampled(),
             tracers,
             meters,
             components: Table::new(MAX_COMPONENTS),
-            functions,
+            function_durations: FunctionDurations::new(meter.clone()),
+            functions: Registry::new(meter),
         }
     }
 

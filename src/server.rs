@@ -20,7 +20,6 @@ use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, Tr
 use crate::propagation::{Format, Propagators};
 use crate::providers::TracersOf;
 use crate::recorder::Shared;
-use crate::request_body::Received;
 use crate::semconv::SensitiveParameters;
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
@@ -426,9 +425,6 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
         return ActiveRequest::none();
     }
     if shared.options.wants(head) {
-        if shared.options.metrics.contains(&MetricSet::BodySizes) {
-            head.extensions.insert(Received::new());
-        }
         ActiveRequest::start(recorder, head)
     } else {
         ActiveRequest::unrecorded(recorder, head)

@@ -16,7 +16,6 @@ use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
-use crate::request_body::Received;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
 use crate::semconv::{Forwarded, KeptRequest, ServerRequest, rpc};
@@ -41,7 +40,7 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
-    pub(crate) fn start(recorder: &ByLane<Recorder>, request: &Parts) -> Self {
+    pub(crate) fn start(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
@@ -108,7 +107,7 @@ impl ActiveRequest {
             start_time,
             status: None,
             sent: 0,
-            received: request.extensions.get::<Received>().cloned(),
+            received: options.count_received(&mut request.extensions),
             extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
             http: Http {
                 route: found,

@@ -10,10 +10,8 @@ use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
 use crate::lanes::ByLane;
-use crate::options::MetricSet;
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
-use crate::request_body::Received;
 use crate::semconv::http::Scheme;
 use crate::semconv::{ClientRequest, KeptRequest};
 
@@ -74,12 +72,6 @@ impl ActiveRequest {
             recording: span,
         } = recorder.tracer.start(parent, &mut describe);
         let scheme = Scheme::Http;
-        // Not that of a request which this one may be a copy of.
-        let received = options.metrics.contains(&MetricSet::BodySizes).then(|| {
-            let received = Received::new();
-            request.extensions.insert(received.clone());
-            received
-        });
         let active = call.is_none();
         if active {
             recorder.instruments.add_active(route, scheme, 1);
@@ -95,7 +87,7 @@ impl ActiveRequest {
             start_time,
             status: None,
             sent: 0,
-            received,
+            received: options.count_received(&mut request.extensions),
             extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
             http: Http {
                 route: found,

@@ -12,7 +12,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use opentelemetry_sdk::trace::SpanData;
 
 use super::batch::Sink;
-use super::spans::Ended;
+use super::ended::Ended;
 use super::stats::Outcome;
 use crate::semconv;
 

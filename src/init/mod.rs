@@ -4,6 +4,7 @@ mod batch;
 mod config;
 mod connection;
 mod console;
+mod ended;
 mod endpoint;
 mod env;
 mod error;

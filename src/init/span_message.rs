@@ -18,11 +18,11 @@ use opentelemetry_proto::tonic::trace::v1::{
 use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
+use super::ended::{Ended, View};
 use super::limits::{cut, cut_all, cut_text};
 #[cfg(feature = "http-json")]
 use super::messages::in_json;
 use super::messages::{Holds, Request};
-use super::spans::{Ended, View};
 use crate::semconv::Fact;
 
 /// Bytes of a span with the attributes of a request, about.

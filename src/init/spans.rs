@@ -15,16 +15,14 @@ use opentelemetry::trace::{
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
-    SpanData, SpanEvents, SpanLinks,
+    SpanEvents,
 };
-
 use smallvec::SmallVec;
 
-use super::queue::Item;
+use super::ended::{Ended, cut};
 use super::settings::Sampler;
-use super::traces::{Spans, bytes};
+use super::traces::Spans;
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
-use crate::semconv::KeptRequest;
 use crate::table::Table;
 
 /// More scopes than this are copied to each of their spans.
@@ -84,8 +82,8 @@ impl Sampling {
 /// What makes the tracers of the process.
 pub(super) struct Tracers {
     /// For as long as the process: spans on all threads would else count its owners at once.
-    pub(super) spans: &'static Spans,
-    pub(super) sampling: Sampling,
+    spans: &'static Spans,
+    sampling: Sampling,
     scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
 }
 
@@ -163,6 +161,7 @@ impl StartSpan for Tracer {
                 recording: false,
             };
         }
+        // Written where it stays: it is large, and would be moved there otherwise.
         let place = Box::new_uninit();
         let mut recorded = Box::write(
             place,
@@ -202,18 +201,18 @@ struct Span {
 /// What was recorded of a span.
 #[derive(Clone)]
 pub(super) struct Recorded {
-    spans: &'static Spans,
-    new: NewSpan,
-    parent_span_id: SpanId,
-    parent_span_is_remote: bool,
-    end_time: Option<SystemTime>,
+    pub(super) spans: &'static Spans,
+    pub(super) new: NewSpan,
+    pub(super) parent_span_id: SpanId,
+    pub(super) parent_span_is_remote: bool,
+    pub(super) end_time: Option<SystemTime>,
     /// Besides those that it started with: most requests add their status and no more.
-    attributes: SmallVec<[KeyValue; 2]>,
-    dropped_attributes: u32,
-    events: SpanEvents,
-    dropped_links: u32,
-    status: Status,
-    scope: Scope,
+    pub(super) attributes: SmallVec<[KeyValue; 2]>,
+    pub(super) dropped_attributes: u32,
+    pub(super) events: SpanEvents,
+    pub(super) dropped_links: u32,
+    pub(super) status: Status,
+    pub(super) scope: Scope,
 }
 
 impl fmt::Debug for Recorded {
@@ -224,17 +223,9 @@ impl fmt::Debug for Recorded {
 
 /// The scope of spans. It is the same for many, which are not to count themselves.
 #[derive(Clone)]
-enum Scope {
+pub(super) enum Scope {
     Kept(&'static InstrumentationScope),
     Own(Box<InstrumentationScope>),
-}
-
-/// Cuts a list to a limit of the configuration, and counts what is cut off.
-fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let dropped = list.len().saturating_sub(limit);
-    list.truncate(limit);
-    u32::try_from(dropped).unwrap_or(u32::MAX)
 }
 
 /// Whether a list has room below a limit of the configuration.
@@ -336,158 +327,18 @@ impl Drop for Span {
     }
 }
 
-/// A span that has ended.
-#[derive(Clone, Debug)]
-pub(super) enum Ended {
-    /// One of this crate's.
-    Own(SpanContext, Box<Recorded>),
-    /// One of the SDK's, which others have started.
-    Sdk(Box<SpanData>),
-}
-
-impl Item for Ended {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Own(_, recorded) => {
-                let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
-                let parts = bytes(
-                    &new.name,
-                    &recorded.status,
-                    [&new.attributes, &recorded.attributes],
-                    &recorded.events,
-                    &new.links,
-                );
-                size_of::<Recorded>() + request + parts
-            }
-            Self::Sdk(span) => {
-                let parts = bytes(
-                    &span.name,
-                    &span.status,
-                    [&span.attributes, &[]],
-                    &span.events,
-                    &span.links,
-                );
-                size_of::<SpanData>() + parts
-            }
-        }
-    }
-}
-
-/// What an ended span says, whoever has made it.
-pub(super) struct View<'a> {
-    pub(super) span_context: &'a SpanContext,
-    pub(super) parent_span_id: SpanId,
-    pub(super) parent_span_is_remote: bool,
-    pub(super) kind: &'a SpanKind,
-    pub(super) name: &'a str,
-    pub(super) start_time: SystemTime,
-    pub(super) end_time: SystemTime,
-    /// Whose attributes come first.
-    pub(super) request: Option<&'a KeptRequest>,
-    pub(super) attributes: [&'a [KeyValue]; 2],
-    /// Past this, attributes are dropped.
-    pub(super) max_attributes: u32,
-    pub(super) dropped_attributes: u32,
-    pub(super) events: &'a SpanEvents,
-    pub(super) links: &'a [Link],
-    /// Past this, links are dropped.
-    pub(super) max_links: u32,
-    pub(super) dropped_links: u32,
-    pub(super) status: &'a Status,
-    pub(super) scope: &'a InstrumentationScope,
-}
-
-impl Ended {
-    pub(super) fn view(&self) -> View<'_> {
-        match self {
-            Self::Own(span_context, recorded) => {
-                let (new, limits) = (&recorded.new, &recorded.spans.limits);
-                View {
-                    span_context,
-                    parent_span_id: recorded.parent_span_id,
-                    parent_span_is_remote: recorded.parent_span_is_remote,
-                    kind: &new.kind,
-                    name: &new.name,
-                    start_time: new.start_time,
-                    end_time: recorded.end_time.unwrap_or(new.start_time),
-                    request: new.request.as_ref(),
-                    attributes: [&new.attributes, &recorded.attributes],
-                    max_attributes: limits.max_attributes_per_span,
-                    dropped_attributes: recorded.dropped_attributes,
-                    events: &recorded.events,
-                    links: &new.links,
-                    max_links: limits.max_links_per_span,
-                    dropped_links: recorded.dropped_links,
-                    status: &recorded.status,
-                    scope: match &recorded.scope {
-                        Scope::Kept(scope) => scope,
-                        Scope::Own(scope) => scope,
-                    },
-                }
-            }
-            Self::Sdk(span) => View {
-                span_context: &span.span_context,
-                parent_span_id: span.parent_span_id,
-                parent_span_is_remote: span.parent_span_is_remote,
-                kind: &span.span_kind,
-                name: &span.name,
-                start_time: span.start_time,
-                end_time: span.end_time,
-                request: None,
-                attributes: [&span.attributes, &[]],
-                max_attributes: u32::MAX,
-                dropped_attributes: span.dropped_attributes_count,
-                events: &span.events,
-                links: &span.links.links,
-                max_links: u32::MAX,
-                dropped_links: span.links.dropped_count,
-                status: &span.status,
-                scope: &span.instrumentation_scope,
-            },
-        }
-    }
-}
-
-impl View<'_> {
-    /// The same as the SDK has it.
-    pub(super) fn to_data(&self) -> SpanData {
-        let attributes = self.attributes.into_iter().flatten().cloned();
-        let mut attributes = NewSpan::all_attributes(self.request, attributes);
-        let dropped_attributes = cut(&mut attributes, self.max_attributes);
-        let mut links = SpanLinks::default();
-        links.links = self.links.to_vec();
-        links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
-        SpanData {
-            span_context: self.span_context.clone(),
-            parent_span_id: self.parent_span_id,
-            parent_span_is_remote: self.parent_span_is_remote,
-            span_kind: self.kind.clone(),
-            name: Cow::Owned(self.name.to_owned()),
-            start_time: self.start_time,
-            end_time: self.end_time,
-            attributes,
-            dropped_attributes_count: self.dropped_attributes + dropped_attributes,
-            events: self.events.clone(),
-            links,
-            status: self.status.clone(),
-            instrumentation_scope: self.scope.clone(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use opentelemetry::Context;
-    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanLimits};
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData, SpanLimits};
 
     use super::*;
     use crate::init::queue::Queue;
     use crate::init::settings::Batch;
     use crate::providers::TracersOf;
-    use crate::semconv::ClientRequest;
+    use crate::semconv::{ClientRequest, KeptRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry::trace::{Event, Link, Status};
-use opentelemetry::{Array, Context, KeyValue, Value};
+use opentelemetry::Context;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
@@ -13,13 +12,13 @@ use opentelemetry_sdk::trace::{
 
 use super::batch::{self, Sink};
 use super::console::SpanPrinter;
+use super::ended::Ended;
 use super::error::InitError;
 use super::export::{Building, use_the_guard};
 use super::otlp::OtlpClient;
 use super::queue::Queue;
 use super::settings::{Exporter, Limits, Signal};
 use super::span_message::{Around, SpanMessage};
-use super::spans::Ended;
 use super::stats::Outcome;
 
 pub(super) fn provider(
@@ -72,44 +71,6 @@ fn span_limits(limits: &Limits) -> SpanLimits {
         max_attributes_per_event: limits.event_attributes,
         max_attributes_per_link: limits.link_attributes,
     }
-}
-
-/// About how much memory the parts of a span take.
-#[inline]
-pub(super) fn bytes(
-    name: &str,
-    status: &Status,
-    attributes: [&[KeyValue]; 2],
-    events: &[Event],
-    links: &[Link],
-) -> usize {
-    let status = match status {
-        Status::Error { description } => description.len(),
-        _ => 0,
-    };
-    let event = |event: &Event| size_of_val(event) + event.name.len() + bytes_of(&event.attributes);
-    let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
-    name.len()
-        + status
-        + attributes.map(bytes_of).iter().sum::<usize>()
-        + events.iter().map(event).sum::<usize>()
-        + links.iter().map(link).sum::<usize>()
-}
-
-/// About how much memory attributes take.
-fn bytes_of(attributes: &[KeyValue]) -> usize {
-    let values = attributes.iter().map(|attribute| match &attribute.value {
-        Value::String(text) => text.as_str().len(),
-        Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),
-        Value::Array(Array::Bool(list)) => list.len(),
-        Value::Array(Array::I64(list)) => size_of_val(list.as_slice()),
-        Value::Array(Array::F64(list)) => size_of_val(list.as_slice()),
-        _ => 0,
-    });
-    let keys = attributes
-        .iter()
-        .map(|attribute| attribute.key.as_str().len());
-    size_of_val(attributes) + keys.sum::<usize>() + values.sum::<usize>()
 }
 
 /// Where spans that have ended wait for export.

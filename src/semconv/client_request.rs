@@ -3,13 +3,13 @@
 use ::http::Uri;
 use ::http::request::Parts;
 
-use super::http::{MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, Server};
+use super::http::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, Server};
 use super::kept::Text;
-use super::redact::{self, SensitiveParameters};
+use super::redact::SensitiveParameters;
 use super::server_request::server_attributes;
 use super::{
-    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, OTHER,
-    URL_FULL, truncate,
+    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
+    truncate,
 };
 
 /// What is taken from a request before it is sent.
@@ -80,15 +80,8 @@ impl ClientRequest {
             self.lengths.authority = self.text.add(start_of(host).as_bytes());
         }
         self.lengths.path = self.text.add(truncate(uri.path(), MAX_PATH).as_bytes());
-        let query = uri.query().zip(sensitive_parameters);
-        self.lengths.query = query.map(|(query, sensitive)| {
-            let query = redact::query(query, MAX_QUERY, sensitive);
-            self.text.add(query.as_bytes())
-        });
-        if self.method == OTHER {
-            let method = truncate(request.method.as_str(), MAX_METHOD);
-            self.lengths.original_method = self.text.add(method.as_bytes());
-        }
+        self.lengths.query = self.text.add_query(&request.uri, sensitive_parameters);
+        self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
     /// The attributes of a client span that are known before the request is sent.
@@ -134,6 +127,7 @@ fn start_of(host: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semconv::OTHER;
 
     /// The attributes of a request, as text.
     fn attributes(

@@ -1,9 +1,13 @@
 //! What is taken from a request when its span starts, so that its attributes can be made later, where
 //! nobody waits for them.
 
+use ::http::Uri;
+use ::http::request::Parts;
 use smallvec::SmallVec;
 
-use super::{ClientRequest, Fact, ServerRequest};
+use super::http::{MAX_METHOD, MAX_QUERY};
+use super::redact::{self, SensitiveParameters};
+use super::{ClientRequest, Fact, OTHER, ServerRequest, truncate};
 
 /// Room for the text of most requests: what is longer has memory of its own.
 const ROOM: usize = 192;
@@ -44,6 +48,27 @@ impl Text {
     pub(super) fn add(&mut self, piece: &[u8]) -> u16 {
         self.0.extend_from_slice(piece);
         u16::try_from(piece.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Adds the query, of which those parameters are redacted; without them it is not to be recorded.
+    #[inline]
+    pub(super) fn add_query(
+        &mut self,
+        uri: &Uri,
+        sensitive_parameters: Option<&SensitiveParameters>,
+    ) -> Option<u16> {
+        let (query, sensitive) = uri.query().zip(sensitive_parameters)?;
+        Some(self.add(redact::query(query, MAX_QUERY, sensitive).as_bytes()))
+    }
+
+    /// Adds the method as the request has it, where that is not one that is known.
+    #[inline]
+    pub(super) fn add_original_method(&mut self, method: &str, request: &Parts) -> u16 {
+        if method == OTHER {
+            self.add(truncate(request.method.as_str(), MAX_METHOD).as_bytes())
+        } else {
+            0
+        }
     }
 
     pub(super) fn pieces(&self) -> Pieces<'_> {

@@ -10,14 +10,14 @@ use ::http::uri::Authority;
 
 use super::forwarded::Forwarded;
 use super::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_METHOD, MAX_PATH, MAX_QUERY, MAX_USER_AGENT, Scheme, peer,
-    peer_attributes, protocol_version, split_authority,
+    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, peer, peer_attributes,
+    protocol_version, split_authority,
 };
 use super::kept::Text;
-use super::redact::{self, SensitiveParameters};
+use super::redact::SensitiveParameters;
 use super::{
     CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
-    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
+    NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
 use crate::request_headers::RequestHeaders;
@@ -89,15 +89,8 @@ impl ServerRequest {
             .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
         self.lengths.authority = self.text.add(authority);
         self.lengths.user_agent = self.text.add(user_agent);
-        let query = request.uri.query().zip(sensitive_parameters);
-        self.lengths.query = query.map(|(query, sensitive)| {
-            self.text
-                .add(redact::query(query, MAX_QUERY, sensitive).as_bytes())
-        });
-        if self.method == OTHER {
-            let method = truncate(request.method.as_str(), MAX_METHOD);
-            self.lengths.original_method = self.text.add(method.as_bytes());
-        }
+        self.lengths.query = self.text.add_query(&request.uri, sensitive_parameters);
+        self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
     /// The attributes of a server span that are known when the request arrives.

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::measure::{built, environment};
 use crate::receiver::Receiver;
-use crate::stacks::STACKS;
+use crate::stacks::{self, STACKS};
 
 const SECONDS: u64 = 4;
 const ROUNDS: usize = 3;
@@ -277,8 +277,7 @@ fn export_time(process: u32) -> f64 {
 
 /// Serves with one stack.
 pub fn serve(stack: &str) {
-    let stack = STACKS.iter().find(|one| one.name == stack);
-    let stack = stack.expect("there is such a stack");
+    let stack = stacks::named(stack);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

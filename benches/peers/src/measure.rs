@@ -17,7 +17,7 @@ use http_body::Body as _;
 use tower::Service;
 
 use crate::receiver::{Arrived, Receiver};
-use crate::stacks::{STACKS, Stack};
+use crate::stacks::{self, STACKS, Stack};
 
 /// Rounds of the clock, so that all stacks have the same share of what else the machine does.
 const ROUNDS: usize = 5;
@@ -252,8 +252,7 @@ pub fn one(
     inbound: &str,
     measure: impl FnOnce(&mut Router, Vec<Request<Body>>) -> f64,
 ) {
-    let stack = STACKS.iter().find(|one| one.name == stack);
-    let stack = stack.expect("there is such a stack");
+    let stack = stacks::named(stack);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -111,6 +111,12 @@ pub const STACKS: &[Stack] = &[
     },
 ];
 
+/// The stack of a name.
+pub fn named(name: &str) -> &'static Stack {
+    let stack = STACKS.iter().find(|stack| stack.name == name);
+    stack.expect("there is such a stack")
+}
+
 impl Started {
     fn new(router: Router, stop: impl FnOnce() + Send + 'static) -> Self {
         // It blocks, which async code, where this may be called, must not.

@@ -1,0 +1,199 @@
+//! Spans that have ended: what they say, and the memory that they take.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{Event, Link, SpanContext, SpanId, SpanKind, Status};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use super::queue::Item;
+use super::spans::{Recorded, Scope};
+use crate::providers::NewSpan;
+use crate::semconv::KeptRequest;
+
+/// A span that has ended.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    /// One of this crate's.
+    Own(SpanContext, Box<Recorded>),
+    /// One of the SDK's, which others have started.
+    Sdk(Box<SpanData>),
+}
+
+impl Item for Ended {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Own(_, recorded) => {
+                let new = &recorded.new;
+                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
+                let parts = bytes(
+                    &new.name,
+                    &recorded.status,
+                    [&new.attributes, &recorded.attributes],
+                    &recorded.events,
+                    &new.links,
+                );
+                size_of::<Recorded>() + request + parts
+            }
+            Self::Sdk(span) => {
+                let parts = bytes(
+                    &span.name,
+                    &span.status,
+                    [&span.attributes, &[]],
+                    &span.events,
+                    &span.links,
+                );
+                size_of::<SpanData>() + parts
+            }
+        }
+    }
+}
+
+/// What an ended span says, whoever has made it.
+pub(super) struct View<'a> {
+    pub(super) span_context: &'a SpanContext,
+    pub(super) parent_span_id: SpanId,
+    pub(super) parent_span_is_remote: bool,
+    pub(super) kind: &'a SpanKind,
+    pub(super) name: &'a str,
+    pub(super) start_time: SystemTime,
+    pub(super) end_time: SystemTime,
+    /// Whose attributes come first.
+    pub(super) request: Option<&'a KeptRequest>,
+    pub(super) attributes: [&'a [KeyValue]; 2],
+    /// Past this, attributes are dropped.
+    pub(super) max_attributes: u32,
+    pub(super) dropped_attributes: u32,
+    pub(super) events: &'a SpanEvents,
+    pub(super) links: &'a [Link],
+    /// Past this, links are dropped.
+    pub(super) max_links: u32,
+    pub(super) dropped_links: u32,
+    pub(super) status: &'a Status,
+    pub(super) scope: &'a InstrumentationScope,
+}
+
+impl Ended {
+    pub(super) fn view(&self) -> View<'_> {
+        match self {
+            Self::Own(span_context, recorded) => {
+                let (new, limits) = (&recorded.new, &recorded.spans.limits);
+                View {
+                    span_context,
+                    parent_span_id: recorded.parent_span_id,
+                    parent_span_is_remote: recorded.parent_span_is_remote,
+                    kind: &new.kind,
+                    name: &new.name,
+                    start_time: new.start_time,
+                    end_time: recorded.end_time.unwrap_or(new.start_time),
+                    request: new.request.as_ref(),
+                    attributes: [&new.attributes, &recorded.attributes],
+                    max_attributes: limits.max_attributes_per_span,
+                    dropped_attributes: recorded.dropped_attributes,
+                    events: &recorded.events,
+                    links: &new.links,
+                    max_links: limits.max_links_per_span,
+                    dropped_links: recorded.dropped_links,
+                    status: &recorded.status,
+                    scope: match &recorded.scope {
+                        Scope::Kept(scope) => scope,
+                        Scope::Own(scope) => scope,
+                    },
+                }
+            }
+            Self::Sdk(span) => View {
+                span_context: &span.span_context,
+                parent_span_id: span.parent_span_id,
+                parent_span_is_remote: span.parent_span_is_remote,
+                kind: &span.span_kind,
+                name: &span.name,
+                start_time: span.start_time,
+                end_time: span.end_time,
+                request: None,
+                attributes: [&span.attributes, &[]],
+                max_attributes: u32::MAX,
+                dropped_attributes: span.dropped_attributes_count,
+                events: &span.events,
+                links: &span.links.links,
+                max_links: u32::MAX,
+                dropped_links: span.links.dropped_count,
+                status: &span.status,
+                scope: &span.instrumentation_scope,
+            },
+        }
+    }
+}
+
+impl View<'_> {
+    /// The same as the SDK has it.
+    pub(super) fn to_data(&self) -> SpanData {
+        let attributes = self.attributes.into_iter().flatten().cloned();
+        let mut attributes = NewSpan::all_attributes(self.request, attributes);
+        let dropped_attributes = cut(&mut attributes, self.max_attributes);
+        let mut links = SpanLinks::default();
+        links.links = self.links.to_vec();
+        links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
+        SpanData {
+            span_context: self.span_context.clone(),
+            parent_span_id: self.parent_span_id,
+            parent_span_is_remote: self.parent_span_is_remote,
+            span_kind: self.kind.clone(),
+            name: Cow::Owned(self.name.to_owned()),
+            start_time: self.start_time,
+            end_time: self.end_time,
+            attributes,
+            dropped_attributes_count: self.dropped_attributes + dropped_attributes,
+            events: self.events.clone(),
+            links,
+            status: self.status.clone(),
+            instrumentation_scope: self.scope.clone(),
+        }
+    }
+}
+
+/// Cuts a list to a limit of the configuration, and counts what is cut off.
+pub(super) fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let dropped = list.len().saturating_sub(limit);
+    list.truncate(limit);
+    u32::try_from(dropped).unwrap_or(u32::MAX)
+}
+
+/// About how much memory the parts of a span take.
+#[inline]
+fn bytes(
+    name: &str,
+    status: &Status,
+    attributes: [&[KeyValue]; 2],
+    events: &[Event],
+    links: &[Link],
+) -> usize {
+    let status = match status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    let event = |event: &Event| size_of_val(event) + event.name.len() + bytes_of(&event.attributes);
+    let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
+    name.len()
+        + status
+        + attributes.map(bytes_of).iter().sum::<usize>()
+        + events.iter().map(event).sum::<usize>()
+        + links.iter().map(link).sum::<usize>()
+}
+
+/// About how much memory attributes take.
+fn bytes_of(attributes: &[KeyValue]) -> usize {
+    let values = attributes.iter().map(|attribute| match &attribute.value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),
+        Value::Array(Array::Bool(list)) => list.len(),
+        Value::Array(Array::I64(list)) => size_of_val(list.as_slice()),
+        Value::Array(Array::F64(list)) => size_of_val(list.as_slice()),
+        _ => 0,
+    });
+    let keys = attributes
+        .iter()
+        .map(|attribute| attribute.key.as_str().len());
+    size_of_val(attributes) + keys.sum::<usize>() + values.sum::<usize>()
+}
