@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use bytes::Buf;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode, Uri};
 use opentelemetry::KeyValue;
 
 use crate::active_request::Outcome;
 use crate::instruments::Instruments;
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType, Side};
+use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 
 /// What is remembered of a gRPC call.
 #[derive(Default)]
@@ -22,6 +23,10 @@ pub(crate) struct Call {
     pub(crate) code: Option<Code>,
     /// Whether a message was sent, which only a method does.
     pub(crate) answered: bool,
+    /// Reads the trailers of gRPC-Web, where the response is in that form.
+    pub(crate) web: Option<Box<WebFrames>>,
+    /// The request as one of HTTP, until the answer shows that it is a call.
+    pub(crate) request: Option<Box<ServerRequest>>,
 }
 
 /// Whether the call comes from a client that was generated for its service, and so has the method
@@ -40,13 +45,14 @@ fn is_generated(request: &Parts) -> bool {
 }
 
 impl Call {
-    /// What a request claims; `None` where it does not look like a call.
+    /// What a request claims; `None` where it does not look like a call. `uri` is the one that its
+    /// router has left.
     #[inline]
-    pub(crate) fn of(request: &Parts, instruments: &Instruments) -> Option<Self> {
+    pub(crate) fn of(request: &Parts, uri: &Uri, instruments: &Instruments) -> Option<Self> {
         if !rpc::is_call(request) {
             return None;
         }
-        let method = rpc::method(request);
+        let method = rpc::method(uri);
         let known = if instruments.side == Side::Client && is_generated(request) {
             instruments.learn_grpc_method(method)
         } else {
@@ -57,6 +63,25 @@ impl Call {
             known: known.is_some(),
             ..Self::default()
         })
+    }
+
+    /// Sees the head of the response.
+    pub(crate) fn on_head(&mut self, head: &HeaderMap) {
+        self.code = Code::in_headers(head);
+        if self.code.is_none() && rpc::is_web(head) {
+            self.web = Some(Box::default());
+        }
+    }
+
+    /// Sees data of the response's body.
+    pub(crate) fn on_data(&mut self, data: &impl Buf) {
+        let Some(web) = &mut self.web else {
+            self.answered |= data.has_remaining();
+            return;
+        };
+        web.read(data);
+        self.answered = web.has_message();
+        self.code = web.status().map(Code::parse).or(self.code);
     }
 
     pub(crate) fn span_name(&self) -> Cow<'static, str> {

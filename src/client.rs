@@ -267,10 +267,17 @@ impl ClientTelemetryLayer {
 impl ClientTelemetryLayer {
     /// Declares gRPC methods that are called, as `package.Service/Method`, so that they are named
     /// from their first call on. So are, with the feature `tonic`, those of its generated clients.
-    /// Others are when they have been answered for, up to 256.
+    /// Others have a name when they have been answered for, up to 256. Methods that were declared before
+    /// stay.
     pub fn with_grpc_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
-        let methods = methods.into_iter().map(Into::into).collect();
-        self.with(|options| options.grpc_methods = methods)
+        let methods = methods.into_iter().map(Into::into);
+        self.with(|options| options.grpc_methods.extend(methods))
+    }
+
+    /// Declares the gRPC methods of services from their descriptors, as
+    /// [`TelemetryLayer::with_grpc_descriptors`](crate::TelemetryLayer::with_grpc_descriptors) does.
+    pub fn with_grpc_descriptors(self, file_descriptor_set: &[u8]) -> Self {
+        self.with(|options| options.add_grpc_descriptors(file_descriptor_set))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::function_durations::FunctionEnd;
 use crate::options::guarded;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv;
+use crate::unique;
 
 /// Bound, in bytes, of the message of an error.
 pub(crate) const MAX_MESSAGE: usize = 256;
@@ -116,6 +117,7 @@ impl Function {
             new.start_time = SystemTime::now();
             new.links = std::mem::take(&mut links);
             attributes(&mut new.attributes);
+            unique::make_unique(&mut new.attributes);
         };
         let parent = Parent {
             cx: parent,
@@ -207,7 +209,9 @@ impl Drop for Call {
         {
             let span = cx.span();
             if let Some(error) = error {
-                span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
+                unique::by_crate(|| {
+                    span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
+                });
             }
             if panics && self.error.is_none() {
                 span.set_status(Status::error(""));

@@ -119,7 +119,7 @@
 //!
 //! # Stability
 //!
-//! What is emitted follows the OpenTelemetry semantic conventions 1.42. A release that changes a
+//! What is emitted follows the OpenTelemetry semantic conventions 1.45. A release that changes a
 //! name or a value of it says so in the changelog and counts as breaking. The lines on the console
 //! are for people and may change in any release.
 
@@ -154,12 +154,15 @@ mod request_body;
 mod request_headers;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+mod room;
 mod semconv;
 mod server;
 mod table;
 #[cfg(feature = "tokio")]
 mod tasks;
 mod trace;
+mod unique;
+mod unique_span;
 
 pub use attempts::{AttemptsLayer, CountAttempts};
 pub use attributes::IntoValue;
@@ -188,6 +191,7 @@ pub use opentelemetry;
 pub use opentelemetry_sdk;
 pub use options::{MetricSet, RequestAttributes, Trust};
 pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
+pub use semconv::ForwardedHeader;
 pub use server::{Telemetry, TelemetryLayer};
 #[cfg(feature = "tokio")]
 pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};

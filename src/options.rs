@@ -16,8 +16,8 @@ use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer};
 use crate::request_body::Received;
-use crate::semconv::http::{Server, split_authority};
-use crate::semconv::{SensitiveParameters, Side};
+use crate::semconv::http::{Scheme, Server, split_authority};
+use crate::semconv::{self, SensitiveParameters, Side, TrustedProxies};
 
 /// Attributes that a hook may put on one span.
 const MAX_HOOK_ATTRIBUTES: usize = 64;
@@ -107,7 +107,9 @@ pub(crate) struct Options {
     pub(crate) metrics: Vec<MetricSet>,
     /// `None` where queries are not recorded at all.
     pub(crate) sensitive_parameters: Option<SensitiveParameters>,
-    pub(crate) trusted_hops: usize,
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// The scheme of the connections that requests come on.
+    pub(crate) scheme: Scheme,
     /// Those of the environment, else those of the conventions, where none are named.
     pub(crate) known_methods: Option<Vec<String>>,
     pub(crate) grpc_methods: Vec<String>,
@@ -186,7 +188,8 @@ impl Default for Options {
             response_headers: ResponseHeaders::default(),
             metrics: vec![MetricSet::Basic, MetricSet::Conventions],
             sensitive_parameters: Some(SensitiveParameters::default()),
-            trusted_hops: 0,
+            trusted_proxies: TrustedProxies::default(),
+            scheme: Scheme::default(),
             known_methods: None,
             grpc_methods: Vec::new(),
             server: None,
@@ -197,6 +200,17 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Declares the gRPC methods of a `FileDescriptorSet`, besides those that are declared already.
+    pub(crate) fn add_grpc_descriptors(&mut self, set: &[u8]) {
+        match semconv::grpc_methods(set) {
+            Some(methods) => self.grpc_methods.extend(methods),
+            None => tracing::warn!(
+                bytes = set.len(),
+                "with_grpc_descriptors: the bytes are no FileDescriptorSet; no methods are declared"
+            ),
+        }
+    }
+
     /// The server that a request of a client goes to.
     pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
         // Not by the header `Host`, which may be a copy of what a stranger has sent.
@@ -300,7 +314,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("metrics", &self.metrics)
             .field("response_headers", &self.response_headers)
-            .field("trusted_hops", &self.trusted_hops)
+            .field("trusted_proxies", &self.trusted_proxies)
             .finish_non_exhaustive()
     }
 }

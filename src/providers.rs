@@ -15,13 +15,16 @@ use opentelemetry::trace::{
     Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState,
     Tracer, TracerProvider,
 };
-use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
+use opentelemetry::{Context, InstrumentationScope, Key, KeyValue, global};
 
 use crate::function_durations::FunctionDurations;
 use crate::metrics::Registry;
 use crate::propagation::Propagators;
-use crate::semconv::{self, KeptRequest};
+use crate::room::{Room, SDK_SERIES};
+use crate::semconv::{self, KeptRequest, Side};
 use crate::table::Table;
+use crate::unique;
+use crate::unique_span::UniqueSpan;
 
 /// More components than this get their tracer made anew at each call.
 const MAX_COMPONENTS: usize = 256;
@@ -37,12 +40,17 @@ pub(crate) struct Providers {
     /// The instruments that handler functions created by name.
     pub(crate) functions: Registry,
     pub(crate) function_durations: FunctionDurations,
+    /// Room in the instruments of servers, and in those of clients.
+    rooms: [Arc<Room>; 2],
 }
 
 impl Providers {
+    /// Makes the providers. The SDK behind `meters` keeps `max_series` series of an instrument of the
+    /// layers.
     pub(crate) fn new(
         tracers: Arc<dyn MakeTracer>,
         meters: Arc<dyn MeterProvider + Send + Sync>,
+        max_series: usize,
     ) -> Self {
         let meter = meters.meter_with_scope(handler_scope());
         Self {
@@ -52,6 +60,16 @@ impl Providers {
             components: Table::new(MAX_COMPONENTS),
             function_durations: FunctionDurations::new(meter.clone()),
             functions: Registry::new(meter),
+            rooms: [Room::new(max_series), Room::new(max_series)],
+        }
+    }
+
+    /// Returns the room in the instruments of one side.
+    pub(crate) fn room(&self, side: Side) -> Arc<Room> {
+        let [server, client] = &self.rooms;
+        match side {
+            Side::Server => server.clone(),
+            Side::Client => client.clone(),
         }
     }
 
@@ -180,7 +198,7 @@ pub(crate) fn current() -> Option<Current> {
 /// The providers of the process; `None` where telemetry is switched off.
 pub(crate) fn process() -> Option<&'static Providers> {
     static GLOBAL: LazyLock<Providers> =
-        LazyLock::new(|| Providers::new(global_tracers(), global::meter_provider()));
+        LazyLock::new(|| Providers::new(global_tracers(), global::meter_provider(), SDK_SERIES));
     match INSTALLED.get() {
         Some(installed) => installed.as_ref(),
         None => Some(&GLOBAL),
@@ -244,6 +262,8 @@ pub(crate) struct NewSpan {
     pub(crate) request: Option<KeptRequest>,
     /// Besides those of the request.
     pub(crate) attributes: Vec<KeyValue>,
+    /// Whether the application has set an attribute that the request has, too.
+    pub(crate) overrides_request: bool,
 }
 
 /// A span that was started.
@@ -267,14 +287,22 @@ impl Default for NewSpan {
             links: Vec::new(),
             request: None,
             attributes: Vec::new(),
+            overrides_request: false,
         }
     }
 }
 
 impl NewSpan {
-    /// All attributes of a span.
+    /// Sets an attribute of the application's, in place of one with its key.
+    pub(crate) fn set(&mut self, attribute: KeyValue) {
+        self.overrides_request |= semconv::is_request_key(attribute.key.as_str());
+        unique::set(&mut self.attributes, attribute);
+    }
+
+    /// All attributes of a span: those of its request, unless the others have them, too.
     pub(crate) fn all_attributes(
         request: Option<&KeptRequest>,
+        overrides_request: bool,
         others: impl IntoIterator<Item = KeyValue>,
     ) -> Vec<KeyValue> {
         let mut all = Vec::with_capacity(if request.is_some() { ATTRIBUTES } else { 0 });
@@ -282,6 +310,9 @@ impl NewSpan {
             request.attributes(&mut |key, fact| all.push(fact.attribute(key)));
         }
         all.extend(others);
+        if overrides_request {
+            unique::make_unique(&mut all);
+        }
         all
     }
 }
@@ -321,14 +352,14 @@ where
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
         builder.start_time = Some(new.start_time);
         builder.links = Some(new.links).filter(|links| !links.is_empty());
-        builder.attributes = Some(NewSpan::all_attributes(
-            new.request.as_ref(),
-            new.attributes,
-        ));
+        let attributes =
+            NewSpan::all_attributes(new.request.as_ref(), new.overrides_request, new.attributes);
+        let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
+        builder.attributes = Some(attributes);
         let span = self.0.build_with_context(builder, parent);
         if span.is_recording() {
             return Started {
-                cx: parent.with_span(span),
+                cx: parent.with_span(UniqueSpan::new(span, keys)),
                 recording: true,
             };
         }

@@ -10,6 +10,7 @@ use crate::lanes::{ByLane, Lanes};
 use crate::options::Options;
 use crate::propagation::Propagators;
 use crate::providers::{self, Providers, StartSpan};
+use crate::room::SDK_SERIES;
 use crate::semconv::http::{KNOWN_METHODS, header_values};
 use crate::semconv::{self, Side};
 
@@ -25,8 +26,11 @@ impl CapturedHeaders {
                 .filter_map(|name| name.to_ascii_lowercase().parse().ok())
                 .collect(),
         };
-        let mut captured = Vec::new();
+        let mut captured: Vec<(HeaderName, Key)> = Vec::new();
         for name in names {
+            if captured.iter().any(|(before, _)| *before == name) {
+                continue;
+            }
             if semconv::is_sensitive_header(&name) {
                 tracing::warn!(
                     header = name.as_str(),
@@ -111,6 +115,7 @@ impl Recorder {
         let providers = Arc::new(Providers::new(
             tracers.unwrap_or_else(providers::global_tracers),
             meters.unwrap_or_else(global::meter_provider),
+            SDK_SERIES,
         ));
         let root = if given {
             providers::scoped(providers.clone())
@@ -142,6 +147,7 @@ impl Recorder {
             &options.metrics,
             known.into_iter(),
             &options.grpc_methods,
+            providers.room(options.side),
         );
         Self {
             tracer: providers.tracer(),

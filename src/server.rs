@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use http::{HeaderName, Request, Response, request, response};
+use http::{HeaderName, Request, Response, Uri, request, response, uri};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Tracer, TracerProvider};
@@ -16,11 +17,13 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
+use crate::lanes::ByLane;
 use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
 use crate::propagation::{Format, Propagators};
 use crate::providers::TracersOf;
-use crate::recorder::Shared;
-use crate::semconv::SensitiveParameters;
+use crate::recorder::{Recorder, Shared};
+use crate::semconv::http::{Scheme, original_uri};
+use crate::semconv::{ForwardedHeader, SensitiveParameters};
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
 /// header with the trace id.
@@ -52,7 +55,7 @@ use crate::semconv::SensitiveParameters;
 /// | the inner service gives an error | the error's type | error |
 /// | the handler panics | `panic` | error |
 ///
-/// The attributes are those of the OpenTelemetry [HTTP conventions] 1.42; a gRPC call, told by its
+/// The attributes are those of the OpenTelemetry [HTTP conventions] 1.45; a gRPC call, told by its
 /// content type, has those of the [RPC conventions] instead and ends with its trailers.
 ///
 /// `http.route` is known where axum has matched a route before the request reaches the layer, as
@@ -285,14 +288,66 @@ impl TelemetryLayer {
         self.with(|options| options.forced_traces = Some(Arc::new(RateLimit::new(per_second))))
     }
 
-    /// Believes `Forwarded`, else `X-Forwarded-For`, `-Proto` and `-Host`, as far as that many
-    /// proxies in front of the server have written them: for `client.address`, `url.scheme`,
-    /// `server.address` and `server.port`. None by default.
+    /// Trusts that many proxies in front of the server: `client.address` and `url.scheme` are read from
+    /// the elements that they have added to `X-Forwarded-For` and `X-Forwarded-Proto`. None by default.
     ///
-    /// The outermost of them must strip or overwrite all of these headers: one that it leaves as
-    /// it comes is what the client says.
+    /// A proxy must append to these headers, or overwrite them. Proxies that write others are told with
+    /// [`with_forwarded_headers`](Self::with_forwarded_headers).
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_trusted_proxies(1);
+    /// ```
     pub fn with_trusted_proxies(self, count: usize) -> Self {
-        self.with(|options| options.trusted_hops = count)
+        self.with(|options| options.trusted_proxies.count = count)
+    }
+
+    /// Sets which headers the [trusted proxies](Self::with_trusted_proxies) write, in place of
+    /// `X-Forwarded-For` and `X-Forwarded-Proto`.
+    ///
+    /// Name only headers that each of the proxies writes. Most pass on what they do not know: a header
+    /// that is named here and not written by a proxy is what the client says, with its own address,
+    /// scheme and host. Where `Forwarded` is named and has a value, that holds over the others.
+    ///
+    /// ```
+    /// use tower_telemetry::{ForwardedHeader, TelemetryLayer};
+    ///
+    /// let layer = TelemetryLayer::new()
+    ///     .with_trusted_proxies(1)
+    ///     .with_forwarded_headers([ForwardedHeader::Forwarded]);
+    /// ```
+    pub fn with_forwarded_headers(
+        self,
+        headers: impl IntoIterator<Item = ForwardedHeader>,
+    ) -> Self {
+        self.with(|options| options.trusted_proxies.headers = headers.into_iter().collect())
+    }
+
+    /// Sets the scheme of the connections that requests come on, `url.scheme` on spans and metrics.
+    /// `http` by default.
+    ///
+    /// Set it where TLS ends in this process, as with `axum-server`, tonic's `tls_config` or a
+    /// `TlsAcceptor`: the layer does not see the connection, and a client can write any scheme into the
+    /// target of its request. The scheme that a [trusted proxy](Self::with_trusted_proxies) names holds
+    /// over it. A scheme other than `http` and `https` is ignored, with a warning.
+    ///
+    /// ```
+    /// use http::uri::Scheme;
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new().with_scheme(Scheme::HTTPS);
+    /// ```
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the usual argument is a constant"
+    )]
+    pub fn with_scheme(self, scheme: uri::Scheme) -> Self {
+        let Some(scheme) = Scheme::parse(scheme.as_str()) else {
+            tracing::warn!(%scheme, "with_scheme: the scheme is neither http nor https; it is ignored");
+            return self;
+        };
+        self.with(|options| options.scheme = scheme)
     }
 
     /// Puts the trace id into another response header than `x-trace-id`.
@@ -351,10 +406,30 @@ impl TelemetryLayer {
     }
 
     /// Declares gRPC methods that the server has, as `package.Service/Method`, so that they are
-    /// named from their first call on. Others are when they have been answered for, up to 256.
+    /// named from their first call on. Others have a name when they have been answered for, up to 256.
+    /// Methods that were declared before stay.
     pub fn with_grpc_methods<N: Into<String>>(self, methods: impl IntoIterator<Item = N>) -> Self {
-        let methods = methods.into_iter().map(Into::into).collect();
-        self.with(|options| options.grpc_methods = methods)
+        let methods = methods.into_iter().map(Into::into);
+        self.with(|options| options.grpc_methods.extend(methods))
+    }
+
+    /// Declares the gRPC methods of a server from the descriptors of its services: the encoded
+    /// `FileDescriptorSet` that tonic's build writes with `file_descriptor_set_path`, and that
+    /// `tonic-reflection` takes too.
+    ///
+    /// Spans and metrics of these methods have their names from the first call on, also when the calls
+    /// fail ([`rpc.method`]). Bytes that are no `FileDescriptorSet` are ignored, with a warning.
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// let layer = TelemetryLayer::new()
+    ///     .with_grpc_descriptors(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    /// ```
+    ///
+    /// [`rpc.method`]: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+    pub fn with_grpc_descriptors(self, file_descriptor_set: &[u8]) -> Self {
+        self.with(|options| options.add_grpc_descriptors(file_descriptor_set))
     }
 }
 
@@ -417,6 +492,29 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     let Some(recorder) = shared.recorder() else {
         return ActiveRequest::switched_off(&shared.options, head);
     };
+    let Some(original) = original_uri(head).cloned() else {
+        return start_with(recorder, head, None);
+    };
+    // Hooks and attributes are of the request that the client has sent. The service gets the URI that
+    // its router has left.
+    let routed = mem::replace(&mut head.uri, original);
+    let request = start_with(recorder, head, Some(&routed));
+    head.uri = routed;
+    request
+}
+
+fn start_with(
+    recorder: &ByLane<Recorder>,
+    head: &mut request::Parts,
+    routed: Option<&Uri>,
+) -> ActiveRequest {
+    if !recorder.options.wants(head) {
+        return match head.extensions.get::<Seen>() {
+            // The context of the layer that records it is current.
+            Some(_) => ActiveRequest::none(),
+            None => ActiveRequest::unrecorded(recorder, head),
+        };
+    }
     if head.extensions.insert(Seen).is_some() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
@@ -424,11 +522,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
         }
         return ActiveRequest::none();
     }
-    if shared.options.wants(head) {
-        ActiveRequest::start(recorder, head)
-    } else {
-        ActiveRequest::unrecorded(recorder, head)
-    }
+    ActiveRequest::start(recorder, head, routed)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {

@@ -143,11 +143,13 @@ struct Node<K, V> {
 }
 
 impl<K: Eq, V> Chain<K, V> {
-    /// Returns the entry, made first where it is missing; `None` where there are `limit` others.
-    pub(crate) fn get_or_insert_with(
+    /// Returns the entry, made first where it is missing; `None` where it is missing and
+    /// `has_room`, which is given the number of the others, says no.
+    #[inline]
+    pub(crate) fn get_or_insert_if(
         &self,
         key: &K,
-        limit: usize,
+        has_room: impl FnOnce(usize) -> bool,
         make: impl FnOnce() -> V,
     ) -> Option<&V>
     where
@@ -156,7 +158,7 @@ impl<K: Eq, V> Chain<K, V> {
         if let Some((_, node)) = self.find(key) {
             return Some(&node.value);
         }
-        if self.nodes().count() >= limit {
+        if !has_room(self.nodes().count()) {
             return None;
         }
         match self.insert(key.clone(), make()) {
@@ -249,11 +251,12 @@ mod tests {
     #[test]
     fn a_chain_is_bounded_and_may_be_long() {
         let chain = Chain::<usize, usize>::default();
+        let has_room = |count| count < 10_000;
         for n in 0..10_000 {
-            assert_eq!(chain.get_or_insert_with(&n, 10_000, || n), Some(&n));
+            assert_eq!(chain.get_or_insert_if(&n, has_room, || n), Some(&n));
         }
-        assert_eq!(chain.get_or_insert_with(&10_000, 10_000, || 0), None);
-        assert_eq!(chain.get_or_insert_with(&7, 10_000, || 0), Some(&7));
+        assert_eq!(chain.get_or_insert_if(&10_000, has_room, || 0), None);
+        assert_eq!(chain.get_or_insert_if(&7, has_room, || 0), Some(&7));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::mem;
 use std::time::{Instant, SystemTime};
 
+use http::Uri;
 use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::baggage::BaggageExt;
@@ -40,7 +41,12 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
-    pub(crate) fn start(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
+    /// A request that is recorded. `routed` is the URI that its router has left, where that is another.
+    pub(crate) fn start(
+        recorder: &ByLane<Recorder>,
+        request: &mut Parts,
+        routed: Option<&Uri>,
+    ) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
@@ -50,15 +56,16 @@ impl ActiveRequest {
         let mut extracted = recorder.propagators.extract(&headers);
         let mut links = extracted.settle(options, request);
         let cx = extracted.context_in(&recorder.root);
-        let forwarded = Forwarded::of(&request.headers, options.trusted_hops);
-        let scheme = Scheme::of(request, &forwarded);
+        let forwarded = Forwarded::of(&request.headers, &options.trusted_proxies);
+        let scheme = Scheme::of(&forwarded, options.scheme);
         let found = instruments.find_route(&request.method, route(&request.extensions));
         let route = instruments.route(&found);
-        let call = Call::of(request, instruments);
+        let mut call = Call::of(request, routed.unwrap_or(&request.uri), instruments);
         let mut hooked = options.request_attributes(request);
         let mut given_name = options.span_name(request);
         let named = given_name.is_some();
         let mut start_time = None;
+        let mut claimed = None;
         let mut describe = |new: &mut NewSpan| {
             new.name = given_name.take().unwrap_or_else(|| match &call {
                 Some(call) => call.span_name(),
@@ -72,6 +79,11 @@ impl ActiveRequest {
                 rpc::request_attributes(request, &headers, &forwarded, &mut add);
                 if call.known {
                     call.attributes(&mut add);
+                } else {
+                    let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
+                    let kept = claimed.insert(Box::new(kept));
+                    let sensitive = options.sensitive_parameters.as_ref();
+                    kept.read(request, &headers, &forwarded, sensitive);
                 }
             } else {
                 let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
@@ -83,7 +95,7 @@ impl ActiveRequest {
             }
             recorder.request_headers.read(&request.headers, add);
             if let Some(hooked) = &mut hooked {
-                new.attributes.append(&mut hooked.span);
+                hooked.span.drain(..).for_each(|one| new.set(one));
             }
         };
         let parent = Parent {
@@ -95,7 +107,11 @@ impl ActiveRequest {
             recording: span,
         } = recorder.tracer.start(parent, &mut describe);
 
-        let active = call.is_none();
+        if let Some(call) = &mut call {
+            call.request = claimed;
+        }
+        let is_likely_call = |call: &Call| call.known || rpc::is_likely_call(request);
+        let active = !call.as_ref().is_some_and(is_likely_call);
         if active {
             instruments.add_active(route, scheme, 1);
         }

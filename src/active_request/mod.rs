@@ -17,6 +17,7 @@ use opentelemetry::{Context, ContextGuard};
 
 use crate::handler_attributes::{self, Running};
 use crate::semconv::{self, ErrorType, Side};
+use crate::unique;
 
 use recording::{Http, Recording, ResponseBodies};
 
@@ -113,7 +114,7 @@ impl ActiveRequest {
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);
         if recording.span {
-            recorder.response_headers.read(&head.headers, add);
+            unique::by_crate(|| recorder.response_headers.read(&head.headers, add));
         }
         if let Some(hooked) = hooked {
             if recording.span {
@@ -162,7 +163,7 @@ impl ActiveRequest {
         }
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
-            recording.on_data(data.chunk(), length);
+            recording.on_data(data, length);
             if let Some(remaining) = &mut carried.remaining {
                 *remaining = remaining.saturating_sub(length);
             }

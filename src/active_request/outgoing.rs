@@ -27,7 +27,7 @@ impl ActiveRequest {
         let may_tell = options.may_tell(server);
         let found = recorder.instruments.find_peer(&request.method, server);
         let route = recorder.instruments.route(&found);
-        let call = Call::of(request, &recorder.instruments);
+        let call = Call::of(request, &request.uri, &recorder.instruments);
         // Counted whether it is sampled or not.
         let resends = Attempts::resends(&request.extensions);
         let mut hooked = options.request_attributes(request);
@@ -60,7 +60,7 @@ impl ActiveRequest {
             }
             recorder.request_headers.read(&request.headers, add);
             if let Some(hooked) = &mut hooked {
-                new.attributes.append(&mut hooked.span);
+                hooked.span.drain(..).for_each(|one| new.set(one));
             }
         };
         let parent = Parent {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::mem;
 use std::time::{Instant, SystemTime};
 
+use bytes::Buf;
 use http::{HeaderMap, Method, StatusCode, Version, response};
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
@@ -15,10 +16,11 @@ use crate::lanes::ByLane;
 use crate::recorder::Recorder;
 use crate::request_body::Received;
 use crate::semconv::http::{
-    Scheme, claimed_call_attributes, is_defined, protocol_version, status_attribute,
+    Scheme, is_defined, protocol_version, response_peer_attributes, status_attribute,
 };
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType, Side};
+use crate::semconv::{self, ErrorType, ServerRequest, Side};
+use crate::unique;
 
 /// What is recorded of a request, until it ends.
 pub(super) struct Recording {
@@ -78,14 +80,12 @@ impl ResponseBodies {
 
 impl Http {
     /// Describes on its span a request that was taken for a gRPC call.
-    fn describe(&self, call: &Call, route: &Route, cx: &Context) {
+    fn describe(&self, request: &ServerRequest, route: &Route, cx: &Context) {
         let span = cx.span();
-        let mut add = |attribute| span.set_attribute(attribute);
-        let version = self.version.and_then(protocol_version);
-        claimed_call_attributes(route.method, self.scheme, &call.method, version, &mut add);
-        if let Some(route) = route.attribute() {
-            span.set_attribute(route);
-        }
+        // The span has some of these attributes from its start.
+        unique::by_crate(|| {
+            request.attributes(&mut |key, fact| span.set_attribute(fact.attribute(key)));
+        });
         if !self.named {
             span.update_name(route.name.clone());
         }
@@ -116,14 +116,11 @@ impl Recording {
         self.call.as_ref().is_some_and(|call| call.code.is_none())
     }
 
-    /// Sees data of the response's body, of which `chunk` is the beginning.
-    pub(super) fn on_data(&mut self, chunk: &[u8], length: u64) {
+    /// Sees data of the response's body.
+    pub(super) fn on_data(&mut self, data: &impl Buf, length: u64) {
         self.sent = self.sent.saturating_add(length);
         if let Some(call) = &mut self.call {
-            match Code::in_web_trailers(chunk) {
-                Some(code) => call.code = Some(code),
-                None => call.answered = true,
-            }
+            call.on_data(data);
         }
     }
 
@@ -133,56 +130,74 @@ impl Recording {
         }
     }
 
-    /// Sees whether what claims to be a gRPC call is answered as one.
+    /// Sees the head of a server's response, which shows whether a request that claims to be a gRPC call
+    /// is one.
     #[inline]
     pub(super) fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
         let Some(call) = &mut self.call else {
             return;
         };
-        call.code = Code::in_headers(&head.headers);
-        if call.code.is_some() || call.known {
-            return;
-        }
-        if !rpc::has_grpc_content_type(&head.headers)
-            && let Some(call) = self.call.take()
-            && self.span
-        {
-            let route = self.recorder.instruments.route(&self.http.route);
-            self.http.describe(&call, route, cx);
+        call.on_head(&head.headers);
+        if call.known || call.code.is_some() || rpc::has_grpc_content_type(&head.headers) {
+            call.request = None;
+            self.set_active(false);
+        } else {
+            self.become_http(cx);
         }
     }
 
-    /// Sees the head of what a server has answered to a client.
+    /// Records a request that claims to be a gRPC call as the request of HTTP that it is.
+    fn become_http(&mut self, cx: &Context) {
+        self.set_active(true);
+        let call = self.call.take();
+        if let Some(request) = call.and_then(|call| call.request) {
+            let route = self.recorder.instruments.route(&self.http.route);
+            self.http.describe(&request, route, cx);
+        }
+    }
+
+    /// Counts the request among the active ones of HTTP, or no longer.
+    fn set_active(&mut self, active: bool) {
+        if mem::replace(&mut self.http.active, active) != active {
+            let instruments = &self.recorder.instruments;
+            let route = instruments.route(&self.http.route);
+            instruments.add_active(route, self.http.scheme, if active { 1 } else { -1 });
+        }
+    }
+
+    /// Sees the head of the response that a client gets.
     pub(super) fn on_reply(&mut self, cx: &Context, head: &response::Parts) {
         match &mut self.call {
-            Some(call) => call.code = Code::in_headers(&head.headers),
-            None => {
-                self.http.version = Some(head.version);
-                if let Some(version) = protocol_version(head.version).filter(|_| self.span) {
-                    let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);
-                    cx.span().set_attribute(version);
-                }
-            }
+            Some(call) => call.on_head(&head.headers),
+            None => self.http.version = Some(head.version),
         }
+        if !self.span {
+            return;
+        }
+        let span = cx.span();
+        unique::by_crate(|| {
+            response_peer_attributes(&head.extensions, &mut |one| span.set_attribute(one));
+            if let Some(version) = self.http.version.and_then(protocol_version) {
+                let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);
+                span.set_attribute(version);
+            }
+        });
     }
 
     /// The last word on a request: its metrics and the end of its span.
     #[inline]
     pub(super) fn finish(&mut self, cx: &Context, outcome: Outcome) {
         let duration = self.start.elapsed();
+        if self.call.is_some() && self.status.is_none() && self.http.active {
+            // Nothing but its content type was like a call, and no answer has come.
+            self.become_http(cx);
+        }
         let instruments = &self.recorder.instruments;
         let side = instruments.side;
         let route = instruments.route(&self.http.route);
         if self.http.active {
             instruments.add_active(route, self.http.scheme, -1);
         }
-        let extra = mem::take(&mut self.extra);
-        let extra = if extra.is_empty() {
-            extra
-        } else {
-            let extra = extra.into_iter();
-            extra.filter_map(|one| instruments.bounded(one)).collect()
-        };
         let measured = Measured {
             duration,
             received: self.received.as_ref().and_then(Received::bytes),
@@ -190,23 +205,28 @@ impl Recording {
         };
         let status = self.status.filter(|status| is_defined(*status));
         let span = cx.span();
-        let mut set = |attribute| {
+        let set_given = |attribute| {
             if self.span {
                 span.set_attribute(attribute);
             }
         };
+        let mut set = |attribute| unique::by_crate(|| set_given(attribute));
+        let mut extra = mem::take(&mut self.extra);
+        if !extra.is_empty() {
+            extra = instruments.fit(extra, set_given);
+            extra.iter().cloned().for_each(set_given);
+        }
         let error = match &self.call {
             Some(call) => {
                 let (code, error) = call.result(side, outcome, self.status);
                 let known = call.learn(instruments);
                 let key = CallKey {
-                    peer: route.peer.clone(),
-                    method: known,
                     code,
                     status,
                     error,
+                    extra,
                 };
-                instruments.record_call(&key, &extra, &measured);
+                instruments.record_call(route, known, &key, &measured);
                 if !call.known {
                     let known = Call {
                         method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
@@ -218,10 +238,7 @@ impl Recording {
                         span.update_name(known.span_name());
                     }
                 }
-                set(KeyValue::new(
-                    semconv::RPC_RESPONSE_STATUS_CODE,
-                    code.name(),
-                ));
+                set(KeyValue::new(semconv::RPC_STATUS_CODE, code.name()));
                 error
             }
             None => {
@@ -240,17 +257,15 @@ impl Recording {
                     version: self.http.version,
                     status,
                     error,
+                    extra,
                 };
-                instruments.record_http(route, &key, &extra, &measured);
-                if let (true, Some(status)) = (self.span, self.status) {
-                    span.set_attribute(status_attribute(status));
+                instruments.record_http(route, &key, &measured);
+                if let Some(status) = self.status {
+                    set(status_attribute(status));
                 }
                 error
             }
         };
-        for attribute in extra {
-            set(attribute);
-        }
         if let Some(error) = error {
             set(error.attribute());
             // Nobody's server failed where the client went away.

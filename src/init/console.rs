@@ -212,8 +212,8 @@ impl fmt::Display for StatusOf<'_> {
             let found = self.0.attributes.iter().find(|one| one.key.as_str() == key);
             found.map(|attribute| &attribute.value)
         };
-        let code = find(semconv::HTTP_RESPONSE_STATUS_CODE)
-            .or_else(|| find(semconv::RPC_RESPONSE_STATUS_CODE));
+        let code =
+            find(semconv::HTTP_RESPONSE_STATUS_CODE).or_else(|| find(semconv::RPC_STATUS_CODE));
         let error = find(semconv::ERROR_TYPE);
         match (code, error, &self.0.status) {
             (Some(code), Some(error), _) if code.as_str() != error.as_str() => {

@@ -11,6 +11,7 @@ use super::queue::Item;
 use super::spans::{Recorded, Scope};
 use crate::providers::NewSpan;
 use crate::semconv::KeptRequest;
+use crate::unique;
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
@@ -62,6 +63,8 @@ pub(super) struct View<'a> {
     /// Whose attributes come first.
     pub(super) request: Option<&'a KeptRequest>,
     pub(super) attributes: [&'a [KeyValue]; 2],
+    /// Whether the attributes may have a key twice, or have one of the request's.
+    pub(super) may_repeat: bool,
     /// Past this, attributes are dropped.
     pub(super) max_attributes: u32,
     pub(super) dropped_attributes: u32,
@@ -89,6 +92,7 @@ impl Ended {
                     end_time: recorded.end_time.unwrap_or(new.start_time),
                     request: new.request.as_ref(),
                     attributes: [&new.attributes, &recorded.attributes],
+                    may_repeat: new.overrides_request,
                     max_attributes: limits.max_attributes_per_span,
                     dropped_attributes: recorded.dropped_attributes,
                     events: &recorded.events,
@@ -112,6 +116,7 @@ impl Ended {
                 end_time: span.end_time,
                 request: None,
                 attributes: [&span.attributes, &[]],
+                may_repeat: true,
                 max_attributes: u32::MAX,
                 dropped_attributes: span.dropped_attributes_count,
                 events: &span.events,
@@ -126,10 +131,17 @@ impl Ended {
 }
 
 impl View<'_> {
+    /// The attributes besides those of the request, each key once.
+    pub(super) fn unique_attributes(&self) -> Vec<KeyValue> {
+        let mut attributes: Vec<_> = self.attributes.into_iter().flatten().cloned().collect();
+        unique::make_unique(&mut attributes);
+        attributes
+    }
+
     /// The same as the SDK has it.
     pub(super) fn to_data(&self) -> SpanData {
         let attributes = self.attributes.into_iter().flatten().cloned();
-        let mut attributes = NewSpan::all_attributes(self.request, attributes);
+        let mut attributes = NewSpan::all_attributes(self.request, self.may_repeat, attributes);
         let dropped_attributes = cut(&mut attributes, self.max_attributes);
         let mut links = SpanLinks::default();
         links.links = self.links.to_vec();

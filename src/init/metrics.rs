@@ -78,7 +78,7 @@ fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<S
 
 /// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
 /// for each route; past the limit, what is new would go unseen for good.
-const MAX_SERIES: usize = 10_000;
+pub(super) const MAX_SERIES: usize = 10_000;
 
 /// Collects what was recorded. An observable callback of the application may panic in this.
 fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {

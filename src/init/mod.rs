@@ -214,7 +214,8 @@ impl TelemetryGuard {
         };
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        providers::install(Some(Providers::new(tracers, meters)), formats);
+        let providers = Providers::new(tracers, meters, metrics::MAX_SERIES);
+        providers::install(Some(providers), formats);
     }
 }
 

@@ -55,6 +55,8 @@ fn found() -> Vec<KeyValue> {
         KeyValue::new(names::PROCESS_PID, i64::from(std::process::id())),
         KeyValue::new(names::HOST_ARCH, names::arch(std::env::consts::ARCH)),
         KeyValue::new(names::OS_TYPE, names::os(std::env::consts::OS)),
+        KeyValue::new(names::TELEMETRY_DISTRO_NAME, env!("CARGO_PKG_NAME")),
+        KeyValue::new(names::TELEMETRY_DISTRO_VERSION, env!("CARGO_PKG_VERSION")),
     ];
     let program = program().map(|name| KeyValue::new(names::PROCESS_EXECUTABLE_NAME, name));
     found.extend(program);

@@ -24,6 +24,7 @@ use super::limits::{cut, cut_all, cut_text};
 use super::messages::in_json;
 use super::messages::{Holds, Request};
 use crate::semconv::Fact;
+use crate::unique;
 
 /// Bytes of a span with the attributes of a request, about.
 const SPAN: usize = 512;
@@ -185,8 +186,21 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
             attribute(key, value.cut(limit), span);
         }
     };
+    let unique;
+    let mut others = view.attributes;
+    if view.may_repeat {
+        unique = view.unique_attributes();
+        others = [&unique, &[]];
+    }
+    let is_set = |key: &str| {
+        let mut others = others.into_iter().flatten();
+        others.any(|one| one.key.as_str() == key)
+    };
     if let Some(request) = view.request {
         request.attributes(&mut |key, fact| {
+            if view.may_repeat && is_set(key) {
+                return;
+            }
             let value = match &fact {
                 Fact::Name(name) => Written::Text(name),
                 Fact::Text(text) => Written::Text(text),
@@ -195,7 +209,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
             add(key, value);
         });
     }
-    for KeyValue { key, value, .. } in view.attributes.into_iter().flatten() {
+    for KeyValue { key, value, .. } in others.into_iter().flatten() {
         let value = match value {
             Value::String(text) => Written::Text(text.as_str()),
             Value::I64(number) => Written::Number(*number),
@@ -252,6 +266,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
 
 fn attributes(attributes: &[KeyValue], limit: Option<usize>) -> Vec<common::KeyValue> {
     let mut attributes = Attributes::from(attributes.iter().cloned()).0;
+    unique::make_unique_by(&mut attributes, |one| &one.key);
     if let Some(limit) = limit {
         cut_all(&mut attributes, limit);
     }

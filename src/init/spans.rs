@@ -23,7 +23,9 @@ use super::ended::{Ended, cut};
 use super::settings::Sampler;
 use super::traces::Spans;
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
+use crate::semconv;
 use crate::table::Table;
+use crate::unique;
 
 /// More scopes than this are copied to each of their spans.
 const MAX_SCOPES: usize = 512;
@@ -247,6 +249,7 @@ impl opentelemetry::trace::Span for Span {
         };
         let limits = &recorded.spans.limits;
         if has_room(&recorded.events.events, limits.max_events_per_span) {
+            unique::make_unique(&mut attributes);
             let dropped = cut(&mut attributes, limits.max_attributes_per_event);
             let event = Event::new(name, timestamp, attributes, dropped);
             recorded.events.events.push(event);
@@ -267,8 +270,21 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
+        let is_by_crate = unique::is_by_crate();
+        let before = unique::find(&mut recorded.attributes, &attribute.key)
+            .or_else(|| unique::find(&mut recorded.new.attributes, &attribute.key));
+        if let Some(before) = before {
+            if !is_by_crate {
+                *before = attribute;
+            }
+            return;
+        }
         let limits = &recorded.spans.limits;
         if has_room(&recorded.attributes, limits.max_attributes_per_span) {
+            if !is_by_crate && recorded.new.request.is_some() {
+                let key = attribute.key.as_str();
+                recorded.new.overrides_request |= semconv::is_request_key(key);
+            }
             recorded.attributes.push(attribute);
         } else {
             recorded.dropped_attributes += 1;
@@ -299,6 +315,7 @@ impl opentelemetry::trace::Span for Span {
         };
         let limits = &recorded.spans.limits;
         if has_room(&recorded.new.links, limits.max_links_per_span) {
+            unique::make_unique(&mut attributes);
             let dropped = cut(&mut attributes, limits.max_attributes_per_link);
             let link = Link::new(span_context, attributes, dropped);
             recorded.new.links.push(link);
@@ -400,6 +417,7 @@ mod tests {
             links: vec![Link::with_context(span_context(0x01, true))],
             request: None,
             attributes: vec![KeyValue::new("a", 1), KeyValue::new("b", 2)],
+            overrides_request: false,
         };
     }
 

@@ -8,11 +8,12 @@ use http::Method;
 use opentelemetry::KeyValue;
 use rustc_hash::FxHasher;
 
-use super::series::{Series, SeriesKey};
+use super::series::{SeriesKey, SeriesSet};
 use crate::bound::BoundUpDownCounter;
+use crate::room::{Room, RouteRoom};
 use crate::semconv::http::span_name;
 use crate::semconv::{self, OTHER};
-use crate::table::{Chain, Inserted, Place, Table};
+use crate::table::{Inserted, Place, Table};
 
 /// Bounds of the tables.
 const MAX_ROUTES: usize = 1024;
@@ -60,7 +61,36 @@ pub(crate) struct Route {
     pub(super) method_index: usize,
     /// Active requests, on the side of the client.
     pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
-    pub(super) series: Chain<SeriesKey, Series>,
+    pub(super) series: SeriesSet<SeriesKey>,
+}
+
+/// The room of each route. The methods of a route share it, because a client can choose among them.
+pub(super) struct Rooms {
+    room: Arc<Room>,
+    unmatched: Arc<RouteRoom>,
+    by_route: Table<String, Arc<RouteRoom>>,
+}
+
+impl Rooms {
+    pub(super) fn new(room: Arc<Room>) -> Self {
+        Self {
+            unmatched: room.route(),
+            by_route: Table::new(MAX_ROUTES),
+            room,
+        }
+    }
+
+    /// Returns the room of a route, of a server, or of a gRPC method.
+    pub(super) fn of(&self, route: Option<&str>) -> Arc<RouteRoom> {
+        let Some(route) = route else {
+            return self.unmatched.clone();
+        };
+        let make = || self.room.route();
+        match self.by_route.get_or_insert_with(route, make) {
+            Ok(room) => room.clone(),
+            Err(room) => room,
+        }
+    }
 }
 
 /// The server that a client calls.
@@ -106,12 +136,12 @@ impl Peer {
 }
 
 impl MethodEntry {
-    pub(super) fn new(index: usize, method: &'static str) -> Self {
+    pub(super) fn new(index: usize, method: &'static str, rooms: &Rooms) -> Self {
         Self {
             index,
             method,
             known: Method::from_bytes(method.as_bytes()).ok(),
-            unmatched: Route::new(index, method, None),
+            unmatched: Route::new(index, method, None, rooms.of(None)),
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
             peers: Table::new(MAX_ROUTES),
@@ -123,14 +153,15 @@ impl MethodEntry {
 impl MethodEntry {
     /// Finds a route, made first where it is missing.
     #[inline]
-    pub(super) fn route(&self, route: &str) -> RouteRef {
+    pub(super) fn route(&self, route: &str, rooms: &Rooms) -> RouteRef {
         let find = || {
             self.routes
                 .find(route)
                 .map(|place| RouteRef::Kept(self.index, place))
         };
         find().unwrap_or_else(|| {
-            let made = Route::new(self.index, self.method, Some(route));
+            let room = rooms.of(Some(route));
+            let made = Route::new(self.index, self.method, Some(route), room);
             match self.routes.insert(route.to_owned(), made) {
                 Inserted::Full(made) => RouteRef::Own(Box::new(made)),
                 _ => find().unwrap_or(RouteRef::Unmatched(self.index)),
@@ -139,7 +170,7 @@ impl MethodEntry {
     }
 
     /// Finds a server, made first where it is missing.
-    pub(super) fn peer(&self, host: &str, port: u16) -> RouteRef {
+    pub(super) fn peer(&self, host: &str, port: u16, rooms: &Rooms) -> RouteRef {
         let mut hasher = FxHasher::default();
         hash_peer(host, port, &mut hasher);
         let hash = hasher.finish();
@@ -153,7 +184,8 @@ impl MethodEntry {
                     host: host.into(),
                     port,
                 };
-                let route = Route::new(self.index, self.method, None);
+                let room = rooms.of(Some(&format!("{}:{port}", peer.host)));
+                let route = Route::new(self.index, self.method, None, room);
                 let route = Route {
                     peer: Some(peer.clone()),
                     ..route
@@ -174,7 +206,12 @@ impl MethodEntry {
 }
 
 impl Route {
-    pub(super) fn new(method_index: usize, method: &'static str, route: Option<&str>) -> Self {
+    pub(super) fn new(
+        method_index: usize,
+        method: &'static str,
+        route: Option<&str>,
+        room: Arc<RouteRoom>,
+    ) -> Self {
         let name = span_name(method, route);
         let interned = intern(&name);
         Self {
@@ -187,7 +224,7 @@ impl Route {
             peer: None,
             method_index,
             active: OnceLock::new(),
-            series: Chain::default(),
+            series: SeriesSet::new(room),
         }
     }
 

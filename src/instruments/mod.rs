@@ -1,29 +1,31 @@
 //! The instruments of the layers, and the table of series that requests find theirs in.
 //!
 //! A series is bound to its attributes once, for each combination of them that occurs, and then
-//! recorded to directly. The table is bounded; what does not fit is bound each time.
+//! recorded to directly. Series are bounded, for each route and all together.
 
 mod entries;
 mod series;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
-use opentelemetry::{KeyValue, Value};
+use opentelemetry::{Key, KeyValue, Value};
 
 use crate::bound::{Bind, BoundCounter, BoundHistogram};
 use crate::options::MetricSet;
+use crate::room::Room;
 use crate::semconv::http::{Scheme, Server, protocol_version, status_attribute};
 use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 use crate::table::{Inserted, Table};
 
-use entries::MethodEntry;
+use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
 pub(crate) use series::{CallKey, Measured, SeriesKey};
-use series::{MAX_SERIES, Series};
+use series::{Series, SeriesSet};
 
-/// Bounds of the tables.
+/// Bounds of the tables. Methods that are declared have room besides.
 const MAX_CALLS: usize = 2048;
 const MAX_GRPC_METHODS: usize = 256;
 
@@ -41,10 +43,22 @@ pub(crate) struct Instruments {
     /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
-    calls: Table<CallKey, Series>,
+    /// By server, of a client, and method.
+    calls: Table<CallEntry, SeriesSet<CallKey>>,
+    rooms: Rooms,
     /// Values of attributes from hooks and handlers, by key.
     values: Table<String, Table<String, ()>>,
+    /// Whether it was said that there are too many.
     too_many_values: AtomicBool,
+    /// Whether it was said that an attribute is one of the layer's own.
+    own_key: AtomicBool,
+}
+
+/// The server and the method of gRPC calls.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct CallEntry {
+    peer: Option<Peer>,
+    method: Option<&'static str>,
 }
 
 struct Conventions {
@@ -95,6 +109,7 @@ impl Instruments {
         sets: &[MetricSet],
         methods: impl Iterator<Item = &'static str>,
         grpc_methods: &[String],
+        room: Arc<Room>,
     ) -> Self {
         let seconds = |name: &'static str, description: &str| {
             meter
@@ -150,7 +165,8 @@ impl Instruments {
         };
         // They are of the requests to a server.
         let methods = methods.chain([OTHER]).enumerate();
-        let methods = methods.map(|(index, method)| MethodEntry::new(index, method));
+        let rooms = Rooms::new(room);
+        let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &rooms));
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
         let instruments = Self {
             side,
@@ -158,10 +174,12 @@ impl Instruments {
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
             methods: methods.collect(),
-            grpc_methods: Table::new(MAX_GRPC_METHODS),
+            rooms,
+            grpc_methods: Table::new(MAX_GRPC_METHODS + grpc_methods.len()),
             calls: Table::new(MAX_CALLS),
             values: Table::new(MAX_KEYS),
             too_many_values: AtomicBool::new(false),
+            own_key: AtomicBool::new(false),
         };
         for method in grpc_methods {
             instruments.learn_grpc_method(method);
@@ -174,7 +192,7 @@ impl Instruments {
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
         match route {
-            Some(route) => entry.route(route),
+            Some(route) => entry.route(route, &self.rooms),
             None => RouteRef::Unmatched(entry.index),
         }
     }
@@ -183,7 +201,9 @@ impl Instruments {
     pub(crate) fn find_peer(&self, method: &Method, server: Option<Server<'_>>) -> RouteRef {
         let entry = self.entry(method);
         match server {
-            Some(Server { host, port }) => entry.peer(&semconv::http::host(host), port),
+            Some(Server { host, port }) => {
+                entry.peer(&semconv::http::host(host), port, &self.rooms)
+            }
             None => RouteRef::Unmatched(entry.index),
         }
     }
@@ -231,39 +251,37 @@ impl Instruments {
         counter.add(change);
     }
 
-    /// Records an HTTP request that ended. `extra` are attributes from hooks and the handler.
+    /// Records an HTTP request that ended.
     #[inline]
-    pub(crate) fn record_http(
-        &self,
-        route: &Route,
-        key: &SeriesKey,
-        extra: &[KeyValue],
-        measured: &Measured,
-    ) {
-        let bind = || self.bind_http(route, key, extra);
-        // With attributes of its own, a request has a series of its own.
-        let known = if extra.is_empty() {
-            route.series.get_or_insert_with(key, MAX_SERIES, bind)
-        } else {
-            None
-        };
-        match known {
-            Some(series) => series.record(measured),
-            None => bind().record(measured),
-        }
+    pub(crate) fn record_http(&self, route: &Route, key: &SeriesKey, measured: &Measured) {
+        let bind = || self.bind_http(route, key);
+        let bind_overflow = || self.bind_http_overflow(route, key.counted);
+        route.series.record(key, measured, bind, bind_overflow);
     }
 
-    /// Records a gRPC call that ended.
-    pub(crate) fn record_call(&self, key: &CallKey, extra: &[KeyValue], measured: &Measured) {
-        let bind = || self.bind_call(key, extra);
-        let series = if extra.is_empty() {
-            self.calls.get_or_insert_with(key, bind)
-        } else {
-            Err(bind())
+    /// Records a gRPC call that ended, to the server of `route`.
+    pub(crate) fn record_call(
+        &self,
+        route: &Route,
+        method: Option<&'static str>,
+        key: &CallKey,
+        measured: &Measured,
+    ) {
+        let peer = &route.peer;
+        let entry = CallEntry {
+            peer: peer.clone(),
+            method,
         };
-        match series {
-            Ok(series) => series.record(measured),
-            Err(series) => series.record(measured),
+        let make = || {
+            let host = peer.as_ref().map_or("", |peer| &*peer.host);
+            let method = method.unwrap_or_default();
+            SeriesSet::new(self.rooms.of(Some(&format!("{host}/{method}"))))
+        };
+        let bind = || self.bind_call(&entry, key);
+        let bind_overflow = || self.bind_call_overflow(&entry);
+        match self.calls.get_or_insert_with(&entry, make) {
+            Ok(series) => series.record(key, measured, bind, bind_overflow),
+            Err(series) => series.record(key, measured, bind, bind_overflow),
         }
     }
 
@@ -285,9 +303,40 @@ impl Instruments {
         learned.ok().copied()
     }
 
+    /// Makes the attributes of hooks and handlers fit for metrics. Those that the layer has itself on a
+    /// metric cannot be replaced there: they are given to `refuse`.
+    pub(crate) fn fit(
+        &self,
+        attributes: Vec<KeyValue>,
+        mut refuse: impl FnMut(KeyValue),
+    ) -> Vec<KeyValue> {
+        let mut fit = Vec::with_capacity(attributes.len());
+        for attribute in attributes {
+            if semconv::is_metric_key(self.side, attribute.key.as_str()) {
+                self.warn_of_own_key(&attribute.key);
+                refuse(attribute);
+            } else {
+                fit.extend(self.bounded(attribute));
+            }
+        }
+        // One set of attributes is one series, in whichever order they came.
+        fit.sort_by(|a, b| a.key.cmp(&b.key));
+        fit
+    }
+
+    fn warn_of_own_key(&self, key: &Key) {
+        if !self.own_key.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                attribute = key.as_str(),
+                "the layer has this attribute on its metrics itself, and keeps its own value there; \
+                 the span has the one that was given"
+            );
+        }
+    }
+
     /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
     /// those that vary without end most are put together. `None` where there are too many keys.
-    pub(crate) fn bounded(&self, attribute: KeyValue) -> Option<KeyValue> {
+    fn bounded(&self, attribute: KeyValue) -> Option<KeyValue> {
         let KeyValue { key, value, .. } = attribute;
         let make = || Table::new(MAX_VALUES);
         let Ok(values) = self.values.get_or_insert_with(key.as_str(), make) else {
@@ -324,14 +373,14 @@ impl Instruments {
         }
     }
 
-    fn bind_http(&self, route: &Route, key: &SeriesKey, extra: &[KeyValue]) -> Series {
+    fn bind_http(&self, route: &Route, key: &SeriesKey) -> Series {
         // In the order of their keys, as the SDK sorts them.
-        let mut attributes: Vec<KeyValue> = Vec::with_capacity(6 + extra.len());
+        let mut attributes: Vec<KeyValue> = Vec::with_capacity(6 + key.extra.len());
         attributes.extend(key.error.map(ErrorType::attribute));
         attributes.push(KeyValue::new(semconv::HTTP_REQUEST_METHOD, route.method));
         attributes.extend(key.status.map(status_attribute));
         attributes.extend(route.attribute());
-        attributes.extend_from_slice(extra);
+        attributes.extend_from_slice(&key.extra);
         let basic = self.bind_basic(&attributes);
         attributes.extend(
             key.version
@@ -354,7 +403,7 @@ impl Instruments {
         }
     }
 
-    fn bind_call(&self, key: &CallKey, extra: &[KeyValue]) -> Series {
+    fn bind_call(&self, entry: &CallEntry, key: &CallKey) -> Series {
         let error = key.error.map(ErrorType::attribute);
         let mut http = Vec::from_iter(error.clone());
         http.push(KeyValue::new(
@@ -362,23 +411,48 @@ impl Instruments {
             rpc::HTTP_METHOD,
         ));
         http.extend(key.status.map(status_attribute));
-        http.extend_from_slice(extra);
+        http.extend_from_slice(&key.extra);
         let mut call = Vec::from_iter(error);
-        call.push(KeyValue::new(
-            semconv::RPC_METHOD,
-            key.method.unwrap_or(OTHER),
-        ));
-        call.push(KeyValue::new(
-            semconv::RPC_RESPONSE_STATUS_CODE,
-            key.code.name(),
-        ));
+        call.push(method_attribute(entry.method));
+        call.push(KeyValue::new(semconv::RPC_STATUS_CODE, key.code.name()));
         call.push(rpc::system());
-        call.extend(key.peer.iter().flat_map(Peer::attributes));
-        call.extend_from_slice(extra);
+        call.extend(entry.peer.iter().flat_map(Peer::attributes));
+        call.extend_from_slice(&key.extra);
         let conventions = self.conventions.as_ref();
         Series {
             basic: self.bind_basic(&http),
             seconds: conventions.map(|one| one.rpc_seconds.bind_to(&call)),
+            request_size: None,
+            response_size: None,
+        }
+    }
+
+    /// Binds the series for the requests of a route that there is no other room for.
+    fn bind_http_overflow(&self, route: &Route, counted: bool) -> Series {
+        let mut attributes = vec![overflow()];
+        match &route.peer {
+            Some(peer) => attributes.extend(peer.attributes()),
+            None => attributes.extend(route.attribute()),
+        }
+        let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
+        Series {
+            basic: self.bind_basic(&attributes),
+            seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
+            request_size: sizes
+                .filter(|_| counted)
+                .map(|sizes| sizes.request.bind_to(&attributes)),
+            response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
+        }
+    }
+
+    /// Binds the series for the calls of a method that there is no other room for.
+    fn bind_call_overflow(&self, entry: &CallEntry) -> Series {
+        let mut attributes = vec![overflow(), method_attribute(entry.method), rpc::system()];
+        attributes.extend(entry.peer.iter().flat_map(Peer::attributes));
+        let conventions = self.conventions.as_ref();
+        Series {
+            basic: self.bind_basic(&[overflow()]),
+            seconds: conventions.map(|one| one.rpc_seconds.bind_to(&attributes)),
             request_size: None,
             response_size: None,
         }
@@ -396,6 +470,17 @@ impl Instruments {
     }
 }
 
+/// The mark of a series that holds what the others have no room for (Metrics SDK, "Overflow
+/// attribute").
+fn overflow() -> KeyValue {
+    KeyValue::new(semconv::METRIC_OVERFLOW, true)
+}
+
+/// `rpc.method`, as an attribute.
+fn method_attribute(method: Option<&'static str>) -> KeyValue {
+    KeyValue::new(semconv::RPC_METHOD, method.unwrap_or(OTHER))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,7 +488,14 @@ mod tests {
     #[test]
     fn grpc_methods_are_learned_up_to_their_bounds() {
         let meter = opentelemetry::global::meter("test");
-        let instruments = Instruments::new(Side::Server, &meter, &[], [].into_iter(), &[]);
+        let instruments = Instruments::new(
+            Side::Server,
+            &meter,
+            &[],
+            [].into_iter(),
+            &[],
+            Room::new(100),
+        );
         let long = "m".repeat(rpc::MAX_METHOD + 1);
         assert_eq!(instruments.learn_grpc_method(&long), None);
         for n in 0..MAX_GRPC_METHODS {

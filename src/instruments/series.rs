@@ -1,16 +1,21 @@
 //! Where the requests with one set of attributes are recorded.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{StatusCode, Version};
+use opentelemetry::KeyValue;
 
-use super::Peer;
 use crate::bound::{BoundCounter, BoundHistogram};
+use crate::room::RouteRoom;
 use crate::semconv::http::Scheme;
 use crate::semconv::{ErrorType, rpc};
+use crate::table::Chain;
 
-/// Bound of the series of a route. It has few, one for each status that its handler gives.
-pub(super) const MAX_SERIES: usize = 128;
+/// Bound of the series of a route and a method, which are compared one by one. There are few, one for
+/// each status that the handler gives.
+const MAX_SERIES: usize = 512;
 
 /// What tells the series of one route apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -24,17 +29,19 @@ pub(crate) struct SeriesKey {
     /// A defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,
+    /// Attributes from hooks and the handler.
+    pub(crate) extra: Vec<KeyValue>,
 }
 
-/// What tells the series of gRPC calls apart.
+/// What tells the series of one gRPC method apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CallKey {
-    pub(crate) peer: Option<Peer>,
-    pub(crate) method: Option<&'static str>,
     pub(crate) code: rpc::Code,
     /// A defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,
+    /// Attributes from hooks and the handler.
+    pub(crate) extra: Vec<KeyValue>,
 }
 
 /// The places where the requests with one set of attributes are recorded.
@@ -71,5 +78,51 @@ impl Series {
         if let Some(histogram) = &self.response_size {
             histogram.record(measured.sent);
         }
+    }
+}
+
+/// The series of a route and a method, or of a gRPC method.
+pub(crate) struct SeriesSet<K> {
+    kept: Chain<K, Series>,
+    room: Arc<RouteRoom>,
+    /// For the requests that there is no series for.
+    overflow: OnceLock<Series>,
+}
+
+impl<K: Clone + Eq> SeriesSet<K> {
+    pub(super) fn new(room: Arc<RouteRoom>) -> Self {
+        Self {
+            kept: Chain::default(),
+            room,
+            overflow: OnceLock::new(),
+        }
+    }
+
+    /// Records to the series of `key`, which is bound first where it is new and there is room.
+    #[inline]
+    pub(super) fn record(
+        &self,
+        key: &K,
+        measured: &Measured,
+        bind: impl FnOnce() -> Series,
+        bind_overflow: impl FnOnce() -> Series,
+    ) {
+        let has_room = |count| count < MAX_SERIES && self.room.take();
+        let series = self.kept.get_or_insert_if(key, has_room, bind);
+        let series = series.unwrap_or_else(|| {
+            warn_of_overflow();
+            self.overflow.get_or_init(bind_overflow)
+        });
+        series.record(measured);
+    }
+}
+
+fn warn_of_overflow() {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "the metrics of requests have no room for more series: further ones of a route are \
+             recorded together, marked otel.metric.overflow"
+        );
     }
 }

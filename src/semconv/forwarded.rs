@@ -1,8 +1,8 @@
-//! What proxies say of a request: `Forwarded` (RFC 7239), else `X-Forwarded-For`, `-Proto` and
-//! `-Host`.
+//! The client of a request as proxies name it, in `Forwarded` (RFC 7239) and `X-Forwarded-*`.
 //!
 //! Anybody can send these headers. Each proxy adds one element at the end of the list, so of `n`
-//! trusted proxies the first has added the `n`th element from the end; all before it is hearsay.
+//! trusted proxies the first has added the `n`th element from the end; all before it is hearsay. A
+//! proxy passes headers on that it does not know, so only those are read that it is known to write.
 
 use std::net::IpAddr;
 
@@ -10,6 +10,40 @@ use ::http::HeaderMap;
 use ::http::header::{FORWARDED, HeaderName};
 
 use super::http::{Scheme, split_authority};
+
+/// A header in which a proxy names the client of a request, for
+/// [`TelemetryLayer::with_forwarded_headers`](crate::TelemetryLayer::with_forwarded_headers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `Forwarded` (RFC 7239), with the client's address, the scheme and the host.
+    Forwarded,
+    /// `X-Forwarded-For`, with the client's address.
+    XForwardedFor,
+    /// `X-Forwarded-Proto`, with the scheme.
+    XForwardedProto,
+    /// `X-Forwarded-Host`, with the host.
+    XForwardedHost,
+}
+
+/// The proxies that a layer trusts.
+#[derive(Clone, Debug)]
+pub(crate) struct TrustedProxies {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// The headers that they write.
+    pub(crate) headers: Vec<ForwardedHeader>,
+}
+
+impl Default for TrustedProxies {
+    fn default() -> Self {
+        use ForwardedHeader::{XForwardedFor, XForwardedProto};
+        Self {
+            count: 0,
+            headers: vec![XForwardedFor, XForwardedProto],
+        }
+    }
+}
 
 /// What the outermost trusted proxy says of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -21,23 +55,33 @@ pub(crate) struct Forwarded<'a> {
 }
 
 impl<'a> Forwarded<'a> {
-    /// `hops` is the number of proxies in front of the server; of none, nothing is believed.
     #[inline]
-    pub(crate) fn of(headers: &'a HeaderMap, hops: usize) -> Self {
-        if hops == 0 {
+    pub(crate) fn of(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
+        if proxies.count == 0 {
             return Self::default();
         }
-        if headers.contains_key(FORWARDED) {
-            return match element(headers, &FORWARDED, hops) {
-                Some(element) => Self::parse(element),
-                None => Self::default(),
-            };
-        }
-        let element = |name| element(headers, &HeaderName::from_static(name), hops);
+        Self::read(headers, proxies)
+    }
+
+    fn read(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
+        use ForwardedHeader::{Forwarded, XForwardedFor, XForwardedHost, XForwardedProto};
+        let element = |header, name: &HeaderName| {
+            let is_read = proxies.headers.contains(&header);
+            is_read.then(|| element(headers, name, proxies.count))?
+        };
+        let of = |header, name| element(header, &HeaderName::from_static(name));
+        let forwarded = element(Forwarded, &FORWARDED);
+        let forwarded = forwarded.map(Self::parse).unwrap_or_default();
         Self {
-            client: element("x-forwarded-for").and_then(address),
-            scheme: element("x-forwarded-proto").and_then(scheme),
-            authority: element("x-forwarded-host"),
+            client: forwarded
+                .client
+                .or_else(|| of(XForwardedFor, "x-forwarded-for").and_then(address)),
+            scheme: forwarded
+                .scheme
+                .or_else(|| of(XForwardedProto, "x-forwarded-proto").and_then(Scheme::parse)),
+            authority: forwarded
+                .authority
+                .or_else(|| of(XForwardedHost, "x-forwarded-host")),
         }
     }
 
@@ -58,7 +102,7 @@ impl<'a> Forwarded<'a> {
             if name.eq_ignore_ascii_case("for") {
                 forwarded.client = address(value);
             } else if name.eq_ignore_ascii_case("proto") {
-                forwarded.scheme = scheme(value);
+                forwarded.scheme = Scheme::parse(value);
             } else if name.eq_ignore_ascii_case("host") {
                 forwarded.authority = Some(value);
             }
@@ -89,16 +133,6 @@ fn address(node: &str) -> Option<IpAddr> {
     node.parse()
         .ok()
         .or_else(|| split_authority(node)?.0.parse().ok())
-}
-
-fn scheme(proto: &str) -> Option<Scheme> {
-    if proto.eq_ignore_ascii_case("https") {
-        Some(Scheme::Https)
-    } else if proto.eq_ignore_ascii_case("http") {
-        Some(Scheme::Http)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -187,7 +221,71 @@ mod tests {
                 scheme,
                 authority,
             };
-            assert_eq!(Forwarded::of(&map, hops), expected, "{case}");
+            let proxies = TrustedProxies {
+                count: hops,
+                headers: ALL.to_vec(),
+            };
+            assert_eq!(Forwarded::of(&map, &proxies), expected, "{case}");
+        }
+    }
+
+    const ALL: [ForwardedHeader; 4] = [
+        ForwardedHeader::Forwarded,
+        ForwardedHeader::XForwardedFor,
+        ForwardedHeader::XForwardedProto,
+        ForwardedHeader::XForwardedHost,
+    ];
+
+    #[test]
+    fn a_header_that_no_proxy_writes_is_not_read() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [
+            ("forwarded", "for=6.6.6.6;host=forwarded;proto=https"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-proto", "ws"),
+            ("x-forwarded-host", "x"),
+        ] {
+            map.insert(name, value.parse().expect("a legal value"));
+        }
+        // Every set of headers.
+        for set in 0..16 {
+            let headers: Vec<ForwardedHeader> = (0..4)
+                .filter(|n| set & 1 << n != 0)
+                .map(|n| ALL[n])
+                .collect();
+            let has = |header: ForwardedHeader| headers.contains(&header);
+            let [forwarded, x_for, x_proto, x_host] = ALL;
+            let expected = (
+                has(forwarded)
+                    .then_some("6.6.6.6")
+                    .or(has(x_for).then_some("1.1.1.1")),
+                has(forwarded)
+                    .then_some(Scheme::Https)
+                    .or(has(x_proto).then_some(Scheme::Http)),
+                has(forwarded)
+                    .then_some("forwarded")
+                    .or(has(x_host).then_some("x")),
+            );
+            let proxies = TrustedProxies { count: 1, headers };
+            let found = Forwarded::of(&map, &proxies);
+            let client = found.client.map(|client| client.to_string());
+            assert_eq!((client.as_deref(), found.scheme, found.authority), expected);
+        }
+        let default = TrustedProxies::default();
+        assert_eq!(default.headers, [ALL[1], ALL[2]]);
+    }
+
+    #[test]
+    fn a_websocket_has_the_scheme_of_its_request() {
+        for (proto, expected) in [
+            ("https", Some(Scheme::Https)),
+            ("WSS", Some(Scheme::Https)),
+            ("http", Some(Scheme::Http)),
+            ("ws", Some(Scheme::Http)),
+            ("gopher", None),
+            ("", None),
+        ] {
+            assert_eq!(Scheme::parse(proto), expected, "{proto}");
         }
     }
 }

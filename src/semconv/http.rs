@@ -1,17 +1,18 @@
 //! HTTP server spans and metrics.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ::http::header::HeaderName;
 use ::http::request::Parts;
 use ::http::{Extensions, HeaderMap, StatusCode, Uri, Version};
+use hyper_util::client::legacy::connect::HttpInfo;
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
 use super::forwarded::Forwarded;
+use super::redact::lossy_text;
 use super::server_request::server_attributes;
 use super::{
-    Fact, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
-    NETWORK_PROTOCOL_VERSION, OTHER, Side, URL_PATH, URL_SCHEME, truncate,
+    Fact, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER, Side, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -41,23 +42,33 @@ pub(crate) fn span_name(method: &'static str, route: Option<&str>) -> String {
     }
 }
 
-/// `url.scheme`: what a trusted proxy says, else the request, else that of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// `url.scheme`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Scheme {
+    #[default]
     Http,
     Https,
 }
 
 impl Scheme {
+    /// The scheme that a trusted proxy names, else the one of the connection. The target of the request
+    /// is not asked: a client can write any scheme there.
     #[inline]
-    pub(crate) fn of(request: &Parts, forwarded: &Forwarded<'_>) -> Self {
-        forwarded.scheme.unwrap_or_else(|| {
-            if request.uri.scheme() == Some(&::http::uri::Scheme::HTTPS) {
-                Self::Https
-            } else {
-                Self::Http
-            }
-        })
+    pub(crate) fn of(forwarded: &Forwarded<'_>, connection: Self) -> Self {
+        forwarded.scheme.unwrap_or(connection)
+    }
+
+    /// Reads a scheme, also one of a WebSocket, which begins as a request. `None` for any other.
+    pub(crate) fn parse(scheme: &str) -> Option<Self> {
+        let is_one_of =
+            |names: [&str; 2]| names.iter().any(|name| scheme.eq_ignore_ascii_case(name));
+        if is_one_of(["https", "wss"]) {
+            Some(Self::Https)
+        } else if is_one_of(["http", "ws"]) {
+            Some(Self::Http)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -117,38 +128,32 @@ pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
 #[inline]
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
+    if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
+        return Some(info.0);
+    }
+    #[cfg(feature = "tonic")]
+    if let Some(info) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
+        return info.remote_addr();
+    }
+    let _ = extensions;
+    None
+}
+
+/// The path of the request that the client has sent, where axum's router has taken a prefix off it.
+#[inline]
+pub(crate) fn original_uri(request: &Parts) -> Option<&Uri> {
+    #[cfg(feature = "axum")]
     {
-        extensions
-            .get::<axum::extract::ConnectInfo<SocketAddr>>()
-            .map(|info| info.0)
+        let original = request.extensions.get::<axum::extract::OriginalUri>();
+        original
+            .map(|original| &original.0)
+            .filter(|original| original.path() != request.uri.path())
     }
     #[cfg(not(feature = "axum"))]
     {
-        let _ = extensions;
+        let _ = request;
         None
     }
-}
-
-/// What is still known of a request that claimed to be a gRPC call, when its answer shows that it
-/// is none.
-pub(crate) fn claimed_call_attributes(
-    method: &'static str,
-    scheme: Scheme,
-    call: &str,
-    version: Option<&'static str>,
-    add: &mut impl FnMut(KeyValue),
-) {
-    add(KeyValue::new(HTTP_REQUEST_METHOD, method));
-    add(KeyValue::new(URL_SCHEME, scheme.as_str()));
-    add(path_attribute(&format!("/{call}")));
-    if let Some(version) = version {
-        add(KeyValue::new(NETWORK_PROTOCOL_VERSION, version));
-    }
-}
-
-/// `url.path`
-fn path_attribute(path: &str) -> KeyValue {
-    KeyValue::new(URL_PATH, truncate(path, MAX_PATH).into_owned())
 }
 
 /// The values of a captured header; `None` where there is none that may be shown.
@@ -159,8 +164,8 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
         .filter(|value| !value.is_sensitive())
         .take(MAX_HEADER_VALUES)
         .map(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            truncate(&text, MAX_HEADER_VALUE).into_owned().into()
+            let text = lossy_text(value.as_bytes(), MAX_HEADER_VALUE);
+            text.into_owned().into()
         })
         .collect();
     (!values.is_empty()).then_some(Value::Array(Array::String(values)))
@@ -168,8 +173,25 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 
 /// `network.peer.address` and `network.peer.port`
 pub(super) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, Fact<'_>)) {
-    add(NETWORK_PEER_ADDRESS, Fact::Text(&peer.ip().to_string()));
+    let address = address_text(peer.ip());
+    add(NETWORK_PEER_ADDRESS, Fact::Text(&address));
     add(NETWORK_PEER_PORT, Fact::Number(peer.port().into()));
+}
+
+/// An address as text. A socket for both families shows an IPv4 address within an IPv6 one.
+pub(super) fn address_text(address: IpAddr) -> String {
+    address.to_canonical().to_string()
+}
+
+/// The address of the server's end of the connection that a client's response came on, as attributes,
+/// where the client has put it into the response's extensions.
+pub(crate) fn response_peer_attributes(extensions: &Extensions, add: &mut impl FnMut(KeyValue)) {
+    if let Some(info) = extensions.get::<HttpInfo>() {
+        peer_attributes(
+            info.remote_addr(),
+            &mut |key, fact| add(fact.attribute(key)),
+        );
+    }
 }
 
 /// `server.address`, no longer than it is kept.

@@ -7,10 +7,37 @@ use smallvec::SmallVec;
 
 use super::http::{MAX_METHOD, MAX_QUERY};
 use super::redact::{self, SensitiveParameters};
-use super::{ClientRequest, Fact, OTHER, ServerRequest, truncate};
+use super::{
+    CLIENT_ADDRESS, ClientRequest, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_REQUEST_RESEND_COUNT, HTTP_ROUTE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
+    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, ServerRequest, URL_FULL,
+    URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+};
 
 /// Room for the text of most requests: what is longer has memory of its own.
 const ROOM: usize = 192;
+
+/// Whether a [`KeptRequest`] may have an attribute with this key.
+pub(crate) fn is_request_key(key: &str) -> bool {
+    matches!(
+        key,
+        CLIENT_ADDRESS
+            | HTTP_REQUEST_METHOD
+            | HTTP_REQUEST_METHOD_ORIGINAL
+            | HTTP_REQUEST_RESEND_COUNT
+            | HTTP_ROUTE
+            | NETWORK_PEER_ADDRESS
+            | NETWORK_PEER_PORT
+            | NETWORK_PROTOCOL_VERSION
+            | SERVER_ADDRESS
+            | SERVER_PORT
+            | URL_FULL
+            | URL_PATH
+            | URL_QUERY
+            | URL_SCHEME
+            | USER_AGENT_ORIGINAL
+    )
+}
 
 /// What is kept of a request.
 #[derive(Clone)]
@@ -92,9 +119,14 @@ pub(super) struct Pieces<'a>(&'a [u8]);
 impl<'a> Pieces<'a> {
     /// The next piece; empty where it is no text.
     pub(super) fn next(&mut self, length: u16) -> &'a str {
+        str::from_utf8(self.next_bytes(length)).unwrap_or_default()
+    }
+
+    /// The next piece, in whichever encoding.
+    pub(super) fn next_bytes(&mut self, length: u16) -> &'a [u8] {
         let (piece, rest) = self.0.split_at_checked(length.into()).unwrap_or_default();
         self.0 = rest;
-        str::from_utf8(piece).unwrap_or_default()
+        piece
     }
 }
 

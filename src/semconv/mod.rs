@@ -1,5 +1,5 @@
-//! What the OpenTelemetry semantic conventions say, version 1.42: pure functions from HTTP types
-//! to names and attribute values. Nothing else in this crate knows a name of the conventions.
+//! The OpenTelemetry semantic conventions, version 1.45: pure functions from HTTP types to names
+//! and attribute values. Nothing else in this crate knows a name of the conventions.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,9 @@ use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 mod client_request;
+mod descriptors;
 mod forwarded;
+mod grpc_web;
 pub(crate) mod http;
 mod kept;
 mod redact;
@@ -17,16 +19,18 @@ pub(crate) mod rpc;
 mod server_request;
 
 pub(crate) use client_request::ClientRequest;
-pub(crate) use forwarded::Forwarded;
-pub(crate) use kept::KeptRequest;
-pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
+pub(crate) use descriptors::grpc_methods;
+pub use forwarded::ForwardedHeader;
+pub(crate) use forwarded::{Forwarded, TrustedProxies};
+pub(crate) use grpc_web::WebFrames;
+pub(crate) use kept::{KeptRequest, is_request_key};
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
     HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
     HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_HEADER, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
     NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD,
-    RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT,
-    URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
+    RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_FULL, URL_PATH,
+    URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
 };
 pub(crate) use opentelemetry_semantic_conventions::metric::{
     HTTP_CLIENT_ACTIVE_REQUESTS, HTTP_CLIENT_REQUEST_BODY_SIZE, HTTP_CLIENT_REQUEST_DURATION,
@@ -58,6 +62,13 @@ impl Fact<'_> {
         }
     }
 }
+
+/// The version of the conventions that all telemetry of this crate follows. The crate with the
+/// names stops at an older version.
+pub(crate) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.45.0";
+
+/// The name of a gRPC status (RPC conventions, stable as of 1.45).
+pub(crate) const RPC_STATUS_CODE: &str = "rpc.status_code";
 
 /// Which end of a request is described.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +116,26 @@ pub(crate) fn is_request_metric(name: &str) -> bool {
     ]
     .contains(&name)
 }
+
+/// Whether a layer has an attribute with this key on metrics of its requests.
+pub(crate) fn is_metric_key(side: Side, key: &str) -> bool {
+    match key {
+        ERROR_TYPE
+        | HTTP_REQUEST_METHOD
+        | HTTP_RESPONSE_STATUS_CODE
+        | METRIC_OVERFLOW
+        | NETWORK_PROTOCOL_VERSION
+        | RPC_METHOD
+        | RPC_STATUS_CODE
+        | RPC_SYSTEM_NAME => true,
+        HTTP_ROUTE | URL_SCHEME => side == Side::Server,
+        SERVER_ADDRESS | SERVER_PORT => side == Side::Client,
+        _ => false,
+    }
+}
+
+/// The mark of a series that holds what others have no room for (Metrics SDK, "Overflow attribute").
+pub(crate) const METRIC_OVERFLOW: &str = "otel.metric.overflow";
 
 /// Bucket boundaries for durations in seconds.
 pub(crate) const SECONDS: [f64; 14] = [

@@ -19,23 +19,71 @@ const SENSITIVE_PARAMETERS: [&str; 7] = [
     "sig",
 ];
 
-/// Headers that are never captured, and parts of the names of more.
-const SENSITIVE_HEADERS: [&str; 4] = [
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "set-cookie",
-];
-const SENSITIVE_WORDS: [&str; 9] = [
-    "api-key",
+/// Words in the name of a header that tells of credentials. A word ends where another begins, at a
+/// dash, an underscore or a dot.
+const SENSITIVE_WORDS: [&str; 34] = [
+    "2fa",
+    "accesskey",
     "apikey",
-    "credential",
+    "assertion",
+    "auth",
+    "authenticate",
+    "authentication",
+    "authz",
+    "bearer",
+    "cert",
+    "certificate",
+    "csrf",
+    "dpop",
+    "hmac",
     "jwt",
-    "passwd",
-    "password",
+    "key",
+    "keys",
+    "mfa",
+    "oauth",
+    "oauth2",
+    "oidc",
+    "otp",
+    "pass",
+    "passcode",
+    "passphrase",
+    "pin",
+    "principal",
+    "pwd",
+    "saml",
+    "sid",
+    "sig",
+    "sso",
+    "totp",
+    "xsrf",
+];
+
+/// Parts of words that tell of credentials, wherever they are in a name.
+const SENSITIVE_PARTS: [&str; 12] = [
+    "apikey",
+    "authoriz",
+    "clientcert",
+    "cookie",
+    "credential",
+    "passw",
+    "privatekey",
     "secret",
     "session",
+    "signature",
+    "subscriptionkey",
     "token",
+];
+
+/// Keys that open nothing: the word before `key` says so.
+const OPEN_KEYS: [&str; 8] = [
+    "cache",
+    "correlation",
+    "idempotency",
+    "partition",
+    "routing",
+    "sort",
+    "surrogate",
+    "websocket",
 ];
 
 /// The query parameters whose values are redacted: the conventions' own, or others in their place.
@@ -55,10 +103,21 @@ impl SensitiveParameters {
     }
 }
 
-/// Whether a header is one that carries credentials by its name.
+/// Whether a header is one that carries credentials, by its name.
 pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
     let name = name.as_str();
-    SENSITIVE_HEADERS.contains(&name) || SENSITIVE_WORDS.iter().any(|word| name.contains(word))
+    if SENSITIVE_PARTS.iter().any(|part| name.contains(part)) {
+        return true;
+    }
+    let mut before = "";
+    for word in name.split(['-', '_', '.']) {
+        let is_open = word.starts_with("key") && OPEN_KEYS.contains(&before);
+        if SENSITIVE_WORDS.contains(&word) && !is_open {
+            return true;
+        }
+        before = word;
+    }
+    false
 }
 
 /// Cuts `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
@@ -75,33 +134,61 @@ pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned([&text[..end], MARK].concat())
 }
 
+/// The text of bytes that may be of another encoding, cut to at most `limit` bytes.
+#[inline]
+pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
+    // A few bytes more than are kept tell that it is cut, and are no cut character.
+    const MORE: usize = 4;
+    let bytes = bytes.get(..limit + MORE).unwrap_or(bytes);
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => truncate(text, limit),
+        Cow::Owned(text) => Cow::Owned(truncate(&text, limit).into_owned()),
+    }
+}
+
 /// Replaces the values of parameters that carry credentials, then cuts to `limit` bytes.
+///
+/// Of a long query no more is looked at than a few times what is kept.
 pub(super) fn query<'a>(
     query: &'a str,
     limit: usize,
     sensitive: &SensitiveParameters,
 ) -> Cow<'a, str> {
-    let is_sensitive = |parameter: &str| is_sensitive(parameter, sensitive);
-    if !query.split('&').any(is_sensitive) {
-        return truncate(query, limit);
-    }
-    let mut redacted = String::with_capacity(query.len().min(limit + 64));
-    for (n, parameter) in query.split('&').enumerate() {
-        if redacted.len() > limit {
+    let seen = start(query, 4 * limit);
+    // What is cut off is replaced by the mark of a cut, whatever is before it.
+    let is_whole = seen.len() == query.len();
+    let mut redacted = String::new();
+    // What needs no change is copied at once, or not at all.
+    let (mut kept, mut at) = (0, 0);
+    for parameter in seen.split('&') {
+        if redacted.len() + (at - kept) > limit {
             break;
         }
-        if n > 0 {
-            redacted.push('&');
-        }
-        if is_sensitive(parameter) {
-            redacted.push_str(name_of(parameter));
+        if is_sensitive(parameter, sensitive) {
+            redacted.push_str(&seen[kept..at + name_of(parameter).len()]);
             redacted.push('=');
             redacted.push_str(REDACTED);
-        } else {
-            redacted.push_str(parameter);
+            kept = at + parameter.len();
         }
+        at += parameter.len() + 1;
+    }
+    if kept == 0 && redacted.is_empty() {
+        return truncate(query, limit);
+    }
+    redacted.push_str(start(&seen[kept..], limit + 1));
+    if !is_whole && redacted.len() <= limit {
+        redacted.push('…');
     }
     Cow::Owned(truncate(&redacted, limit).into_owned())
+}
+
+/// The beginning of a text, up to `limit` bytes, that ends with a character.
+pub(super) fn start(text: &str, limit: usize) -> &str {
+    if text.len() <= limit {
+        return text;
+    }
+    let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
 }
 
 fn is_sensitive(parameter: &str, sensitive: &SensitiveParameters) -> bool {
@@ -163,6 +250,43 @@ mod tests {
     }
 
     #[test]
+    fn the_work_for_a_query_is_bounded_by_what_is_kept() {
+        // The time is that of the parameters that are looked at, which are counted.
+        let looked_at = |text: &str| {
+            let names = SensitiveParameters::default();
+            let seen = query(text, 1024, &names);
+            assert!(seen.len() <= 1024, "{}", seen.len());
+            start(text, 4 * 1024).split('&').count()
+        };
+        for text in [
+            "&".repeat(65_000),
+            "a=b&".repeat(20_000),
+            "%61=1&".repeat(10_000),
+        ] {
+            assert!(looked_at(&text) <= 4 * 1024 + 1);
+        }
+        // A long value that is redacted hides nothing of what is behind it, within the bound.
+        let long = format!("sig={}&b=2", "s".repeat(2000));
+        let found = query(&long, 1024, &SensitiveParameters::default());
+        assert_eq!(found, "sig=REDACTED&b=2");
+        let longer = format!("a=1&sig={}&b=2", "s".repeat(20_000));
+        let found = query(&longer, 1024, &SensitiveParameters::default());
+        assert_eq!(found, "a=1&sig=REDACTED…");
+    }
+
+    #[test]
+    fn no_value_of_a_sensitive_parameter_is_shown_wherever_it_is() {
+        let sensitive = SensitiveParameters::default();
+        for before in (0..1100).chain(4000..4200) {
+            for value in ["secret", &"secret".repeat(300)] {
+                let text = format!("{}&sig={value}&x=1", "a".repeat(before));
+                let found = query(&text, 1024, &sensitive);
+                assert!(!found.contains("secret") && found.len() <= 1024, "{found}");
+            }
+        }
+    }
+
+    #[test]
     fn a_list_of_parameters_replaces_that_of_the_conventions() {
         let list = SensitiveParameters::new(vec!["token".to_owned()]);
         assert_eq!(query("token=a&sig=b", 1024, &list), "token=REDACTED&sig=b");
@@ -171,18 +295,55 @@ mod tests {
     #[test]
     fn headers_with_credentials_are_known_by_their_names() {
         for name in [
+            "api_key",
+            "apikey",
+            "authentication-info",
             "authorization",
+            "ocp-apim-subscription-key",
+            "private-token",
+            "proxy-authenticate",
             "Set-Cookie",
+            "set-cookie2",
+            "stripe-signature",
+            "x-access-key",
+            "x-amz-security-token",
+            "x-amzn-oidc-data",
             "X-Api-Key",
+            "x-auth-key",
             "x-auth-token",
+            "x-authorization",
+            "x-client-cert",
+            "x-csrf-token",
+            "x-forwarded-client-cert",
+            "x-functions-key",
+            "x-goog-iap-jwt-assertion",
+            "x-hub-signature-256",
+            "x-ms-client-principal",
+            "x-original-cookie",
+            "x-otp",
             "x-session-id",
+            "x-user.password",
         ] {
             assert!(
                 is_sensitive_header(&name.parse().expect("a legal name")),
                 "{name}"
             );
         }
-        for name in ["content-type", "x-request-id", "user-agent"] {
+        for name in [
+            "accept",
+            "cache-control",
+            "content-type",
+            "etag",
+            "idempotency-key",
+            "keep-alive",
+            "sec-websocket-key",
+            "user-agent",
+            "x-author",
+            "x-forwarded-for",
+            "x-monkey",
+            "x-passenger-id",
+            "x-request-id",
+        ] {
             assert!(
                 !is_sensitive_header(&name.parse().expect("a legal name")),
                 "{name}"

@@ -3,6 +3,7 @@
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CONTAINER_ID, DEPLOYMENT_ENVIRONMENT_NAME, HOST_ARCH, HOST_NAME, OS_TYPE,
     PROCESS_EXECUTABLE_NAME, PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION,
+    TELEMETRY_DISTRO_NAME, TELEMETRY_DISTRO_VERSION,
 };
 
 /// `host.arch`, of what Rust calls it.

@@ -1,8 +1,8 @@
-//! gRPC spans and metrics (RPC conventions, release candidate).
+//! gRPC spans and metrics (RPC conventions, stable).
 
-use ::http::header::{CONTENT_TYPE, HeaderName};
+use ::http::header::{CONTENT_TYPE, HeaderName, TE};
 use ::http::request::Parts;
-use ::http::{HeaderMap, Method, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 
 use super::http::{peer, peer_attributes};
@@ -44,10 +44,23 @@ pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// The method that a request names, `package.Service/Method`.
-pub(crate) fn method(request: &Parts) -> &str {
-    let path = request.uri.path();
-    path.strip_prefix('/').unwrap_or(path)
+/// Whether a body is in the binary form of gRPC-Web.
+pub(crate) fn is_web(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
+}
+
+/// Whether a request is as clients of gRPC send it, and not just of its content type.
+pub(crate) fn is_likely_call(request: &Parts) -> bool {
+    request.version >= Version::HTTP_2 && request.headers.get(TE).is_some_and(|te| te == "trailers")
+}
+
+/// The method that a request names, `package.Service/Method`. It is no longer than is looked at.
+pub(crate) fn method(uri: &Uri) -> &str {
+    let path = uri.path();
+    let method = path.strip_prefix('/').unwrap_or(path);
+    super::redact::start(method, MAX_METHOD + 1)
 }
 
 /// `rpc.method_original`, as an attribute.
@@ -119,18 +132,8 @@ impl Code {
         Some(Self::parse(headers.get(GRPC_STATUS)?.as_bytes()))
     }
 
-    /// The same, of the trailers that gRPC-Web sends as the last frame of a body.
-    pub(crate) fn in_web_trailers(frame: &[u8]) -> Option<Self> {
-        // Flags, of which this one says trailers, and four bytes of length.
-        let [0x80, _, _, _, _, trailers @ ..] = frame else {
-            return None;
-        };
-        let mut lines = trailers.split(|&byte| byte == b'\n');
-        let status = lines.find_map(|line| line.strip_prefix(b"grpc-status:"))?;
-        Some(Self::parse(status.trim_ascii()))
-    }
-
-    fn parse(value: &[u8]) -> Self {
+    /// The code that a `grpc-status` names.
+    pub(crate) fn parse(value: &[u8]) -> Self {
         match value {
             [digit @ b'0'..=b'9'] => Self(digit - b'0'),
             [b'1', digit @ b'0'..=b'6'] => Self(10 + digit - b'0'),
@@ -151,7 +154,7 @@ impl Code {
         }
     }
 
-    /// `rpc.response.status_code`
+    /// `rpc.status_code`
     pub(crate) fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]
     }
@@ -214,29 +217,6 @@ mod tests {
             assert_eq!(code, Some(expected), "{value:?}");
         }
         assert_eq!(Code::in_headers(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn the_trailers_of_grpc_web_are_a_frame() {
-        let frame = |text: &str| {
-            let length = u32::try_from(text.len())
-                .expect("it is short")
-                .to_be_bytes();
-            [&[0x80], &length[..], text.as_bytes()].concat()
-        };
-        let code = |frame: &[u8]| Code::in_web_trailers(frame).map(Code::name);
-        assert_eq!(
-            code(&frame("grpc-status:5\r\ngrpc-message:no\r\n")),
-            Some("NOT_FOUND")
-        );
-        assert_eq!(
-            code(&frame("grpc-message: no\r\ngrpc-status: 0\r\n")),
-            Some("OK")
-        );
-        assert_eq!(code(&frame("")), None);
-        assert_eq!(code(b"\0\0\0\0\x01x"), None);
-        assert_eq!(code(b"\x80"), None);
-        assert_eq!(code(b""), None);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use ::http::uri::Authority;
 
 use super::forwarded::Forwarded;
 use super::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, peer, peer_attributes,
+    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer, peer_attributes,
     protocol_version, split_authority,
 };
 use super::kept::Text;
-use super::redact::SensitiveParameters;
+use super::redact::{SensitiveParameters, lossy_text};
 use super::{
     CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
     NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
@@ -82,8 +82,8 @@ impl ServerRequest {
         let authority = authority(request, headers, forwarded).unwrap_or_default();
         let authority = authority.get(..MAX_AUTHORITY).unwrap_or(authority);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
-        // One byte more than is kept, which tells that it is cut.
-        let user_agent = user_agent.get(..=MAX_USER_AGENT).unwrap_or(user_agent);
+        // A little more than is kept, which tells that it is cut.
+        let user_agent = user_agent.get(..MAX_USER_AGENT + 4).unwrap_or(user_agent);
         self.lengths.path = self
             .text
             .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
@@ -98,9 +98,7 @@ impl ServerRequest {
         let mut pieces = self.text.pieces();
         let path = pieces.next(self.lengths.path);
         let server = split_authority(pieces.next(self.lengths.authority));
-        let user_agent = pieces.next(self.lengths.user_agent);
-        // What it may hold besides is of no known encoding.
-        let user_agent = Some(user_agent).filter(|agent| agent.is_ascii() && !agent.is_empty());
+        let user_agent = pieces.next_bytes(self.lengths.user_agent);
         let query = self.lengths.query.map(|length| pieces.next(length));
         add(HTTP_REQUEST_METHOD, Fact::name(self.method));
         if self.lengths.original_method > 0 {
@@ -116,7 +114,7 @@ impl ServerRequest {
             server_attributes(host, port, add);
         }
         if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
-            add(CLIENT_ADDRESS, Fact::Text(&client.to_string()));
+            add(CLIENT_ADDRESS, Fact::Text(&address_text(client)));
         }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
@@ -124,11 +122,9 @@ impl ServerRequest {
         if let Some(version) = protocol_version(self.version) {
             add(NETWORK_PROTOCOL_VERSION, Fact::name(version));
         }
-        if let Some(agent) = user_agent {
-            add(
-                USER_AGENT_ORIGINAL,
-                Fact::Text(&truncate(agent, MAX_USER_AGENT)),
-            );
+        if !user_agent.is_empty() {
+            let agent = lossy_text(user_agent, MAX_USER_AGENT);
+            add(USER_AGENT_ORIGINAL, Fact::Text(&agent));
         }
         if let Some(route) = &self.route {
             add(HTTP_ROUTE, Fact::Name(route.clone()));

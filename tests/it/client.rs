@@ -94,13 +94,24 @@ fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
         more.iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
     );
+    if all.contains_key("http.response.status_code") {
+        all.extend(peer_of("127.0.0.1", server.address.port()));
+    }
     all
+}
+
+/// The attributes of the connection that a response came on.
+fn peer_of(address: &str, port: u16) -> Attributes {
+    attributes([
+        ("network.peer.address", address),
+        ("network.peer.port", &port.to_string()),
+    ])
 }
 
 /// The same of its metric point.
 fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
     let mut all = expected(server, "", more);
-    all.remove("url.full");
+    all.retain(|key, _| key != "url.full" && !key.starts_with("network.peer."));
     all
 }
 
@@ -241,11 +252,14 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
     ]);
     let more = more.iter();
     expected.extend(more.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    if let (Some(_), Some(port)) = (expected.get("http.response.status_code"), parts.port_u16()) {
+        expected.extend(peer_of("127.0.0.1", port));
+    }
     let span = telemetry.only_span().await;
     assert_eq!((&*span.name, &span.span_kind), ("GET", &SpanKind::Client));
     assert_eq!(span_attributes(&span), expected);
     assert_eq!(span.status, status);
-    expected.remove("url.full");
+    expected.retain(|key, _| key != "url.full" && !key.starts_with("network.peer."));
     let point = telemetry.point("http.client.request.duration");
     assert_eq!(point.attributes, expected);
     assert_eq!(point.value.histogram().0, 1);
@@ -592,7 +606,7 @@ async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
     assert_eq!(span.name, "grpc.health.v1.Health/Check");
     assert_eq!(span.status, Status::error(""));
     let found = span_attributes(&span);
-    assert_eq!(found["rpc.response.status_code"], "UNAVAILABLE");
+    assert_eq!(found["rpc.status_code"], "UNAVAILABLE");
     assert_eq!(found["error.type"], "UNAVAILABLE");
 }
 
@@ -740,7 +754,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
         let mut expected = attributes([
             ("rpc.system.name", "grpc"),
             ("rpc.method", method),
-            ("rpc.response.status_code", code),
+            ("rpc.status_code", code),
             ("server.address", "127.0.0.1"),
             ("server.port", &port),
         ]);

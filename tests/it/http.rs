@@ -57,7 +57,7 @@ async fn a_request_becomes_one_span_with_the_attributes_of_the_conventions() {
     assert_eq!(scope.version(), Some(env!("CARGO_PKG_VERSION")));
     assert_eq!(
         scope.schema_url(),
-        Some("https://opentelemetry.io/schemas/1.42.0")
+        Some("https://opentelemetry.io/schemas/1.45.0")
     );
 
     let mut found = span_attributes(&span);

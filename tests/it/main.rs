@@ -33,6 +33,8 @@ mod interop;
 mod lifecycle;
 mod options;
 mod propagation;
+#[cfg(feature = "axum")]
+mod requests;
 #[cfg(feature = "tokio")]
 mod tasks;
 #[cfg(feature = "tls")]

@@ -15,7 +15,8 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry_sdk::trace::Sampler;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    MetricSet, TelemetryLayer, Trust, add_request_attributes, attributes as list, get_trace_id,
+    ForwardedHeader, MetricSet, TelemetryLayer, Trust, add_request_attributes, attributes as list,
+    get_trace_id,
 };
 
 use crate::support::{
@@ -437,7 +438,11 @@ async fn proxies_are_believed_as_far_as_they_are_trusted() {
     };
     let telemetry = TestTelemetry::new();
     send_through(&telemetry.layer(), forwarded()).await;
-    send_through(&telemetry.layer().with_trusted_proxies(1), forwarded()).await;
+    let layer = telemetry
+        .layer()
+        .with_trusted_proxies(1)
+        .with_forwarded_headers([ForwardedHeader::Forwarded]);
+    send_through(&layer, forwarded()).await;
     let spans = telemetry.spans();
     let found = spans.iter().map(|span| {
         let mut found = span_attributes(span);
