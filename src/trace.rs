@@ -9,9 +9,9 @@ use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId};
 use opentelemetry::{Context, KeyValue};
 
 use crate::function::{
-    Call, CallGuard, Errors, Function, MAX_MESSAGE, Nothing, Observe, SpanFuture, bounded,
+    Call, CallGuard, Errors, Function, Nothing, Observe, SpanFuture, message_of,
 };
-use crate::semconv;
+use crate::semconv::{self, SensitiveParameters};
 
 /// Starts spans for one component of an application.
 ///
@@ -204,7 +204,7 @@ pub fn add_span_event(
 /// }
 /// ```
 pub fn set_span_error<E: Display + ?Sized>(error: &E) {
-    record_error(std::any::type_name::<E>(), || bounded(&error));
+    record_error(std::any::type_name::<E>(), || message_of(&error));
 }
 
 /// Records an error and its sources on the current span, as [`set_span_error`] does the error
@@ -223,15 +223,10 @@ pub fn set_span_error<E: Display + ?Sized>(error: &E) {
 /// ```
 pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
     record_error(std::any::type_name::<E>(), || {
-        let mut message = bounded(&error);
-        let mut source = error.source();
-        while let Some(error) = source
-            && message.len() < MAX_MESSAGE
-        {
-            message = bounded(&format_args!("{message}: {}", bounded(&error)));
-            source = error.source();
-        }
-        message
+        let sources = semconv::sources(error.source());
+        let sources = sources.map(|source| source as &dyn Display);
+        let errors = std::iter::once(&error as &dyn Display).chain(sources);
+        semconv::message(errors, Some(&SensitiveParameters::default()))
     });
 }
 

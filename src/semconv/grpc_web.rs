@@ -117,9 +117,9 @@ impl WebFrames {
         self.status.as_deref()
     }
 
-    /// The `grpc-message` of the trailers, percent-encoded and bounded.
-    pub(crate) fn message(&self) -> Option<&[u8]> {
-        self.message.as_deref()
+    /// Takes the `grpc-message` of the trailers, percent-encoded and bounded, once it was read.
+    pub(crate) fn take_message(&mut self) -> Option<Vec<u8>> {
+        self.message.take()
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
                 let chunks = [&body[..first], &body[first..second], &body[second..]];
                 let frames = read(&chunks);
                 assert_eq!(frames.status(), Some(&b"13"[..]), "{first} {second}");
-                assert_eq!(frames.message(), Some(&b"no%20way"[..]));
+                assert_eq!(frames.message.as_deref(), Some(&b"no%20way"[..]));
                 assert!(frames.has_message());
             }
         }
@@ -226,7 +226,7 @@ mod tests {
                 from = to;
             }
             prop_assert_eq!(frames.status(), whole.status());
-            prop_assert_eq!(frames.message(), whole.message());
+            prop_assert_eq!(frames.message, whole.message);
         }
     }
 }

@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod context;
 mod endings;
+mod errors;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod example;
 #[cfg(feature = "init")]
