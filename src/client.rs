@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
+use crate::current;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target, error_type_hook};
 use crate::propagation::{Format, Propagators, remove};
@@ -353,7 +354,7 @@ where
 
 /// Starts a request, and puts its context into the head.
 fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
-    if TelemetryContext::is_current_telemetry_suppressed() {
+    if current::map(TelemetryContext::is_telemetry_suppressed) {
         return ActiveRequest::none();
     }
     let recorder = shared.recorder();
@@ -366,7 +367,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
                 Some(recorder) => &recorder.propagators,
                 None => shared.options.propagators(),
             };
-            let cx = TelemetryContext::current();
+            let cx = current::get();
             let may_tell = shared.options.may_tell(shared.options.server(head));
             if cx.has_active_span() || !cx.baggage().is_empty() {
                 propagators.inject(&cx, may_tell, &mut head.headers);

@@ -132,6 +132,7 @@ mod body;
 mod bound;
 mod call;
 mod client;
+mod current;
 #[cfg(feature = "macros")]
 mod expanded;
 mod function;

@@ -17,6 +17,7 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, InstrumentationScope, Key, KeyValue, global};
 
+use crate::current;
 use crate::function_durations::FunctionDurations;
 use crate::metrics::Registry;
 use crate::propagation::Propagators;
@@ -86,7 +87,7 @@ impl Providers {
     /// Whether a span below the current one would be dropped for certain.
     pub(crate) fn drops_below_current(&self) -> bool {
         self.follows_unsampled
-            && Context::map_current(|cx| {
+            && current::map(|cx| {
                 let span = cx.span();
                 let span_context = span.span_context();
                 span_context.is_valid() && !span_context.is_sampled()
@@ -159,7 +160,7 @@ pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
 /// The current context without its span.
 #[cfg(feature = "tokio")]
 pub(crate) fn without_span() -> Context {
-    Context::map_current(|current| {
+    current::map(|current| {
         let cx = match current.get::<Scoped>() {
             Some(Scoped(providers)) => scoped(providers.clone()),
             None => Context::new(),
@@ -188,7 +189,7 @@ pub(crate) fn is_installed() -> bool {
 /// The providers in force here and now; `None` where telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
     // Cloned out, because whoever records with them must be free to attach a context.
-    let scoped = Context::map_current(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
+    let scoped = current::map(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
     match scoped {
         Some(providers) => Some(Current::Scoped(providers)),
         None => process().map(Current::Process),

@@ -12,6 +12,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
+use crate::current;
 use crate::lanes::ByLane;
 use crate::options::{Options, Trust};
 use crate::propagation::{Extracted, with_state};
@@ -202,7 +203,7 @@ impl Extracted {
 
 /// The span that is current here, such as that of an outer layer.
 fn local() -> Option<SpanContext> {
-    Context::map_current(|cx| {
+    current::map(|cx| {
         let span = cx.span();
         let local = span.span_context();
         (local.is_valid() && !local.is_remote()).then(|| local.clone())

@@ -13,9 +13,10 @@ use std::mem;
 use bytes::Buf;
 use http::response;
 use http_body::Frame;
+use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
-use opentelemetry::{Context, ContextGuard};
 
+use crate::current::{self, Attached};
 use crate::handler_attributes::{self, Running};
 use crate::semconv::Side;
 use crate::unique;
@@ -95,7 +96,7 @@ impl ActiveRequest {
         let outer =
             (!carried.transparent).then(|| handler_attributes::enter(carried.recording.is_some()));
         Some(Entered {
-            _attached: carried.cx.clone().attach(),
+            _attached: current::attach(&carried.cx),
             carried,
             outer,
             was_panicking: std::thread::panicking(),
@@ -256,7 +257,7 @@ pub(crate) struct Entered<'a> {
     /// `None` where the handler's attributes are not those of this request.
     outer: Option<Running>,
     was_panicking: bool,
-    _attached: ContextGuard,
+    _attached: Attached,
 }
 
 impl Drop for Entered<'_> {

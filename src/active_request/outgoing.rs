@@ -3,12 +3,12 @@
 use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
-use opentelemetry::Context;
 use opentelemetry::trace::SpanKind;
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::attempts::Attempts;
 use crate::call::Call;
+use crate::current;
 use crate::lanes::ByLane;
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
@@ -22,7 +22,7 @@ impl ActiveRequest {
         let options = &recorder.options;
         // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
         let now = options.has_request_hooks().then(SystemTime::now);
-        let parent = recorder.with_providers(Context::current());
+        let parent = recorder.with_providers(current::get());
         let server = options.server(request);
         let may_tell = options.may_tell(server);
         let found = recorder.instruments.find_peer(&request.method, server);

@@ -19,6 +19,7 @@ use super::otlp::OtlpClient;
 use super::queue::{Item, Queue};
 use super::settings::{Exporter, Limits, Signal};
 use super::stats::Outcome;
+use super::unique_keys;
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
@@ -123,6 +124,7 @@ impl Sink<Record> for LogSink {
             ),
         };
         drop(batch);
+        unique_keys::in_logs(&mut request);
         self.limits.cut_logs(&mut request);
         self.client.export(request).await
     }

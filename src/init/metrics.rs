@@ -24,6 +24,7 @@ use super::messages::Holds;
 use super::otlp::OtlpClient;
 use super::settings::{Exporter, HistogramAggregation, Signal};
 use super::stats::{Counters, Losses};
+use super::unique_keys;
 
 pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
     let histograms = building.config.histograms;
@@ -117,7 +118,8 @@ fn otlp_worker(
             let Some(metrics) = collect(&reader) else {
                 continue;
             };
-            let request = ExportMetricsServiceRequest::from(&metrics);
+            let mut request = ExportMetricsServiceRequest::from(&metrics);
+            unique_keys::in_metrics(&mut request);
             let points = request.count() as u64;
             if points > 0 {
                 counters.accept(points);

@@ -24,6 +24,7 @@ mod span_message;
 mod spans;
 mod stats;
 mod traces;
+mod unique_keys;
 mod vars;
 
 use std::sync::Arc;

@@ -23,8 +23,8 @@ use super::limits::{cut, cut_all, cut_text};
 #[cfg(feature = "http-json")]
 use super::messages::in_json;
 use super::messages::{Holds, Request};
+use super::unique_keys;
 use crate::semconv::Fact;
-use crate::unique;
 
 /// Bytes of a span with the attributes of a request, about.
 const SPAN: usize = 512;
@@ -73,8 +73,10 @@ struct ScopeSpans<'a> {
 
 impl<'a> ScopeSpans<'a> {
     fn of(scope: &'a InstrumentationScope) -> Self {
+        let mut proto_scope = Some((scope, None).into());
+        unique_keys::in_scope(&mut proto_scope);
         let head = proto::ScopeSpans {
-            scope: Some((scope, None).into()),
+            scope: proto_scope,
             spans: Vec::new(),
             schema_url: scope.schema_url().unwrap_or_default().to_owned(),
         };
@@ -266,7 +268,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
 
 fn attributes(attributes: &[KeyValue], limit: Option<usize>) -> Vec<common::KeyValue> {
     let mut attributes = Attributes::from(attributes.iter().cloned()).0;
-    unique::make_unique_by(&mut attributes, |one| &one.key);
+    unique_keys::in_attributes(&mut attributes);
     if let Some(limit) = limit {
         cut_all(&mut attributes, limit);
     }

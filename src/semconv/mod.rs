@@ -23,13 +23,13 @@ mod server_request;
 
 pub(crate) use client_request::ClientRequest;
 pub(crate) use descriptors::grpc_methods;
+pub(crate) use error_chain::{ErrorChain, NameError, sources, text};
+pub(crate) use error_message::{grpc_message, message};
+pub(crate) use error_type::{BODY_INCOMPLETE, CANCELLED, ErrorType, PANIC, Phase};
 pub use forwarded::ForwardedHeader;
 pub(crate) use forwarded::{Forwarded, TrustedProxies};
 pub(crate) use grpc_web::WebFrames;
 pub(crate) use kept::{KeptRequest, is_request_key};
-pub(crate) use error_chain::{ErrorChain, NameError, sources, text};
-pub(crate) use error_message::{grpc_message, message};
-pub(crate) use error_type::{BODY_INCOMPLETE, CANCELLED, ErrorType, PANIC, Phase};
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
     HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,

@@ -38,8 +38,11 @@ mod propagation;
 mod requests;
 #[cfg(feature = "tokio")]
 mod tasks;
+mod thread_end;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod unique;
 #[cfg(feature = "init")]
 mod variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]

@@ -1,5 +1,5 @@
-//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It can be
-//! told to misbehave.
+//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It refuses a
+//! collection of attributes that has a key twice, and can be told to misbehave.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -45,6 +45,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::Attributes;
+use super::unique::Collections;
 
 /// Everything that was received.
 #[derive(Clone, Default, Debug)]
@@ -359,6 +360,9 @@ macro_rules! signal {
         async fn $http(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
             let size = body.len();
             let request = decoded!($request, &headers, body)?;
+            if request.repeated_key().is_some() {
+                return Err(StatusCode::BAD_REQUEST);
+            }
             let rejected = service.keep($path, headers.clone(), size, |received| {
                 received.$http.push(request);
             });
@@ -373,6 +377,9 @@ macro_rules! signal {
             ) -> Result<Response<$response>, Status> {
                 let (metadata, _, request) = request.into_parts();
                 let size = request.encoded_len();
+                if let Some(key) = request.repeated_key() {
+                    return Err(Status::invalid_argument(format!("{key} is there twice")));
+                }
                 let rejected = self.keep("grpc", metadata.into_headers(), size, |received| {
                     received.$http.push(request);
                 });
