@@ -18,7 +18,7 @@ use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target};
-use crate::propagation::{Format, Propagators, remove};
+use crate::propagation::{Format, Propagators, has_beside, remove};
 use crate::providers::TracersOf;
 use crate::recorder::Shared;
 use crate::semconv::{SensitiveParameters, Side};
@@ -348,7 +348,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
             };
             let cx = TelemetryContext::current();
             let may_tell = shared.options.may_tell(shared.options.server(head));
-            if cx.has_active_span() || !cx.baggage().is_empty() {
+            if cx.has_active_span() || !cx.baggage().is_empty() || has_beside(&cx) {
                 propagators.inject(&cx, may_tell, &mut head.headers);
             } else {
                 // There is no context to put in place of what is there.
