@@ -19,7 +19,7 @@ use opentelemetry_sdk::trace::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_telemetry::{
-    ClientTelemetryLayer, Config, Exporter, Sampler, TelemetryLayer, with_tracer,
+    ClientTelemetryLayer, Config, Exporter, Sampler, TelemetryLayer, Trust, with_tracer,
 };
 
 const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
@@ -70,6 +70,16 @@ async fn passes_on(
     client: &ClientTelemetryLayer,
     b3: &str,
 ) -> (String, String, bool) {
+    passes_on_within(None, layer, client, b3).await
+}
+
+/// The same with a layer around, if there is one. The trace is empty where no response names it.
+async fn passes_on_within(
+    outer: Option<&TelemetryLayer>,
+    layer: &TelemetryLayer,
+    client: &ClientTelemetryLayer,
+    b3: &str,
+) -> (String, String, bool) {
     let (sender, mut sent) = tokio::sync::mpsc::unbounded_channel();
     let client = client.layer(service_fn(move |request: Request<()>| {
         let b3 = request.headers()["b3"].to_str().map(str::to_owned);
@@ -91,11 +101,26 @@ async fn passes_on(
         }
     }));
     let request = Request::builder().header("b3", b3).body(());
-    let response = service.oneshot(request.expect("it is a request")).await;
-    let trace = response.expect("it cannot fail").headers()["x-trace-id"]
-        .to_str()
-        .expect("it is text")
-        .to_owned();
+    let request = request.expect("it is a request");
+    let headers = match outer {
+        Some(outer) => {
+            // The inner layer would leave a request alone that it knows from an outer one.
+            let inner = service.map_request(|request: Request<()>| {
+                let mut copy = Request::new(());
+                *copy.headers_mut() = request.headers().clone();
+                copy
+            });
+            let response = outer.layer(inner).oneshot(request).await;
+            response.expect("it cannot fail").headers().clone()
+        }
+        None => {
+            let response = service.oneshot(request).await;
+            response.expect("it cannot fail").headers().clone()
+        }
+    };
+    let trace = headers.get("x-trace-id").map(|trace| trace.to_str());
+    let trace = trace.map(|trace| trace.expect("it is text").to_owned());
+    let trace = trace.unwrap_or_default();
     let sent = sent.recv().await.expect("it was sent");
     let recorded = *recorded.lock().expect("not poisoned");
     (trace, sent, recorded)
@@ -147,6 +172,74 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         };
         assert_eq!((&sent[..32], &sent[50..]), (&*trace, end), "{state}");
         assert_eq!(asked().first().copied(), first, "{state}");
+    }
+
+    // Decisions are trusted as the sampled flag is.
+    for trust in [Trust::Link, Trust::Ignore] {
+        let layer = TelemetryLayer::new().with_trust(trust);
+        for state in [
+            format!("{TRACE}-{SPAN}"),
+            format!("{TRACE}-{SPAN}-d"),
+            "0".to_owned(),
+            "1".to_owned(),
+            "d".to_owned(),
+        ] {
+            let (trace, sent, recorded) = passes_on(&layer, &layers.1, &state).await;
+            assert!(trace != TRACE && recorded, "{trust:?} {state}");
+            assert_eq!(&sent[50..], "1", "{trust:?} {state}");
+            assert_eq!(asked().first(), Some(&Asked::Root), "{trust:?} {state}");
+        }
+    }
+    let layer = TelemetryLayer::new().with_forced_trace_limit(0);
+    for (state, sampled) in [
+        (format!("{TRACE}-{SPAN}"), true),
+        (format!("{TRACE}-{SPAN}-0"), false),
+        (format!("{TRACE}-{SPAN}-1"), false),
+        (format!("{TRACE}-{SPAN}-d"), false),
+        ("0".to_owned(), false),
+        ("1".to_owned(), false),
+        ("d".to_owned(), false),
+    ] {
+        let (trace, sent, recorded) = passes_on(&layer, &layers.1, &state).await;
+        assert_eq!(trace == TRACE, state.len() > 1, "{state}");
+        assert_eq!(recorded, sampled, "{state}");
+        assert_eq!(&sent[50..], if sampled { "1" } else { "0" }, "{state}");
+    }
+
+    // A request that no layer records is passed on as it came.
+    let silent = (
+        TelemetryLayer::new().with_filter(|_| false),
+        ClientTelemetryLayer::new().with_filter(|_| false),
+    );
+    for state in [
+        format!("{TRACE}-{SPAN}"),
+        format!("{TRACE}-{SPAN}-0"),
+        format!("{TRACE}-{SPAN}-d"),
+        "0".to_owned(),
+        "1".to_owned(),
+        "d".to_owned(),
+    ] {
+        let (trace, sent, _) = passes_on(&silent.0, &silent.1, &state).await;
+        assert_eq!((&*trace, sent), ("", state));
+    }
+
+    // Of two layers, the inner one follows the outer one.
+    let with_ids = ["", "-0", "-1", "-d"].map(|state| format!("{TRACE}-{SPAN}{state}"));
+    let [open, deny, accept, debug] = &with_ids;
+    for (state, end) in [
+        ("0", "0"),
+        ("1", "1"),
+        ("d", "d"),
+        (open, "1"),
+        (deny, "0"),
+        (accept, "1"),
+        (debug, "d"),
+    ] {
+        let outer = TelemetryLayer::new();
+        let (trace, sent, recorded) =
+            passes_on_within(Some(&outer), &layers.0, &layers.1, state).await;
+        assert_eq!((&sent[..32], &sent[50..]), (&*trace, end), "{state}");
+        assert_eq!(recorded, end != "0", "{state}");
     }
 
     // A layer with a provider of its own, which samples everything.

@@ -120,6 +120,10 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
             .await;
         }
         call().await;
+        // In a trace of its own.
+        with_tracer("test", "child", || {
+            tower_telemetry::spawn_linked("test", "linked", async {});
+        });
     };
     let mut app = Router::new()
         .route("/", get(handler))
@@ -133,6 +137,11 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
         "x@y@z=1".to_owned(),
         format!("{},tenant@@system=1", members(8)),
     ];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let entered = runtime.enter();
     for (n, state) in cases.iter().enumerate() {
         support::send(&mut app, request(n as u128 + 1, "/", state));
         let sent = std::mem::take(&mut *sent.lock().expect("not poisoned"));
@@ -143,19 +152,25 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
             assert_eq!(headers.get("tracestate"), expected.as_ref(), "{state}");
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    drop(entered);
+    // It runs the spawned tasks too.
+    runtime.block_on(tokio::task::yield_now());
     assert!(!runtime.block_on(telemetry.force_flush()).timed_out);
     let spans = receiver.received().spans();
     for (n, state) in cases.iter().enumerate() {
         let trace = (n as u128 + 1).to_be_bytes();
         let is_here = |span: &&Span| span.trace_id == trace;
         let found: Vec<_> = spans.iter().filter(is_here).collect();
-        assert_eq!(found.len(), 1 + 2 * CHILDREN + 2, "{state}");
+        assert_eq!(found.len(), 1 + 2 * CHILDREN + 2 + 1, "{state}");
         for span in found {
             assert_eq!(span.trace_state, *state, "{}", span.name);
         }
+        let is_linked = |span: &&Span| span.links.iter().any(|link| link.trace_id == trace);
+        let linked: Vec<_> = spans.iter().filter(is_linked).collect();
+        assert_eq!(linked.len(), 1);
+        assert_eq!(linked[0].trace_state, "", "{state}");
+        // A link is a span context, which cannot hold a key of Level 2.
+        let expected = if state.contains('@') { "" } else { state };
+        assert_eq!(linked[0].links[0].trace_state, expected);
     }
 }

@@ -299,3 +299,39 @@ async fn a_decision_that_is_left_open_is_that_of_the_sampler() {
         check(order, "parentbased_always_off", false).await;
     }
 }
+
+#[tokio::test]
+async fn where_telemetry_is_switched_off_a_context_is_passed_on_as_it_came() {
+    let (sender, mut arrived) = mpsc::unbounded_channel();
+    let callback = post(async move |headers: HeaderMap| {
+        sender.send(headers).expect("the test reads it");
+    });
+    let callback = Server::start(Router::new().route("/callback", callback)).await;
+    for (form, multi) in [("b3", false), ("b3multi", true)] {
+        let service = Process::example(
+            "w3c",
+            &[("OTEL_PROPAGATORS", form), ("ENABLE_TELEMETRY", "false")],
+        );
+        let url = format!("{}/test", service.url());
+        let orders = serde_json::json!([
+            { "url": format!("http://{}/callback", callback.address), "arguments": [] }
+        ]);
+        let is_of_form = |inbound: &Inbound| {
+            inbound.traceparent.is_none() && inbound.b3.is_none_or(|(one, ..)| one == multi)
+        };
+        for inbound in Inbound::all().into_iter().filter(is_of_form) {
+            let mut request = Request::post(&url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(Body::from(orders.to_string()))
+                .expect("a valid request");
+            for (name, value) in inbound.headers("", &"1a".repeat(16)) {
+                let value = value.parse().expect("a legal value");
+                request.headers_mut().insert(name, value);
+            }
+            let came = context_of(request.headers());
+            send(Version::HTTP_11, request).await;
+            let sent = within_deadline("a call", arrived.recv()).await;
+            assert_eq!(context_of(&sent.expect("it is sent")), came, "{inbound:?}");
+        }
+    }
+}
