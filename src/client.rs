@@ -20,7 +20,7 @@ use crate::body::ResponseBody;
 use crate::current;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target, error_type_hook};
-use crate::propagation::{Format, Propagators, remove};
+use crate::propagation::{Format, Propagators, has_beside, remove};
 use crate::providers::TracersOf;
 use crate::recorder::Shared;
 use crate::semconv::{SensitiveParameters, Side};
@@ -369,7 +369,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
             };
             let cx = current::get();
             let may_tell = shared.options.may_tell(shared.options.server(head));
-            if cx.has_active_span() || !cx.baggage().is_empty() {
+            if cx.has_active_span() || !cx.baggage().is_empty() || has_beside(&cx) {
                 propagators.inject(&cx, may_tell, &mut head.headers);
             } else {
                 // There is no context to put in place of what is there.

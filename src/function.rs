@@ -13,6 +13,8 @@ use pin_project_lite::pin_project;
 
 use crate::function_durations::FunctionEnd;
 use crate::options::guarded;
+#[cfg(feature = "tokio")]
+use crate::propagation::whole_current;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv::{self, SensitiveParameters};
 use crate::unique;
@@ -85,10 +87,7 @@ impl Function {
     /// The same, in a new trace with a link to the current span.
     #[cfg(feature = "tokio")]
     pub(crate) fn start_linked(self) -> Call {
-        let current = Context::map_current(|cx| {
-            let span_context = cx.span().span_context().clone();
-            span_context.is_valid().then_some(span_context)
-        });
+        let current = Context::map_current(whole_current);
         let Some(providers) = providers::current() else {
             return Call::new(None, None);
         };

@@ -13,7 +13,6 @@ use std::time::Instant;
 use http::{Extensions, HeaderName, Uri, request, response};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
-use opentelemetry::trace::{SpanContext, TraceFlags};
 
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
@@ -262,21 +261,11 @@ impl Options {
         }
     }
 
-    /// Takes the sampled flag off a parent, where more come with it than are allowed.
+    /// Whether one more request may force its trace to be sampled; it counts.
     #[inline]
-    pub(crate) fn limit_forced(&self, parent: &mut SpanContext) {
-        if let Some(limit) = &self.forced_traces
-            && parent.is_sampled()
-            && !limit.allows()
-        {
-            *parent = SpanContext::new(
-                parent.trace_id(),
-                parent.span_id(),
-                TraceFlags::with_sampled(&parent.trace_flags(), false),
-                parent.is_remote(),
-                parent.trace_state().clone(),
-            );
-        }
+    pub(crate) fn may_force(&self) -> bool {
+        let limit = self.forced_traces.as_ref();
+        limit.is_none_or(|limit| limit.allows())
     }
 
     /// Whether code of the application is asked of a request before its span is started. How long that

@@ -20,7 +20,7 @@ use opentelemetry::{Context, InstrumentationScope, Key, KeyValue, global};
 use crate::current;
 use crate::function_durations::FunctionDurations;
 use crate::metrics::Registry;
-use crate::propagation::Propagators;
+use crate::propagation::{self, Decision, Propagators};
 use crate::room::{Room, SDK_SERIES};
 use crate::semconv::{self, KeptRequest, Side};
 use crate::table::Table;
@@ -90,7 +90,9 @@ impl Providers {
             && current::map(|cx| {
                 let span = cx.span();
                 let span_context = span.span_context();
-                span_context.is_valid() && !span_context.is_sampled()
+                span_context.is_valid()
+                    && !span_context.is_sampled()
+                    && propagation::decision(cx) != Some(Decision::Deferred)
             })
     }
 
@@ -160,25 +162,29 @@ pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
 /// The current context without its span.
 #[cfg(feature = "tokio")]
 pub(crate) fn without_span() -> Context {
-    current::map(|current| {
-        let cx = match current.get::<Scoped>() {
-            Some(Scoped(providers)) => scoped(providers.clone()),
-            None => Context::new(),
-        };
-        let cx = if current.is_telemetry_suppressed() {
-            cx.with_telemetry_suppressed()
-        } else {
-            cx
-        };
-        let baggage = current.baggage();
-        if baggage.is_empty() {
-            cx
-        } else {
-            cx.with_baggage(baggage.iter().map(|(key, (value, metadata))| {
-                KeyValueMetadata::new(key.clone(), value.clone(), metadata.clone())
-            }))
-        }
-    })
+    current::map(without_span_of)
+}
+
+/// A context without its span.
+#[cfg(feature = "tokio")]
+pub(crate) fn without_span_of(current: &Context) -> Context {
+    let cx = match current.get::<Scoped>() {
+        Some(Scoped(providers)) => scoped(providers.clone()),
+        None => Context::new(),
+    };
+    let cx = if current.is_telemetry_suppressed() {
+        cx.with_telemetry_suppressed()
+    } else {
+        cx
+    };
+    let baggage = current.baggage();
+    if baggage.is_empty() {
+        cx
+    } else {
+        cx.with_baggage(baggage.iter().map(|(key, (value, metadata))| {
+            KeyValueMetadata::new(key.clone(), value.clone(), metadata.clone())
+        }))
+    }
 }
 
 /// Whether [`install`] was called.
@@ -343,11 +349,17 @@ where
         let with_parent;
         let parent = match parent.span_context {
             Some(span_context) => {
-                with_parent = parent.cx.with_remote_span_context(span_context.clone());
+                with_parent = propagation::with_parent_of_sdk(parent.cx, span_context);
                 &with_parent
             }
             None => parent.cx,
         };
+        #[cfg(feature = "init")]
+        if propagation::decision(parent) == Some(Decision::Deny)
+            && !parent.is_telemetry_suppressed()
+        {
+            return denied(parent);
+        }
         let mut new = NewSpan::default();
         describe(&mut new);
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
@@ -358,6 +370,7 @@ where
         let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
         let span = self.0.build_with_context(builder, parent);
+        let parent = &*propagation::begun(parent, span.span_context());
         if span.is_recording() {
             return Started {
                 cx: parent.with_span(UniqueSpan::new(span, keys)),
@@ -376,6 +389,29 @@ where
             cx,
             recording: false,
         }
+    }
+}
+
+/// A span that is dropped without asking a sampler, because the caller has decided so.
+#[cfg(feature = "init")]
+fn denied(cx: &Context) -> Started {
+    use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+
+    let ids = RandomIdGenerator::default();
+    let parent = cx.span();
+    let parent = Some(parent.span_context()).filter(|parent| parent.is_valid());
+    let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
+    let span_context = SpanContext::new(
+        parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id),
+        ids.new_span_id(),
+        TraceFlags::new(random),
+        false,
+        parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone()),
+    );
+    let cx = propagation::begun(cx, &span_context);
+    Started {
+        cx: cx.with_remote_span_context(span_context),
+        recording: false,
     }
 }
 

@@ -1,21 +1,18 @@
 //! How a request to a server begins.
 
-use std::borrow::Cow;
 use std::mem;
 use std::time::{Instant, SystemTime};
 
 use http::Uri;
 use http::request::Parts;
 use opentelemetry::Context;
-use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
+use opentelemetry::trace::{Link, SpanContext, SpanKind};
 
 use super::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::call::Call;
-use crate::current;
 use crate::lanes::ByLane;
 use crate::options::{Options, Trust};
-use crate::propagation::{Extracted, with_state};
+use crate::propagation::{Extracted, whole};
 use crate::providers::{NewSpan, Parent, Started};
 use crate::recorder::Recorder;
 use crate::request_headers::RequestHeaders;
@@ -148,64 +145,34 @@ impl Extracted {
         let mut links = Vec::new();
         let trust = options.trust(request);
         let is_trusted = trust == Trust::Continue;
-        if !is_trusted {
-            (self.state, self.baggage) = (None, None);
+        if trust == Trust::Link
+            && let Some(remote) = &self.span_context
+        {
+            links.push(Link::with_context(whole(remote, self.state.as_deref())));
         }
-        let local = if options.outer_span { local() } else { None };
-        let parent = &mut self.span_context;
-        let Some(remote) = parent else {
-            if local.is_some() {
-                *parent = local;
-            }
-            return links;
-        };
-        if trust == Trust::Link {
-            links.push(Link::with_context(remote.clone()));
-        }
+        let names_span = self.span_context.is_some();
+        let local = options.outer_span.then(Extracted::local).flatten();
+        let trace_id = |one: &Extracted| one.span_context.as_ref().map(SpanContext::trace_id);
         match local {
             // An outer layer continues the trace that the request names.
-            Some(local) if local.trace_id() == remote.trace_id() => {
-                *parent = is_trusted.then_some(local);
+            Some(local) if names_span && trace_id(&local) == trace_id(self) => {
+                if is_trusted {
+                    self.follow(local);
+                } else {
+                    self.forget();
+                }
             }
-            local if !is_trusted => *parent = local,
+            Some(local) if !names_span || !is_trusted => self.follow(local),
+            None if !is_trusted => self.forget(),
             _ => {}
         }
-        if let Some(parent) = parent
-            && is_trusted
-        {
-            options.limit_forced(parent);
+        if !is_trusted {
+            self.baggage = None;
+        }
+        let is_local = !names_span && self.span_context.is_some();
+        if is_trusted && !is_local && self.forces_sampling() && !options.may_force() {
+            self.unforce();
         }
         links
     }
-
-    /// The context of the request without the parent.
-    #[inline]
-    fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
-        let mut cx = Cow::Borrowed(root);
-        if let (Some(parent), Some(state)) = (&self.span_context, self.state.take()) {
-            cx = Cow::Owned(with_state(&cx, parent.trace_id(), state));
-        }
-        if let Some(baggage) = self.baggage.take() {
-            cx = Cow::Owned(cx.with_baggage(baggage));
-        }
-        cx
-    }
-
-    /// The context of a request that has no span.
-    fn into_context(mut self, root: &Context) -> Context {
-        let cx = self.context_in(root);
-        match self.span_context {
-            Some(parent) => cx.with_remote_span_context(parent),
-            None => cx.into_owned(),
-        }
-    }
-}
-
-/// The span that is current here, such as that of an outer layer.
-fn local() -> Option<SpanContext> {
-    current::map(|cx| {
-        let span = cx.span();
-        let local = span.span_context();
-        (local.is_valid() && !local.is_remote()).then(|| local.clone())
-    })
 }

@@ -9,6 +9,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::queue::Item;
 use super::spans::{Recorded, Scope};
+use crate::propagation::whole;
 use crate::providers::NewSpan;
 use crate::semconv::KeptRequest;
 use crate::unique;
@@ -16,7 +17,7 @@ use crate::unique;
 /// A span that has ended.
 #[derive(Clone, Debug)]
 pub(super) enum Ended {
-    /// One of this crate's.
+    /// One of this crate's. Its state is the text that was recorded.
     Own(SpanContext, Box<Recorded>),
     /// One of the SDK's, which others have started.
     Sdk(Box<SpanData>),
@@ -35,7 +36,9 @@ impl Item for Ended {
                     &recorded.events,
                     &new.links,
                 );
-                size_of::<Recorded>() + request + parts
+                // Each span counts it, because each may be the last that has it.
+                let state = recorded.state.as_ref().map_or(0, |text| text.len());
+                size_of::<Recorded>() + request + state + parts
             }
             Self::Sdk(span) => {
                 let parts = bytes(
@@ -54,6 +57,8 @@ impl Item for Ended {
 /// What an ended span says, whoever has made it.
 pub(super) struct View<'a> {
     pub(super) span_context: &'a SpanContext,
+    /// The text of the state, where the span context does not hold it.
+    state: Option<&'a str>,
     pub(super) parent_span_id: SpanId,
     pub(super) parent_span_is_remote: bool,
     pub(super) kind: &'a SpanKind,
@@ -84,6 +89,7 @@ impl Ended {
                 let (new, limits) = (&recorded.new, &recorded.spans.limits);
                 View {
                     span_context,
+                    state: recorded.state.as_deref(),
                     parent_span_id: recorded.parent_span_id,
                     parent_span_is_remote: recorded.parent_span_is_remote,
                     kind: &new.kind,
@@ -108,6 +114,7 @@ impl Ended {
             }
             Self::Sdk(span) => View {
                 span_context: &span.span_context,
+                state: None,
                 parent_span_id: span.parent_span_id,
                 parent_span_is_remote: span.parent_span_is_remote,
                 kind: &span.span_kind,
@@ -138,6 +145,14 @@ impl View<'_> {
         attributes
     }
 
+    /// The `tracestate` as it was passed on.
+    pub(super) fn trace_state(&self) -> String {
+        match self.state {
+            Some(text) => text.to_owned(),
+            None => self.span_context.trace_state().header(),
+        }
+    }
+
     /// The same as the SDK has it.
     pub(super) fn to_data(&self) -> SpanData {
         let attributes = self.attributes.into_iter().flatten().cloned();
@@ -147,7 +162,7 @@ impl View<'_> {
         links.links = self.links.to_vec();
         links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
         SpanData {
-            span_context: self.span_context.clone(),
+            span_context: whole(self.span_context, self.state),
             parent_span_id: self.parent_span_id,
             parent_span_is_remote: self.parent_span_is_remote,
             span_kind: self.kind.clone(),

@@ -15,7 +15,8 @@ use super::env;
 use super::error::InitError;
 use super::otlp::OtlpClient;
 use super::resource::resource;
-use super::settings::{PerSignal, Sampler, Signal};
+use super::sampler::Decided;
+use super::settings::{PerSignal, Propagator, Sampler, Signal};
 use super::spans::Sampling;
 use super::stats::Counters;
 use super::traces::Spans;
@@ -48,7 +49,12 @@ impl Export {
             workers: Vec::new(),
             connections: Vec::new(),
         };
-        let (tracer_provider, spans) = traces::provider(&mut building, sdk_sampler(sampler))?;
+        let mut sampler = sdk_sampler(sampler);
+        let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
+        if building.config.propagators.iter().any(is_b3) {
+            sampler = Box::new(Decided(sampler));
+        }
+        let (tracer_provider, spans) = traces::provider(&mut building, sampler)?;
         let meter_provider = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = super::logs::provider(&mut building)?;

@@ -19,6 +19,7 @@ mod otlp;
 mod queue;
 mod resource;
 mod runtime;
+mod sampler;
 mod settings;
 mod span_message;
 mod spans;
@@ -31,9 +32,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use opentelemetry::global;
-use opentelemetry::propagation::{TextMapCompositePropagator, TextMapPropagator};
-use opentelemetry_propagator_b3::B3Encoding;
-use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use tracing::subscriber::NoSubscriber;
 
 pub use config::Config;
@@ -43,7 +41,7 @@ pub use opentelemetry_sdk::metrics::Temporality;
 pub use settings::{Batch, Compression, Environment, Exporter, Propagator, Protocol, Sampler};
 pub use stats::{Failure, SignalStats};
 
-use crate::propagation::Format;
+use crate::propagation::{B3Form, Format, Propagators, TextMap};
 use crate::providers::{self, MakeTracer, Providers, TracersOf};
 use export::Export;
 use guard::Running;
@@ -197,9 +195,8 @@ fn warn(warning: &ConfigWarning) {
 impl TelemetryGuard {
     /// Makes the providers those of the process.
     fn install(&self) {
-        let propagators = self.propagators.iter().map(|one| for_others(*one));
-        global::set_text_map_propagator(TextMapCompositePropagator::new(propagators.collect()));
-        let formats = self.propagators.iter().map(|one| format(*one)).collect();
+        let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
+        global::set_text_map_propagator(TextMap::new(formats.clone()));
         let Some(Running { export, .. }) = &self.running else {
             providers::install(None, formats);
             return;
@@ -220,29 +217,12 @@ impl TelemetryGuard {
     }
 }
 
-/// What the layers read of a form of context: of the W3C's, with code of their own.
+/// The form of context that a propagator stands for.
 fn format(propagator: Propagator) -> Format {
     match propagator {
         Propagator::TraceContext => Format::TraceContext,
         Propagator::Baggage => Format::Baggage,
-        Propagator::B3 | Propagator::B3Multi => Format::B3(b3(propagator).into()),
+        Propagator::B3 => Format::B3(B3Form::Single),
+        Propagator::B3Multi => Format::B3(B3Form::Multi),
     }
-}
-
-/// What others find in OpenTelemetry's global propagator.
-fn for_others(propagator: Propagator) -> Box<dyn TextMapPropagator + Send + Sync> {
-    match propagator {
-        Propagator::TraceContext => Box::new(TraceContextPropagator::new()),
-        Propagator::Baggage => Box::new(BaggagePropagator::new()),
-        Propagator::B3 | Propagator::B3Multi => b3(propagator),
-    }
-}
-
-fn b3(propagator: Propagator) -> Box<dyn TextMapPropagator + Send + Sync> {
-    Box::new(opentelemetry_propagator_b3::Propagator::with_encoding(
-        match propagator {
-            Propagator::B3Multi => B3Encoding::MultipleHeader,
-            _ => B3Encoding::SingleHeader,
-        },
-    ))
 }

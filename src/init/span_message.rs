@@ -222,7 +222,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
     let max_links = usize::try_from(view.max_links).unwrap_or(usize::MAX);
     let cut_links = view.links.len().saturating_sub(max_links);
     let rest = Span {
-        trace_state: span_context.trace_state().header(),
+        trace_state: view.trace_state(),
         kind: span::SpanKind::from(view.kind.clone()).into(),
         start_time_unix_nano: nanoseconds(view.start_time),
         end_time_unix_nano: nanoseconds(view.end_time),

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::{
     Event, Link, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState,
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{
@@ -22,6 +23,7 @@ use smallvec::SmallVec;
 use super::ended::{Ended, cut};
 use super::settings::Sampler;
 use super::traces::Spans;
+use crate::propagation::{Beside, Decision, is_small, parsed, state_of, with_parent, with_state};
 use crate::providers::{MakeTracer, NewSpan, Parent, RANDOM, StartSpan, Started};
 use crate::semconv;
 use crate::table::Table;
@@ -65,9 +67,21 @@ impl Sampling {
         Some(Self { below, otherwise })
     }
 
-    fn samples(&self, parent: Option<&SpanContext>, trace_id: TraceId) -> bool {
-        if let (Below::Parent, Some(parent)) = (self.below, parent) {
-            return parent.is_sampled();
+    fn samples(
+        &self,
+        parent: Option<&SpanContext>,
+        decision: Option<Decision>,
+        trace_id: TraceId,
+    ) -> bool {
+        let asked = match decision {
+            Some(Decision::Deny) => return false,
+            Some(Decision::Deferred) => None,
+            // Without ids. The trace is new, and yet decided on.
+            Some(Decision::Accept | Decision::Debug) if parent.is_none() => Some(true),
+            _ => parent.map(SpanContext::is_sampled),
+        };
+        if let (Below::Parent, Some(is_sampled)) = (self.below, asked) {
+            return is_sampled;
         }
         let kind = SpanKind::Internal;
         let result = self
@@ -138,7 +152,7 @@ impl StartSpan for Tracer {
         if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
             return Started {
                 cx: match given {
-                    Some(parent) => cx.with_remote_span_context(parent.clone()),
+                    Some(parent) => with_parent(cx, parent),
                     None => cx.clone(),
                 },
                 recording: false,
@@ -146,17 +160,25 @@ impl StartSpan for Tracer {
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let is_sampled = self.sampling.samples(parent, trace_id);
-        let inherited = parent.map_or(0, |parent| parent.trace_flags().to_u8() & RANDOM);
+        let beside = Beside::of(cx, parent);
+        let decision = beside.and_then(|beside| beside.decision(parent));
+        let is_sampled = self.sampling.samples(parent, decision, trace_id);
+        // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
+        let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
+        let state = parent.and_then(|parent| state_of(parent, beside));
+        // The span of a request holds its state. The spans below it hold a small one alone: of a
+        // large one each would take two allocations for a member, again and again. Headers and
+        // exported spans are written from the text, which all share.
+        let held = state.as_deref();
+        let held = held.filter(|text| given.is_some() || is_small(text));
         let span_context = SpanContext::new(
             trace_id,
             ids.new_span_id(),
-            TraceFlags::new(inherited).with_sampled(is_sampled),
+            TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            parent
-                .map(|parent| parent.trace_state().clone())
-                .unwrap_or_default(),
+            held.and_then(parsed).unwrap_or_default(),
         );
+        let cx = Beside::below(cx, beside, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
@@ -172,6 +194,7 @@ impl StartSpan for Tracer {
                 new: NewSpan::default(),
                 parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
                 parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+                state,
                 end_time: None,
                 attributes: SmallVec::new(),
                 dropped_attributes: 0,
@@ -207,6 +230,8 @@ pub(super) struct Recorded {
     pub(super) new: NewSpan,
     pub(super) parent_span_id: SpanId,
     pub(super) parent_span_is_remote: bool,
+    /// The text of the `tracestate`.
+    pub(super) state: Option<Arc<str>>,
     pub(super) end_time: Option<SystemTime>,
     /// Besides those that it started with: most requests add their status and no more.
     pub(super) attributes: SmallVec<[KeyValue; 2]>,
@@ -331,7 +356,9 @@ impl opentelemetry::trace::Span for Span {
         {
             recorded.end_time = Some(timestamp);
             let spans = recorded.spans;
-            spans.push(Ended::Own(self.span_context.clone(), recorded));
+            // Without its state, which is there as text.
+            let span_context = with_state(&self.span_context, TraceState::NONE);
+            spans.push(Ended::Own(span_context, recorded));
         }
     }
 }
@@ -354,6 +381,7 @@ mod tests {
     use super::*;
     use crate::init::queue::Queue;
     use crate::init::settings::Batch;
+    use crate::propagation;
     use crate::providers::TracersOf;
     use crate::semconv::{ClientRequest, KeptRequest};
 
@@ -589,7 +617,10 @@ mod tests {
         ] {
             let both = Both::new(&sampler);
             for parent in &parents {
-                let started = [&both.own, &both.sdk].map(|tracer| {
+                // The SDK does not set the random flag of a new trace.
+                let random = [0, if parent.is_none() { RANDOM } else { 0 }].map(TraceFlags::new);
+                let tracers = [(&both.own, random[0]), (&both.sdk, random[1])];
+                let started = tracers.map(|(tracer, random)| {
                     let parent = Parent {
                         cx: &Context::new(),
                         span_context: parent.as_ref(),
@@ -602,7 +633,7 @@ mod tests {
                     (
                         started.recording,
                         trace_id,
-                        own.trace_flags(),
+                        own.trace_flags() | random,
                         own.trace_state().clone(),
                     )
                 });
@@ -611,6 +642,142 @@ mod tests {
                     assert_eq!(started[0], started[1], "{sampler} {parent:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_decision_of_b3_is_asked_before_the_sampler() {
+        use Decision::{Accept, Debug, Deferred, Deny};
+
+        let samplers = [
+            Sampler::ParentBasedAlwaysOn,
+            Sampler::ParentBasedAlwaysOff,
+            Sampler::AlwaysOn,
+            Sampler::AlwaysOff,
+        ];
+        for (decision, flags, expected) in [
+            (Some(Deferred), Some(0), [true, false, true, false]),
+            (None, Some(0), [false, false, true, false]),
+            (Some(Debug), Some(1), [true, true, true, false]),
+            (None, None, [true, false, true, false]),
+            (Some(Accept), None, [true, true, true, false]),
+            (Some(Debug), None, [true, true, true, false]),
+            (Some(Deny), None, [false; 4]),
+        ] {
+            for (sampler, expected) in samplers.iter().zip(expected) {
+                let case = format!("{decision:?} {flags:?} {sampler}");
+                let both = Both::new(sampler);
+                let remote = flags.map(|flags| span_context(flags, true));
+                let mut cx = Context::new();
+                if decision.is_some() {
+                    cx = cx.with_value(Beside::new(remote.as_ref(), None, decision));
+                }
+                let parent = Parent {
+                    cx: &cx,
+                    span_context: remote.as_ref(),
+                };
+                let started = both.own.start(parent, &mut new_span);
+                assert_eq!(started.recording, expected, "{case}");
+                let span = started.cx.span().span_context().clone();
+                assert_eq!(span.is_sampled(), expected, "{case}");
+                let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
+                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM != 0));
+                // Below it the decision is taken, and holds.
+                let below = Parent {
+                    cx: &started.cx,
+                    span_context: None,
+                };
+                let below = both.own.start(below, &mut new_span);
+                assert_eq!(below.recording, expected, "below {case}");
+                let kept = propagation::decision(&below.cx);
+                let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
+                assert_eq!(kept, passed_on, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn spans_share_the_text_of_a_state_and_hold_a_small_one() {
+        let text = |count: usize| {
+            let members: Vec<_> = (0..count).map(|n| format!("k{n}=v")).collect();
+            members.join(",")
+        };
+        for (case, state, holds, child_holds) in [
+            ("none", String::new(), true, true),
+            ("one", text(1), true, true),
+            ("four", text(4), true, true),
+            ("five", text(5), true, false),
+            ("all", text(32), true, false),
+            ("of Level 2", "x@y@z=1".to_owned(), false, false),
+        ] {
+            let both = Both::new(&Sampler::AlwaysOn);
+            let remote = with_state(&span_context(0x01, true), TraceState::NONE);
+            let shared: Option<Arc<str>> =
+                Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
+            let beside = Beside::new(Some(&remote), shared.clone(), None);
+            let root = Context::new().with_value(beside);
+            let parent = Parent {
+                cx: &root,
+                span_context: Some(&remote),
+            };
+            let request = both.own.start(parent, &mut new_span).cx;
+            let below = |cx: &Context| {
+                let parent = Parent {
+                    cx,
+                    span_context: None,
+                };
+                both.own.start(parent, &mut new_span).cx
+            };
+            let child = below(&request);
+            let grandchild = below(&child);
+            let held = |cx: &Context| cx.span().span_context().trace_state().header();
+            let expected = |holds| if holds { &*state } else { "" };
+            assert_eq!(held(&request), expected(holds), "{case}");
+            assert_eq!(held(&child), expected(child_holds), "{case}");
+            assert_eq!(held(&grandchild), expected(child_holds), "{case}");
+            drop((request, child, grandchild));
+            let (ended, bytes) = both.queue.take(&mut both.queue.waiting());
+            assert_eq!(ended.len(), 3);
+            assert!(bytes >= 3 * (size_of::<Recorded>() + state.len()));
+            for ended in ended {
+                assert_eq!(ended.view().trace_state(), state, "{case}");
+                let data = ended.view().to_data();
+                assert_eq!(
+                    data.span_context.trace_state().header(),
+                    expected(holds),
+                    "{case}"
+                );
+                let Ended::Own(_, recorded) = ended else {
+                    panic!("it is one of ours");
+                };
+                let is_shared = match (&recorded.state, &shared) {
+                    (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                    (one, other) => one.is_none() && other.is_none(),
+                };
+                assert!(is_shared, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_came_without_its_text_reaches_all_spans_below() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let members = (0..9).map(|n| (format!("k{n}"), "v"));
+        let state = TraceState::from_key_value(members).expect("it is valid");
+        let remote = with_state(&span_context(0x01, true), state.clone());
+        let mut cx = Context::new().with_remote_span_context(remote);
+        for _ in 0..3 {
+            let parent = Parent {
+                cx: &cx,
+                span_context: None,
+            };
+            cx = both.own.start(parent, &mut new_span).cx;
+        }
+        drop(cx);
+        let (ended, _) = both.queue.take(&mut both.queue.waiting());
+        assert_eq!(ended.len(), 3);
+        for ended in ended {
+            assert_eq!(ended.view().trace_state(), state.header());
         }
     }
 

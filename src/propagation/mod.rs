@@ -1,49 +1,56 @@
 //! Context that comes with a request, and what of it the response says.
 
+#[cfg(feature = "init")]
+mod b3;
 mod baggage;
+mod beside;
+mod extracted;
 mod hex;
+#[cfg(feature = "init")]
+mod text_map;
 mod trace_context;
 
 use std::sync::{Arc, LazyLock};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
-use opentelemetry::baggage::{Baggage, BaggageExt};
+use opentelemetry::baggage::BaggageExt;
 use opentelemetry::propagation::TextMapPropagator;
-#[cfg(feature = "init")]
-use opentelemetry::trace::TraceFlags;
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId};
-use opentelemetry_http::{HeaderExtractor, HeaderInjector};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags};
+use opentelemetry_http::HeaderInjector;
 
 use crate::options::guarded;
+use crate::providers::RANDOM;
 use crate::request_headers::RequestHeaders;
 
+#[cfg(feature = "init")]
+pub(crate) use b3::Form as B3Form;
 pub(crate) use baggage::BAGGAGE;
+#[cfg(feature = "tokio")]
+pub(crate) use beside::whole_current;
+pub(crate) use beside::{
+    Beside, Decision, begun, decision, has_beside, state_of, whole, with_parent_of_sdk,
+};
+#[cfg(feature = "init")]
+pub(crate) use beside::{is_small, parsed, with_parent, with_state};
+pub(crate) use extracted::Extracted;
+#[cfg(feature = "init")]
+pub(crate) use text_map::TextMap;
 pub(crate) use trace_context::{TRACEPARENT, TRACESTATE};
 
 /// What is read from the headers of a request, in this order; of two that name a span, the later
 /// holds.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Propagators(Arc<[Format]>);
 
 /// A form in which headers carry context.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Format {
     TraceContext,
     Baggage,
     Other(Arc<dyn TextMapPropagator + Send + Sync>),
-    /// Zipkin's, whose propagator has flags of its own.
     #[cfg(feature = "init")]
-    B3(Arc<dyn TextMapPropagator + Send + Sync>),
-}
-
-/// What the headers of a request carry. Nothing of it is invalid.
-#[derive(Default)]
-pub(crate) struct Extracted {
-    pub(crate) span_context: Option<SpanContext>,
-    /// Its state, where it is one that it cannot hold.
-    pub(crate) state: Option<String>,
-    pub(crate) baggage: Option<Baggage>,
+    B3(B3Form),
 }
 
 impl FromIterator<Format> for Propagators {
@@ -67,8 +74,7 @@ impl Propagators {
             match format {
                 Format::TraceContext => {
                     if let Some((span_context, state)) = trace_context::extract(headers) {
-                        extracted.span_context = Some(span_context);
-                        extracted.state = state;
+                        extracted.name(span_context, state, None);
                     }
                 }
                 Format::Baggage if headers.has_baggage => {
@@ -77,26 +83,32 @@ impl Propagators {
                 Format::Baggage => {}
                 Format::Other(propagator) => extracted.read(&**propagator, headers.all),
                 #[cfg(feature = "init")]
-                Format::B3(propagator) => {
-                    extracted.read(&**propagator, headers.all);
-                    let found = extracted.span_context.as_ref();
-                    extracted.span_context = found.map(with_b3_flags);
-                }
+                Format::B3(_) => b3::extract(headers.all, &mut extracted),
             }
         }
         extracted
     }
-}
 
-/// A `tracestate` that travels beside its span context, which cannot hold it.
-struct StateBeside {
-    trace_id: TraceId,
-    text: String,
-}
-
-/// `cx` with what came besides the span context.
-pub(crate) fn with_state(cx: &Context, trace_id: TraceId, text: String) -> Context {
-    cx.with_value(StateBeside { trace_id, text })
+    /// Returns the headers that are read, or those that are written.
+    #[cfg(feature = "init")]
+    fn fields(&self, read: bool) -> Vec<&'static str> {
+        let mut fields = Vec::new();
+        for format in &*self.0 {
+            let more: &[&'static str] = match format {
+                Format::TraceContext => &[TRACEPARENT, TRACESTATE],
+                Format::Baggage => &[BAGGAGE],
+                Format::Other(_) => &[],
+                Format::B3(_) if read => &b3::HEADERS,
+                Format::B3(form) => form.fields(),
+            };
+            for field in more {
+                if !fields.contains(field) {
+                    fields.push(*field);
+                }
+            }
+        }
+        fields
+    }
 }
 
 /// What of its context a request may tell to whom it goes.
@@ -110,6 +122,12 @@ impl MayTell {
     const NOTHING: Self = Self {
         trace: false,
         baggage: false,
+    };
+
+    #[cfg(feature = "init")]
+    const EVERYTHING: Self = Self {
+        trace: true,
+        baggage: true,
     };
 }
 
@@ -126,11 +144,8 @@ impl Propagators {
                     let span_context = span.span_context();
                     if may.trace && span_context.is_valid() {
                         let traceparent = value(&traceparent(span_context));
-                        let beside = cx.get::<StateBeside>();
-                        let beside = beside
-                            .filter(|state| state.trace_id == span_context.trace_id())
-                            .map(|state| &*state.text);
-                        trace_context::inject(span_context, traceparent, beside, headers);
+                        let state = state_of(span_context, Beside::of(cx, Some(span_context)));
+                        trace_context::inject(traceparent, state.as_deref(), headers);
                     }
                 }
                 Format::Baggage => {
@@ -140,7 +155,11 @@ impl Propagators {
                 }
                 Format::Other(propagator) => write(&**propagator, cx, may, headers),
                 #[cfg(feature = "init")]
-                Format::B3(propagator) => write(&**propagator, cx, may, headers),
+                Format::B3(form) => {
+                    if may.trace {
+                        b3::inject(*form, cx, headers);
+                    }
+                }
             }
         }
     }
@@ -183,6 +202,9 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
     for field in fields.into_iter().flatten() {
         headers.remove(field);
     }
+    let is_b3 = || guarded(|| names_b3(propagator, false)).unwrap_or_default();
+    let without_random = without_random(cx).filter(|_| is_b3());
+    let cx = without_random.as_ref().unwrap_or(cx);
     guarded(|| propagator.inject_context(cx, &mut HeaderInjector(&mut written)));
     for (name, value) in &written {
         let may = if name.as_str() == BAGGAGE {
@@ -196,45 +218,31 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
     }
 }
 
-impl Extracted {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.span_context.is_none() && self.baggage.is_none()
-    }
-
-    /// Reads with a propagator that is not ours, and may panic.
-    fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
-        let headers = HeaderExtractor(headers);
-        let extract = || propagator.extract_with_context(&Context::new(), &headers);
-        let Some(cx) = guarded(extract) else {
-            return;
-        };
-        let span = cx.span();
-        if span.span_context().is_valid() {
-            self.span_context = Some(span.span_context().clone());
-            self.state = None;
-        }
-        let baggage = cx.baggage().iter();
-        let baggage = baggage.map(|(key, value)| (key.clone(), value.clone()));
-        let baggage = Baggage::from_iter(baggage);
-        if !baggage.is_empty() {
-            self.baggage = Some(baggage);
-        }
+/// Returns whether a propagator reads and writes B3, `alone` if that is to be its only form.
+fn names_b3(propagator: &dyn TextMapPropagator, alone: bool) -> bool {
+    let is_b3 = |field: &str| {
+        let field = field.to_ascii_lowercase();
+        field == "b3" || field.starts_with("x-b3-")
+    };
+    let mut fields = propagator.fields().peekable();
+    let has_fields = fields.peek().is_some();
+    if alone {
+        has_fields && fields.all(is_b3)
+    } else {
+        fields.any(is_b3)
     }
 }
 
-/// Sampled or not, and nothing else: `debug`, which is to be sampled, is a flag there that the W3C
-/// does not know, and a decision that was left open is one that means something else.
-#[cfg(feature = "init")]
-fn with_b3_flags(found: &SpanContext) -> SpanContext {
-    const DEBUG: u8 = 0x04;
-    let sampled = found.is_sampled() || found.trace_flags().to_u8() & DEBUG != 0;
-    SpanContext::new(
-        found.trace_id(),
-        found.span_id(),
-        TraceFlags::NOT_SAMPLED.with_sampled(sampled),
-        true,
-        found.trace_state().clone(),
-    )
+/// Returns `cx` with the random flag taken off its span; `None` where there is none. The crate
+/// `opentelemetry-propagator-b3` takes that flag for a decision that is left open.
+fn without_random(cx: &Context) -> Option<Context> {
+    let span = cx.span();
+    let span_context = span.span_context();
+    let flags = span_context.trace_flags().to_u8();
+    (flags & RANDOM != 0).then(|| {
+        let flags = TraceFlags::new(flags & !RANDOM);
+        cx.with_remote_span_context(extracted::with_flags(span_context, flags))
+    })
 }
 
 /// What the head of a response says of its trace.
@@ -305,7 +313,9 @@ fn value(text: &[u8]) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
+    use opentelemetry::propagation::text_map_propagator::FieldIter;
+    use opentelemetry::propagation::{Extractor, Injector};
+    use opentelemetry::trace::{SpanId, TraceId};
 
     use super::*;
 
@@ -355,29 +365,56 @@ mod tests {
         assert_eq!(headers.get(TRACE_ID), None);
     }
 
-    #[cfg(feature = "init")]
-    #[test]
-    fn of_b3_only_the_decision_is_kept() {
-        use opentelemetry_propagator_b3::{B3Encoding, Propagator};
+    /// A B3 propagator with the flags of the crate `opentelemetry-propagator-b3`: 0x02 for a decision
+    /// that is left open, 0x04 for debug.
+    #[derive(Debug)]
+    struct ForeignB3([String; 1]);
 
-        let propagator = Propagator::with_encoding(B3Encoding::SingleHeader);
-        let b3 = Propagators::from_iter([Format::B3(Arc::new(propagator))]);
-        for (case, decision, flags) in [
-            ("sampled", "-1", 0x01),
-            ("not sampled", "-0", 0x00),
-            ("debug", "-d", 0x01),
-            ("left open", "", 0x00),
-        ] {
-            let text = format!("{}-{}{decision}", "1a".repeat(16), "2b".repeat(8));
-            let mut headers = HeaderMap::new();
-            headers.insert("b3", text.parse().expect("a legal value"));
-            let found = b3
-                .extract(&RequestHeaders::of(&headers))
-                .span_context
-                .expect("it is valid");
-            assert_eq!(found.trace_flags().to_u8(), flags, "{case}");
-            assert!(found.is_remote(), "{case}");
+    impl TextMapPropagator for ForeignB3 {
+        fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
+            let span = cx.span();
+            let flags = span.span_context().trace_flags().to_u8();
+            injector.set("b3", format!("flags {flags}"));
         }
+
+        fn extract_with_context(&self, cx: &Context, extractor: &dyn Extractor) -> Context {
+            let flags = extractor.get("b3").and_then(|flags| flags.parse().ok());
+            let flags = TraceFlags::new(flags.expect("it is a number"));
+            cx.with_remote_span_context(extracted::with_flags(&span_context(), flags))
+        }
+
+        fn fields(&self) -> FieldIter<'_> {
+            FieldIter::new(&self.0)
+        }
+    }
+
+    #[test]
+    fn the_flags_of_a_b3_propagator_that_is_not_ours_are_not_those_of_the_w3c() {
+        let other = Format::Other(Arc::new(ForeignB3(["B3".to_owned()])));
+        let propagators = Propagators::from_iter([other]);
+        for (flags, expected, decision) in [
+            (0x00, 0x00, None),
+            (0x01, 0x01, None),
+            (0x02, 0x00, Some(Decision::Deferred)),
+            (0x04, 0x01, Some(Decision::Debug)),
+            (0x05, 0x01, Some(Decision::Debug)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("b3", HeaderValue::from(flags));
+            let extracted = propagators.extract(&RequestHeaders::of(&headers));
+            let found = extracted.span_context.expect("it is valid");
+            assert_eq!(found.trace_flags().to_u8(), expected);
+            assert_eq!(extracted.decision, decision);
+        }
+        // The random flag is not told to it.
+        let cx = Context::new().with_remote_span_context(span_context());
+        let mut headers = HeaderMap::new();
+        let all = MayTell {
+            trace: true,
+            baggage: true,
+        };
+        propagators.inject(&cx, all, &mut headers);
+        assert_eq!(headers["b3"], "flags 1");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! W3C Trace Context, Level 2, checked byte by byte.
 
-use std::str::FromStr;
+use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
@@ -20,42 +20,24 @@ const KNOWN_FLAGS: u8 = 0x03;
 const MAX_TRACESTATE: usize = 512;
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// The span context that the headers carry, if they carry exactly one and it is valid
-/// (Trace Context Level 2, sections 3.2 and 3.3).
-///
-/// The state is given besides, where it is one that [`TraceState`] cannot hold.
+/// Returns the span context that the headers carry, if they carry exactly one and it is valid
+/// (Trace Context Level 2, sections 3.2 and 3.3), and beside it the text of its state.
 #[inline]
-pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<String>)> {
+pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
-    let text = headers
+    let state = headers
         .has_tracestate
         .then(|| extract_tracestate(headers.all));
-    let text = text.flatten();
-    let state = text.as_deref().map(TraceState::from_str);
-    let (state, beside) = match state {
-        Some(Ok(state)) => (state, None),
-        // A key with two `@`, which is legal in Level 2.
-        Some(Err(_)) => (TraceState::default(), text),
-        None => (TraceState::default(), None),
-    };
-    let span_context = SpanContext::new(trace_id, span_id, flags, true, state);
-    Some((span_context, beside))
+    let span_context = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
+    Some((span_context, state.flatten()))
 }
 
-/// Writes `traceparent` and `tracestate` of a span into the headers of a request.
-pub(super) fn inject(
-    span_context: &SpanContext,
-    traceparent: HeaderValue,
-    beside: Option<&str>,
-    headers: &mut HeaderMap,
-) {
+/// Writes `traceparent` and `tracestate` into the headers of a request.
+pub(super) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mut HeaderMap) {
     // Beyond its capacity a map would panic, had it not been asked to try.
     let _ = headers.try_insert(TRACEPARENT_HEADER, traceparent);
-    let state = match beside {
-        Some(text) => text.to_owned(),
-        None => span_context.trace_state().header(),
-    };
-    if !state.is_empty()
+    if let Some(state) = state
+        && !state.is_empty()
         && let Ok(state) = state.parse()
     {
         let _ = headers.try_insert(TRACESTATE_HEADER, state);
@@ -96,7 +78,7 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
 
 /// The members of all `tracestate` headers in their order, cut to what must be passed on.
 /// A member that is not valid discards them all.
-fn extract_tracestate(headers: &HeaderMap) -> Option<String> {
+fn extract_tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
     let mut members = Vec::new();
     for value in headers.get_all(TRACESTATE) {
         for member in value.as_bytes().split(|&byte| byte == b',') {
@@ -118,7 +100,7 @@ fn extract_tracestate(headers: &HeaderMap) -> Option<String> {
             members.pop();
         }
     }
-    (!members.is_empty()).then(|| members.join(","))
+    (!members.is_empty()).then(|| members.join(",").into())
 }
 
 fn is_tracestate_member(member: &[u8]) -> bool {
@@ -152,7 +134,7 @@ mod tests {
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<String>)> {
+    fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<Arc<str>>)> {
         super::extract(&RequestHeaders::of(headers))
     }
 
@@ -287,7 +269,7 @@ mod tests {
             let mut headers = headers(TRACESTATE, &values);
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
             let extracted = extract(&headers).expect("the traceparent stays valid");
-            assert_eq!(extracted.0.trace_state().header(), expected, "{case}");
+            assert_eq!(extracted.1.as_deref().unwrap_or(""), expected, "{case}");
         }
     }
 

@@ -6,6 +6,8 @@
 )]
 mod support;
 
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod b3;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]

@@ -24,14 +24,20 @@ struct Service {
 }
 
 impl Service {
-    async fn start() -> Self {
+    async fn start(order: &[&str]) -> Self {
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let keep = arrived.clone();
         let callback = post(async move |headers: HeaderMap| {
             keep.lock().expect("not poisoned").push(headers);
         });
         Self {
-            tested: Process::example("w3c", &[("OTEL_TRACES_EXPORTER", "none")]),
+            tested: Process::example(
+                "w3c",
+                &[
+                    ("OTEL_TRACES_EXPORTER", "none"),
+                    ("OTEL_PROPAGATORS", &order.join(",")),
+                ],
+            ),
             callback: Server::start(Router::new().route("/callback", callback)).await,
             arrived,
         }
@@ -83,10 +89,38 @@ fn traceparent(headers: &HeaderMap) -> (String, String) {
     (trace_id.to_owned(), parent_id.to_owned())
 }
 
-/// `true` where the trace is to be continued, with the `tracestate` to be passed on.
+/// Every order of `tracecontext` alone, with one of the other propagators, and with all of them.
+fn orders() -> Vec<Vec<&'static str>> {
+    let mut orders: Vec<Vec<&str>> = vec![Vec::new()];
+    let mut grown = orders.clone();
+    while !grown.is_empty() {
+        let more = grown.iter().flat_map(|order| {
+            let all = ["tracecontext", "baggage", "b3", "b3multi"].into_iter();
+            let rest = all.filter(|one| !order.contains(one));
+            rest.map(|one| [&order[..], &[one]].concat())
+        });
+        grown = more.collect();
+        orders.extend_from_slice(&grown);
+    }
+    orders.retain(|order| order.contains(&"tracecontext") && order.len() != 3);
+    orders
+}
+
+/// In each order, because other propagators read the same headers before and after it.
 #[tokio::test]
-async fn trace_context_cases_of_the_w3c() {
-    let service = Service::start().await;
+async fn the_cases_of_the_w3c_hold_in_every_order_of_propagators() {
+    let orders = orders();
+    assert_eq!(orders.len(), 31);
+    for order in orders {
+        let service = Service::start(&order).await;
+        trace_context_cases(&service, &order).await;
+        the_random_flag_is_sent_on(&service, &order).await;
+        all_calls_are_in_one_trace_with_parents_of_their_own(&service, &order).await;
+    }
+}
+
+/// `true` where the trace is to be continued, with the `tracestate` to be passed on.
+async fn trace_context_cases(service: &Service, order: &[&str]) {
     const ID: &str = "12345678901234567890123456789012";
     const PARENT: &str = "1234567890123456";
     let valid = format!("00-{ID}-{PARENT}-01");
@@ -274,8 +308,8 @@ async fn trace_context_cases_of_the_w3c() {
     ];
     for (case, headers, continues) in traceparent_cases {
         let (found, tracestate) = service.passes_on(&headers).await;
-        assert_eq!(found == ID, continues, "{case}");
-        assert_eq!(tracestate, "", "{case}");
+        assert_eq!(found == ID, continues, "{case} {order:?}");
+        assert_eq!(tracestate, "", "{case} {order:?}");
     }
 
     let tracestate_cases: Vec<(&str, Vec<String>, String)> = vec![
@@ -386,27 +420,26 @@ async fn trace_context_cases_of_the_w3c() {
         let mut headers = vec![("TraceParent", valid.clone())];
         headers.extend(values.into_iter().map(|value| ("TraceState", value)));
         let (found, tracestate) = service.passes_on(&headers).await;
-        assert_eq!(found, ID, "{case}");
-        assert_eq!(tracestate, expected, "{case}");
+        assert_eq!(found, ID, "{case} {order:?}");
+        assert_eq!(tracestate, expected, "{case} {order:?}");
     }
 }
 
-#[tokio::test]
-async fn the_random_flag_is_sent_on() {
-    let service = Service::start().await;
+async fn the_random_flag_is_sent_on(service: &Service, order: &[&str]) {
     for (flags, random) in [("03", true), ("01", false), ("02", true), ("00", false)] {
         let header = TRACEPARENT.replace("-01", &format!("-{flags}"));
         let arrived = service.calls(&[("traceparent", header)], 1).await;
         let sent = arrived[0]["traceparent"].to_str().expect("text");
         let found = u8::from_str_radix(&sent[53..], 16).expect("they are flags");
-        assert_eq!(found & 0x02 != 0, random, "{flags}: {sent}");
+        assert_eq!(found & 0x02 != 0, random, "{flags}: {sent} {order:?}");
     }
+    // A trace that begins here has a random id.
+    let arrived = service.calls(&[], 1).await;
+    assert_eq!(&arrived[0]["traceparent"].as_bytes()[53..], b"03");
 }
 
 /// The suite's `multiple_requests_*`: several calls for one request.
-#[tokio::test]
-async fn all_calls_of_one_request_are_in_one_trace_with_parents_of_their_own() {
-    let service = Service::start().await;
+async fn all_calls_are_in_one_trace_with_parents_of_their_own(service: &Service, order: &[&str]) {
     for (case, header, continued) in [
         (
             "multiple_requests_with_valid_traceparent",
@@ -428,8 +461,8 @@ async fn all_calls_of_one_request_are_in_one_trace_with_parents_of_their_own() {
         let ids: Vec<_> = arrived.iter().map(traceparent).collect();
         let traces: HashSet<_> = ids.iter().map(|(trace_id, _)| trace_id).collect();
         let parents: HashSet<_> = ids.iter().map(|(_, parent_id)| parent_id).collect();
-        assert_eq!((traces.len(), parents.len()), (1, 3), "{case}");
+        assert_eq!((traces.len(), parents.len()), (1, 3), "{case} {order:?}");
         let found = ids[0].0 == TRACEPARENT[3..35];
-        assert_eq!(found, continued, "{case}");
+        assert_eq!(found, continued, "{case} {order:?}");
     }
 }

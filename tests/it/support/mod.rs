@@ -6,8 +6,6 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 #[cfg(feature = "init")]
 pub(crate) mod receiver;
-#[cfg(feature = "init")]
-pub(crate) mod unique;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,6 +1,9 @@
 //! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It refuses a
 //! collection of attributes that has a key twice, and can be told to misbehave.
 
+#[path = "unique.rs"]
+mod unique;
+
 use std::convert::Infallible;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -45,7 +48,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::Attributes;
-use super::unique::Collections;
+use unique::Collections;
 
 /// Everything that was received.
 #[derive(Clone, Default, Debug)]

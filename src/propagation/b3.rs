@@ -1,0 +1,462 @@
+//! B3, the form of Zipkin: the single header `b3` and the headers `X-B3-*`
+//! (openzipkin/b3-propagation).
+//!
+//! Both forms are read, whichever is configured, and the single header first (OpenTelemetry
+//! specification, Propagators API, "B3 Requirements"). Only the configured form is written. Input is
+//! strict: a header that is there twice, or does not follow the grammar, makes its form invalid.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+
+use super::beside::{Decision, decision};
+use super::extracted::Extracted;
+use super::trace_context::trim;
+use super::{hex, value};
+
+const SINGLE: &str = "b3";
+const TRACE_ID: &str = "x-b3-traceid";
+const SPAN_ID: &str = "x-b3-spanid";
+const PARENT_SPAN_ID: &str = "x-b3-parentspanid";
+const SAMPLED: &str = "x-b3-sampled";
+const FLAGS: &str = "x-b3-flags";
+
+/// All headers that are read.
+pub(super) const HEADERS: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS];
+
+/// The form in which B3 is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Single,
+    Multi,
+}
+
+impl Form {
+    /// Returns the headers that are written.
+    pub(super) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Single => &[SINGLE],
+            Self::Multi => &[TRACE_ID, SPAN_ID, SAMPLED, FLAGS],
+        }
+    }
+}
+
+/// What a form says: ids, a decision, or both.
+struct Found {
+    /// A valid trace id and span id.
+    ids: Option<(TraceId, SpanId)>,
+    state: Option<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Deny,
+    Accept,
+    Debug,
+}
+
+/// The values of the headers.
+#[derive(Default)]
+struct Headers<'a> {
+    values: [Option<&'a [u8]>; HEADERS.len()],
+    is_repeated: [bool; HEADERS.len()],
+}
+
+impl<'a> Headers<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            let is_it = |one: &&str| *one == name.as_str();
+            if let Some(index) = HEADERS.iter().position(is_it) {
+                found.is_repeated[index] = found.values[index].is_some();
+                found.values[index] = Some(trim(value.as_bytes()));
+            }
+        }
+        found
+    }
+}
+
+/// Reads what the headers say.
+pub(super) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
+    let Headers {
+        values: [single, multi @ ..],
+        is_repeated: [single_is_repeated, multi_are_repeated @ ..],
+    } = Headers::of(headers);
+    let single = single
+        .filter(|_| !single_is_repeated)
+        .and_then(parse_single);
+    let found = single.or_else(|| {
+        let is_unique = !multi_are_repeated.contains(&true);
+        is_unique.then(|| parse_multi(multi)).flatten()
+    });
+    let Some(Found { ids, state }) = found else {
+        return;
+    };
+    let Some((trace_id, span_id)) = ids else {
+        if let Some(state) = state {
+            extracted.decide(match state {
+                State::Deny => Decision::Deny,
+                State::Accept => Decision::Accept,
+                State::Debug => Decision::Debug,
+            });
+        }
+        return;
+    };
+    let is_sampled = matches!(state, Some(State::Accept | State::Debug));
+    let flags = TraceFlags::NOT_SAMPLED.with_sampled(is_sampled);
+    let span_context = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
+    let decision = match state {
+        None => Some(Decision::Deferred),
+        Some(State::Debug) => Some(Decision::Debug),
+        Some(_) => None,
+    };
+    extracted.name(span_context, None, decision);
+}
+
+/// Parses `{trace id}-{span id}[-{state}[-{parent span id}]]`, or a state alone.
+fn parse_single(value: &[u8]) -> Option<Found> {
+    let state = |text: &[u8]| match text {
+        b"0" => Some(State::Deny),
+        b"1" => Some(State::Accept),
+        b"d" => Some(State::Debug),
+        _ => None,
+    };
+    if let Some(state) = state(value) {
+        return Some(Found {
+            ids: None,
+            state: Some(state),
+        });
+    }
+    let mut fields = value.splitn(5, |byte| *byte == b'-');
+    let ids = (
+        parse_trace_id(fields.next()?)?,
+        parse_span_id(fields.next()?)?,
+    );
+    let state = match fields.next() {
+        Some(text) => Some(state(text)?),
+        None => None,
+    };
+    let parent_is_valid = fields.next().is_none_or(is_span_id);
+    (parent_is_valid && fields.next().is_none()).then_some(Found {
+        ids: Some(ids),
+        state,
+    })
+}
+
+/// Parses the values of [`HEADERS`] but the first.
+fn parse_multi(
+    [trace_id, span_id, parent_span_id, sampled, flags]: [Option<&[u8]>; 5],
+) -> Option<Found> {
+    let ids = match (trace_id, span_id) {
+        (Some(trace_id), Some(span_id)) => {
+            Some((parse_trace_id(trace_id)?, parse_span_id(span_id)?))
+        }
+        (None, None) => None,
+        _ => return None,
+    };
+    if !parent_span_id.is_none_or(is_span_id) {
+        return None;
+    }
+    // Other flags than debug were never defined.
+    let state = if flags == Some(b"1") {
+        Some(State::Debug)
+    } else {
+        match sampled {
+            Some(b"1") => Some(State::Accept),
+            Some(b"0") => Some(State::Deny),
+            // Early implementations wrote these.
+            Some(text) if text.eq_ignore_ascii_case(b"true") => Some(State::Accept),
+            Some(text) if text.eq_ignore_ascii_case(b"false") => Some(State::Deny),
+            Some(_) => return None,
+            None => None,
+        }
+    };
+    Some(Found { ids, state })
+}
+
+/// Parses 32 digits, or 16, which stand for the right half.
+fn parse_trace_id(digits: &[u8]) -> Option<TraceId> {
+    let bytes = match digits.len() {
+        16 => {
+            let mut bytes = [0; 16];
+            bytes[8..].copy_from_slice(&hex::decode::<16, 8>(digits)?);
+            bytes
+        }
+        _ => hex::decode::<32, 16>(digits)?,
+    };
+    Some(TraceId::from_bytes(bytes)).filter(|id| *id != TraceId::INVALID)
+}
+
+fn parse_span_id(digits: &[u8]) -> Option<SpanId> {
+    let id = SpanId::from_bytes(hex::decode::<16, 8>(digits)?);
+    Some(id).filter(|id| *id != SpanId::INVALID)
+}
+
+/// The id of the caller's parent is checked and left: no span of ours is below it.
+fn is_span_id(digits: &[u8]) -> bool {
+    hex::decode::<16, 8>(digits).is_some()
+}
+
+/// Writes the current span of `cx`, or a decision for a trace that has yet to begin.
+pub(super) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
+    let span = cx.span();
+    let span_context = span.span_context();
+    let decision = decision(cx);
+    // The flags say nothing but sampled or not: of the others, random is no decision.
+    let sampled = if span_context.is_sampled() {
+        b'1'
+    } else {
+        b'0'
+    };
+    let ids = span_context.is_valid().then(|| {
+        let trace_id: [u8; 32] = hex::encode(span_context.trace_id().to_bytes());
+        let span_id: [u8; 16] = hex::encode(span_context.span_id().to_bytes());
+        (trace_id, span_id)
+    });
+    let state = match (decision, ids.is_some()) {
+        (Some(Decision::Deferred), _) => None,
+        (Some(Decision::Debug), _) => Some(b'd'),
+        (Some(Decision::Accept), false) => Some(b'1'),
+        (Some(Decision::Deny), false) => Some(b'0'),
+        (_, true) => Some(sampled),
+        (None, false) => None,
+    };
+    let mut set = |name: &'static str, value: HeaderValue| {
+        // Beyond its capacity a map would panic, had it not been asked to try.
+        let _ = headers.try_insert(HeaderName::from_static(name), value);
+    };
+    match form {
+        Form::Single => {
+            let mut text = Vec::with_capacity(51);
+            if let Some((trace_id, span_id)) = ids {
+                text.extend_from_slice(&trace_id);
+                text.push(b'-');
+                text.extend_from_slice(&span_id);
+            }
+            if let Some(state) = state {
+                if !text.is_empty() {
+                    text.push(b'-');
+                }
+                text.push(state);
+            }
+            if !text.is_empty() {
+                set(SINGLE, value(&text));
+            }
+        }
+        Form::Multi => {
+            if let Some((trace_id, span_id)) = ids {
+                set(TRACE_ID, value(&trace_id));
+                set(SPAN_ID, value(&span_id));
+            }
+            match state {
+                // It implies sampled.
+                Some(b'd') => set(FLAGS, HeaderValue::from_static("1")),
+                Some(state) => set(SAMPLED, value(&[state])),
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
+    const SPAN: &str = "a2fb4a1d1a96d312";
+    const PARENT: &str = "0020000000000001";
+
+    fn extracted(pairs: &[(&'static str, &str)]) -> Extracted {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a legal value");
+            headers.append(HeaderName::from_static(name), value);
+        }
+        let mut extracted = Extracted::default();
+        extract(&headers, &mut extracted);
+        extracted
+    }
+
+    /// Trace id, sampled and decision of the span; or the decision alone.
+    fn read(pairs: &[(&'static str, &str)]) -> Option<(String, bool, Option<Decision>)> {
+        let extracted = extracted(pairs);
+        match extracted.span_context {
+            Some(span) => {
+                assert_eq!(span.span_id().to_string(), SPAN);
+                assert!(span.is_remote());
+                assert_eq!(span.trace_flags().to_u8() & !1, 0);
+                let trace_id = span.trace_id().to_string();
+                Some((trace_id, span.is_sampled(), extracted.decision))
+            }
+            None => Some((String::new(), false, Some(extracted.decision?))),
+        }
+    }
+
+    fn ids(sampled: bool, decision: Option<Decision>) -> Option<(String, bool, Option<Decision>)> {
+        Some((TRACE.to_owned(), sampled, decision))
+    }
+
+    fn alone(decision: Decision) -> Option<(String, bool, Option<Decision>)> {
+        Some((String::new(), false, Some(decision)))
+    }
+
+    #[test]
+    fn a_single_header_is_taken_exactly_as_the_grammar_has_it() {
+        use Decision::{Accept, Debug, Deferred, Deny};
+
+        let with = |text: &str| {
+            let text = text.replace("PARENT", PARENT);
+            text.replace("TRACE", TRACE).replace("SPAN", SPAN)
+        };
+        let half = Some((format!("{:0>32}", &TRACE[16..]), true, None));
+        for (value, expected) in [
+            ("TRACE-SPAN", ids(false, Some(Deferred))),
+            ("TRACE-SPAN-0", ids(false, None)),
+            ("TRACE-SPAN-1", ids(true, None)),
+            ("TRACE-SPAN-d", ids(true, Some(Debug))),
+            ("TRACE-SPAN-0-PARENT", ids(false, None)),
+            ("TRACE-SPAN-1-PARENT", ids(true, None)),
+            ("TRACE-SPAN-d-PARENT", ids(true, Some(Debug))),
+            (" \tTRACE-SPAN-1 ", ids(true, None)),
+            ("48485a3953bb6124-SPAN-1", half),
+            ("0", alone(Deny)),
+            ("1", alone(Accept)),
+            ("d", alone(Debug)),
+            (" 0\t", alone(Deny)),
+            ("", None),
+            ("-", None),
+            ("2", None),
+            ("D", None),
+            ("00", None),
+            ("true", None),
+            ("TRACE", None),
+            ("TRACE-", None),
+            ("-SPAN-1", None),
+            ("TRACE-SPAN-", None),
+            ("TRACE-SPAN-2", None),
+            ("TRACE-SPAN-D", None),
+            ("TRACE-SPAN-true", None),
+            ("TRACE-SPAN-PARENT", None),
+            ("TRACE-SPAN--PARENT", None),
+            ("TRACE-SPAN-1-", None),
+            ("TRACE-SPAN-1-PAREN", None),
+            ("TRACE-SPAN-1-PARENT-", None),
+            ("TRACE-SPAN-1-PARENT-1", None),
+            ("TRACE--SPAN-1", None),
+            ("TRACE-SPAN 1", None),
+            ("TRACE-SPAN-1,TRACE-SPAN-1", None),
+            ("00000000000000000000000000000000-SPAN-1", None),
+            ("0000000000000000-SPAN-1", None),
+            ("TRACE-0000000000000000-1", None),
+            ("463AC35C9F6413AD48485A3953BB6124-SPAN-1", None),
+            ("TRACE-A2FB4A1D1A96D312-1", None),
+            ("63ac35c9f6413ad48485a3953bb6124-SPAN-1", None),
+            ("0TRACE-SPAN-1", None),
+            ("TRACE-0SPAN-1", None),
+            ("gTRACE-SPAN-1", None),
+            ("TRACE-aäfb4a1d1a96d312-1", None),
+        ] {
+            assert_eq!(read(&[(SINGLE, &with(value))]), expected, "{value:?}");
+        }
+        let long = format!("{}{}", with("TRACE-SPAN-1-PARENT"), "-".repeat(400_000));
+        assert_eq!(read(&[(SINGLE, &long)]), None);
+    }
+
+    #[test]
+    fn several_headers_are_taken_together() {
+        use Decision::{Accept, Debug, Deferred, Deny};
+
+        const IDS: [(&str, &str); 2] = [(TRACE_ID, TRACE), (SPAN_ID, SPAN)];
+        type Pairs<'a> = &'a [(&'static str, &'a str)];
+        let cases: [(Pairs<'_>, _, _); 22] = [
+            (&[], ids(false, Some(Deferred)), None),
+            (&[(SAMPLED, "0")], ids(false, None), alone(Deny)),
+            (&[(SAMPLED, "1")], ids(true, None), alone(Accept)),
+            (&[(SAMPLED, "false")], ids(false, None), alone(Deny)),
+            (&[(SAMPLED, "true")], ids(true, None), alone(Accept)),
+            (&[(SAMPLED, "True")], ids(true, None), alone(Accept)),
+            (&[(SAMPLED, " 1\t")], ids(true, None), alone(Accept)),
+            (&[(SAMPLED, "d")], None, None),
+            (&[(SAMPLED, "")], None, None),
+            (&[(SAMPLED, "2")], None, None),
+            (&[(SAMPLED, "1"), (SAMPLED, "1")], None, None),
+            (&[(FLAGS, "1")], ids(true, Some(Debug)), alone(Debug)),
+            (
+                &[(FLAGS, "1"), (SAMPLED, "0")],
+                ids(true, Some(Debug)),
+                alone(Debug),
+            ),
+            (&[(FLAGS, "0")], ids(false, Some(Deferred)), None),
+            (
+                &[(FLAGS, "0"), (SAMPLED, "1")],
+                ids(true, None),
+                alone(Accept),
+            ),
+            (&[(FLAGS, "2")], ids(false, Some(Deferred)), None),
+            (&[(FLAGS, "1"), (FLAGS, "1")], None, None),
+            (
+                &[(PARENT_SPAN_ID, PARENT)],
+                ids(false, Some(Deferred)),
+                None,
+            ),
+            (&[(PARENT_SPAN_ID, "1")], None, None),
+            (&[(TRACE_ID, TRACE)], None, None),
+            (&[(SPAN_ID, "x")], None, None),
+            // One that is not valid leaves it to the others.
+            (&[(SINGLE, "x")], ids(false, Some(Deferred)), None),
+        ];
+        for (more, with_ids, without) in cases {
+            let pairs = [&IDS[..], more].concat();
+            assert_eq!(read(&pairs), with_ids, "{more:?} with ids");
+            assert_eq!(read(more), without, "{more:?} alone");
+        }
+        for pairs in [
+            [(TRACE_ID, TRACE), (SPAN_ID, "0000000000000000")],
+            [
+                (TRACE_ID, "00000000000000000000000000000000"),
+                (SPAN_ID, SPAN),
+            ],
+            [(TRACE_ID, "0000000000000000"), (SPAN_ID, SPAN)],
+            [(TRACE_ID, &TRACE[1..]), (SPAN_ID, SPAN)],
+            [(TRACE_ID, TRACE), (SPAN_ID, &SPAN[1..])],
+            [
+                (TRACE_ID, "463AC35C9F6413AD48485A3953BB6124"),
+                (SPAN_ID, SPAN),
+            ],
+        ] {
+            assert_eq!(read(&pairs), None, "{pairs:?}");
+            // Nor is a decision taken that comes with them.
+            assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn the_single_header_holds_over_the_others() {
+        let all = |single: &'static str| {
+            read(&[
+                (SINGLE, single),
+                (TRACE_ID, TRACE),
+                (SPAN_ID, SPAN),
+                (SAMPLED, "1"),
+            ])
+        };
+        assert_eq!(all("0"), alone(Decision::Deny));
+        assert_eq!(all("nonsense"), ids(true, None));
+        let one = format!("{TRACE}-{SPAN}-0");
+        assert_eq!(read(&[(SINGLE, &one), (SAMPLED, "1")]), ids(false, None));
+        assert_eq!(read(&[(SINGLE, &one), (SINGLE, &one)]), None);
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic() {
+        use proptest::prelude::*;
+
+        proptest!(|(values in prop::collection::vec((0..6usize, "[ -~0-9a-f\\-]{0,70}"), 0..8))| {
+            let pairs: Vec<_> = values.iter().map(|(n, value)| (HEADERS[*n], &**value)).collect();
+            let extracted = extracted(&pairs);
+            if let Some(span) = extracted.span_context {
+                prop_assert!(span.is_valid());
+            }
+        });
+    }
+}

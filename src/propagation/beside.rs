@@ -1,0 +1,269 @@
+//! The parts of a trace that a [`SpanContext`] cannot hold, or not at a fair price: the text of
+//! `tracestate`, and the sampling decisions of B3. They travel beside it, as a value of the
+//! [`Context`].
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceState};
+
+/// The largest state that every span context holds. A copy of a member takes two allocations, and
+/// each span needs several copies.
+const MAX_HELD_MEMBERS: usize = 4;
+
+/// A sampling decision that the sampled flag alone cannot express.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "init"),
+    allow(dead_code, reason = "only `init` configures B3")
+)]
+pub(crate) enum Decision {
+    /// The caller has not decided: our sampler does, as for a new trace.
+    Deferred,
+    /// A trace that begins here is not sampled, and no span below is.
+    Deny,
+    /// A trace that begins here is sampled.
+    Accept,
+    /// The trace is sampled, and other services get the same order.
+    Debug,
+}
+
+/// The value of a context.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    /// The trace that it belongs to; invalid for a trace that begins with the next span.
+    trace_id: TraceId,
+    /// The span that a deferred decision came with.
+    span_id: SpanId,
+    /// Shared by all spans of the request, and by the threads that export them.
+    state: Option<Arc<str>>,
+    decision: Option<Decision>,
+}
+
+impl Beside {
+    /// Makes the value for the trace of `parent`, or for a new trace.
+    pub(crate) fn new(
+        parent: Option<&SpanContext>,
+        state: Option<Arc<str>>,
+        decision: Option<Decision>,
+    ) -> Self {
+        Self {
+            trace_id: parent.map_or(TraceId::INVALID, SpanContext::trace_id),
+            span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+            state,
+            decision,
+        }
+    }
+
+    /// Returns the value that `cx` has for a span below `parent`.
+    #[inline]
+    pub(crate) fn of<'a>(cx: &'a Context, parent: Option<&SpanContext>) -> Option<&'a Self> {
+        let trace_id = parent.map_or(TraceId::INVALID, SpanContext::trace_id);
+        cx.get::<Self>()
+            .filter(|beside| beside.trace_id == trace_id)
+    }
+
+    /// Returns the decision in force for a span below `parent`.
+    pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
+        // Once a span was started below it, that span has the decision.
+        let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
+        self.decision
+            .filter(|decision| *decision != Decision::Deferred || is_origin())
+    }
+
+    /// Returns the text of the state of `span`, where it is that of this value.
+    pub(crate) fn shared_state(&self, span: &SpanContext) -> Option<Arc<str>> {
+        let held = span.trace_state();
+        let text = self.state.as_ref();
+        // Code of the application may have changed it.
+        text.filter(|text| is_empty(held) || is_text_of(held, text))
+            .cloned()
+    }
+
+    /// Returns `cx` with the value for `span`, which was started below it with `state`.
+    pub(crate) fn below<'a>(
+        cx: &'a Context,
+        beside: Option<&Self>,
+        span: &SpanContext,
+        state: Option<&Arc<str>>,
+    ) -> Cow<'a, Context> {
+        let begins = beside.is_some_and(|beside| beside.trace_id == TraceId::INVALID);
+        let known = beside.and_then(|beside| beside.state.as_ref());
+        let is_new =
+            state.is_some_and(|state| known.is_none_or(|known| !Arc::ptr_eq(known, state)));
+        if !begins && !is_new {
+            return Cow::Borrowed(cx);
+        }
+        let decision = beside.and_then(|beside| beside.decision);
+        // The flag of the span says the others.
+        let decision = decision.filter(|one| matches!(one, Decision::Deny | Decision::Debug));
+        Cow::Owned(cx.with_value(Self::new(Some(span), state.cloned(), decision)))
+    }
+}
+
+/// Passes the span context that is current in `cx` to `f`, if it is valid.
+pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>) -> T) -> T {
+    let span = cx.span();
+    f(Some(span.span_context()).filter(|current| current.is_valid()))
+}
+
+/// Returns the decision in force for a span below the current one of `cx`.
+pub(crate) fn decision(cx: &Context) -> Option<Decision> {
+    with_current(cx, |current| Beside::of(cx, current)?.decision(current))
+}
+
+/// Returns `cx` for `span`, which was started in it: a decision for a new trace becomes one for the
+/// trace of `span`.
+pub(crate) fn begun<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
+    let beside = with_current(cx, |current| Beside::of(cx, current));
+    Beside::below(cx, beside, span, None)
+}
+
+/// Returns whether `cx` has anything to tell beside a span.
+pub(crate) fn has_beside(cx: &Context) -> bool {
+    cx.get::<Beside>().is_some()
+}
+
+/// Returns the state of `span` as text.
+#[inline]
+pub(crate) fn state_of(span: &SpanContext, beside: Option<&Beside>) -> Option<Arc<str>> {
+    if let Some(text) = beside.and_then(|beside| beside.shared_state(span)) {
+        return Some(text);
+    }
+    let held = span.trace_state();
+    (!is_empty(held)).then(|| held.header().into())
+}
+
+fn is_empty(state: &TraceState) -> bool {
+    state.into_iter().len() == 0
+}
+
+fn is_text_of(held: &TraceState, text: &str) -> bool {
+    let mut members = text.split(',').map(|member| member.split_once('='));
+    held.into_iter()
+        .all(|member| members.next() == Some(Some(member)))
+        && members.next().is_none()
+}
+
+/// Returns the `TraceState` of a valid text; `None` where a key is one that only Level 2 allows.
+pub(crate) fn parsed(text: &str) -> Option<TraceState> {
+    let members = text.split(',').filter_map(|member| member.split_once('='));
+    TraceState::from_key_value(members).ok()
+}
+
+/// Returns whether every span context holds a state of this text.
+pub(crate) fn is_small(text: &str) -> bool {
+    text.bytes().filter(|byte| *byte == b',').count() < MAX_HELD_MEMBERS
+}
+
+/// Returns `span` with a state.
+pub(crate) fn with_state(span: &SpanContext, state: TraceState) -> SpanContext {
+    SpanContext::new(
+        span.trace_id(),
+        span.span_id(),
+        span.trace_flags(),
+        span.is_remote(),
+        state,
+    )
+}
+
+/// Returns `span` with the state of `text`, as far as a span context can hold it.
+pub(crate) fn whole(span: &SpanContext, text: Option<&str>) -> SpanContext {
+    match text.and_then(parsed) {
+        Some(state) => with_state(span, state),
+        None => span.clone(),
+    }
+}
+
+/// Returns the current span context of `cx` with its state, as far as it can hold it.
+#[cfg(feature = "tokio")]
+pub(crate) fn whole_current(cx: &Context) -> Option<SpanContext> {
+    with_current(cx, |current| {
+        let current = current?;
+        let text = Beside::of(cx, Some(current)).and_then(|beside| beside.state.as_deref());
+        let is_bare = is_empty(current.trace_state());
+        Some(whole(current, text.filter(|_| is_bare)))
+    })
+}
+
+/// Returns `cx` with `parent` current, and the state in it.
+#[cfg(feature = "init")]
+pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
+    let text = Beside::of(cx, Some(parent)).and_then(|beside| beside.state.as_deref());
+    cx.with_remote_span_context(whole(parent, text))
+}
+
+/// Returns `cx` with `parent` current, and the state in it alone: a sampler of the application may
+/// change it, and a text beside it would bring it back.
+pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context {
+    let beside = Beside::of(cx, Some(parent));
+    let state = beside.and_then(|beside| beside.state.as_deref().and_then(parsed));
+    match (beside, state) {
+        (Some(beside), Some(state)) => cx
+            .with_value(Beside::new(Some(parent), None, beside.decision))
+            .with_remote_span_context(with_state(parent, state)),
+        _ => cx.with_remote_span_context(parent.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TraceFlags;
+
+    use super::*;
+
+    fn span(trace: u128, id: u64, state: &str) -> SpanContext {
+        let state = state.parse().expect("it is valid");
+        let (trace, id) = (TraceId::from(trace), SpanId::from(id));
+        SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state)
+    }
+
+    #[test]
+    fn a_text_is_shared_unless_the_span_has_a_state_of_its_own() {
+        let text: Arc<str> = "a=1,b=2".into();
+        let beside = Beside::new(Some(&span(1, 1, "")), Some(text.clone()), None);
+        for (state, expected, is_shared) in [
+            ("", Some("a=1,b=2"), true),
+            ("a=1,b=2", Some("a=1,b=2"), true),
+            ("a=1", Some("a=1"), false),
+            ("a=1,b=2,c=3", Some("a=1,b=2,c=3"), false),
+            ("b=2,a=1", Some("b=2,a=1"), false),
+            ("a=1,b=3", Some("a=1,b=3"), false),
+        ] {
+            let found = state_of(&span(1, 2, state), Some(&beside));
+            assert_eq!(found.as_deref(), expected, "{state}");
+            let shares = found.is_some_and(|found| Arc::ptr_eq(&found, &text));
+            assert_eq!(shares, is_shared, "{state}");
+        }
+        assert_eq!(state_of(&span(1, 2, ""), None), None);
+        assert_eq!(state_of(&span(1, 2, "a=1"), None).as_deref(), Some("a=1"));
+    }
+
+    #[test]
+    fn a_value_holds_for_its_trace_and_a_deferred_decision_for_its_span() {
+        let origin = span(1, 1, "");
+        for decision in [
+            Decision::Deferred,
+            Decision::Deny,
+            Decision::Accept,
+            Decision::Debug,
+        ] {
+            let beside = Beside::new(Some(&origin), None, Some(decision));
+            let cx = Context::new().with_value(beside);
+            let of = |parent: Option<&SpanContext>| Beside::of(&cx, parent)?.decision(parent);
+            assert_eq!(of(Some(&origin)), Some(decision));
+            let below = (decision != Decision::Deferred).then_some(decision);
+            assert_eq!(of(Some(&span(1, 2, ""))), below);
+            assert_eq!(of(Some(&span(2, 1, ""))), None);
+            assert_eq!(of(None), None);
+        }
+    }
+
+    #[test]
+    fn a_state_of_four_members_is_small() {
+        let members = |count| vec!["k=v"; count].join(",");
+        let small: Vec<_> = (1..=6).map(|count| is_small(&members(count))).collect();
+        assert_eq!(small, [true, true, true, true, false, false]);
+    }
+}

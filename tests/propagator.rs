@@ -1,0 +1,294 @@
+//! B3 with a sampler of the application, with providers of a layer's own, and in OpenTelemetry's
+//! global propagator. The propagators are those of the process, which is why this is a program of
+//! its own.
+
+#![cfg(feature = "init")]
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState, Tracer};
+use opentelemetry::{Context, KeyValue, global};
+use opentelemetry_sdk::trace::{
+    InMemorySpanExporter, Sampler as SdkSampler, SamplingDecision, SamplingResult,
+    SdkTracerProvider, ShouldSample,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_telemetry::{
+    ClientTelemetryLayer, Config, Exporter, Sampler, TelemetryLayer, Trust, with_tracer,
+};
+
+const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
+const SPAN: &str = "a2fb4a1d1a96d312";
+
+/// How a sampler was asked: about a root, or below a parent that is sampled or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Root,
+    Below(bool),
+}
+
+/// A sampler that follows its parent, and samples new traces.
+#[derive(Clone, Debug, Default)]
+struct Asking(Arc<Mutex<Vec<Asked>>>);
+
+impl ShouldSample for Asking {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        _: TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let parent = parent.filter(|cx| cx.has_active_span());
+        let asked = match parent {
+            Some(cx) => Asked::Below(cx.span().span_context().is_sampled()),
+            None => Asked::Root,
+        };
+        self.0.lock().expect("not poisoned").push(asked);
+        SamplingResult {
+            decision: match asked {
+                Asked::Below(false) => SamplingDecision::Drop,
+                _ => SamplingDecision::RecordAndSample,
+            },
+            attributes: Vec::new(),
+            trace_state: TraceState::NONE,
+        }
+    }
+}
+
+/// The trace of a request with this header, the `b3` header of a call that its handler makes, and
+/// whether a span below it is recorded.
+async fn passes_on(
+    layer: &TelemetryLayer,
+    client: &ClientTelemetryLayer,
+    b3: &str,
+) -> (String, String, bool) {
+    passes_on_within(None, layer, client, b3).await
+}
+
+/// The same with a layer around, if there is one. The trace is empty where no response names it.
+async fn passes_on_within(
+    outer: Option<&TelemetryLayer>,
+    layer: &TelemetryLayer,
+    client: &ClientTelemetryLayer,
+    b3: &str,
+) -> (String, String, bool) {
+    let (sender, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let client = client.layer(service_fn(move |request: Request<()>| {
+        let b3 = request.headers()["b3"].to_str().map(str::to_owned);
+        let sent = sender.send(b3.expect("it is text"));
+        sent.expect("somebody reads it");
+        async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+    }));
+    let recorded = Arc::new(Mutex::new(false));
+    let is_recorded = recorded.clone();
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let mut client = client.clone();
+        let is_recorded = is_recorded.clone();
+        async move {
+            with_tracer("test", "child", || {
+                let cx = Context::current();
+                *is_recorded.lock().expect("not poisoned") = cx.span().is_recording();
+            });
+            client.call(Request::new(())).await
+        }
+    }));
+    let request = Request::builder().header("b3", b3).body(());
+    let request = request.expect("it is a request");
+    let headers = match outer {
+        Some(outer) => {
+            // The inner layer would leave a request alone that it knows from an outer one.
+            let inner = service.map_request(|request: Request<()>| {
+                let mut copy = Request::new(());
+                *copy.headers_mut() = request.headers().clone();
+                copy
+            });
+            let response = outer.layer(inner).oneshot(request).await;
+            response.expect("it cannot fail").headers().clone()
+        }
+        None => {
+            let response = service.oneshot(request).await;
+            response.expect("it cannot fail").headers().clone()
+        }
+    };
+    let trace = headers.get("x-trace-id").map(|trace| trace.to_str());
+    let trace = trace.map(|trace| trace.expect("it is text").to_owned());
+    let trace = trace.unwrap_or_default();
+    let sent = sent.recv().await.expect("it was sent");
+    let recorded = *recorded.lock().expect("not poisoned");
+    (trace, sent, recorded)
+}
+
+#[tokio::test]
+async fn decisions_of_b3_hold_wherever_spans_are_made() {
+    let asking = Asking::default();
+    let asked = || std::mem::take(&mut *asking.0.lock().expect("not poisoned"));
+    let variables = |name: &str| (name == "OTEL_PROPAGATORS").then(|| "tracecontext,b3".to_owned());
+    let config = Config::from_vars(variables)
+        .with_exporters([Exporter::Console])
+        .with_sampler(Sampler::Custom(Box::new(asking.clone())));
+    let telemetry = config.init().expect("it is valid");
+
+    // The sampler of the application.
+    let layers = (TelemetryLayer::new(), ClientTelemetryLayer::new());
+    for (state, continues, sampled, first) in [
+        (format!("{TRACE}-{SPAN}"), true, true, Some(Asked::Root)),
+        (
+            format!("{TRACE}-{SPAN}-1"),
+            true,
+            true,
+            Some(Asked::Below(true)),
+        ),
+        (
+            format!("{TRACE}-{SPAN}-d"),
+            true,
+            true,
+            Some(Asked::Below(true)),
+        ),
+        (
+            format!("{TRACE}-{SPAN}-0"),
+            true,
+            false,
+            Some(Asked::Below(false)),
+        ),
+        ("1".to_owned(), false, true, Some(Asked::Below(true))),
+        ("d".to_owned(), false, true, Some(Asked::Below(true))),
+        ("0".to_owned(), false, false, None),
+    ] {
+        let (trace, sent, recorded) = passes_on(&layers.0, &layers.1, &state).await;
+        assert_eq!(trace == TRACE, continues, "{state}");
+        assert_eq!(recorded, sampled, "{state}");
+        let end = match (sampled, state.ends_with('d')) {
+            (_, true) => "d",
+            (true, false) => "1",
+            (false, false) => "0",
+        };
+        assert_eq!((&sent[..32], &sent[50..]), (&*trace, end), "{state}");
+        assert_eq!(asked().first().copied(), first, "{state}");
+    }
+
+    // Decisions are trusted as the sampled flag is.
+    for trust in [Trust::Link, Trust::Ignore] {
+        let layer = TelemetryLayer::new().with_trust(trust);
+        for state in [
+            format!("{TRACE}-{SPAN}"),
+            format!("{TRACE}-{SPAN}-d"),
+            "0".to_owned(),
+            "1".to_owned(),
+            "d".to_owned(),
+        ] {
+            let (trace, sent, recorded) = passes_on(&layer, &layers.1, &state).await;
+            assert!(trace != TRACE && recorded, "{trust:?} {state}");
+            assert_eq!(&sent[50..], "1", "{trust:?} {state}");
+            assert_eq!(asked().first(), Some(&Asked::Root), "{trust:?} {state}");
+        }
+    }
+    let layer = TelemetryLayer::new().with_forced_trace_limit(0);
+    for (state, sampled) in [
+        (format!("{TRACE}-{SPAN}"), true),
+        (format!("{TRACE}-{SPAN}-0"), false),
+        (format!("{TRACE}-{SPAN}-1"), false),
+        (format!("{TRACE}-{SPAN}-d"), false),
+        ("0".to_owned(), false),
+        ("1".to_owned(), false),
+        ("d".to_owned(), false),
+    ] {
+        let (trace, sent, recorded) = passes_on(&layer, &layers.1, &state).await;
+        assert_eq!(trace == TRACE, state.len() > 1, "{state}");
+        assert_eq!(recorded, sampled, "{state}");
+        assert_eq!(&sent[50..], if sampled { "1" } else { "0" }, "{state}");
+    }
+
+    // A request that no layer records is passed on as it came.
+    let silent = (
+        TelemetryLayer::new().with_filter(|_| false),
+        ClientTelemetryLayer::new().with_filter(|_| false),
+    );
+    for state in [
+        format!("{TRACE}-{SPAN}"),
+        format!("{TRACE}-{SPAN}-0"),
+        format!("{TRACE}-{SPAN}-d"),
+        "0".to_owned(),
+        "1".to_owned(),
+        "d".to_owned(),
+    ] {
+        let (trace, sent, _) = passes_on(&silent.0, &silent.1, &state).await;
+        assert_eq!((&*trace, sent), ("", state));
+    }
+
+    // Of two layers, the inner one follows the outer one.
+    let with_ids = ["", "-0", "-1", "-d"].map(|state| format!("{TRACE}-{SPAN}{state}"));
+    let [open, deny, accept, debug] = &with_ids;
+    for (state, end) in [
+        ("0", "0"),
+        ("1", "1"),
+        ("d", "d"),
+        (open, "1"),
+        (deny, "0"),
+        (accept, "1"),
+        (debug, "d"),
+    ] {
+        let outer = TelemetryLayer::new();
+        let (trace, sent, recorded) =
+            passes_on_within(Some(&outer), &layers.0, &layers.1, state).await;
+        assert_eq!((&sent[..32], &sent[50..]), (&*trace, end), "{state}");
+        assert_eq!(recorded, end != "0", "{state}");
+    }
+
+    // A layer with a provider of its own, which samples everything.
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(SdkSampler::AlwaysOn)
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layers = (
+        TelemetryLayer::new().with_tracer_provider(provider.clone()),
+        ClientTelemetryLayer::new().with_tracer_provider(provider.clone()),
+    );
+    for (state, sampled) in [("0", false), ("1", true), ("d", true)] {
+        let (trace, sent, recorded) = passes_on(&layers.0, &layers.1, state).await;
+        assert_eq!((&sent[..32], &sent[50..]), (&*trace, state));
+        assert_eq!(recorded, sampled, "{state}");
+        let spans = exporter.get_finished_spans().expect("not poisoned");
+        assert_eq!(spans.is_empty(), !sampled, "{state}");
+        exporter.reset();
+    }
+
+    // Code that uses OpenTelemetry alone.
+    let tracer = global::tracer("other");
+    let extract = |state: &str| {
+        let carrier = HashMap::from([("b3".to_owned(), state.to_owned())]);
+        global::get_text_map_propagator(|one| one.extract_with_context(&Context::new(), &carrier))
+    };
+    let inject = |cx: &Context| {
+        let mut carrier = HashMap::new();
+        global::get_text_map_propagator(|one| one.inject_context(cx, &mut carrier));
+        carrier.remove("b3")
+    };
+    let open = format!("{TRACE}-{SPAN}");
+    for (state, sampled) in [(&*open, true), ("0", false), ("1", true)] {
+        let cx = extract(state);
+        assert_eq!(inject(&cx).as_deref(), Some(state), "passed through");
+        let span = tracer.start_with_context("other", &cx);
+        let cx = cx.with_span(span);
+        assert_eq!(cx.span().span_context().is_sampled(), sampled, "{state}");
+        let sent = inject(&cx).expect("it has a span");
+        assert!(sent.ends_with(if sampled { "-1" } else { "-0" }), "{state}");
+    }
+    let nothing = extract("nonsense");
+    assert!(!nothing.has_active_span());
+    assert_eq!(inject(&nothing), None);
+    let fields = global::get_text_map_propagator(|one| {
+        let fields = one.fields().map(str::to_owned);
+        fields.collect::<Vec<_>>()
+    });
+    assert_eq!(fields, ["traceparent", "tracestate", "b3"]);
+    telemetry.shutdown().await;
+}

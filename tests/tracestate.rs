@@ -1,0 +1,176 @@
+//! A `tracestate` on its way through a service: its text is shared by the spans of a request. It is a
+//! program of its own, because it counts allocations and sets telemetry up for the process.
+
+#![cfg(all(feature = "axum", feature = "init"))]
+
+#[path = "../benches/support/mod.rs"]
+#[allow(unused_imports, reason = "other tests use the rest of it")]
+mod support;
+
+#[path = "it/support/receiver.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod receiver;
+
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::{HeaderMap, HeaderValue, Request};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tower::{Layer, Service, service_fn};
+use tower_telemetry::{ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, with_tracer};
+
+use receiver::Receiver;
+
+type Attributes = BTreeMap<String, String>;
+
+const CHILDREN: usize = 10;
+
+static TELEMETRY: LazyLock<(TelemetryGuard, Receiver)> = LazyLock::new(|| {
+    let receiver = Receiver::start();
+    let telemetry = support::init("parentbased_always_on", true, receiver.address);
+    (telemetry, receiver)
+});
+
+/// A `tracestate` of so many members.
+fn members(count: usize) -> String {
+    let members: Vec<_> = (0..count).map(|n| format!("key{n}=value{n}")).collect();
+    members.join(",")
+}
+
+/// A request that is sampled, in a trace of its own.
+fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
+    let mut request = support::request(support::Inbound::Nothing);
+    *request.uri_mut() = path.parse().expect("it is a path");
+    let traceparent = format!("00-{trace:032x}-b7ad6b7169203331-01");
+    let headers = request.headers_mut();
+    headers.insert("traceparent", traceparent.parse().expect("a legal value"));
+    if !state.is_empty() {
+        headers.insert("tracestate", state.parse().expect("a legal value"));
+    }
+    request
+}
+
+/// What a request adds for its children.
+fn allocations_of_children(state: &str) -> u64 {
+    let app = Router::new().route("/none", get(async || ())).route(
+        "/ten",
+        get(async || {
+            for _ in 0..CHILDREN {
+                with_tracer("test", "child", || {});
+            }
+        }),
+    );
+    let mut app = app.layer(TelemetryLayer::new());
+    let mut count = |path| {
+        let mut counted = 0;
+        // The first ones find their series. The least is without the growth of a queue.
+        for n in 0..8 {
+            let request = request(0x1000 + n, path, state);
+            let info = allocation_counter::measure(|| support::send(&mut app, request));
+            counted = if n < 2 {
+                u64::MAX
+            } else {
+                counted.min(info.count_total)
+            };
+        }
+        counted
+    };
+    count("/ten") - count("/none")
+}
+
+#[test]
+fn children_take_no_more_allocations_for_a_tracestate() {
+    LazyLock::force(&TELEMETRY);
+    let without = allocations_of_children("");
+    for (case, state) in [
+        ("five members", members(5)),
+        ("as many as there may be", members(32)),
+        ("a key of Level 2", format!("{},x@y@z=1", members(9))),
+    ] {
+        let with = allocations_of_children(&state);
+        assert!(with <= without + 1, "{case}: {with}, without {without}");
+    }
+}
+
+#[test]
+fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
+    let (telemetry, receiver) = &*TELEMETRY;
+    let sent: &Mutex<Vec<HeaderMap>> = Box::leak(Box::default());
+    let call = async move || {
+        let send = service_fn(async move |request: Request<Body>| {
+            let headers = request.headers().clone();
+            sent.lock().expect("not poisoned").push(headers);
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+        });
+        let mut client = ClientTelemetryLayer::new().layer(send);
+        let response = client.call(support::outgoing()).await;
+        drop(response.expect("it does not fail"));
+    };
+    let handler = async move || {
+        for n in 0..CHILDREN {
+            tower_telemetry::async_with_tracer("test", "child", async {
+                with_tracer("test", "grandchild", || {});
+                if n == 0 {
+                    call().await;
+                }
+            })
+            .await;
+        }
+        call().await;
+        // In a trace of its own.
+        with_tracer("test", "child", || {
+            tower_telemetry::spawn_linked("test", "linked", async {});
+        });
+    };
+    let mut app = Router::new()
+        .route("/", get(handler))
+        .layer(TelemetryLayer::new());
+    let cases = [
+        String::new(),
+        members(1),
+        members(4),
+        members(5),
+        members(32),
+        "x@y@z=1".to_owned(),
+        format!("{},tenant@@system=1", members(8)),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let entered = runtime.enter();
+    for (n, state) in cases.iter().enumerate() {
+        support::send(&mut app, request(n as u128 + 1, "/", state));
+        let sent = std::mem::take(&mut *sent.lock().expect("not poisoned"));
+        assert_eq!(sent.len(), 2);
+        let expected = Some(HeaderValue::from_str(state).expect("a legal value"));
+        let expected = expected.filter(|value| !value.is_empty());
+        for headers in sent {
+            assert_eq!(headers.get("tracestate"), expected.as_ref(), "{state}");
+        }
+    }
+    drop(entered);
+    // It runs the spawned tasks too.
+    runtime.block_on(tokio::task::yield_now());
+    assert!(!runtime.block_on(telemetry.force_flush()).timed_out);
+    let spans = receiver.received().spans();
+    for (n, state) in cases.iter().enumerate() {
+        let trace = (n as u128 + 1).to_be_bytes();
+        let is_here = |span: &&Span| span.trace_id == trace;
+        let found: Vec<_> = spans.iter().filter(is_here).collect();
+        assert_eq!(found.len(), 1 + 2 * CHILDREN + 2 + 1, "{state}");
+        for span in found {
+            assert_eq!(span.trace_state, *state, "{}", span.name);
+        }
+        let is_linked = |span: &&Span| span.links.iter().any(|link| link.trace_id == trace);
+        let linked: Vec<_> = spans.iter().filter(is_linked).collect();
+        assert_eq!(linked.len(), 1);
+        assert_eq!(linked[0].trace_state, "", "{state}");
+        // A link is a span context, which cannot hold a key of Level 2.
+        let expected = if state.contains('@') { "" } else { state };
+        assert_eq!(linked[0].links[0].trace_state, expected);
+    }
+}
