@@ -51,7 +51,7 @@ pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) 
 
 /// Returns the beginning of what an error says, and whether there is more. An error may have a lot
 /// to say.
-fn beginning(error: &dyn Display) -> (String, bool) {
+pub(super) fn beginning(error: &dyn Display) -> (String, bool) {
     struct Bounded(String);
     impl Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {
