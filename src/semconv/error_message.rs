@@ -353,5 +353,16 @@ mod tests {
             let message = redacted(&text);
             assert!(message.len() <= MAX_MESSAGE);
         }
+
+        #[test]
+        fn no_text_around_a_url_brings_its_secrets_out(
+            before in "[a-z:/@?#&= ]{0,40}",
+            path in "[a-z:/@?&=]{0,40}",
+            after in ".{0,40}",
+        ) {
+            let url = format!("://user:canary@a/{path}?b=c&sig=canary&d=e");
+            let message = redacted(&[&*before, "http", &url, &*after].concat());
+            assert!(!message.contains("canary"), "{message}");
+        }
     }
 }
