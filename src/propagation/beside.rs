@@ -10,6 +10,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceS
 
 /// The largest state that every span context holds. A copy of a member takes two allocations, and
 /// each span needs several copies.
+#[cfg(feature = "init")]
 const MAX_HELD_MEMBERS: usize = 4;
 
 /// A sampling decision that the sampled flag alone cannot express.
@@ -153,6 +154,7 @@ pub(crate) fn parsed(text: &str) -> Option<TraceState> {
 }
 
 /// Returns whether every span context holds a state of this text.
+#[cfg(feature = "init")]
 pub(crate) fn is_small(text: &str) -> bool {
     text.bytes().filter(|byte| *byte == b',').count() < MAX_HELD_MEMBERS
 }
@@ -260,6 +262,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "init")]
     #[test]
     fn a_state_of_four_members_is_small() {
         let members = |count| vec!["k=v"; count].join(",");
