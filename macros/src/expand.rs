@@ -4,6 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
+use syn::token::Brace;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -52,9 +53,18 @@ impl Parse for Function {
             defaultness,
             signature,
             inner_attributes,
-            block: Block { brace_token, stmts },
+            block: Block {
+                brace_token: quiet(brace_token),
+                stmts,
+            },
         })
     }
+}
+
+/// Makes the braces of a body those of the macro. Around a body on one line that becomes a block in
+/// another body, the compiler would else call them unnecessary.
+fn quiet(braces: Brace) -> Brace {
+    Brace(Span::mixed_site().located_at(braces.span.join()))
 }
 
 /// How the body of a function runs.

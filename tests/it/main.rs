@@ -31,6 +31,9 @@ mod http;
 mod interop;
 #[cfg(feature = "init")]
 mod lifecycle;
+#[cfg(feature = "macros")]
+#[rustfmt::skip]
+mod one_line;
 mod options;
 mod propagation;
 #[cfg(feature = "tokio")]
