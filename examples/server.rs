@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The last requests have been answered; what they recorded is sent now.
     let report = telemetry.shutdown().await;
     if report.lost() > 0 {
-        eprintln!("telemetry was lost: {:?}", report.stats);
+        eprintln!("telemetry was lost: {report}");
     }
     Ok(())
 }

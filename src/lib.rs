@@ -36,8 +36,8 @@
 //!
 //! # Metrics of your own
 //!
-//! [`increment_counter`], [`add_to_counter`], [`record_histogram_value`] and [`set_gauge`] create
-//! their instrument when its name is first used. [`add_request_attributes`] tells the requests of
+//! [`increment_counter`], [`add_to_counter`], [`add_to_up_down_counter`], [`record_histogram_value`]
+//! and [`set_gauge`] create their instrument when its name is first used. [`add_request_attributes`] tells the requests of
 //! the layer's own metrics apart, by what has few values.
 //!
 //! # Requests that go out
@@ -55,7 +55,7 @@
 //! | `tokio::spawn` | [`spawn_traced`]: a child span. [`spawn_linked`]: a new trace with a link, for work that outlives the request by far |
 //! | `tokio::task::spawn_blocking` | [`spawn_blocking_traced`] |
 //! | another thread | take `Context::current()` along, and hold its `attach()` there |
-//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)` |
+//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)`, or with the parent that [`SpanBuilder::with_parent`] is given |
 //! | a stream or future that is polled elsewhere | `with_current_context()` on it, before it goes |
 //!
 //! `Context` is [`opentelemetry::Context`], the methods are those of
@@ -64,16 +64,18 @@
 //!
 //! ```
 //! use opentelemetry::{Context, context::FutureExt};
-//! use tower_telemetry::opentelemetry;
+//! use tower_telemetry::{async_with_tracer, opentelemetry};
 //!
-//! # async fn work(job: u32) {}
+//! async fn work(job: u32) { /* .. */ }
+//!
 //! async fn handler(jobs: tokio::sync::mpsc::Sender<(Context, u32)>) {
 //!     let _ = jobs.send((Context::current(), 42)).await;
 //! }
 //!
 //! async fn worker(mut jobs: tokio::sync::mpsc::Receiver<(Context, u32)>) {
 //!     while let Some((cx, job)) = jobs.recv().await {
-//!         work(job).with_context(cx).await;
+//!         // The span starts when this is polled, below the span that sent the job.
+//!         async_with_tracer("jobs", "work", work(job)).with_context(cx).await;
 //!     }
 //! }
 //! ```
@@ -130,10 +132,14 @@ mod attempts;
 mod attributes;
 mod body;
 mod bound;
+mod bounded_text;
 mod call;
 mod client;
+mod error_chain;
 #[cfg(feature = "macros")]
 mod expanded;
+#[cfg(feature = "macros")]
+mod failed;
 mod function;
 mod function_durations;
 mod future;
@@ -156,20 +162,23 @@ mod request_headers;
 mod reqwest;
 mod semconv;
 mod server;
+mod span_builder;
+mod span_future;
+mod span_guard;
 mod table;
 #[cfg(feature = "tokio")]
 mod tasks;
 mod trace;
 
 pub use attempts::{AttemptsLayer, CountAttempts};
-pub use attributes::IntoValue;
+pub use attributes::{Attributes, IntoOptionalValue, IntoValue};
 pub use body::ResponseBody;
 pub use client::{ClientTelemetry, ClientTelemetryLayer};
-pub use function::SpanFuture;
 pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;
 pub use handles::{
-    BoundCounter, BoundGauge, BoundHistogram, bind_counter, bind_gauge, bind_histogram,
+    BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, bind_counter, bind_gauge,
+    bind_histogram, bind_up_down_counter,
 };
 #[cfg(feature = "init")]
 pub use init::{
@@ -181,23 +190,28 @@ pub use logs::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use logs::{LogLines, log_lines};
 pub use metrics::{
-    Timer, add_to_counter, increment_counter, record_histogram_value, set_gauge, start_timer,
+    Timer, add_to_counter, add_to_up_down_counter, increment_counter, record_histogram_value,
+    set_gauge, start_timer,
 };
 pub use opentelemetry;
+pub use opentelemetry::trace::SpanKind;
 #[cfg(feature = "init")]
 pub use opentelemetry_sdk;
 pub use options::{MetricSet, RequestAttributes, Trust};
 pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
 pub use server::{Telemetry, TelemetryLayer};
+pub use span_builder::SpanBuilder;
+pub use span_future::SpanFuture;
+pub use span_guard::SpanGuard;
 #[cfg(feature = "tokio")]
 pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};
 #[cfg(feature = "macros")]
 #[doc = include_str!("with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
 pub use trace::{
-    SpanGuard, Tracer, add_span_attributes, add_span_event, async_try_with_tracer,
-    async_with_tracer, get_span_id, get_trace_id, get_tracer, set_span_error,
-    set_span_error_with_sources, start_as_current_span, try_with_tracer, with_tracer,
+    Tracer, add_span_attributes, add_span_event, async_try_with_tracer, async_with_tracer,
+    get_span_id, get_trace_id, get_tracer, set_span_error, set_span_error_with_sources,
+    start_as_current_span, try_with_tracer, with_tracer,
 };
 
 /// What `#[with_tracer]` expands to. Not part of the interface.
@@ -206,8 +220,14 @@ pub use trace::{
 pub mod __private {
     pub use opentelemetry::trace::SpanKind;
 
-    pub use crate::expanded::{FailWithMessage, FailWithType, Failed, never, observed, start};
-    pub use crate::function::{Call, Nothing, SpanFuture};
+    pub use crate::expanded::{
+        in_span, never, observed, record, record_debug, record_display, start,
+    };
+    pub use crate::failed::{
+        DynError, FailAsDyn, FailAsKnown, FailWithMessage, FailWithSources, FailWithType, Failed,
+        IsNoResult, IsResult, KnownError, NoError, Returned,
+    };
+    pub use crate::function::{Call, CallGuard};
 }
 
 /// Compiles the examples of the README.

@@ -7,8 +7,9 @@ use opentelemetry::Context;
 use opentelemetry::context::FutureExt;
 use tokio::task::JoinHandle;
 
-use crate::function::{Function, Nothing, SpanFuture};
+use crate::function::Function;
 use crate::providers;
+use crate::span_future::SpanFuture;
 
 /// Spawns a task in a new span below the current one, in its trace.
 ///
@@ -26,6 +27,7 @@ use crate::providers;
 /// # Panics
 ///
 /// Where [`tokio::spawn`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_traced<F>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
@@ -35,7 +37,8 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     let call = Function::new(component, name.into()).start(&|_| {});
-    tokio::spawn(SpanFuture::new(call, future, Nothing).with_current_context())
+    let task = SpanFuture::started(call, future, |_, _| {});
+    tokio::spawn(task.with_current_context())
 }
 
 /// Spawns a task in a new trace, with a link to the current span.
@@ -54,6 +57,7 @@ where
 /// # Panics
 ///
 /// Where [`tokio::spawn`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_linked<F>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
@@ -63,7 +67,7 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     let call = Function::new(component, name.into()).start_linked();
-    let task = SpanFuture::new(call, future, Nothing);
+    let task = SpanFuture::started(call, future, |_, _| {});
     tokio::spawn(task.with_context(providers::without_span()))
 }
 
@@ -82,6 +86,7 @@ where
 /// # Panics
 ///
 /// Where [`tokio::task::spawn_blocking`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_blocking_traced<T: Send + 'static>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,

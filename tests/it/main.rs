@@ -36,6 +36,8 @@ mod lifecycle;
 mod one_line;
 mod options;
 mod propagation;
+mod span_builder;
+mod span_start;
 #[cfg(feature = "tokio")]
 mod tasks;
 #[cfg(feature = "tls")]
