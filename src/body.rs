@@ -37,8 +37,8 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn new(inner: B, head: &HeaderMap, mut request: ActiveRequest) -> Self {
         if request.is_some() {
-            let length = inner.size_hint().exact().or_else(|| content_length(head));
-            request.on_body(length, inner.is_end_stream());
+            let hinted = inner.size_hint().exact();
+            request.on_body(content_length(head), hinted, inner.is_end_stream());
         }
         Self {
             inner: Some(inner),
@@ -52,7 +52,10 @@ fn content_length(head: &HeaderMap) -> Option<u64> {
     head.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B: Body> Body for ResponseBody<B>
+where
+    B::Error: 'static,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -72,7 +75,7 @@ impl<B: Body> Body for ResponseBody<B> {
             match &frame {
                 // A server asks for the end of the stream instead of polling once more.
                 Some(Ok(frame)) => this.request.on_frame(frame, inner.is_end_stream()),
-                Some(Err(_)) => this.request.fail::<B::Error>(),
+                Some(Err(error)) => this.request.fail(error),
                 None => this.request.on_end(),
             }
         }

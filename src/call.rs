@@ -22,6 +22,8 @@ pub(crate) struct Call {
     pub(crate) code: Option<Code>,
     /// Whether a message was sent, which only a method does.
     pub(crate) answered: bool,
+    /// The message that came with the code of an error.
+    pub(crate) message: Option<Box<str>>,
 }
 
 /// Whether the call comes from a client that was generated for its service, and so has the method
@@ -76,20 +78,29 @@ impl Call {
         }
     }
 
-    /// The code of a call that ended, and its `error.type`.
+    /// Returns the code of a call that ended, and its `error.type`.
     pub(crate) fn result(
         &self,
         side: Side,
-        outcome: Outcome,
+        outcome: &Outcome,
         status: Option<StatusCode>,
     ) -> (Code, Option<ErrorType>) {
         let code = match (outcome, self.code) {
-            (Outcome::Failed(error), _) => {
-                let code = match (side, status) {
-                    (Side::Client, None) => Code::UNAVAILABLE,
-                    _ => Code::INTERNAL,
+            (Outcome::Panicked, _) => {
+                return (Code::INTERNAL, Some(ErrorType::Name(semconv::PANIC)));
+            }
+            // The code of a call that failed counts, however its body ends.
+            (_, Some(code)) if !code.is_ok() => code,
+            (Outcome::Failed(failure), _) => {
+                let code = match side {
+                    Side::Client => failure.code,
+                    Side::Server => Code::INTERNAL,
                 };
-                return (code, Some(error));
+                let error = failure.name.unwrap_or_else(|| match side {
+                    Side::Client => code.name(),
+                    Side::Server => failure.path,
+                });
+                return (code, Some(ErrorType::Name(error)));
             }
             (_, Some(code)) => code,
             (Outcome::Cancelled, None) => match status {
@@ -100,7 +111,9 @@ impl Call {
                 // It is the caller who did not want it any more.
                 _ => return (Code::CANCELLED, None),
             },
-            (Outcome::Complete, None) => status.map_or(Code::UNKNOWN, Code::from_http_status),
+            (Outcome::Complete | Outcome::Incomplete, None) => {
+                status.map_or(Code::UNKNOWN, Code::from_http_status)
+            }
         };
         let error = code.is_error(side);
         (code, error.then(|| ErrorType::Name(code.name())))

@@ -1,6 +1,7 @@
 //! The layer for clients and the service that it makes.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::options::{MetricSet, Options, RequestAttributes, Target};
+use crate::options::{MetricSet, Options, RequestAttributes, Target, error_type_hook};
 use crate::propagation::{Format, Propagators, remove};
 use crate::providers::TracersOf;
 use crate::recorder::Shared;
@@ -272,6 +273,16 @@ impl ClientTelemetryLayer {
         let methods = methods.into_iter().map(Into::into).collect();
         self.with(|options| options.grpc_methods = methods)
     }
+
+    /// Names errors of type `E` for `error.type`, as
+    /// [`TelemetryLayer::with_error_type`](crate::TelemetryLayer::with_error_type) does.
+    pub fn with_error_type<E: Error + 'static>(
+        self,
+        name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
+    ) -> Self {
+        let hook = error_type_hook(name);
+        self.with(|options| options.error_types.push(hook))
+    }
 }
 
 impl fmt::Debug for ClientTelemetryLayer {
@@ -311,7 +322,9 @@ pub struct ClientTelemetry<S> {
 impl<S, B, R> Service<Request<B>> for ClientTelemetry<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    S::Error: 'static,
     R: http_body::Body,
+    R::Error: 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

@@ -3,14 +3,16 @@
 //! `#[with_tracer]` knows no types. It calls one method by one name, and the compiler takes the first
 //! trait of these whose conditions the type fulfils: it looks at more references before fewer.
 
+use std::any::type_name;
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::Deref;
 
-use crate::error_chain::{Chain, Said, sources};
-use crate::function::Call;
+use crate::function::{Call, message_of};
+use crate::options::guarded;
 #[cfg(feature = "tonic")]
 use crate::semconv::rpc::Code;
+use crate::semconv::{self, ErrorChain, Phase, SensitiveParameters};
 
 /// What a function has returned, whose type is a `Result` by its name.
 #[derive(Debug)]
@@ -54,10 +56,32 @@ pub struct Failed<'a, E>(pub &'a E);
 /// An error of a type that this crate knows.
 pub trait KnownError: Error + 'static {}
 
-impl KnownError for std::io::Error {}
+macro_rules! known_errors {
+    ($($type:ty),* $(,)?) => { $(impl KnownError for $type {})* };
+}
+
+known_errors! {
+    std::fmt::Error,
+    std::io::Error,
+    std::net::AddrParseError,
+    std::num::ParseFloatError,
+    std::num::ParseIntError,
+    std::num::TryFromIntError,
+    std::str::ParseBoolError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error,
+    std::time::SystemTimeError,
+    http::Error,
+    hyper::Error,
+    hyper_util::client::legacy::Error,
+    tokio::time::error::Elapsed,
+}
+
+#[cfg(feature = "reqwest")]
+known_errors!(reqwest::Error, reqwest_middleware::Error);
 
 #[cfg(feature = "tonic")]
-impl KnownError for tonic::Status {}
+known_errors!(tonic::Status, tonic::transport::Error);
 
 /// Of an error that is known.
 pub trait FailAsKnown {
@@ -67,7 +91,9 @@ pub trait FailAsKnown {
 
 impl<E: KnownError> FailAsKnown for &&&&Failed<'_, E> {
     fn fail(&self, call: &mut Call) {
-        fail_as_dyn(self.0, std::any::type_name::<E>(), call);
+        let chain = chain(|| Some(self.0));
+        let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<E>()));
+        call.fail(error_type, || message(None, &chain));
     }
 }
 
@@ -103,7 +129,9 @@ pub trait FailAsDyn {
 
 impl<E: Deref<Target: DynError>> FailAsDyn for &&&Failed<'_, E> {
     fn fail(&self, call: &mut Call) {
-        fail_as_dyn(self.0.as_error(), std::any::type_name::<E>(), call);
+        let chain = chain(|| Some(self.0.as_error()));
+        let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<dyn Error>()));
+        call.fail(error_type, || message(None, &chain));
     }
 }
 
@@ -115,8 +143,9 @@ pub trait FailWithSources {
 
 impl<E: Error> FailWithSources for &&Failed<'_, E> {
     fn fail(&self, call: &mut Call) {
-        let chain = Chain::new(self.0, self.0.source());
-        call.fail(std::any::type_name::<E>(), Some(&chain));
+        let sources = chain(|| self.0.source());
+        let error_type = error_type(&sources).unwrap_or_else(|| path::<E>());
+        call.fail(error_type, || message(Some(self.0), &sources));
     }
 }
 
@@ -128,7 +157,7 @@ pub trait FailWithMessage {
 
 impl<E: Display> FailWithMessage for &Failed<'_, E> {
     fn fail(&self, call: &mut Call) {
-        call.fail(std::any::type_name::<E>(), Some(self.0));
+        call.fail(path::<E>(), || message_of(self.0));
     }
 }
 
@@ -140,24 +169,52 @@ pub trait FailWithType {
 
 impl<E> FailWithType for Failed<'_, E> {
     fn fail(&self, call: &mut Call) {
-        call.fail(std::any::type_name::<E>(), None);
+        call.fail(path::<E>(), String::new);
     }
 }
 
-/// Fails with the messages of an error and its sources. `error.type` is what is known of them, or
-/// else the name of the type that the function returns.
-fn fail_as_dyn(error: &(dyn Error + 'static), type_name: &'static str, call: &mut Call) {
-    let error_type = sources(Some(error)).filter_map(known_type).last();
-    let said = Said(error);
-    let chain = Chain::new(&said, error.source());
-    call.fail(error_type.unwrap_or(type_name), Some(&chain));
+/// Returns an error and its sources. To find them is code of the application, and may panic.
+fn chain<'a>(outermost: impl FnOnce() -> Option<&'a (dyn Error + 'static)>) -> ErrorChain<'a> {
+    guarded(|| ErrorChain::of_error(outermost())).unwrap_or_default()
 }
 
-fn known_type(error: &(dyn Error + 'static)) -> Option<&'static str> {
+/// Returns the path by which code names a type.
+fn path<E>() -> &'static str {
+    ErrorChain::default().path(type_name::<E>())
+}
+
+/// Returns the `error.type` that says more than the type of an error: the code of a call, or the
+/// word for a cause.
+fn error_type(chain: &ErrorChain) -> Option<&'static str> {
     #[cfg(feature = "tonic")]
-    if let Some(status) = error.downcast_ref::<tonic::Status>() {
-        return Some(Code::of_status(status).name());
+    {
+        let mut statuses = chain.iter().filter_map(|error| error.downcast_ref());
+        if let Some(status) = statuses.next() {
+            return Some(Code::of_status(status).name());
+        }
     }
-    let _ = error;
-    None
+    // The display of an error, by which some are recognised, is code of the application.
+    guarded(|| chain.word(Phase::Head)).flatten()
+}
+
+/// Returns the messages of an error and of its sources.
+fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
+    let sources: Vec<_> = sources.iter().map(Said).collect();
+    let sources = sources.iter().map(|source| source as &dyn Display);
+    let errors = outermost.into_iter().chain(sources);
+    semconv::message(errors, Some(&SensitiveParameters::default()))
+}
+
+/// Displays an error without its sources.
+struct Said<'a>(&'a (dyn Error + 'static));
+
+impl Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "tonic")]
+        if let Some(status) = self.0.downcast_ref::<tonic::Status>() {
+            // Its `Display` shows all of its metadata, too.
+            return f.write_str(status.message());
+        }
+        Display::fmt(self.0, f)
+    }
 }

@@ -1,7 +1,7 @@
 //! One run of a piece of handler code in a span: how it starts, fails and ends.
 
 use std::borrow::Cow;
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 use std::time::{Instant, SystemTime};
 
 use opentelemetry::trace::{Link, SpanContext, SpanKind, SpanRef, Status, TraceContextExt};
@@ -10,10 +10,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use crate::function_durations::FunctionEnd;
 use crate::options::guarded;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
-use crate::semconv;
-
-/// Bound, in bytes, of the message of an error.
-pub(crate) const MAX_MESSAGE: usize = 256;
+use crate::semconv::{self, SensitiveParameters};
 
 /// Adds the attributes of a span to a list.
 pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
@@ -214,17 +211,11 @@ impl Call {
     }
 
     /// Says that the run has failed, with an error of this type and message.
-    pub fn fail(&mut self, error_type: &'static str, message: Option<&dyn Display>) {
+    pub(crate) fn fail(&mut self, error_type: &'static str, message: impl FnOnce() -> String) {
         self.error = Some(error_type);
-        if let Some(OpenSpan {
-            cx,
-            recording: true,
-        }) = &self.span
-        {
+        if let Some(span) = self.span() {
             // What an error says of itself is code of the application, and may panic.
-            let message = message.and_then(|message| guarded(|| bounded(message)));
-            let message = message.unwrap_or_default();
-            cx.span().set_status(Status::error(message));
+            span.set_status(Status::error(guarded(message).unwrap_or_default()));
         }
     }
 }
@@ -298,25 +289,7 @@ impl fmt::Debug for CallGuard {
     }
 }
 
-/// The text of an error, no longer than it is kept. An error may have a lot to say.
-pub(crate) fn bounded(message: &dyn Display) -> String {
-    struct Bounded(String);
-    impl Write for Bounded {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            // More than is kept, so that it can be seen that it was cut.
-            let room = (MAX_MESSAGE + 1).saturating_sub(self.0.len());
-            let end = (0..=room.min(text.len()))
-                .rev()
-                .find(|&end| text.is_char_boundary(end));
-            self.0.push_str(&text[..end.unwrap_or(0)]);
-            if room < text.len() {
-                return Err(fmt::Error);
-            }
-            Ok(())
-        }
-    }
-    let mut text = Bounded(String::new());
-    // It fails where the text is long enough.
-    let _ = write!(text, "{message}");
-    semconv::truncate(&text.0, MAX_MESSAGE).into_owned()
+/// Returns the message of an error, without the secrets in URLs.
+pub(crate) fn message_of(error: &dyn Display) -> String {
+    semconv::message([error], Some(&SensitiveParameters::default()))
 }

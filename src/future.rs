@@ -48,6 +48,7 @@ impl<F> ResponseFuture<F> {
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    E: 'static,
     B: http_body::Body,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
@@ -73,7 +74,7 @@ where
                 Ok(Response::from_parts(head, body))
             }
             Err(error) => {
-                request.fail::<E>();
+                request.fail(&error);
                 Err(error)
             }
         })

@@ -132,10 +132,10 @@ mod attempts;
 mod attributes;
 mod body;
 mod bound;
+#[cfg(feature = "macros")]
 mod bounded_text;
 mod call;
 mod client;
-mod error_chain;
 #[cfg(feature = "macros")]
 mod expanded;
 #[cfg(feature = "macros")]

@@ -1,7 +1,10 @@
 //! What a layer can be told, and what it makes of it.
 
+use std::any::Any;
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +20,7 @@ use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::{self, MakeTracer};
 use crate::request_body::Received;
 use crate::semconv::http::{Server, split_authority};
-use crate::semconv::{SensitiveParameters, Side};
+use crate::semconv::{NameError, SensitiveParameters, Side};
 
 /// Attributes that a hook may put on one span.
 const MAX_HOOK_ATTRIBUTES: usize = 64;
@@ -111,6 +114,10 @@ pub(crate) struct Options {
     /// Those of the environment, else those of the conventions, where none are named.
     pub(crate) known_methods: Option<Vec<String>>,
     pub(crate) grpc_methods: Vec<String>,
+    /// Hooks that name errors, one for each type.
+    pub(crate) error_types: Vec<Arc<dyn NameError>>,
+    /// Whether a cancelled request has an `error.type`.
+    pub(crate) cancelled_error_type: bool,
     /// The server of a client whose requests do not name it.
     pub(crate) server: Option<Uri>,
     /// Who is told of the trace; `None` for everybody.
@@ -189,6 +196,8 @@ impl Default for Options {
             trusted_hops: 0,
             known_methods: None,
             grpc_methods: Vec::new(),
+            error_types: Vec::new(),
+            cancelled_error_type: true,
             server: None,
             trace_targets: None,
             baggage_targets: Vec::new(),
@@ -292,6 +301,40 @@ impl Options {
     pub(crate) fn propagators(&self) -> &Propagators {
         let own = self.propagators.as_ref();
         own.unwrap_or_else(|| providers::propagators())
+    }
+}
+
+/// A hook that names errors of type `E`.
+struct NameOf<E, F> {
+    name: F,
+    error: PhantomData<fn(&E)>,
+}
+
+/// Makes a hook of a function that names errors of one type.
+pub(crate) fn error_type_hook<E: Error + 'static>(
+    name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
+) -> Arc<dyn NameError> {
+    Arc::new(NameOf {
+        name,
+        error: PhantomData,
+    })
+}
+
+impl<E, F> NameError for NameOf<E, F>
+where
+    E: Error + 'static,
+    F: Fn(&E) -> Option<&'static str> + Send + Sync,
+{
+    fn reveal<'a>(&self, error: &'a dyn Any) -> Option<&'a (dyn Error + 'static)> {
+        let boxed = || error.downcast_ref::<Box<E>>().map(|error| &**error);
+        let shared = || error.downcast_ref::<Arc<E>>().map(|error| &**error);
+        let error = error.downcast_ref::<E>().or_else(boxed).or_else(shared);
+        error.map(|error| error as _)
+    }
+
+    fn name(&self, error: &(dyn Error + 'static)) -> Option<&'static str> {
+        let error = error.downcast_ref::<E>()?;
+        guarded(|| (self.name)(error))?
     }
 }
 

@@ -1,6 +1,7 @@
 //! The layer for servers and the service that it makes.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,9 @@ use tower_service::Service;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
+use crate::options::{
+    MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption, error_type_hook,
+};
 use crate::propagation::{Format, Propagators};
 use crate::providers::TracersOf;
 use crate::recorder::Shared;
@@ -356,6 +359,59 @@ impl TelemetryLayer {
         let methods = methods.into_iter().map(Into::into).collect();
         self.with(|options| options.grpc_methods = methods)
     }
+
+    /// Names errors of type `E` for `error.type`, before the words that the crate finds itself.
+    ///
+    /// The hook is asked for each error of type `E` among an error and its sources, the outermost
+    /// first. With `None` the search goes on. Call it once for each type. The names must be few, as
+    /// they are on metrics. An error type that the crate does not know is looked into only with a
+    /// hook for it, since a service's error need not be an [`Error`](std::error::Error): then the
+    /// causes below it are found, too. A hook that panics has named nothing.
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// #[derive(Debug)]
+    /// enum StoreError {
+    ///     Full,
+    ///     Io(std::io::Error),
+    /// }
+    /// # impl std::fmt::Display for StoreError {
+    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// #         f.write_str("the store failed")
+    /// #     }
+    /// # }
+    /// impl std::error::Error for StoreError {
+    ///     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+    ///         match self {
+    ///             Self::Full => None,
+    ///             Self::Io(error) => Some(error),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let layer = TelemetryLayer::new().with_error_type(|error: &StoreError| match error {
+    ///     StoreError::Full => Some("store_full"),
+    ///     StoreError::Io(_) => None, // such as `connection_reset`, by its source
+    /// });
+    /// ```
+    pub fn with_error_type<E: Error + 'static>(
+        self,
+        name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
+    ) -> Self {
+        let hook = error_type_hook(name);
+        self.with(|options| options.error_types.push(hook))
+    }
+
+    /// Leaves `error.type` out where the client goes away before the response is complete.
+    ///
+    /// By default it is `cancelled` there, although the span's status is not error, which deviates
+    /// from the [recording errors] conventions. Without it, such requests look like successful ones.
+    ///
+    /// [recording errors]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
+    pub fn without_cancelled_error_type(self) -> Self {
+        self.with(|options| options.cancelled_error_type = false)
+    }
 }
 
 impl fmt::Debug for TelemetryLayer {
@@ -387,7 +443,9 @@ pub struct Telemetry<S> {
 impl<S, B, R> Service<Request<B>> for Telemetry<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    S::Error: 'static,
     R: http_body::Body,
+    R::Error: 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

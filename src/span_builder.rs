@@ -7,7 +7,8 @@ use std::future::Future;
 use opentelemetry::trace::{SpanContext, SpanKind};
 use opentelemetry::{Context, KeyValue};
 
-use crate::function::{Call, Extra, Function};
+use crate::function::{Call, Extra, Function, message_of};
+use crate::semconv::ErrorChain;
 use crate::span_future::SpanFuture;
 use crate::span_guard::SpanGuard;
 
@@ -118,7 +119,8 @@ impl SpanBuilder {
 /// Takes an `Err` for a failure.
 fn fail_with_error<T, E: Display>(result: &Result<T, E>, call: &mut Call) {
     if let Err(error) = result {
-        call.fail(std::any::type_name::<E>(), Some(error));
+        let error_type = ErrorChain::default().path(std::any::type_name::<E>());
+        call.fail(error_type, || message_of(error));
     }
 }
 

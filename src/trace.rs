@@ -8,9 +8,8 @@ use std::future::Future;
 use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId};
 use opentelemetry::{Context, KeyValue};
 
-use crate::error_chain::Chain;
-use crate::function::bounded;
-use crate::semconv;
+use crate::function::message_of;
+use crate::semconv::{self, SensitiveParameters};
 use crate::span_builder::SpanBuilder;
 use crate::span_future::SpanFuture;
 use crate::span_guard::SpanGuard;
@@ -206,7 +205,7 @@ pub fn add_span_event(
 /// }
 /// ```
 pub fn set_span_error<E: Display + ?Sized>(error: &E) {
-    record_error(std::any::type_name::<E>(), || bounded(&error));
+    record_error(std::any::type_name::<E>(), || message_of(&error));
 }
 
 /// Records an error and its sources on the current span, as [`set_span_error`] does the error
@@ -226,7 +225,10 @@ pub fn set_span_error<E: Display + ?Sized>(error: &E) {
 /// ```
 pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
     record_error(std::any::type_name::<E>(), || {
-        bounded(&Chain::new(&error, error.source()))
+        let sources = semconv::sources(error.source());
+        let sources = sources.map(|source| source as &dyn Display);
+        let errors = std::iter::once(&error as &dyn Display).chain(sources);
+        semconv::message(errors, Some(&SensitiveParameters::default()))
     });
 }
 

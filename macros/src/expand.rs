@@ -222,19 +222,18 @@ fn observer(
     is_certain: bool,
     span: Span,
 ) -> TokenStream {
-    // The more of these references there are, the more is asked of the error's type. A type that
-    // borrows cannot be asked for what only holds for ever.
-    let failed = if output.is_some_and(error_borrows) {
-        quote_spanned!(span=> (&&&#krate::__private::Failed(error)).fail(call);)
+    // A type that borrows cannot be asked for what only holds for ever.
+    let asks_all = if output.is_some_and(error_borrows) {
+        None
     } else {
-        quote_spanned!(span=> (&&&&&#krate::__private::Failed(error)).fail(call);)
+        Some(quote_spanned!(span=> use #krate::__private::{FailAsDyn as _, FailAsKnown as _};))
     };
     let failed = quote_spanned! {span=>
+        #asks_all
         use #krate::__private::{
-            FailAsDyn as _, FailAsKnown as _, FailWithMessage as _, FailWithSources as _,
-            FailWithType as _,
+            FailWithMessage as _, FailWithSources as _, FailWithType as _,
         };
-        #failed
+        (&&&&&#krate::__private::Failed(error)).fail(call);
     };
     if is_certain {
         return quote_spanned! {span=>

@@ -3,6 +3,7 @@
 //! It is made when the request arrives or is sent, and travels with the response's future into the
 //! response's body. However a request ends, it ends in [`Carried::end`], once.
 
+mod failure;
 mod incoming;
 mod outgoing;
 mod recording;
@@ -16,8 +17,9 @@ use opentelemetry::trace::TraceContextExt;
 use opentelemetry::{Context, ContextGuard};
 
 use crate::handler_attributes::{self, Running};
-use crate::semconv::{self, ErrorType, Side};
+use crate::semconv::Side;
 
+use failure::Failure;
 use recording::{Http, Recording, ResponseBodies};
 
 /// A request in flight; `None` where there is nothing to do for it. Boxed, because it is moved
@@ -34,6 +36,8 @@ struct Carried {
     /// What is left of the response's body, where its length is known. A server need not poll it
     /// further than that.
     remaining: Option<u64>,
+    /// Whether the head of the response announces that length.
+    announced: bool,
     /// Whether the response's body has said that it has no frame left.
     body_ended: bool,
 }
@@ -46,18 +50,22 @@ impl Carried {
             recording,
             transparent,
             remaining: None,
+            announced: false,
             body_ended: false,
         })
     }
 }
 
 /// How a request ended.
-#[derive(Clone, Copy)]
 pub(crate) enum Outcome {
     /// The response was handed over whole.
     Complete,
+    /// The body of the response ended before the length that its head announces.
+    Incomplete,
     /// The service gave an error in place of a response, or of the rest of its body.
-    Failed(ErrorType),
+    Failed(Box<Failure>),
+    /// A panic passed through the service.
+    Panicked,
     /// Whoever waited for the response gave it up.
     Cancelled,
 }
@@ -132,19 +140,28 @@ impl ActiveRequest {
         }
     }
 
-    /// Sees the body of the response, before it is read.
-    pub(crate) fn on_body(&mut self, length: Option<u64>, is_end_stream: bool) {
+    /// Sees the body of the response, before it is read: the length that the head announces, and
+    /// the one that the body hints at.
+    pub(crate) fn on_body(
+        &mut self,
+        announced: Option<u64>,
+        hinted: Option<u64>,
+        is_end_stream: bool,
+    ) {
         let Some(carried) = &mut self.0 else {
             return;
         };
+        let length = announced.or(hinted);
         carried.remaining = length;
+        carried.announced = announced.is_some();
         carried.body_ended = is_end_stream;
         let Some(recording) = &carried.recording else {
             return;
         };
-        let is_empty = length == Some(0) && !recording.awaits_trailers();
-        if is_end_stream || is_empty || recording.ends_at_head() {
+        if recording.ends_at_head() {
             carried.end(Outcome::Complete);
+        } else if is_end_stream || length == Some(0) && !recording.awaits_trailers() {
+            carried.complete();
         }
     }
 
@@ -169,14 +186,14 @@ impl ActiveRequest {
         }
         let is_all_sent = carried.remaining == Some(0) && !recording.awaits_trailers();
         if is_all_sent || is_end_stream || frame.is_trailers() {
-            carried.end(Outcome::Complete);
+            carried.complete();
         }
     }
 
     /// The response's body was read to its end.
     pub(crate) fn on_end(&mut self) {
         if let Some(carried) = &mut self.0 {
-            carried.end(Outcome::Complete);
+            carried.complete();
         }
     }
 
@@ -185,10 +202,13 @@ impl ActiveRequest {
         self.0.as_ref().is_none_or(|carried| carried.body_ended)
     }
 
-    /// The service gave an error of type `E` in place of a response, or of the rest of its body.
-    pub(crate) fn fail<E>(&mut self) {
-        if let Some(carried) = &mut self.0 {
-            carried.end(Outcome::Failed(ErrorType::of::<E>()));
+    /// The service gave an error in place of a response, or of the rest of its body.
+    pub(crate) fn fail<E: 'static>(&mut self, error: &E) {
+        if let Some(carried) = &mut self.0
+            && let Some(recording) = &carried.recording
+        {
+            let failure = recording.failure(error);
+            carried.end(Outcome::Failed(Box::new(failure)));
         }
     }
 }
@@ -205,26 +225,27 @@ impl Carried {
         }
     }
 
-    /// Nobody waits for the response any more, or nobody can.
-    fn give_up(&mut self) {
-        self.end(if std::thread::panicking() {
-            Outcome::Failed(ErrorType::Name(semconv::PANIC))
-        } else {
-            Outcome::Cancelled
-        });
+    /// The body of the response is at its end, which may be too early.
+    #[inline]
+    fn complete(&mut self) {
+        let is_short = self.announced && self.remaining != Some(0);
+        // A gRPC call has a status that says how it ended.
+        let is_http = |recording: &Recording| recording.call.is_none();
+        self.end(
+            if is_short && self.recording.as_ref().is_some_and(is_http) {
+                Outcome::Incomplete
+            } else {
+                Outcome::Complete
+            },
+        );
     }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        let Some(recording) = &self.recording else {
-            return;
-        };
-        match recording.recorder.instruments.side {
-            // A panic of who waits for the answer is no failure of the request.
-            Side::Client => self.end(Outcome::Cancelled),
-            Side::Server => self.give_up(),
-        }
+        // Also where a panic is the reason: one that is the request's own has passed through its
+        // `Entered`, and has ended it.
+        self.end(Outcome::Cancelled);
     }
 }
 
@@ -249,9 +270,7 @@ impl Drop for Entered<'_> {
             }
         }
         if std::thread::panicking() && !self.was_panicking {
-            // Not left to the request's own drop: whoever catches the panic drops the request
-            // later, when the thread is no longer panicking.
-            self.carried.give_up();
+            self.carried.end(Outcome::Panicked);
         }
     }
 }

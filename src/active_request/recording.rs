@@ -128,8 +128,35 @@ impl Recording {
     }
 
     pub(super) fn on_trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(Call { code, .. }) = &mut self.call {
-            *code = Code::in_headers(trailers).or(*code);
+        if let Some(call) = &mut self.call
+            && let Some(code) = Code::in_headers(trailers)
+        {
+            call.code = Some(code);
+            self.keep_message_in(trailers);
+        }
+    }
+
+    /// Keeps the message of a call that has failed, from where its code is.
+    fn keep_message_in(&mut self, headers: &HeaderMap) {
+        if self.failed_with_code()
+            && let Some(message) = headers.get(rpc::GRPC_MESSAGE)
+        {
+            self.keep_message(message.as_bytes());
+        }
+    }
+
+    /// Whether the code of the call is an error, which the span is to have a message of.
+    fn failed_with_code(&self) -> bool {
+        let side = self.recorder.instruments.side;
+        let code = self.call.as_ref().and_then(|call| call.code);
+        self.span && code.is_some_and(|code| code.is_error(side))
+    }
+
+    /// Keeps the message of a call that has failed, percent-encoded as it is in `grpc-message`.
+    fn keep_message(&mut self, raw: &[u8]) {
+        if let Some(call) = &mut self.call {
+            let sensitive = self.recorder.options.sensitive_parameters.as_ref();
+            call.message = Some(semconv::grpc_message(raw, sensitive).into());
         }
     }
 
@@ -140,7 +167,12 @@ impl Recording {
             return;
         };
         call.code = Code::in_headers(&head.headers);
-        if call.code.is_some() || call.known {
+        let is_known = call.known;
+        if call.code.is_some() {
+            self.keep_message_in(&head.headers);
+            return;
+        }
+        if is_known {
             return;
         }
         if !rpc::has_grpc_content_type(&head.headers)
@@ -155,7 +187,10 @@ impl Recording {
     /// Sees the head of what a server has answered to a client.
     pub(super) fn on_reply(&mut self, cx: &Context, head: &response::Parts) {
         match &mut self.call {
-            Some(call) => call.code = Code::in_headers(&head.headers),
+            Some(call) => {
+                call.code = Code::in_headers(&head.headers);
+                self.keep_message_in(&head.headers);
+            }
             None => {
                 self.http.version = Some(head.version);
                 if let Some(version) = protocol_version(head.version).filter(|_| self.span) {
@@ -197,7 +232,7 @@ impl Recording {
         };
         let error = match &self.call {
             Some(call) => {
-                let (code, error) = call.result(side, outcome, self.status);
+                let (code, error) = call.result(side, &outcome, self.status);
                 let known = call.learn(instruments);
                 let key = CallKey {
                     peer: route.peer.clone(),
@@ -225,15 +260,21 @@ impl Recording {
                 error
             }
             None => {
+                // The status counts, however the body ends.
                 let of_status = |status| ErrorType::of_status(side, status);
-                let error = match outcome {
-                    Outcome::Failed(error) => Some(error),
+                let of_outcome = || match &outcome {
+                    Outcome::Failed(failure) => Some(failure.name.unwrap_or(failure.path)),
+                    Outcome::Panicked => Some(semconv::PANIC),
+                    Outcome::Incomplete => Some(semconv::BODY_INCOMPLETE),
                     Outcome::Cancelled if side == Side::Server => {
-                        Some(ErrorType::Name(semconv::CANCELLED))
+                        let options = &self.recorder.options;
+                        options.cancelled_error_type.then_some(semconv::CANCELLED)
                     }
                     // A client need not read what it has no use for.
-                    Outcome::Complete | Outcome::Cancelled => self.status.and_then(of_status),
+                    Outcome::Complete | Outcome::Cancelled => None,
                 };
+                let error = self.status.and_then(of_status);
+                let error = error.or_else(|| of_outcome().map(ErrorType::Name));
                 let key = SeriesKey {
                     counted: measured.received.is_some(),
                     scheme: self.http.scheme,
@@ -254,13 +295,27 @@ impl Recording {
         if let Some(error) = error {
             set(error.attribute());
             // Nobody's server failed where the client went away.
-            let is_cancelled = side == Side::Server && matches!(outcome, Outcome::Cancelled);
+            let is_cancelled = error == ErrorType::Name(semconv::CANCELLED)
+                && matches!(outcome, Outcome::Cancelled);
             if self.span && !is_cancelled {
-                span.set_status(Status::error(""));
+                span.set_status(Status::error(self.description(outcome)));
             }
         }
         if let Some(start_time) = self.start_time.filter(|_| self.span) {
             span.end_with_timestamp(start_time + duration);
+        }
+    }
+
+    /// Returns what is said of an error besides its type.
+    fn description(&mut self, outcome: Outcome) -> String {
+        let of_error = match outcome {
+            Outcome::Failed(failure) => failure.message,
+            _ => String::new(),
+        };
+        let of_call = self.call.as_mut().and_then(|call| call.message.take());
+        match of_call {
+            Some(message) if of_error.is_empty() => message.into(),
+            _ => of_error,
         }
     }
 }

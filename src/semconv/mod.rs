@@ -3,10 +3,12 @@
 
 use std::borrow::Cow;
 
-use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 mod client_request;
+mod error_chain;
+mod error_message;
+mod error_type;
 mod forwarded;
 pub(crate) mod http;
 mod kept;
@@ -14,9 +16,13 @@ mod redact;
 #[cfg(feature = "init")]
 pub(crate) mod resource;
 pub(crate) mod rpc;
+mod rpc_error;
 mod server_request;
 
 pub(crate) use client_request::ClientRequest;
+pub(crate) use error_chain::{ErrorChain, NameError, sources, text};
+pub(crate) use error_message::{grpc_message, message};
+pub(crate) use error_type::{BODY_INCOMPLETE, CANCELLED, ErrorType, PANIC, Phase};
 pub(crate) use forwarded::Forwarded;
 pub(crate) use kept::KeptRequest;
 pub(crate) use opentelemetry_semantic_conventions::SCHEMA_URL;
@@ -70,12 +76,6 @@ pub(crate) enum Side {
 /// Stands in for a value outside of the known set.
 pub(crate) const OTHER: &str = "_OTHER";
 
-/// `error.type` of a request whose client went away.
-pub(crate) const CANCELLED: &str = "cancelled";
-
-/// `error.type` of what ended in a panic.
-pub(crate) const PANIC: &str = "panic";
-
 /// The event that records an error on a span.
 pub(crate) const EXCEPTION_EVENT: &str = "exception";
 
@@ -116,36 +116,3 @@ pub(crate) const MILLISECONDS: [f64; 14] = [
     5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
     10000.0,
 ];
-
-/// `error.type`: of a closed set, so that it is fit for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum ErrorType {
-    /// The status code, as text.
-    Status(StatusCode),
-    Name(&'static str),
-}
-
-impl ErrorType {
-    /// The name of an error's type, which is known at compile time.
-    pub(crate) fn of<E: ?Sized>() -> Self {
-        Self::Name(std::any::type_name::<E>())
-    }
-
-    /// Whether a status is an error for this side.
-    pub(crate) fn of_status(side: Side, status: StatusCode) -> Option<Self> {
-        if !http::is_error(side, status) {
-            None
-        } else if http::is_defined(status) {
-            Some(Self::Status(status))
-        } else {
-            Some(Self::Name(OTHER))
-        }
-    }
-
-    pub(crate) fn attribute(self) -> KeyValue {
-        match self {
-            Self::Status(status) => KeyValue::new(ERROR_TYPE, status.as_str().to_owned()),
-            Self::Name(name) => KeyValue::new(ERROR_TYPE, name),
-        }
-    }
-}

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ::http::HeaderName;
 use percent_encoding::percent_decode_str;
 
-const REDACTED: &str = "REDACTED";
+pub(super) const REDACTED: &str = "REDACTED";
 
 /// Query parameters that carry credentials (HTTP spans, `url.query`), and the two that older
 /// versions of the conventions listed besides them.

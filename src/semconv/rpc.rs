@@ -15,6 +15,7 @@ pub(crate) const SYSTEM: &str = "grpc";
 
 /// As a name, which to make of text takes long.
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// `http.request.method` of every call.
 pub(crate) const HTTP_METHOD: &str = "POST";
@@ -82,14 +83,15 @@ pub(crate) fn system() -> KeyValue {
 
 /// The status of a gRPC call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Code(u8);
+pub(crate) struct Code(pub(super) u8);
 
 impl Code {
     const OK: Self = Self(0);
     pub(crate) const CANCELLED: Self = Self(1);
     pub(crate) const UNKNOWN: Self = Self(2);
     pub(crate) const INTERNAL: Self = Self(13);
-    const PERMISSION_DENIED: Self = Self(7);
+    pub(super) const PERMISSION_DENIED: Self = Self(7);
+    pub(super) const RESOURCE_EXHAUSTED: Self = Self(8);
     const UNIMPLEMENTED: Self = Self(12);
     pub(crate) const UNAVAILABLE: Self = Self(14);
     const UNAUTHENTICATED: Self = Self(16);

@@ -1,7 +1,6 @@
 //! Requests that go out: whole spans, exact points, and the context that they carry, to real
 //! servers and to none.
 
-use std::error::Error;
 use std::time::Duration;
 
 use axum::Router;
@@ -216,14 +215,14 @@ async fn a_status_from_400_on_is_an_error_of_the_client() {
 }
 
 /// Checks all that is recorded of a request that gets no response.
-async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str) {
-    ended(
-        telemetry,
-        uri,
-        Status::error(""),
-        &[("error.type", error_type)],
-    )
-    .await;
+async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message: &str) {
+    let span = telemetry.only_span().await;
+    let Status::Error { description } = &span.status else {
+        panic!("{:?}", span.status);
+    };
+    assert!(description.starts_with(message), "{description}");
+    let more = [("error.type", error_type)];
+    ended(telemetry, uri, span.status.clone(), &more).await;
 }
 
 /// Checks all that is recorded of one request.
@@ -252,22 +251,28 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
     assert_eq!(telemetry.sum("http.client.active_requests"), 0);
 }
 
-const HYPER_ERROR: &str = "hyper_util::client::legacy::client::Error";
-
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_is_an_error() {
     let refusing = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let refused = refusing.local_addr().expect("it is bound");
     drop(refusing);
-    for uri in [
-        format!("http://{refused}/"),
+    for (uri, error, message) in [
+        (
+            format!("http://{refused}/"),
+            "connection_refused",
+            "client error (Connect): tcp connect error: ",
+        ),
         // No name is that long, which is known without asking anybody.
-        format!("http://{}/", "a".repeat(64)),
+        (
+            format!("http://{}/", "a".repeat(64)),
+            "dns",
+            "client error (Connect): dns error: ",
+        ),
     ] {
         let telemetry = TestTelemetry::new();
         let result = client(&telemetry).oneshot(request(&uri)).await;
         assert!(result.is_err());
-        failed(&telemetry, &uri, HYPER_ERROR).await;
+        failed(&telemetry, &uri, error, message).await;
     }
 }
 
@@ -295,15 +300,24 @@ async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body(
         let uri = format!("http://{address}/");
         let result = client(&telemetry).oneshot(request(&uri)).await;
         match (result, status) {
-            (Err(_), None) => failed(&telemetry, &uri, HYPER_ERROR).await,
+            (Err(_), None) => {
+                let message = "client error (SendRequest): connection error: ";
+                failed(&telemetry, &uri, "connection_reset", message).await;
+            }
             (Ok(response), Some(code)) => {
                 assert!(response.into_body().collect().await.is_err());
                 let more = [
-                    ("error.type", "hyper::error::Error"),
+                    ("error.type", "connection_reset"),
                     ("http.response.status_code", code),
                     ("network.protocol.version", "1.1"),
                 ];
-                ended(&telemetry, &uri, Status::error(""), &more).await;
+                let status = telemetry.only_span().await.status;
+                let Status::Error { description } = &status else {
+                    panic!("{status:?}");
+                };
+                let message = "error reading a body from connection: ";
+                assert!(description.starts_with(message), "{description}");
+                ended(&telemetry, &uri, status, &more).await;
             }
             (result, _) => panic!("{result:?}"),
         }
@@ -348,8 +362,7 @@ async fn a_timeout_inside_is_an_error_of_the_client() {
     let uri = format!("http://{}/never", server.address);
     let result = service.oneshot(request(&uri)).await;
     assert!(result.is_err());
-    let error = std::any::type_name::<Box<dyn Error + Send + Sync>>();
-    failed(&telemetry, &uri, error).await;
+    failed(&telemetry, &uri, "timeout", "request timed out").await;
 }
 
 /// Sends three times what has failed.
@@ -747,7 +760,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
         if code != "OK" {
             // For the server it is none.
             assert_eq!(server.status, Status::Unset);
-            assert_eq!(client.status, Status::error(""));
+            assert_eq!(client.status, Status::error("service not registered"));
             expected.insert("error.type".to_owned(), code.to_owned());
         }
         assert_eq!(span_attributes(&client), expected);
@@ -811,9 +824,13 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
     let refused = client.get("http://127.0.0.1:9/").send().await;
     assert!(refused.is_err());
     let spans = telemetry.wait_for_spans(3).await;
-    let error = "reqwest_middleware::error::Error";
+    let error = "connection_refused";
     assert_eq!(span_attributes(&spans[2])["error.type"], error);
-    assert_eq!(spans[2].status, Status::error(""));
+    let Status::Error { description } = &spans[2].status else {
+        panic!("{:?}", spans[2].status);
+    };
+    let message = "error sending request for url (http://127.0.0.1:9/): client error (Connect): ";
+    assert!(description.starts_with(message), "{description}");
 }
 
 /// Sends a request of `reqwest` twice.
@@ -872,5 +889,6 @@ async fn a_server_that_does_not_speak_tls_is_an_error() {
     let service = telemetry.client_layer().layer(https);
     let uri = format!("https://{}/echo", server.address);
     assert!(service.oneshot(request(&uri)).await.is_err());
-    failed(&telemetry, &uri, HYPER_ERROR).await;
+    let message = "client error (Connect): ";
+    failed(&telemetry, &uri, "tls", message).await;
 }

@@ -31,7 +31,10 @@ struct Script {
     steps: std::collections::VecDeque<Step>,
     /// Whether it says that it is at its end before it is polled for it.
     tells_end: bool,
+    /// The length that it hints at.
     length: Option<u64>,
+    /// The length that the head announces.
+    announced: Option<u64>,
 }
 
 impl Script {
@@ -40,6 +43,7 @@ impl Script {
             steps: steps.iter().copied().collect(),
             tells_end: false,
             length: None,
+            announced: None,
         }
     }
 }
@@ -124,7 +128,11 @@ fn respond(telemetry: &TestTelemetry, method: Method, code: u16, body: Script) -
     let mut body = Some(body);
     let mut service = telemetry.layer().layer(service_fn(move |_: Request<()>| {
         let body = body.take().expect("one request");
-        let response = Response::builder().status(code).body(body);
+        let mut response = Response::builder().status(code);
+        if let Some(length) = body.announced {
+            response = response.header("content-length", length);
+        }
+        let response = response.body(body);
         std::future::ready(Ok::<_, Infallible>(response.expect("a valid response")))
     }));
     let request = Request::builder().method(method).body(());
@@ -258,6 +266,160 @@ fn a_client_that_goes_away_during_the_body_is_no_error_of_the_server() {
 }
 
 #[test]
+fn a_server_error_stays_one_however_its_body_ends() {
+    let announced = |steps: &[Step]| Script {
+        announced: Some(100),
+        ..Script::new(steps)
+    };
+    for code in [500, 503, 599] {
+        for (case, script, polls) in [
+            ("not polled", Script::new(&[Step::Data("a")]), 0),
+            (
+                "left after a frame",
+                Script::new(&[Step::Data("a"), Step::End]),
+                1,
+            ),
+            (
+                "left while it waits",
+                Script::new(&[Step::Data("a"), Step::Wait]),
+                2,
+            ),
+            ("failed", Script::new(&[Step::Data("a"), Step::Fail]), 2),
+            ("too short", announced(&[Step::Data("a"), Step::End]), 2),
+            ("whole", Script::new(&[Step::Data("a"), Step::End]), 2),
+        ] {
+            let telemetry = TestTelemetry::new();
+            poll(respond(&telemetry, Method::GET, code, script), polls);
+            check_server_error(case, &telemetry, code);
+        }
+        let telemetry = TestTelemetry::new();
+        let body = respond(&telemetry, Method::GET, code, Script::new(&[Step::Panic]));
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| poll(body, 1)));
+        assert!(polled.is_err());
+        check_server_error("a panic", &telemetry, code);
+    }
+}
+
+fn check_server_error(case: &str, telemetry: &TestTelemetry, code: u16) {
+    let code: &'static str = Box::leak(code.to_string().into_boxed_str());
+    let expected = Expected {
+        status_code: Some(code),
+        error: Some(code),
+        status: Status::error(""),
+    };
+    check(case, telemetry, &expected);
+}
+
+const INCOMPLETE: Expected = Expected {
+    status_code: Some("200"),
+    error: Some("body_incomplete"),
+    status: Status::Error {
+        description: std::borrow::Cow::Borrowed(""),
+    },
+};
+
+#[test]
+fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
+    let steps = [Step::Data("a"), Step::Data("bc"), Step::End];
+    let script = |announced| Script {
+        announced: Some(announced),
+        ..Script::new(&steps)
+    };
+    let hinted = |announced| Script {
+        length: Some(3),
+        ..script(announced)
+    };
+    let telling = |script| Script {
+        tells_end: true,
+        ..script
+    };
+    for (case, script, polls, expected) in [
+        ("polled to its end", script(4), 3, &INCOMPLETE),
+        ("it hints at less", hinted(4), 3, &INCOMPLETE),
+        (
+            "it says that it ends",
+            telling(Script {
+                announced: Some(4),
+                ..Script::new(&steps[..2])
+            }),
+            2,
+            &INCOMPLETE,
+        ),
+        (
+            "there is none",
+            telling(Script {
+                announced: Some(1),
+                ..Script::new(&[])
+            }),
+            0,
+            &INCOMPLETE,
+        ),
+        (
+            "trailers",
+            Script {
+                announced: Some(4),
+                ..Script::new(&[Step::Data("a"), Step::Trailers])
+            },
+            2,
+            &INCOMPLETE,
+        ),
+        ("whole", script(3), 2, &COMPLETE),
+        // The server sends no more than it has announced.
+        ("longer", script(2), 2, &COMPLETE),
+        ("longer, as it hints", hinted(2), 2, &COMPLETE),
+        (
+            "none, as announced",
+            telling(Script {
+                announced: Some(0),
+                ..Script::new(&[])
+            }),
+            0,
+            &COMPLETE,
+        ),
+        (
+            "left",
+            script(4),
+            2,
+            &Expected {
+                error: Some("cancelled"),
+                ..COMPLETE
+            },
+        ),
+    ] {
+        let telemetry = TestTelemetry::new();
+        poll(respond(&telemetry, Method::GET, 200, script), polls);
+        check(case, &telemetry, expected);
+    }
+}
+
+#[test]
+fn a_response_without_a_body_may_announce_the_length_of_another() {
+    for (case, method, code) in [
+        ("HEAD", Method::HEAD, 200),
+        ("no content", Method::GET, 204),
+        ("not modified", Method::GET, 304),
+        ("an upgrade", Method::GET, 101),
+        ("a tunnel", Method::CONNECT, 200),
+    ] {
+        for tells_end in [false, true] {
+            let telemetry = TestTelemetry::new();
+            let script = Script {
+                announced: Some(100),
+                tells_end,
+                ..Script::new(&[])
+            };
+            poll(respond(&telemetry, method.clone(), code, script), 1);
+            let code = code.to_string();
+            let expected = Expected {
+                status_code: Some(Box::leak(code.into_boxed_str())),
+                ..COMPLETE
+            };
+            check(case, &telemetry, &expected);
+        }
+    }
+}
+
+#[test]
 fn a_body_that_fails_is_an_error_with_the_status_that_was_sent() {
     let telemetry = TestTelemetry::new();
     let script = Script::new(&[Step::Data("a"), Step::Fail]);
@@ -367,6 +529,68 @@ fn a_panic_of_the_inner_service_is_an_error_and_goes_on() {
     check("a panic in the future", &telemetry, &expected);
     drop(future);
     check("the future dropped later", &telemetry, &expected);
+}
+
+/// A panic of one of two requests in the same task.
+#[test]
+fn a_request_beside_one_that_panics_is_cancelled() {
+    let telemetry = TestTelemetry::new();
+    let innocent = TestTelemetry::new();
+    let panicking = telemetry.layer().layer(service_fn(async |_: Request<()>| {
+        if true {
+            panic!("as it should");
+        }
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let waiting = innocent.layer().layer(service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    }));
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let first = waiting.clone().oneshot(Request::new(()));
+        let second = panicking.oneshot(Request::new(()));
+        let both = async { tokio::join!(first, second) };
+        let mut both = pin!(both);
+        let _ = both.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }));
+    assert!(polled.is_err());
+    let expected = Expected {
+        error: Some("panic"),
+        status: Status::error(""),
+        ..NO_RESPONSE
+    };
+    check("the one that panics", &telemetry, &expected);
+    check("the innocent one", &innocent, &NO_RESPONSE);
+}
+
+/// A panic of code that has nothing to do with the request, which drops what is in flight.
+#[test]
+fn a_request_that_is_dropped_by_a_panic_elsewhere_is_cancelled() {
+    let response = TestTelemetry::new();
+    let waiting = response.layer().layer(service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    }));
+    let body = TestTelemetry::new();
+    let script = Script::new(&[Step::Data("a"), Step::Wait]);
+    let mut sent = Box::pin(respond(&body, Method::GET, 200, script));
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("it needs nothing");
+        runtime.block_on(async {
+            tokio::spawn(waiting.oneshot(Request::new(())));
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = sent.as_mut().poll_frame(&mut cx);
+            let _in_body = sent;
+            tokio::task::yield_now().await;
+            panic!("as it should");
+        });
+    }));
+    assert!(panicked.is_err());
+    check("before the head", &response, &NO_RESPONSE);
+    let expected = Expected {
+        error: Some("cancelled"),
+        ..COMPLETE
+    };
+    check("in the body", &body, &expected);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod context;
 mod endings;
+mod errors;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod example;
 #[cfg(feature = "init")]
@@ -36,6 +37,8 @@ mod lifecycle;
 mod one_line;
 mod options;
 mod propagation;
+#[cfg(feature = "macros")]
+mod returned_errors;
 mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]

@@ -104,7 +104,7 @@ fn a_result_that_is_an_error_is_that_of_the_span() {
     assert_eq!(span.status, Status::error("invalid digit found in string"));
     assert_eq!(
         span_attributes(&span),
-        map([("error.type", "core::num::error::ParseIntError")])
+        map([("error.type", "std::num::ParseIntError")])
     );
 
     let span = only(async { assert!(load(0).await.is_err()) });

@@ -1,0 +1,290 @@
+//! An error of any type, as far as it can be looked into.
+
+use std::any::Any;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::OTHER;
+
+/// How many errors of a chain are looked at.
+const MAX_ERRORS: usize = 16;
+
+/// Names errors of one type, for the application.
+pub(crate) trait NameError: Send + Sync {
+    /// Returns a value of the type, or a pointer to one, as an error.
+    fn reveal<'a>(&self, error: &'a dyn Any) -> Option<&'a (dyn Error + 'static)>;
+
+    /// Returns the name of an error of a chain; `None` where it is of another type or has no name.
+    fn name(&self, error: &(dyn Error + 'static)) -> Option<&'static str>;
+}
+
+/// An error and its sources, the outermost first. Empty where the type of the outermost is not
+/// known to be an error.
+#[derive(Default)]
+pub(crate) struct ErrorChain<'a>(SmallVec<[&'a (dyn Error + 'static); 8]>);
+
+impl<'a> ErrorChain<'a> {
+    pub(crate) fn of(error: &'a dyn Any, names: &[Arc<dyn NameError>]) -> Self {
+        let named = || names.iter().find_map(|name| name.reveal(error));
+        let outer = reveal(error).or_else(named);
+        Self(sources(outer).collect())
+    }
+
+    /// Returns an error whose type is erased, and its sources.
+    #[cfg(feature = "macros")]
+    pub(crate) fn of_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
+        Self(sources(outermost).collect())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+        self.0.iter().copied()
+    }
+
+    /// Returns the path of a type: of `type_name`, which is that of the outermost error, or where
+    /// that does not tell the type of the innermost one that is known.
+    pub(crate) fn path(&self, type_name: &'static str) -> &'static str {
+        let name = pointee(type_name);
+        if name.starts_with("dyn ") {
+            let innermost = self.0.iter().rev();
+            let mut known = innermost.filter_map(|error| known_path(*error));
+            return known.next().unwrap_or(OTHER);
+        }
+        let outermost = self.0.first();
+        outermost
+            .and_then(|error| known_path(*error))
+            .unwrap_or_else(|| public_path(name))
+    }
+}
+
+/// Returns an error and its sources, the outermost first.
+pub(crate) fn sources<'a>(
+    outermost: Option<&'a (dyn Error + 'static)>,
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(outermost, |error| source(*error)).take(MAX_ERRORS)
+}
+
+/// Returns the text of an error that is nothing else.
+pub(crate) fn text(error: &dyn Any) -> Option<&str> {
+    let owned = error.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| error.downcast_ref::<&'static str>().copied())
+}
+
+/// Returns the next error of a chain, also where `Error::source` skips it.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(error) = error.downcast_ref::<io::Error>()
+        && let Some(inner) = error.get_ref()
+    {
+        return Some(inner);
+    }
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return error.get_io().map(|error| error as _);
+    }
+    if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**shared);
+    }
+    #[cfg(feature = "reqwest")]
+    if let Some(error) = error.downcast_ref::<reqwest_middleware::Error>() {
+        return Some(match error {
+            reqwest_middleware::Error::Middleware(error) => error.as_ref(),
+            reqwest_middleware::Error::Reqwest(error) => error,
+        });
+    }
+    error.source()
+}
+
+/// Tries types one after the other, and pointers to them.
+macro_rules! reveal_as {
+    ($error:ident: $($type:ty),* $(,)?) => {
+        $(
+            if let Some(error) = $error.downcast_ref::<$type>() {
+                return Some(error);
+            }
+            if let Some(error) = $error.downcast_ref::<Box<$type>>() {
+                return Some(&**error);
+            }
+            if let Some(error) = $error.downcast_ref::<Arc<$type>>() {
+                return Some(&**error);
+            }
+        )*
+    };
+}
+
+/// The types that are known without a feature, and the paths by which code names them.
+macro_rules! known_types {
+    ($($type:ty => $path:literal,)*) => {
+        fn reveal_known(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
+            reveal_as!(error: $($type),*);
+            None
+        }
+
+        /// Returns the path of an error of a known type.
+        fn known_path(error: &(dyn Error + 'static)) -> Option<&'static str> {
+            $(
+                if error.is::<$type>() {
+                    return Some($path);
+                }
+            )*
+            None
+        }
+    };
+}
+
+known_types! {
+    std::io::Error => "std::io::Error",
+    std::fmt::Error => "std::fmt::Error",
+    std::num::ParseIntError => "std::num::ParseIntError",
+    std::num::ParseFloatError => "std::num::ParseFloatError",
+    std::num::TryFromIntError => "std::num::TryFromIntError",
+    std::str::ParseBoolError => "std::str::ParseBoolError",
+    std::str::Utf8Error => "std::str::Utf8Error",
+    std::string::FromUtf8Error => "std::string::FromUtf8Error",
+    std::net::AddrParseError => "std::net::AddrParseError",
+    std::time::SystemTimeError => "std::time::SystemTimeError",
+    http::Error => "http::Error",
+    http::uri::InvalidUri => "http::uri::InvalidUri",
+    http::header::InvalidHeaderValue => "http::header::InvalidHeaderValue",
+    hyper::Error => "hyper::Error",
+    hyper_util::client::legacy::Error => "hyper_util::client::legacy::Error",
+    h2::Error => "h2::Error",
+    tokio::time::error::Elapsed => "tokio::time::error::Elapsed",
+    tower::timeout::error::Elapsed => "tower::timeout::error::Elapsed",
+    tower::load_shed::error::Overloaded => "tower::load_shed::error::Overloaded",
+}
+
+/// Returns a value as an error, where its type is known to be one.
+fn reveal(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
+    macro_rules! erased {
+        ($($type:ty),*) => {
+            $(
+                if let Some(error) = error.downcast_ref::<Box<$type>>() {
+                    return Some(&**error);
+                }
+                if let Some(error) = error.downcast_ref::<Arc<$type>>() {
+                    return Some(&**error);
+                }
+            )*
+        };
+    }
+    erased!(dyn Error + Send + Sync, dyn Error + Send, dyn Error);
+    #[cfg(feature = "axum")]
+    reveal_as!(error: axum::Error);
+    #[cfg(feature = "reqwest")]
+    reveal_as!(error: reqwest::Error, reqwest_middleware::Error);
+    #[cfg(feature = "tonic")]
+    reveal_as!(error: tonic::Status, tonic::transport::Error);
+    reveal_known(error)
+}
+
+/// Returns what a type points to, if it is a box or shared.
+fn pointee(type_name: &'static str) -> &'static str {
+    let mut name = type_name;
+    while let Some(inner) = ["alloc::boxed::Box<", "alloc::sync::Arc<"]
+        .iter()
+        .find_map(|pointer| name.strip_prefix(pointer)?.strip_suffix('>'))
+    {
+        name = inner;
+    }
+    name
+}
+
+/// Returns the path by which code names a type, where the compiler names it by that of a private
+/// module.
+fn public_path(type_name: &'static str) -> &'static str {
+    match type_name {
+        "alloc::string::String" => "std::string::String",
+        "axum_core::error::Error" => "axum::Error",
+        "reqwest::error::Error" => "reqwest::Error",
+        "reqwest_middleware::error::Error" => "reqwest_middleware::Error",
+        "tonic::status::Status" => "tonic::Status",
+        "tonic::transport::error::Error" => "tonic::transport::Error",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::type_name;
+    use std::fmt;
+
+    use super::*;
+
+    fn path<E: 'static>(error: &E) -> &'static str {
+        ErrorChain::of(error, &[]).path(type_name::<E>())
+    }
+
+    fn parse_error() -> std::num::ParseIntError {
+        "many".parse::<u32>().expect_err("it is no number")
+    }
+
+    #[derive(Debug)]
+    struct Unknown;
+
+    impl fmt::Display for Unknown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("unknown")
+        }
+    }
+
+    impl Error for Unknown {}
+
+    #[test]
+    fn a_type_is_named_as_code_names_it() {
+        let unknown = type_name::<Unknown>();
+        assert_eq!(path(&Unknown), unknown);
+        assert_eq!(path(&Box::new(Unknown)), unknown);
+        assert_eq!(path(&Arc::new(Box::new(Unknown))), unknown);
+        assert_eq!(path(&io::Error::other(Unknown)), "std::io::Error");
+        assert_eq!(path(&Box::new(io::Error::other("a"))), "std::io::Error");
+        assert_eq!(path(&Arc::new(io::Error::other("a"))), "std::io::Error");
+        assert_eq!(path(&parse_error()), "std::num::ParseIntError");
+        assert_eq!(path(&"a text".to_owned()), "std::string::String");
+        assert_eq!(path(&"a text"), "&str");
+    }
+
+    #[test]
+    fn an_erased_error_has_the_path_of_the_innermost_known_type() {
+        type Erased = Box<dyn Error + Send + Sync>;
+        let inner = || io::Error::other(parse_error());
+        assert_eq!(
+            path(&Erased::from(parse_error())),
+            "std::num::ParseIntError"
+        );
+        assert_eq!(path(&Erased::from(inner())), "std::num::ParseIntError");
+        assert_eq!(
+            path(&Erased::from(io::Error::other(Unknown))),
+            "std::io::Error"
+        );
+        assert_eq!(path(&Erased::from(Unknown)), "_OTHER");
+        assert_eq!(path(&Erased::from("a text")), "_OTHER");
+        let local: Box<dyn Error> = Box::new(std::fmt::Error);
+        assert_eq!(path(&local), "std::fmt::Error");
+        let sent: Box<dyn Error + Send> = Box::new(std::fmt::Error);
+        assert_eq!(path(&sent), "std::fmt::Error");
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(std::fmt::Error);
+        assert_eq!(path(&shared), "std::fmt::Error");
+        let no_error: Box<dyn Any + Send> = Box::new(1);
+        assert_eq!(path(&no_error), "_OTHER");
+    }
+
+    /// The compiler may name a type by another module one day.
+    #[test]
+    fn the_private_paths_are_those_of_the_libraries() {
+        assert_eq!(public_path(type_name::<axum::Error>()), "axum::Error");
+        assert_eq!(public_path(type_name::<tonic::Status>()), "tonic::Status");
+        assert_eq!(
+            public_path(type_name::<tonic::transport::Error>()),
+            "tonic::transport::Error"
+        );
+        #[cfg(feature = "reqwest")]
+        {
+            assert_eq!(public_path(type_name::<reqwest::Error>()), "reqwest::Error");
+            assert_eq!(
+                public_path(type_name::<reqwest_middleware::Error>()),
+                "reqwest_middleware::Error"
+            );
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The message of an error, without secrets.
+
+use std::fmt::{self, Display, Write};
+
+use percent_encoding::percent_decode;
+
+use super::redact::{self, REDACTED, SensitiveParameters, truncate};
+
+/// Bound, in bytes, of a message.
+pub(crate) const MAX_MESSAGE: usize = 256;
+
+/// Bound, in bytes, of what is read of one error. A URL may be longer than what is kept of it.
+const MAX_TEXT: usize = 2048;
+
+/// How often a URL is looked for in another.
+const MAX_NESTED: usize = 3;
+
+/// Joins the messages of errors by `: `. Repetitions are left out, and URLs are redacted: user and
+/// password, the values of these parameters, or where there are none the whole query, and the
+/// fragment.
+pub(crate) fn message<'a>(
+    errors: impl IntoIterator<Item = &'a dyn Display>,
+    sensitive: Option<&SensitiveParameters>,
+) -> String {
+    let mut message = String::new();
+    for error in errors {
+        if message.len() > MAX_MESSAGE {
+            break;
+        }
+        let (text, is_cut) = beginning(error);
+        let mut redacted = String::new();
+        Urls { sensitive, is_cut }.redact(&text, 0, &mut redacted);
+        if redacted.is_empty() || contains(&message, &redacted) {
+            continue;
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&redacted);
+    }
+    truncate(&message, MAX_MESSAGE).into_owned()
+}
+
+/// Returns the message of a call, as `grpc-message` has it: percent-encoded.
+pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) -> String {
+    // Each byte of it may take three.
+    let raw = &raw[..raw.len().min(3 * MAX_TEXT)];
+    let decoded = percent_decode(raw).decode_utf8_lossy();
+    message([&decoded as &dyn Display], sensitive)
+}
+
+/// Returns the beginning of what an error says, and whether there is more. An error may have a lot
+/// to say.
+fn beginning(error: &dyn Display) -> (String, bool) {
+    struct Bounded(String);
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = MAX_TEXT - self.0.len();
+            let end = (0..=room.min(text.len()))
+                .rev()
+                .find(|&end| text.is_char_boundary(end));
+            let end = end.unwrap_or(0);
+            self.0.push_str(&text[..end]);
+            if end < text.len() {
+                return Err(fmt::Error);
+            }
+            Ok(())
+        }
+    }
+    let mut text = Bounded(String::new());
+    let is_cut = write!(text, "{error}").is_err();
+    (text.0, is_cut)
+}
+
+/// Whether a message has a text in it that is not part of a longer word.
+fn contains(message: &str, text: &str) -> bool {
+    let mut found = message.match_indices(text);
+    found.any(|(start, _)| {
+        let before = message[..start].chars().next_back();
+        let after = message[start + text.len()..].chars().next();
+        ![before, after]
+            .into_iter()
+            .flatten()
+            .any(char::is_alphanumeric)
+    })
+}
+
+struct Urls<'a> {
+    sensitive: Option<&'a SensitiveParameters>,
+    /// Whether the text goes on where it is no longer read.
+    is_cut: bool,
+}
+
+impl Urls<'_> {
+    /// Writes a text with its URLs redacted.
+    fn redact(&self, text: &str, depth: usize, out: &mut String) {
+        let mut rest = text;
+        while let Some(start) = rest.find("://") {
+            let (before, url) = rest.split_at(start + "://".len());
+            out.push_str(before);
+            let end = url.find(is_after_url).unwrap_or(url.len());
+            // What follows a URL in prose.
+            let end = url[..end].trim_end_matches(is_punctuation).len();
+            let (url, after) = url.split_at(end);
+            if depth < MAX_NESTED {
+                self.redact_url(url, self.is_cut && after.is_empty(), depth, out);
+            } else {
+                out.push_str(REDACTED);
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+    }
+
+    /// Writes what follows the scheme of a URL.
+    fn redact_url(&self, url: &str, is_cut: bool, depth: usize, out: &mut String) {
+        let authority = url.find(['/', '\\', '?', '#']);
+        if authority.is_none() && is_cut {
+            // It may be the beginning of a password.
+            out.push_str(REDACTED);
+            return;
+        }
+        let authority = &url[..authority.unwrap_or(url.len())];
+        let user = match authority.rfind('@') {
+            // A password in which nothing is encoded.
+            None if !has_port_or_none(authority) => url.rfind('@'),
+            user => user,
+        };
+        let url = match user {
+            Some(end) => {
+                out.push_str("REDACTED:REDACTED@");
+                &url[end + 1..]
+            }
+            None => url,
+        };
+        let url = url.split_once('#').map_or(url, |(url, _)| url);
+        let (path, query) = match url.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (url, None),
+        };
+        self.redact(path, depth + 1, out);
+        let Some((query, sensitive)) = query.zip(self.sensitive) else {
+            return;
+        };
+        let mut separator = '?';
+        for parameter in query.split('&') {
+            out.push(separator);
+            separator = '&';
+            let redacted = redact::query(parameter, MAX_TEXT, sensitive);
+            if redacted == parameter {
+                self.redact(parameter, depth + 1, out);
+            } else {
+                out.push_str(&redacted);
+            }
+        }
+    }
+}
+
+fn is_after_url(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`')
+}
+
+fn is_punctuation(c: char) -> bool {
+    matches!(c, ')' | '>' | ']' | '}' | ',' | ';' | '.' | ':')
+}
+
+/// Whether the end of an authority after its last colon is a port, if there is one.
+fn has_port_or_none(authority: &str) -> bool {
+    let after_address = authority.rsplit(']').next().unwrap_or(authority);
+    after_address
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redacted(text: &str) -> String {
+        message(
+            [&text as &dyn Display],
+            Some(&SensitiveParameters::default()),
+        )
+    }
+
+    #[test]
+    fn secrets_in_urls_are_redacted() {
+        for (text, expected) in [
+            ("no URL, a: b // c", "no URL, a: b // c"),
+            ("get http://a/b?c=d now", "get http://a/b?c=d now"),
+            (
+                "error sending request for url (https://a/b?q=1&sig=secret)",
+                "error sending request for url (https://a/b?q=1&sig=REDACTED)",
+            ),
+            (
+                "<http://a/?sig=s>, or not",
+                "<http://a/?sig=REDACTED>, or not",
+            ),
+            (
+                "see \"http://a/?sig=s\".",
+                "see \"http://a/?sig=REDACTED\".",
+            ),
+            (
+                "[http://[::1]:80/?sig=s]",
+                "[http://[::1]:80/?sig=REDACTED]",
+            ),
+            ("http://[::1]", "http://[::1]"),
+            (
+                "at http://a?sig=a)b]c>d, so",
+                "at http://a?sig=REDACTED, so",
+            ),
+            (
+                "postgres://user:secret@db:5432/name: refused",
+                "postgres://REDACTED:REDACTED@db:5432/name: refused",
+            ),
+            ("redis://secret@db", "redis://REDACTED:REDACTED@db"),
+            ("http://a@b@c/", "http://REDACTED:REDACTED@c/"),
+            (
+                "invalid port: amqp://user:se/cr?e#t@queue/x",
+                "invalid port: amqp://REDACTED:REDACTED@queue/x",
+            ),
+            ("https://a.b/@user/post", "https://a.b/@user/post"),
+            ("https://a.b:80/@user", "https://a.b:80/@user"),
+            ("http://a/b#token=secret", "http://a/b"),
+            ("http://a/b?c#sig=secret", "http://a/b?c"),
+            (
+                "http://a/?sig=x,http://b/?q=1&sig=y",
+                "http://a/?sig=REDACTED&sig=REDACTED",
+            ),
+            (
+                "http://a/?q=1,http://b/?sig=y",
+                "http://a/?q=1,http://b/?sig=REDACTED",
+            ),
+            (
+                "http://a/x,http://u:p@b/?sig=y",
+                "http://a/x,http://REDACTED:REDACTED@b/?sig=REDACTED",
+            ),
+            (
+                "http://a/?to=https://u:p@b/c&d=e",
+                "http://a/?to=https://REDACTED:REDACTED@b/c&d=e",
+            ),
+            (
+                "http://a/?sig=https://secret/c&d=e",
+                "http://a/?sig=REDACTED&d=e",
+            ),
+            ("http://a http://u@b", "http://a http://REDACTED:REDACTED@b"),
+            ("://u:p@b", "://REDACTED:REDACTED@b"),
+            ("://", "://"),
+        ] {
+            assert_eq!(redacted(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_parameters_is_that_of_the_layer() {
+        let text = "http://u@a/b?token=secret&sig=open";
+        let list = SensitiveParameters::new(vec!["token".to_owned()]);
+        let errors = || [&text as &dyn Display];
+        assert_eq!(
+            message(errors(), Some(&list)),
+            "http://REDACTED:REDACTED@a/b?token=REDACTED&sig=open"
+        );
+        // The whole query goes where none is recorded.
+        assert_eq!(message(errors(), None), "http://REDACTED:REDACTED@a/b");
+    }
+
+    #[test]
+    fn a_secret_does_not_appear_wherever_a_long_text_is_cut() {
+        for length in [100, 200, 250, 256, 2000, 2040, 2048, 3000, 100_000] {
+            for secret in [
+                format!(
+                    "{}http://user:secret{}@a/",
+                    "x".repeat(length % 251),
+                    "y".repeat(length)
+                ),
+                format!("{}http://a/?sig=secret", "x".repeat(length)),
+                format!(
+                    "http://a/?q={}&sig=secret{}",
+                    "x".repeat(length),
+                    "y".repeat(length)
+                ),
+                format!("http://a/?sig=secret{}", "y".repeat(length)),
+                format!("http://secret{}@a/", "y".repeat(length)),
+            ] {
+                let message = redacted(&secret);
+                assert!(message.len() <= MAX_MESSAGE, "{message}");
+                assert!(!message.contains("secret"), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_joined_without_repetitions() {
+        for (errors, expected) in [
+            (&["outer", "inner"][..], "outer: inner"),
+            (&["same", "same", "same"], "same"),
+            (&["outer: inner", "inner"], "outer: inner"),
+            (&["outer: inner", "inner", "root"], "outer: inner: root"),
+            (&["refusedly", "refused"], "refusedly: refused"),
+            (&["", "inner", ""], "inner"),
+            (&["a", "b", "a"], "a: b"),
+            (&[], ""),
+        ] {
+            let errors = errors.iter().map(|error| error as &dyn Display);
+            assert_eq!(message(errors, None), expected);
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_of_an_error_than_is_needed() {
+        struct Endless<'a>(&'a std::cell::Cell<usize>);
+        impl Display for Endless<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    self.0.set(self.0.get() + 1);
+                    f.write_str("äöü")?;
+                }
+            }
+        }
+        let written = std::cell::Cell::new(0);
+        let error = Endless(&written);
+        let message = message([&error as &dyn Display; 20], None);
+        assert!(message.len() <= MAX_MESSAGE && message.ends_with('…'));
+        assert!(written.get() < MAX_TEXT, "{}", written.get());
+    }
+
+    #[test]
+    fn a_grpc_message_is_decoded_and_bounded() {
+        let sensitive = SensitiveParameters::default();
+        for (raw, expected) in [
+            (&b"not%20found"[..], "not found"),
+            (b"caf%C3%A9: 100%25", "café: 100%"),
+            (b"a lone % and %zz", "a lone % and %zz"),
+            (b"no text: %FF\xff", "no text: \u{fffd}\u{fffd}"),
+            (
+                b"http://u%40b/?sig=s",
+                "http://REDACTED:REDACTED@b/?sig=REDACTED",
+            ),
+            (b"", ""),
+        ] {
+            assert_eq!(grpc_message(raw, Some(&sensitive)), expected);
+        }
+        let long = "%C3%A9".repeat(100_000);
+        let message = grpc_message(long.as_bytes(), None);
+        assert!(message.len() <= MAX_MESSAGE);
+        assert!(message.starts_with("éé") && message.ends_with("é…"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_a_message_that_is_bounded(text in ".*", cut in 0..3000usize) {
+            let text = [&*text, "://a:b@c?sig=x ", &"é".repeat(cut), &*text].concat();
+            let message = redacted(&text);
+            assert!(message.len() <= MAX_MESSAGE);
+        }
+    }
+}

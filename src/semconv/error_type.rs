@@ -1,0 +1,311 @@
+//! `error.type`: the one vocabulary of spans and metrics.
+
+use std::error::Error;
+use std::fmt::{self, Write};
+use std::io;
+
+use ::http::StatusCode;
+use opentelemetry::KeyValue;
+
+use super::error_chain::ErrorChain;
+use super::{ERROR_TYPE, OTHER, Side, http};
+
+/// The client went away, or nobody waits for the result any more.
+pub(crate) const CANCELLED: &str = "cancelled";
+
+/// A panic passed through the request or the function.
+pub(crate) const PANIC: &str = "panic";
+
+/// The response's body ended before its announced length.
+pub(crate) const BODY_INCOMPLETE: &str = "body_incomplete";
+
+const TIMEOUT: &str = "timeout";
+const OVERLOADED: &str = "overloaded";
+const CONNECTION_REFUSED: &str = "connection_refused";
+const CONNECTION_RESET: &str = "connection_reset";
+const CONNECTION_CLOSED: &str = "connection_closed";
+const DNS: &str = "dns";
+const TLS: &str = "tls";
+
+/// `error.type`: of a closed set, so that it is fit for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ErrorType {
+    /// The status code, as text.
+    Status(StatusCode),
+    Name(&'static str),
+}
+
+impl ErrorType {
+    /// Returns the error that a status is for this side.
+    pub(crate) fn of_status(side: Side, status: StatusCode) -> Option<Self> {
+        if !http::is_error(side, status) {
+            None
+        } else if http::is_defined(status) {
+            Some(Self::Status(status))
+        } else {
+            Some(Self::Name(OTHER))
+        }
+    }
+
+    pub(crate) fn attribute(self) -> KeyValue {
+        match self {
+            Self::Status(status) => KeyValue::new(ERROR_TYPE, status.as_str().to_owned()),
+            Self::Name(name) => KeyValue::new(ERROR_TYPE, name),
+        }
+    }
+}
+
+/// How far a request was when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Before the head of the response.
+    Head,
+    /// In the body of the response.
+    Body,
+}
+
+/// Messages of errors whose types are private, or belong to libraries that this crate does not
+/// depend on.
+const MESSAGES: [(&str, &str); 4] = [
+    // `hyper_util::client::legacy::connect::http::ConnectError`
+    ("dns error", DNS),
+    // `reqwest::error::TimedOut`
+    ("operation timed out", TIMEOUT),
+    // `tonic::TimeoutExpired`
+    ("Timeout expired", TIMEOUT),
+    // `tower_http::timeout::TimeoutError`
+    (
+        "data was not received within the designated timeout",
+        TIMEOUT,
+    ),
+];
+
+/// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
+const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
+
+impl ErrorChain<'_> {
+    /// Returns the word for the innermost cause that is recognised.
+    pub(crate) fn word(&self, phase: Phase) -> Option<&'static str> {
+        let connects = self.iter().any(is_connect);
+        let words = self.iter().filter_map(|error| word(error, phase, connects));
+        words.last()
+    }
+}
+
+/// Whether an error says that there was no connection yet.
+fn is_connect(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "tonic")]
+    if error.is::<tonic::ConnectError>() {
+        return true;
+    }
+    error
+        .downcast_ref::<hyper_util::client::legacy::Error>()
+        .is_some_and(hyper_util::client::legacy::Error::is_connect)
+}
+
+/// Returns the word for one error, without its sources.
+fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        of_io(error, phase, connects)
+    } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        of_hyper(error, phase)
+    } else if let Some(error) = error.downcast_ref::<h2::Error>() {
+        of_h2(error)
+    } else if error.is::<tower::timeout::error::Elapsed>()
+        || error.is::<tokio::time::error::Elapsed>()
+    {
+        Some(TIMEOUT)
+    } else if error.is::<tower::load_shed::error::Overloaded>() {
+        Some(OVERLOADED)
+    } else {
+        let mut messages = MESSAGES.into_iter();
+        messages.find_map(|(message, word)| says(error, message).then_some(word))
+    }
+}
+
+fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Some(TIMEOUT),
+        io::ErrorKind::ConnectionRefused => Some(CONNECTION_REFUSED),
+        io::ErrorKind::ConnectionReset => Some(CONNECTION_RESET),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => Some(CONNECTION_CLOSED),
+        // TLS libraries put their own error into one of these.
+        io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
+        io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
+        io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
+        _ => None,
+    }
+}
+
+fn of_hyper(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
+    if error.is_timeout() {
+        Some(TIMEOUT)
+    } else if error.is_incomplete_message() {
+        Some(ended_early(phase))
+    } else if error.is_canceled() || error.is_closed() {
+        // The connection was gone before the request was on it.
+        Some(CONNECTION_CLOSED)
+    } else {
+        None
+    }
+}
+
+fn of_h2(error: &h2::Error) -> Option<&'static str> {
+    if !error.is_remote() {
+        None
+    } else if error.is_go_away() {
+        Some(CONNECTION_CLOSED)
+    } else {
+        Some(CONNECTION_RESET)
+    }
+}
+
+fn ended_early(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Head => CONNECTION_CLOSED,
+        Phase::Body => BODY_INCOMPLETE,
+    }
+}
+
+/// Whether an error displays as exactly this text. Not more is read of what it says.
+fn says(error: &dyn Error, text: &'static str) -> bool {
+    struct Expected(&'static str);
+    impl Write for Expected {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(text).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut expected = Expected(text);
+    write!(expected, "{error}").is_ok() && expected.0.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    type Erased = Box<dyn Error + Send + Sync>;
+
+    fn word(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
+        ErrorChain::of(&error.into(), &[]).word(phase)
+    }
+
+    #[derive(Debug)]
+    struct Wrapped(Erased);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("it failed")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    fn wrapped(error: impl Into<Erased>, times: usize) -> Erased {
+        (0..times).fold(error.into(), |error, _| Wrapped(error).into())
+    }
+
+    #[test]
+    fn kinds_of_io_errors_have_words() {
+        use io::ErrorKind as Kind;
+        for (kind, in_head, in_body) in [
+            (Kind::TimedOut, Some("timeout"), Some("timeout")),
+            (
+                Kind::ConnectionRefused,
+                Some("connection_refused"),
+                Some("connection_refused"),
+            ),
+            (
+                Kind::ConnectionReset,
+                Some("connection_reset"),
+                Some("connection_reset"),
+            ),
+            (
+                Kind::ConnectionAborted,
+                Some("connection_closed"),
+                Some("connection_closed"),
+            ),
+            (
+                Kind::BrokenPipe,
+                Some("connection_closed"),
+                Some("connection_closed"),
+            ),
+            (
+                Kind::UnexpectedEof,
+                Some("connection_closed"),
+                Some("body_incomplete"),
+            ),
+            (Kind::NotFound, None, None),
+            (Kind::PermissionDenied, None, None),
+            (Kind::InvalidData, None, None),
+            (Kind::Other, None, None),
+        ] {
+            let error = || io::Error::new(kind, "a reason");
+            assert_eq!(word(error(), Phase::Head), in_head, "{kind}");
+            assert_eq!(word(error(), Phase::Body), in_body, "{kind}");
+            assert_eq!(word(io::Error::from(kind), Phase::Head), in_head, "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_found_behind_every_kind_of_wrapper() {
+        let elapsed = || tower::timeout::error::Elapsed::new();
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(elapsed());
+        let errors: [Erased; 8] = [
+            elapsed().into(),
+            wrapped(elapsed(), 5),
+            io::Error::other(elapsed()).into(),
+            io::Error::other(io::Error::other(wrapped(elapsed(), 1))).into(),
+            Box::new(shared.clone()),
+            wrapped(shared, 1),
+            wrapped(Box::new(elapsed()) as Erased, 2),
+            wrapped(io::Error::other(elapsed()), 2),
+        ];
+        for error in errors {
+            assert_eq!(word(error, Phase::Head), Some("timeout"));
+        }
+    }
+
+    #[test]
+    fn the_innermost_recognised_cause_wins() {
+        let inner = io::Error::other(tower::load_shed::error::Overloaded::new());
+        let outer = io::Error::new(io::ErrorKind::TimedOut, wrapped(inner, 1));
+        assert_eq!(word(outer, Phase::Head), Some("overloaded"));
+        let unknown = io::Error::other("no reason");
+        let outer = io::Error::new(io::ErrorKind::TimedOut, wrapped(unknown, 1));
+        assert_eq!(word(outer, Phase::Head), Some("timeout"));
+    }
+
+    #[test]
+    fn a_chain_of_sources_is_read_to_a_bound() {
+        let error = || tower::timeout::error::Elapsed::new();
+        assert_eq!(word(wrapped(error(), 15), Phase::Head), Some("timeout"));
+        assert_eq!(word(wrapped(error(), 16), Phase::Head), None);
+    }
+
+    #[test]
+    fn a_message_is_recognised_only_as_a_whole() {
+        for (message, expected) in [
+            ("dns error", Some("dns")),
+            ("operation timed out", Some("timeout")),
+            ("dns error!", None),
+            ("a dns error", None),
+            ("dns", None),
+            ("", None),
+        ] {
+            assert_eq!(word(message, Phase::Head), expected, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn resets_of_http_2_are_told_from_those_of_this_side() {
+        let error = h2::Error::from(h2::Reason::CANCEL);
+        assert_eq!(word(error, Phase::Body), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! The code of a gRPC call that fails without one from the wire.
+
+use std::error::Error;
+
+use h2::Reason;
+
+use super::rpc::Code;
+
+/// How many errors of a chain are looked at.
+const MAX_ERRORS: usize = 16;
+
+impl Code {
+    /// Returns the code that the caller of a client sees for an error.
+    ///
+    /// With the feature `tonic` it is the one of `tonic::Status::from_error`. Without it, errors of
+    /// hyper and h2 have the same codes, and others depend on whether there was a response.
+    pub(crate) fn of_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
+        let fallback = match (cfg!(feature = "tonic"), is_answered) {
+            (true, _) => Self::UNKNOWN,
+            (false, false) => Self::UNAVAILABLE,
+            (false, true) => Self::INTERNAL,
+        };
+        let Some(outermost) = error else {
+            return fallback;
+        };
+        if let Some(error) = outermost.downcast_ref::<h2::Error>() {
+            return Self::of_h2(error);
+        }
+        if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
+            return Self::RESOURCE_EXHAUSTED;
+        }
+        // As tonic has it, and not as `ErrorChain`, which looks into more of them.
+        std::iter::successors(error, |error| (*error).source())
+            .take(MAX_ERRORS)
+            .find_map(Self::of_source)
+            .unwrap_or(fallback)
+    }
+
+    fn of_source(error: &(dyn Error + 'static)) -> Option<Self> {
+        #[cfg(feature = "tonic")]
+        {
+            if let Some(status) = error.downcast_ref::<tonic::Status>() {
+                // The numbers are those of the wire.
+                return Some(u8::try_from(status.code() as i32).map_or(Self::UNKNOWN, Self));
+            }
+            if error.is::<tonic::TimeoutExpired>() {
+                return Some(Self::CANCELLED);
+            }
+            if error.is::<tonic::ConnectError>() {
+                return Some(Self::UNAVAILABLE);
+            }
+        }
+        let error = error.downcast_ref::<hyper::Error>()?;
+        if error.is_timeout() {
+            return Some(Self::UNAVAILABLE);
+        }
+        if error.is_canceled() {
+            return Some(Self::CANCELLED);
+        }
+        let source = error.source()?.downcast_ref::<h2::Error>()?;
+        Some(Self::of_h2(source))
+    }
+
+    fn of_h2(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(
+                Reason::NO_ERROR
+                | Reason::PROTOCOL_ERROR
+                | Reason::INTERNAL_ERROR
+                | Reason::FLOW_CONTROL_ERROR
+                | Reason::SETTINGS_TIMEOUT
+                | Reason::FRAME_SIZE_ERROR
+                | Reason::COMPRESSION_ERROR
+                | Reason::CONNECT_ERROR,
+            ) => Self::INTERNAL,
+            Some(Reason::REFUSED_STREAM) => Self::UNAVAILABLE,
+            Some(Reason::CANCEL) => Self::CANCELLED,
+            Some(Reason::ENHANCE_YOUR_CALM) => Self::RESOURCE_EXHAUSTED,
+            Some(Reason::INADEQUATE_SECURITY) => Self::PERMISSION_DENIED,
+            _ => Self::UNKNOWN,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "tonic"))]
+mod tests {
+    use std::fmt;
+    use std::io;
+    use std::time::Duration;
+
+    use super::*;
+
+    type Erased = Box<dyn Error + Send + Sync>;
+
+    #[derive(Debug)]
+    struct Wrapped(Erased);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("it failed")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    fn errors() -> Vec<Erased> {
+        let mut errors: Vec<Erased> = (0..16)
+            .map(|reason| h2::Error::from(Reason::from(reason)).into())
+            .collect();
+        errors.extend((0..17).map(|code| {
+            let code = tonic::Code::from_i32(code);
+            Erased::from(tonic::Status::new(code, "a message"))
+        }));
+        errors.push(tonic::TimeoutExpired(()).into());
+        errors.push(tonic::ConnectError("no way".into()).into());
+        errors.push(tower::load_shed::error::Overloaded::new().into());
+        errors.push(tower::timeout::error::Elapsed::new().into());
+        errors.push(io::Error::from(io::ErrorKind::ConnectionReset).into());
+        errors.push("a text".into());
+        errors
+    }
+
+    #[test]
+    fn a_code_is_the_one_that_tonic_makes_of_the_error() {
+        let wrappers: [fn(Erased) -> Erased; 4] = [
+            |error| error,
+            |error| Wrapped(error).into(),
+            |error| Wrapped(Wrapped(error).into()).into(),
+            |error| io::Error::other(error).into(),
+        ];
+        for (wrapper, wrap) in wrappers.into_iter().enumerate() {
+            for error in errors().into_iter().map(wrap) {
+                let text = format!("{wrapper}: {error:?}");
+                let code = Code::of_error(Some(&*error), false);
+                let expected = tonic::Status::from_error(error).code();
+                assert_eq!(code, Code(expected as u8), "{text}");
+            }
+        }
+    }
+
+    /// Errors of hyper cannot be made, and have to be provoked.
+    #[tokio::test]
+    async fn a_code_is_the_one_that_tonic_makes_of_an_error_of_hyper() {
+        let (client, server) = tokio::io::duplex(1024);
+        let io = hyper_util::rt::TokioIo::new(client);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let builder = hyper::client::conn::http2::Builder::new(executor);
+        let (mut sender, connection) = builder.handshake(io).await.expect("it is written");
+        tokio::spawn(connection);
+        let mut server = h2::server::handshake(server).await.expect("a preface");
+        tokio::spawn(async move {
+            let mut reason = 0;
+            while let Some(Ok((_, mut stream))) = server.accept().await {
+                stream.send_reset(Reason::from(reason));
+                reason += 1;
+            }
+        });
+        for reason in 0..14 {
+            let request = http::Request::new(String::new());
+            let sent = tokio::time::timeout(Duration::from_secs(20), sender.send_request(request));
+            let error = sent.await.expect("an answer").expect_err("a reset");
+            let code = Code::of_error(Some(&error), false);
+            let expected = tonic::Status::from_error(error.into()).code();
+            assert_eq!(code, Code(expected as u8), "{reason}");
+        }
+    }
+}
