@@ -75,7 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn user(Path(id): Path<u32>) -> String {
-    add_span_attributes(attributes! { "user.id" => id });
+    add_span_attributes(attributes! { "user.id" => id.to_string() });
     let name = load_user(id).await;
     let greeting = with_tracer("users", "render-greeting", || format!("Hello, {name}!\n"));
     tracing::info!(user = id, "greeted");

@@ -34,11 +34,66 @@
 //!    receiver that [`init`] was told of. It never holds up a request. What is lost is counted in
 //!    [`Stats`].
 //!
+//! # Spans of your own
+//!
+//! A function, a future, a closure, and a part of a function, each in a span below that of the request:
+//!
+//! ```
+//! use tower_telemetry::{async_with_tracer, get_tracer, start_as_current_span, with_tracer};
+//!
+//! # async fn query(id: &str) -> Result<String, std::io::Error> { Ok(format!(" {id} ")) }
+//! #[with_tracer("users", record(user.id = id))]
+//! async fn greet(id: &str) -> Result<String, std::io::Error> {
+//!     let row = async_with_tracer("users", "query", query(id)).await?;
+//!     let name = with_tracer("users", "parse-row", || row.trim().to_owned());
+//!
+//!     let span = start_as_current_span(&get_tracer("users"), "render-greeting");
+//!     span.set_attribute("greeting.language", "en");
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! # assert_eq!(greet("Ada").await.unwrap(), "Hello, Ada!");
+//! # });
+//! ```
+//!
+//! [`Tracer::span`] describes a span with a kind, attributes, links or a parent of its own.
+//!
+//! On the span that is current, attributes, events and errors:
+//!
+//! ```
+//! use tower_telemetry::{add_span_attributes, add_span_event, attributes, set_span_error};
+//!
+//! fn count(id: &str, rows: &str, limit: Option<u64>) -> Result<u64, std::num::ParseIntError> {
+//!     // A value that is `None` is left out.
+//!     add_span_attributes(attributes! { "user.id" => id, "rows.limit" => limit });
+//!     add_span_event("cache-miss", attributes! { "cache.name" => "rows" });
+//!     let count = rows.parse().inspect_err(|error| set_span_error(error))?;
+//!     Ok(limit.map_or(count, |limit| limit.min(count)))
+//! }
+//! # assert_eq!(count("42", "7", Some(3)), Ok(3));
+//! # assert!(count("42", "many", None).is_err());
+//! ```
+//!
 //! # Metrics of your own
 //!
 //! [`increment_counter`], [`add_to_counter`], [`add_to_up_down_counter`], [`record_histogram_value`]
 //! and [`set_gauge`] create their instrument when its name is first used. [`add_request_attributes`] tells the requests of
 //! the layer's own metrics apart, by what has few values.
+//!
+//! ```
+//! use tower_telemetry::{
+//!     add_to_up_down_counter, attributes, increment_counter, record_histogram_value, set_gauge,
+//! };
+//!
+//! # let (size, cached) = (3, 7);
+//! increment_counter("http.requests", "Requests.", attributes! { "endpoint" => "/users" });
+//! record_histogram_value("users.size", "Size of a user, in KiB.", f64::from(size), []);
+//! set_gauge("users.cached", "Users in the cache.", f64::from(cached), []);
+//! add_to_up_down_counter("jobs.waiting", "Jobs that wait.", -1, []);
+//! ```
+//!
+//! All of them are in the instrumentation scope `tower-telemetry.handlers`, those of the layers in
+//! `tower-telemetry`: the `http.requests` above and that of the layer are two metrics.
 //!
 //! # Requests that go out
 //!
@@ -117,7 +172,8 @@
 //!
 //! The types of [`opentelemetry`] 0.33 are part of this crate's interface, and re-exported. An
 //! application that uses another version of it has two sets of global providers, of which this
-//! crate sees one.
+//! crate sees one: what is recorded with the other goes nowhere, in silence. `cargo tree --invert
+//! opentelemetry` shows who uses it, and is an error that names the versions where there are several.
 //!
 //! # Stability
 //!

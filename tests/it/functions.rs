@@ -691,7 +691,8 @@ async fn every_function_that_takes_attributes_leaves_out_what_is_missing() {
         add_span_event("event", some());
         increment_counter("test.count", "Counted.", some());
         record_histogram_value("test.values", "Values.", 1.5, some());
-        set_gauge("test.level", "Level.", 3.0, &some());
+        let borrowed = &some();
+        set_gauge("test.level", "Level.", 3.0, borrowed);
         add_to_up_down_counter("test.open", "Open.", 1, some());
         drop(start_timer("test.time", "Time.", some()));
         bind_counter("test.bound", "Counted.", some()).add(1);

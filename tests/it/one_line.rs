@@ -22,12 +22,12 @@ type Failure = std::num::ParseIntError;
 #[with_tracer("test")] fn closure(n: u32) -> impl Fn(u32) -> u32 { move |m| n + m }
 #[with_tracer("test")] fn tuple(a: i32) -> (i32, i32) { (a, a) }
 #[with_tracer("test")] fn choice(a: bool) -> i32 { if a { 1 } else { 2 } }
-#[with_tracer("test")] fn matched(a: Option<i32>) -> i32 { match a { Some(a) => a, None => 0 } }
+#[with_tracer("test")] fn matched(a: Option<i32>) -> i32 { match a { Some(a) => a + 1, None => 0 } }
 #[with_tracer("test")] fn macro_call(a: i32) -> String { format!("{a}") }
 #[with_tracer("test")] fn never(a: bool) { if a { exits() } }
 #[with_tracer("test")] fn exits() -> ! { panic!("as it should") }
 #[with_tracer("test")] fn parse(a: &str) -> Result<i32, Failure> { a.parse() }
-#[with_tracer("test")] fn question(a: &str) -> Result<i32, Failure> { Ok(a.parse::<i32>()?) }
+#[with_tracer("test")] fn question(a: &str) -> Result<i32, Failure> { Ok(a.parse::<i32>()? + 1) }
 #[with_tracer("test", err = false)] fn expected(a: &str) -> Result<i32, Failure> { a.parse() }
 #[with_tracer("test", record(a), metrics)] fn recorded(a: i32) -> i32 { a }
 #[with_tracer("test")] async fn future(a: i32) -> i32 { a }
@@ -75,9 +75,9 @@ fn a_function_on_one_line_makes_no_warning_and_does_what_it_did() {
     assert_eq!(iterator(3).sum::<u32>(), 3);
     assert_eq!(closure(1)(2), 3);
     assert_eq!(tuple(1), (1, 1));
-    assert_eq!((choice(true), matched(None), matched(Some(2))), (1, 0, 2));
+    assert_eq!((choice(true), matched(None), matched(Some(2))), (1, 0, 3));
     assert_eq!(macro_call(7), "7");
-    assert_eq!((parse("1"), question("2"), expected("3")), (Ok(1), Ok(2), Ok(3)));
+    assert_eq!((parse("1"), question("2"), expected("3")), (Ok(1), Ok(3), Ok(3)));
     assert_eq!(recorded(1), 1);
     let mut point = Point::new(1);
     point.set(2);

@@ -499,7 +499,7 @@ fn a_type_that_is_no_result_is_what_it_was_whatever_its_name() {
     // Of a type that is not known where the function is written nothing is said.
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
-        assert!(run_any(&"a").is_err())
+        assert!(run_any(&"a").is_err());
     }));
     let spans = telemetry.spans();
     assert_eq!(tree(&spans), ["GET", "  run_any", "    run"]);

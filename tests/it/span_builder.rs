@@ -182,7 +182,7 @@ fn a_parent_from_another_request_keeps_its_providers() {
     let (first, second) = (TestTelemetry::new(), TestTelemetry::new());
     let mut taken = None;
     block_on(in_request(&first, async {
-        taken = Some(Context::current())
+        taken = Some(Context::current());
     }));
     block_on(in_request(&second, async {
         let parent = taken.take().expect("it was there");

@@ -85,7 +85,7 @@ async fn a_span_starts_when_its_future_is_first_polled() {
             let mut work = in_span(kind, async {});
             with_tracer("test", "before", || {});
             with_tracer("test", "outer", || {
-                assert!(poll_once(work.as_mut()).is_ready())
+                assert!(poll_once(work.as_mut()).is_ready());
             });
         })
         .await;
