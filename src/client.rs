@@ -42,11 +42,20 @@ use crate::semconv::{SensitiveParameters, Side};
 /// |---|---|---|
 /// | the response arrives, its status below 400 | | unset |
 /// | its status is 400 or more | the status | error |
-/// | there is no response, or its body fails | the error's type | error |
+/// | there is no response, or its body fails | the error's cause or type | error |
+/// | the body ends before its `content-length` | `body_incomplete` | error |
 /// | the caller drops the future or the body | that of the status, if any | unset, or that of the status |
 ///
-/// A gRPC call, told by its content type, fails with every status but OK; a call that is dropped is
-/// `CANCELLED`, and no error. Attributes and metrics are those of the conventions for [HTTP clients]
+/// The values of `error.type` are those of
+/// [`TelemetryLayer`](crate::TelemetryLayer#the-values-of-errortype). The messages of the error and
+/// its sources are the description of the span's status, 256 bytes at most. In URLs in them user and
+/// password are redacted, and the query as it is in `url.full`.
+///
+/// A gRPC call, told by its content type, fails with every status but OK, and has its message as
+/// description; a call that is dropped is `CANCELLED`, and no error. A call that fails without a
+/// status has the code that tonic's caller sees, with the feature `tonic`. Without it, errors of
+/// hyper and h2 have the same codes, and others are `UNAVAILABLE` before the head of the response
+/// and `INTERNAL` after it. Attributes and metrics are those of the conventions for [HTTP clients]
 /// and [gRPC clients].
 ///
 /// # Where context may go

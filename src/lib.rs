@@ -161,7 +161,7 @@
 //! | `macros` | yes | the attribute [`#[with_tracer]`](macro@with_tracer) |
 //! | `tls` | yes | export to `https` endpoints |
 //! | `tokio` | with `init` | [`spawn_traced`], [`spawn_linked`], [`spawn_blocking_traced`] |
-//! | `tonic` | | methods of tonic's generated clients have their names from the first call on |
+//! | `tonic` | | methods of tonic's generated clients have their names from the first call on, and calls that fail the code that tonic gives them |
 //! | `reqwest` | | [`ClientTelemetryLayer`] as a middleware of `reqwest` |
 //! | `http-json` | | the protocol `http/json` for export |
 //!

@@ -49,17 +49,27 @@ use crate::semconv::SensitiveParameters;
 /// | what happens | `error.type` | span status |
 /// |---|---|---|
 /// | the response is sent, its status below 500 | | unset |
-/// | the response is sent, its status 500 or more | the status | error |
+/// | the response has a status of 500 or more, however its body ends | the status | error |
 /// | the client goes away before the response is complete | `cancelled` | unset |
-/// | the body fails after a good head | the error's type | error |
-/// | the inner service gives an error | the error's type | error |
+/// | the body ends before its `content-length` | `body_incomplete` | error |
+/// | the body fails after a good head | the error's cause or type | error |
+/// | the inner service gives an error | the error's cause or type | error |
 /// | the handler panics | `panic` | error |
 ///
+/// A `cancelled` request has an `error.type` although its span's status is not error. To leave such
+/// requests out of an error rate, exclude the value in the query, such as
+/// `error_type!~"|cancelled"` in PromQL, or leave it out here:
+/// [`without_cancelled_error_type`](Self::without_cancelled_error_type).
+///
 /// The attributes are those of the OpenTelemetry [HTTP conventions] 1.42; a gRPC call, told by its
-/// content type, has those of the [RPC conventions] instead and ends with its trailers.
+/// content type, has those of the [RPC conventions] instead and ends with its trailers. The message
+/// of a call that fails is the description of the span's status; that of an error of the inner
+/// service is not recorded.
 ///
 /// `http.route` is known where axum has matched a route before the request reaches the layer, as
 /// it has in a layer that was added with `Router::layer` or `Router::route_layer`.
+///
+#[doc = include_str!("error_types.md")]
 ///
 /// # Providers
 ///

@@ -89,7 +89,7 @@ pub fn with_tracer<T>(
 /// Runs `f` in a new span below the current one, which fails where `f` does.
 ///
 /// An `Err` becomes the span's status, with the error's message cut to 256 bytes and without those
-/// of its sources, and its type the attribute `error.type` ([recording errors]).
+/// of its sources or the secrets in URLs, and its type the attribute `error.type` ([recording errors]).
 ///
 /// ```
 /// let result = tower_telemetry::try_with_tracer("parser", "parse", || "many".parse::<u32>());
@@ -193,7 +193,9 @@ pub fn add_span_event(
 /// Records an error on the current span: its status becomes error, and an `exception` event gets
 /// the error's type and message.
 ///
-/// Whatever can be displayed is an error here. The message is its own, cut to 256 bytes; those of
+/// Whatever can be displayed is an error here. The message is its own, cut to 256 bytes. In URLs in
+/// it user and password are redacted, and the values of the query parameters that `url.query` is
+/// without. The messages of
 /// its sources are left out, because they tend to hold what nobody meant to publish; see
 /// [`set_span_error_with_sources`].
 ///
@@ -211,8 +213,7 @@ pub fn set_span_error<E: Display + ?Sized>(error: &E) {
 /// Records an error and its sources on the current span, as [`set_span_error`] does the error
 /// alone.
 ///
-/// The messages are joined by `: `, and cut to 256 bytes all together. A source is left out whose
-/// message is in those before it.
+/// The messages are joined by `: `, without repetitions, and cut to 256 bytes all together.
 ///
 /// ```
 /// # use std::error::Error;

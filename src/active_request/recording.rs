@@ -308,14 +308,11 @@ impl Recording {
 
     /// Returns what is said of an error besides its type.
     fn description(&mut self, outcome: Outcome) -> String {
-        let of_error = match outcome {
-            Outcome::Failed(failure) => failure.message,
-            _ => String::new(),
-        };
         let of_call = self.call.as_mut().and_then(|call| call.message.take());
-        match of_call {
-            Some(message) if of_error.is_empty() => message.into(),
-            _ => of_error,
+        match (of_call, outcome) {
+            (Some(message), _) => message.into(),
+            (None, Outcome::Failed(failure)) => failure.message,
+            (None, _) => String::new(),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) 
 
 /// Returns the beginning of what an error says, and whether there is more. An error may have a lot
 /// to say.
-fn beginning(error: &dyn Display) -> (String, bool) {
+pub(super) fn beginning(error: &dyn Display) -> (String, bool) {
     struct Bounded(String);
     impl Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -352,6 +352,17 @@ mod tests {
             let text = [&*text, "://a:b@c?sig=x ", &"é".repeat(cut), &*text].concat();
             let message = redacted(&text);
             assert!(message.len() <= MAX_MESSAGE);
+        }
+
+        #[test]
+        fn no_text_around_a_url_brings_its_secrets_out(
+            before in "[a-z:/@?#&= ]{0,40}",
+            path in "[a-z:/@?&=]{0,40}",
+            after in ".{0,40}",
+        ) {
+            let url = format!("://user:canary@a/{path}?b=c&sig=canary&d=e");
+            let message = redacted(&[&*before, "http", &url, &*after].concat());
+            assert!(!message.contains("canary"), "{message}");
         }
     }
 }

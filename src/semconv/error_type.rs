@@ -8,6 +8,7 @@ use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 use super::error_chain::ErrorChain;
+use super::error_message::beginning;
 use super::{ERROR_TYPE, OTHER, Side, http};
 
 /// The client went away, or nobody waits for the result any more.
@@ -83,6 +84,10 @@ const MESSAGES: [(&str, &str); 4] = [
 /// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
+/// The same of `native_tls` with OpenSSL, and what is in the messages of its other errors.
+const OPENSSL_EOF: &str = "unexpected EOF";
+const OPENSSL: &str = ":SSL routines:";
+
 impl ErrorChain<'_> {
     /// Returns the word for the innermost cause that is recognised.
     pub(crate) fn word(&self, phase: Phase) -> Option<&'static str> {
@@ -117,6 +122,8 @@ fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&
         Some(TIMEOUT)
     } else if error.is::<tower::load_shed::error::Overloaded>() {
         Some(OVERLOADED)
+    } else if connects && is_of_openssl(error) {
+        Some(TLS)
     } else {
         let mut messages = MESSAGES.into_iter();
         messages.find_map(|(message, word)| says(error, message).then_some(word))
@@ -158,6 +165,10 @@ fn of_h2(error: &h2::Error) -> Option<&'static str> {
     } else {
         Some(CONNECTION_RESET)
     }
+}
+
+fn is_of_openssl(error: &dyn Error) -> bool {
+    says(error, OPENSSL_EOF) || beginning(&error).0.contains(OPENSSL)
 }
 
 fn ended_early(phase: Phase) -> &'static str {

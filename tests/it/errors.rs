@@ -117,6 +117,7 @@ const SOON: Duration = Duration::from_millis(20);
 
 const SHORT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+#[cfg(feature = "tls")]
 const PLAIN: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
 
 /// Each way in which a server lets a client down, and the word for it.
@@ -366,6 +367,34 @@ async fn a_failed_handshake_of_tls_has_a_word() {
         assert_eq!(found.error_type, expected, "{case}: {}", found.description);
     }
 }
+
+/// By its messages: OpenSSL, which stands behind `native_tls`. These are those of its version 3.
+#[tokio::test]
+async fn an_error_of_openssl_has_a_word_where_a_client_connects() {
+    use hyper_util::rt::TokioIo;
+
+    const NO_TLS: &str = "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:\
+        ../ssl/record/ssl3_record.c:350:";
+    for (message, expected) in [
+        (NO_TLS, "tls"),
+        ("unexpected EOF", "tls"),
+        ("unexpected EOF while tunneling", HYPER_UTIL),
+    ] {
+        let connector = service_fn(move |_: http::Uri| {
+            let error = Erased::from(message);
+            std::future::ready(Err::<TokioIo<TcpStream>, _>(error))
+        });
+        let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
+        let telemetry = TestTelemetry::new();
+        let found = send(&telemetry, "https://a/", client).await;
+        assert_eq!(found.error_type, expected);
+        // Elsewhere it may mean anything.
+        assert_eq!(failed(message).await.0, "&str");
+        assert_eq!(failed(Erased::from(message)).await.0, "_OTHER");
+    }
+}
+
+const HYPER_UTIL: &str = "hyper_util::client::legacy::Error";
 
 #[cfg(feature = "reqwest")]
 mod with_reqwest {
@@ -880,6 +909,7 @@ mod with_grpc {
     }
 
     /// Never answers.
+    #[cfg(feature = "tonic")]
     fn wait(_: &mut H2Connection, response: H2Response, _: Arc<Notify>) {
         tokio::spawn(async move {
             let _response = response;
@@ -888,6 +918,7 @@ mod with_grpc {
     }
 
     /// A message of a server's answer to [`METHODS`], with its length before it: serving.
+    #[cfg(feature = "tonic")]
     const MESSAGE: &[u8] = b"\0\0\0\0\x02\x08\x01";
 
     #[cfg(feature = "tonic")]
