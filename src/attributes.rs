@@ -42,13 +42,13 @@ macro_rules! attributes {
 /// It is a slice of [`KeyValue`], an iterator of them, and can become a `Vec` of them.
 #[derive(Clone)]
 pub struct Attributes<const N: usize> {
-    /// Those past `len` are not there.
+    /// Only the first `len` are part of the list.
     attributes: [KeyValue; N],
     len: usize,
 }
 
 impl<const N: usize> Attributes<N> {
-    /// Takes what has a value.
+    /// Keeps the pairs that have a value.
     #[doc(hidden)]
     pub fn from_values(values: [(Key, Option<Value>); N]) -> Self {
         let mut len = 0;
@@ -167,7 +167,7 @@ impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &Option<T> {
     }
 }
 
-/// Of an argument that is a reference, `#[with_tracer(.., record(argument))]` takes a reference.
+/// `#[with_tracer(.., record(argument))]` takes a reference of each argument, which may be one itself.
 impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
     fn into_optional_value(self) -> Option<Value> {
         (*self).into_optional_value()

@@ -1,7 +1,8 @@
-//! The error of a function that has failed: whether there is one, and what it says.
+//! Finds the error that a function returns, and records what is known of it.
 //!
-//! `#[with_tracer]` knows no types. It calls one method by one name, and the compiler takes the first
-//! trait of these whose conditions the type fulfils: it looks at more references before fewer.
+//! `#[with_tracer]` knows no types. It calls a method named `fail`, and the compiler takes the first of
+//! the traits here whose conditions the type fulfils: a method of more references comes before one of
+//! fewer.
 
 use std::any::type_name;
 use std::error::Error;
@@ -14,16 +15,16 @@ use crate::options::guarded;
 use crate::semconv::rpc::Code;
 use crate::semconv::{self, ErrorChain, Phase, SensitiveParameters};
 
-/// What a function has returned, whose type is a `Result` by its name.
+/// Holds the value that a function returns, whose type is a `Result` by its name.
 #[derive(Debug)]
 pub struct Returned<'a, T>(pub &'a T);
 
-/// Of a type that is a `Result`.
+/// Finds the error of a type that is a `Result`.
 pub trait IsResult<'a> {
-    /// The type of its error.
+    /// The type of the error.
     type Error;
 
-    /// The error.
+    /// Returns the error, if there is one.
     fn error(&self) -> Option<&'a Self::Error>;
 }
 
@@ -35,9 +36,9 @@ impl<'a, T, E> IsResult<'a> for Returned<'a, Result<T, E>> {
     }
 }
 
-/// Of every other type.
+/// Finds no error: the type is no `Result`.
 pub trait IsNoResult {
-    /// There is no error.
+    /// Returns nothing.
     fn error(&self) -> Option<&'static NoError> {
         None
     }
@@ -45,15 +46,15 @@ pub trait IsNoResult {
 
 impl<T> IsNoResult for &Returned<'_, T> {}
 
-/// The error of what is no `Result`.
+/// Stands for the error of a type that is no `Result`.
 #[derive(Debug)]
 pub struct NoError;
 
-/// An error of any type.
+/// Holds an error of any type.
 #[derive(Debug)]
 pub struct Failed<'a, E>(pub &'a E);
 
-/// An error of a type that this crate knows.
+/// Marks the types of errors that this crate knows.
 pub trait KnownError: Error + 'static {}
 
 macro_rules! known_errors {
@@ -83,7 +84,7 @@ known_errors!(reqwest::Error, reqwest_middleware::Error);
 #[cfg(feature = "tonic")]
 known_errors!(tonic::Status, tonic::transport::Error);
 
-/// Of an error that is known.
+/// Records an error of a type that this crate knows.
 pub trait FailAsKnown {
     /// Fails with the messages of the error and its sources.
     fn fail(&self, call: &mut Call);
@@ -97,9 +98,9 @@ impl<E: KnownError> FailAsKnown for &&&&Failed<'_, E> {
     }
 }
 
-/// A pointer's target that is an error of some type.
+/// Says that the target of a pointer is an error of some type.
 pub trait DynError {
-    /// The error.
+    /// Returns the error.
     fn as_error(&self) -> &(dyn Error + 'static);
 }
 
@@ -121,7 +122,7 @@ impl DynError for dyn Error + Send + Sync + 'static {
     }
 }
 
-/// Of what points to an error: a box, `anyhow::Error` and its like.
+/// Records an error behind a pointer: a box, `anyhow::Error` and its like.
 pub trait FailAsDyn {
     /// Fails with the messages of the error and its sources.
     fn fail(&self, call: &mut Call);
@@ -135,7 +136,7 @@ impl<E: Deref<Target: DynError>> FailAsDyn for &&&Failed<'_, E> {
     }
 }
 
-/// Of an error that may have sources.
+/// Records an error that may have sources.
 pub trait FailWithSources {
     /// Fails with the messages of the error and its sources.
     fn fail(&self, call: &mut Call);
@@ -149,7 +150,7 @@ impl<E: Error> FailWithSources for &&Failed<'_, E> {
     }
 }
 
-/// Of an error that can be displayed.
+/// Records an error that can be displayed.
 pub trait FailWithMessage {
     /// Fails with type and message.
     fn fail(&self, call: &mut Call);
@@ -161,7 +162,7 @@ impl<E: Display> FailWithMessage for &Failed<'_, E> {
     }
 }
 
-/// Of every other.
+/// Records an error of any other type.
 pub trait FailWithType {
     /// Fails with the type alone.
     fn fail(&self, call: &mut Call);

@@ -196,6 +196,10 @@ mod client;
 mod expanded;
 #[cfg(feature = "macros")]
 mod failed;
+#[cfg_attr(
+    not(feature = "macros"),
+    allow(unreachable_pub, reason = "some of it is public for the macro alone")
+)]
 mod function;
 mod function_durations;
 mod future;

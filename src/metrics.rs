@@ -66,8 +66,7 @@ pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl As
 /// Adds to a counter that goes up and down, such as the number of jobs that wait: `delta` may be
 /// negative. See [`increment_counter`] for what becomes of names.
 ///
-/// Take away with the attributes with which you have added. Where the value is known as a whole,
-/// [`set_gauge`] is for it.
+/// Subtract with the attributes that were used to add. Use [`set_gauge`] where the whole value is known.
 ///
 /// ```
 /// use tower_telemetry::{add_to_up_down_counter, attributes};

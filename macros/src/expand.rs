@@ -61,8 +61,8 @@ impl Parse for Function {
     }
 }
 
-/// Makes the braces of a body those of the macro. Around a body on one line that becomes a block in
-/// another body, the compiler would else call them unnecessary.
+/// Gives the braces of a body the span of the macro. The body becomes a block in another body, where
+/// the compiler would warn of unnecessary braces if all of it is on one line.
 fn quiet(braces: Brace) -> Brace {
     Brace(Span::mixed_site().located_at(braces.span.join()))
 }

@@ -496,7 +496,7 @@ fn a_type_that_is_no_result_is_what_it_was_whatever_its_name() {
         failure(&span).map(|(_, message)| message).as_deref(),
         Some("associated")
     );
-    // Of a type that is not known where the function is written nothing is said.
+    // The macro's code sees no `Result` in a type that only the caller knows.
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         assert!(run_any(&"a").is_err());

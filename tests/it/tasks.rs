@@ -149,7 +149,7 @@ async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
 }
 
 #[test]
-fn what_is_spawned_outside_of_a_runtime_panics_where_it_is_spawned() {
+fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     use std::sync::Mutex;
     use std::thread::ThreadId;
     // A short name keeps each call on one line.
