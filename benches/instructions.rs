@@ -228,7 +228,7 @@ fn with_future() {
     black_box(get_trace_id());
 }))]
 #[bench::add_span_attributes(function(Recorded::Everything, Inbound::Sampled, || {
-    add_span_attributes(attributes! { "user.id" => 42 });
+    add_span_attributes(attributes! { "cart.items" => 42 });
 }))]
 #[bench::add_span_event(function(Recorded::Everything, Inbound::Sampled, || {
     add_span_event("cache-miss", attributes! { "cache.name" => "users" });

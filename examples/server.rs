@@ -69,13 +69,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The last requests have been answered; what they recorded is sent now.
     let report = telemetry.shutdown().await;
     if report.lost() > 0 {
-        eprintln!("telemetry was lost: {:?}", report.stats);
+        eprintln!("telemetry was lost: {report}");
     }
     Ok(())
 }
 
 async fn user(Path(id): Path<u32>) -> String {
-    add_span_attributes(attributes! { "user.id" => id });
+    add_span_attributes(attributes! { "user.id" => id.to_string() });
     let name = load_user(id).await;
     let greeting = with_tracer("users", "render-greeting", || format!("Hello, {name}!\n"));
     tracing::info!(user = id, "greeted");

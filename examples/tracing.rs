@@ -56,7 +56,7 @@ async fn user(Path(id): Path<u32>) -> String {
     greeting(id)
 }
 
-#[with_tracer("users", record(id))]
+#[with_tracer("users", record(user.id = %id))]
 fn greeting(id: u32) -> String {
     format!("Hello, {id}!\n")
 }

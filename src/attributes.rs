@@ -1,29 +1,122 @@
 //! Attributes, written short.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use opentelemetry::{Array, Value};
+use opentelemetry::{Array, Key, KeyValue, Value};
 
-/// Makes an array of attributes: `attributes! { "key" => value, .. }`.
+/// Makes a list of attributes: `attributes! { "key" => value, .. }`.
 ///
-/// A value is anything that is [`IntoValue`]; a key is a string literal or a `String`.
+/// A value is anything that is [`IntoValue`], or an `Option` of it, of which `None` leaves the
+/// attribute out. A key is a string literal or a `String`. The list is an [`Attributes`]; it takes no
+/// allocation of its own.
 ///
 /// ```
 /// use tower_telemetry::attributes;
 ///
-/// let id: u64 = 42;
 /// let name = String::from("Ada");
-/// let attributes = attributes! { "user.id" => id, "user.name" => name.as_str() };
+/// let plan: Option<&str> = None;
+/// let attributes = attributes! {
+///     "user.id" => "42",
+///     "user.name" => name.as_str(),
+///     "user.plan" => plan,
+/// };
 /// assert_eq!(attributes.len(), 2);
 /// ```
 #[macro_export]
 macro_rules! attributes {
     ($($key:expr => $value:expr),* $(,)?) => {
-        [$($crate::opentelemetry::KeyValue::new($key, $crate::IntoValue::into_value($value))),*]
-            as [$crate::opentelemetry::KeyValue; $crate::attributes!(@count $($key),*)]
+        $crate::Attributes::<{ $crate::attributes!(@count $($key),*) }>::from_values([$((
+            ::core::convert::Into::into($key),
+            $crate::IntoOptionalValue::into_optional_value($value),
+        )),*])
     };
     (@count $($key:expr),*) => { 0usize $(+ { let _ = stringify!($key); 1usize })* };
+}
+
+/// A list of attributes, made by [`attributes!`](crate::attributes): at most `N` of them, one after
+/// the other.
+///
+/// It is a slice of [`KeyValue`], an iterator of them, and can become a `Vec` of them.
+#[derive(Clone)]
+pub struct Attributes<const N: usize> {
+    /// Only the first `len` are part of the list.
+    attributes: [KeyValue; N],
+    len: usize,
+}
+
+impl<const N: usize> Attributes<N> {
+    /// Keeps the pairs that have a value.
+    #[doc(hidden)]
+    pub fn from_values(values: [(Key, Option<Value>); N]) -> Self {
+        let mut len = 0;
+        let mut present = values
+            .into_iter()
+            .filter_map(|(key, value)| Some(KeyValue::new(key, value?)));
+        let attributes = std::array::from_fn(|_| match present.next() {
+            Some(attribute) => {
+                len += 1;
+                attribute
+            }
+            None => KeyValue::new("", false),
+        });
+        Self { attributes, len }
+    }
+}
+
+impl<const N: usize> Deref for Attributes<N> {
+    type Target = [KeyValue];
+
+    fn deref(&self) -> &[KeyValue] {
+        &self.attributes[..self.len]
+    }
+}
+
+impl<const N: usize> AsRef<[KeyValue]> for Attributes<N> {
+    fn as_ref(&self) -> &[KeyValue] {
+        self
+    }
+}
+
+impl<const N: usize> IntoIterator for Attributes<N> {
+    type Item = KeyValue;
+    type IntoIter = std::iter::Take<std::array::IntoIter<KeyValue, N>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.attributes.into_iter().take(self.len)
+    }
+}
+
+impl<'a, const N: usize> IntoIterator for &'a Attributes<N> {
+    type Item = &'a KeyValue;
+    type IntoIter = std::slice::Iter<'a, KeyValue>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<const N: usize> From<Attributes<N>> for Vec<KeyValue> {
+    fn from(attributes: Attributes<N>) -> Self {
+        let len = attributes.len;
+        let mut list = Self::from(attributes.attributes);
+        list.truncate(len);
+        list
+    }
+}
+
+impl<const N: usize> fmt::Debug for Attributes<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<const N: usize, T: AsRef<[KeyValue]> + ?Sized> PartialEq<T> for Attributes<N> {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
 }
 
 /// What can be the value of an attribute, in [`attributes!`](crate::attributes).
@@ -33,11 +126,52 @@ macro_rules! attributes {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of an attribute",
     label = "not a truth value, a number, a text, or a list of these",
-    note = "make one of it, with `to_string()` for instance"
+    note = "make one of it, with `to_string()` for instance; `#[with_tracer(.., record(%value))]` \
+            records what can be displayed, `record(?value)` what has `Debug`"
 )]
 pub trait IntoValue {
     /// Converts into OpenTelemetry's value.
     fn into_value(self) -> Value;
+}
+
+/// What can be the value of an attribute that may be missing: anything that is [`IntoValue`], and an
+/// [`Option`] of it.
+///
+/// It is implemented for these alone; implement [`IntoValue`] for types of your own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of an attribute",
+    label = "not a truth value, a number, a text, a list of these, or an `Option` of one",
+    note = "make one of it, with `to_string()` for instance; `#[with_tracer(.., record(%value))]` \
+            records what can be displayed, `record(?value)` what has `Debug`"
+)]
+pub trait IntoOptionalValue {
+    /// Converts into OpenTelemetry's value; `None` leaves the attribute out.
+    fn into_optional_value(self) -> Option<Value>;
+}
+
+impl<T: IntoValue> IntoOptionalValue for T {
+    fn into_optional_value(self) -> Option<Value> {
+        Some(self.into_value())
+    }
+}
+
+impl<T: IntoOptionalValue> IntoOptionalValue for Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        self?.into_optional_value()
+    }
+}
+
+impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        self.clone()?.into_optional_value()
+    }
+}
+
+/// `#[with_tracer(.., record(argument))]` takes a reference of each argument, which may be one itself.
+impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        (*self).into_optional_value()
+    }
 }
 
 macro_rules! into_value {

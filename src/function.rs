@@ -2,15 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Poll, ready};
 use std::time::{Instant, SystemTime};
 
-use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt};
-use opentelemetry::{Context, ContextGuard, KeyValue};
-use pin_project_lite::pin_project;
+use opentelemetry::trace::{Link, SpanContext, SpanKind, SpanRef, Status, TraceContextExt};
+use opentelemetry::{Context, KeyValue};
 
+use crate::current::{self, Attached};
 use crate::function_durations::FunctionEnd;
 use crate::options::guarded;
 #[cfg(feature = "tokio")]
@@ -32,6 +29,17 @@ pub(crate) struct Function {
     pub(crate) kind: SpanKind,
     /// Where metrics are recorded of the function: the module or type that it is in, and its name.
     pub(crate) metrics: Option<(&'static str, &'static str)>,
+    /// Boxed, because few spans have any of it.
+    pub(crate) extra: Option<Box<Extra>>,
+}
+
+/// The parts of a span that only a builder gives.
+#[derive(Default)]
+pub(crate) struct Extra {
+    pub(crate) attributes: Vec<KeyValue>,
+    pub(crate) links: Vec<Link>,
+    /// The context whose span is the parent, in place of the current one.
+    pub(crate) parent: Option<Context>,
 }
 
 /// A run that has started. Dropped, it ends.
@@ -66,11 +74,17 @@ impl Function {
             name,
             kind: SpanKind::Internal,
             metrics: None,
+            extra: None,
         }
     }
 
-    /// Starts a run in a span below the current one. Nothing is built for a span that is dropped.
-    pub(crate) fn start(self, attributes: &Attributes) -> Call {
+    /// Starts a run in a span below the current one, or below that of the parent that was given.
+    /// Nothing is built for a span that is dropped.
+    pub(crate) fn start(mut self, attributes: &Attributes) -> Call {
+        if let Some(parent) = self.extra.as_mut().and_then(|extra| extra.parent.take()) {
+            let _attached = current::attach(&with_surroundings(parent));
+            return self.start(attributes);
+        }
         let Some(providers) = providers::current() else {
             return Call::new(None, None);
         };
@@ -81,37 +95,43 @@ impl Function {
                 metrics.map(|function| Metrics::start(providers, function)),
             );
         }
-        self.start_below(&Context::current(), Vec::new(), providers, attributes)
+        self.start_below(&current::get(), providers, attributes)
     }
 
     /// The same, in a new trace with a link to the current span.
     #[cfg(feature = "tokio")]
-    pub(crate) fn start_linked(self) -> Call {
-        let current = Context::map_current(whole_current);
+    pub(crate) fn start_linked(mut self) -> Call {
         let Some(providers) = providers::current() else {
             return Call::new(None, None);
         };
-        let links = current.map(Link::with_context).into_iter().collect();
-        self.start_below(&providers::without_span(), links, providers, &|_| {})
+        if let Some(current) = current::map(whole_current) {
+            self.link(current);
+        }
+        self.start_below(&providers::without_span(), providers, &|_| {})
     }
 
-    fn start_below(
-        self,
-        parent: &Context,
-        links: Vec<Link>,
-        providers: Current,
-        attributes: &Attributes,
-    ) -> Call {
+    /// Adds a link to a span, if that is one.
+    pub(crate) fn link(&mut self, span_context: SpanContext) {
+        if span_context.is_valid() {
+            let links = &mut self.extra.get_or_insert_default().links;
+            links.push(Link::with_context(span_context));
+        }
+    }
+
+    fn start_below(self, parent: &Context, providers: Current, attributes: &Attributes) -> Call {
         let tracer = providers.component(self.component);
         let metrics = self
             .metrics
             .map(|function| Metrics::start(providers, function));
-        let (mut name, mut links) = (Some(self.name), links);
+        let (mut name, mut extra) = (Some(self.name), self.extra);
         let mut describe = |new: &mut NewSpan| {
             new.name = name.take().unwrap_or_default();
             new.kind = self.kind.clone();
             new.start_time = SystemTime::now();
-            new.links = std::mem::take(&mut links);
+            if let Some(extra) = extra.take() {
+                new.links = extra.links;
+                new.attributes.extend(extra.attributes);
+            }
             attributes(&mut new.attributes);
             unique::make_unique(&mut new.attributes);
         };
@@ -122,6 +142,26 @@ impl Function {
         let Started { cx, recording } = tracer.start(parent, &mut describe);
         Call::new(Some(OpenSpan { cx, recording }), metrics)
     }
+}
+
+/// The context of a parent that was given, in which telemetry goes where it would go without one.
+fn with_surroundings(parent: Context) -> Context {
+    current::map(|current| {
+        let own = parent.clone();
+        let cx = providers::in_scope_of(parent, current);
+        // Its own providers stay: it may come from a request that is served elsewhere.
+        let cx = providers::in_scope_of(cx, &own);
+        if current.is_telemetry_suppressed() {
+            cx.with_telemetry_suppressed()
+        } else {
+            cx
+        }
+    })
+}
+
+/// The context of the current span; it is not valid where there is none.
+pub(crate) fn current_span_context() -> SpanContext {
+    current::map(|cx| cx.span().span_context().clone())
 }
 
 impl Metrics {
@@ -158,22 +198,31 @@ impl Call {
         }
     }
 
-    fn attach(&self) -> Option<ContextGuard> {
-        self.span.as_ref().map(|span| span.cx.clone().attach())
+    pub(crate) fn attach(&self) -> Option<Attached> {
+        self.span.as_ref().map(|span| current::attach(&span.cx))
+    }
+
+    /// The span, where what is written to it is kept.
+    pub(crate) fn span(&self) -> Option<SpanRef<'_>> {
+        let span = self.span.as_ref().filter(|span| span.recording)?;
+        Some(span.cx.span())
+    }
+
+    /// The context of the span, or that of the current one, where there is no need for another:
+    /// none below it is sampled.
+    pub(crate) fn span_context(&self) -> SpanContext {
+        match &self.span {
+            Some(span) => span.cx.span().span_context().clone(),
+            None => current_span_context(),
+        }
     }
 
     /// Says that the run has failed, with an error of this type and message.
-    pub fn fail(&mut self, error_type: &'static str, message: Option<&dyn Display>) {
+    pub(crate) fn fail(&mut self, error_type: &'static str, message: impl FnOnce() -> String) {
         self.error = Some(error_type);
-        if let Some(OpenSpan {
-            cx,
-            recording: true,
-        }) = &self.span
-        {
+        if let Some(span) = self.span() {
             // What an error says of itself is code of the application, and may panic.
-            let message = message.and_then(|message| guarded(|| message_of(message)));
-            let message = message.unwrap_or_default();
-            cx.span().set_status(Status::error(message));
+            span.set_status(Status::error(guarded(message).unwrap_or_default()));
         }
     }
 }
@@ -226,11 +275,15 @@ impl fmt::Debug for Call {
 /// A run that is current on this thread.
 pub struct CallGuard {
     // Dropped in this order: the span is no longer current when it ends.
-    _attached: Option<ContextGuard>,
+    _attached: Option<Attached>,
     call: Call,
 }
 
 impl CallGuard {
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
     /// Runs what may fail, and has `observe` say whether it has.
     pub fn run<T>(mut self, run: impl FnOnce() -> T, observe: impl FnOnce(&T, &mut Call)) -> T {
         let output = run();
@@ -242,112 +295,6 @@ impl CallGuard {
 impl fmt::Debug for CallGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallGuard").finish_non_exhaustive()
-    }
-}
-
-/// Sees what a future has come to.
-pub trait Observe<T> {
-    /// Tells the call whether it has failed.
-    fn observe(&self, output: &T, call: &mut Call);
-}
-
-impl<T, F: Fn(&T, &mut Call)> Observe<T> for F {
-    fn observe(&self, output: &T, call: &mut Call) {
-        self(output, call);
-    }
-}
-
-/// Takes no error for a failure.
-#[derive(Clone, Copy, Debug)]
-pub struct Nothing;
-
-impl<T> Observe<T> for Nothing {
-    fn observe(&self, _: &T, _: &mut Call) {}
-}
-
-/// Takes every `Err` for a failure.
-#[derive(Clone, Copy, Debug)]
-pub struct Errors;
-
-impl<T, E: Display> Observe<Result<T, E>> for Errors {
-    fn observe(&self, output: &Result<T, E>, call: &mut Call) {
-        if let Err(error) = output {
-            call.fail(std::any::type_name::<E>(), Some(error));
-        }
-    }
-}
-
-pin_project! {
-    /// A future in a span, see [`async_with_tracer`](crate::async_with_tracer).
-    #[must_use = "futures do nothing unless they are polled"]
-    pub struct SpanFuture<F, O = Nothing> {
-        // `None` once it has completed, and while it is being dropped.
-        #[pin]
-        inner: Option<F>,
-        call: Option<Call>,
-        observe: O,
-    }
-
-    impl<F, O> PinnedDrop for SpanFuture<F, O> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let _attached = this.call.as_ref().map(Call::attach);
-            this.inner.set(None);
-        }
-    }
-}
-
-impl<F: Future, O: Observe<F::Output>> SpanFuture<F, O> {
-    /// Runs `inner` in the span of `call`.
-    pub fn new(mut call: Call, inner: F, observe: O) -> Self {
-        call.set_pending(true);
-        Self {
-            inner: Some(inner),
-            call: Some(call),
-            observe,
-        }
-    }
-}
-
-/// Ends a run while a panic passes. Whoever catches it drops the future later, when the thread is no
-/// longer panicking.
-struct EndOnPanic<'a>(&'a mut Option<Call>);
-
-impl Drop for EndOnPanic<'_> {
-    fn drop(&mut self) {
-        *self.0 = None;
-    }
-}
-
-impl<F: Future, O: Observe<F::Output>> Future for SpanFuture<F, O> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let output = {
-            let _attached = this.call.as_ref().map(Call::attach);
-            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-                return Poll::Pending;
-            };
-            let unwinding = EndOnPanic(this.call);
-            let polled = inner.poll(cx);
-            std::mem::forget(unwinding);
-            let output = ready!(polled);
-            this.inner.set(None);
-            output
-        };
-        if let Some(call) = this.call {
-            call.set_pending(false);
-            this.observe.observe(&output, call);
-        }
-        *this.call = None;
-        Poll::Ready(output)
-    }
-}
-
-impl<F, O> fmt::Debug for SpanFuture<F, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpanFuture").finish_non_exhaustive()
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use opentelemetry::KeyValue;
 
 use crate::bound::{self, Bind};
-use crate::metrics::{self, COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, bounded};
+use crate::metrics::{self, COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, UP_DOWN_COUNTER, bounded};
+use crate::unique;
 
 /// What a handle is bound to, once it is recorded to: a series that nothing is recorded to would
 /// be exported as zero.
@@ -43,7 +44,7 @@ impl<B> Lazy<B> {
         }
         let mut bound = None;
         metrics::record(&self.name, &self.description, kind, |instrument| {
-            bound = bind(instrument, &self.attributes);
+            bound = bind(instrument, &unique::of(&self.attributes));
             bound.is_some()
         });
         // Made outside of the cell: making an instrument may log, and a log may come back here.
@@ -84,6 +85,14 @@ handle!(
     bound::BoundCounter<u64>,
     COUNTER,
     Counter
+);
+
+handle!(
+    /// A counter that goes up and down, bound to its attributes, see [`bind_up_down_counter`].
+    BoundUpDownCounter,
+    bound::BoundUpDownCounter<i64>,
+    UP_DOWN_COUNTER,
+    UpDownCounter
 );
 
 handle!(
@@ -131,6 +140,31 @@ impl BoundCounter {
     pub fn add(&self, n: u64) {
         if let Some(counter) = self.get() {
             counter.add(n);
+        }
+    }
+}
+
+/// Binds a counter that goes up and down to its attributes, as [`bind_counter`] does a counter.
+///
+/// ```
+/// let open = tower_telemetry::bind_up_down_counter("pool.open", "Open connections.", []);
+/// open.add(1);
+/// open.add(-1);
+/// ```
+pub fn bind_up_down_counter(
+    name: impl Into<Cow<'static, str>>,
+    description: impl Into<Cow<'static, str>>,
+    attributes: impl Into<Vec<KeyValue>>,
+) -> BoundUpDownCounter {
+    let lazy = Lazy::new(name, description, attributes);
+    BoundUpDownCounter { lazy }
+}
+
+impl BoundUpDownCounter {
+    /// Adds `delta`, which may be negative.
+    pub fn add(&self, delta: i64) {
+        if let Some(counter) = self.get() {
+            counter.add(delta);
         }
     }
 }

@@ -34,11 +34,66 @@
 //!    receiver that [`init`] was told of. It never holds up a request. What is lost is counted in
 //!    [`Stats`].
 //!
+//! # Spans of your own
+//!
+//! A function, a future, a closure, and a part of a function, each in a span below that of the request:
+//!
+//! ```
+//! use tower_telemetry::{async_with_tracer, get_tracer, start_as_current_span, with_tracer};
+//!
+//! # async fn query(id: &str) -> Result<String, std::io::Error> { Ok(format!(" {id} ")) }
+//! #[with_tracer("users", record(user.id = id))]
+//! async fn greet(id: &str) -> Result<String, std::io::Error> {
+//!     let row = async_with_tracer("users", "query", query(id)).await?;
+//!     let name = with_tracer("users", "parse-row", || row.trim().to_owned());
+//!
+//!     let span = start_as_current_span(&get_tracer("users"), "render-greeting");
+//!     span.set_attribute("greeting.language", "en");
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! # assert_eq!(greet("Ada").await.unwrap(), "Hello, Ada!");
+//! # });
+//! ```
+//!
+//! [`Tracer::span`] describes a span with a kind, attributes, links or a parent of its own.
+//!
+//! On the span that is current, attributes, events and errors:
+//!
+//! ```
+//! use tower_telemetry::{add_span_attributes, add_span_event, attributes, set_span_error};
+//!
+//! fn count(id: &str, rows: &str, limit: Option<u64>) -> Result<u64, std::num::ParseIntError> {
+//!     // A value that is `None` is left out.
+//!     add_span_attributes(attributes! { "user.id" => id, "rows.limit" => limit });
+//!     add_span_event("cache-miss", attributes! { "cache.name" => "rows" });
+//!     let count = rows.parse().inspect_err(|error| set_span_error(error))?;
+//!     Ok(limit.map_or(count, |limit| limit.min(count)))
+//! }
+//! # assert_eq!(count("42", "7", Some(3)), Ok(3));
+//! # assert!(count("42", "many", None).is_err());
+//! ```
+//!
 //! # Metrics of your own
 //!
-//! [`increment_counter`], [`add_to_counter`], [`record_histogram_value`] and [`set_gauge`] create
-//! their instrument when its name is first used. [`add_request_attributes`] tells the requests of
+//! [`increment_counter`], [`add_to_counter`], [`add_to_up_down_counter`], [`record_histogram_value`]
+//! and [`set_gauge`] create their instrument when its name is first used. [`add_request_attributes`] tells the requests of
 //! the layer's own metrics apart, by what has few values.
+//!
+//! ```
+//! use tower_telemetry::{
+//!     add_to_up_down_counter, attributes, increment_counter, record_histogram_value, set_gauge,
+//! };
+//!
+//! # let (size, cached) = (3, 7);
+//! increment_counter("http.requests", "Requests.", attributes! { "endpoint" => "/users" });
+//! record_histogram_value("users.size", "Size of a user, in KiB.", f64::from(size), []);
+//! set_gauge("users.cached", "Users in the cache.", f64::from(cached), []);
+//! add_to_up_down_counter("jobs.waiting", "Jobs that wait.", -1, []);
+//! ```
+//!
+//! All of them are in the instrumentation scope `tower-telemetry.handlers`, those of the layers in
+//! `tower-telemetry`: the `http.requests` above and that of the layer are two metrics.
 //!
 //! # Requests that go out
 //!
@@ -55,7 +110,7 @@
 //! | `tokio::spawn` | [`spawn_traced`]: a child span. [`spawn_linked`]: a new trace with a link, for work that outlives the request by far |
 //! | `tokio::task::spawn_blocking` | [`spawn_blocking_traced`] |
 //! | another thread | take `Context::current()` along, and hold its `attach()` there |
-//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)` |
+//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)`, or with the parent that [`SpanBuilder::with_parent`] is given |
 //! | a stream or future that is polled elsewhere | `with_current_context()` on it, before it goes |
 //!
 //! `Context` is [`opentelemetry::Context`], the methods are those of
@@ -64,16 +119,18 @@
 //!
 //! ```
 //! use opentelemetry::{Context, context::FutureExt};
-//! use tower_telemetry::opentelemetry;
+//! use tower_telemetry::{async_with_tracer, opentelemetry};
 //!
-//! # async fn work(job: u32) {}
+//! async fn work(job: u32) { /* .. */ }
+//!
 //! async fn handler(jobs: tokio::sync::mpsc::Sender<(Context, u32)>) {
 //!     let _ = jobs.send((Context::current(), 42)).await;
 //! }
 //!
 //! async fn worker(mut jobs: tokio::sync::mpsc::Receiver<(Context, u32)>) {
 //!     while let Some((cx, job)) = jobs.recv().await {
-//!         work(job).with_context(cx).await;
+//!         // The span starts when this is polled, below the span that sent the job.
+//!         async_with_tracer("jobs", "work", work(job)).with_context(cx).await;
 //!     }
 //! }
 //! ```
@@ -115,7 +172,8 @@
 //!
 //! The types of [`opentelemetry`] 0.33 are part of this crate's interface, and re-exported. An
 //! application that uses another version of it has two sets of global providers, of which this
-//! crate sees one.
+//! crate sees one: what is recorded with the other goes nowhere, in silence. `cargo tree --invert
+//! opentelemetry` shows who uses it, and is an error that names the versions where there are several.
 //!
 //! # Stability
 //!
@@ -130,11 +188,19 @@ mod attempts;
 mod attributes;
 mod body;
 mod bound;
+#[cfg(feature = "macros")]
+mod bounded_text;
 mod call;
 mod client;
 mod current;
 #[cfg(feature = "macros")]
 mod expanded;
+#[cfg(feature = "macros")]
+mod failed;
+#[cfg_attr(
+    not(feature = "macros"),
+    allow(unreachable_pub, reason = "some of it is public for the macro alone")
+)]
 mod function;
 mod function_durations;
 mod future;
@@ -158,6 +224,9 @@ mod reqwest;
 mod room;
 mod semconv;
 mod server;
+mod span_builder;
+mod span_future;
+mod span_guard;
 mod table;
 #[cfg(feature = "tokio")]
 mod tasks;
@@ -166,14 +235,14 @@ mod unique;
 mod unique_span;
 
 pub use attempts::{AttemptsLayer, CountAttempts};
-pub use attributes::IntoValue;
+pub use attributes::{Attributes, IntoOptionalValue, IntoValue};
 pub use body::ResponseBody;
 pub use client::{ClientTelemetry, ClientTelemetryLayer};
-pub use function::SpanFuture;
 pub use future::ResponseFuture;
 pub use handler_attributes::add_request_attributes;
 pub use handles::{
-    BoundCounter, BoundGauge, BoundHistogram, bind_counter, bind_gauge, bind_histogram,
+    BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, bind_counter, bind_gauge,
+    bind_histogram, bind_up_down_counter,
 };
 #[cfg(feature = "init")]
 pub use init::{
@@ -185,24 +254,29 @@ pub use logs::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use logs::{LogLines, log_lines};
 pub use metrics::{
-    Timer, add_to_counter, increment_counter, record_histogram_value, set_gauge, start_timer,
+    Timer, add_to_counter, add_to_up_down_counter, increment_counter, record_histogram_value,
+    set_gauge, start_timer,
 };
 pub use opentelemetry;
+pub use opentelemetry::trace::SpanKind;
 #[cfg(feature = "init")]
 pub use opentelemetry_sdk;
 pub use options::{MetricSet, RequestAttributes, Trust};
 pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
 pub use semconv::ForwardedHeader;
 pub use server::{Telemetry, TelemetryLayer};
+pub use span_builder::SpanBuilder;
+pub use span_future::SpanFuture;
+pub use span_guard::SpanGuard;
 #[cfg(feature = "tokio")]
 pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};
 #[cfg(feature = "macros")]
 #[doc = include_str!("with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
 pub use trace::{
-    SpanGuard, Tracer, add_span_attributes, add_span_event, async_try_with_tracer,
-    async_with_tracer, get_span_id, get_trace_id, get_tracer, set_span_error,
-    set_span_error_with_sources, start_as_current_span, try_with_tracer, with_tracer,
+    Tracer, add_span_attributes, add_span_event, async_try_with_tracer, async_with_tracer,
+    get_span_id, get_trace_id, get_tracer, set_span_error, set_span_error_with_sources,
+    start_as_current_span, try_with_tracer, with_tracer,
 };
 
 /// What `#[with_tracer]` expands to. Not part of the interface.
@@ -211,8 +285,14 @@ pub use trace::{
 pub mod __private {
     pub use opentelemetry::trace::SpanKind;
 
-    pub use crate::expanded::{FailWithMessage, FailWithType, Failed, never, observed, start};
-    pub use crate::function::{Call, Nothing, SpanFuture};
+    pub use crate::expanded::{
+        in_span, never, observed, record, record_debug, record_display, start,
+    };
+    pub use crate::failed::{
+        DynError, FailAsDyn, FailAsKnown, FailWithMessage, FailWithSources, FailWithType, Failed,
+        IsNoResult, IsResult, KnownError, NoError, Returned,
+    };
+    pub use crate::function::{Call, CallGuard};
 }
 
 /// Compiles the examples of the README.

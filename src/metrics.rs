@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
 use crate::providers::{self, Current};
 use crate::semconv;
 use crate::table::{Inserted, Table};
+use crate::unique;
 
 /// Bound of the number of instruments that are created by name.
 const MAX_INSTRUMENTS: usize = 256;
@@ -22,7 +23,15 @@ const MAX_VALUE: f64 = 1e18;
 /// The instrument is created when its name is first used, with the description given then; it
 /// stays until the program ends. Names are for a fixed set of things: past 256 of them the process
 /// logs a warning and records no more under new ones. The same is done with a name that is not
-/// valid ([instrument name syntax]), and with one that was used for another kind of instrument.
+/// valid ([instrument name syntax]), and with one that was used for another kind of instrument. Names
+/// that differ in case alone are one name, spelled as it was first.
+///
+/// All of these instruments are in the instrumentation scope `tower-telemetry.handlers`, apart from
+/// those of the layers. A name that a layer uses too, such as `http.requests`, is a metric of its own
+/// here, with what the handler records: the layer's `http.requests` is in the scope
+/// `tower-telemetry`, and counts each request once, when it has ended, with its method, route and
+/// status. A backend that does not show scopes shows them as one; give yours a name of its own where
+/// that matters.
 ///
 /// Attributes are for few values: past 2,000 sets of them in one instrument, the SDK puts the rest
 /// together in one, marked `otel.metric.overflow`.
@@ -48,11 +57,43 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
 pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
     record(name, description, &COUNTER, |instrument| match instrument {
         Instrument::Counter(counter) => {
-            counter.add(n, attributes.as_ref());
+            counter.add(n, &unique::of(attributes.as_ref()));
             true
         }
         _ => false,
     });
+}
+
+/// Adds to a counter that goes up and down, such as the number of jobs that wait: `delta` may be
+/// negative. See [`increment_counter`] for what becomes of names.
+///
+/// Subtract with the attributes that were used to add. Use [`set_gauge`] where the whole value is known.
+///
+/// ```
+/// use tower_telemetry::{add_to_up_down_counter, attributes};
+///
+/// let queue = attributes! { "queue.name" => "mail" };
+/// add_to_up_down_counter("queue.jobs", "Jobs that wait.", 3, &queue);
+/// add_to_up_down_counter("queue.jobs", "Jobs that wait.", -1, &queue);
+/// ```
+pub fn add_to_up_down_counter(
+    name: &str,
+    description: &str,
+    delta: i64,
+    attributes: impl AsRef<[KeyValue]>,
+) {
+    record(
+        name,
+        description,
+        &UP_DOWN_COUNTER,
+        |instrument| match instrument {
+            Instrument::UpDownCounter(counter) => {
+                counter.add(delta, &unique::of(attributes.as_ref()));
+                true
+            }
+            _ => false,
+        },
+    );
 }
 
 /// Records a value in a histogram; see [`increment_counter`] for what becomes of names.
@@ -75,7 +116,7 @@ pub fn record_histogram_value(
             &HISTOGRAM,
             |instrument| match instrument {
                 Instrument::Histogram(histogram) => {
-                    histogram.record(value, attributes.as_ref());
+                    histogram.record(value, &unique::of(attributes.as_ref()));
                     true
                 }
                 _ => false,
@@ -95,7 +136,7 @@ pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsR
     if let Some(value) = bounded(value) {
         record(name, description, &GAUGE, |instrument| match instrument {
             Instrument::Gauge(gauge) => {
-                gauge.record(value, attributes.as_ref());
+                gauge.record(value, &unique::of(attributes.as_ref()));
                 true
             }
             _ => false,
@@ -153,7 +194,7 @@ impl Timer {
     /// Adds an attribute that is known only now, such as an outcome.
     pub fn add_attribute(&mut self, attribute: KeyValue) {
         if let Some(running) = &mut self.running {
-            running.attributes.push(attribute);
+            unique::set(&mut running.attributes, attribute);
         }
     }
 
@@ -175,7 +216,7 @@ impl Drop for Timer {
                 &TIMER,
                 |instrument| match instrument {
                     Instrument::Timer(histogram) => {
-                        histogram.record(elapsed, &running.attributes);
+                        histogram.record(elapsed, &unique::of(&running.attributes));
                         true
                     }
                     _ => false,
@@ -200,7 +241,10 @@ pub(crate) fn bounded(value: f64) -> Option<f64> {
 /// The instruments that were created by name.
 pub(crate) struct Registry {
     meter: Meter,
+    /// By their names in lower case.
     instruments: Table<String, Instrument>,
+    /// By other spellings of their names.
+    spellings: Table<String, Instrument>,
     /// Names that were complained about.
     refused: Table<String, ()>,
     /// Whether it was said that there are too many.
@@ -210,6 +254,7 @@ pub(crate) struct Registry {
 #[derive(Clone)]
 pub(crate) enum Instrument {
     Counter(Counter<u64>),
+    UpDownCounter(UpDownCounter<i64>),
     Histogram(Histogram<f64>),
     Timer(Histogram<f64>),
     Gauge(Gauge<f64>),
@@ -226,6 +271,16 @@ pub(crate) const COUNTER: Kind = Kind {
     make: |meter, name, description| {
         let counter = meter.u64_counter(name).with_description(description);
         Instrument::Counter(counter.build())
+    },
+};
+
+pub(crate) const UP_DOWN_COUNTER: Kind = Kind {
+    name: "counter that goes up and down",
+    make: |meter, name, description| {
+        let counter = meter
+            .i64_up_down_counter(name)
+            .with_description(description);
+        Instrument::UpDownCounter(counter.build())
     },
 };
 
@@ -260,6 +315,7 @@ impl Instrument {
     fn kind(&self) -> &'static str {
         match self {
             Self::Counter(_) => COUNTER.name,
+            Self::UpDownCounter(_) => UP_DOWN_COUNTER.name,
             Self::Histogram(_) => HISTOGRAM.name,
             Self::Timer(_) => TIMER.name,
             Self::Gauge(_) => GAUGE.name,
@@ -327,6 +383,7 @@ impl Registry {
         Self {
             meter,
             instruments: Table::new(MAX_INSTRUMENTS),
+            spellings: Table::new(MAX_INSTRUMENTS),
             refused: Table::new(MAX_INSTRUMENTS),
             overflow: AtomicBool::new(false),
         }
@@ -338,21 +395,30 @@ impl Registry {
         description: &str,
         kind: &Kind,
     ) -> Result<&Instrument, Refusal> {
-        if let Some(instrument) = self.instruments.get(name) {
+        // The usual spelling is that of the table.
+        let known = self.instruments.get(name);
+        if let Some(instrument) = known.or_else(|| self.spellings.get(name)) {
             return Ok(instrument);
         }
         if !is_valid(name) {
             return Err(Refusal::Name);
         }
+        let key = name.to_ascii_lowercase();
         // Asked before one is made, because the SDK never lets go of an instrument.
-        if self.instruments.is_full() {
+        if self.instruments.is_full() && self.instruments.get(&key).is_none() {
             return Err(Refusal::Full);
         }
-        self.instruments
-            .get_or_insert_with(name, || {
+        let instrument = self
+            .instruments
+            .get_or_insert_with(&*key, || {
                 (kind.make)(&self.meter, name.to_owned(), description.to_owned())
             })
-            .map_err(|_| Refusal::Full)
+            .map_err(|_| Refusal::Full)?;
+        if name != key {
+            // Without room for it, it is looked up anew each time.
+            self.spellings.insert(name.to_owned(), instrument.clone());
+        }
+        Ok(instrument)
     }
 
     /// Says once for each name why nothing is recorded under it.

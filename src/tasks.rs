@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::future::Future;
 
-use opentelemetry::Context;
 use opentelemetry::context::FutureExt;
 use tokio::task::JoinHandle;
 
-use crate::function::{Function, Nothing, SpanFuture};
+use crate::current;
+use crate::function::Function;
 use crate::providers;
+use crate::span_future::SpanFuture;
 
 /// Spawns a task in a new span below the current one, in its trace.
 ///
@@ -26,6 +27,7 @@ use crate::providers;
 /// # Panics
 ///
 /// Where [`tokio::spawn`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_traced<F>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
@@ -35,7 +37,8 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     let call = Function::new(component, name.into()).start(&|_| {});
-    tokio::spawn(SpanFuture::new(call, future, Nothing).with_current_context())
+    let task = SpanFuture::started(call, future, |_, _| {});
+    tokio::spawn(task.with_current_context())
 }
 
 /// Spawns a task in a new trace, with a link to the current span.
@@ -54,6 +57,7 @@ where
 /// # Panics
 ///
 /// Where [`tokio::spawn`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_linked<F>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
@@ -63,7 +67,7 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     let call = Function::new(component, name.into()).start_linked();
-    let task = SpanFuture::new(call, future, Nothing);
+    let task = SpanFuture::started(call, future, |_, _| {});
     tokio::spawn(task.with_context(providers::without_span()))
 }
 
@@ -82,16 +86,17 @@ where
 /// # Panics
 ///
 /// Where [`tokio::task::spawn_blocking`] does: outside of a runtime.
+#[track_caller]
 pub fn spawn_blocking_traced<T: Send + 'static>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let cx = Context::current();
+    let cx = current::get();
     let mut call = Function::new(component, name.into()).start(&|_| {});
     call.set_pending(true);
     tokio::task::spawn_blocking(move || {
-        let _attached = cx.attach();
+        let _attached = current::attach(&cx);
         call.enter().run(f, |_, call| call.set_pending(false))
     })
 }

@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::future::Future;
 
+use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId};
-use opentelemetry::{Context, KeyValue};
 
-use crate::function::{
-    Call, CallGuard, Errors, Function, Nothing, Observe, SpanFuture, message_of,
-};
+use crate::current;
+use crate::function::message_of;
 use crate::semconv::{self, SensitiveParameters};
+use crate::span_builder::SpanBuilder;
+use crate::span_future::SpanFuture;
+use crate::span_guard::SpanGuard;
 
 /// Starts spans for one component of an application.
 ///
@@ -33,8 +35,21 @@ pub const fn get_tracer(component: &'static str) -> Tracer {
 }
 
 impl Tracer {
-    fn start(self, name: Cow<'static, str>) -> Call {
-        Function::new(self.component, name).start(&|_| {})
+    /// Describes a span that has more than a name: a kind, attributes, links, a parent. It starts
+    /// with one of the builder's last methods.
+    ///
+    /// ```
+    /// use tower_telemetry::{SpanKind, attributes, get_tracer};
+    ///
+    /// let sent = get_tracer("mail")
+    ///     .span("send orders")
+    ///     .with_kind(SpanKind::Producer)
+    ///     .with_attributes(attributes! { "messaging.destination.name" => "orders" })
+    ///     .run(|| 3);
+    /// assert_eq!(sent, 3);
+    /// ```
+    pub fn span(&self, name: impl Into<Cow<'static, str>>) -> SpanBuilder {
+        SpanBuilder::new(self.component, name.into())
     }
 }
 
@@ -55,21 +70,7 @@ impl Tracer {
 /// # assert_eq!(parse("abc"), 3);
 /// ```
 pub fn start_as_current_span(tracer: &Tracer, name: impl Into<Cow<'static, str>>) -> SpanGuard {
-    SpanGuard {
-        _call: tracer.start(name.into()).enter(),
-    }
-}
-
-/// Guard of a current span, see [`start_as_current_span`].
-#[must_use = "the span ends when the guard is dropped; bind it to a name, `let _span = ..`"]
-pub struct SpanGuard {
-    _call: CallGuard,
-}
-
-impl fmt::Debug for SpanGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpanGuard").finish_non_exhaustive()
-    }
+    tracer.span(name).start()
 }
 
 /// Runs `f` in a new span below the current one.
@@ -83,8 +84,7 @@ pub fn with_tracer<T>(
     name: impl Into<Cow<'static, str>>,
     f: impl FnOnce() -> T,
 ) -> T {
-    let _span = start_as_current_span(&get_tracer(component), name);
-    f()
+    get_tracer(component).span(name).run(f)
 }
 
 /// Runs `f` in a new span below the current one, which fails where `f` does.
@@ -103,15 +103,18 @@ pub fn try_with_tracer<T, E: Display>(
     name: impl Into<Cow<'static, str>>,
     f: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
-    let call = get_tracer(component).start(name.into()).enter();
-    call.run(f, |result, call| Errors.observe(result, call))
+    get_tracer(component).span(name).try_run(f)
 }
 
-/// Runs a future in a new span below the current one.
+/// Runs a future in a new span below the span that is current when the future is first polled.
 ///
-/// The span starts with this call and ends when the future completes or is dropped; where it is
-/// dropped before it has completed, the span's `error.type` is `cancelled`. It is current while the
-/// future is polled, on whichever thread that is, and while the future is dropped.
+/// The span starts with that first poll, and ends when the future completes or is dropped; where it
+/// is dropped before it has completed, the span's `error.type` is `cancelled`. A future that is never
+/// polled has no span. The span is current while the future is polled, on whichever thread that is,
+/// and while the future is dropped.
+///
+/// A task is polled without the context of the code that spawns it: use `spawn_traced` in place of
+/// `tokio::spawn`, or see [context across tasks](crate#context-across-tasks).
 ///
 /// ```
 /// # async fn example() {
@@ -123,12 +126,11 @@ pub fn async_with_tracer<F: Future>(
     name: impl Into<Cow<'static, str>>,
     future: F,
 ) -> SpanFuture<F> {
-    SpanFuture::new(get_tracer(component).start(name.into()), future, Nothing)
+    get_tracer(component).span(name).run_future(future)
 }
 
-/// Runs a future in a new span below the current one, which fails where the future does.
-///
-/// The span is that of [`async_with_tracer`], its failure that of [`try_with_tracer`].
+/// Runs a future in a new span as [`async_with_tracer`] does. The span fails where the future does,
+/// as in [`try_with_tracer`].
 ///
 /// ```
 /// # async fn example() -> Result<(), std::io::Error> {
@@ -145,12 +147,12 @@ pub fn async_try_with_tracer<F, T, E>(
     component: &'static str,
     name: impl Into<Cow<'static, str>>,
     future: F,
-) -> SpanFuture<F, Errors>
+) -> SpanFuture<F>
 where
     F: Future<Output = Result<T, E>>,
     E: Display,
 {
-    SpanFuture::new(get_tracer(component).start(name.into()), future, Errors)
+    get_tracer(component).span(name).try_run_future(future)
 }
 
 /// Sets attributes on the current span.
@@ -160,12 +162,12 @@ where
 /// ```
 /// use tower_telemetry::{add_span_attributes, attributes};
 ///
-/// add_span_attributes(attributes! { "user.id" => 42, "user.plan" => "free" });
+/// add_span_attributes(attributes! { "user.id" => "42", "user.plan" => "free" });
 /// ```
 pub fn add_span_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
     // Collected first: the caller's iterator may come back here.
     let attributes: Vec<_> = attributes.into_iter().collect();
-    let cx = Context::current();
+    let cx = current::get();
     if cx.has_active_span() {
         cx.span().set_attributes(attributes);
     }
@@ -182,7 +184,7 @@ pub fn add_span_event(
     name: impl Into<Cow<'static, str>>,
     attributes: impl IntoIterator<Item = KeyValue>,
 ) {
-    let cx = Context::current();
+    let cx = current::get();
     if cx.has_active_span() {
         let attributes = attributes.into_iter().collect();
         cx.span().add_event(name, attributes);
@@ -233,7 +235,7 @@ pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
 }
 
 fn record_error(error_type: &'static str, message: impl FnOnce() -> String) {
-    let cx = Context::current();
+    let cx = current::get();
     let span = cx.span();
     if !span.is_recording() {
         return;
@@ -253,7 +255,7 @@ fn record_error(error_type: &'static str, message: impl FnOnce() -> String) {
 ///
 /// `None` outside of a trace.
 pub fn get_trace_id() -> Option<TraceId> {
-    Context::map_current(|cx| {
+    current::map(|cx| {
         let span = cx.span();
         let span_context = span.span_context();
         span_context.is_valid().then(|| span_context.trace_id())
@@ -264,7 +266,7 @@ pub fn get_trace_id() -> Option<TraceId> {
 ///
 /// `None` outside of a span.
 pub fn get_span_id() -> Option<SpanId> {
-    Context::map_current(|cx| {
+    current::map(|cx| {
         let span = cx.span();
         let span_context = span.span_context();
         span_context.is_valid().then(|| span_context.span_id())

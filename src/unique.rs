@@ -3,6 +3,7 @@
 //! Of two values that the application sets under one key, the later holds. A value of the
 //! application's holds over one of this crate's, whichever comes first.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -26,6 +27,17 @@ pub(crate) fn find<'a>(attributes: &'a mut [KeyValue], key: &Key) -> Option<&'a 
 /// Leaves one attribute of each key: the last, in the place of the first.
 pub(crate) fn make_unique(attributes: &mut Vec<KeyValue>) {
     make_unique_by(attributes, |one| one.key.as_str());
+}
+
+/// Returns the attributes as a set. Most are one already, and are borrowed.
+#[inline]
+pub(crate) fn of(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
+    if !repeats(attributes, |one| one.key.as_str()) {
+        return Cow::Borrowed(attributes);
+    }
+    let mut attributes = attributes.to_vec();
+    make_unique(&mut attributes);
+    Cow::Owned(attributes)
 }
 
 /// As [`make_unique`], of attributes of another form.

@@ -29,6 +29,20 @@ fn a_request_takes_no_more_allocations_than_promised() {
     assert_eq!(telemetry.stats().traces.accepted, 2 * REQUESTS as u64);
 }
 
+#[test]
+fn a_list_of_attributes_takes_no_allocation_of_its_own() {
+    use tower_telemetry::attributes;
+
+    for id in [None, Some(7)] {
+        let info = allocation_counter::measure(|| {
+            let list = attributes! { "a" => 1, "b" => "text".len(), "c" => id, "d" => true };
+            assert_eq!(list.len(), 3 + usize::from(id.is_some()));
+            assert_eq!(list.as_ref().len(), list.into_iter().count());
+        });
+        assert_eq!(info.count_total, 0);
+    }
+}
+
 /// Those of one request, of many: a queue allocates for several at once.
 fn allocations(mut app: Router, inbound: Inbound) -> f64 {
     let mut counted = 0;

@@ -28,14 +28,30 @@ fn expensive() -> u32 {
     1
 }
 
-#[with_tracer("test", record(cost = expensive()), metrics)]
-fn function() -> Option<SpanId> {
+/// Shows whether text is formatted.
+struct Expensive;
+
+impl std::fmt::Display for Expensive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", expensive())
+    }
+}
+
+impl std::fmt::Debug for Expensive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", expensive())
+    }
+}
+
+#[with_tracer("test", record(cost = expensive(), %text, debug = ?text), metrics)]
+fn function(text: &Expensive) -> Option<SpanId> {
+    let _ = text;
     get_span_id()
 }
 
 async fn handler() -> Vec<Option<SpanId>> {
     vec![
-        function(),
+        function(&Expensive),
         with_tracer("test", "closure", get_span_id),
         async_with_tracer("test", "future", async { get_span_id() }).await,
         spawn_traced("test", "task", async { get_span_id() })

@@ -33,7 +33,18 @@ pub(crate) struct Args {
 /// An attribute of the span.
 pub(crate) struct Record {
     pub(crate) key: LitStr,
+    pub(crate) form: Form,
     pub(crate) value: Value,
+}
+
+/// How the value of an attribute is recorded.
+#[derive(Clone, Copy)]
+pub(crate) enum Form {
+    AsItIs,
+    /// `%`
+    Display,
+    /// `?`
+    Debug,
 }
 
 pub(crate) enum Value {
@@ -129,15 +140,16 @@ fn kind(word: &Ident) -> Result<Ident> {
     Ok(Ident::new(variant, word.span()))
 }
 
-/// `argument`, or `key = expression` with a key of words and dots, or of text.
+/// `argument`, or `key = expression` with a key of words and dots, or of text. `%` and `?` are before
+/// the argument or the expression, as in `tracing`.
 impl Parse for Record {
     fn parse(input: ParseStream) -> Result<Self> {
         if input.peek(LitStr) {
             let key = input.parse()?;
             input.parse::<Token![=]>()?;
-            let value = Value::Expr(input.parse()?);
-            return Ok(Self { key, value });
+            return Self::parse_value(key, input);
         }
+        let form = Form::parse(input)?;
         let first: Ident = input.call(Ident::parse_any)?;
         let mut key = first.unraw().to_string();
         while input.peek(Token![.]) {
@@ -145,15 +157,47 @@ impl Parse for Record {
             let part: Ident = input.call(Ident::parse_any)?;
             key = format!("{key}.{}", part.unraw());
         }
-        let value = if input.peek(Token![=]) {
-            input.parse::<Token![=]>()?;
-            Value::Expr(input.parse()?)
-        } else if key.contains('.') {
-            return Err(input.error("expected `=` and the value of the attribute"));
-        } else {
-            Value::Argument(first.clone())
-        };
+        let has_dots = key.contains('.');
         let key = LitStr::new(&key, first.span());
-        Ok(Self { key, value })
+        match form {
+            Form::AsItIs if input.peek(Token![=]) => {
+                input.parse::<Token![=]>()?;
+                Self::parse_value(key, input)
+            }
+            Form::AsItIs if has_dots => {
+                Err(input.error("expected `=` and the value of the attribute"))
+            }
+            Form::Display | Form::Debug if has_dots || input.peek(Token![=]) => {
+                let message = "expected one argument after `%` or `?`; with a key they are before \
+                               the value: `key = %value`";
+                Err(Error::new(first.span(), message))
+            }
+            _ => Ok(Self {
+                key,
+                form,
+                value: Value::Argument(first),
+            }),
+        }
+    }
+}
+
+impl Record {
+    /// What is behind the `=`.
+    fn parse_value(key: LitStr, input: ParseStream) -> Result<Self> {
+        let form = Form::parse(input)?;
+        let value = Value::Expr(input.parse()?);
+        Ok(Self { key, form, value })
+    }
+}
+
+impl Parse for Form {
+    fn parse(input: ParseStream) -> Result<Self> {
+        if input.parse::<Option<Token![%]>>()?.is_some() {
+            Ok(Self::Display)
+        } else if input.parse::<Option<Token![?]>>()?.is_some() {
+            Ok(Self::Debug)
+        } else {
+            Ok(Self::AsItIs)
+        }
     }
 }

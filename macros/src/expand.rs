@@ -4,14 +4,15 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
+use syn::token::Brace;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, Block, Error, Expr, GenericArgument, Ident, PathArguments, PathSegment, Result,
-    ReturnType, Signature, Stmt, Type, Visibility, braced, parse_quote,
+    Attribute, Block, Error, Expr, GenericArgument, Ident, Lifetime, PathArguments, PathSegment,
+    Result, ReturnType, Signature, Stmt, Type, TypeReference, Visibility, braced, parse_quote,
 };
 
-use crate::args::{Args, Record, Value};
+use crate::args::{Args, Form, Record, Value};
 
 /// A function or method with a body.
 pub(crate) struct Function {
@@ -52,9 +53,18 @@ impl Parse for Function {
             defaultness,
             signature,
             inner_attributes,
-            block: Block { brace_token, stmts },
+            block: Block {
+                brace_token: quiet(brace_token),
+                stmts,
+            },
         })
     }
+}
+
+/// Gives the braces of a body the span of the macro. The body becomes a block in another body, where
+/// the compiler would warn of unnecessary braces if all of it is on one line.
+fn quiet(braces: Brace) -> Brace {
+    Brace(Span::mixed_site().located_at(braces.span.join()))
 }
 
 /// How the body of a function runs.
@@ -101,10 +111,14 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
         (ReturnType::Type(_, output), _) => Some((**output).clone()),
     };
     let span = Span::mixed_site().located_at(signature.ident.span());
-    let observes = args
-        .err
-        .unwrap_or_else(|| output.as_ref().is_some_and(is_result));
-    let observe = observes.then(|| observer(&krate, span));
+    let observe = match args.err {
+        Some(false) => None,
+        Some(true) => Some(observer(&krate, output.as_ref(), true, span)),
+        None => output
+            .as_ref()
+            .filter(|output| is_result(output))
+            .map(|output| observer(&krate, Some(output), false, span)),
+    };
     let start = start(args, &krate, &signature, span);
     let body = match kind {
         Body::Sync => in_guard(&start, output.as_ref(), &block, observe.as_ref(), span),
@@ -165,21 +179,26 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
             ::core::option::Option::Some((::core::module_path!(), #function))
         },
     };
-    let attributes = args.record.iter().map(|Record { key, value }| {
+    let attributes = args.record.iter().map(|Record { key, form, value }| {
+        let record = match form {
+            Form::AsItIs => quote_spanned!(span=> record),
+            Form::Display => quote_spanned!(span=> record_display),
+            Form::Debug => quote_spanned!(span=> record_debug),
+        };
         let value = match value {
             Value::Argument(argument) => quote_spanned!(argument.span()=> &#argument),
             // A place is looked at, and not taken.
-            Value::Expr(expr) if matches!(**expr, Expr::Path(_) | Expr::Field(_)) => {
+            Value::Expr(expr)
+                if !matches!(form, Form::AsItIs)
+                    || matches!(**expr, Expr::Path(_) | Expr::Field(_)) =>
+            {
                 quote_spanned!(expr.span()=> &#expr)
             }
             Value::Expr(expr) => expr.to_token_stream(),
         };
         let at = span.located_at(value.span());
         quote_spanned! {at=>
-            attributes.push(#krate::opentelemetry::KeyValue::new(
-                #key,
-                #krate::IntoValue::into_value(#value),
-            ));
+            #krate::__private::#record(attributes, #key, #value);
         }
     });
     quote_spanned! {span=>
@@ -196,13 +215,42 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
     }
 }
 
-/// The closure that looks at a `Result`.
-fn observer(krate: &TokenStream, span: Span) -> TokenStream {
+/// The closure that looks at a `Result`, or at what is one by its name alone.
+fn observer(
+    krate: &TokenStream,
+    output: Option<&Type>,
+    is_certain: bool,
+    span: Span,
+) -> TokenStream {
+    // A type that borrows cannot be asked for what only holds for ever.
+    let asks_all = if output.is_some_and(error_borrows) {
+        None
+    } else {
+        Some(quote_spanned!(span=> use #krate::__private::{FailAsDyn as _, FailAsKnown as _};))
+    };
+    let failed = quote_spanned! {span=>
+        #asks_all
+        use #krate::__private::{
+            FailWithMessage as _, FailWithSources as _, FailWithType as _,
+        };
+        (&&&&&#krate::__private::Failed(error)).fail(call);
+    };
+    if is_certain {
+        return quote_spanned! {span=>
+            |result: &_, call: &mut #krate::__private::Call| {
+                if let ::core::result::Result::Err(error) = result {
+                    #failed
+                }
+            }
+        };
+    }
     quote_spanned! {span=>
         |result: &_, call: &mut #krate::__private::Call| {
-            if let ::core::result::Result::Err(error) = result {
-                use #krate::__private::{FailWithMessage as _, FailWithType as _};
-                (&#krate::__private::Failed(error)).fail(call);
+            use #krate::__private::{IsNoResult as _, IsResult as _};
+            if let ::core::option::Option::Some(error) =
+                (&#krate::__private::Returned(result)).error()
+            {
+                #failed
             }
         }
     }
@@ -243,7 +291,7 @@ fn in_future(
             #krate::__private::observed(call, #future, #observe)
         },
         None => quote_spanned! {span=>
-            #krate::__private::SpanFuture::new(call, #future, #krate::__private::Nothing)
+            #krate::__private::in_span(call, #future)
         },
     }
 }
@@ -337,16 +385,54 @@ fn future_output(output: &Type) -> Option<Type> {
     find.0
 }
 
-/// Whether a type is called `Result`.
+/// Whether a type is called `Result`, or by a name that ends so, as aliases are.
 fn is_result(output: &Type) -> bool {
     match output {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
-            last.ident == "Result" && !matches!(last.arguments, PathArguments::Parenthesized(_))
+            last.ident.to_string().ends_with("Result")
+                && !matches!(last.arguments, PathArguments::Parenthesized(_))
         }),
         Type::Paren(inner) => is_result(&inner.elem),
         Type::Group(inner) => is_result(&inner.elem),
         _ => false,
     }
+}
+
+/// Whether the error of a `Result` is seen to borrow for less than ever: its last argument of two, or
+/// an argument of an alias that is a lifetime.
+fn error_borrows(output: &Type) -> bool {
+    struct Find(bool);
+    impl<'a> Visit<'a> for Find {
+        fn visit_lifetime(&mut self, lifetime: &'a Lifetime) {
+            self.0 |= lifetime.ident != "static";
+        }
+
+        fn visit_type_reference(&mut self, reference: &'a TypeReference) {
+            self.0 |= reference.lifetime.is_none();
+            visit::visit_type_reference(self, reference);
+        }
+    }
+    let arguments = match output {
+        Type::Path(path) => path.path.segments.last().map(|last| &last.arguments),
+        Type::Paren(inner) => return error_borrows(&inner.elem),
+        Type::Group(inner) => return error_borrows(&inner.elem),
+        _ => None,
+    };
+    let Some(PathArguments::AngleBracketed(arguments)) = arguments else {
+        return false;
+    };
+    let mut find = Find(false);
+    let mut types = Vec::new();
+    for argument in &arguments.args {
+        match argument {
+            GenericArgument::Type(one) => types.push(one),
+            argument => find.visit_generic_argument(argument),
+        }
+    }
+    if let [_, .., error] = types[..] {
+        find.visit_type(error);
+    }
+    find.0
 }
 
 /// A type as it can be written outside of a signature: what only a signature can say is left to

@@ -68,6 +68,61 @@ impl Report {
     }
 }
 
+/// One short paragraph: how much was sent and how much was lost, of each signal, and why.
+///
+/// `sent 120 spans, 34 metric points, 12 log records; lost nothing`
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stats {
+            traces,
+            metrics,
+            logs,
+        } = self.stats;
+        let signals = [
+            (traces, "span"),
+            (metrics, "metric point"),
+            (logs, "log record"),
+        ];
+        f.write_str("sent ")?;
+        for (index, (stats, noun)) in signals.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", Amount(stats.exported, noun))?;
+        }
+        f.write_str("; lost ")?;
+        let lost = signals.map(|(stats, noun)| {
+            let lost = stats.failed.saturating_add(stats.dropped);
+            (lost, noun, stats.last_failure)
+        });
+        let mut lost = lost.iter().filter(|(lost, ..)| *lost > 0).peekable();
+        if lost.peek().is_none() {
+            f.write_str("nothing")?;
+        }
+        while let Some((count, noun, failure)) = lost.next() {
+            write!(f, "{}", Amount(*count, noun))?;
+            if let Some(failure) = failure {
+                write!(f, " (last failure: {failure})")?;
+            }
+            if lost.peek().is_some() {
+                f.write_str(", ")?;
+            }
+        }
+        if self.timed_out {
+            f.write_str("; not all was done in time")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many of something.
+struct Amount<'a>(u64, &'a str);
+
+impl fmt::Display for Amount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
 impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
@@ -238,5 +293,64 @@ impl Running {
             });
         }
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::stats::Failure;
+
+    #[test]
+    fn a_report_is_one_short_paragraph() {
+        let stats = |exported, failed, dropped, last_failure| SignalStats {
+            accepted: exported + failed + dropped,
+            exported,
+            failed,
+            dropped,
+            last_failure,
+        };
+        let none = SignalStats::default();
+        for (traces, metrics, logs, timed_out, expected) in [
+            (
+                none,
+                none,
+                none,
+                false,
+                "sent 0 spans, 0 metric points, 0 log records; lost nothing",
+            ),
+            (
+                stats(120, 0, 0, None),
+                stats(34, 0, 0, None),
+                stats(12, 0, 0, None),
+                false,
+                "sent 120 spans, 34 metric points, 12 log records; lost nothing",
+            ),
+            (
+                stats(1, 0, 1, None),
+                stats(1, 0, 0, Some(Failure::Timeout)),
+                stats(1, 0, 0, None),
+                false,
+                "sent 1 span, 1 metric point, 1 log record; lost 1 span",
+            ),
+            (
+                stats(7, 2, 3, Some(Failure::HttpStatus(503))),
+                none,
+                stats(0, 1, 0, Some(Failure::Refused)),
+                true,
+                "sent 7 spans, 0 metric points, 0 log records; lost 5 spans (last failure: http \
+                 status 503), 1 log record (last failure: refused); not all was done in time",
+            ),
+        ] {
+            let report = Report {
+                timed_out,
+                stats: Stats {
+                    traces,
+                    metrics,
+                    logs,
+                },
+            };
+            assert_eq!(report.to_string(), expected);
+        }
     }
 }

@@ -33,6 +33,12 @@ impl<'a> ErrorChain<'a> {
         Self(sources(outer).collect())
     }
 
+    /// Returns an error whose type is erased, and its sources.
+    #[cfg(feature = "macros")]
+    pub(crate) fn of_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
+        Self(sources(outermost).collect())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
         self.0.iter().copied()
     }

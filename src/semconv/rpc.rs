@@ -143,6 +143,13 @@ impl Code {
         }
     }
 
+    /// The code of a status of tonic.
+    #[cfg(feature = "tonic")]
+    pub(crate) fn of_status(status: &tonic::Status) -> Self {
+        // The numbers are those of the wire.
+        u8::try_from(i32::from(status.code())).map_or(Self::UNKNOWN, Self)
+    }
+
     /// What a client makes of an answer without `grpc-status`, for instance one of a layer that
     /// knows nothing of gRPC.
     pub(crate) fn from_http_status(status: StatusCode) -> Self {

@@ -40,8 +40,7 @@ impl Code {
         #[cfg(feature = "tonic")]
         {
             if let Some(status) = error.downcast_ref::<tonic::Status>() {
-                // The numbers are those of the wire.
-                return Some(u8::try_from(status.code() as i32).map_or(Self::UNKNOWN, Self));
+                return Some(Self::of_status(status));
             }
             if error.is::<tonic::TimeoutExpired>() {
                 return Some(Self::CANCELLED);

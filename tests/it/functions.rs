@@ -10,10 +10,11 @@ use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry::{KeyValue, Value as AnyValue};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    add_span_attributes, add_span_event, add_to_counter, async_try_with_tracer, async_with_tracer,
-    attributes, bind_counter, bind_gauge, bind_histogram, get_span_id, get_trace_id, get_tracer,
-    increment_counter, record_histogram_value, set_gauge, set_span_error,
-    set_span_error_with_sources, start_as_current_span, start_timer, try_with_tracer, with_tracer,
+    add_span_attributes, add_span_event, add_to_counter, add_to_up_down_counter,
+    async_try_with_tracer, async_with_tracer, attributes, bind_counter, bind_gauge, bind_histogram,
+    bind_up_down_counter, get_span_id, get_trace_id, get_tracer, increment_counter,
+    record_histogram_value, set_gauge, set_span_error, set_span_error_with_sources,
+    start_as_current_span, start_timer, try_with_tracer, with_tracer,
 };
 
 use crate::support::{
@@ -139,7 +140,7 @@ async fn attributes_and_events_land_on_the_current_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         with_tracer("test", "child", || {
-            add_span_attributes(attributes! { "user.id" => 42_u64, "user.name" => "Ada" });
+            add_span_attributes(attributes! { "user.id" => "42", "user.name" => "Ada" });
             add_span_event(
                 "cache-miss",
                 attributes! { "cache.key" => format!("user:{}", 42) },
@@ -638,4 +639,218 @@ fn a_timer_is_no_histogram_of_another_unit() {
     });
     assert_eq!(telemetry.point("test.mixed").value.histogram(), (1, 1.0));
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
+}
+
+#[test]
+fn a_value_that_is_missing_leaves_its_attribute_out() {
+    let owned = Some(String::from("owned"));
+    let found = attributes! {
+        "some" => Some(1),
+        "none" => None::<i64>,
+        "plain" => "a",
+        "text" => owned.as_deref(),
+        "borrowed" => &owned,
+        "nested" => Some(Some(true)),
+        "nested none" => Some(None::<bool>),
+        "borrowed none" => &None::<u8>,
+        "list" => Some([1, 2]),
+        String::from("last") => Some(0.5),
+    };
+    let expected = [
+        ("some", AnyValue::I64(1)),
+        ("plain", "a".into()),
+        ("text", "owned".into()),
+        ("borrowed", "owned".into()),
+        ("nested", true.into()),
+        ("list", AnyValue::Array(vec![1_i64, 2].into())),
+        ("last", 0.5.into()),
+    ]
+    .map(|(key, value)| KeyValue::new(key, value));
+    assert_eq!(found, expected);
+    assert_eq!(found.len(), 7);
+    assert_eq!(found[1], expected[1]);
+    assert_eq!(format!("{found:?}"), format!("{:?}", &found[..]));
+    assert_eq!(found.as_ref(), expected);
+    assert!(found.iter().eq(&expected));
+    assert!((&found).into_iter().eq(&expected));
+    assert!(found.clone().into_iter().eq(expected.clone()));
+    assert_eq!(Vec::<KeyValue>::from(found), expected);
+
+    let none = attributes! { "a" => None::<i64>, "b" => None::<&str> };
+    assert!(none.is_empty());
+    assert_eq!(none.into_iter().count(), 0);
+    assert_eq!(attributes! {}.into_iter().count(), 0);
+}
+
+#[tokio::test]
+async fn every_function_that_takes_attributes_leaves_out_what_is_missing() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let some = || attributes! { "a" => None::<i64>, "b" => Some("x"), "c" => None::<bool> };
+        add_span_attributes(some());
+        add_span_event("event", some());
+        increment_counter("test.count", "Counted.", some());
+        record_histogram_value("test.values", "Values.", 1.5, some());
+        let borrowed = &some();
+        set_gauge("test.level", "Level.", 3.0, borrowed);
+        add_to_up_down_counter("test.open", "Open.", 1, some());
+        drop(start_timer("test.time", "Time.", some()));
+        bind_counter("test.bound", "Counted.", some()).add(1);
+        bind_up_down_counter("test.bound.open", "Open.", some()).add(1);
+    })
+    .await;
+    let span = telemetry.only_span().await;
+    let found = span_attributes(&span);
+    assert_eq!(found["b"], "x");
+    assert!(!found.contains_key("a") && !found.contains_key("c"));
+    assert_eq!(span.events[0].attributes, [KeyValue::new("b", "x")]);
+    let metrics = telemetry.metrics();
+    let ours: Vec<_> = metrics
+        .values()
+        .filter(|metric| metric.name.starts_with("test."))
+        .collect();
+    assert_eq!(ours.len(), 7);
+    for metric in ours {
+        assert_eq!(metric.points.len(), 1, "{}", metric.name);
+        assert_eq!(metric.points[0].attributes, map([("b", "x")]));
+    }
+}
+
+#[tokio::test]
+async fn a_counter_that_goes_up_and_down_is_a_sum_of_both() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let bound = bind_up_down_counter("test.open", "Open.", attributes! { "kind" => "a" });
+        let unused = bind_up_down_counter("test.unused", "Open.", []);
+        for (kind, delta) in [("a", 3), ("a", -1), ("b", -7), ("b", 7), ("c", -4)] {
+            let attributes = attributes! { "kind" => kind };
+            add_to_up_down_counter("test.open", "Open.", delta, attributes);
+        }
+        bound.add(10);
+        bound.add(-2);
+        drop(unused);
+    })
+    .await;
+    let point = |kind, value| Point {
+        attributes: map([("kind", kind)]),
+        value: Value::Sum(value),
+    };
+    assert_eq!(
+        telemetry.points("test.open"),
+        [point("a", 10), point("b", 0), point("c", -4)]
+    );
+    assert!(!telemetry.metrics().contains_key("test.unused"));
+}
+
+#[test]
+fn names_that_differ_in_case_are_one_instrument_with_the_first_spelling() {
+    for spellings in [
+        [
+            "cache.Misses",
+            "cache.misses",
+            "CACHE.MISSES",
+            "Cache.Misses",
+        ],
+        [
+            "cache.misses",
+            "cache.Misses",
+            "cache.misses",
+            "CACHE.misses",
+        ],
+        [
+            "CACHE.MISSES",
+            "CACHE.MISSES",
+            "cache.misses",
+            "cache.Misses",
+        ],
+    ] {
+        let telemetry = TestTelemetry::new();
+        let warnings = warnings(|| {
+            block_on(in_request(&telemetry, async {
+                for _ in 0..2 {
+                    for name in spellings {
+                        increment_counter(name, "Misses.", []);
+                        bind_counter(name, "Misses.", []).add(1);
+                    }
+                }
+            }));
+        });
+        assert_eq!(warnings, [""; 0]);
+        let mut metrics = telemetry.metrics_of_all_scopes();
+        metrics.retain(|metric| !metric.name.starts_with("http."));
+        let names: Vec<_> = metrics.iter().map(|metric| &*metric.name).collect();
+        assert_eq!(names, [spellings[0]]);
+        assert_eq!(metrics[0].points.len(), 1);
+        assert_eq!(metrics[0].points[0].value, Value::Count(16));
+    }
+}
+
+#[test]
+fn a_name_in_another_case_is_no_instrument_of_another_kind_and_takes_no_room() {
+    let telemetry = TestTelemetry::new();
+    let warnings = warnings(|| {
+        block_on(in_request(&telemetry, async {
+            increment_counter("test.kind", "Counted.", []);
+            set_gauge("Test.Kind", "Level.", 1.0, []);
+            set_gauge("Test.Kind", "Level.", 1.0, []);
+            // Each of these has spellings enough to fill every table.
+            for n in 0..1024_u32 {
+                let name: String = "test.letters"
+                    .chars()
+                    .enumerate()
+                    .map(|(at, one)| match n >> at & 1 {
+                        1 => one.to_ascii_uppercase(),
+                        _ => one,
+                    })
+                    .collect();
+                increment_counter(&name, "Counted.", []);
+            }
+            increment_counter("test.more", "Counted.", []);
+        }));
+    });
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert!(
+        warnings[0].contains("it is a counter already"),
+        "{warnings:#?}"
+    );
+    assert_eq!(telemetry.point("test.kind").value, Value::Count(1));
+    assert_eq!(telemetry.point("test.letters").value, Value::Count(1024));
+    assert_eq!(telemetry.point("test.more").value, Value::Count(1));
+}
+
+#[test]
+fn a_metric_of_a_handler_with_the_name_of_a_layers_is_one_of_its_own() {
+    let telemetry = TestTelemetry::new();
+    let names = ["http.requests", "http.server.request.duration"];
+    let warnings = warnings(|| {
+        block_on(in_request(&telemetry, async {
+            for _ in 0..3 {
+                increment_counter(
+                    names[0],
+                    "Requests.",
+                    attributes! { "endpoint" => "/users" },
+                );
+            }
+            record_histogram_value(names[1], "Durations.", 1.5, []);
+        }));
+    });
+    assert_eq!(warnings, [""; 0]);
+    for name in names {
+        let mut metrics = telemetry.metrics_of_all_scopes();
+        metrics.retain(|metric| metric.name == name);
+        metrics.sort_by_key(|metric| metric.scope.name().to_owned());
+        let scopes: Vec<_> = metrics.iter().map(|metric| metric.scope.name()).collect();
+        assert_eq!(scopes, ["tower-telemetry", "tower-telemetry.handlers"]);
+        let [layers, handlers] = &metrics[..] else {
+            unreachable!("there are two");
+        };
+        assert_eq!((layers.points.len(), handlers.points.len()), (1, 1));
+        if name == names[0] {
+            assert_eq!(layers.points[0].value, Value::Count(1));
+            assert_eq!(handlers.points[0].value, Value::Count(3));
+            assert_eq!(handlers.points[0].attributes, map([("endpoint", "/users")]));
+        } else {
+            assert_eq!(handlers.points[0].value.histogram(), (1, 1.5));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The telemetry of services under the layer, as their users would see it.
 
 #[cfg_attr(
-    not(all(feature = "axum", feature = "init", feature = "logs")),
+    not(all(feature = "axum", feature = "init", feature = "logs", unix)),
     allow(dead_code, reason = "some of its users are switched off")
 )]
 mod support;
@@ -17,27 +17,37 @@ mod connection;
 mod context;
 mod endings;
 mod errors;
-#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+// These end processes by signals.
+#[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
 #[cfg(feature = "init")]
 mod export;
 #[cfg(feature = "init")]
 mod faults;
-#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+#[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod foreign;
 mod frames;
 mod functions;
 #[cfg(feature = "axum")]
 mod grpc;
+#[cfg(feature = "macros")]
+mod handler_code;
 #[cfg(feature = "axum")]
 mod http;
 mod interop;
 #[cfg(feature = "init")]
 mod lifecycle;
+#[cfg(feature = "macros")]
+#[rustfmt::skip]
+mod one_line;
 mod options;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;
+#[cfg(feature = "macros")]
+mod returned_errors;
+mod span_builder;
+mod span_start;
 #[cfg(feature = "tokio")]
 mod tasks;
 mod thread_end;

@@ -14,7 +14,8 @@ use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
     ForwardedHeader, TelemetryLayer, add_request_attributes, add_span_attributes, add_span_event,
-    attributes as list,
+    attributes as list, bind_counter, increment_counter, record_histogram_value, set_gauge,
+    start_timer,
 };
 
 use crate::support::{
@@ -617,6 +618,36 @@ async fn attributes_of_events_and_links_are_sets() {
     let span = telemetry.only_span().await;
     let expected = [KeyValue::new("a", 3), KeyValue::new("b", 2)];
     assert_eq!(span.events.events[0].attributes, expected);
+}
+
+#[tokio::test]
+async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
+    let telemetry = TestTelemetry::new();
+    let layer = telemetry.layer();
+    let service = layer.layer(service_fn(async |_: Request<()>| {
+        for _ in 0..30 {
+            increment_counter("c", "Counted.", list! { "a" => 1, "b" => 2, "a" => 3 });
+            increment_counter("c", "Counted.", list! { "a" => 3, "b" => 2 });
+        }
+        record_histogram_value("h", "Values.", 1.0, list! { "a" => 1, "a" => 3, "b" => 2 });
+        set_gauge("g", "Level.", 1.0, list! { "b" => 2, "a" => 1, "a" => 3 });
+        let mut timer = start_timer("t", "Time.", list! { "a" => 1, "b" => 1, "b" => 2 });
+        timer.add_attribute(KeyValue::new("a", 3));
+        drop(timer);
+        bind_counter("d", "Counted.", list! { "a" => 1, "b" => 2, "a" => 3 }).add(1);
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let request = get("/a").body(()).expect("a valid request");
+    service.oneshot(request).await.expect("it cannot fail");
+    for metric in ["c", "d", "g", "h", "t"] {
+        let point = telemetry.point(metric);
+        assert_eq!(
+            point.attributes,
+            attributes([("a", "3"), ("b", "2")]),
+            "{metric}"
+        );
+    }
+    assert_eq!(telemetry.point("c").value, Value::Count(60));
 }
 
 #[tokio::test]

@@ -147,3 +147,34 @@ async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
     assert_eq!(without.next().await, Some(None));
     assert_eq!(with.next().await, Some(request));
 }
+
+#[test]
+fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
+    use std::sync::Mutex;
+    use std::thread::ThreadId;
+    // A short name keeps each call on one line.
+    use tower_telemetry::spawn_blocking_traced as spawn_blocking;
+
+    static PANICS: Mutex<Vec<(ThreadId, String, u32)>> = Mutex::new(Vec::new());
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let at = panic.location().expect("it is known");
+        let id = std::thread::current().id();
+        let mut panics = PANICS.lock().expect("not poisoned");
+        panics.push((id, at.file().to_owned(), at.line()));
+        before(panic);
+    }));
+    let mut expected = Vec::new();
+    let id = std::thread::current().id();
+    let mut panics_at = |line: u32, spawn: fn()| {
+        assert!(std::panic::catch_unwind(spawn).is_err());
+        expected.push((id, file!().to_owned(), line));
+    };
+    panics_at(line!(), || drop(spawn_traced("a", "b", async {})));
+    panics_at(line!(), || drop(spawn_linked("a", "b", async {})));
+    panics_at(line!(), || drop(spawn_blocking("a", "b", || {})));
+    let mut found = PANICS.lock().expect("not poisoned").clone();
+    // Other tests panic meanwhile.
+    found.retain(|(thread, ..)| *thread == id);
+    assert_eq!(found, expected);
+}

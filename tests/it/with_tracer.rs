@@ -104,7 +104,7 @@ fn a_result_that_is_an_error_is_that_of_the_span() {
     assert_eq!(span.status, Status::error("invalid digit found in string"));
     assert_eq!(
         span_attributes(&span),
-        map([("error.type", "core::num::error::ParseIntError")])
+        map([("error.type", "std::num::ParseIntError")])
     );
 
     let span = only(async { assert!(load(0).await.is_err()) });
@@ -617,4 +617,126 @@ fn without_telemetry_a_function_is_what_it_was() {
     assert_eq!(parse("7"), Ok(7));
     assert_eq!(countdown(3), 3);
     block_on(async { assert_eq!(async_countdown(3).await, 3) });
+}
+
+/// A type that is no value of an attribute, and counts how often it is looked at.
+struct Id(&'static std::sync::atomic::AtomicU32, &'static str);
+
+impl Id {
+    fn format(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match self.1 {
+            "panics" => panic!("as it should"),
+            "fails" => Err(std::fmt::Error),
+            text => f.write_str(text),
+        }
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.format(f)
+    }
+}
+
+impl std::fmt::Debug for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.format(f)
+    }
+}
+
+#[derive(Debug)]
+#[allow(dead_code, reason = "it is there to be shown")]
+struct Filter {
+    min: u32,
+    tags: Vec<&'static str>,
+}
+
+#[with_tracer("test", record(
+    %id,
+    ?filter,
+    user.id = %id,
+    user.filter = ?filter,
+    "odd key" = %format_args!("{}-{}", filter.min, 1),
+    plan,
+    missing,
+    borrowed,
+    some.sum = Some(filter.min + 1),
+    none.at.all = None::<bool>,
+    %unsized_text,
+    error = ?Err::<(), _>(1),
+))]
+fn formatted(
+    id: &Id,
+    filter: &Filter,
+    plan: Option<&str>,
+    missing: Option<u64>,
+    borrowed: &Option<String>,
+    unsized_text: &str,
+) -> u32 {
+    #![allow(clippy::ref_option, reason = "it is what is tested")]
+    let _ = (id, plan, missing, borrowed, unsized_text);
+    filter.min
+}
+
+#[test]
+fn anything_that_can_be_displayed_or_debugged_is_recorded_and_what_is_missing_is_left_out() {
+    static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let filter = Filter {
+        min: 1,
+        tags: vec!["a"],
+    };
+    let span = only(async {
+        let id = Id(&LOOKED_AT, "67e55044-10b1-426f-9247-bb680e5fe0c8");
+        let name = Some("Ada".to_owned());
+        formatted(&id, &filter, Some("free"), None, &name, "text");
+    });
+    let shown = "Filter { min: 1, tags: [\"a\"] }";
+    assert_eq!(
+        span_attributes(&span),
+        map([
+            ("id", "67e55044-10b1-426f-9247-bb680e5fe0c8"),
+            ("filter", shown),
+            ("user.id", "67e55044-10b1-426f-9247-bb680e5fe0c8"),
+            ("user.filter", shown),
+            ("odd key", "1-1"),
+            ("plan", "free"),
+            ("borrowed", "Ada"),
+            ("some.sum", "2"),
+            ("unsized_text", "text"),
+            ("error", "Err(1)"),
+        ])
+    );
+}
+
+#[with_tracer("test", record(%id, after = 1))]
+fn displayed(id: &Id) {
+    let _ = id;
+}
+
+#[with_tracer("test", record(?id, after = 1))]
+async fn debugged(id: &Id) {
+    let _ = id;
+}
+
+#[test]
+fn a_text_is_bounded_and_one_that_cannot_be_had_is_left_out() {
+    static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let long: &str = "x".repeat(5000).leak();
+    let cut = format!("{}…", "x".repeat(1021));
+    for (text, expected) in [
+        (long, Some(&*cut)),
+        ("short", Some("short")),
+        ("", Some("")),
+        ("panics", None),
+        ("fails", Some("")),
+    ] {
+        let mut attributes = map([("after", "1")]);
+        if let Some(text) = expected {
+            attributes.insert("id".to_owned(), text.to_owned());
+        }
+        let id = &Id(&LOOKED_AT, text);
+        assert_eq!(span_attributes(&only(async { displayed(id) })), attributes);
+        assert_eq!(span_attributes(&only(debugged(id))), attributes);
+    }
 }

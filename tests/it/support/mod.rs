@@ -156,9 +156,15 @@ impl TestTelemetry {
 
     /// All metrics by name.
     pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
+        let metrics = self.metrics_of_all_scopes().into_iter();
+        metrics.map(|one| (one.name.clone(), one)).collect()
+    }
+
+    /// All metrics, also those of two scopes that have one name.
+    pub(crate) fn metrics_of_all_scopes(&self) -> Vec<Metric> {
         let mut collected = ResourceMetrics::default();
         self.reader.collect(&mut collected).expect("it is running");
-        let mut metrics = BTreeMap::new();
+        let mut metrics = Vec::new();
         for scope in collected.scope_metrics() {
             for metric in scope.metrics() {
                 let metric = Metric {
@@ -171,7 +177,7 @@ impl TestTelemetry {
                     },
                     name: metric.name().to_owned(),
                 };
-                metrics.insert(metric.name.clone(), metric);
+                metrics.push(metric);
             }
         }
         metrics

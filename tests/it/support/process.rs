@@ -89,6 +89,7 @@ impl Process {
     }
 
     /// Asks it to end, as an orchestrator does.
+    #[cfg(unix)]
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill")
             .args(["-TERM", &self.id().to_string()])
