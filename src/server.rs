@@ -69,6 +69,10 @@ use crate::semconv::{ForwardedHeader, SensitiveParameters};
 /// of a call that fails is the description of the span's status; that of an error of the inner
 /// service is not recorded.
 ///
+/// `url.path` is the path that the client asked for, also in a layer on a nested router; hooks see it,
+/// too. `url.scheme` is `http` unless [`with_scheme`](Self::with_scheme) or a trusted proxy says
+/// otherwise.
+///
 /// `http.route` is known where axum has matched a route before the request reaches the layer, as
 /// it has in a layer that was added with `Router::layer` or `Router::route_layer`.
 ///
