@@ -1,4 +1,4 @@
-//! An error that a service has given, as far as telemetry is concerned.
+//! An error of a service, as far as it is recorded.
 
 use std::any::{Any, type_name};
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use crate::options::guarded;
 use crate::semconv::rpc::Code;
 use crate::semconv::{ErrorChain, Phase, Side, message, text};
 
-/// What is recorded of an error.
+/// The facts that are recorded of an error.
 pub(crate) struct Failure {
     /// The name that a hook has for the error, or the word for its cause.
     pub(crate) name: Option<&'static str>,

@@ -102,10 +102,10 @@ impl Recording {
         let has_body = match self.http.body {
             ResponseBodies::Never => false,
             ResponseBodies::Unsuccessful if status.is_success() => false,
-            ResponseBodies::Unsuccessful | ResponseBodies::ByStatus => !matches!(
-                status,
-                StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            ),
+            ResponseBodies::Unsuccessful | ResponseBodies::ByStatus => {
+                !status.is_informational()
+                    && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            }
         };
         !has_body
     }

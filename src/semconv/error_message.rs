@@ -99,7 +99,7 @@ impl Urls<'_> {
             let (before, url) = rest.split_at(start + "://".len());
             out.push_str(before);
             let end = url.find(is_after_url).unwrap_or(url.len());
-            // What follows a URL in prose.
+            // Prose goes on behind a URL with one of these.
             let end = url[..end].trim_end_matches(is_punctuation).len();
             let (url, after) = url.split_at(end);
             if depth < MAX_NESTED {

@@ -398,6 +398,7 @@ fn a_response_without_a_body_may_announce_the_length_of_another() {
         ("HEAD", Method::HEAD, 200),
         ("no content", Method::GET, 204),
         ("not modified", Method::GET, 304),
+        ("early hints", Method::GET, 103),
         ("an upgrade", Method::GET, 101),
         ("a tunnel", Method::CONNECT, 200),
     ] {

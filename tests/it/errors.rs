@@ -1,4 +1,4 @@
-//! What is recorded of an error: its word or path, its message, and the code of a gRPC call.
+//! The records of errors: the word or path, the message, and the code of a gRPC call.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use crate::support::{TestTelemetry, span_attributes, within_deadline};
 
 type Erased = Box<dyn Error + Send + Sync>;
 
-/// What was recorded of one request of a client that failed.
+/// The record of one request of a client that failed.
 struct Recorded {
     error_type: String,
     description: String,
@@ -71,7 +71,7 @@ fn hyper() -> Client<HttpConnector, Empty<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// What a server does when it was sent something.
+/// The ways in which a server treats a connection after it has read something.
 #[derive(Clone, Copy)]
 enum Act {
     Close,
@@ -730,7 +730,7 @@ mod with_grpc {
         name
     }
 
-    /// What was recorded of the one call of a client that failed.
+    /// The record of one call that failed.
     struct RecordedCall {
         code: String,
         error_type: String,
