@@ -697,6 +697,22 @@ mod tests {
     }
 
     #[test]
+    fn below_a_request_that_is_passed_through_a_decision_is_still_open() {
+        use crate::providers::Providers;
+
+        let both = Both::new(&Sampler::ParentBasedAlwaysOn);
+        let meters = opentelemetry_sdk::metrics::SdkMeterProvider::default();
+        let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters));
+        let remote = span_context(0x00, true);
+        for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
+            let beside = Beside::new(Some(&remote), None, decision);
+            let cx = Context::new().with_value(beside);
+            let _attached = cx.with_remote_span_context(remote.clone()).attach();
+            assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
+        }
+    }
+
+    #[test]
     fn spans_share_the_text_of_a_state_and_hold_a_small_one() {
         let text = |count: usize| {
             let members: Vec<_> = (0..count).map(|n| format!("k{n}=v")).collect();
