@@ -48,7 +48,7 @@ pub struct Call {
     metrics: Option<Metrics>,
     /// Whether it is a future that has not completed, or code that waits for a thread.
     pending: bool,
-    /// Whether the thread was panicking when this started, which then is no fault of its own.
+    /// Whether a panic of the thread is no fault of this run: it began before, or passes elsewhere.
     was_panicking: bool,
     error: Option<&'static str>,
 }
@@ -188,6 +188,11 @@ impl Call {
     /// Says whether what is to be run has yet to complete.
     pub(crate) fn set_pending(&mut self, pending: bool) {
         self.pending = pending;
+    }
+
+    /// Ends the run, for a reason that is no panic of its own.
+    pub(crate) fn give_up(&mut self) {
+        self.was_panicking = true;
     }
 
     /// Makes the span current on this thread until the guard is dropped, which ends the run.

@@ -35,6 +35,10 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            if let State::Running(call) = this.state {
+                // A panic that passes through its own poll has ended it there.
+                call.give_up();
+            }
             let _attached = this.state.call().map(Call::attach);
             this.inner.set(None);
         }

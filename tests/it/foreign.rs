@@ -1,12 +1,12 @@
 //! Export to a receiver that is not ours: `@elastic/mockotlpserver`, from the npm registry.
 
-use std::path::Path;
 use std::process::Command;
 
 use axum::body::Body;
 use axum::http::{Request, Version};
 use serde_json::Value;
 
+use crate::support::npm::install;
 use crate::support::process::Process;
 use crate::support::{TRACEPARENT, send};
 
@@ -37,35 +37,6 @@ server.start().then(() => {
 });
 ";
 
-/// Installs the package into the target folder; `None`, with the reason printed, where it cannot.
-fn install() -> Option<&'static Path> {
-    let folder = Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/mockotlpserver"));
-    std::fs::create_dir_all(folder).expect("the target folder can be written");
-    let installed = Command::new("npm")
-        .args([
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--no-save",
-            "--prefix",
-        ])
-        .arg(folder)
-        .arg(PACKAGE)
-        .output();
-    match installed {
-        Ok(output) if output.status.success() => Some(folder),
-        Ok(output) => {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            println!("SKIPPED: npm cannot install {PACKAGE}: {reason}");
-            None
-        }
-        Err(error) => {
-            println!("SKIPPED: {PACKAGE} needs npm: {error}");
-            None
-        }
-    }
-}
-
 /// What follows `word` in the first line of the server that has both.
 fn received(server: &Process, word: &str, text: &str) -> Value {
     server.line(text);
@@ -85,12 +56,14 @@ fn attribute<'a>(attributes: &'a Value, key: &str) -> &'a Value {
 
 #[tokio::test]
 async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() {
-    let Some(folder) = install() else { return };
+    let Some(folder) = install(PACKAGE) else {
+        return;
+    };
     for protocol in ["grpc", "http/protobuf"] {
         let receiver = Process::start(
             Command::new("node")
                 .args(["-e", PROGRAM])
-                .current_dir(folder),
+                .current_dir(&folder),
         );
         let line = receiver.line(&format!("{protocol} on "));
         let (_, endpoint) = line.split_once(" on ").expect("it is there");

@@ -15,6 +15,13 @@ mod config;
 #[cfg(feature = "axum")]
 mod connection;
 mod context;
+#[cfg(all(
+    feature = "axum",
+    feature = "init",
+    feature = "logs",
+    feature = "macros"
+))]
+mod conventions;
 mod endings;
 mod errors;
 // These end processes by signals.

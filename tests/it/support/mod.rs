@@ -1,6 +1,8 @@
 //! Telemetry in memory, and servers on loopback, for tests.
 
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+pub(crate) mod npm;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 pub(crate) mod process;
 #[cfg(feature = "init")]
 pub(crate) mod proxy;
