@@ -82,8 +82,15 @@ impl Function {
     /// Nothing is built for a span that is dropped.
     pub(crate) fn start(mut self, attributes: &Attributes) -> Call {
         if let Some(parent) = self.extra.as_mut().and_then(|extra| extra.parent.take()) {
-            let _attached = current::attach(&with_surroundings(parent));
-            return self.start(attributes);
+            let cx = with_surroundings(parent);
+            let _attached = current::attach(&cx);
+            let mut call = self.start(attributes);
+            // Current also where no span is needed: spans below must not find another parent.
+            call.span.get_or_insert(OpenSpan {
+                cx,
+                recording: false,
+            });
+            return call;
         }
         let Some(providers) = providers::current() else {
             return Call::new(None, None);

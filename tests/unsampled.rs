@@ -14,7 +14,8 @@ use opentelemetry::context::FutureExt;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId};
 use receiver::Receiver;
 use tower_telemetry::{
-    Config, Exporter, async_with_tracer, get_span_id, get_trace_id, spawn_traced, with_tracer,
+    Config, Exporter, async_with_tracer, get_span_id, get_trace_id, get_tracer, spawn_traced,
+    with_tracer,
 };
 
 pub(crate) type Attributes = BTreeMap<String, String>;
@@ -89,12 +90,20 @@ async fn below_a_span_that_is_not_sampled_no_span_is_started_and_the_trace_goes_
             .iter()
             .all(|id| *id != Some(SpanId::from_bytes([2; 8])))
     );
+    // A parent that is given is current, too, where no span is started below it.
+    let below = async_with_tracer("test", "outer", async {
+        let parent = request(TraceFlags::default());
+        let span = get_tracer("test").span("dropped").with_parent(parent);
+        span.run(|| [get_span_id(), with_tracer("test", "below", get_span_id)])
+    });
+    let below = below.with_context(request(TraceFlags::SAMPLED)).await;
+    assert_eq!(below, [Some(SpanId::from_bytes([2; 8])); 2]);
 
     telemetry.shutdown().await;
     let received = receiver.received();
     let mut names: Vec<_> = received.spans().into_iter().map(|span| span.name).collect();
     names.sort_unstable();
-    assert_eq!(names, ["closure", "function", "future", "task"]);
+    assert_eq!(names, ["closure", "function", "future", "outer", "task"]);
     // Metrics do not depend on what is sampled.
     let Some(metric) = received.metric("function.duration") else {
         panic!("it was recorded");

@@ -136,6 +136,56 @@ async fn a_panic_in_a_span_is_its_error() {
 }
 
 #[tokio::test]
+async fn a_span_beside_one_that_panics_is_cancelled() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let innocent = async_with_tracer("test", "innocent", std::future::pending::<()>());
+        let panics = async_with_tracer("test", "panics", async {
+            tokio::task::yield_now().await;
+            panic!("as it should")
+        });
+        let both = async { tokio::join!(innocent, panics) };
+        let result = catch_panic(both).await;
+        assert!(result.is_err());
+    })
+    .await;
+    let mut spans = telemetry.spans();
+    spans.sort_by_key(|span| span.name.clone());
+    let named = |name: &str| spans.iter().find(|span| span.name == name);
+    let innocent = named("innocent").expect("it has ended");
+    assert_eq!(
+        span_attributes(innocent),
+        map([("error.type", "cancelled")])
+    );
+    assert_eq!(innocent.status, Status::Unset);
+    let panics = named("panics").expect("it has ended");
+    assert_eq!(span_attributes(panics), map([("error.type", "panic")]));
+    assert_eq!(panics.status, Status::error(""));
+}
+
+/// Gives the panic of a future, which is dropped while it passes.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut future = Some(Box::pin(future));
+    std::future::poll_fn(move |cx| {
+        let poll = std::panic::AssertUnwindSafe(|| {
+            // Owned here, so that the panic drops it.
+            let mut owned = future.take().expect("it is polled until it ends");
+            let polled = owned.as_mut().poll(cx);
+            (owned, polled)
+        });
+        match std::panic::catch_unwind(poll) {
+            Ok((_, std::task::Poll::Ready(output))) => std::task::Poll::Ready(Ok(output)),
+            Ok((owned, std::task::Poll::Pending)) => {
+                future = Some(owned);
+                std::task::Poll::Pending
+            }
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
 async fn attributes_and_events_land_on_the_current_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
