@@ -193,6 +193,7 @@ mod bounded_text;
 mod call;
 mod client;
 mod current;
+mod exceptions;
 #[cfg(feature = "macros")]
 mod expanded;
 #[cfg(feature = "macros")]
@@ -246,8 +247,9 @@ pub use handles::{
 };
 #[cfg(feature = "init")]
 pub use init::{
-    Batch, Compression, Config, ConfigWarning, Environment, Exporter, Failure, InitError,
-    Propagator, Protocol, Report, Sampler, SignalStats, Stats, TelemetryGuard, Temporality, init,
+    Batch, Compression, Config, ConfigWarning, Environment, ExceptionSignal, Exporter, Failure,
+    InitError, Propagator, Protocol, Report, Sampler, SignalStats, Stats, TelemetryGuard,
+    Temporality, init,
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;

@@ -18,6 +18,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, InstrumentationScope, Key, KeyValue, global};
 
 use crate::current;
+use crate::exceptions::Exceptions;
 use crate::function_durations::FunctionDurations;
 use crate::metrics::Registry;
 use crate::propagation::{self, Decision, Propagators};
@@ -43,6 +44,7 @@ pub(crate) struct Providers {
     pub(crate) function_durations: FunctionDurations,
     /// Room in the instruments of servers, and in those of clients.
     rooms: [Arc<Room>; 2],
+    pub(crate) exceptions: Exceptions,
 }
 
 impl Providers {
@@ -62,7 +64,14 @@ impl Providers {
             function_durations: FunctionDurations::new(meter.clone()),
             functions: Registry::new(meter),
             rooms: [Room::new(max_series), Room::new(max_series)],
+            exceptions: Exceptions::default(),
         }
+    }
+
+    /// Sets where exceptions are recorded.
+    #[cfg(feature = "init")]
+    pub(crate) fn with_exceptions(self, exceptions: Exceptions) -> Self {
+        Self { exceptions, ..self }
     }
 
     /// Returns the room in the instruments of one side.
@@ -110,7 +119,7 @@ impl Providers {
 }
 
 /// The instrumentation scope of this crate, the same for spans and metrics.
-fn scope() -> InstrumentationScope {
+pub(crate) fn scope() -> InstrumentationScope {
     InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
         .with_version(env!("CARGO_PKG_VERSION"))
         .with_schema_url(semconv::SCHEMA_URL)

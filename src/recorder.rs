@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
+use crate::exceptions::Exceptions;
 use crate::instruments::{Instruments, intern};
 use crate::lanes::{ByLane, Lanes};
 use crate::options::Options;
@@ -99,6 +100,7 @@ pub(crate) struct Recorder {
     pub(crate) request_headers: CapturedHeaders,
     pub(crate) response_headers: CapturedHeaders,
     pub(crate) options: Options,
+    pub(crate) exceptions: Exceptions,
 }
 
 impl Recorder {
@@ -171,6 +173,7 @@ impl Recorder {
                 },
             ),
             options: options.clone(),
+            exceptions: providers.exceptions.clone(),
         }
     }
 }

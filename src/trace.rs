@@ -9,7 +9,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId};
 
 use crate::current;
+use crate::exceptions::Exception;
 use crate::function::message_of;
+use crate::providers;
 use crate::semconv::{self, SensitiveParameters};
 use crate::span_builder::SpanBuilder;
 use crate::span_future::SpanFuture;
@@ -237,17 +239,33 @@ pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
 fn record_error(error_type: &'static str, message: impl FnOnce() -> String) {
     let cx = current::get();
     let span = cx.span();
-    if !span.is_recording() {
+    let providers = providers::current();
+    let log = providers
+        .as_ref()
+        .and_then(|one| one.exceptions.log.as_ref());
+    let is_recording = span.is_recording();
+    if !is_recording && log.is_none() {
         return;
     }
     let message = message();
-    span.add_event(
-        semconv::EXCEPTION_EVENT,
-        vec![
-            KeyValue::new(semconv::EXCEPTION_TYPE, error_type),
-            KeyValue::new(semconv::EXCEPTION_MESSAGE, message.clone()),
-        ],
-    );
+    if let Some(log) = log {
+        log.log(&Exception {
+            event: semconv::EXCEPTION_EVENT,
+            is_error: true,
+            error_type,
+            message: &message,
+            span_context: span.span_context(),
+        });
+    }
+    if providers.as_ref().is_none_or(|one| one.exceptions.on_spans) {
+        span.add_event(
+            semconv::EXCEPTION_EVENT,
+            vec![
+                KeyValue::new(semconv::EXCEPTION_TYPE, error_type),
+                KeyValue::new(semconv::EXCEPTION_MESSAGE, message.clone()),
+            ],
+        );
+    }
     span.set_status(Status::error(message));
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Failure {
     pub(crate) path: &'static str,
     /// The code that the caller sees, if the request is a gRPC call of a client.
     pub(crate) code: Code,
-    /// Empty where the span takes none.
+    /// Empty where nobody takes one.
     pub(super) message: String,
 }
 
@@ -58,7 +58,7 @@ impl Recording {
             name,
             path: chain.path(type_name),
             code,
-            message: if is_client && self.span {
+            message: if is_client && self.span || self.recorder.exceptions.log.is_some() {
                 guarded(message).unwrap_or_default()
             } else {
                 String::new()

@@ -6,11 +6,12 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Buf;
 use http::{HeaderMap, Method, StatusCode, Version, response};
-use opentelemetry::trace::{Status, TraceContextExt};
+use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use super::Outcome;
 use crate::call::Call;
+use crate::exceptions::{Exception, LogException};
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::lanes::ByLane;
 use crate::recorder::Recorder;
@@ -314,6 +315,9 @@ impl Recording {
                 error
             }
         };
+        if let Some(log) = &self.recorder.exceptions.log {
+            self.log_exception(&**log, &outcome, span.span_context());
+        }
         if let Some(error) = error {
             set(error.attribute());
             // Nobody's server failed where the client went away.
@@ -326,6 +330,24 @@ impl Recording {
         if let Some(start_time) = self.start_time.filter(|_| self.span) {
             span.end_with_timestamp(start_time + duration);
         }
+    }
+
+    /// Logs the error or the panic that the request has ended with, if there is one.
+    #[cold]
+    fn log_exception(&self, log: &dyn LogException, outcome: &Outcome, span: &SpanContext) {
+        let (error_type, message) = match outcome {
+            Outcome::Failed(failure) => (failure.path, &*failure.message),
+            Outcome::Panicked => (semconv::PANIC, ""),
+            Outcome::Complete | Outcome::Cancelled | Outcome::Incomplete => return,
+        };
+        let side = self.recorder.instruments.side;
+        log.log(&Exception {
+            event: semconv::exception_event(side, self.call.is_some()),
+            is_error: side == Side::Server,
+            error_type,
+            message,
+            span_context: span,
+        });
     }
 
     /// Returns what is said of an error besides its type.

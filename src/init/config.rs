@@ -9,8 +9,8 @@ use super::error::ConfigWarning;
 #[cfg(feature = "logs")]
 use super::settings::LogLineSettings;
 use super::settings::{
-    Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
-    OtlpSettings, PemFile, PerSignal, Propagator, Protocol, Sampler, Signal, within_a_day,
+    Batch, Compression, Endpoint, Environment, ExceptionSignal, Exporter, HistogramAggregation,
+    Limits, OtlpSettings, PemFile, PerSignal, Propagator, Protocol, Sampler, Signal, within_a_day,
 };
 #[cfg(feature = "logs")]
 use crate::logs::LogLines;
@@ -58,6 +58,7 @@ pub struct Config {
     pub(super) metric_timeout: Duration,
     pub(super) temporality: Temporality,
     pub(super) histograms: HistogramAggregation,
+    pub(super) exceptions: ExceptionSignal,
     pub(super) limits: Limits,
     #[cfg(feature = "logs")]
     pub(super) log_lines: LogLineSettings,
@@ -126,6 +127,22 @@ impl Config {
     /// parent, the later holds. [`Propagator::TraceContext`] and [`Propagator::Baggage`] by default.
     pub fn with_propagators(mut self, propagators: impl IntoIterator<Item = Propagator>) -> Self {
         self.propagators = propagators.into_iter().collect();
+        self
+    }
+
+    /// Sets where exceptions are recorded, in place of `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`: events on
+    /// spans by default (OpenTelemetry conventions, "Exceptions").
+    ///
+    /// Log records need the feature `logs` and the exporter of logs; without them exceptions are recorded
+    /// on spans, and a warning says so. It holds for [`init`](Self::init) alone.
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, ExceptionSignal};
+    ///
+    /// let config = Config::from_env().with_exception_signal(ExceptionSignal::Logs);
+    /// ```
+    pub fn with_exception_signal(mut self, signal: ExceptionSignal) -> Self {
+        self.exceptions = signal;
         self
     }
 

@@ -10,8 +10,8 @@ use super::config::Config;
 #[cfg(feature = "logs")]
 use super::settings::LogLineSettings;
 use super::settings::{
-    Batch, Compression, Endpoint, Environment, Exporter, HistogramAggregation, Limits,
-    OtlpSettings, PerSignal, Propagator, Protocol, Sampler, Signal,
+    Batch, Compression, Endpoint, Environment, ExceptionSignal, Exporter, HistogramAggregation,
+    Limits, OtlpSettings, PerSignal, Propagator, Protocol, Sampler, Signal,
 };
 use super::vars::Vars;
 #[cfg(feature = "logs")]
@@ -67,6 +67,7 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         metric_timeout,
         temporality: vars.temporality(),
         histograms: vars.histograms(),
+        exceptions: vars.exceptions(),
         limits: vars.limits(),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
@@ -297,6 +298,16 @@ impl Vars<'_> {
         ];
         let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
         self.word(name, &known, "using explicit_bucket_histogram")
+            .unwrap_or_default()
+    }
+
+    fn exceptions(&mut self) -> ExceptionSignal {
+        let known = [
+            ("logs", ExceptionSignal::Logs),
+            ("logs/dup", ExceptionSignal::LogsAndSpanEvents),
+        ];
+        let name = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN";
+        self.word(name, &known, "using events on spans")
             .unwrap_or_default()
     }
 

@@ -13,14 +13,17 @@ use super::config::Config;
 use super::connection::{Connection, Origin, Tls};
 use super::env;
 use super::error::InitError;
+#[cfg(feature = "logs")]
+use super::exceptions::ExceptionLogger;
 use super::otlp::OtlpClient;
 use super::resource::resource;
 use super::sampler::Decided;
-use super::settings::{PerSignal, Propagator, Sampler, Signal};
+use super::settings::{ExceptionSignal, PerSignal, Propagator, Sampler, Signal};
 use super::spans::Sampling;
 use super::stats::Counters;
 use super::traces::Spans;
 use super::{metrics, traces};
+use crate::exceptions::Exceptions;
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -32,9 +35,25 @@ pub(super) struct Export {
     /// `None` where only the SDK can ask the sampler.
     pub(super) sampling: Option<Sampling>,
     pub(super) counters: PerSignal<Arc<Counters>>,
+    exceptions: ExceptionSignal,
 }
 
 impl Export {
+    /// Where exceptions are recorded: on spans, unless log records are asked for and sent.
+    pub(super) fn exceptions(&self) -> Exceptions {
+        #[cfg(feature = "logs")]
+        if self.exceptions.is_logged()
+            && let Some(provider) = &self.logger_provider
+        {
+            return Exceptions {
+                on_spans: self.exceptions.is_on_spans(),
+                log: Some(Arc::new(ExceptionLogger::new(provider))),
+            };
+        }
+        let _ = self.exceptions;
+        Exceptions::default()
+    }
+
     /// The providers, and the workers that they need to have running.
     pub(super) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
         let sampler = config
@@ -66,6 +85,7 @@ impl Export {
             spans,
             sampling,
             counters: building.counters,
+            exceptions: building.config.exceptions,
         };
         Ok((export, building.workers))
     }

@@ -8,6 +8,8 @@ mod ended;
 mod endpoint;
 mod env;
 mod error;
+#[cfg(feature = "logs")]
+mod exceptions;
 mod export;
 mod guard;
 mod limits;
@@ -38,7 +40,9 @@ pub use config::Config;
 pub use error::{ConfigWarning, InitError};
 pub use guard::{Report, Stats, TelemetryGuard};
 pub use opentelemetry_sdk::metrics::Temporality;
-pub use settings::{Batch, Compression, Environment, Exporter, Propagator, Protocol, Sampler};
+pub use settings::{
+    Batch, Compression, Environment, ExceptionSignal, Exporter, Propagator, Protocol, Sampler,
+};
 pub use stats::{Failure, SignalStats};
 
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
@@ -93,6 +97,7 @@ impl Config {
         }
         let mut warnings = self.warnings.clone();
         warnings.extend(self.exposed_credentials());
+        warnings.extend(self.exceptions_without_logs());
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines, self.log_style());
@@ -159,6 +164,18 @@ impl Config {
 }
 
 impl Config {
+    /// Returns a warning where exceptions are to be log records, and log records go nowhere.
+    fn exceptions_without_logs(&self) -> Option<ConfigWarning> {
+        let are_sent =
+            cfg!(feature = "logs") && self.exporters(Signal::Logs).contains(&Exporter::Otlp);
+        (self.enabled && self.exceptions.is_logged() && !are_sent).then(|| ConfigWarning {
+            variable: "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN".to_owned(),
+            value: None,
+            consequence: "needs the feature `logs` and OTLP for logs; using events on spans"
+                .to_owned(),
+        })
+    }
+
     /// What is said where headers, which are for authentication, go over the network in the clear.
     fn exposed_credentials(&self) -> Option<ConfigWarning> {
         let target = Signal::ALL.into_iter().find_map(|signal| {
@@ -212,7 +229,8 @@ impl TelemetryGuard {
         };
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        let providers = Providers::new(tracers, meters, metrics::MAX_SERIES);
+        let providers = Providers::new(tracers, meters, metrics::MAX_SERIES)
+            .with_exceptions(export.exceptions());
         providers::install(Some(providers), formats);
     }
 }

@@ -702,7 +702,7 @@ mod tests {
 
         let both = Both::new(&Sampler::ParentBasedAlwaysOn);
         let meters = opentelemetry_sdk::metrics::SdkMeterProvider::default();
-        let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters));
+        let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
             let beside = Beside::new(Some(&remote), None, decision);

@@ -90,6 +90,16 @@ pub(crate) const OTHER: &str = "_OTHER";
 /// The event that records an error on a span.
 pub(crate) const EXCEPTION_EVENT: &str = "exception";
 
+/// The event of an error that a request has ended with.
+pub(crate) fn exception_event(side: Side, is_call: bool) -> &'static str {
+    match (side, is_call) {
+        (Side::Server, false) => "http.server.request.exception",
+        (Side::Client, false) => "http.client.request.exception",
+        (Side::Server, true) => "rpc.server.call.exception",
+        (Side::Client, true) => "rpc.client.call.exception",
+    }
+}
+
 /// The request counter that this crate is asked for besides those of the conventions.
 pub(crate) const HTTP_REQUESTS: &str = "http.requests";
 

@@ -1,0 +1,51 @@
+//! Where exceptions are recorded: on spans, as log records, or both.
+
+use std::fmt;
+use std::sync::Arc;
+
+use opentelemetry::trace::SpanContext;
+
+/// An error that was recorded, or that a request has ended with.
+pub(crate) struct Exception<'a> {
+    /// The name of the event.
+    pub(crate) event: &'static str,
+    /// Whether it is an error, or else a warning.
+    pub(crate) is_error: bool,
+    pub(crate) error_type: &'a str,
+    /// Empty where there is none.
+    pub(crate) message: &'a str,
+    /// The span that it belongs to.
+    pub(crate) span_context: &'a SpanContext,
+}
+
+/// Writes exceptions as log records.
+pub(crate) trait LogException: Send + Sync {
+    fn log(&self, exception: &Exception<'_>);
+}
+
+/// Where exceptions are recorded.
+#[derive(Clone)]
+pub(crate) struct Exceptions {
+    /// Whether spans have an event for each.
+    pub(crate) on_spans: bool,
+    pub(crate) log: Option<Arc<dyn LogException>>,
+}
+
+impl Default for Exceptions {
+    /// The conventions' default, which `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN` changes.
+    fn default() -> Self {
+        Self {
+            on_spans: true,
+            log: None,
+        }
+    }
+}
+
+impl fmt::Debug for Exceptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exceptions")
+            .field("on_spans", &self.on_spans)
+            .field("log", &self.log.is_some())
+            .finish()
+    }
+}
