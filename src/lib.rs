@@ -143,7 +143,7 @@ mod handles;
 mod init;
 mod instruments;
 mod lanes;
-#[cfg(feature = "logs")]
+#[cfg(any(feature = "init", feature = "logs"))]
 mod logs;
 mod metrics;
 mod options;

@@ -15,7 +15,7 @@ use super::settings::{
 };
 use super::vars::Vars;
 #[cfg(feature = "logs")]
-use crate::logs::LogLines;
+use crate::logs::{LogFilter, LogLines};
 
 /// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
 /// and reads no files, and there is no Prometheus endpoint.
@@ -327,23 +327,32 @@ impl Vars<'_> {
 
     #[cfg(feature = "logs")]
     fn log_lines(&mut self) -> LogLineSettings {
-        use tracing::level_filters::LevelFilter;
-
         let styles = [("text", LogLines::Text), ("json", LogLines::Json)];
-        let known = [
-            ("trace", LevelFilter::TRACE),
-            ("debug", LevelFilter::DEBUG),
-            ("info", LevelFilter::INFO),
-            ("warn", LevelFilter::WARN),
-            ("error", LevelFilter::ERROR),
-            ("off", LevelFilter::OFF),
-            ("none", LevelFilter::OFF),
-        ];
-        let level = self.word("OTEL_LOG_LEVEL", &known, "using warn");
+        let level = self.word("OTEL_LOG_LEVEL", &LogFilter::LEVELS, "using warn");
+        let mut filter = LogFilter::default();
+        if let Some(level) = level {
+            filter = filter.with_sdk_level(level);
+        }
         LogLineSettings {
             wanted: true,
             style: self.word("LOG_FORMAT", &styles, "the default holds"),
-            sdk_level: level.unwrap_or(LevelFilter::WARN),
+            filter: self.log_filter(filter),
+        }
+    }
+
+    #[cfg(feature = "logs")]
+    fn log_filter(&mut self, filter: LogFilter) -> LogFilter {
+        const NAME: &str = "RUST_LOG";
+        let Some(directives) = self.text(NAME) else {
+            return filter;
+        };
+        match filter.clone().with_directives(&directives) {
+            Ok(filter) => filter,
+            Err(reason) => {
+                let consequence = format!("is not a filter ({reason}); using info");
+                self.warn(NAME, Some(&directives), consequence);
+                filter
+            }
         }
     }
 }

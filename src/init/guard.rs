@@ -21,6 +21,8 @@ pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
     pub(super) running: Option<Running>,
     pub(super) propagators: Vec<Propagator>,
+    #[cfg(feature = "logs")]
+    pub(super) log_filter: crate::logs::LogFilter,
 }
 
 pub(super) struct Running {
@@ -135,8 +137,12 @@ impl TelemetryGuard {
         self.running.as_ref()?.export.logger_provider.as_ref()
     }
 
-    /// A layer that sends log records, for a subscriber of your own; `None` where they are not
-    /// sent. See [`Config::without_subscriber`](super::Config::without_subscriber).
+    /// Returns a layer that sends log records, for a subscriber of your own; `None` where they are
+    /// not sent. See [`Config::without_subscriber`](super::Config::without_subscriber).
+    ///
+    /// It filters as [`init`](crate::init) does: by `RUST_LOG`, `info` where that is not set. For
+    /// another filter, put a bridge of your own around
+    /// [`logger_provider`](Self::logger_provider).
     ///
     /// ```
     /// use tower_telemetry::{Config, LogLines, log_lines};
@@ -156,7 +162,11 @@ impl TelemetryGuard {
     where
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
     {
-        self.logger_provider().map(crate::logs::log_records)
+        let provider = self.logger_provider()?;
+        Some(crate::logs::filtered_log_records(
+            provider,
+            &self.log_filter,
+        ))
     }
 }
 

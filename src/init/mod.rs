@@ -96,14 +96,14 @@ impl Config {
         warnings.extend(self.exposed_credentials());
         let summary = self.to_string();
         #[cfg(feature = "logs")]
-        let (log_lines, log_style) = (self.log_lines, self.log_style());
+        let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
         let guard = self.build().inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
         #[cfg(feature = "logs")]
         if log_lines.wanted {
             let provider = guard.logger_provider();
-            let installed = crate::logs::install(provider, log_style, log_lines.sdk_level);
+            let installed = crate::logs::install(provider, log_style, &log_lines.filter);
             if !installed && provider.is_some() {
                 tracing::warn!(
                     "there is a `tracing` subscriber already, and log records are not exported; \
@@ -144,6 +144,8 @@ impl Config {
             return Ok(TelemetryGuard {
                 running: None,
                 propagators: self.propagators,
+                #[cfg(feature = "logs")]
+                log_filter: self.log_lines.filter,
             });
         }
         let (export, workers) = Export::new(&mut self)?;
@@ -155,6 +157,8 @@ impl Config {
                 timeout: self.shutdown_timeout,
             }),
             propagators: self.propagators,
+            #[cfg(feature = "logs")]
+            log_filter: self.log_lines.filter,
         })
     }
 }

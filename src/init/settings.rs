@@ -390,12 +390,12 @@ pub(super) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What becomes of log lines.
 #[cfg(feature = "logs")]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LogLineSettings {
     /// Whether `init` is to see to them.
     pub(super) wanted: bool,
     /// `None` where the environment is to tell.
     pub(super) style: Option<crate::logs::LogLines>,
-    /// What is shown of the SDK's own messages, where `RUST_LOG` says nothing.
-    pub(super) sdk_level: tracing::level_filters::LevelFilter,
+    /// Which events become log lines and log records.
+    pub(super) filter: crate::logs::LogFilter,
 }

@@ -1,0 +1,38 @@
+//! Log lines that carry the ids of the current span, and log records over OTLP.
+
+#[cfg(feature = "logs")]
+mod format;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod lines;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod records;
+
+#[cfg(feature = "logs")]
+pub use format::LogFormat;
+#[cfg(all(feature = "init", feature = "logs"))]
+pub(crate) use lines::{LogFilter, install};
+#[cfg(all(feature = "init", feature = "logs"))]
+pub use lines::{LogLines, log_lines};
+#[cfg(all(feature = "init", feature = "logs"))]
+pub(crate) use records::{filtered_log_records, log_records};
+
+/// Whether the event is one of OpenTelemetry's SDK.
+#[cfg(feature = "logs")]
+fn is_of_sdk(metadata: &tracing::Metadata) -> bool {
+    let name = metadata.target().split("::").next().unwrap_or("");
+    let part = name
+        .strip_prefix("opentelemetry")
+        .map(|rest| rest.trim_start_matches(['-', '_']));
+    part.is_some_and(|part| {
+        [
+            "",
+            "sdk",
+            "http",
+            "otlp",
+            "proto",
+            "appender-tracing",
+            "appender_tracing",
+        ]
+        .contains(&part)
+    })
+}
