@@ -144,6 +144,21 @@ impl TelemetryGuard {
     /// another filter, put a bridge of your own around
     /// [`logger_provider`](Self::logger_provider).
     ///
+    /// Records are those of `opentelemetry-appender-tracing`, with these differences:
+    ///
+    /// | | there | here |
+    /// |---|---|---|
+    /// | time | observed time alone | both: the time of the event, and the same as observed time |
+    /// | event name | the place in the source where no name is given, with paths of the build | only a name that the event gives: `name: ".."`, or the field `event.name` |
+    /// | events of the crate `log` | scope `log`; fields `log.target`, `log.module_path`, `log.file`, `log.line` | the scope is the target, as of `tracing`; none of the fields |
+    /// | a key twice in an event | twice | once, with the last value (specification, "Attribute Collections") |
+    /// | an error as a field's value | `exception.message`; of several errors several times | `exception.message` is the first error; others keep the names of their fields |
+    /// | fields such as `r#type` | `r#type` | `type` |
+    /// | messages of OpenTelemetry's SDK | sent | not sent: they are about sending |
+    ///
+    /// An error has no `exception.type`: the type of a `&dyn Error` cannot be named. Ids and flags
+    /// are those of OpenTelemetry's current context.
+    ///
     /// ```
     /// use tower_telemetry::{Config, LogLines, log_lines};
     /// use tracing_subscriber::prelude::*;

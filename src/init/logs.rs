@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry::logs::AnyValue;
+use opentelemetry::logs::AnyValue as SdkValue;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -63,13 +65,13 @@ impl Item for Record {
 }
 
 /// About how much memory a value takes.
-fn bytes(value: &AnyValue) -> usize {
-    size_of::<AnyValue>()
+fn bytes(value: &SdkValue) -> usize {
+    size_of::<SdkValue>()
         + match value {
-            AnyValue::String(text) => text.as_str().len(),
-            AnyValue::Bytes(bytes) => bytes.len(),
-            AnyValue::ListAny(list) => list.iter().map(bytes).sum(),
-            AnyValue::Map(map) => map
+            SdkValue::String(text) => text.as_str().len(),
+            SdkValue::Bytes(bytes) => bytes.len(),
+            SdkValue::ListAny(list) => list.iter().map(bytes).sum(),
+            SdkValue::Map(map) => map
                 .iter()
                 .map(|(key, value)| key.as_str().len() + bytes(value))
                 .sum(),
@@ -107,6 +109,26 @@ impl LogProcessor for Records {
     }
 }
 
+/// Makes the attribute `event.name` the name of the event, which took its place in the conventions.
+fn name_events(request: &mut ExportLogsServiceRequest) {
+    let scopes = request
+        .resource_logs
+        .iter_mut()
+        .flat_map(|resource| &mut resource.scope_logs);
+    for record in scopes.flat_map(|scope| &mut scope.log_records) {
+        let is_name = |attribute: &KeyValue| attribute.key == "event.name";
+        if record.event_name.is_empty()
+            && let Some(place) = record.attributes.iter().position(is_name)
+            && let Some(AnyValue {
+                value: Some(Value::StringValue(name)),
+            }) = &mut record.attributes[place].value
+        {
+            record.event_name = std::mem::take(name);
+            record.attributes.remove(place);
+        }
+    }
+}
+
 struct LogSink {
     client: OtlpClient,
     resource: ResourceAttributesWithSchema,
@@ -123,6 +145,7 @@ impl Sink<Record> for LogSink {
             ),
         };
         drop(batch);
+        name_events(&mut request);
         self.limits.cut_logs(&mut request);
         self.client.export(request).await
     }

@@ -31,6 +31,8 @@ mod http;
 mod interop;
 #[cfg(feature = "init")]
 mod lifecycle;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod logs;
 mod options;
 mod propagation;
 #[cfg(feature = "tokio")]
