@@ -10,6 +10,8 @@ mod env;
 mod error;
 mod export;
 mod guard;
+#[cfg(feature = "http-json")]
+mod json;
 mod limits;
 #[cfg(feature = "logs")]
 mod logs;

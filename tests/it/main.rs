@@ -29,6 +29,8 @@ mod grpc;
 #[cfg(feature = "axum")]
 mod http;
 mod interop;
+#[cfg(all(feature = "http-json", feature = "logs"))]
+mod json;
 #[cfg(feature = "init")]
 mod lifecycle;
 #[cfg(all(feature = "init", feature = "logs"))]
