@@ -178,6 +178,8 @@ pub use init::{
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;
+#[cfg(any(feature = "init", feature = "logs"))]
+pub use logs::LogWriter;
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use logs::{LogLines, log_lines};
 pub use metrics::{

@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::oneshot;
 
 use super::export::Export;
 use super::runtime::ExportThread;
 use super::settings::{Propagator, Signal};
-use super::stats::{self, Counters, SignalStats};
+use super::stats::{Counters, SignalStats};
+use crate::logs::{self, LogWriter, tell};
 
 /// Keeps telemetry running, and ends it.
 ///
@@ -41,6 +44,9 @@ pub struct Stats {
     pub metrics: SignalStats,
     /// Log records.
     pub logs: SignalStats,
+    /// Lines of the process that were lost because its standard output was not read: log lines, and
+    /// those of the console exporter. See [`LogWriter`](crate::LogWriter).
+    pub lost_lines: u64,
 }
 
 /// How a flush or a shutdown ended.
@@ -61,6 +67,7 @@ impl Report {
             traces,
             metrics,
             logs,
+            ..
         } = self.stats;
         let signals = [traces, metrics, logs];
         signals
@@ -82,9 +89,12 @@ impl TelemetryGuard {
                 // Where this future is dropped midway, the last of the provider must not be: it
                 // would wait for an export thread that may be held up.
                 let provider = ManuallyDrop::new(running.export.meter_provider.clone());
+                let begin = Instant::now();
                 let complete = running.thread.flush(true, running.timeout).await;
                 let report = running.last_report(complete);
                 drop(ManuallyDrop::into_inner(provider));
+                let left = running.timeout.saturating_sub(begin.elapsed());
+                write_last_lines(left).await;
                 report
             }
             None => Report::default(),
@@ -185,12 +195,40 @@ impl TelemetryGuard {
     }
 }
 
+/// Waits for the log lines that were written before, and for those about the shutdown.
+fn write_lines_within(timeout: Duration) {
+    let begin = Instant::now();
+    // A subscriber of the application may be held up in its output for good.
+    if !logs::was_told() || logs::flush_told(timeout) {
+        LogWriter::stdout().flush(timeout.saturating_sub(begin.elapsed()));
+    }
+}
+
+/// The same, on any executor or none.
+async fn write_last_lines(timeout: Duration) {
+    if !logs::was_told() && LogWriter::stdout().is_idle() {
+        return;
+    }
+    let (done, written) = oneshot::channel();
+    let waiter = thread::Builder::new()
+        .name("telemetry-flush".to_owned())
+        .spawn(move || {
+            write_lines_within(timeout);
+            let _ = done.send(());
+        });
+    if waiter.is_ok() {
+        let _ = written.await;
+    }
+}
+
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop_recording();
+            let begin = Instant::now();
             let complete = running.thread.flush_blocking(true, running.timeout);
             running.last_report(complete);
+            write_lines_within(running.timeout.saturating_sub(begin.elapsed()));
         }
     }
 }
@@ -226,6 +264,7 @@ impl Running {
             traces: stats(Signal::Traces),
             metrics: stats(Signal::Metrics),
             logs: stats(Signal::Logs),
+            lost_lines: LogWriter::stdout().lost(),
         }
     }
 
@@ -253,7 +292,7 @@ impl Running {
         .map(|(last, told)| last.dropped.saturating_sub(told.dropped));
         let [traces, metrics, logs] = given_up;
         if given_up != [0; 3] {
-            stats::tell(|| {
+            tell(move || {
                 tracing::warn!(
                     traces,
                     metrics,

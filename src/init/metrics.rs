@@ -24,6 +24,7 @@ use super::messages::Holds;
 use super::otlp::OtlpClient;
 use super::settings::{Exporter, HistogramAggregation, Signal};
 use super::stats::{Counters, Losses};
+use crate::logs::tell;
 
 pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
     let histograms = building.config.histograms;
@@ -89,10 +90,12 @@ fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
         _ => {
             static TOLD: AtomicBool = AtomicBool::new(false);
             if !TOLD.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    "metrics can no longer be collected: an observable callback panicked, or the \
-                     meter provider was shut down"
-                );
+                tell(|| {
+                    tracing::warn!(
+                        "metrics can no longer be collected: an observable callback panicked, or \
+                         the meter provider was shut down"
+                    );
+                });
             }
             None
         }
@@ -139,7 +142,7 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
     let task = async move {
         while let Some(flushed) = flushes.recv().await {
             if let Some(metrics) = collect(&reader) {
-                console::print_metrics(&metrics).await;
+                console::print_metrics(&metrics);
             }
             let _ = flushed.send(());
         }

@@ -99,7 +99,11 @@ impl Config {
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
-        let guard = self.build().inspect_err(|_| {
+        #[cfg(feature = "logs")]
+        let awaits_subscriber = log_lines.wanted;
+        #[cfg(not(feature = "logs"))]
+        let awaits_subscriber = false;
+        let guard = self.start(awaits_subscriber).inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
         #[cfg(feature = "logs")]
@@ -141,7 +145,11 @@ impl Config {
     /// # Errors
     ///
     /// See [`InitError`].
-    pub fn build(mut self) -> Result<TelemetryGuard, InitError> {
+    pub fn build(self) -> Result<TelemetryGuard, InitError> {
+        self.start(false)
+    }
+
+    fn start(mut self, awaits_subscriber: bool) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
             return Ok(TelemetryGuard {
                 running: None,
@@ -151,7 +159,7 @@ impl Config {
             });
         }
         let (export, workers) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers).map_err(InitError::Thread)?;
+        let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
         Ok(TelemetryGuard {
             running: Some(Running {
                 thread,

@@ -13,8 +13,11 @@ use std::time::Duration;
 use opentelemetry::Context;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, dispatcher};
 
 use super::batch::Worker;
+use crate::logs::tell;
 
 pub(super) struct ExportThread {
     commands: mpsc::UnboundedSender<Command>,
@@ -30,13 +33,17 @@ struct Command {
 }
 
 impl ExportThread {
-    pub(super) fn start(workers: Vec<Worker>) -> io::Result<Self> {
+    /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
+    /// there is none.
+    pub(super) fn start(workers: Vec<Worker>, awaits_subscriber: bool) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, start) = blocking::channel();
         thread::Builder::new()
             .name("telemetry-export".to_owned())
             .spawn(move || {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
+                let _quiet = must_be_quiet(awaits_subscriber)
+                    .then(|| dispatcher::set_default(&Dispatch::none()));
                 // Made here, because async code, where `init` may run, must not drop one.
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -92,7 +99,7 @@ impl ExportThread {
     fn was_left_behind(&self) -> bool {
         let was = process::id() != self.process;
         if was {
-            tracing::warn!("a process that is forked after `init` exports no telemetry");
+            tell(|| tracing::warn!("a process that is forked after `init` exports no telemetry"));
         }
         was
     }
@@ -120,6 +127,20 @@ impl Flushing {
         let timeout = self.timeout + Duration::from_millis(50);
         self.flushed.recv_timeout(timeout).unwrap_or(false)
     }
+}
+
+/// Whether the libraries that export must not log here. A subscriber of the application may wait for
+/// its output, and export would stand still.
+fn must_be_quiet(awaits_subscriber: bool) -> bool {
+    let is_missing = |dispatch: &Dispatch| dispatch.is::<NoSubscriber>();
+    if awaits_subscriber && dispatcher::get_default(is_missing) {
+        return false;
+    }
+    #[cfg(feature = "logs")]
+    let is_own = crate::logs::is_installed();
+    #[cfg(not(feature = "logs"))]
+    let is_own = false;
+    !is_own
 }
 
 async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {

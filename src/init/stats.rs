@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::settings::Signal;
 use crate::lanes::{Alone, Lanes};
+use crate::logs::tell;
 
 /// What became of the spans, the metric points or the log records of a process so far.
 ///
@@ -178,11 +178,11 @@ impl Losses {
         if let Some(warning) = outcome.warning
             && self.may_tell("warning")
         {
-            tell(|| tracing::warn!(warning, "the receiver of {signal} warns"));
+            tell(move || tracing::warn!(warning, "the receiver of {signal} warns"));
         }
         if !self.look(outcome.failure) && self.losing {
             let lost = self.lost;
-            tell(|| {
+            tell(move || {
                 tracing::info!(
                     lost,
                     "no more telemetry is lost: {signal} are exported again"
@@ -204,7 +204,7 @@ impl Losses {
         };
         if more_is_lost && self.may_tell(&kind) {
             let signal = self.signal.name();
-            tell(|| {
+            tell(move || {
                 tracing::warn!(
                     lost,
                     kind,
@@ -226,11 +226,6 @@ impl Losses {
         }
         may
     }
-}
-
-/// Writes a log line. What panics in a subscriber of the application must not end the export.
-pub(super) fn tell(line: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(line));
 }
 
 #[cfg(test)]
@@ -256,6 +251,7 @@ mod tests {
     impl Lines {
         /// The levels of the lines since this was last asked.
         fn levels(&self) -> Vec<String> {
+            crate::logs::flush_told(Duration::from_secs(20));
             let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
             let text = String::from_utf8(bytes).expect("it is text");
             let levels = text

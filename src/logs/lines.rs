@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use super::{LogFormat, is_of_sdk, log_records};
+use super::{LogFormat, LogWriter, is_of_sdk, log_records};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ pub enum LogLines {
 }
 
 /// Returns the layer of [`init`](crate::init) that writes log lines to the standard output, with
-/// the ids of the current span, for a subscriber of your own.
+/// the ids of the current span, for a subscriber of your own. It never waits for the output: see
+/// [`LogWriter`].
 ///
 /// It filters as `init` does: by `RUST_LOG` of the process, `info` where that is not set or is not
 /// a filter. Each message of OpenTelemetry's SDK is written once a minute at most, from the level
@@ -59,7 +61,9 @@ where
 {
     // As `tracing-subscriber` has it, and only where somebody sees it.
     let wants_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let layer = fmt::layer().with_ansi(stdout().is_terminal() && wants_colours);
+    let layer = fmt::layer()
+        .with_ansi(stdout().is_terminal() && wants_colours)
+        .with_writer(LogWriter::stdout());
     match lines {
         LogLines::Text => layer
             .event_format(LogFormat::default())
@@ -186,6 +190,13 @@ impl<S> Filter<S> for SdkNowAndThen {
     }
 }
 
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the subscriber of the process is that of `init`, which never waits for an output.
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Relaxed)
+}
+
 /// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
 /// also for what is logged through the crate `log`, and returns whether it is: there may be one
 /// already.
@@ -201,6 +212,7 @@ pub(crate) fn install(
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return false;
     }
+    INSTALLED.store(true, Ordering::Relaxed);
     // It fails where `log` has a logger already, which is then left alone.
     let _ = tracing_log::LogTracer::init();
     true

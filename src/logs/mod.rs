@@ -6,15 +6,27 @@ mod format;
 mod lines;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod records;
+#[cfg(feature = "init")]
+mod teller;
+mod writer;
 
 #[cfg(feature = "logs")]
 pub use format::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
-pub(crate) use lines::{LogFilter, install};
+pub(crate) use lines::{LogFilter, install, is_installed};
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use lines::{LogLines, log_lines};
 #[cfg(all(feature = "init", feature = "logs"))]
 pub(crate) use records::{filtered_log_records, log_records};
+
+#[cfg(feature = "init")]
+pub(crate) use teller::{flush as flush_told, tell, was_used as was_told};
+pub use writer::LogWriter;
+
+/// Runs what logs. A subscriber of the application that panics must not end a thread of ours.
+fn guarded(log: impl FnOnce()) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(log));
+}
 
 /// Whether the event is one of OpenTelemetry's SDK.
 #[cfg(feature = "logs")]
