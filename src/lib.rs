@@ -137,6 +137,7 @@ mod expanded;
 mod function;
 mod function_durations;
 mod future;
+mod generations;
 mod handler_attributes;
 mod handles;
 #[cfg(feature = "init")]

@@ -12,9 +12,10 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
 
+use crate::generations;
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
-use crate::providers::{self, MakeTracer};
+use crate::providers::MakeTracer;
 use crate::request_body::Received;
 use crate::semconv::http::{Server, split_authority};
 use crate::semconv::{SensitiveParameters, Side};
@@ -291,7 +292,7 @@ impl Options {
 
     pub(crate) fn propagators(&self) -> &Propagators {
         let own = self.propagators.as_ref();
-        own.unwrap_or_else(|| providers::propagators())
+        own.unwrap_or_else(|| generations::propagators())
     }
 }
 

@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
+use crate::bound;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RateLimit, RequestAttributes, Trust, TrustOption};
 use crate::propagation::{Format, Propagators};
@@ -141,7 +142,7 @@ impl TelemetryLayer {
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.with(|options| options.meters = Some(Arc::new(provider)))
+        self.with(|options| options.meters = Some(bound::of_type(provider)))
     }
 
     /// Reads the context of requests with `propagator`, in place of W3C Trace Context and Baggage,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
 
@@ -15,11 +14,13 @@ use super::env;
 use super::error::InitError;
 use super::otlp::OtlpClient;
 use super::resource::resource;
+use super::runtime::FlushHandle;
 use super::settings::{PerSignal, Sampler, Signal};
 use super::spans::Sampling;
 use super::stats::Counters;
 use super::traces::Spans;
 use super::{metrics, traces};
+use crate::logs::EndNotice;
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -31,6 +32,9 @@ pub(super) struct Export {
     /// `None` where only the SDK can ask the sampler.
     pub(super) sampling: Option<Sampling>,
     pub(super) counters: PerSignal<Arc<Counters>>,
+    /// For what the providers are asked to flush.
+    pub(super) flush: FlushHandle,
+    pub(super) end: EndNotice,
 }
 
 impl Export {
@@ -47,6 +51,8 @@ impl Export {
             counters: PerSignal::default(),
             workers: Vec::new(),
             connections: Vec::new(),
+            flush: FlushHandle::default(),
+            end: EndNotice::default(),
         };
         let (tracer_provider, spans) = traces::provider(&mut building, sdk_sampler(sampler))?;
         let meter_provider = metrics::provider(&mut building)?;
@@ -60,6 +66,8 @@ impl Export {
             spans,
             sampling,
             counters: building.counters,
+            flush: building.flush,
+            end: building.end,
         };
         Ok((export, building.workers))
     }
@@ -72,6 +80,8 @@ pub(super) struct Building<'a> {
     pub(super) counters: PerSignal<Arc<Counters>>,
     pub(super) workers: Vec<Worker>,
     connections: Vec<Arc<Connection>>,
+    pub(super) flush: FlushHandle,
+    pub(super) end: EndNotice,
 }
 
 impl Building<'_> {
@@ -125,10 +135,4 @@ fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {
         }
         Sampler::Custom(sampler) => sampler,
     }
-}
-
-/// Flushing belongs to the guard, which does it for all signals within one deadline.
-pub(super) fn use_the_guard() -> OTelSdkResult {
-    let message = "flush with `TelemetryGuard::force_flush`".to_owned();
-    Err(OTelSdkError::InternalFailure(message))
 }

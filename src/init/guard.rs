@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,10 @@ use super::export::Export;
 use super::runtime::ExportThread;
 use super::settings::{Propagator, Signal};
 use super::stats::{Counters, SignalStats};
+use crate::generations;
 use crate::logs::{self, LogWriter, tell};
+#[cfg(feature = "logs")]
+use crate::logs::{Source, filtered_log_records};
 
 /// Keeps telemetry running, and ends it.
 ///
@@ -24,6 +28,8 @@ pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
     pub(super) running: Option<Running>,
     pub(super) propagators: Vec<Propagator>,
+    /// Whether its telemetry is that of the process.
+    pub(super) is_of_process: bool,
     #[cfg(feature = "logs")]
     pub(super) log_filter: crate::logs::LogFilter,
 }
@@ -81,8 +87,11 @@ impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
     /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together.
-    /// Call it when the server has stopped: what is recorded later is lost.
+    /// Call it when the server has stopped: what is recorded later is lost, and one warning says so.
+    /// Layers and functions that go on then do nothing but pass context on, until
+    /// [`init`](crate::init) is called again.
     pub async fn shutdown(mut self) -> Report {
+        self.leave_process();
         match self.running.take() {
             Some(running) => {
                 running.stop_recording();
@@ -127,21 +136,24 @@ impl TelemetryGuard {
 
     /// The tracer provider, for what else wants one; `None` where telemetry is switched off.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn tracer_provider(&self) -> Option<&SdkTracerProvider> {
         Some(&self.running.as_ref()?.export.tracer_provider)
     }
 
     /// The meter provider, for what else wants one; `None` where telemetry is switched off.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
         Some(&self.running.as_ref()?.export.meter_provider)
     }
 
     /// The logger provider, for what else wants one; `None` where log records are not sent.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     #[cfg(feature = "logs")]
     pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
         self.running.as_ref()?.export.logger_provider.as_ref()
@@ -152,7 +164,8 @@ impl TelemetryGuard {
     ///
     /// It filters as [`init`](crate::init) does: by `RUST_LOG`, `info` where that is not set. For
     /// another filter, put a bridge of your own around
-    /// [`logger_provider`](Self::logger_provider).
+    /// [`logger_provider`](Self::logger_provider). The layer of a guard that [`init`](crate::init) has
+    /// returned sends to whichever guard of `init` came last.
     ///
     /// Records are those of `opentelemetry-appender-tracing`, with these differences:
     ///
@@ -188,10 +201,12 @@ impl TelemetryGuard {
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
     {
         let provider = self.logger_provider()?;
-        Some(crate::logs::filtered_log_records(
-            provider,
-            &self.log_filter,
-        ))
+        let source = if self.is_of_process {
+            Source::Process
+        } else {
+            Source::of(provider)
+        };
+        Some(filtered_log_records(source, &self.log_filter))
     }
 }
 
@@ -221,8 +236,20 @@ async fn write_last_lines(timeout: Duration) {
     }
 }
 
+impl TelemetryGuard {
+    /// Ends the telemetry of the process, if it is this, so that there may be another `init`.
+    fn leave_process(&mut self) {
+        if std::mem::take(&mut self.is_of_process) {
+            let notice = self.running.as_ref().map(|one| one.export.end.clone());
+            generations::end(notice);
+            super::INITIALIZED.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
+        self.leave_process();
         if let Some(running) = self.running.take() {
             running.stop_recording();
             let begin = Instant::now();

@@ -16,11 +16,13 @@ use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerPro
 
 use super::batch::{self, Sink};
 use super::error::InitError;
-use super::export::{Building, use_the_guard};
+use super::export::Building;
 use super::otlp::OtlpClient;
 use super::queue::{Item, Queue};
+use super::runtime::FlushHandle;
 use super::settings::{Exporter, Limits, Signal};
 use super::stats::Outcome;
+use crate::logs::EndNotice;
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
@@ -45,6 +47,8 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
         .with_log_processor(Records {
             queue,
             shut_down: AtomicBool::new(false),
+            flush: building.flush.clone(),
+            end: building.end.clone(),
         });
     Ok(Some(provider.build()))
 }
@@ -84,6 +88,8 @@ struct Records {
     queue: Arc<Queue<Record>>,
     /// The SDK goes on emitting after its shutdown.
     shut_down: AtomicBool,
+    flush: FlushHandle,
+    end: EndNotice,
 }
 
 impl std::fmt::Debug for Records {
@@ -94,13 +100,15 @@ impl std::fmt::Debug for Records {
 
 impl LogProcessor for Records {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if !self.shut_down.load(Ordering::Relaxed) {
+        if self.shut_down.load(Ordering::Relaxed) {
+            self.end.give();
+        } else {
             self.queue.push(Box::new((record.clone(), scope.clone())));
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        use_the_guard()
+        self.flush.flush()
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {

@@ -35,7 +35,6 @@ use opentelemetry::global;
 use opentelemetry::propagation::{TextMapCompositePropagator, TextMapPropagator};
 use opentelemetry_propagator_b3::B3Encoding;
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
-use tracing::subscriber::NoSubscriber;
 
 pub use config::Config;
 pub use error::{ConfigWarning, InitError};
@@ -44,11 +43,14 @@ pub use opentelemetry_sdk::metrics::Temporality;
 pub use settings::{Batch, Compression, Environment, Exporter, Propagator, Protocol, Sampler};
 pub use stats::{Failure, SignalStats};
 
+use crate::generations;
+#[cfg(feature = "logs")]
+use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
 use crate::propagation::Format;
-use crate::providers::{self, MakeTracer, Providers, TracersOf};
+use crate::providers::{MakeTracer, Providers, TracersOf};
 use export::Export;
 use guard::Running;
-use runtime::ExportThread;
+use runtime::{ExportThread, is_heard};
 use settings::{OtlpSettings, Signal};
 use spans::Tracers;
 
@@ -73,15 +75,16 @@ pub fn init() -> Result<TelemetryGuard, InitError> {
     Config::from_env().init()
 }
 
-/// Whether some `init` has begun. The providers alone cannot tell: of two that race, both would
-/// start exporting.
+/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
+/// that race, both would start exporting.
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 impl Config {
     /// Sets up telemetry for the process.
     ///
     /// The layers, the handler functions and OpenTelemetry's global providers use it from then on,
-    /// also those that were made before. With the feature `logs`, log lines go to the console,
+    /// also those that were made before, until its guard is shut down or dropped. Then there may be
+    /// another `init`, again and again. With the feature `logs`, log lines go to the console,
     /// unless a `tracing` subscriber is there already.
     ///
     /// It works inside and outside of a tokio runtime of any kind.
@@ -103,21 +106,22 @@ impl Config {
         let awaits_subscriber = log_lines.wanted;
         #[cfg(not(feature = "logs"))]
         let awaits_subscriber = false;
-        let guard = self.start(awaits_subscriber).inspect_err(|_| {
+        let mut guard = self.start(awaits_subscriber).inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
+        guard.is_of_process = true;
         #[cfg(feature = "logs")]
-        if log_lines.wanted {
-            let provider = guard.logger_provider();
-            let installed = crate::logs::install(provider, log_style, &log_lines.filter);
-            if !installed && provider.is_some() {
-                tracing::warn!(
-                    "there is a `tracing` subscriber already, and log records are not exported; \
-                     say `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
-                );
+        {
+            set_process_logger(guard.logger_provider());
+            if log_lines.wanted {
+                install_subscriber(&guard, log_style, &log_lines.filter);
             }
         }
-        tracing::info!("{summary}");
+        if is_heard() {
+            tracing::info!(target: "tower_telemetry", "{summary}");
+        } else if let Some(running) = &guard.running {
+            running.thread.say(summary);
+        }
         for warning in warnings {
             warn(&warning);
         }
@@ -154,12 +158,14 @@ impl Config {
             return Ok(TelemetryGuard {
                 running: None,
                 propagators: self.propagators,
+                is_of_process: false,
                 #[cfg(feature = "logs")]
                 log_filter: self.log_lines.filter,
             });
         }
         let (export, workers) = Export::new(&mut self)?;
         let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
+        export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
             running: Some(Running {
                 thread,
@@ -167,6 +173,7 @@ impl Config {
                 timeout: self.shutdown_timeout,
             }),
             propagators: self.propagators,
+            is_of_process: false,
             #[cfg(feature = "logs")]
             log_filter: self.log_lines.filter,
         })
@@ -197,11 +204,28 @@ impl Config {
     }
 }
 
+/// Makes log lines and log records those of this crate, and says where that cannot be.
+#[cfg(feature = "logs")]
+fn install_subscriber(guard: &TelemetryGuard, style: LogLines, filter: &LogFilter) {
+    match lines::install(style, filter) {
+        Installed::Now | Installed::Before { same: true } => {}
+        Installed::Before { same: false } => tracing::warn!(
+            target: "tower_telemetry",
+            "log lines keep the format and the filter of the first `init` of the process"
+        ),
+        Installed::Not if guard.logger_provider().is_some() => tracing::warn!(
+            target: "tower_telemetry",
+            "there is a `tracing` subscriber already, and log records are not exported; say \
+             `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
+        ),
+        Installed::Not => {}
+    }
+}
+
 /// Says what is wrong with the configuration where it will be seen.
 fn warn(warning: &ConfigWarning) {
-    let is_heard = |dispatch: &tracing::Dispatch| !dispatch.is::<NoSubscriber>();
-    if tracing::dispatcher::get_default(is_heard) {
-        tracing::warn!("{warning}");
+    if is_heard() {
+        tracing::warn!(target: "tower_telemetry", "{warning}");
     } else {
         eprintln!("tower-telemetry: {warning}");
     }
@@ -214,7 +238,7 @@ impl TelemetryGuard {
         global::set_text_map_propagator(TextMapCompositePropagator::new(propagators.collect()));
         let formats = self.propagators.iter().map(|one| format(*one)).collect();
         let Some(Running { export, .. }) = &self.running else {
-            providers::install(None, formats);
+            generations::install(None, formats);
             return;
         };
         global::set_tracer_provider(export.tracer_provider.clone());
@@ -228,7 +252,7 @@ impl TelemetryGuard {
         };
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        providers::install(Some(Providers::new(tracers, meters)), formats);
+        generations::install(Some(Providers::new(tracers, meters)), formats);
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, stdout};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use opentelemetry_sdk::logs::SdkLoggerProvider;
 use tracing::callsite::Identifier;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber};
@@ -16,7 +14,8 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use super::{LogFormat, LogWriter, is_of_sdk, log_records};
+use super::records::log_records;
+use super::{LogFormat, LogWriter, is_of_sdk};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,30 +189,41 @@ impl<S> Filter<S> for SdkNowAndThen {
     }
 }
 
-static INSTALLED: AtomicBool = AtomicBool::new(false);
+/// How the subscriber of `init` was set up. It stays for the process.
+static INSTALLED: OnceLock<(LogLines, LogFilter)> = OnceLock::new();
 
 /// Whether the subscriber of the process is that of `init`, which never waits for an output.
 pub(crate) fn is_installed() -> bool {
-    INSTALLED.load(Ordering::Relaxed)
+    INSTALLED.get().is_some()
+}
+
+/// What became of the subscriber of `init`.
+pub(crate) enum Installed {
+    Now,
+    /// By an `init` before; `same` says whether lines look and are filtered as they would now.
+    Before {
+        same: bool,
+    },
+    /// There is one of the application.
+    Not,
 }
 
 /// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
-/// also for what is logged through the crate `log`, and returns whether it is: there may be one
-/// already.
-pub(crate) fn install(
-    provider: Option<&SdkLoggerProvider>,
-    lines: LogLines,
-    filter: &LogFilter,
-) -> bool {
+/// also for what is logged through the crate `log`.
+pub(crate) fn install(lines: LogLines, filter: &LogFilter) -> Installed {
+    if let Some((first_lines, first_filter)) = INSTALLED.get() {
+        let same = *first_lines == lines && first_filter == filter;
+        return Installed::Before { same };
+    }
     let subscriber = tracing_subscriber::registry()
         .with(filter.env_filter())
         .with(layer(lines, filter.of_sdk()))
-        .with(provider.map(log_records));
+        .with(log_records());
     if tracing::subscriber::set_global_default(subscriber).is_err() {
-        return false;
+        return Installed::Not;
     }
-    INSTALLED.store(true, Ordering::Relaxed);
+    let _ = INSTALLED.set((lines, filter.clone()));
     // It fails where `log` has a logger already, which is then left alone.
     let _ = tracing_log::LogTracer::init();
-    true
+    Installed::Now
 }

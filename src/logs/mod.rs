@@ -13,14 +13,14 @@ mod writer;
 #[cfg(feature = "logs")]
 pub use format::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
-pub(crate) use lines::{LogFilter, install, is_installed};
+pub(crate) use lines::{Installed, LogFilter, install, is_installed};
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use lines::{LogLines, log_lines};
 #[cfg(all(feature = "init", feature = "logs"))]
-pub(crate) use records::{filtered_log_records, log_records};
+pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 
 #[cfg(feature = "init")]
-pub(crate) use teller::{flush as flush_told, tell, was_used as was_told};
+pub(crate) use teller::{EndNotice, flush as flush_told, tell, was_used as was_told};
 pub use writer::LogWriter;
 
 /// Runs what logs. A subscriber of the application that panics must not end a thread of ours.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Debug;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use opentelemetry::Key;
@@ -19,45 +20,75 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{LogFilter, is_of_sdk};
 use crate::semconv::EXCEPTION_MESSAGE;
 
+/// Where a layer finds the logger of an event.
+pub(crate) enum Source {
+    /// With a provider of its own.
+    Own(Arc<SdkLogger>),
+    /// That of the process: of the `init` that was called last.
+    Process,
+}
+
+static PROCESS: RwLock<Option<Arc<SdkLogger>>> = RwLock::new(None);
+
+/// Makes `provider` that of the layers which follow `init`.
+pub(crate) fn set_process_logger(provider: Option<&SdkLoggerProvider>) {
+    let logger = provider.map(logger);
+    *PROCESS.write().unwrap_or_else(PoisonError::into_inner) = logger;
+}
+
+/// The target of each record names its scope.
+fn logger(provider: &SdkLoggerProvider) -> Arc<SdkLogger> {
+    Arc::new(provider.logger(""))
+}
+
+impl Source {
+    pub(crate) fn of(provider: &SdkLoggerProvider) -> Self {
+        Self::Own(logger(provider))
+    }
+
+    fn logger(&self) -> Option<Arc<SdkLogger>> {
+        match self {
+            Self::Own(logger) => Some(logger.clone()),
+            Self::Process => PROCESS
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+}
+
 /// A layer that sends log records, without the messages of the SDK on its own work.
-pub(crate) fn log_records<S>(provider: &SdkLoggerProvider) -> Box<dyn Layer<S> + Send + Sync>
+pub(super) fn log_records<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let is_wanted = |metadata: &Metadata| !is_of_sdk(metadata);
-    LogRecords::new(provider)
+    LogRecords(Source::Process)
         .with_filter(filter_fn(is_wanted))
         .boxed()
 }
 
 /// The same, filtered as the subscriber of `init` is.
 pub(crate) fn filtered_log_records<S>(
-    provider: &SdkLoggerProvider,
+    source: Source,
     filter: &LogFilter,
 ) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let is_wanted = |metadata: &Metadata| !is_of_sdk(metadata);
-    LogRecords::new(provider)
+    LogRecords(source)
         .with_filter(filter.env_filter().and(filter_fn(is_wanted)))
         .boxed()
 }
 
-struct LogRecords {
-    logger: SdkLogger,
-}
-
-impl LogRecords {
-    fn new(provider: &SdkLoggerProvider) -> Self {
-        // The target of each record names its scope.
-        let logger = provider.logger("");
-        Self { logger }
-    }
-}
+struct LogRecords(Source);
 
 impl<S: Subscriber> Layer<S> for LogRecords {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(logger) = self.0.logger() else {
+            return;
+        };
         let metadata = event.metadata();
         // An event of the crate `log` has its own target and level in its fields.
         let of_log = event.normalized_metadata();
@@ -67,7 +98,7 @@ impl<S: Subscriber> Layer<S> for LogRecords {
         };
         let severity = severity(metadata.level());
         let name = explicit_name(metadata).filter(|_| of_log.is_none());
-        if !self.logger.event_enabled(severity, &target, name) {
+        if !logger.event_enabled(severity, &target, name) {
             return;
         }
         let mut fields = Fields {
@@ -76,7 +107,7 @@ impl<S: Subscriber> Layer<S> for LogRecords {
         };
         event.record(&mut fields);
         let now = SystemTime::now();
-        let mut record = self.logger.create_log_record();
+        let mut record = logger.create_log_record();
         record.set_timestamp(now);
         record.set_observed_timestamp(now);
         record.set_target(target);
@@ -89,7 +120,7 @@ impl<S: Subscriber> Layer<S> for LogRecords {
             record.set_body(body);
         }
         record.add_attributes(fields.attributes);
-        self.logger.emit(record);
+        logger.emit(record);
     }
 }
 

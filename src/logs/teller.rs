@@ -3,8 +3,9 @@
 //! A subscriber of the application may write to an output that is not read. The export thread, a
 //! request or a shutdown must not stand still in it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
@@ -53,6 +54,25 @@ pub(crate) fn was_used() -> bool {
     teller
         .as_ref()
         .is_some_and(|teller| teller.process == process::id())
+}
+
+/// Says, once, that telemetry has ended: shared by all that may still be asked to record.
+#[derive(Clone, Default)]
+pub(crate) struct EndNotice(Arc<AtomicBool>);
+
+impl EndNotice {
+    /// Says it, when something is recorded after the end.
+    pub(crate) fn give(&self) {
+        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
+            tell(|| {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    "telemetry has ended, and what is recorded now is lost; keep the \
+                     `TelemetryGuard` for as long as there is something to record"
+                );
+            });
+        }
+    }
 }
 
 static TELLER: Mutex<Option<Teller>> = Mutex::new(None);

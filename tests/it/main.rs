@@ -35,6 +35,7 @@ mod json;
 mod lifecycle;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod logs;
+mod meters;
 mod options;
 mod propagation;
 #[cfg(feature = "tokio")]
