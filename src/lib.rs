@@ -125,6 +125,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod access_log;
 mod active_request;
 mod attempts;
 mod attributes;
@@ -162,6 +163,7 @@ mod table;
 mod tasks;
 mod trace;
 
+pub use access_log::AccessLog;
 pub use attempts::{AttemptsLayer, CountAttempts};
 pub use attributes::IntoValue;
 pub use body::ResponseBody;

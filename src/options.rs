@@ -12,6 +12,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{SpanContext, TraceFlags};
 
+use crate::access_log::AccessLog;
 use crate::generations;
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
@@ -117,6 +118,7 @@ pub(crate) struct Options {
     /// Who is told of the trace; `None` for everybody.
     pub(crate) trace_targets: Option<Vec<Target>>,
     pub(crate) baggage_targets: Vec<Target>,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// A pattern of servers.
@@ -193,6 +195,7 @@ impl Default for Options {
             server: None,
             trace_targets: None,
             baggage_targets: Vec::new(),
+            access_log: None,
         }
     }
 }

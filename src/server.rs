@@ -13,6 +13,7 @@ use opentelemetry::trace::{Tracer, TracerProvider};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::access_log::AccessLog;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
 use crate::bound;
@@ -315,6 +316,14 @@ impl TelemetryLayer {
     /// in browsers can read it.
     pub fn with_server_timing(self) -> Self {
         self.with(|options| options.response_headers.server_timing = true)
+    }
+
+    /// Logs a line for each request when it ends. None by default.
+    ///
+    /// See [`AccessLog`] for what is in it. Requests that [`with_filter`](Self::with_filter) leaves
+    /// out have none, nor has any where telemetry is switched off.
+    pub fn with_access_log(self, log: AccessLog) -> Self {
+        self.with(|options| options.access_log = Some(log))
     }
 
     /// Records these sets of metrics. [`MetricSet::Basic`] and [`MetricSet::Conventions`] by

@@ -9,6 +9,7 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use super::Outcome;
+use crate::access_log::{End, Entry};
 use crate::call::Call;
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::lanes::ByLane;
@@ -40,6 +41,8 @@ pub(super) struct Recording {
     pub(super) http: Http,
     /// Where the request is a gRPC call, or claims to be.
     pub(super) call: Option<Call>,
+    /// The line of the access log.
+    pub(super) access: Option<Box<Entry>>,
 }
 
 /// What is remembered of a request over HTTP.
@@ -250,6 +253,20 @@ impl Recording {
         };
         for attribute in extra {
             set(attribute);
+        }
+        if let Some(access) = self.access.take() {
+            let code = |call: &Call| call.result(side, outcome, self.status).0.name();
+            let end = End {
+                method: route.method,
+                route: route.route.as_deref(),
+                status: self.status,
+                code: self.call.as_ref().map(code),
+                error: error
+                    .clone()
+                    .map(|error| error.attribute().value.to_string()),
+                duration,
+            };
+            access.write(cx, &end);
         }
         if let Some(error) = error {
             set(error.attribute());

@@ -25,6 +25,11 @@ impl Signal {
             Self::Logs => "logs",
         }
     }
+
+    /// The variable that names its exporters.
+    pub(super) fn exporter_variable(self) -> String {
+        format!("OTEL_{}_EXPORTER", self.name().to_ascii_uppercase())
+    }
 }
 
 /// Something for each [`Signal`].
@@ -241,6 +246,16 @@ pub enum Exporter {
     Otlp,
     /// To the standard output: a line for each span, and the metrics at shutdown.
     Console,
+}
+
+impl Exporter {
+    /// As in `OTEL_TRACES_EXPORTER`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Otlp => "otlp",
+            Self::Console => "console",
+        }
+    }
 }
 
 /// How OTLP is spoken.

@@ -6,6 +6,8 @@
 )]
 mod support;
 
+#[cfg(feature = "logs")]
+mod access_log;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]
