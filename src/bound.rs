@@ -1,11 +1,37 @@
 //! Instruments bound to attributes.
 //!
-//! OpenTelemetry's own bound instruments are faster, but an SDK in which they are not switched on
-//! drops what is recorded through them. With the feature `init` they are; without it the SDK is
-//! the application's, and the attributes are given anew at each recording.
+//! OpenTelemetry's own bound instruments are faster, but a provider that does not have them drops
+//! what is recorded through them. OpenTelemetry's SDK has them with the feature `init`. A meter
+//! provider of another type, or one of which the type is not known, is wrapped, so that the
+//! attributes are given anew at each recording; so are those of all without the feature.
+
+use std::sync::Arc;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, MeterProvider, UpDownCounter};
+
+/// A meter provider whose instruments can be bound.
+pub(crate) fn of_type<P>(provider: P) -> Arc<dyn MeterProvider + Send + Sync>
+where
+    P: MeterProvider + Send + Sync + 'static,
+{
+    #[cfg(feature = "init")]
+    if std::any::TypeId::of::<P>()
+        == std::any::TypeId::of::<opentelemetry_sdk::metrics::SdkMeterProvider>()
+    {
+        return Arc::new(provider);
+    }
+    of_unknown_type(Arc::new(provider))
+}
+
+/// The same, where nobody can tell whether the provider is that of OpenTelemetry's SDK.
+pub(crate) fn of_unknown_type(
+    provider: Arc<dyn MeterProvider + Send + Sync>,
+) -> Arc<dyn MeterProvider + Send + Sync> {
+    #[cfg(feature = "init")]
+    let provider = Arc::new(unbound::Meters(provider));
+    provider
+}
 
 /// An instrument that can be bound to attributes.
 pub(crate) trait Bind {
@@ -77,6 +103,120 @@ mod handles {
         Gauge => BoundGauge, record;
         Histogram => BoundHistogram, record;
         UpDownCounter => BoundUpDownCounter, add;
+    }
+}
+
+#[cfg(feature = "init")]
+mod unbound {
+    use std::sync::Arc;
+
+    use opentelemetry::metrics::{
+        BoundSyncInstrument, Counter, Gauge, Histogram, HistogramBuilder, InstrumentBuilder,
+        InstrumentProvider, Meter, MeterProvider, SyncInstrument, UpDownCounter,
+    };
+    use opentelemetry::{InstrumentationScope, KeyValue};
+
+    /// A provider whose bound instruments are its own, with attributes.
+    pub(super) struct Meters(pub(super) Arc<dyn MeterProvider + Send + Sync>);
+
+    impl MeterProvider for Meters {
+        fn meter_with_scope(&self, scope: InstrumentationScope) -> Meter {
+            Meter::new(Arc::new(Instruments(self.0.meter_with_scope(scope))))
+        }
+    }
+
+    /// Makes the instruments that are written to. Those that are observed are not used here.
+    struct Instruments(Meter);
+
+    struct Unbound<I>(I);
+
+    struct Bound<I> {
+        instrument: I,
+        attributes: Box<[KeyValue]>,
+    }
+
+    macro_rules! instruments {
+        ($($instrument:ident<$value:ty>, $record:ident;)*) => {
+            $(impl SyncInstrument<$value> for Unbound<$instrument<$value>> {
+                fn measure(&self, value: $value, attributes: &[KeyValue]) {
+                    self.0.$record(value, attributes);
+                }
+
+                fn bind(
+                    &self,
+                    attributes: &[KeyValue],
+                ) -> Box<dyn BoundSyncInstrument<$value> + Send + Sync> {
+                    Box::new(Bound {
+                        instrument: self.0.clone(),
+                        attributes: attributes.into(),
+                    })
+                }
+            }
+
+            impl BoundSyncInstrument<$value> for Bound<$instrument<$value>> {
+                fn measure(&self, value: $value) {
+                    self.instrument.$record(value, &self.attributes);
+                }
+            })*
+        };
+    }
+
+    macro_rules! make {
+        ($($make:ident: $instrument:ident<$value:ty>;)*) => {
+            $(fn $make(
+                &self,
+                asked: InstrumentBuilder<'_, $instrument<$value>>,
+            ) -> $instrument<$value> {
+                let mut builder = self.0.$make(asked.name);
+                builder.description = asked.description;
+                builder.unit = asked.unit;
+                $instrument::new(Arc::new(Unbound(builder.build())))
+            })*
+        };
+    }
+
+    macro_rules! make_histogram {
+        ($($make:ident: $value:ty;)*) => {
+            $(fn $make(
+                &self,
+                asked: HistogramBuilder<'_, Histogram<$value>>,
+            ) -> Histogram<$value> {
+                let mut builder = self.0.$make(asked.name);
+                builder.description = asked.description;
+                builder.unit = asked.unit;
+                builder.boundaries = asked.boundaries;
+                Histogram::new(Arc::new(Unbound(builder.build())))
+            })*
+        };
+    }
+
+    instruments! {
+        Counter<u64>, add;
+        Counter<f64>, add;
+        UpDownCounter<i64>, add;
+        UpDownCounter<f64>, add;
+        Gauge<u64>, record;
+        Gauge<i64>, record;
+        Gauge<f64>, record;
+        Histogram<u64>, record;
+        Histogram<f64>, record;
+    }
+
+    impl InstrumentProvider for Instruments {
+        make! {
+            u64_counter: Counter<u64>;
+            f64_counter: Counter<f64>;
+            i64_up_down_counter: UpDownCounter<i64>;
+            f64_up_down_counter: UpDownCounter<f64>;
+            u64_gauge: Gauge<u64>;
+            i64_gauge: Gauge<i64>;
+            f64_gauge: Gauge<f64>;
+        }
+
+        make_histogram! {
+            u64_histogram: u64;
+            f64_histogram: f64;
+        }
     }
 }
 

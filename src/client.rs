@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
+use crate::bound;
 use crate::current;
 use crate::future::ResponseFuture;
 use crate::options::{MetricSet, Options, RequestAttributes, Target, error_type_hook};
@@ -180,7 +181,7 @@ impl ClientTelemetryLayer {
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.with(|options| options.meters = Some(Arc::new(provider)))
+        self.with(|options| options.meters = Some(bound::of_type(provider)))
     }
 
     /// Writes the context of requests with `propagator`, in place of W3C Trace Context and Baggage,

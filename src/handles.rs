@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::OnceLock;
 
 use opentelemetry::KeyValue;
 
 use crate::bound::{self, Bind};
+use crate::generations::ByGeneration;
 use crate::metrics::{self, COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, UP_DOWN_COUNTER, bounded};
 use crate::unique;
 
@@ -16,7 +16,7 @@ struct Lazy<B> {
     name: Cow<'static, str>,
     description: Cow<'static, str>,
     attributes: Vec<KeyValue>,
-    bound: OnceLock<Option<B>>,
+    bound: ByGeneration<B>,
 }
 
 impl<B> Lazy<B> {
@@ -29,7 +29,7 @@ impl<B> Lazy<B> {
             name: name.into(),
             description: description.into(),
             attributes: attributes.into(),
-            bound: OnceLock::new(),
+            bound: ByGeneration::default(),
         }
     }
 
@@ -39,17 +39,14 @@ impl<B> Lazy<B> {
         kind: &Kind,
         bind: impl FnOnce(&Instrument, &[KeyValue]) -> Option<B>,
     ) -> Option<&B> {
-        if let Some(bound) = self.bound.get() {
-            return bound.as_ref();
-        }
-        let mut bound = None;
-        metrics::record(&self.name, &self.description, kind, |instrument| {
-            bound = bind(instrument, &unique::of(&self.attributes));
-            bound.is_some()
-        });
-        // Made outside of the cell: making an instrument may log, and a log may come back here.
-        let _ = self.bound.set(bound);
-        self.bound.get()?.as_ref()
+        self.bound.get(|| {
+            let mut bound = None;
+            metrics::record(&self.name, &self.description, kind, |instrument| {
+                bound = bind(instrument, &unique::of(&self.attributes));
+                bound.is_some()
+            });
+            bound
+        })
     }
 }
 
@@ -112,8 +109,8 @@ handle!(
 );
 
 /// Binds a counter to its attributes, for code that counts very often: the name and the attributes
-/// are looked up once, when it is first added to. That must be after [`init`](crate::init), and
-/// what is bound then holds wherever the handle is used; names are as in
+/// are looked up when it is first added to, and again after a later [`init`](crate::init). What is
+/// bound then holds wherever the handle is used; names are as in
 /// [`increment_counter`](crate::increment_counter).
 ///
 /// ```

@@ -183,6 +183,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod access_log;
 mod active_request;
 mod attempts;
 mod attributes;
@@ -205,13 +206,14 @@ mod failed;
 mod function;
 mod function_durations;
 mod future;
+mod generations;
 mod handler_attributes;
 mod handles;
 #[cfg(feature = "init")]
 mod init;
 mod instruments;
 mod lanes;
-#[cfg(feature = "logs")]
+#[cfg(any(feature = "init", feature = "logs"))]
 mod logs;
 mod metrics;
 mod options;
@@ -235,6 +237,7 @@ mod trace;
 mod unique;
 mod unique_span;
 
+pub use access_log::AccessLog;
 pub use attempts::{AttemptsLayer, CountAttempts};
 pub use attributes::{Attributes, IntoOptionalValue, IntoValue};
 pub use body::ResponseBody;
@@ -253,6 +256,8 @@ pub use init::{
 };
 #[cfg(feature = "logs")]
 pub use logs::LogFormat;
+#[cfg(any(feature = "init", feature = "logs"))]
+pub use logs::LogWriter;
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use logs::{LogLines, log_lines};
 pub use metrics::{

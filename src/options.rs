@@ -14,9 +14,11 @@ use http::{Extensions, HeaderName, Uri, request, response};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
 
+use crate::access_log::AccessLog;
+use crate::generations;
 use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
-use crate::providers::{self, MakeTracer};
+use crate::providers::MakeTracer;
 use crate::request_body::Received;
 use crate::semconv::http::{Scheme, Server, split_authority};
 use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
@@ -124,6 +126,7 @@ pub(crate) struct Options {
     /// Who is told of the trace; `None` for everybody.
     pub(crate) trace_targets: Option<Vec<Target>>,
     pub(crate) baggage_targets: Vec<Target>,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// A pattern of servers.
@@ -203,6 +206,7 @@ impl Default for Options {
             server: None,
             trace_targets: None,
             baggage_targets: Vec::new(),
+            access_log: None,
         }
     }
 }
@@ -303,7 +307,7 @@ impl Options {
 
     pub(crate) fn propagators(&self) -> &Propagators {
         let own = self.propagators.as_ref();
-        own.unwrap_or_else(|| providers::propagators())
+        own.unwrap_or_else(|| generations::propagators())
     }
 }
 

@@ -1,28 +1,30 @@
 //! Where the layers and the handler functions get tracers and meters.
 //!
 //! In this order: the providers given to the layer that serves the current request, those that
-//! [`init`](crate::init) made, the global ones of OpenTelemetry.
+//! [`init`](crate::init) made, the global ones of OpenTelemetry. `generations` has the last two.
 
 use std::borrow::Cow;
 use std::ops::Deref;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 #[cfg(feature = "tokio")]
 use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::{
-    Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceState,
-    Tracer, TracerProvider,
+    Link, Span, SpanBuilder, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags,
+    TraceState, Tracer, TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, Key, KeyValue, global};
 
 use crate::current;
 use crate::exceptions::Exceptions;
 use crate::function_durations::FunctionDurations;
+use crate::generations;
 use crate::metrics::Registry;
-use crate::propagation::{self, Decision, Propagators};
-use crate::room::{Room, SDK_SERIES};
+use crate::propagation::{self, Decision};
+use crate::room::Room;
 use crate::semconv::{self, KeptRequest, Side};
 use crate::table::Table;
 use crate::unique;
@@ -134,26 +136,8 @@ fn handler_scope() -> InstrumentationScope {
         .build()
 }
 
-static INSTALLED: OnceLock<Option<Providers>> = OnceLock::new();
-
-static PROPAGATORS: OnceLock<Propagators> = OnceLock::new();
-
 /// Providers that hold for one request, carried by its context.
 struct Scoped(Arc<Providers>);
-
-/// Makes `providers` and `propagators` those of the process; no providers switch telemetry off.
-///
-/// It has an effect once.
-#[cfg(feature = "init")]
-pub(crate) fn install(providers: Option<Providers>, propagators: Propagators) {
-    let _ = PROPAGATORS.set(propagators);
-    let _ = INSTALLED.set(providers);
-}
-
-/// How context comes with requests.
-pub(crate) fn propagators() -> &'static Propagators {
-    PROPAGATORS.get().unwrap_or_else(|| Propagators::w3c())
-}
 
 /// A context in which the handler functions use `providers`.
 pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
@@ -196,34 +180,19 @@ pub(crate) fn without_span_of(current: &Context) -> Context {
     }
 }
 
-/// Whether [`install`] was called.
-pub(crate) fn is_installed() -> bool {
-    INSTALLED.get().is_some()
-}
-
 /// The providers in force here and now; `None` where telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
     // Cloned out, because whoever records with them must be free to attach a context.
     let scoped = current::map(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
     match scoped {
         Some(providers) => Some(Current::Scoped(providers)),
-        None => process().map(Current::Process),
-    }
-}
-
-/// The providers of the process; `None` where telemetry is switched off.
-pub(crate) fn process() -> Option<&'static Providers> {
-    static GLOBAL: LazyLock<Providers> =
-        LazyLock::new(|| Providers::new(global_tracers(), global::meter_provider(), SDK_SERIES));
-    match INSTALLED.get() {
-        Some(installed) => installed.as_ref(),
-        None => Some(&GLOBAL),
+        None => generations::process().map(Current::Process),
     }
 }
 
 /// The tracers of OpenTelemetry's global provider.
 pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
-    Arc::new(TracersOf(global::tracer_provider()))
+    Arc::new(GlobalTracers)
 }
 
 pub(crate) enum Current {
@@ -330,6 +299,68 @@ impl NewSpan {
             unique::make_unique(&mut all);
         }
         all
+    }
+}
+
+/// Whether a layer has a tracer provider of its own.
+static LAYER_HAS_TRACERS: AtomicBool = AtomicBool::new(false);
+
+/// Takes note of a layer with a tracer provider of its own.
+pub(crate) fn note_tracers_of_a_layer() {
+    LAYER_HAS_TRACERS.store(true, Ordering::Relaxed);
+}
+
+/// OpenTelemetry's global provider, whichever that is when a span starts.
+struct GlobalTracers;
+
+impl MakeTracer for GlobalTracers {
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(GlobalTracer {
+            scope,
+            found: OnceLock::new(),
+        })
+    }
+}
+
+/// A tracer of the global provider: looked for again with each span until it is one that does
+/// something, and kept then.
+struct GlobalTracer {
+    scope: InstrumentationScope,
+    found: OnceLock<TracerOf<global::BoxedTracer>>,
+}
+
+impl StartSpan for GlobalTracer {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
+        if let Some(tracer) = self.found.get() {
+            return tracer.start(parent, describe);
+        }
+        let above = match parent.span_context {
+            Some(span_context) => span_context.span_id(),
+            None => parent.cx.span().span_context().span_id(),
+        };
+        let tracer = TracerOf(global::tracer_provider().tracer_with_scope(self.scope.clone()));
+        let started = tracer.start(parent, describe);
+        // Without a provider, the span of the parent is passed on, or none.
+        let id = started.cx.span().span_context().span_id();
+        if started.recording || (id != SpanId::INVALID && id != above) {
+            let _ = self.found.set(tracer);
+        } else if LAYER_HAS_TRACERS.load(Ordering::Relaxed) {
+            warn_of_lost_spans();
+        }
+        started
+    }
+}
+
+#[cold]
+fn warn_of_lost_spans() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            target: "tower_telemetry",
+            "a span goes nowhere: a layer has a tracer provider of its own, which holds inside of \
+             its requests, and there is no other; give it to \
+             `opentelemetry::global::set_tracer_provider`, too"
+        );
     }
 }
 

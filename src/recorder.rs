@@ -1,11 +1,13 @@
 //! What the requests of a layer are recorded with.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
+use crate::bound;
 use crate::exceptions::Exceptions;
+use crate::generations::{self, ByGeneration};
 use crate::instruments::{Instruments, intern};
 use crate::lanes::{ByLane, Lanes};
 use crate::options::Options;
@@ -67,9 +69,8 @@ fn list(variable: &str) -> Vec<String> {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    /// Made when the first request comes, so that the layer may be built before `init`: the one
-    /// before that, and the one after.
-    recorders: [OnceLock<Option<Lanes<ByLane<Recorder>>>>; 2],
+    /// Made when the first request comes, so that the layer may be built before `init`.
+    recorders: ByGeneration<Lanes<ByLane<Recorder>>>,
 }
 
 impl Shared {
@@ -83,14 +84,13 @@ impl Shared {
     /// `None` where telemetry is switched off.
     #[inline]
     pub(crate) fn recorder(&self) -> Option<&ByLane<Recorder>> {
-        self.recorders[usize::from(providers::is_installed())]
-            .get_or_init(|| Recorder::of(&self.options).map(Lanes::sharing))
-            .as_ref()
+        self.recorders
+            .get(|| Recorder::of(&self.options).map(Lanes::sharing))
             .map(Lanes::own)
     }
 }
 
-/// What requests are recorded with: made once for a layer, when its first request arrives.
+/// What requests are recorded with: made for a layer when a request arrives, once a generation.
 pub(crate) struct Recorder {
     pub(crate) tracer: Arc<dyn StartSpan>,
     pub(crate) instruments: Instruments,
@@ -106,24 +106,22 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// `None` where telemetry is switched off.
     fn of(options: &Options) -> Option<Self> {
-        if options.tracers.is_none() && options.meters.is_none() && providers::is_installed() {
-            let providers = providers::process()?;
+        if options.tracers.is_none() && options.meters.is_none() {
+            let providers = generations::process()?;
             return Some(Self::new(providers, Context::new(), options));
+        }
+        if options.tracers.is_some() {
+            providers::note_tracers_of_a_layer();
         }
         // What is not given here is that of OpenTelemetry's global module, as it is now.
         let tracers = options.tracers.clone();
         let meters = options.meters.clone();
-        let given = tracers.is_some() || meters.is_some();
         let providers = Arc::new(Providers::new(
             tracers.unwrap_or_else(providers::global_tracers),
-            meters.unwrap_or_else(global::meter_provider),
+            meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
             SDK_SERIES,
         ));
-        let root = if given {
-            providers::scoped(providers.clone())
-        } else {
-            Context::new()
-        };
+        let root = providers::scoped(providers.clone());
         Some(Self::new(&providers, root, options))
     }
 

@@ -15,8 +15,10 @@ use opentelemetry::trace::{Tracer, TracerProvider};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::access_log::AccessLog;
 use crate::active_request::ActiveRequest;
 use crate::body::ResponseBody;
+use crate::bound;
 use crate::future::ResponseFuture;
 use crate::lanes::ByLane;
 use crate::options::{
@@ -161,7 +163,7 @@ impl TelemetryLayer {
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.with(|options| options.meters = Some(Arc::new(provider)))
+        self.with(|options| options.meters = Some(bound::of_type(provider)))
     }
 
     /// Reads the context of requests with `propagator`, in place of W3C Trace Context and Baggage,
@@ -386,6 +388,14 @@ impl TelemetryLayer {
     /// in browsers can read it.
     pub fn with_server_timing(self) -> Self {
         self.with(|options| options.response_headers.server_timing = true)
+    }
+
+    /// Logs a line for each request when it ends. None by default.
+    ///
+    /// See [`AccessLog`] for what is in it. Requests that [`with_filter`](Self::with_filter) leaves
+    /// out have none, nor has any where telemetry is switched off.
+    pub fn with_access_log(self, log: AccessLog) -> Self {
+        self.with(|options| options.access_log = Some(log))
     }
 
     /// Records these sets of metrics. [`MetricSet::Basic`] and [`MetricSet::Conventions`] by

@@ -69,9 +69,11 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
     drop(span);
     drop(response);
 
-    assert!(!telemetry.shutdown().await.timed_out);
     let again = Config::from_vars(|_| None).init();
-    assert!(matches!(again, Err(InitError::AlreadyInitialized)));
+    let error = again.expect_err("the first goes on");
+    assert!(matches!(error, InitError::AlreadyInitialized));
+    assert!(error.to_string().contains("Config::build"), "{error}");
+    assert!(!telemetry.shutdown().await.timed_out);
     // Late use does nothing.
     tower_telemetry::with_tracer("test", "late", || {});
     tower_telemetry::increment_counter("test.count", "Counted.", []);

@@ -2,7 +2,9 @@
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::process::Command;
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "it/support/receiver.rs"]
@@ -10,7 +12,10 @@ mod receiver;
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use receiver::{Receiver, attributes_of};
-use tower_telemetry::{Config, Exporter, get_span_id, get_trace_id, with_tracer};
+use tower_telemetry::{
+    Config, Exporter, LogLines, get_span_id, get_trace_id, log_lines, with_tracer,
+};
+use tracing_subscriber::prelude::*;
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
@@ -67,4 +72,155 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
     assert_eq!(theirs.count(), 3);
     assert!(find("from the SDK").is_none(), "that is for the console");
     assert!(find("too late").is_none());
+}
+
+/// Runs code that the README has to show in the same words.
+macro_rules! as_in_the_readme {
+    ($($code:tt)*) => {
+        let dense = |text: &str| text.split_whitespace().collect::<String>();
+        let readme = dense(include_str!("../README.md"));
+        assert!(readme.contains(&dense(stringify!($($code)*))));
+        $($code)*
+    };
+}
+
+/// Logs on all levels in two modules and through `log`, and as the SDK does.
+fn log_everything() {
+    macro_rules! at_all_levels {
+        ($target:literal) => {
+            tracing::error!(target: $target, concat!($target, " error"));
+            tracing::warn!(target: $target, concat!($target, " warn"));
+            tracing::info!(target: $target, concat!($target, " info"));
+            tracing::debug!(target: $target, concat!($target, " debug"));
+            tracing::trace!(target: $target, concat!($target, " trace"));
+        };
+    }
+    at_all_levels!("shop");
+    at_all_levels!("other");
+    log::warn!(target: "logged", "logged warn");
+    log::debug!(target: "logged", "logged debug");
+    for _ in 0..3 {
+        tracing::warn!(target: "opentelemetry_sdk", "sdk warn");
+        tracing::debug!(target: "opentelemetry_sdk", "sdk debug");
+    }
+}
+
+#[test]
+#[ignore = "a program that other tests run"]
+fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
+    as_in_the_readme! {
+        let telemetry = Config::from_env().without_subscriber().init()?;
+        tracing_subscriber::registry()
+            .with(log_lines(LogLines::Json))
+            .with(telemetry.log_layer())
+            .init();
+    }
+    log_everything();
+    Ok(())
+}
+
+#[test]
+#[ignore = "a program that other tests run"]
+fn program_with_init() -> Result<(), Box<dyn Error>> {
+    let _telemetry = tower_telemetry::init()?;
+    log_everything();
+    Ok(())
+}
+
+/// The messages that a program of this file writes, and those that it sends.
+fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
+    let receiver = Receiver::start();
+    let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+    command.args([program, "--exact", "--ignored", "--nocapture"]);
+    for name in ["OTEL_LOG_LEVEL", "RUST_LOG", "LOG_FORMAT"] {
+        command.env_remove(name);
+    }
+    command
+        .env("ENVIRONMENT", "staging")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+        .envs(variables.iter().copied());
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).expect("it is text");
+    let lines = lines.lines().filter_map(|line| {
+        // The name of the test may be before it.
+        let json = &line[line.find('{')?..];
+        let json: serde_json::Value = serde_json::from_str(json).expect("it is JSON");
+        Some(json["fields"]["message"].as_str()?.to_owned())
+    });
+    let records = receiver.received().log_records();
+    let records = records.iter().filter_map(|record| {
+        let body = record.body.clone()?.value?;
+        match body {
+            opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(text) => {
+                Some(text)
+            }
+            _ => None,
+        }
+    });
+    let is_of_the_program = |text: &String| {
+        let names = ["shop ", "other ", "logged ", "sdk "];
+        names.iter().any(|name| text.starts_with(name))
+    };
+    [
+        lines.filter(is_of_the_program).collect(),
+        records.filter(is_of_the_program).collect(),
+    ]
+}
+
+#[test]
+fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
+    let by_default: &[&str] = &[
+        "shop error",
+        "shop warn",
+        "shop info",
+        "other error",
+        "other warn",
+        "other info",
+        "logged warn",
+    ];
+    let cases: [(&[(&str, &str)], &[&str], &[&str]); 8] = [
+        (&[], by_default, &["sdk warn"]),
+        (&[("RUST_LOG", " ")], by_default, &["sdk warn"]),
+        (&[("RUST_LOG", "=no=filter=")], by_default, &["sdk warn"]),
+        (
+            &[("RUST_LOG", "error")],
+            &["shop error", "other error"],
+            &[],
+        ),
+        (
+            &[("RUST_LOG", "shop=debug")],
+            &["shop error", "shop warn", "shop info", "shop debug"],
+            &[],
+        ),
+        (
+            &[("RUST_LOG", "warn,shop=off,logged=debug")],
+            &["other error", "other warn", "logged warn", "logged debug"],
+            &["sdk warn"],
+        ),
+        (&[("OTEL_LOG_LEVEL", "off")], by_default, &[]),
+        (
+            &[("OTEL_LOG_LEVEL", "debug")],
+            by_default,
+            &["sdk warn", "sdk debug"],
+        ),
+    ];
+    for (variables, expected, of_sdk) in cases {
+        for program in ["program_with_init", "program_with_a_subscriber_of_its_own"] {
+            let [lines, records] = logged_by(program, variables);
+            let set = |texts: &[String]| texts.iter().cloned().collect::<BTreeSet<_>>();
+            let all = |texts: &[&str]| {
+                texts
+                    .iter()
+                    .map(|&text| text.to_owned())
+                    .collect::<Vec<_>>()
+            };
+            let case = format!("{program} with {variables:?}");
+            assert_eq!(set(&records), set(&all(expected)), "{case}");
+            let expected = [expected, of_sdk].concat();
+            assert_eq!(set(&lines), set(&all(&expected)), "{case}");
+            // Each message of the SDK once.
+            assert_eq!(lines.len(), expected.len(), "{case}");
+        }
+    }
 }

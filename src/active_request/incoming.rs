@@ -132,6 +132,10 @@ impl ActiveRequest {
                 named,
             },
             call,
+            access: options
+                .access_log
+                .as_ref()
+                .and_then(|log| log.begin(request)),
         };
         Self(Some(Carried::new(cx, Some(recording), false)))
     }

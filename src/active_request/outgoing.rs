@@ -98,6 +98,7 @@ impl ActiveRequest {
                 named,
             },
             call,
+            access: None,
         };
         // The handler that sends it has attributes of its own.
         Self(Some(Carried::new(cx, Some(recording), true)))

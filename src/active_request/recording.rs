@@ -10,6 +10,7 @@ use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use super::Outcome;
+use crate::access_log::{End, Entry};
 use crate::call::Call;
 use crate::exceptions::{Exception, LogException};
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
@@ -43,6 +44,8 @@ pub(super) struct Recording {
     pub(super) http: Http,
     /// Where the request is a gRPC call, or claims to be.
     pub(super) call: Option<Call>,
+    /// The line of the access log.
+    pub(super) access: Option<Box<Entry>>,
 }
 
 /// What is remembered of a request over HTTP.
@@ -318,6 +321,20 @@ impl Recording {
         if let Some(log) = &self.recorder.exceptions.log {
             self.log_exception(&**log, &outcome, span.span_context());
         }
+        if let Some(access) = self.access.take() {
+            let code = |call: &Call| call.result(side, &outcome, self.status).0.name();
+            let end = End {
+                method: route.method,
+                route: route.route.as_deref(),
+                status: self.status,
+                code: self.call.as_ref().map(code),
+                error: error
+                    .clone()
+                    .map(|error| error.attribute().value.to_string()),
+                duration,
+            };
+            access.write(cx, &end);
+        }
         if let Some(error) = error {
             set(error.attribute());
             // Nobody's server failed where the client went away.
@@ -353,9 +370,10 @@ impl Recording {
     /// Returns what is said of an error besides its type.
     fn description(&mut self, outcome: Outcome) -> String {
         let of_call = self.call.as_mut().and_then(|call| call.message.take());
+        let is_client = self.recorder.instruments.side == Side::Client;
         match (of_call, outcome) {
             (Some(message), _) => message.into(),
-            (None, Outcome::Failed(failure)) => failure.message,
+            (None, Outcome::Failed(failure)) if is_client => failure.message,
             (None, _) => String::new(),
         }
     }

@@ -18,6 +18,9 @@ use http::HeaderMap;
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::metrics::Temporality;
 
+/// The variable that names the environment.
+pub(super) const ENVIRONMENT: &str = "ENVIRONMENT";
+
 /// How telemetry is set up: read from the environment, changed in code.
 ///
 /// A call in code beats a variable, a variable beats a default. The README lists the variables.
@@ -49,6 +52,10 @@ pub struct Config {
     pub(super) sampler_arg: Option<f64>,
     pub(super) propagators: Vec<Propagator>,
     pub(super) exporters: PerSignal<Option<Vec<Exporter>>>,
+    pub(super) exporters_from_variable: PerSignal<bool>,
+    /// Who has chosen the sampler, and the environment: a variable or a setter.
+    pub(super) sampler_origin: Option<&'static str>,
+    pub(super) environment_origin: Option<&'static str>,
     /// For all signals, and where it is set, for one.
     pub(super) otlp: OtlpSettings,
     pub(super) otlp_by_signal: PerSignal<OtlpSettings>,
@@ -108,6 +115,7 @@ impl Config {
     /// Sets where the service runs, in place of `ENVIRONMENT`.
     pub fn with_environment(mut self, environment: Environment) -> Self {
         self.environment = Some(environment);
+        self.environment_origin = Some("Config::with_environment");
         self
     }
 
@@ -120,6 +128,7 @@ impl Config {
     /// Sets which traces are recorded, in place of `OTEL_TRACES_SAMPLER`.
     pub fn with_sampler(mut self, sampler: Sampler) -> Self {
         self.sampler = Some(sampler);
+        self.sampler_origin = Some("Config::with_sampler");
         self
     }
 
@@ -146,13 +155,70 @@ impl Config {
         self
     }
 
-    /// Sets where all telemetry is sent, in place of `OTEL_TRACES_EXPORTER` and its like.
-    /// An empty list sends it nowhere.
+    /// Sets where all telemetry is sent, in place of `OTEL_TRACES_EXPORTER`,
+    /// `OTEL_METRICS_EXPORTER` and `OTEL_LOGS_EXPORTER`. An empty list sends it nowhere.
+    ///
+    /// Of several setters the last one holds for a signal. A variable that says otherwise for one
+    /// signal has no effect then, which is one of the [`warnings`](Self::warnings). Where operators
+    /// are to choose for a signal, set the others alone, with
+    /// [`with_traces_exporters`](Self::with_traces_exporters) and its like.
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, Exporter};
+    ///
+    /// let vars = |name: &str| (name == "OTEL_LOGS_EXPORTER").then(|| "none".to_owned());
+    /// let config = Config::from_vars(vars)
+    ///     .with_traces_exporters([Exporter::Otlp])
+    ///     .with_metrics_exporters([Exporter::Otlp]);
+    /// assert!(config.to_string().contains("logs=none"));
+    /// ```
     pub fn with_exporters(mut self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
         let exporters: Vec<_> = exporters.into_iter().collect();
         for signal in Signal::ALL {
-            self.exporters[signal] = Some(exporters.clone());
+            let before = self.exporters[signal].replace(exporters.clone());
+            let has_no_effect = |told: &Vec<Exporter>| {
+                told.iter().any(|one| !exporters.contains(one))
+                    || exporters.iter().any(|one| !told.contains(one))
+            };
+            if self.exporters_from_variable[signal] && before.as_ref().is_some_and(has_no_effect) {
+                let variable = signal.exporter_variable();
+                let consequence = "has no effect: Config::with_exporters is for all signals";
+                self.warnings.push(ConfigWarning {
+                    value: before.map(|told| list(told.iter().map(|one| one.name().to_owned()))),
+                    variable,
+                    consequence: consequence.to_owned(),
+                });
+            }
+            self.exporters_from_variable[signal] = false;
         }
+        self
+    }
+
+    /// Sets where traces are sent, in place of `OTEL_TRACES_EXPORTER`. An empty list sends them
+    /// nowhere.
+    pub fn with_traces_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
+        self.with_exporters_of(Signal::Traces, exporters)
+    }
+
+    /// Sets where metrics are sent, in place of `OTEL_METRICS_EXPORTER`. An empty list sends them
+    /// nowhere.
+    pub fn with_metrics_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
+        self.with_exporters_of(Signal::Metrics, exporters)
+    }
+
+    /// Sets where log records are sent, in place of `OTEL_LOGS_EXPORTER`. An empty list sends them
+    /// nowhere. Log lines are written in any case.
+    pub fn with_logs_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
+        self.with_exporters_of(Signal::Logs, exporters)
+    }
+
+    fn with_exporters_of(
+        mut self,
+        signal: Signal,
+        exporters: impl IntoIterator<Item = Exporter>,
+    ) -> Self {
+        self.exporters[signal] = Some(exporters.into_iter().collect());
+        self.exporters_from_variable[signal] = false;
         self
     }
 
@@ -344,7 +410,7 @@ impl Config {
 ///     config.with_service_name("shop").to_string(),
 ///     "service=shop environment=staging traces=otlp(grpc,http://collector:4317) \
 ///      metrics=otlp(grpc,http://collector:4317) logs=otlp(grpc,http://collector:4317) \
-///      sampler=parentbased_always_on propagators=tracecontext,baggage",
+///      sampler=parentbased_always_on(because ENVIRONMENT=staging) propagators=tracecontext,baggage",
 /// );
 /// ```
 impl fmt::Display for Config {
@@ -370,12 +436,22 @@ impl fmt::Display for Config {
             });
             write!(f, " {}={}", signal.name(), list(exporters))?;
         }
-        match &self.sampler {
-            Some(sampler) => write!(f, " sampler={sampler}")?,
+        let (sampler, because) = match &self.sampler {
+            Some(sampler) => (sampler.to_string(), self.sampler_origin.map(str::to_owned)),
             None => {
-                let sampler = env::default_sampler(self.environment(), self.sampler_arg);
-                write!(f, " sampler={sampler}")?;
+                let environment = self.environment();
+                let because = self.environment_origin.map(|origin| match origin {
+                    ENVIRONMENT => format!("{origin}={}", environment.as_str()),
+                    setter => setter.to_owned(),
+                });
+                let sampler = env::default_sampler(environment, self.sampler_arg);
+                (sampler.to_string(), because)
             }
+        };
+        match (because, sampler.strip_suffix(')')) {
+            (Some(because), Some(sampler)) => write!(f, " sampler={sampler}, because {because})")?,
+            (Some(because), None) => write!(f, " sampler={sampler}(because {because})")?,
+            (None, _) => write!(f, " sampler={sampler}")?,
         }
         let propagators = self.propagators.iter().map(|one| one.name().to_owned());
         write!(f, " propagators={}", list(propagators))

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +13,7 @@ use opentelemetry_sdk::trace::SpanData;
 use super::batch::Sink;
 use super::ended::Ended;
 use super::stats::Outcome;
+use crate::logs::LogWriter;
 use crate::semconv;
 
 /// Bounds of what waits for the end of its request.
@@ -113,7 +113,7 @@ impl Sink<Ended> for SpanPrinter {
                 waiting.add(span.view().to_data(), text);
             }
         });
-        print(text).await;
+        print(&text);
         Outcome {
             exported,
             ..Outcome::default()
@@ -121,7 +121,7 @@ impl Sink<Ended> for SpanPrinter {
     }
 
     async fn settled(&self, flush: bool) {
-        print(self.write(|waiting, text| waiting.write_late(flush, text))).await;
+        print(&self.write(|waiting, text| waiting.write_late(flush, text)));
     }
 }
 
@@ -231,7 +231,7 @@ impl fmt::Display for StatusOf<'_> {
 }
 
 /// Prints what the metrics amount to, a line for each series.
-pub(super) async fn print_metrics(metrics: &ResourceMetrics) {
+pub(super) fn print_metrics(metrics: &ResourceMetrics) {
     let mut lines = Vec::new();
     for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
         let name = match metric.unit() {
@@ -245,7 +245,7 @@ pub(super) async fn print_metrics(metrics: &ResourceMetrics) {
         }
     }
     lines.sort();
-    print(lines.concat()).await;
+    print(&lines.concat());
 }
 
 fn add_points<T: Copy + fmt::Display>(name: &str, data: &MetricData<T>, lines: &mut Vec<String>) {
@@ -287,13 +287,7 @@ fn line<'a>(
     format!("{name} [{}] {value}\n", attributes.escape_debug())
 }
 
-/// Prints without holding up the export thread: the standard output may be one that nobody reads,
-/// or locked. One that is closed is no reason to fail.
-async fn print(text: String) {
-    if !text.is_empty() {
-        let printed = tokio::task::spawn_blocking(move || {
-            let _ = io::stdout().lock().write_all(text.as_bytes());
-        });
-        let _ = printed.await;
-    }
+/// Prints without holding up the export thread: the standard output may be one that nobody reads.
+fn print(text: &str) {
+    LogWriter::stdout().push(text.as_bytes());
 }

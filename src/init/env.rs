@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
 
-use super::config::Config;
+use super::config::{Config, ENVIRONMENT};
 #[cfg(feature = "logs")]
 use super::settings::LogLineSettings;
 use super::settings::{
@@ -15,7 +15,7 @@ use super::settings::{
 };
 use super::vars::Vars;
 #[cfg(feature = "logs")]
-use crate::logs::LogLines;
+use crate::logs::{LogFilter, LogLines};
 
 /// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
 /// and reads no files, and there is no Prometheus endpoint.
@@ -34,11 +34,21 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         warnings: Vec::new(),
     };
     let environment = vars.environment();
+    // A value that cannot be used has chosen nothing.
+    let environment_origin = environment
+        .filter(|one| {
+            let text = vars.text(ENVIRONMENT);
+            text.is_some_and(|text| text.eq_ignore_ascii_case(one.as_str()))
+        })
+        .map(|_| ENVIRONMENT);
     let (sampler, sampler_arg) = vars.sampler(environment.unwrap_or_default());
+    let sampler_origin = sampler.is_some().then_some("OTEL_TRACES_SAMPLER");
     let mut exporters = PerSignal::default();
+    let mut exporters_from_variable = PerSignal::default();
     let mut otlp_by_signal = PerSignal::default();
     for signal in Signal::ALL {
         exporters[signal] = vars.exporters(signal);
+        exporters_from_variable[signal] = exporters[signal].is_some();
         otlp_by_signal[signal] = vars.otlp(Some(signal));
     }
     let log_delay = Batch::default().with_schedule_delay(Duration::from_secs(1));
@@ -59,6 +69,9 @@ pub(super) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         sampler_arg,
         propagators: vars.propagators(),
         exporters,
+        exporters_from_variable,
+        sampler_origin,
+        environment_origin,
         otlp: vars.otlp(None),
         otlp_by_signal,
         spans: vars.batch("OTEL_BSP", Batch::default()),
@@ -160,7 +173,7 @@ impl Vars<'_> {
     }
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
-        let name = format!("OTEL_{}_EXPORTER", signal.name().to_ascii_uppercase());
+        let name = signal.exporter_variable();
         self.words(&name, "otlp, console and none", |word| {
             Some(match word {
                 "otlp" => Exporter::Otlp,
@@ -338,23 +351,32 @@ impl Vars<'_> {
 
     #[cfg(feature = "logs")]
     fn log_lines(&mut self) -> LogLineSettings {
-        use tracing::level_filters::LevelFilter;
-
         let styles = [("text", LogLines::Text), ("json", LogLines::Json)];
-        let known = [
-            ("trace", LevelFilter::TRACE),
-            ("debug", LevelFilter::DEBUG),
-            ("info", LevelFilter::INFO),
-            ("warn", LevelFilter::WARN),
-            ("error", LevelFilter::ERROR),
-            ("off", LevelFilter::OFF),
-            ("none", LevelFilter::OFF),
-        ];
-        let level = self.word("OTEL_LOG_LEVEL", &known, "using warn");
+        let level = self.word("OTEL_LOG_LEVEL", &LogFilter::LEVELS, "using warn");
+        let mut filter = LogFilter::default();
+        if let Some(level) = level {
+            filter = filter.with_sdk_level(level);
+        }
         LogLineSettings {
             wanted: true,
             style: self.word("LOG_FORMAT", &styles, "the default holds"),
-            sdk_level: level.unwrap_or(LevelFilter::WARN),
+            filter: self.log_filter(filter),
+        }
+    }
+
+    #[cfg(feature = "logs")]
+    fn log_filter(&mut self, filter: LogFilter) -> LogFilter {
+        const NAME: &str = "RUST_LOG";
+        let Some(directives) = self.text(NAME) else {
+            return filter;
+        };
+        match filter.clone().with_directives(&directives) {
+            Ok(filter) => filter,
+            Err(reason) => {
+                let consequence = format!("is not a filter ({reason}); using info");
+                self.warn(NAME, Some(&directives), consequence);
+                filter
+            }
         }
     }
 }

@@ -14,8 +14,11 @@ use super::settings::PemFile;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {
-    /// Telemetry was initialized before, and goes on as it was.
-    #[error("telemetry is already initialized; the first initialization stays in force")]
+    /// Telemetry of the process runs already, and goes on as it was.
+    #[error(
+        "telemetry is already initialized, and goes on; shut its `TelemetryGuard` down first, or use \
+         `Config::build` for telemetry beside it"
+    )]
     AlreadyInitialized,
     /// An endpoint is not a URL to which telemetry can be sent.
     #[error("{origin}=\"{endpoint}\" {reason}")]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
 
@@ -17,6 +16,7 @@ use super::error::InitError;
 use super::exceptions::ExceptionLogger;
 use super::otlp::OtlpClient;
 use super::resource::resource;
+use super::runtime::FlushHandle;
 use super::sampler::Decided;
 use super::settings::{ExceptionSignal, PerSignal, Propagator, Sampler, Signal};
 use super::spans::Sampling;
@@ -24,6 +24,7 @@ use super::stats::Counters;
 use super::traces::Spans;
 use super::{metrics, traces};
 use crate::exceptions::Exceptions;
+use crate::logs::EndNotice;
 
 /// What `Config` describes, ready to run.
 pub(super) struct Export {
@@ -36,6 +37,9 @@ pub(super) struct Export {
     pub(super) sampling: Option<Sampling>,
     pub(super) counters: PerSignal<Arc<Counters>>,
     exceptions: ExceptionSignal,
+    /// For what the providers are asked to flush.
+    pub(super) flush: FlushHandle,
+    pub(super) end: EndNotice,
 }
 
 impl Export {
@@ -67,6 +71,8 @@ impl Export {
             counters: PerSignal::default(),
             workers: Vec::new(),
             connections: Vec::new(),
+            flush: FlushHandle::default(),
+            end: EndNotice::default(),
         };
         let mut sampler = sdk_sampler(sampler);
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
@@ -86,6 +92,8 @@ impl Export {
             sampling,
             counters: building.counters,
             exceptions: building.config.exceptions,
+            flush: building.flush,
+            end: building.end,
         };
         Ok((export, building.workers))
     }
@@ -98,6 +106,8 @@ pub(super) struct Building<'a> {
     pub(super) counters: PerSignal<Arc<Counters>>,
     pub(super) workers: Vec<Worker>,
     connections: Vec<Arc<Connection>>,
+    pub(super) flush: FlushHandle,
+    pub(super) end: EndNotice,
 }
 
 impl Building<'_> {
@@ -151,10 +161,4 @@ fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {
         }
         Sampler::Custom(sampler) => sampler,
     }
-}
-
-/// Flushing belongs to the guard, which does it for all signals within one deadline.
-pub(super) fn use_the_guard() -> OTelSdkResult {
-    let message = "flush with `TelemetryGuard::force_flush`".to_owned();
-    Err(OTelSdkError::InternalFailure(message))
 }

@@ -2,15 +2,22 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::oneshot;
 
 use super::export::Export;
 use super::runtime::ExportThread;
 use super::settings::{Propagator, Signal};
-use super::stats::{self, Counters, SignalStats};
+use super::stats::{Counters, SignalStats};
+use crate::generations;
+use crate::logs::{self, LogWriter, tell};
+#[cfg(feature = "logs")]
+use crate::logs::{Source, filtered_log_records};
 
 /// Keeps telemetry running, and ends it.
 ///
@@ -21,6 +28,10 @@ pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
     pub(super) running: Option<Running>,
     pub(super) propagators: Vec<Propagator>,
+    /// Whether its telemetry is that of the process.
+    pub(super) is_of_process: bool,
+    #[cfg(feature = "logs")]
+    pub(super) log_filter: crate::logs::LogFilter,
 }
 
 pub(super) struct Running {
@@ -39,6 +50,9 @@ pub struct Stats {
     pub metrics: SignalStats,
     /// Log records.
     pub logs: SignalStats,
+    /// Lines of the process that were lost because its standard output was not read: log lines, and
+    /// those of the console exporter. See [`LogWriter`](crate::LogWriter).
+    pub lost_lines: u64,
 }
 
 /// How a flush or a shutdown ended.
@@ -59,6 +73,7 @@ impl Report {
             traces,
             metrics,
             logs,
+            ..
         } = self.stats;
         let signals = [traces, metrics, logs];
         signals
@@ -77,6 +92,7 @@ impl fmt::Display for Report {
             traces,
             metrics,
             logs,
+            lost_lines,
         } = self.stats;
         let signals = [
             (traces, "span"),
@@ -106,6 +122,9 @@ impl fmt::Display for Report {
                 f.write_str(", ")?;
             }
         }
+        if lost_lines > 0 {
+            write!(f, "; {} not written", Amount(lost_lines, "log line"))?;
+        }
         if self.timed_out {
             f.write_str("; not all was done in time")?;
         }
@@ -127,17 +146,23 @@ impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
     /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together.
-    /// Call it when the server has stopped: what is recorded later is lost.
+    /// Call it when the server has stopped: what is recorded later is lost, and one warning says so.
+    /// Layers and functions that go on then do nothing but pass context on, until
+    /// [`init`](crate::init) is called again.
     pub async fn shutdown(mut self) -> Report {
+        self.leave_process();
         match self.running.take() {
             Some(running) => {
                 running.stop_recording();
                 // Where this future is dropped midway, the last of the provider must not be: it
                 // would wait for an export thread that may be held up.
                 let provider = ManuallyDrop::new(running.export.meter_provider.clone());
+                let begin = Instant::now();
                 let complete = running.thread.flush(true, running.timeout).await;
                 let report = running.last_report(complete);
                 drop(ManuallyDrop::into_inner(provider));
+                let left = running.timeout.saturating_sub(begin.elapsed());
+                write_last_lines(left).await;
                 report
             }
             None => Report::default(),
@@ -170,28 +195,51 @@ impl TelemetryGuard {
 
     /// The tracer provider, for what else wants one; `None` where telemetry is switched off.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn tracer_provider(&self) -> Option<&SdkTracerProvider> {
         Some(&self.running.as_ref()?.export.tracer_provider)
     }
 
     /// The meter provider, for what else wants one; `None` where telemetry is switched off.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
         Some(&self.running.as_ref()?.export.meter_provider)
     }
 
     /// The logger provider, for what else wants one; `None` where log records are not sent.
     ///
-    /// It is flushed and shut down by this guard.
+    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
+    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     #[cfg(feature = "logs")]
     pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
         self.running.as_ref()?.export.logger_provider.as_ref()
     }
 
-    /// A layer that sends log records, for a subscriber of your own; `None` where they are not
-    /// sent. See [`Config::without_subscriber`](super::Config::without_subscriber).
+    /// Returns a layer that sends log records, for a subscriber of your own; `None` where they are
+    /// not sent. See [`Config::without_subscriber`](super::Config::without_subscriber).
+    ///
+    /// It filters as [`init`](crate::init) does: by `RUST_LOG`, `info` where that is not set. For
+    /// another filter, put a bridge of your own around
+    /// [`logger_provider`](Self::logger_provider). The layer of a guard that [`init`](crate::init) has
+    /// returned sends to whichever guard of `init` came last.
+    ///
+    /// Records are those of `opentelemetry-appender-tracing`, with these differences:
+    ///
+    /// | | there | here |
+    /// |---|---|---|
+    /// | time | observed time alone | both: the time of the event, and the same as observed time |
+    /// | event name | the place in the source where no name is given, with paths of the build | only a name that the event gives: `name: ".."`, or the field `event.name` |
+    /// | events of the crate `log` | scope `log`; fields `log.target`, `log.module_path`, `log.file`, `log.line` | the scope is the target, as of `tracing`; none of the fields |
+    /// | a key twice in an event | twice | once, with the last value (specification, "Attribute Collections") |
+    /// | an error as a field's value | `exception.message`; of several errors several times | `exception.message` is the first error; others keep the names of their fields |
+    /// | fields such as `r#type` | `r#type` | `type` |
+    /// | messages of OpenTelemetry's SDK | sent | not sent: they are about sending |
+    ///
+    /// An error has no `exception.type`: the type of a `&dyn Error` cannot be named. Ids and flags
+    /// are those of OpenTelemetry's current context.
     ///
     /// ```
     /// use tower_telemetry::{Config, LogLines, log_lines};
@@ -211,16 +259,62 @@ impl TelemetryGuard {
     where
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
     {
-        self.logger_provider().map(crate::logs::log_records)
+        let provider = self.logger_provider()?;
+        let source = if self.is_of_process {
+            Source::Process
+        } else {
+            Source::of(provider)
+        };
+        Some(filtered_log_records(source, &self.log_filter))
+    }
+}
+
+/// Waits for the log lines that were written before, and for those about the shutdown.
+fn write_lines_within(timeout: Duration) {
+    let begin = Instant::now();
+    // A subscriber of the application may be held up in its output for good.
+    if !logs::was_told() || logs::flush_told(timeout) {
+        LogWriter::stdout().flush(timeout.saturating_sub(begin.elapsed()));
+    }
+}
+
+/// The same, on any executor or none.
+async fn write_last_lines(timeout: Duration) {
+    if !logs::was_told() && LogWriter::stdout().is_idle() {
+        return;
+    }
+    let (done, written) = oneshot::channel();
+    let waiter = thread::Builder::new()
+        .name("telemetry-flush".to_owned())
+        .spawn(move || {
+            write_lines_within(timeout);
+            let _ = done.send(());
+        });
+    if waiter.is_ok() {
+        let _ = written.await;
+    }
+}
+
+impl TelemetryGuard {
+    /// Ends the telemetry of the process, if it is this, so that there may be another `init`.
+    fn leave_process(&mut self) {
+        if std::mem::take(&mut self.is_of_process) {
+            let notice = self.running.as_ref().map(|one| one.export.end.clone());
+            generations::end(notice);
+            super::INITIALIZED.store(false, Ordering::SeqCst);
+        }
     }
 }
 
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
+        self.leave_process();
         if let Some(running) = self.running.take() {
             running.stop_recording();
+            let begin = Instant::now();
             let complete = running.thread.flush_blocking(true, running.timeout);
             running.last_report(complete);
+            write_lines_within(running.timeout.saturating_sub(begin.elapsed()));
         }
     }
 }
@@ -256,6 +350,7 @@ impl Running {
             traces: stats(Signal::Traces),
             metrics: stats(Signal::Metrics),
             logs: stats(Signal::Logs),
+            lost_lines: LogWriter::stdout().lost(),
         }
     }
 
@@ -283,7 +378,7 @@ impl Running {
         .map(|(last, told)| last.dropped.saturating_sub(told.dropped));
         let [traces, metrics, logs] = given_up;
         if given_up != [0; 3] {
-            stats::tell(|| {
+            tell(move || {
                 tracing::warn!(
                     traces,
                     metrics,
@@ -339,7 +434,8 @@ mod tests {
                 stats(0, 1, 0, Some(Failure::Refused)),
                 true,
                 "sent 7 spans, 0 metric points, 0 log records; lost 5 spans (last failure: http \
-                 status 503), 1 log record (last failure: refused); not all was done in time",
+                 status 503), 1 log record (last failure: refused); 1 log line not written; not all \
+                 was done in time",
             ),
         ] {
             let report = Report {
@@ -348,6 +444,7 @@ mod tests {
                     traces,
                     metrics,
                     logs,
+                    lost_lines: u64::from(timed_out),
                 },
             };
             assert_eq!(report.to_string(), expected);

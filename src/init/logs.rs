@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry::logs::AnyValue;
+use opentelemetry::logs::AnyValue as SdkValue;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -14,12 +16,14 @@ use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerPro
 
 use super::batch::{self, Sink};
 use super::error::InitError;
-use super::export::{Building, use_the_guard};
+use super::export::Building;
 use super::otlp::OtlpClient;
 use super::queue::{Item, Queue};
+use super::runtime::FlushHandle;
 use super::settings::{Exporter, Limits, Signal};
 use super::stats::Outcome;
 use super::unique_keys;
+use crate::logs::EndNotice;
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
@@ -44,6 +48,8 @@ pub(super) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
         .with_log_processor(Records {
             queue,
             shut_down: AtomicBool::new(false),
+            flush: building.flush.clone(),
+            end: building.end.clone(),
         });
     Ok(Some(provider.build()))
 }
@@ -64,13 +70,13 @@ impl Item for Record {
 }
 
 /// About how much memory a value takes.
-fn bytes(value: &AnyValue) -> usize {
-    size_of::<AnyValue>()
+fn bytes(value: &SdkValue) -> usize {
+    size_of::<SdkValue>()
         + match value {
-            AnyValue::String(text) => text.as_str().len(),
-            AnyValue::Bytes(bytes) => bytes.len(),
-            AnyValue::ListAny(list) => list.iter().map(bytes).sum(),
-            AnyValue::Map(map) => map
+            SdkValue::String(text) => text.as_str().len(),
+            SdkValue::Bytes(bytes) => bytes.len(),
+            SdkValue::ListAny(list) => list.iter().map(bytes).sum(),
+            SdkValue::Map(map) => map
                 .iter()
                 .map(|(key, value)| key.as_str().len() + bytes(value))
                 .sum(),
@@ -83,6 +89,8 @@ struct Records {
     queue: Arc<Queue<Record>>,
     /// The SDK goes on emitting after its shutdown.
     shut_down: AtomicBool,
+    flush: FlushHandle,
+    end: EndNotice,
 }
 
 impl std::fmt::Debug for Records {
@@ -93,18 +101,40 @@ impl std::fmt::Debug for Records {
 
 impl LogProcessor for Records {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if !self.shut_down.load(Ordering::Relaxed) {
+        if self.shut_down.load(Ordering::Relaxed) {
+            self.end.give();
+        } else {
             self.queue.push(Box::new((record.clone(), scope.clone())));
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        use_the_guard()
+        self.flush.flush()
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         self.shut_down.store(true, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Makes the attribute `event.name` the name of the event, which took its place in the conventions.
+fn name_events(request: &mut ExportLogsServiceRequest) {
+    let scopes = request
+        .resource_logs
+        .iter_mut()
+        .flat_map(|resource| &mut resource.scope_logs);
+    for record in scopes.flat_map(|scope| &mut scope.log_records) {
+        let is_name = |attribute: &KeyValue| attribute.key == "event.name";
+        if record.event_name.is_empty()
+            && let Some(place) = record.attributes.iter().position(is_name)
+            && let Some(AnyValue {
+                value: Some(Value::StringValue(name)),
+            }) = &mut record.attributes[place].value
+        {
+            record.event_name = std::mem::take(name);
+            record.attributes.remove(place);
+        }
     }
 }
 
@@ -124,6 +154,7 @@ impl Sink<Record> for LogSink {
             ),
         };
         drop(batch);
+        name_events(&mut request);
         unique_keys::in_logs(&mut request);
         self.limits.cut_logs(&mut request);
         self.client.export(request).await

@@ -129,7 +129,7 @@ macro_rules! request {
 
             #[cfg(feature = "http-json")]
             fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
-                in_json(serde_json::to_vec(self), limit)
+                in_json(super::json::to_vec(self), limit)
             }
         })+
     };

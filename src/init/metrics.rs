@@ -19,12 +19,14 @@ use tokio::sync::mpsc;
 use super::batch::{self, Worker};
 use super::console;
 use super::error::InitError;
-use super::export::{Building, use_the_guard};
+use super::export::Building;
 use super::messages::Holds;
 use super::otlp::OtlpClient;
+use super::runtime::FlushHandle;
 use super::settings::{Exporter, HistogramAggregation, Signal};
 use super::stats::{Counters, Losses};
 use super::unique_keys;
+use crate::logs::tell;
 
 pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
     let histograms = building.config.histograms;
@@ -38,7 +40,10 @@ pub(super) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
             Exporter::Console => ManualReader::builder(),
         };
         let reader = Arc::new(reader.build());
-        provider = provider.with_reader(SharedReader(reader.clone()));
+        provider = provider.with_reader(SharedReader {
+            reader: reader.clone(),
+            flush: building.flush.clone(),
+        });
         let worker = match exporter {
             Exporter::Otlp => otlp_worker(
                 building.config.metric_interval,
@@ -90,10 +95,12 @@ fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
         _ => {
             static TOLD: AtomicBool = AtomicBool::new(false);
             if !TOLD.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    "metrics can no longer be collected: an observable callback panicked, or the \
-                     meter provider was shut down"
-                );
+                tell(|| {
+                    tracing::warn!(
+                        "metrics can no longer be collected: an observable callback panicked, or \
+                         the meter provider was shut down"
+                    );
+                });
             }
             None
         }
@@ -141,7 +148,7 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
     let task = async move {
         while let Some(flushed) = flushes.recv().await {
             if let Some(metrics) = collect(&reader) {
-                console::print_metrics(&metrics).await;
+                console::print_metrics(&metrics);
             }
             let _ = flushed.send(());
         }
@@ -152,26 +159,29 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
 
 /// A reader for a worker and for the provider.
 #[derive(Debug)]
-struct SharedReader(Arc<ManualReader>);
+struct SharedReader {
+    reader: Arc<ManualReader>,
+    flush: FlushHandle,
+}
 
 impl MetricReader for SharedReader {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
+        self.reader.register_pipeline(pipeline);
     }
 
     fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
+        self.reader.collect(metrics)
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        use_the_guard()
+        self.flush.flush()
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
+        self.reader.shutdown_with_timeout(timeout)
     }
 
     fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
+        self.reader.temporality(kind)
     }
 }

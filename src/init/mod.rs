@@ -12,6 +12,8 @@ mod error;
 mod exceptions;
 mod export;
 mod guard;
+#[cfg(feature = "http-json")]
+mod json;
 mod limits;
 #[cfg(feature = "logs")]
 mod logs;
@@ -34,7 +36,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use opentelemetry::global;
-use tracing::subscriber::NoSubscriber;
 
 pub use config::Config;
 pub use error::{ConfigWarning, InitError};
@@ -45,11 +46,14 @@ pub use settings::{
 };
 pub use stats::{Failure, SignalStats};
 
+use crate::generations;
+#[cfg(feature = "logs")]
+use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
-use crate::providers::{self, MakeTracer, Providers, TracersOf};
+use crate::providers::{MakeTracer, Providers, TracersOf};
 use export::Export;
 use guard::Running;
-use runtime::ExportThread;
+use runtime::{ExportThread, is_heard};
 use settings::{OtlpSettings, Signal};
 use spans::Tracers;
 
@@ -74,15 +78,16 @@ pub fn init() -> Result<TelemetryGuard, InitError> {
     Config::from_env().init()
 }
 
-/// Whether some `init` has begun. The providers alone cannot tell: of two that race, both would
-/// start exporting.
+/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
+/// that race, both would start exporting.
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 impl Config {
     /// Sets up telemetry for the process.
     ///
     /// The layers, the handler functions and OpenTelemetry's global providers use it from then on,
-    /// also those that were made before. With the feature `logs`, log lines go to the console,
+    /// also those that were made before, until its guard is shut down or dropped. Then there may be
+    /// another `init`, again and again. With the feature `logs`, log lines go to the console,
     /// unless a `tracing` subscriber is there already.
     ///
     /// It works inside and outside of a tokio runtime of any kind.
@@ -100,22 +105,27 @@ impl Config {
         warnings.extend(self.exceptions_without_logs());
         let summary = self.to_string();
         #[cfg(feature = "logs")]
-        let (log_lines, log_style) = (self.log_lines, self.log_style());
-        let guard = self.build().inspect_err(|_| {
+        let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
+        #[cfg(feature = "logs")]
+        let awaits_subscriber = log_lines.wanted;
+        #[cfg(not(feature = "logs"))]
+        let awaits_subscriber = false;
+        let mut guard = self.start(awaits_subscriber).inspect_err(|_| {
             INITIALIZED.store(false, Ordering::SeqCst);
         })?;
+        guard.is_of_process = true;
         #[cfg(feature = "logs")]
-        if log_lines.wanted {
-            let provider = guard.logger_provider();
-            let installed = crate::logs::install(provider, log_style, log_lines.sdk_level);
-            if !installed && provider.is_some() {
-                tracing::warn!(
-                    "there is a `tracing` subscriber already, and log records are not exported; \
-                     say `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
-                );
+        {
+            set_process_logger(guard.logger_provider());
+            if log_lines.wanted {
+                install_subscriber(&guard, log_style, &log_lines.filter);
             }
         }
-        tracing::info!("{summary}");
+        if is_heard() {
+            tracing::info!(target: "tower_telemetry", "{summary}");
+        } else if let Some(running) = &guard.running {
+            running.thread.say(summary);
+        }
         for warning in warnings {
             warn(&warning);
         }
@@ -143,15 +153,23 @@ impl Config {
     /// # Errors
     ///
     /// See [`InitError`].
-    pub fn build(mut self) -> Result<TelemetryGuard, InitError> {
+    pub fn build(self) -> Result<TelemetryGuard, InitError> {
+        self.start(false)
+    }
+
+    fn start(mut self, awaits_subscriber: bool) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
             return Ok(TelemetryGuard {
                 running: None,
                 propagators: self.propagators,
+                is_of_process: false,
+                #[cfg(feature = "logs")]
+                log_filter: self.log_lines.filter,
             });
         }
         let (export, workers) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers).map_err(InitError::Thread)?;
+        let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
+        export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
             running: Some(Running {
                 thread,
@@ -159,6 +177,9 @@ impl Config {
                 timeout: self.shutdown_timeout,
             }),
             propagators: self.propagators,
+            is_of_process: false,
+            #[cfg(feature = "logs")]
+            log_filter: self.log_lines.filter,
         })
     }
 }
@@ -199,11 +220,28 @@ impl Config {
     }
 }
 
+/// Makes log lines and log records those of this crate, and says where that cannot be.
+#[cfg(feature = "logs")]
+fn install_subscriber(guard: &TelemetryGuard, style: LogLines, filter: &LogFilter) {
+    match lines::install(style, filter) {
+        Installed::Now | Installed::Before { same: true } => {}
+        Installed::Before { same: false } => tracing::warn!(
+            target: "tower_telemetry",
+            "log lines keep the format and the filter of the first `init` of the process"
+        ),
+        Installed::Not if guard.logger_provider().is_some() => tracing::warn!(
+            target: "tower_telemetry",
+            "there is a `tracing` subscriber already, and log records are not exported; say \
+             `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
+        ),
+        Installed::Not => {}
+    }
+}
+
 /// Says what is wrong with the configuration where it will be seen.
 fn warn(warning: &ConfigWarning) {
-    let is_heard = |dispatch: &tracing::Dispatch| !dispatch.is::<NoSubscriber>();
-    if tracing::dispatcher::get_default(is_heard) {
-        tracing::warn!("{warning}");
+    if is_heard() {
+        tracing::warn!(target: "tower_telemetry", "{warning}");
     } else {
         eprintln!("tower-telemetry: {warning}");
     }
@@ -215,7 +253,7 @@ impl TelemetryGuard {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
         let Some(Running { export, .. }) = &self.running else {
-            providers::install(None, formats);
+            generations::install(None, formats);
             return;
         };
         global::set_tracer_provider(export.tracer_provider.clone());
@@ -231,7 +269,7 @@ impl TelemetryGuard {
         // Last: a layer that finds this installed takes what it lacks from the global module.
         let providers = Providers::new(tracers, meters, metrics::MAX_SERIES)
             .with_exceptions(export.exceptions());
-        providers::install(Some(providers), formats);
+        generations::install(Some(providers), formats);
     }
 }
 

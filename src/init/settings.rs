@@ -25,6 +25,11 @@ impl Signal {
             Self::Logs => "logs",
         }
     }
+
+    /// The variable that names its exporters.
+    pub(super) fn exporter_variable(self) -> String {
+        format!("OTEL_{}_EXPORTER", self.name().to_ascii_uppercase())
+    }
 }
 
 /// Something for each [`Signal`].
@@ -286,6 +291,16 @@ impl ExceptionSignal {
     }
 }
 
+impl Exporter {
+    /// As in `OTEL_TRACES_EXPORTER`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Otlp => "otlp",
+            Self::Console => "console",
+        }
+    }
+}
+
 /// How OTLP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -433,12 +448,12 @@ pub(super) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What becomes of log lines.
 #[cfg(feature = "logs")]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LogLineSettings {
     /// Whether `init` is to see to them.
     pub(super) wanted: bool,
     /// `None` where the environment is to tell.
     pub(super) style: Option<crate::logs::LogLines>,
-    /// What is shown of the SDK's own messages, where `RUST_LOG` says nothing.
-    pub(super) sdk_level: tracing::level_filters::LevelFilter,
+    /// Which events become log lines and log records.
+    pub(super) filter: crate::logs::LogFilter,
 }

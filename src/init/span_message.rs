@@ -164,7 +164,7 @@ impl Request for SpanMessage {
 
         // It is shorter than the same in JSON.
         let message = ExportTraceServiceRequest::decode(&*self.encode(limit)?).ok()?;
-        in_json(serde_json::to_vec(&message), limit)
+        in_json(super::json::to_vec(&message), limit)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::settings::Signal;
 use crate::lanes::{Alone, Lanes};
+use crate::logs::tell;
 
 /// What became of the spans, the metric points or the log records of a process so far.
 ///
@@ -148,6 +148,8 @@ pub(super) struct Losses {
     told: HashMap<String, Instant>,
     /// Whether it was said that loss has begun, and not yet that it has ended.
     losing: bool,
+    /// Whether it was said that the receiver does not take this signal at all.
+    told_unsupported: bool,
 }
 
 impl Losses {
@@ -160,6 +162,7 @@ impl Losses {
             lost: 0,
             told: HashMap::new(),
             losing: false,
+            told_unsupported: false,
         }
     }
 
@@ -178,11 +181,11 @@ impl Losses {
         if let Some(warning) = outcome.warning
             && self.may_tell("warning")
         {
-            tell(|| tracing::warn!(warning, "the receiver of {signal} warns"));
+            tell(move || tracing::warn!(warning, "the receiver of {signal} warns"));
         }
         if !self.look(outcome.failure) && self.losing {
             let lost = self.lost;
-            tell(|| {
+            tell(move || {
                 tracing::info!(
                     lost,
                     "no more telemetry is lost: {signal} are exported again"
@@ -198,13 +201,34 @@ impl Losses {
         let lost = stats.failed + stats.dropped;
         let more_is_lost = lost > self.lost;
         self.lost = lost;
+        let is_unsupported = matches!(
+            failure,
+            Some((
+                Failure::HttpStatus(404 | 405 | 501) | Failure::GrpcStatus("UNIMPLEMENTED"),
+                _
+            ))
+        );
         let (kind, reason) = match failure {
             Some((failure, detail)) => (failure.to_string(), detail),
             None => ("queue".to_owned(), "the queue was full".to_owned()),
         };
-        if more_is_lost && self.may_tell(&kind) {
-            let signal = self.signal.name();
-            tell(|| {
+        let signal = self.signal.name();
+        if more_is_lost && is_unsupported {
+            // Nothing changes by itself: once is enough.
+            if !std::mem::replace(&mut self.told_unsupported, true) {
+                let variable = self.signal.exporter_variable();
+                tell(move || {
+                    tracing::warn!(
+                        target: "tower_telemetry",
+                        lost,
+                        kind,
+                        "telemetry is lost: the receiver takes no {signal}; set {variable}=none, or \
+                         an endpoint that takes them. This is not said again"
+                    );
+                });
+            }
+        } else if more_is_lost && self.may_tell(&kind) {
+            tell(move || {
                 tracing::warn!(
                     lost,
                     kind,
@@ -228,11 +252,6 @@ impl Losses {
     }
 }
 
-/// Writes a log line. What panics in a subscriber of the application must not end the export.
-pub(super) fn tell(line: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(line));
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -254,10 +273,16 @@ mod tests {
     }
 
     impl Lines {
+        /// The lines since this was last asked.
+        fn text(&self) -> String {
+            crate::logs::flush_told(Duration::from_secs(20));
+            let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
+            String::from_utf8(bytes).expect("it is text")
+        }
+
         /// The levels of the lines since this was last asked.
         fn levels(&self) -> Vec<String> {
-            let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
-            let text = String::from_utf8(bytes).expect("it is text");
+            let text = self.text();
             let levels = text
                 .lines()
                 .filter_map(|line| line.split_whitespace().next());
@@ -265,8 +290,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn loss_is_told_when_it_begins_and_when_it_ends_and_at_most_once_a_minute() {
+    /// Writes what is logged here into what is returned.
+    fn lines() -> (Lines, tracing::subscriber::DefaultGuard) {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -274,7 +299,34 @@ mod tests {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        let _subscriber = tracing::subscriber::set_default(subscriber);
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_does_not_take_a_signal_is_told_of_once() {
+        for failure in [
+            Failure::HttpStatus(404),
+            Failure::HttpStatus(405),
+            Failure::HttpStatus(501),
+            Failure::GrpcStatus("UNIMPLEMENTED"),
+        ] {
+            let (lines, _subscriber) = lines();
+            let mut losses = Losses::new(Signal::Logs, Arc::default());
+            for _ in 0..3 {
+                let mut outcome = Outcome::default();
+                outcome.lose(1, failure, "refused".to_owned());
+                losses.settle(outcome);
+                tokio::time::advance(Losses::PAUSE).await;
+            }
+            let text = lines.text();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(text.contains("OTEL_LOGS_EXPORTER=none"), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn loss_is_told_when_it_begins_and_when_it_ends_and_at_most_once_a_minute() {
+        let (lines, _subscriber) = lines();
         let counters = Arc::new(Counters::default());
         let mut losses = Losses::new(Signal::Traces, counters.clone());
         let good = || Outcome {

@@ -14,12 +14,14 @@ use super::batch::{self, Sink};
 use super::console::SpanPrinter;
 use super::ended::Ended;
 use super::error::InitError;
-use super::export::{Building, use_the_guard};
+use super::export::Building;
 use super::otlp::OtlpClient;
 use super::queue::Queue;
+use super::runtime::FlushHandle;
 use super::settings::{Exporter, Limits, Signal};
 use super::span_message::{Around, SpanMessage};
 use super::stats::Outcome;
+use crate::logs::EndNotice;
 
 pub(super) fn provider(
     building: &mut Building,
@@ -27,7 +29,7 @@ pub(super) fn provider(
 ) -> Result<(SdkTracerProvider, Arc<Spans>), InitError> {
     let batch = building.config.spans;
     let limits = span_limits(&building.config.limits);
-    let mut spans = Spans::new(limits);
+    let mut spans = Spans::new(limits, building.end.clone());
     for exporter in building.config.exporters(Signal::Traces) {
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
@@ -58,7 +60,10 @@ pub(super) fn provider(
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
         .with_span_limits(limits)
-        .with_span_processor(Processor(spans.clone()))
+        .with_span_processor(Processor {
+            spans: spans.clone(),
+            flush: building.flush.clone(),
+        })
         .build();
     Ok((provider, spans))
 }
@@ -79,15 +84,17 @@ pub(super) struct Spans {
     console: Option<Arc<Queue<Ended>>>,
     otlp: Option<Arc<Queue<Ended>>>,
     stopped: AtomicBool,
+    end: EndNotice,
 }
 
 impl Spans {
-    fn new(limits: SpanLimits) -> Self {
+    fn new(limits: SpanLimits, end: EndNotice) -> Self {
         Self {
             limits,
             console: None,
             otlp: None,
             stopped: AtomicBool::new(false),
+            end,
         }
     }
 
@@ -95,7 +102,7 @@ impl Spans {
     pub(super) fn to(queue: Arc<Queue<Ended>>, limits: SpanLimits) -> Self {
         Self {
             otlp: Some(queue),
-            ..Self::new(limits)
+            ..Self::new(limits, EndNotice::default())
         }
     }
 
@@ -115,8 +122,14 @@ impl Spans {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a span that has ended now is lost.
+    #[inline]
     pub(super) fn has_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        if stopped {
+            self.end.give();
+        }
+        stopped
     }
 }
 
@@ -128,7 +141,10 @@ impl std::fmt::Debug for Spans {
 
 /// The way of the SDK's spans into the queues.
 #[derive(Debug)]
-struct Processor(Arc<Spans>);
+struct Processor {
+    spans: Arc<Spans>,
+    flush: FlushHandle,
+}
 
 impl SpanProcessor for Processor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
@@ -136,16 +152,16 @@ impl SpanProcessor for Processor {
     fn on_end(&self, span: SpanData) {
         // A sampler may ask for a span to be recorded and yet not be exported.
         if span.span_context.is_sampled() {
-            self.0.push(Ended::Sdk(Box::new(span)));
+            self.spans.push(Ended::Sdk(Box::new(span)));
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        use_the_guard()
+        self.flush.flush()
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        self.0.stop();
+        self.spans.stop();
         Ok(())
     }
 }
@@ -168,9 +184,12 @@ mod tests {
 
     #[test]
     fn who_shuts_the_provider_down_ends_the_spans_that_are_made_without_it() {
-        let spans = Arc::new(Spans::new(SpanLimits::default()));
+        let spans = Arc::new(Spans::new(SpanLimits::default(), EndNotice::default()));
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(Processor(spans.clone()))
+            .with_span_processor(Processor {
+                spans: spans.clone(),
+                flush: FlushHandle::default(),
+            })
             .build();
         assert!(!spans.has_stopped());
         provider.shutdown().expect("it runs");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tower_telemetry::{Config, InitError};
+use tower_telemetry::{Config, Environment, Exporter, InitError, Sampler};
 
 fn config(variables: &[(&str, &str)]) -> Config {
     let variables: HashMap<_, _> = variables.iter().copied().collect();
@@ -290,4 +290,106 @@ fn secrets_are_shown_nowhere() {
     );
     let telemetry = config.build().expect("the endpoint is a URL");
     assert!(!format!("{telemetry:?}").contains("canary"));
+}
+
+#[test]
+fn the_start_line_says_what_chose_the_sampler() {
+    let cases: [(&[(&str, &str)], &str); 8] = [
+        (&[], "sampler=parentbased_always_on propagators"),
+        (
+            &[("ENVIRONMENT", "production")],
+            "sampler=parentbased_traceidratio(0.1, because ENVIRONMENT=production) ",
+        ),
+        (
+            &[
+                ("ENVIRONMENT", "Production"),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+            ],
+            "sampler=parentbased_traceidratio(0.5, because ENVIRONMENT=production) ",
+        ),
+        (
+            &[("ENVIRONMENT", "staging")],
+            "sampler=parentbased_always_on(because ENVIRONMENT=staging) ",
+        ),
+        (
+            &[("ENVIRONMENT", "nowhere")],
+            "sampler=parentbased_always_on propagators",
+        ),
+        (
+            &[
+                ("ENVIRONMENT", "production"),
+                ("OTEL_TRACES_SAMPLER", "always_on"),
+            ],
+            "sampler=always_on(because OTEL_TRACES_SAMPLER) ",
+        ),
+        (
+            &[
+                ("OTEL_TRACES_SAMPLER", "traceidratio"),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.2"),
+            ],
+            "sampler=traceidratio(0.2, because OTEL_TRACES_SAMPLER) ",
+        ),
+        (
+            &[
+                ("ENVIRONMENT", "production"),
+                ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ],
+            "sampler=parentbased_traceidratio(0.1, because ENVIRONMENT=production) ",
+        ),
+    ];
+    for (variables, expected) in cases {
+        let line = config(variables).to_string();
+        assert!(line.contains(expected), "{variables:?}: {line}");
+    }
+    let line = config(&[("OTEL_TRACES_SAMPLER", "always_on")])
+        .with_sampler(Sampler::AlwaysOff)
+        .to_string();
+    assert!(
+        line.contains("sampler=always_off(because Config::with_sampler) "),
+        "{line}"
+    );
+    let line = config(&[])
+        .with_environment(Environment::Production)
+        .to_string();
+    assert!(
+        line.contains("(0.1, because Config::with_environment) "),
+        "{line}"
+    );
+}
+
+#[test]
+fn exporters_can_be_set_for_one_signal_and_no_variable_is_ignored_in_silence() {
+    let otlp = || [Exporter::Otlp];
+    let shown = |config: &Config, signal: &str| {
+        let line = config.to_string();
+        let words = line.split(' ');
+        let mut values = words.filter_map(|word| word.strip_prefix(&format!("{signal}=")));
+        let value = values.next().expect("it is shown").to_owned();
+        value.split('(').next().expect("there is one").to_owned()
+    };
+    let none = &[("OTEL_LOGS_EXPORTER", "none")];
+    let all = |config: &Config| ["traces", "metrics", "logs"].map(|signal| shown(config, signal));
+
+    let apart = config(none)
+        .with_traces_exporters(otlp())
+        .with_metrics_exporters(otlp());
+    assert_eq!(all(&apart), ["otlp", "otlp", "none"]);
+    assert!(apart.warnings().is_empty());
+
+    let together = config(none).with_exporters(otlp());
+    assert_eq!(all(&together), ["otlp", "otlp", "otlp"]);
+    let [warning] = together.warnings() else {
+        panic!("{:?}", together.warnings());
+    };
+    let expected = "OTEL_LOGS_EXPORTER=\"none\" has no effect: Config::with_exporters is for all \
+                    signals";
+    assert_eq!(warning.to_string(), expected);
+    // The same as the setter, and one that was set in code before.
+    let same = config(&[("OTEL_LOGS_EXPORTER", "otlp")]).with_exporters(otlp());
+    assert!(same.warnings().is_empty());
+    let last = config(none).with_logs_exporters([]).with_exporters(otlp());
+    assert_eq!(shown(&last, "logs"), "otlp");
+    assert!(last.warnings().is_empty());
+    let one = config(&[]).with_exporters(otlp()).with_logs_exporters([]);
+    assert_eq!(all(&one), ["otlp", "otlp", "none"]);
 }

@@ -352,7 +352,7 @@ fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
         "shop version={} environment=production \
          traces=otlp(http/protobuf,http://{address}/v1/traces) metrics=none \
          logs=otlp(http/protobuf,http://{address}/v1/logs) \
-         sampler=parentbased_traceidratio(0.1) propagators=tracecontext,baggage",
+         sampler=parentbased_traceidratio(0.1, because ENVIRONMENT=production) propagators=tracecontext,baggage",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(line, expected);

@@ -226,3 +226,71 @@ async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
     assert!(shutdown.await.is_err());
     assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
 }
+
+#[tokio::test]
+async fn providers_flush_themselves_within_the_shutdown_timeout() {
+    use opentelemetry::metrics::MeterProvider;
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::error::OTelSdkError;
+
+    let build = |endpoint: String| {
+        Config::from_vars(|_| None)
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(endpoint)
+            .with_shutdown_timeout(TIMEOUT)
+            .build()
+            .expect("it is valid")
+    };
+    let receiver = Receiver::start();
+    let telemetry = build(receiver.endpoint());
+    let tracers = telemetry.tracer_provider().expect("it is on").clone();
+    drop(tracers.tracer("test").start("span"));
+    tracers.force_flush().expect("the receiver takes it");
+    assert_eq!(receiver.received().spans().len(), 1);
+
+    let meters = telemetry.meter_provider().expect("it is on").clone();
+    let meter = meters.meter("test");
+    meter.u64_counter("count").build().add(1, &[]);
+    meters.force_flush().expect("the receiver takes it");
+    assert!(receiver.received().metric("count").is_some());
+    #[cfg(feature = "logs")]
+    {
+        use opentelemetry::logs::{Logger, LoggerProvider};
+
+        let loggers = telemetry.logger_provider().expect("it is on");
+        let logger = loggers.logger("test");
+        logger.emit(logger.create_log_record());
+        loggers.force_flush().expect("the receiver takes it");
+        assert_eq!(receiver.received().log_records().len(), 1);
+    }
+
+    // On the export thread, which would wait for itself.
+    let (told, result) = std::sync::mpsc::channel();
+    let inside = tracers.clone();
+    let _gauge = meter
+        .u64_observable_gauge("gauge")
+        .with_callback(move |_| {
+            let _ = told.send(inside.force_flush());
+        })
+        .build();
+    meters.force_flush().expect("it is not held up");
+    let result = result.recv().expect("the callback was called");
+    assert!(
+        matches!(result, Err(OTelSdkError::InternalFailure(_))),
+        "{result:?}"
+    );
+
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let mute = build(format!("http://{}", proxy.address));
+    let tracers = mute.tracer_provider().expect("it is on");
+    drop(tracers.tracer("test").start("span"));
+    let error = tracers.force_flush().expect_err("there is no answer");
+    assert!(error.to_string().contains("Timeout(400ms)"), "{error}");
+
+    assert!(!telemetry.shutdown().await.timed_out);
+    let result = meters.force_flush();
+    assert!(
+        matches!(result, Err(OTelSdkError::AlreadyShutdown)),
+        "{result:?}"
+    );
+}

@@ -6,6 +6,8 @@
 )]
 mod support;
 
+#[cfg(feature = "logs")]
+mod access_log;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod b3;
 #[cfg(feature = "axum")]
@@ -42,11 +44,16 @@ mod handler_code;
 #[cfg(feature = "axum")]
 mod http;
 mod interop;
+#[cfg(all(feature = "http-json", feature = "logs"))]
+mod json;
 #[cfg(feature = "init")]
 mod lifecycle;
 #[cfg(feature = "macros")]
 #[rustfmt::skip]
 mod one_line;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod logs;
+mod meters;
 mod options;
 mod propagation;
 #[cfg(feature = "axum")]

@@ -60,6 +60,8 @@ pub(crate) struct Received {
     pub(crate) ways: Vec<String>,
     /// The headers of each message.
     pub(crate) headers: Vec<HeaderMap>,
+    /// The body of each message over HTTP, decompressed.
+    pub(crate) bodies: Vec<Bytes>,
     /// The size of each message.
     pub(crate) sizes: Vec<usize>,
 }
@@ -314,11 +316,63 @@ macro_rules! decoded {
             }
             #[cfg(feature = "http-json")]
             "application/json" => {
-                serde_json::from_slice::<$type>(&body).map_err(|_| StatusCode::BAD_REQUEST)
+                let json = protobuf_json(&body).ok_or(StatusCode::BAD_REQUEST)?;
+                serde_json::from_value::<$type>(json).map_err(|_| StatusCode::BAD_REQUEST)
             }
             _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         }
     }};
+}
+
+/// The fields of OTLP that are doubles.
+#[cfg(feature = "http-json")]
+const DOUBLES: [&str; 9] = [
+    "asDouble",
+    "doubleValue",
+    "explicitBounds",
+    "max",
+    "min",
+    "quantile",
+    "sum",
+    "value",
+    "zeroThreshold",
+];
+
+/// A message that is JSON as protobuf writes it: nothing is `null`, and doubles are numbers or one of
+/// three texts. `opentelemetry-proto` cannot read the latter, which are 0 in what is returned.
+#[cfg(feature = "http-json")]
+fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
+    use serde_json::Value;
+
+    fn double(value: &mut Value) -> bool {
+        match value {
+            Value::Array(elements) => elements.iter_mut().all(double),
+            Value::String(text) => {
+                let is_double = ["NaN", "Infinity", "-Infinity"].contains(&text.as_str());
+                *value = 0.0.into();
+                is_double
+            }
+            value => value.is_number(),
+        }
+    }
+
+    fn check(value: &mut Value) -> bool {
+        match value {
+            Value::Null => false,
+            Value::Array(elements) => elements.iter_mut().all(check),
+            Value::Object(fields) => fields.iter_mut().all(|(key, value)| {
+                // `value` is a double in a quantile of a summary alone, else a message.
+                match DOUBLES.contains(&key.as_str()) && !value.is_object() {
+                    true => double(value),
+                    false => check(value),
+                }
+            }),
+            _ => true,
+        }
+    }
+
+    let mut value = serde_json::from_slice(body).ok()?;
+    check(&mut value).then_some(value)
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
@@ -362,12 +416,14 @@ macro_rules! signal {
         $rejected:ident) => {
         async fn $http(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Answer {
             let size = body.len();
+            let text = decompressed(&headers, body.clone())?;
             let request = decoded!($request, &headers, body)?;
             if request.repeated_key().is_some() {
                 return Err(StatusCode::BAD_REQUEST);
             }
             let rejected = service.keep($path, headers.clone(), size, |received| {
                 received.$http.push(request);
+                received.bodies.push(text);
             });
             answer!(&headers, $response::rejecting(rejected))
         }

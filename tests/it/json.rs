@@ -1,0 +1,121 @@
+//! What a receiver that is as strict as protobuf's own parser gets over `http/json`.
+
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry::trace::{
+    Link, Span, SpanBuilder, SpanContext, TraceFlags, TraceState, Tracer, TracerProvider,
+};
+use opentelemetry::{Array, KeyValue, Value};
+use serde_json::{Value as Json, json};
+use tower_telemetry::{Config, Exporter, Protocol};
+use tracing_subscriber::prelude::*;
+
+use crate::support::receiver::Receiver;
+
+/// All values of a field, wherever it is.
+fn values_of(key: &str, json: &Json, found: &mut Vec<Json>) {
+    match json {
+        Json::Object(fields) => {
+            for (name, value) in fields {
+                if name == key {
+                    found.push(value.clone());
+                }
+                values_of(key, value, found);
+            }
+        }
+        Json::Array(elements) => {
+            for element in elements {
+                values_of(key, element, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_are_not_finite_arrive_in_every_place() {
+    let cases = [
+        (f64::NAN, json!("NaN")),
+        (f64::INFINITY, json!("Infinity")),
+        (f64::NEG_INFINITY, json!("-Infinity")),
+        (0.5, json!(0.5)),
+    ];
+    for (number, expected) in cases {
+        let receiver = Receiver::start();
+        let attribute = || KeyValue::new("number", number);
+        let telemetry = Config::from_vars(|_| None)
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(receiver.endpoint())
+            .with_protocol(Protocol::HttpJson)
+            .with_resource_attribute(attribute())
+            .build()
+            .expect("it is valid");
+
+        let list = Value::Array(Array::F64(vec![1.0, number]));
+        let linked = SpanContext::new(
+            1.into(),
+            2.into(),
+            TraceFlags::SAMPLED,
+            true,
+            TraceState::NONE,
+        );
+        let span = SpanBuilder::from_name("span")
+            .with_attributes([attribute(), KeyValue::new("list", list)])
+            .with_links(vec![Link::new(linked, vec![attribute()], 0)]);
+        let tracer = telemetry
+            .tracer_provider()
+            .expect("it is on")
+            .tracer("test");
+        let mut span = tracer.build(span);
+        span.add_event("event", vec![attribute()]);
+        span.end();
+
+        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        meter
+            .f64_gauge("series")
+            .build()
+            .record(1.0, &[attribute()]);
+        // The SDK takes no such value, and yet a sum can become one.
+        let large = if number.is_infinite() {
+            f64::MAX.copysign(number)
+        } else {
+            0.25
+        };
+        for _ in 0..2 {
+            meter.f64_up_down_counter("sum").build().add(large, &[]);
+            meter.f64_histogram("histogram").build().record(large, &[]);
+        }
+
+        let logs = tracing_subscriber::registry().with(telemetry.log_layer());
+        tracing::subscriber::with_default(logs, || tracing::info!(number, "logged"));
+
+        let report = telemetry.shutdown().await;
+        assert_eq!(report.lost(), 0, "{number}: {:?}", report.stats);
+        let bodies = receiver.received().bodies;
+        let bodies = bodies
+            .iter()
+            .map(|body| serde_json::from_slice::<Json>(body));
+        let bodies = Json::from_iter(bodies.map(|body| body.expect("it is JSON")));
+        let all = |key: &str| {
+            let mut found = Vec::new();
+            values_of(key, &bodies, &mut found);
+            found
+        };
+        // Of three resources, a span, two in its list, its event and link, a series, a log record.
+        let attributes = all("doubleValue");
+        assert_eq!(attributes.len(), 10, "{attributes:?}");
+        let others = attributes.iter().filter(|value| **value != expected);
+        assert_eq!(others.collect::<Vec<_>>(), [&json!(1.0)]);
+        let of_sums = if number.is_nan() {
+            json!(0.5)
+        } else {
+            expected
+        };
+        let mut points = all("asDouble");
+        points.retain(|value| *value != json!(1.0));
+        assert_eq!(points, [of_sums.clone()]);
+        // That of the histogram; that of the counter is a message.
+        let mut sums = all("sum");
+        sums.retain(|sum| !sum.is_object());
+        assert_eq!(sums, [of_sums]);
+    }
+}

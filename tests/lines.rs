@@ -1,0 +1,282 @@
+//! Log lines of programs: at their end, and while nobody reads them. Each is a process of its own,
+//! with a `main` of its own, which is why this has no harness.
+
+#[cfg(all(feature = "init", feature = "logs"))]
+#[allow(dead_code, reason = "the other tests use the rest of it")]
+#[path = "it/support/receiver.rs"]
+mod receiver;
+
+#[cfg(all(feature = "init", feature = "logs"))]
+pub(crate) type Attributes = std::collections::BTreeMap<String, String>;
+
+#[cfg(not(all(feature = "init", feature = "logs")))]
+fn main() {}
+
+#[cfg(all(feature = "init", feature = "logs"))]
+fn main() {
+    match std::env::var("PROGRAM") {
+        Ok(program) => programs::run(&program),
+        Err(_) => tests::run(),
+    }
+}
+
+#[cfg(all(feature = "init", feature = "logs"))]
+mod programs {
+    use std::convert::Infallible;
+    use std::io::{Read, stdin};
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use tower::{Layer, ServiceExt, service_fn};
+    use tower_telemetry::{Batch, Config, Report, TelemetryGuard, TelemetryLayer};
+
+    pub(crate) const LINES: usize = 2000;
+    pub(crate) const REQUESTS: usize = 10_000;
+    pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
+
+    pub(crate) fn run(program: &str) {
+        match program {
+            "return" => {
+                let _telemetry = tower_telemetry::init().expect("it is the first");
+                log_lines();
+            }
+            "return after shutdown" => {
+                let telemetry = tower_telemetry::init().expect("it is the first");
+                block_on(telemetry.shutdown());
+                log_lines();
+            }
+            "exit" => {
+                let _telemetry = tower_telemetry::init().expect("it is the first");
+                log_lines();
+                std::process::exit(0);
+            }
+            "panic" => {
+                let _telemetry = tower_telemetry::init().expect("it is the first");
+                log_lines();
+                panic!("on purpose");
+            }
+            "panic elsewhere" => {
+                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let thread = std::thread::spawn(|| {
+                    log_lines();
+                    panic!("on purpose");
+                });
+                assert!(thread.join().is_err());
+            }
+            "requests" => requests(config()),
+            "requests, with a subscriber that blocks" => {
+                tracing_subscriber::fmt().init();
+                std::thread::spawn(|| {
+                    loop {
+                        log_lines();
+                    }
+                });
+                requests(config().without_subscriber());
+            }
+            "lines that nobody reads" => {
+                let telemetry = tower_telemetry::init().expect("it is the first");
+                let long = "x".repeat(1000);
+                for n in 0..8 * 1024 {
+                    tracing::info!(n, long);
+                }
+                let lost = telemetry.stats().lost_lines;
+                eprintln!("{lost}");
+                // Until the parent has read what was not lost.
+                let _ = stdin().read(&mut [0]);
+                tracing::info!("read again");
+            }
+            other => panic!("there is no {other}"),
+        }
+    }
+
+    fn log_lines() {
+        for n in 0..LINES {
+            tracing::info!(n, "line");
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    fn config() -> Config {
+        let room = Batch::default().with_max_queue_size(2 * REQUESTS);
+        Config::from_env()
+            .with_span_batch(room)
+            .with_log_batch(room)
+            .with_shutdown_timeout(DEADLINE)
+    }
+
+    /// Serves requests, and says what became of their spans, and how long the end took.
+    fn requests(config: Config) {
+        let telemetry: TelemetryGuard = config.init().expect("it is the first");
+        let logs = !std::env::var("PROGRAM").is_ok_and(|program| program.contains("blocks"));
+        let service = TelemetryLayer::new().layer(service_fn(move |_: Request<()>| async move {
+            if logs {
+                tracing::info!("a line of a request, which is long enough to fill a pipe soon");
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        block_on(async {
+            for _ in 0..REQUESTS {
+                let response = service.clone().oneshot(Request::new(())).await;
+                drop(response.expect("it cannot fail"));
+            }
+            let begin = Instant::now();
+            let report: Report = telemetry.shutdown().await;
+            let traces = report.stats.traces;
+            eprintln!(
+                "{} {} {} {}",
+                begin.elapsed().as_millis(),
+                traces.accepted,
+                traces.exported,
+                report.timed_out,
+            );
+        });
+    }
+}
+
+#[cfg(all(feature = "init", feature = "logs"))]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::{Child, Command, Stdio};
+
+    use super::programs::{DEADLINE, LINES, REQUESTS};
+    use super::receiver::{Fault, Receiver};
+
+    pub(crate) fn run() {
+        let tests: [(&str, fn()); 4] = [
+            (
+                "lines appear before every end",
+                lines_appear_before_every_end,
+            ),
+            (
+                "a service goes on while nobody reads its lines",
+                a_service_goes_on_while_nobody_reads_its_lines,
+            ),
+            (
+                "a subscriber that blocks holds up neither export nor shutdown",
+                a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown,
+            ),
+            (
+                "lost lines are counted, and told when the output is read again",
+                lost_lines_are_counted_and_told_when_the_output_is_read_again,
+            ),
+        ];
+        for (name, test) in tests {
+            test();
+            println!("{name}: ok");
+        }
+    }
+
+    fn start(program: &str, variables: &[(&str, &str)]) -> Child {
+        let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+        command
+            .env_clear()
+            .env("PROGRAM", program)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    }
+
+    /// The numbers of the lines of a program, in their order.
+    fn numbers(output: &str) -> Vec<usize> {
+        let numbers = output.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("n=")?;
+            rest.split(' ').next()?.parse().ok()
+        });
+        numbers.collect()
+    }
+
+    fn lines_appear_before_every_end() {
+        let programs = [
+            "return",
+            "return after shutdown",
+            "exit",
+            "panic",
+            "panic elsewhere",
+        ];
+        for program in programs {
+            let output = start(program, &[]).wait_with_output().expect("it ends");
+            let text = String::from_utf8(output.stdout).expect("it is text");
+            let all: Vec<_> = (0..LINES).collect();
+            assert!(numbers(&text) == all, "{program}: {text}");
+        }
+    }
+
+    /// What a program says whose standard output nobody reads.
+    fn unread(program: &str, fault: Fault, console: bool) -> (Receiver, Vec<String>) {
+        let receiver = Receiver::start_with(fault);
+        let exporters = if console { "console,otlp" } else { "otlp" };
+        let mut child = start(
+            program,
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint()),
+                ("OTEL_TRACES_EXPORTER", exporters),
+                ("OTEL_METRICS_EXPORTER", exporters),
+            ],
+        );
+        let mut text = String::new();
+        let mut said = child.stderr.take().expect("it is piped");
+        said.read_to_string(&mut text).expect("it is text");
+        assert!(child.wait().expect("it ends").success(), "{text}");
+        let last = text.lines().last().unwrap_or_default();
+        (receiver, last.split(' ').map(str::to_owned).collect())
+    }
+
+    fn a_service_goes_on_while_nobody_reads_its_lines() {
+        let (receiver, said) = unread("requests", Fault::None, true);
+        assert_eq!(receiver.received().spans().len(), REQUESTS, "{said:?}");
+        let all = REQUESTS.to_string();
+        assert_eq!(said[1..], [all.as_str(), all.as_str(), "false"]);
+        assert_in_time(&said[0]);
+    }
+
+    /// A subscriber of the application's own, and a loss that is to be logged.
+    fn a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown() {
+        let program = "requests, with a subscriber that blocks";
+        let (_, said) = unread(program, Fault::Status(400, None), false);
+        let all = REQUESTS.to_string();
+        assert_eq!(said[1..], [all.as_str(), "0", "false"]);
+        assert_in_time(&said[0]);
+    }
+
+    fn assert_in_time(milliseconds: &str) {
+        let took: u128 = milliseconds.parse().expect("it is a number");
+        assert!(took <= DEADLINE.as_millis() + 500, "{took} ms");
+    }
+
+    fn lost_lines_are_counted_and_told_when_the_output_is_read_again() {
+        let mut child = start("lines that nobody reads", &[]);
+        let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut lost = String::new();
+        said.read_line(&mut lost).expect("it is text");
+        let lost: usize = lost.trim().parse().expect("it is a number");
+        assert!(lost > 0);
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut text = String::new();
+        while !text.contains("log lines are lost") {
+            let read = output.read_line(&mut text).expect("it is text");
+            assert!(read > 0, "{}", numbers(&text).len());
+        }
+        let mut input = child.stdin.take().expect("it is piped");
+        input.write_all(b"\n").expect("it waits for it");
+        output.read_to_string(&mut text).expect("it is text");
+        assert!(child.wait().expect("it ends").success());
+        let numbers = numbers(&text);
+        assert_eq!(numbers.len() + lost, 8 * 1024);
+        assert!(numbers.is_sorted());
+        let told: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("are lost"))
+            .collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&format!("lost={lost}")), "{told:?}");
+        assert!(text.contains("read again"));
+    }
+}
