@@ -123,7 +123,7 @@ fn settle(generation: usize) -> usize {
 
     let looks = LOOKS.get().wrapping_add(1);
     LOOKS.set(looks);
-    if looks > OFTEN && looks % SELDOM != 0 {
+    if looks > OFTEN && !looks.is_multiple_of(SELDOM) {
         return generation;
     }
     let meters = global::meter_provider();

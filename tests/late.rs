@@ -1,8 +1,6 @@
 //! OpenTelemetry's global providers, set after their first use, which is why this is a process of its
 //! own.
 
-#![cfg(feature = "axum")]
-
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -170,6 +170,9 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
 
 #[test]
 fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
+    /// Variables, the program's own messages, and those of the SDK on lines.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+
     let by_default: &[&str] = &[
         "shop error",
         "shop warn",
@@ -179,7 +182,7 @@ fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
         "other info",
         "logged warn",
     ];
-    let cases: [(&[(&str, &str)], &[&str], &[&str]); 8] = [
+    let cases: [Case; 8] = [
         (&[], by_default, &["sdk warn"]),
         (&[("RUST_LOG", " ")], by_default, &["sdk warn"]),
         (&[("RUST_LOG", "=no=filter=")], by_default, &["sdk warn"]),

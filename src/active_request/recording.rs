@@ -328,9 +328,7 @@ impl Recording {
                 route: route.route.as_deref(),
                 status: self.status,
                 code: self.call.as_ref().map(code),
-                error: error
-                    .clone()
-                    .map(|error| error.attribute().value.to_string()),
+                error: error.map(|error| error.attribute().value.to_string()),
                 duration,
             };
             access.write(cx, &end);

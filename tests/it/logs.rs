@@ -102,7 +102,7 @@ fn records_are_those_of_the_appender_except_for_the_documented_differences() {
     let error: &(dyn Error + 'static) = &error;
     let events: [(&str, &dyn Fn()); 6] = [
         ("levels and messages", &|| {
-            tracing::warn!("low on {}", "disk")
+            tracing::warn!("low on {}", "disk");
         }),
         ("values of all types", &|| {
             tracing::info!(
@@ -191,7 +191,10 @@ fn events_of_log_have_the_scope_level_and_fields_of_their_own() {
 
 #[test]
 fn a_record_has_a_name_only_where_the_event_gives_one() {
-    let cases: [(&dyn Fn(), &str, &[(&str, &str)]); 6] = [
+    /// What logs, the name of the event, and its attributes.
+    type Case<'a> = (&'a dyn Fn(), &'a str, &'a [(&'a str, &'a str)]);
+
+    let cases: [Case; 6] = [
         (&|| tracing::info!("no name"), "", &[]),
         (&|| tracing::info!(name: "paid", "named"), "paid", &[]),
         // Not the place of this event.
