@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
