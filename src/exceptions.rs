@@ -6,6 +6,10 @@ use std::sync::Arc;
 use opentelemetry::trace::SpanContext;
 
 /// An error that was recorded, or that a request has ended with.
+#[cfg_attr(
+    not(all(feature = "init", feature = "logs")),
+    allow(dead_code, reason = "only log records are written from it")
+)]
 pub(crate) struct Exception<'a> {
     /// The name of the event.
     pub(crate) event: &'static str,

@@ -282,6 +282,7 @@ pub enum ExceptionSignal {
 }
 
 impl ExceptionSignal {
+    #[cfg(feature = "logs")]
     pub(super) fn is_on_spans(self) -> bool {
         self != Self::Logs
     }
