@@ -58,7 +58,9 @@ impl Call {
         let known = if instruments.side == Side::Client && is_generated(request) {
             instruments.learn_grpc_method(method)
         } else {
-            instruments.grpc_method(method)
+            let known = instruments.grpc_method(method);
+            // The router that takes a prefix off may be further inside.
+            known.or_else(|| instruments.grpc_method(rpc::without_prefix(method)?))
         };
         Some(Self {
             method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),

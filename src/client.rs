@@ -181,7 +181,7 @@ impl ClientTelemetryLayer {
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.with(|options| options.meters = Some(bound::of_type(provider)))
+        self.with(|options| options.set_meters(bound::of_type(provider)))
     }
 
     /// Writes the context of requests with `propagator`, in place of W3C Trace Context and Baggage,

@@ -16,18 +16,28 @@ impl Drop for Mark {
     fn drop(&mut self) {}
 }
 
+/// What is known of a thread.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    New,
+    HasMark,
+    /// It has come here first when its context was destroyed already.
+    Ends,
+}
+
 thread_local! {
-    static HAS_MARK: Cell<bool> = const { Cell::new(false) };
+    static STATE: Cell<State> = const { Cell::new(State::New) };
     static MARK: Mark = const { Mark };
 }
 
 /// Whether the thread has a current context.
 #[inline]
 pub(crate) fn exists() -> bool {
-    if !HAS_MARK.get() {
-        return begin();
+    match STATE.get() {
+        State::HasMark => MARK.try_with(|_| ()).is_ok(),
+        State::New => begin(),
+        State::Ends => false,
     }
-    MARK.try_with(|_| ()).is_ok()
 }
 
 /// Makes the context of the thread, and then its mark.
@@ -35,9 +45,7 @@ pub(crate) fn exists() -> bool {
 fn begin() -> bool {
     // It fails in a thread that comes here first when it ends, and had a context before.
     let exists = catch_unwind(|| Context::map_current(|_| ())).is_ok();
-    if exists {
-        HAS_MARK.set(true);
-    }
+    STATE.set(if exists { State::HasMark } else { State::Ends });
     exists && MARK.try_with(|_| ()).is_ok()
 }
 
@@ -47,7 +55,13 @@ pub(crate) struct Attached(Option<ContextGuard>);
 /// Makes a context current on this thread.
 #[inline]
 pub(crate) fn attach(cx: &Context) -> Attached {
-    Attached(exists().then(|| cx.clone().attach()))
+    Attached(attach_here(cx))
+}
+
+/// The same, with a guard that must not be kept where the thread may end before it is dropped.
+#[inline]
+pub(crate) fn attach_here(cx: &Context) -> Option<ContextGuard> {
+    exists().then(|| cx.clone().attach())
 }
 
 impl Drop for Attached {

@@ -3,6 +3,9 @@
 use std::cell::{Cell, RefCell};
 
 use opentelemetry::KeyValue;
+use opentelemetry::trace::{SpanId, TraceContextExt};
+
+use crate::current;
 
 /// Attributes that hooks and the handler can put on the metrics of one request.
 const MAX_ATTRIBUTES: usize = 16;
@@ -12,10 +15,10 @@ const MAX_ATTRIBUTES: usize = 16;
 pub(crate) enum Running {
     /// None that is recorded.
     Nothing,
-    /// One whose handler has added nothing since it went on.
-    Request,
-    /// One whose handler has, to `ADDED`.
-    Added,
+    /// One with this span, whose handler has added nothing since it went on.
+    Request(SpanId),
+    /// One with this span, whose handler has, to `ADDED`.
+    Added(SpanId),
 }
 
 thread_local! {
@@ -25,14 +28,13 @@ thread_local! {
     static ADDED: RefCell<Vec<Vec<KeyValue>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has what the handler adds belong to another request, or to none that is recorded. Returns what
-/// ran before, for [`leave`].
+/// Has what the handler adds belong to the request of this span, or to none that is recorded. Returns
+/// what ran before, for [`leave`].
 #[inline]
-pub(crate) fn enter(recorded: bool) -> Running {
-    RUNNING.replace(if recorded {
-        Running::Request
-    } else {
-        Running::Nothing
+pub(crate) fn enter(span: Option<SpanId>) -> Running {
+    RUNNING.replace(match span {
+        Some(span) => Running::Request(span),
+        None => Running::Nothing,
     })
 }
 
@@ -41,17 +43,16 @@ pub(crate) fn enter(recorded: bool) -> Running {
 pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
     match RUNNING.replace(before) {
         // It fails where the thread is at its end, and has no request to run.
-        Running::Added => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
-        Running::Nothing | Running::Request => None,
+        Running::Added(_) => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
+        Running::Nothing | Running::Request(_) => None,
     }
 }
 
 /// Puts attributes on the metrics and the span of the request that runs on this thread.
 ///
 /// They are for what has few values, such as a plan or a region: each set of them is a series of
-/// its own. A value is cut to 64 bytes, a request takes 16 attributes, those of
-/// hooks included, and past 64
-/// values of one key, values become `_OTHER`.
+/// its own. A request takes 16 attributes, those of hooks included. On metrics a value is cut to 64
+/// bytes, and past 64 values of one key, values become `_OTHER`.
 ///
 /// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
 ///
@@ -63,21 +64,28 @@ pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
 pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
     // Collected first: the caller's iterator may come back here, or panic.
     let attributes: Vec<_> = attributes.into_iter().take(MAX_ATTRIBUTES).collect();
-    let running = RUNNING.get();
-    if running == Running::Nothing {
-        return;
-    }
+    let span = match RUNNING.get() {
+        Running::Nothing => return,
+        Running::Request(span) => {
+            let began = ADDED.try_with(|cell| cell.borrow_mut().push(Vec::new()));
+            if began.is_err() {
+                return;
+            }
+            RUNNING.set(Running::Added(span));
+            span
+        }
+        Running::Added(span) => span,
+    };
+    current::map(|cx| {
+        // Written at once where that can be done: what is set later holds.
+        if cx.span().span_context().span_id() == span {
+            cx.span().set_attributes(attributes.iter().cloned());
+        }
+    });
     let _ = ADDED.try_with(|cell| {
-        let mut all = cell.borrow_mut();
-        if running == Running::Request {
-            all.push(Vec::new());
+        if let Some(added) = cell.borrow_mut().last_mut() {
+            attributes.into_iter().for_each(|one| put(added, one));
         }
-        let added = all.last_mut()?;
-        for attribute in attributes {
-            put(added, attribute);
-        }
-        RUNNING.set(Running::Added);
-        Some(())
     });
 }
 

@@ -20,6 +20,7 @@ use crate::handler_attributes;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
 use crate::providers::MakeTracer;
 use crate::request_body::Received;
+use crate::room::{Room, SDK_SERIES};
 use crate::semconv::http::{Scheme, Server, split_authority};
 use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
 
@@ -79,9 +80,11 @@ impl RequestAttributes {
 
     /// Adds an attribute with few values to the metrics of the request, and to its span.
     ///
-    /// One with the same key takes its place. A request has 16 of them at most. A value is cut to 64
-    /// bytes, and past 64 values of one key, values become `_OTHER`.
+    /// One with the same key takes its place. A request has 16 of them at most. On metrics a value is
+    /// cut to 64 bytes, and past 64 values of one key, values become `_OTHER`. Keys that the layer has
+    /// on its metrics itself keep the layer's values there.
     pub fn add_to_metrics(&mut self, attribute: KeyValue) {
+        self.add_to_span(attribute.clone());
         handler_attributes::put(&mut self.metric, attribute);
     }
 }
@@ -94,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) side: Side,
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    /// Room in the instruments of these meters, which the clones of a layer share.
+    pub(crate) room: Option<Arc<Room>>,
     /// Those of `init`, else those of the W3C, where none are named.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
@@ -184,6 +189,7 @@ impl Default for Options {
             side: Side::default(),
             tracers: None,
             meters: None,
+            room: None,
             propagators: None,
             filter: None,
             span_name: None,
@@ -212,6 +218,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Sets where metrics go.
+    pub(crate) fn set_meters(&mut self, meters: Arc<dyn MeterProvider + Send + Sync>) {
+        self.meters = Some(meters);
+        self.room = Some(Room::new(SDK_SERIES));
+    }
+
     /// Declares the gRPC methods of a `FileDescriptorSet`, besides those that are declared already.
     pub(crate) fn add_grpc_descriptors(&mut self, set: &[u8]) {
         match semconv::grpc_methods(set) {

@@ -405,15 +405,19 @@ where
         let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
         builder.start_time = Some(new.start_time);
         builder.links = Some(new.links).filter(|links| !links.is_empty());
-        let attributes =
+        let mut attributes =
             NewSpan::all_attributes(new.request.as_ref(), new.overrides_request, new.attributes);
+        // An SDK cannot replace what a span starts with, so that it starts with what samplers are to see.
+        let later = attributes
+            .extract_if(.., |one| !semconv::is_for_samplers(one.key.as_str()))
+            .collect();
         let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
         let span = self.0.build_with_context(builder, parent);
         let parent = &*propagation::begun(parent, span.span_context());
         if span.is_recording() {
             return Started {
-                cx: parent.with_span(UniqueSpan::new(span, keys)),
+                cx: parent.with_span(UniqueSpan::new(span, keys, later)),
                 recording: true,
             };
         }

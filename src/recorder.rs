@@ -141,13 +141,19 @@ impl Recorder {
         } else {
             known.iter().filter_map(|method| intern(method)).collect()
         };
+        let room = match (&options.room, generations::process()) {
+            (Some(room), _) => room.clone(),
+            // Of OpenTelemetry's global meters, or those of `init`.
+            (None, Some(process)) => process.room(options.side),
+            (None, None) => providers.room(options.side),
+        };
         let instruments = Instruments::new(
             options.side,
             &providers.meter(),
             &options.metrics,
             known.into_iter(),
             &options.grpc_methods,
-            providers.room(options.side),
+            room,
         );
         Self {
             tracer: providers.tracer(),

@@ -152,6 +152,9 @@ impl TelemetryLayer {
     /// With the feature `init` it must be one of `opentelemetry_sdk`: others need not have bound
     /// instruments, which are used then.
     ///
+    /// An SDK keeps a bounded number of series of an instrument. The layer divides them among its
+    /// routes; clones of the layer share them. Make the layers of one provider as clones of one layer.
+    ///
     /// ```
     /// use opentelemetry_sdk::metrics::SdkMeterProvider;
     /// use tower_telemetry::TelemetryLayer;
@@ -163,7 +166,7 @@ impl TelemetryLayer {
     where
         P: MeterProvider + Send + Sync + 'static,
     {
-        self.with(|options| options.meters = Some(bound::of_type(provider)))
+        self.with(|options| options.set_meters(bound::of_type(provider)))
     }
 
     /// Reads the context of requests with `propagator`, in place of W3C Trace Context and Baggage,

@@ -12,6 +12,9 @@ use opentelemetry::{Key, KeyValue};
 
 use crate::unique;
 
+/// Attributes that are kept until the end, at most: more than an SDK keeps by default.
+const MAX_ATTRIBUTES: usize = 512;
+
 /// A span that gives its inner span each key once.
 #[derive(Debug)]
 pub(crate) struct UniqueSpan<S: Span> {
@@ -23,12 +26,12 @@ pub(crate) struct UniqueSpan<S: Span> {
 }
 
 impl<S: Span> UniqueSpan<S> {
-    /// Wraps a span that was started with attributes of these keys.
-    pub(crate) fn new(inner: S, keys: Vec<Key>) -> Self {
+    /// Wraps a span that was started with attributes of these keys, and has these besides.
+    pub(crate) fn new(inner: S, keys: Vec<Key>, attributes: Vec<KeyValue>) -> Self {
         Self {
             inner,
             keys,
-            attributes: Vec::new(),
+            attributes,
         }
     }
 
@@ -72,7 +75,13 @@ impl<S: Span> Span for UniqueSpan<S> {
         match unique::find(&mut self.attributes, &attribute.key) {
             Some(before) if !is_by_crate => *before = attribute,
             Some(_) => {}
-            None => self.attributes.push(attribute),
+            None => {
+                self.attributes.push(attribute);
+                if self.attributes.len() >= MAX_ATTRIBUTES {
+                    // The SDK counts those that are above its limit.
+                    self.write_attributes();
+                }
+            }
         }
     }
 
@@ -112,7 +121,7 @@ fn warn_of_final_value(key: &Key) {
         tracing::warn!(
             attribute = key.as_str(),
             "a span keeps the first value of an attribute that it has had from its start, because \
-             its tracer provider is not the one of `init`; set such an attribute in a hook of the layer"
+             the layer was given its tracer provider; set such an attribute in a hook of the layer"
         );
     }
 }

@@ -13,10 +13,10 @@ use std::mem;
 use bytes::Buf;
 use http::response;
 use http_body::Frame;
-use opentelemetry::Context;
-use opentelemetry::trace::TraceContextExt;
+use opentelemetry::trace::{SpanId, TraceContextExt};
+use opentelemetry::{Context, ContextGuard};
 
-use crate::current::{self, Attached};
+use crate::current;
 use crate::handler_attributes::{self, Running};
 use crate::semconv::Side;
 use crate::unique;
@@ -31,6 +31,8 @@ pub(crate) struct ActiveRequest(Option<Box<Carried>>);
 struct Carried {
     /// Current whenever code of the service runs for this request.
     cx: Context,
+    /// The id of its span.
+    span_id: SpanId,
     /// `None` where the request is not recorded, and once it has ended.
     recording: Option<Recording>,
     /// Whether the attributes that handler code adds are those of another request.
@@ -48,6 +50,7 @@ impl Carried {
     #[inline]
     fn new(cx: Context, recording: Option<Recording>, transparent: bool) -> Box<Self> {
         Box::new(Self {
+            span_id: cx.span().span_context().span_id(),
             cx,
             recording,
             transparent,
@@ -93,10 +96,10 @@ impl ActiveRequest {
     #[inline]
     pub(crate) fn enter(&mut self) -> Option<Entered<'_>> {
         let carried = self.0.as_deref_mut()?;
-        let outer =
-            (!carried.transparent).then(|| handler_attributes::enter(carried.recording.is_some()));
+        let span = carried.recording.is_some().then_some(carried.span_id);
+        let outer = (!carried.transparent).then(|| handler_attributes::enter(span));
         Some(Entered {
-            _attached: current::attach(&carried.cx),
+            _attached: current::attach_here(&carried.cx),
             carried,
             outer,
             was_panicking: std::thread::panicking(),
@@ -186,7 +189,10 @@ impl ActiveRequest {
                 *remaining = remaining.saturating_sub(length);
             }
         }
-        let is_all_sent = carried.remaining == Some(0) && !recording.awaits_trailers();
+        // An HTTP/1 server need not poll once more; over HTTP/2 an error may still follow.
+        let is_all_sent = carried.remaining == Some(0)
+            && !recording.awaits_trailers()
+            && recording.ends_with_last_byte();
         if is_all_sent || is_end_stream || frame.is_trailers() {
             carried.complete();
         }
@@ -247,7 +253,16 @@ impl Drop for Carried {
     fn drop(&mut self) {
         // Also where a panic is the reason: one that is the request's own has passed through its
         // `Entered`, and has ended it.
-        self.end(Outcome::Cancelled);
+        let is_whole = self.remaining == Some(0)
+            && self
+                .recording
+                .as_ref()
+                .is_some_and(|one| !one.awaits_trailers());
+        self.end(if is_whole {
+            Outcome::Complete
+        } else {
+            Outcome::Cancelled
+        });
     }
 }
 
@@ -257,7 +272,7 @@ pub(crate) struct Entered<'a> {
     /// `None` where the handler's attributes are not those of this request.
     outer: Option<Running>,
     was_panicking: bool,
-    _attached: Attached,
+    _attached: Option<ContextGuard>,
 }
 
 impl Drop for Entered<'_> {

@@ -114,6 +114,14 @@ impl Recording {
         !has_body
     }
 
+    /// Whether nothing of the response can follow the last byte of its body.
+    #[inline]
+    pub(super) fn ends_with_last_byte(&self) -> bool {
+        self.http
+            .version
+            .is_none_or(|version| version < Version::HTTP_2)
+    }
+
     /// Whether the request is one whose trailers say how it ended.
     #[inline]
     pub(super) fn awaits_trailers(&self) -> bool {
@@ -251,16 +259,16 @@ impl Recording {
         };
         let status = self.status.filter(|status| is_defined(*status));
         let span = cx.span();
-        let set_given = |attribute| {
+        let mut set = |attribute| {
             if self.span {
-                span.set_attribute(attribute);
+                unique::by_crate(|| span.set_attribute(attribute));
             }
         };
-        let mut set = |attribute| unique::by_crate(|| set_given(attribute));
         let mut extra = mem::take(&mut self.extra);
         if !extra.is_empty() {
-            extra = instruments.fit(extra, set_given);
-            extra.iter().cloned().for_each(set_given);
+            // The span has most of them already, from where they were given.
+            extra.iter().cloned().for_each(&mut set);
+            extra = instruments.fit(extra);
         }
         let error = match &self.call {
             Some(call) => {
@@ -312,7 +320,7 @@ impl Recording {
                     extra,
                 };
                 instruments.record_http(route, &key, &measured);
-                if let Some(status) = self.status {
+                if let (true, Some(status)) = (self.span, self.status) {
                     set(status_attribute(status));
                 }
                 error

@@ -61,7 +61,8 @@ pub(crate) struct Route {
     pub(super) method_index: usize,
     /// Active requests, on the side of the client.
     pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
-    pub(super) series: SeriesSet<SeriesKey>,
+    /// `None` where the route is not kept.
+    pub(super) series: Option<SeriesSet<SeriesKey>>,
 }
 
 /// The room of each route. The methods of a route share it, because a client can choose among them.
@@ -163,7 +164,11 @@ impl MethodEntry {
             let room = rooms.of(Some(route));
             let made = Route::new(self.index, self.method, Some(route), room);
             match self.routes.insert(route.to_owned(), made) {
-                Inserted::Full(made) => RouteRef::Own(Box::new(made)),
+                // What is not kept takes no room for series: it would do so with each request.
+                Inserted::Full(made) => RouteRef::Own(Box::new(Route {
+                    series: None,
+                    ..made
+                })),
                 _ => find().unwrap_or(RouteRef::Unmatched(self.index)),
             }
         })
@@ -224,7 +229,7 @@ impl Route {
             peer: None,
             method_index,
             active: OnceLock::new(),
-            series: SeriesSet::new(room),
+            series: Some(SeriesSet::new(room)),
         }
     }
 

@@ -256,7 +256,10 @@ impl Instruments {
     pub(crate) fn record_http(&self, route: &Route, key: &SeriesKey, measured: &Measured) {
         let bind = || self.bind_http(route, key);
         let bind_overflow = || self.bind_http_overflow(route, key.counted);
-        route.series.record(key, measured, bind, bind_overflow);
+        match &route.series {
+            Some(series) => series.record(key, measured, bind, bind_overflow),
+            None => bind().record(measured),
+        }
     }
 
     /// Records a gRPC call that ended, to the server of `route`.
@@ -275,13 +278,18 @@ impl Instruments {
         let make = || {
             let host = peer.as_ref().map_or("", |peer| &*peer.host);
             let method = method.unwrap_or_default();
-            SeriesSet::new(self.rooms.of(Some(&format!("{host}/{method}"))))
+            SeriesSet::new(self.rooms.of(Some(&format!("{host} grpc {method}"))))
         };
         let bind = || self.bind_call(&entry, key);
         let bind_overflow = || self.bind_call_overflow(&entry);
-        match self.calls.get_or_insert_with(&entry, make) {
-            Ok(series) => series.record(key, measured, bind, bind_overflow),
-            Err(series) => series.record(key, measured, bind, bind_overflow),
+        match self.calls.get(&entry) {
+            Some(series) => series.record(key, measured, bind, bind_overflow),
+            // What is not kept takes no room: it would do so with each call.
+            None if self.calls.is_full() => bind().record(measured),
+            None => match self.calls.get_or_insert_with(&entry, make) {
+                Ok(series) => series.record(key, measured, bind, bind_overflow),
+                Err(_) => bind().record(measured),
+            },
         }
     }
 
@@ -304,17 +312,12 @@ impl Instruments {
     }
 
     /// Makes the attributes of hooks and handlers fit for metrics. Those that the layer has itself on a
-    /// metric cannot be replaced there: they are given to `refuse`.
-    pub(crate) fn fit(
-        &self,
-        attributes: Vec<KeyValue>,
-        mut refuse: impl FnMut(KeyValue),
-    ) -> Vec<KeyValue> {
+    /// metric cannot be replaced there, and are left out.
+    pub(crate) fn fit(&self, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
         let mut fit = Vec::with_capacity(attributes.len());
         for attribute in attributes {
             if semconv::is_metric_key(self.side, attribute.key.as_str()) {
                 self.warn_of_own_key(&attribute.key);
-                refuse(attribute);
             } else {
                 fit.extend(self.bounded(attribute));
             }
@@ -328,8 +331,7 @@ impl Instruments {
         if !self.own_key.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 attribute = key.as_str(),
-                "the layer has this attribute on its metrics itself, and keeps its own value there; \
-                 the span has the one that was given"
+                "the layer has this attribute on its metrics itself, and keeps its own value there"
             );
         }
     }

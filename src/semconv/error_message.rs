@@ -30,6 +30,9 @@ pub(crate) fn message<'a>(
         let (text, is_cut) = beginning(error);
         let mut redacted = String::new();
         Urls { sensitive, is_cut }.redact(&text, 0, &mut redacted);
+        if let Some(sensitive) = sensitive {
+            redacted = redact_parameters(&redacted, sensitive);
+        }
         if redacted.is_empty() || contains(&message, &redacted) {
             continue;
         }
@@ -122,8 +125,7 @@ impl Urls<'_> {
         }
         let authority = &url[..authority.unwrap_or(url.len())];
         let user = match authority.rfind('@') {
-            // A password in which nothing is encoded.
-            None if !has_port_or_none(authority) => url.rfind('@'),
+            None => end_of_password(url, authority),
             user => user,
         };
         let url = match user {
@@ -156,6 +158,91 @@ impl Urls<'_> {
     }
 }
 
+/// Where the `@` is behind a password in which nothing is encoded, so that it seems to end the authority.
+fn end_of_password(url: &str, authority: &str) -> Option<usize> {
+    if !has_port_or_none(authority) {
+        return url.rfind('@');
+    }
+    if !authority.contains(':') {
+        return None;
+    }
+    // Behind what may be a port. In a path, `/@scope` is a name.
+    let behind = &url[authority.len()..];
+    let at = match behind.as_bytes().first() {
+        Some(b'?' | b'#') => behind.rfind('@'),
+        _ => {
+            let path = behind.split(['?', '#']).next().unwrap_or(behind);
+            path.rfind('@').filter(|at| !path[..*at].ends_with('/'))
+        }
+    };
+    at.map(|at| authority.len() + at)
+}
+
+/// Replaces the values of sensitive parameters wherever they are in a text: without a URL, separated in
+/// another way, or percent-encoded.
+fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
+    const ENCODED: [&str; 2] = ["%3D", "%3d"];
+    let mut redacted = String::with_capacity(text.len());
+    let mut rest = text;
+    loop {
+        let signs = ["=", ENCODED[0], ENCODED[1]];
+        let sign = signs
+            .into_iter()
+            .filter_map(|sign| Some((rest.find(sign)?, sign)))
+            .min();
+        let Some((at, sign)) = sign else {
+            redacted.push_str(rest);
+            return redacted;
+        };
+        let (before, value) = rest.split_at(at + sign.len());
+        redacted.push_str(before);
+        rest = value;
+        if sensitive.has(name_at_end(&before[..at])) {
+            let end = value.find(is_after_value).unwrap_or(value.len());
+            let end = ["%26", "%23"]
+                .into_iter()
+                .filter_map(|encoded| value.find(encoded))
+                .fold(end, usize::min);
+            let is_done = &value[..end] == REDACTED;
+            redacted.push_str(REDACTED);
+            // What is behind it is prose, unless a quote is part of the value.
+            let quoted = value[end..].starts_with('\'')
+                && value[end + 1..].starts_with(char::is_alphanumeric);
+            rest = if is_done && quoted {
+                let more = &value[end..];
+                &more[more.find([' ', '&', '"']).unwrap_or(more.len())..]
+            } else {
+                &value[end..]
+            };
+        }
+    }
+}
+
+/// The name of a parameter before its sign.
+fn name_at_end(text: &str) -> &str {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
+    let start = text.rfind(|c| !is_of_name(c)).map_or(0, |at| at + 1);
+    let name = text.get(start..).unwrap_or_default();
+    // Of an encoded `?` or `&`, two digits are left.
+    let is_encoded = text
+        .get(..start)
+        .is_some_and(|before| before.ends_with('%'));
+    let name = if is_encoded {
+        name.get(2..)
+    } else {
+        Some(name)
+    };
+    name.unwrap_or_default()
+}
+
+fn is_after_value(c: char) -> bool {
+    is_after_url(c)
+        || matches!(
+            c,
+            '&' | ';' | '<' | '>' | '#' | '\\' | ')' | ']' | '}' | ','
+        )
+}
+
 fn is_after_url(c: char) -> bool {
     c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`')
 }
@@ -181,6 +268,39 @@ mod tests {
             [&text as &dyn Display],
             Some(&SensitiveParameters::default()),
         )
+    }
+
+    #[test]
+    fn secrets_are_redacted_in_odd_shapes_too() {
+        for text in [
+            "postgres://user:12/CANARY@host/db: refused",
+            "postgres://user:9?CANARY@host/db",
+            r"https:\/\/a\/?sig=CANARY",
+            "redirect to https%3A%2F%2Fa%2F%3Fsig%3DCANARY",
+            "http://a/?next=https%3A%2F%2Fb%2F%3Fx%26sig%3DCANARY%26y",
+            "/v1/blob?sig=CANARY refused",
+            "host/c?sv=1&sig=CANARY",
+            "https://a/?x=1&amp;sig=CANARY",
+            "https://a/?x=1;sig=CANARY",
+            "https://a/?x=b?sig=CANARY",
+            "http://a/?sig=ab'CANARY",
+            "(sig=CANARY)",
+            "X-Amz-Signature=CANARY",
+        ] {
+            let found = redacted(text);
+            assert!(
+                !found.contains("CANARY") && found.contains("REDACTED"),
+                "{found}"
+            );
+        }
+        for text in [
+            "http://host:8080/@scope/package",
+            "https://unpkg.com/@scope/package",
+            "design=1 and signature: 2",
+            "x=1&y=2",
+        ] {
+            assert_eq!(redacted(text), text);
+        }
     }
 
     #[test]

@@ -81,6 +81,9 @@ const MESSAGES: [(&str, &str); 4] = [
     ),
 ];
 
+/// The beginning of the message of a look-up by the standard library, whose errors have no kind.
+const LOOKUP: &str = "failed to lookup address information";
+
 /// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
@@ -135,11 +138,14 @@ fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str
         io::ErrorKind::TimedOut => Some(TIMEOUT),
         io::ErrorKind::ConnectionRefused => Some(CONNECTION_REFUSED),
         io::ErrorKind::ConnectionReset => Some(CONNECTION_RESET),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => Some(CONNECTION_CLOSED),
+        io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => Some(CONNECTION_CLOSED),
         // TLS libraries put their own error into one of these.
         io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
         io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
         io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
+        _ if beginning(error).0.starts_with(LOOKUP) => Some(DNS),
         _ => None,
     }
 }

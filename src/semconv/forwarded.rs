@@ -65,13 +65,17 @@ impl<'a> Forwarded<'a> {
 
     fn read(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
         use ForwardedHeader::{Forwarded, XForwardedFor, XForwardedHost, XForwardedProto};
-        let element = |header, name: &HeaderName| {
-            let is_read = proxies.headers.contains(&header);
-            is_read.then(|| element(headers, name, proxies.count))?
+        let is_read = |header| proxies.headers.contains(&header);
+        let of = |header, name| {
+            let name = HeaderName::from_static(name);
+            is_read(header).then(|| element(headers, &name, proxies.count))?
         };
-        let of = |header, name| element(header, &HeaderName::from_static(name));
-        let forwarded = element(Forwarded, &FORWARDED);
-        let forwarded = forwarded.map(Self::parse).unwrap_or_default();
+        let forwarded = if is_read(Forwarded) {
+            let element = quoted_element(headers, &FORWARDED, proxies.count);
+            element.map(Self::parse).unwrap_or_default()
+        } else {
+            Self::default()
+        };
         Self {
             client: forwarded
                 .client
@@ -85,30 +89,111 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    /// One element of `Forwarded`: `for=..;proto=..;host=..`.
+    /// Reads one element of `Forwarded`: `for=..;proto=..;host=..`. A parameter that is there twice has
+    /// no value (RFC 7239, section 4).
     fn parse(element: &'a str) -> Self {
-        let mut forwarded = Self::default();
-        for pair in element.split(';') {
+        let (mut node, mut proto, mut host) = (One::None, One::None, One::None);
+        for pair in split_outside_quotes(element, b';') {
             let Some((name, value)) = pair.split_once('=') else {
                 continue;
             };
-            let value = value.trim();
-            // What needs quotes here, an IPv6 address or a port, has nothing in it to be escaped.
-            let quoted = value
-                .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'));
-            let value = quoted.unwrap_or(value);
             let name = name.trim();
             if name.eq_ignore_ascii_case("for") {
-                forwarded.client = address(value);
+                node.add(value);
             } else if name.eq_ignore_ascii_case("proto") {
-                forwarded.scheme = Scheme::parse(value);
+                proto.add(value);
             } else if name.eq_ignore_ascii_case("host") {
-                forwarded.authority = Some(value);
+                host.add(value);
             }
         }
-        forwarded
+        Self {
+            client: node.value().and_then(address),
+            scheme: proto.value().and_then(Scheme::parse),
+            // What is no part of a host was not written by a proxy that knows what it does.
+            authority: host
+                .value()
+                .filter(|host| !host.contains([',', ';', '=', '"', '\\', ' '])),
+        }
     }
+}
+
+/// The value of a parameter that may be there once.
+enum One<'a> {
+    None,
+    Value(&'a str),
+    Several,
+}
+
+impl<'a> One<'a> {
+    fn add(&mut self, value: &'a str) {
+        let value = value.trim();
+        let quoted = value
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
+        *self = match self {
+            Self::None => Self::Value(quoted.unwrap_or(value)),
+            Self::Value(_) | Self::Several => Self::Several,
+        };
+    }
+
+    fn value(&self) -> Option<&'a str> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::None | Self::Several => None,
+        }
+    }
+}
+
+/// The pieces of a text between separators that are in no quoted string (RFC 9110, 5.6.4).
+fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut quotes = Quotes::default();
+    text.split(move |c: char| {
+        let is_separator = !quotes.is_quoted && c == char::from(separator);
+        // Other characters change nothing.
+        quotes.read(u8::try_from(c).unwrap_or(b' '));
+        is_separator
+    })
+}
+
+/// Whether the text that was read so far ends in a quoted string.
+#[derive(Default)]
+struct Quotes {
+    is_quoted: bool,
+    is_escaped: bool,
+}
+
+impl Quotes {
+    fn read(&mut self, byte: u8) {
+        match byte {
+            _ if self.is_escaped => self.is_escaped = false,
+            b'\\' if self.is_quoted => self.is_escaped = true,
+            b'"' => self.is_quoted = !self.is_quoted,
+            _ => {}
+        }
+    }
+}
+
+/// The same as [`element`], of a list whose elements may have commas in quotes. A header with a quote that
+/// has no end has no elements: it may be the client that has begun it.
+fn quoted_element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option<&'a str> {
+    let mut first = None;
+    let mut left = hops;
+    for value in headers.get_all(name).iter().rev() {
+        let value = value.to_str().ok()?;
+        let mut quotes = Quotes::default();
+        value.bytes().for_each(|byte| quotes.read(byte));
+        if quotes.is_quoted {
+            return None;
+        }
+        let count = split_outside_quotes(value, b',').count();
+        let mut elements = split_outside_quotes(value, b',').map(str::trim);
+        if left <= count {
+            return elements.nth(count - left);
+        }
+        left -= count;
+        first = elements.next();
+    }
+    first
 }
 
 /// The element at `hops` from the end of a list that may span several headers; the first, where
@@ -273,6 +358,52 @@ mod tests {
         }
         let default = TrustedProxies::default();
         assert_eq!(default.headers, [ALL[1], ALL[2]]);
+    }
+
+    #[test]
+    fn what_a_client_writes_into_a_value_names_no_client() {
+        // A proxy that copies the client's `Host`, quoted as it must be, or not at all.
+        for (header, client, host) in [
+            (
+                "for=1.1.1.1;host=\"a,for=6.6.6.6;proto=https;host=evil;x=y\"",
+                Some("1.1.1.1"),
+                None,
+            ),
+            (
+                "for=1.1.1.1;host=\"a;for=6.6.6.6;b=c\"",
+                Some("1.1.1.1"),
+                None,
+            ),
+            (
+                "for=1.1.1.1;host=\"a\\\";for=6.6.6.6\"",
+                Some("1.1.1.1"),
+                None,
+            ),
+            ("for=1.1.1.1;host=a;for=6.6.6.6", None, Some("a")),
+            (
+                "host=\"a:8080\";for=\"[2001:db8::1]:1\"",
+                Some("2001:db8::1"),
+                Some("a:8080"),
+            ),
+            // A quote that the client has begun hides the element of the proxy, and names nobody.
+            ("for=\"6.6.6.6, for=1.1.1.1", None, None),
+            ("x=\", for=1.1.1.1;host=\"h\"", None, None),
+            ("for=6.6.6.6, for=1.1.1.1", Some("1.1.1.1"), None),
+        ] {
+            let mut map = HeaderMap::new();
+            map.insert(FORWARDED, header.parse().expect("a legal value"));
+            let proxies = TrustedProxies {
+                count: 1,
+                headers: ALL.to_vec(),
+            };
+            let found = Forwarded::of(&map, &proxies);
+            let expected = client.map(|client: &str| client.parse().expect("an address"));
+            assert_eq!(
+                (found.client, found.authority),
+                (expected, host),
+                "{header}"
+            );
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct WebFrames {
     /// Whether frames can no longer be told apart.
     is_lost: bool,
     has_message: bool,
+    /// Whether trailers were read to their end.
+    has_trailers: bool,
     status: Option<Vec<u8>>,
     message: Option<Vec<u8>>,
 }
@@ -80,6 +82,7 @@ impl WebFrames {
     fn end_frame(&mut self) {
         if self.head[0] == TRAILERS {
             self.end_line();
+            self.has_trailers = true;
         }
         self.head_length = 0;
     }
@@ -114,7 +117,7 @@ impl WebFrames {
 
     /// The `grpc-status` of the trailers, once they were read.
     pub(crate) fn status(&self) -> Option<&[u8]> {
-        self.status.as_deref()
+        self.status.as_deref().filter(|_| self.has_trailers)
     }
 
     /// Takes the `grpc-message` of the trailers, percent-encoded and bounded, once it was read.
@@ -192,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(status(&[&body]).as_deref(), expected, "{case}");
         }
-        let cut = frame(0x80, b"grpc-status:0");
+        let cut = frame(0x80, b"grpc-status:0\r\n");
         assert_eq!(status(&[&cut[..cut.len() - 1]]), None);
     }
 

@@ -8,10 +8,11 @@ use smallvec::SmallVec;
 use super::http::{MAX_METHOD, MAX_QUERY};
 use super::redact::{self, SensitiveParameters};
 use super::{
-    CLIENT_ADDRESS, ClientRequest, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
-    HTTP_REQUEST_RESEND_COUNT, HTTP_ROUTE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT,
-    NETWORK_PROTOCOL_VERSION, OTHER, SERVER_ADDRESS, SERVER_PORT, ServerRequest, URL_FULL,
-    URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL, truncate,
+    CLIENT_ADDRESS, ClientRequest, Fact, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, HTTP_ROUTE, NETWORK_PEER_ADDRESS,
+    NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, RPC_METHOD, RPC_SYSTEM_NAME,
+    SERVER_ADDRESS, SERVER_PORT, ServerRequest, URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME,
+    USER_AGENT_ORIGINAL, truncate,
 };
 
 /// Room for the text of most requests: what is longer has memory of its own.
@@ -37,6 +38,25 @@ pub(crate) fn is_request_key(key: &str) -> bool {
             | URL_SCHEME
             | USER_AGENT_ORIGINAL
     )
+}
+
+/// Whether a span should start with an attribute of this key, because a sampler may look at it
+/// (conventions of HTTP and RPC spans, "at span creation time").
+pub(crate) fn is_for_samplers(key: &str) -> bool {
+    matches!(
+        key,
+        CLIENT_ADDRESS
+            | HTTP_REQUEST_METHOD
+            | RPC_METHOD
+            | RPC_SYSTEM_NAME
+            | SERVER_ADDRESS
+            | SERVER_PORT
+            | URL_FULL
+            | URL_PATH
+            | URL_QUERY
+            | URL_SCHEME
+            | USER_AGENT_ORIGINAL
+    ) || key.starts_with(HTTP_REQUEST_HEADER)
 }
 
 /// What is kept of a request.

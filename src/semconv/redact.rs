@@ -95,6 +95,11 @@ impl SensitiveParameters {
         Self(Some(names))
     }
 
+    /// Whether a parameter of this name is sensitive.
+    pub(super) fn has(&self, name: &str) -> bool {
+        !name.is_empty() && self.contains(name)
+    }
+
     fn contains(&self, name: &str) -> bool {
         match &self.0 {
             Some(names) => names.iter().any(|one| one == name),

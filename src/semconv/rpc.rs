@@ -64,6 +64,12 @@ pub(crate) fn method(uri: &Uri) -> &str {
     super::redact::start(method, MAX_METHOD + 1)
 }
 
+/// The method at the end of a longer path.
+pub(crate) fn without_prefix(method: &str) -> Option<&str> {
+    let mut slashes = method.rmatch_indices('/').map(|(at, _)| at);
+    Some(&method[slashes.nth(1)? + 1..])
+}
+
 /// `rpc.method_original`, as an attribute.
 pub(crate) fn method_original(method: &str) -> KeyValue {
     KeyValue::new(

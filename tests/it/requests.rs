@@ -14,8 +14,8 @@ use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
     ForwardedHeader, TelemetryLayer, add_request_attributes, add_span_attributes, add_span_event,
-    attributes as list, bind_counter, increment_counter, record_histogram_value, set_gauge,
-    start_timer,
+    attributes as list, bind_counter, get_tracer, increment_counter, record_histogram_value,
+    set_gauge, start_timer,
 };
 
 use crate::support::{
@@ -532,7 +532,11 @@ async fn written(
     let request = get("/a").body(()).expect("a valid request");
     let response = service.oneshot(request).await.expect("it cannot fail");
     response.into_body().collect().await.expect("it is whole");
-    let span = telemetry.only_span().await;
+    let mut spans = telemetry.spans();
+    let span = spans.pop().expect("the request ends last");
+    if let Some(child) = spans.pop() {
+        assert_eq!(child.attributes, [KeyValue::new("a", 2)]);
+    }
     // The test's own maps refuse a key that is there twice.
     span_attributes(&span);
     (span.attributes, telemetry.point("http.requests").attributes)
@@ -603,6 +607,77 @@ async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_en
             ("http.response.status_code", "200"),
         ])
     );
+}
+
+#[tokio::test]
+async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_holds() {
+    fn request(value: i64) {
+        add_request_attributes([KeyValue::new("app.x", value)]);
+    }
+    fn span(value: i64) {
+        add_span_attributes([KeyValue::new("app.x", value)]);
+    }
+    type Handler = fn();
+    let handlers: [(&str, Handler); 4] = [
+        ("request, span", || {
+            request(1);
+            span(9);
+        }),
+        ("span, request", || {
+            span(1);
+            request(9);
+        }),
+        ("request, span, request", || {
+            request(1);
+            span(2);
+            request(9);
+        }),
+        ("nothing", || {}),
+    ];
+    for (case, handler) in handlers {
+        let (span, metric) = written(
+            |layer| {
+                layer.with_request_attributes(|_, attributes| {
+                    attributes.add_to_metrics(KeyValue::new("app.x", 0));
+                    attributes.add_to_metrics(KeyValue::new("hook.y", 1));
+                    attributes.add_to_span(KeyValue::new("hook.y", 2));
+                    attributes.add_to_span(KeyValue::new("hook.z", 3));
+                    attributes.add_to_metrics(KeyValue::new("hook.z", 4));
+                })
+            },
+            handler,
+        )
+        .await;
+        let expected = if case == "nothing" { "0" } else { "9" };
+        assert_eq!(value(&span, "app.x").as_deref(), Some(expected), "{case}");
+        assert_eq!(value(&span, "hook.y").as_deref(), Some("2"), "{case}");
+        assert_eq!(value(&span, "hook.z").as_deref(), Some("4"), "{case}");
+        assert_eq!((&*metric["hook.y"], &*metric["hook.z"]), ("1", "4"));
+    }
+    let (span, _) = written(
+        |layer| {
+            layer
+                .with_request_attributes(|_, attributes| {
+                    attributes.add_to_metrics(KeyValue::new("hook.y", 1));
+                })
+                .with_response_attributes(|_, attributes| {
+                    attributes.add_to_span(KeyValue::new("hook.y", 3));
+                })
+        },
+        || {
+            let span = get_tracer("test")
+                .span("child")
+                .with_attributes(list! { "a" => 1 });
+            span.run(|| {
+                add_span_attributes(list! { "a" => 2 });
+                // That of the request, and not of the span below it.
+                request(5);
+            });
+        },
+    )
+    .await;
+    assert_eq!(value(&span, "hook.y").as_deref(), Some("3"));
+    assert_eq!(value(&span, "app.x").as_deref(), Some("5"));
 }
 
 #[tokio::test]
