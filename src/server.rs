@@ -588,6 +588,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     request
 }
 
+#[inline]
 fn start_with(
     recorder: &ByLane<Recorder>,
     head: &mut request::Parts,

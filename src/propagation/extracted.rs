@@ -32,6 +32,7 @@ impl Extracted {
     }
 
     /// Takes the span that a form names, in place of the span of an earlier form.
+    #[inline]
     pub(super) fn name(
         &mut self,
         span_context: SpanContext,
@@ -87,6 +88,7 @@ impl Extracted {
     }
 
     /// Returns the span that is current here, such as the span of an outer layer.
+    #[inline]
     pub(crate) fn local() -> Option<Self> {
         current::map(|cx| {
             let span = cx.span();

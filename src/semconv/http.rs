@@ -145,9 +145,11 @@ pub(crate) fn original_uri(request: &Parts) -> Option<&Uri> {
     #[cfg(feature = "axum")]
     {
         let original = request.extensions.get::<axum::extract::OriginalUri>();
-        original
-            .map(|original| &original.0)
-            .filter(|original| original.path() != request.uri.path())
+        original.map(|original| &original.0).filter(|original| {
+            let (original, routed) = (original.path(), request.uri.path());
+            // Without a prefix they share their text, which then need not be compared.
+            !std::ptr::eq(original, routed) && original != routed
+        })
     }
     #[cfg(not(feature = "axum"))]
     {
