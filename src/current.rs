@@ -16,7 +16,7 @@ impl Drop for Mark {
     fn drop(&mut self) {}
 }
 
-/// What is known of a thread.
+/// The state of a thread.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     New,

@@ -45,7 +45,7 @@ impl Default for TrustedProxies {
     }
 }
 
-/// What the outermost trusted proxy says of the client.
+/// The client, as the outermost trusted proxy names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Forwarded<'a> {
     pub(super) client: Option<IpAddr>,
@@ -109,7 +109,7 @@ impl<'a> Forwarded<'a> {
         Self {
             client: node.value().and_then(address),
             scheme: proto.value().and_then(Scheme::parse),
-            // What is no part of a host was not written by a proxy that knows what it does.
+            // A host has none of these characters: the client has written them.
             authority: host
                 .value()
                 .filter(|host| !host.contains([',', ';', '=', '"', '\\', ' '])),

@@ -21,7 +21,7 @@ pub(crate) struct WebFrames {
     head: [u8; 5],
     /// How much of the head is there.
     head_length: usize,
-    /// What is left of the frame, once its head is complete.
+    /// The bytes that are left of the frame, once its head is complete.
     left: usize,
     /// The line of trailers that has begun.
     line: Vec<u8>,

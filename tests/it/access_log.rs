@@ -156,3 +156,34 @@ fn level_threshold_and_filter_choose_lines_and_levels() {
     }
     assert!(lines(None, &["/ok"]).is_empty(), "none by default");
 }
+
+#[test]
+fn a_grpc_call_has_the_name_of_its_status() {
+    let written = Lines::default();
+    let writer = written.clone();
+    let layer = fmt::layer()
+        .fmt_fields(JsonFields::new())
+        .event_format(LogFormat::json(fmt::format().json()))
+        .with_writer(move || writer.clone());
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let telemetry = TestTelemetry::new();
+    let layer = telemetry
+        .layer()
+        .with_grpc_methods(["a.B/C"])
+        .with_access_log(AccessLog::new());
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        let response = Response::builder().header("grpc-status", "5");
+        let response = response.body(Full::<Bytes>::default());
+        Ok::<_, Infallible>(response.expect("it is valid"))
+    }));
+    let request = Request::post("/a.B/C").header("content-type", "application/grpc");
+    let request = request.body(()).expect("it is valid");
+    tracing::subscriber::with_default(subscriber, || {
+        drop(block_on(service.oneshot(request)));
+    });
+    let text = String::from_utf8(written.0.lock().expect("not poisoned").clone());
+    let line: Value = serde_json::from_str(&text.expect("it is text")).expect("it is one line");
+    assert_eq!(line["target"], "tower_telemetry::access");
+    assert_eq!(line["fields"]["rpc.status_code"], "NOT_FOUND");
+    assert_eq!(line["fields"]["http.response.status_code"], 200);
+}

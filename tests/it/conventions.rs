@@ -214,7 +214,7 @@ async fn every_name_is_one_of_the_conventions_and_none_is_deprecated() {
                 .flat_map(|point| point.attributes.into_keys()),
         );
     }
-    // What the test is about is among them.
+    // The list is not empty by mistake.
     for name in [
         "client.address",
         "code.function.name",

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::process::Process;
-use crate::support::receiver::{Receiver, attributes_of};
+use crate::support::receiver::{Fault, Receiver, attributes_of};
 use crate::support::{TRACE_ID, TRACEPARENT, eventually, send};
 
 async fn get(server: &Process, path: &str) -> Response<Bytes> {
@@ -629,4 +629,45 @@ async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
     let (traces, lines) = tree();
     assert_eq!(lines, expected);
     assert_eq!(traces, 1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_no_logs_is_told_of_once_with_what_to_set() {
+    let receiver = Receiver::start();
+    let without_logs = Receiver::start_with(Fault::Status(404, None));
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint()),
+            (
+                "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+                &format!("{}/v1/logs", without_logs.endpoint()),
+            ),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_BLRP_SCHEDULE_DELAY", "10"),
+        ],
+    );
+    // Until several messages were refused.
+    eventually("logs are sent again and again", || {
+        without_logs.arrivals().len() >= 1
+    })
+    .await;
+    for _ in 0..4 {
+        let before = without_logs.arrivals().len();
+        get(&server, "/users/42").await;
+        eventually("a log line is sent", || {
+            without_logs.arrivals().len() > before
+        })
+        .await;
+    }
+    server.terminate();
+    assert!(server.wait().success());
+    let lines = server.lines();
+    let told = lines
+        .iter()
+        .filter(|line| line.contains("OTEL_LOGS_EXPORTER=none"));
+    assert_eq!(told.count(), 1, "{lines:#?}");
+    // The other signals are not touched.
+    assert_eq!(receiver.received().spans().len(), 4 * 3);
 }

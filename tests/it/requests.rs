@@ -670,7 +670,7 @@ async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_hold
                 .with_attributes(list! { "a" => 1 });
             span.run(|| {
                 add_span_attributes(list! { "a" => 2 });
-                // That of the request, and not of the span below it.
+                // It goes to the request, and not to the span below it.
                 request(5);
             });
         },
