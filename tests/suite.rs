@@ -52,7 +52,7 @@ async fn serve(
     let received = receiver.received();
     let mut spans: Vec<_> = received.spans().into_iter().map(|span| span.name).collect();
     spans.sort_unstable();
-    let mut expected = vec!["GET".to_owned(), name.to_owned()].repeat(3);
+    let mut expected = ["GET", name].repeat(3);
     expected.sort_unstable();
     assert_eq!(spans, expected);
     assert!(received.metric("suite.requests").is_some(), "{name}");

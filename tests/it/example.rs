@@ -650,7 +650,7 @@ async fn a_receiver_that_takes_no_logs_is_told_of_once_with_what_to_set() {
     );
     // Until several messages were refused.
     eventually("logs are sent again and again", || {
-        without_logs.arrivals().len() >= 1
+        !without_logs.arrivals().is_empty()
     })
     .await;
     for _ in 0..4 {
