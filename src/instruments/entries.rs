@@ -86,6 +86,13 @@ impl Rooms {
         let Some(route) = route else {
             return self.unmatched.clone();
         };
+        if let Some(room) = self.by_route.get(route) {
+            return room.clone();
+        }
+        if self.by_route.is_full() {
+            // What is not kept takes no room: it would do so with each request.
+            return self.unmatched.clone();
+        }
         let make = || self.room.route();
         match self.by_route.get_or_insert_with(route, make) {
             Ok(room) => room.clone(),
