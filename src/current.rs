@@ -13,7 +13,9 @@ use opentelemetry::{Context, ContextGuard};
 struct Mark;
 
 impl Drop for Mark {
-    fn drop(&mut self) {}
+    fn drop(&mut self) {
+        STATE.set(State::Ends);
+    }
 }
 
 /// The state of a thread.
@@ -21,7 +23,7 @@ impl Drop for Mark {
 enum State {
     New,
     HasMark,
-    /// It has come here first when its context was destroyed already.
+    /// Its context is destroyed, or soon will be.
     Ends,
 }
 
@@ -34,7 +36,7 @@ thread_local! {
 #[inline]
 pub(crate) fn exists() -> bool {
     match STATE.get() {
-        State::HasMark => MARK.try_with(|_| ()).is_ok(),
+        State::HasMark => true,
         State::New => begin(),
         State::Ends => false,
     }
@@ -45,8 +47,9 @@ pub(crate) fn exists() -> bool {
 fn begin() -> bool {
     // It fails in a thread that comes here first when it ends, and had a context before.
     let exists = catch_unwind(|| Context::map_current(|_| ())).is_ok();
+    let exists = exists && MARK.try_with(|_| ()).is_ok();
     STATE.set(if exists { State::HasMark } else { State::Ends });
-    exists && MARK.try_with(|_| ()).is_ok()
+    exists
 }
 
 /// A context that is current until this is dropped; nothing, where the thread has none.

@@ -155,7 +155,11 @@ impl Extracted {
             links.push(Link::with_context(whole(remote, self.state.as_deref())));
         }
         let names_span = self.span_context.is_some();
-        let local = options.outer_span.then(Extracted::local).flatten();
+        let local = if options.outer_span {
+            Extracted::local()
+        } else {
+            None
+        };
         let trace_id = |one: &Extracted| one.span_context.as_ref().map(SpanContext::trace_id);
         match local {
             // An outer layer continues the trace that the request names.

@@ -90,12 +90,19 @@ impl Extracted {
     /// Returns the span that is current here, such as the span of an outer layer.
     #[inline]
     pub(crate) fn local() -> Option<Self> {
+        let is_local = |span: &SpanContext| span.is_valid() && !span.is_remote();
+        // Most requests find none, and this moves nothing.
+        if current::map(|cx| is_local(cx.span().span_context())) {
+            Self::of_current()
+        } else {
+            None
+        }
+    }
+
+    fn of_current() -> Option<Self> {
         current::map(|cx| {
             let span = cx.span();
             let local = span.span_context();
-            if !local.is_valid() || local.is_remote() {
-                return None;
-            }
             let beside = Beside::of(cx, Some(local));
             let state = beside.and_then(|beside| beside.shared_state(local));
             Some(Self {
