@@ -18,7 +18,7 @@ const MAX_PATH: usize = 1024;
 
 type Filter = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
-/// What a layer logs of each request, see
+/// The log line of each request, see
 /// [`TelemetryLayer::with_access_log`](crate::TelemetryLayer::with_access_log).
 ///
 /// One event of `tracing` with the target `tower_telemetry::access`, written when the request ends,
@@ -86,7 +86,7 @@ impl AccessLog {
         self
     }
 
-    /// What is kept of a request until it ends; `None` where it is not logged.
+    /// Keeps what the line needs until the request ends; `None` where it is not logged.
     pub(crate) fn begin(&self, request: &Parts) -> Option<Box<Entry>> {
         let is_wanted = |filter: &Filter| catch_unwind(AssertUnwindSafe(|| filter(request)));
         let is_wanted = self.filter.as_ref().is_none_or(|filter| {

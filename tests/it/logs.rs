@@ -57,6 +57,8 @@ fn scoped(receiver: &Receiver) -> Vec<Scoped> {
         let with_name = |record: &LogRecord| (name.clone(), record.clone());
         records.extend(scope.log_records.iter().map(with_name));
     }
+    // A warning of the crate comes once in a process, in whichever test is the first to cause it.
+    records.retain(|(scope, _)| scope != "tower_telemetry");
     records.sort_by_key(|(_, record)| record.observed_time_unix_nano);
     records
 }
@@ -165,7 +167,7 @@ fn events_of_log_have_the_scope_level_and_fields_of_their_own() {
                 .target("shop::mail")
                 .level(level)
                 .module_path(Some("shop::mail::relay"))
-                .file(Some("/home/builder/shop/src/mail.rs"))
+                .file(Some("/build/shop/src/mail.rs"))
                 .line(Some(7))
                 .args(format_args!("sent"))
                 .build();
