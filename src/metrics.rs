@@ -364,6 +364,7 @@ fn record_with(
         Err(Refusal::Full) => {
             if !registry.overflow.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
+                    target: "tower_telemetry",
                     metric = shown(name),
                     "there are {MAX_INSTRUMENTS} metrics already, and nothing is recorded under \
                      further names; put what varies into attributes"
@@ -426,7 +427,7 @@ impl Registry {
         if self.refused.get(name).is_none()
             && self.refused.insert(name.to_owned(), ()) == Inserted::New(&())
         {
-            tracing::warn!(metric = shown(name), "{}", why());
+            tracing::warn!(target: "tower_telemetry", metric = shown(name), "{}", why());
         }
     }
 }

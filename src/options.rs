@@ -229,6 +229,7 @@ impl Options {
         match semconv::grpc_methods(set) {
             Some(methods) => self.grpc_methods.extend(methods),
             None => tracing::warn!(
+                target: "tower_telemetry",
                 bytes = set.len(),
                 "with_grpc_descriptors: the bytes are no FileDescriptorSet; no methods are declared"
             ),
@@ -380,7 +381,10 @@ pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     if result.is_none() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
-            tracing::warn!("a hook of the telemetry layer panicked; requests go on without it");
+            tracing::warn!(
+                target: "tower_telemetry",
+                "a hook of the telemetry layer panicked; requests go on without it"
+            );
         }
     }
     result

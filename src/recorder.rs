@@ -36,6 +36,7 @@ impl CapturedHeaders {
             }
             if semconv::is_sensitive_header(&name) {
                 tracing::warn!(
+                    target: "tower_telemetry",
                     header = name.as_str(),
                     "the header carries credentials: not captured"
                 );

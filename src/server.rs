@@ -366,7 +366,11 @@ impl TelemetryLayer {
     )]
     pub fn with_scheme(self, scheme: uri::Scheme) -> Self {
         let Some(scheme) = Scheme::parse(scheme.as_str()) else {
-            tracing::warn!(%scheme, "with_scheme: the scheme is neither http nor https; it is ignored");
+            tracing::warn!(
+                target: "tower_telemetry",
+                %scheme,
+                "with_scheme: the scheme is neither http nor https; it is ignored"
+            );
             return self;
         };
         self.with(|options| options.scheme = scheme)
@@ -604,7 +608,10 @@ fn start_with(
     if head.extensions.insert(Seen).is_some() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
-            tracing::warn!("a request passes two telemetry layers; the inner one does nothing");
+            tracing::warn!(
+                target: "tower_telemetry",
+                "a request passes two telemetry layers; the inner one does nothing"
+            );
         }
         return ActiveRequest::none();
     }

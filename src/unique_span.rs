@@ -119,6 +119,7 @@ fn warn_of_final_value(key: &Key) {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
+            target: "tower_telemetry",
             attribute = key.as_str(),
             "a span keeps the first value of an attribute that it has had from its start, because \
              the layer was given its tracer provider; set such an attribute in a hook of the layer"

@@ -380,6 +380,7 @@ impl Running {
         if given_up != [0; 3] {
             tell(move || {
                 tracing::warn!(
+                    target: "tower_telemetry",
                     traces,
                     metrics,
                     logs,

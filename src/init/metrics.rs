@@ -97,6 +97,7 @@ fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
             if !TOLD.swap(true, Ordering::Relaxed) {
                 tell(|| {
                     tracing::warn!(
+                        target: "tower_telemetry",
                         "metrics can no longer be collected: an observable callback panicked, or \
                          the meter provider was shut down"
                     );

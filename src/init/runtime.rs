@@ -144,7 +144,12 @@ impl ExportThread {
     fn was_left_behind(&self) -> bool {
         let was = process::id() != self.process;
         if was {
-            tell(|| tracing::warn!("a process that is forked after `init` exports no telemetry"));
+            tell(|| {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    "a process that is forked after `init` exports no telemetry"
+                );
+            });
         }
         was
     }

@@ -181,12 +181,15 @@ impl Losses {
         if let Some(warning) = outcome.warning
             && self.may_tell("warning")
         {
-            tell(move || tracing::warn!(warning, "the receiver of {signal} warns"));
+            tell(
+                move || tracing::warn!(target: "tower_telemetry", warning, "the receiver of {signal} warns"),
+            );
         }
         if !self.look(outcome.failure) && self.losing {
             let lost = self.lost;
             tell(move || {
                 tracing::info!(
+                    target: "tower_telemetry",
                     lost,
                     "no more telemetry is lost: {signal} are exported again"
                 );
@@ -230,6 +233,7 @@ impl Losses {
         } else if more_is_lost && self.may_tell(&kind) {
             tell(move || {
                 tracing::warn!(
+                    target: "tower_telemetry",
                     lost,
                     kind,
                     reason,

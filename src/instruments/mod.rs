@@ -330,6 +330,7 @@ impl Instruments {
     fn warn_of_own_key(&self, key: &Key) {
         if !self.own_key.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                target: "tower_telemetry",
                 attribute = key.as_str(),
                 "the layer has this attribute on its metrics itself, and keeps its own value there"
             );
@@ -368,6 +369,7 @@ impl Instruments {
     fn tell_of_too_many_values(&self, attribute: &str) {
         if !self.too_many_values.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                target: "tower_telemetry",
                 attribute,
                 "metric attributes of requests are for few values: past {MAX_VALUES} of one they \
                  become {OTHER}, and past {MAX_KEYS} attributes further ones are left out"

@@ -121,6 +121,7 @@ fn warn_of_overflow() {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
+            target: "tower_telemetry",
             "the metrics of requests have no room for more series: further ones of a route are \
              recorded together, marked otel.metric.overflow"
         );
