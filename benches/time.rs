@@ -17,8 +17,8 @@ use divan::{Bencher, Divan, black_box};
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_telemetry::{
-    ClientTelemetryLayer, Telemetry, TelemetryGuard, TelemetryLayer, attributes, bind_counter,
-    increment_counter, record_histogram_value,
+    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, attributes, bind_counter,
+    increment_counter, layers::Telemetry, record_histogram_value,
 };
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};

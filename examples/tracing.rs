@@ -13,7 +13,9 @@ use axum::extract::Path;
 use axum::routing::get;
 use opentelemetry::trace::TracerProvider;
 use tower_http::trace::TraceLayer;
-use tower_telemetry::{Config, LogLines, TelemetryLayer, log_lines, opentelemetry, with_tracer};
+use tower_telemetry::{
+    Config, TelemetryLayer, log_lines, logs::LogLines, opentelemetry, with_tracer,
+};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 

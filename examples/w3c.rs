@@ -22,7 +22,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt};
-use tower_telemetry::{ClientTelemetry, ClientTelemetryLayer, TelemetryLayer};
+use tower_telemetry::{ClientTelemetryLayer, TelemetryLayer, layers::ClientTelemetry};
 
 type HttpClient = ClientTelemetry<Client<HttpConnector, Body>>;
 

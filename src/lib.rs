@@ -183,108 +183,54 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod access_log;
-mod active_request;
-mod attempts;
-mod attributes;
-mod body;
-mod bound;
-#[cfg(feature = "macros")]
-mod bounded_text;
-mod call;
-mod client;
-mod current;
-mod exceptions;
-#[cfg(feature = "macros")]
-mod expanded;
-#[cfg(feature = "macros")]
-mod failed;
-#[cfg_attr(
-    not(feature = "macros"),
-    allow(unreachable_pub, reason = "some of it is public for the macro alone")
-)]
-mod function;
-mod function_durations;
-mod future;
-mod generations;
-mod handler_attributes;
-mod handles;
+mod attribute_set;
+mod concurrent;
+#[cfg(feature = "init")]
+pub mod config;
+mod current_context;
+pub mod handler;
 #[cfg(feature = "init")]
 mod init;
 mod instruments;
-mod lanes;
+mod layer_state;
+pub mod layers;
 #[cfg(any(feature = "init", feature = "logs"))]
-mod logs;
-mod metrics;
-mod options;
+pub mod logs;
+#[cfg(feature = "init")]
+mod otlp;
+#[cfg(feature = "init")]
+mod pipeline;
 mod propagation;
 mod providers;
-mod recorder;
-mod request_body;
+mod request;
 mod request_headers;
-#[cfg(feature = "reqwest")]
-mod reqwest;
-mod room;
 mod semconv;
-mod server;
-mod span_builder;
-mod span_future;
-mod span_guard;
-mod table;
-#[cfg(feature = "tokio")]
-mod tasks;
-mod trace;
-mod unique;
-mod unique_span;
-
-pub use access_log::AccessLog;
-pub use attempts::{AttemptsLayer, CountAttempts};
-pub use attributes::{Attributes, IntoOptionalValue, IntoValue};
-pub use body::ResponseBody;
-pub use client::{ClientTelemetry, ClientTelemetryLayer};
-pub use future::ResponseFuture;
-pub use handler_attributes::add_request_attributes;
-pub use handles::{
-    BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, bind_counter, bind_gauge,
-    bind_histogram, bind_up_down_counter,
-};
 #[cfg(feature = "init")]
-pub use init::{
-    Batch, Compression, Config, ConfigWarning, Environment, ExceptionSignal, Exporter, Failure,
-    InitError, Propagator, Protocol, Report, Sampler, SignalStats, Stats, TelemetryGuard,
-    Temporality, init,
+pub mod stats;
+
+#[cfg(feature = "init")]
+pub use config::Config;
+pub use handler::{
+    add_span_attributes, add_span_event, add_to_counter, add_to_up_down_counter,
+    async_try_with_tracer, async_with_tracer, bind_counter, bind_gauge, bind_histogram,
+    bind_up_down_counter, get_span_id, get_trace_id, get_tracer, increment_counter,
+    record_histogram_value, set_gauge, set_span_error, set_span_error_with_sources,
+    start_as_current_span, start_timer, try_with_tracer, with_tracer,
 };
-#[cfg(feature = "logs")]
-pub use logs::LogFormat;
-#[cfg(any(feature = "init", feature = "logs"))]
-pub use logs::LogWriter;
+#[cfg(feature = "tokio")]
+pub use handler::{spawn_blocking_traced, spawn_linked, spawn_traced};
+#[cfg(feature = "init")]
+pub use init::{TelemetryGuard, init};
+pub use layers::{AttemptsLayer, ClientTelemetryLayer, RequestBodySizeLayer, TelemetryLayer};
 #[cfg(all(feature = "init", feature = "logs"))]
-pub use logs::{LogLines, log_lines};
-pub use metrics::{
-    Timer, add_to_counter, add_to_up_down_counter, increment_counter, record_histogram_value,
-    set_gauge, start_timer,
-};
+pub use logs::log_lines;
 pub use opentelemetry;
-pub use opentelemetry::trace::SpanKind;
 #[cfg(feature = "init")]
 pub use opentelemetry_sdk;
-pub use options::{MetricSet, RequestAttributes, Trust};
-pub use request_body::{RequestBody, RequestBodySize, RequestBodySizeLayer};
-pub use semconv::ForwardedHeader;
-pub use server::{Telemetry, TelemetryLayer};
-pub use span_builder::SpanBuilder;
-pub use span_future::SpanFuture;
-pub use span_guard::SpanGuard;
-#[cfg(feature = "tokio")]
-pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};
+pub use request::handler_attributes::add_request_attributes;
 #[cfg(feature = "macros")]
-#[doc = include_str!("with_tracer.md")]
+#[doc = include_str!("handler/with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
-pub use trace::{
-    Tracer, add_span_attributes, add_span_event, async_try_with_tracer, async_with_tracer,
-    get_span_id, get_trace_id, get_tracer, set_span_error, set_span_error_with_sources,
-    start_as_current_span, try_with_tracer, with_tracer,
-};
 
 /// What `#[with_tracer]` expands to. Not part of the interface.
 #[cfg(feature = "macros")]
@@ -292,14 +238,14 @@ pub use trace::{
 pub mod __private {
     pub use opentelemetry::trace::SpanKind;
 
-    pub use crate::expanded::{
+    pub use crate::handler::expanded::{
         in_span, never, observed, record, record_debug, record_display, start,
     };
-    pub use crate::failed::{
+    pub use crate::handler::failed::{
         DynError, FailAsDyn, FailAsKnown, FailWithMessage, FailWithSources, FailWithType, Failed,
         IsNoResult, IsResult, KnownError, NoError, Returned,
     };
-    pub use crate::function::{Call, CallGuard};
+    pub use crate::handler::run::{Call, CallGuard};
 }
 
 /// Compiles the examples of the README.

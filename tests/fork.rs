@@ -11,7 +11,7 @@ fn main() {
 
     use fork::{Fork, fork, waitpid};
     use opentelemetry::trace::{Tracer, TracerProvider};
-    use tower_telemetry::{Config, Exporter};
+    use tower_telemetry::{Config, config::Exporter};
 
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])

@@ -11,7 +11,10 @@ use http_body_util::Empty;
 use opentelemetry::global;
 use opentelemetry::trace::{Span, Tracer};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_telemetry::{Config, Exporter, InitError, TelemetryLayer};
+use tower_telemetry::{
+    Config, TelemetryLayer,
+    config::{Exporter, InitError},
+};
 
 #[tokio::test]
 async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {

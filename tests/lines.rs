@@ -30,7 +30,7 @@ mod programs {
     use http::{Request, Response};
     use http_body_util::Empty;
     use tower::{Layer, ServiceExt, service_fn};
-    use tower_telemetry::{Batch, Config, Report, TelemetryGuard, TelemetryLayer};
+    use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer, config::Batch, stats::Report};
 
     pub(crate) const LINES: usize = 2000;
     pub(crate) const REQUESTS: usize = 10_000;

@@ -13,7 +13,7 @@ mod receiver;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use receiver::{Receiver, attributes_of};
 use tower_telemetry::{
-    Config, Exporter, LogLines, get_span_id, get_trace_id, log_lines, with_tracer,
+    Config, config::Exporter, get_span_id, get_trace_id, log_lines, logs::LogLines, with_tracer,
 };
 use tracing_subscriber::prelude::*;
 

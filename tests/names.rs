@@ -5,7 +5,9 @@
 use std::alloc::System;
 
 use cap::Cap;
-use tower_telemetry::{Config, Exporter, increment_counter, record_histogram_value, set_gauge};
+use tower_telemetry::{
+    Config, config::Exporter, increment_counter, record_histogram_value, set_gauge,
+};
 
 #[global_allocator]
 static HEAP: Cap<System> = Cap::new(System, usize::MAX);

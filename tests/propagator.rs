@@ -19,7 +19,10 @@ use opentelemetry_sdk::trace::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_telemetry::{
-    ClientTelemetryLayer, Config, Exporter, Sampler, TelemetryLayer, Trust, with_tracer,
+    ClientTelemetryLayer, Config, TelemetryLayer,
+    config::{Exporter, Sampler},
+    layers::Trust,
+    with_tracer,
 };
 
 const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";

@@ -20,7 +20,8 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use receiver::{Received, Receiver};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    ClientTelemetryLayer, Config, Exporter, InitError, TelemetryLayer, bind_counter,
+    ClientTelemetryLayer, Config, TelemetryLayer, bind_counter,
+    config::{Exporter, InitError},
     increment_counter, with_tracer,
 };
 use tracing_subscriber::prelude::*;

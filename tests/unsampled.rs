@@ -14,8 +14,8 @@ use opentelemetry::context::FutureExt;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId};
 use receiver::Receiver;
 use tower_telemetry::{
-    Config, Exporter, async_with_tracer, get_span_id, get_trace_id, get_tracer, spawn_traced,
-    with_tracer,
+    Config, async_with_tracer, config::Exporter, get_span_id, get_trace_id, get_tracer,
+    spawn_traced, with_tracer,
 };
 
 pub(crate) type Attributes = BTreeMap<String, String>;

@@ -10,14 +10,15 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::oneshot;
 
-use super::export::Export;
-use super::runtime::ExportThread;
-use super::settings::{Propagator, Signal};
-use super::stats::{Counters, SignalStats};
-use crate::generations;
+use crate::config::settings::{Propagator, Signal};
 use crate::logs::{self, LogWriter, tell};
 #[cfg(feature = "logs")]
 use crate::logs::{Source, filtered_log_records};
+use crate::pipeline::counts::Counters;
+use crate::pipeline::export::Export;
+use crate::pipeline::export_thread::ExportThread;
+use crate::providers::generations;
+use crate::stats::{Report, SignalStats, Stats};
 
 /// Keeps telemetry running, and ends it.
 ///
@@ -26,120 +27,18 @@ use crate::logs::{Source, filtered_log_records};
 #[must_use = "telemetry ends when the guard is dropped; bind it to a name, `let telemetry = ..`"]
 pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
-    pub(super) running: Option<Running>,
-    pub(super) propagators: Vec<Propagator>,
+    pub(crate) running: Option<Running>,
+    pub(crate) propagators: Vec<Propagator>,
     /// Whether its telemetry is that of the process.
-    pub(super) is_of_process: bool,
+    pub(crate) is_of_process: bool,
     #[cfg(feature = "logs")]
-    pub(super) log_filter: crate::logs::LogFilter,
+    pub(crate) log_filter: crate::logs::LogFilter,
 }
 
-pub(super) struct Running {
-    pub(super) thread: ExportThread,
-    pub(super) export: Export,
-    pub(super) timeout: Duration,
-}
-
-/// What became of the telemetry of a process so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Spans.
-    pub traces: SignalStats,
-    /// Metric points, counted each time that they are sent.
-    pub metrics: SignalStats,
-    /// Log records.
-    pub logs: SignalStats,
-    /// Lines of the process that were lost because its standard output was not read: log lines, and
-    /// those of the console exporter. See [`LogWriter`](crate::LogWriter).
-    pub lost_lines: u64,
-}
-
-/// How a flush or a shutdown ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Whether something was left undone: time ran out before all was sent or given up, or the
-    /// metrics could not be collected.
-    pub timed_out: bool,
-    /// What became of all telemetry so far; after a shutdown nothing waits any more.
-    pub stats: Stats,
-}
-
-impl Report {
-    /// How many spans, metric points and log records were lost so far.
-    pub fn lost(&self) -> u64 {
-        let Stats {
-            traces,
-            metrics,
-            logs,
-            ..
-        } = self.stats;
-        let signals = [traces, metrics, logs];
-        signals
-            .iter()
-            .map(|signal| signal.failed + signal.dropped)
-            .sum()
-    }
-}
-
-/// One short paragraph: how much was sent and how much was lost, of each signal, and why.
-///
-/// `sent 120 spans, 34 metric points, 12 log records; lost nothing`
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stats {
-            traces,
-            metrics,
-            logs,
-            lost_lines,
-        } = self.stats;
-        let signals = [
-            (traces, "span"),
-            (metrics, "metric point"),
-            (logs, "log record"),
-        ];
-        f.write_str("sent ")?;
-        for (index, (stats, noun)) in signals.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            write!(f, "{comma}{}", Amount(stats.exported, noun))?;
-        }
-        f.write_str("; lost ")?;
-        let lost = signals.map(|(stats, noun)| {
-            let lost = stats.failed.saturating_add(stats.dropped);
-            (lost, noun, stats.last_failure)
-        });
-        let mut lost = lost.iter().filter(|(lost, ..)| *lost > 0).peekable();
-        if lost.peek().is_none() {
-            f.write_str("nothing")?;
-        }
-        while let Some((count, noun, failure)) = lost.next() {
-            write!(f, "{}", Amount(*count, noun))?;
-            if let Some(failure) = failure {
-                write!(f, " (last failure: {failure})")?;
-            }
-            if lost.peek().is_some() {
-                f.write_str(", ")?;
-            }
-        }
-        if lost_lines > 0 {
-            write!(f, "; {} not written", Amount(lost_lines, "log line"))?;
-        }
-        if self.timed_out {
-            f.write_str("; not all was done in time")?;
-        }
-        Ok(())
-    }
-}
-
-/// How many of something.
-struct Amount<'a>(u64, &'a str);
-
-impl fmt::Display for Amount<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
-    }
+pub(crate) struct Running {
+    pub(crate) thread: ExportThread,
+    pub(crate) export: Export,
+    pub(crate) timeout: Duration,
 }
 
 impl TelemetryGuard {
@@ -219,7 +118,7 @@ impl TelemetryGuard {
     }
 
     /// Returns a layer that sends log records, for a subscriber of your own; `None` where they are
-    /// not sent. See [`Config::without_subscriber`](super::Config::without_subscriber).
+    /// not sent. See [`Config::without_subscriber`](crate::init::Config::without_subscriber).
     ///
     /// It filters as [`init`](crate::init) does: by `RUST_LOG`, `info` where that is not set. For
     /// another filter, put a bridge of your own around
@@ -242,7 +141,7 @@ impl TelemetryGuard {
     /// are those of OpenTelemetry's current context.
     ///
     /// ```
-    /// use tower_telemetry::{Config, LogLines, log_lines};
+    /// use tower_telemetry::{Config, log_lines, logs::LogLines};
     /// use tracing_subscriber::prelude::*;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -301,7 +200,7 @@ impl TelemetryGuard {
         if std::mem::take(&mut self.is_of_process) {
             let notice = self.running.as_ref().map(|one| one.export.end.clone());
             generations::end(notice);
-            super::INITIALIZED.store(false, Ordering::SeqCst);
+            crate::init::INITIALIZED.store(false, Ordering::SeqCst);
         }
     }
 }
@@ -395,7 +294,7 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::stats::Failure;
+    use crate::stats::Failure;
 
     #[test]
     fn a_report_is_one_short_paragraph() {

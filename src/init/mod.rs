@@ -1,61 +1,25 @@
 //! OpenTelemetry, set up from the environment.
 
-mod batch;
-mod config;
-mod connection;
-mod console;
-mod ended;
-mod endpoint;
-mod env;
-mod error;
-#[cfg(feature = "logs")]
-mod exceptions;
-mod export;
 mod guard;
-#[cfg(feature = "http-json")]
-mod json;
-mod limits;
-#[cfg(feature = "logs")]
-mod logs;
-mod messages;
-mod metrics;
-mod otlp;
-mod queue;
-mod resource;
-mod runtime;
-mod sampler;
-mod settings;
-mod span_message;
-mod spans;
-mod stats;
-mod traces;
-mod unique_keys;
-mod vars;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use opentelemetry::global;
 
-pub use config::Config;
-pub use error::{ConfigWarning, InitError};
-pub use guard::{Report, Stats, TelemetryGuard};
-pub use opentelemetry_sdk::metrics::Temporality;
-pub use settings::{
-    Batch, Compression, Environment, ExceptionSignal, Exporter, Propagator, Protocol, Sampler,
-};
-pub use stats::{Failure, SignalStats};
+pub use guard::TelemetryGuard;
 
-use crate::generations;
+use crate::config::settings::{OtlpSettings, Signal};
+use crate::config::{Config, ConfigWarning, Exporter, InitError, Propagator};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
+use crate::pipeline::export::Export;
+use crate::pipeline::export_thread::{ExportThread, is_heard};
+use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
+use crate::providers::generations;
 use crate::providers::{MakeTracer, Providers, TracersOf};
-use export::Export;
 use guard::Running;
-use runtime::{ExportThread, is_heard};
-use settings::{OtlpSettings, Signal};
-use spans::Tracers;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -267,7 +231,7 @@ impl TelemetryGuard {
         };
         let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        let providers = Providers::new(tracers, meters, metrics::MAX_SERIES)
+        let providers = Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
             .with_exceptions(export.exceptions());
         generations::install(Some(providers), formats);
     }

@@ -8,32 +8,32 @@ use http::Method;
 use opentelemetry::KeyValue;
 use rustc_hash::FxHasher;
 
-use super::series::{SeriesKey, SeriesSet};
-use crate::bound::BoundUpDownCounter;
-use crate::room::{Room, RouteRoom};
+use crate::concurrent::table::{Inserted, Place, Table};
+use crate::instruments::series::{SeriesKey, SeriesSet};
+use crate::providers::bound::BoundUpDownCounter;
+use crate::providers::series_budget::{Room, RouteRoom};
 use crate::semconv::http::span_name;
 use crate::semconv::{self, OTHER};
-use crate::table::{Inserted, Place, Table};
 
 /// Bounds of the tables.
 const MAX_ROUTES: usize = 1024;
 const MAX_NAMES: usize = 8192;
 
 /// What is known of the requests with one method.
-pub(super) struct MethodEntry {
-    pub(super) index: usize,
-    pub(super) method: &'static str,
+pub(crate) struct MethodEntry {
+    pub(crate) index: usize,
+    pub(crate) method: &'static str,
     /// The same, as requests have it.
-    pub(super) known: Option<Method>,
+    pub(crate) known: Option<Method>,
     /// For those without a route, or without a server.
-    pub(super) unmatched: Route,
+    pub(crate) unmatched: Route,
     /// Of a client, for the servers that there is no room for.
-    pub(super) other: OnceLock<Route>,
-    pub(super) routes: Table<String, Route>,
+    pub(crate) other: OnceLock<Route>,
+    pub(crate) routes: Table<String, Route>,
     /// Of a client, by server.
-    pub(super) peers: Table<Peer, Route>,
+    pub(crate) peers: Table<Peer, Route>,
     /// Active requests, by scheme.
-    pub(super) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
+    pub(crate) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
 }
 
 /// A route as a request holds it: by its method, and where it is. There are no owners to count,
@@ -58,22 +58,22 @@ pub(crate) struct Route {
     /// The name of the span.
     pub(crate) name: Cow<'static, str>,
     /// The place of the method among those that are known.
-    pub(super) method_index: usize,
+    pub(crate) method_index: usize,
     /// Active requests, on the side of the client.
-    pub(super) active: OnceLock<BoundUpDownCounter<i64>>,
+    pub(crate) active: OnceLock<BoundUpDownCounter<i64>>,
     /// `None` where the route is not kept.
-    pub(super) series: Option<SeriesSet<SeriesKey>>,
+    pub(crate) series: Option<SeriesSet<SeriesKey>>,
 }
 
 /// The room of each route. The methods of a route share it, because a client can choose among them.
-pub(super) struct Rooms {
+pub(crate) struct Rooms {
     room: Arc<Room>,
     unmatched: Arc<RouteRoom>,
     by_route: Table<String, Arc<RouteRoom>>,
 }
 
 impl Rooms {
-    pub(super) fn new(room: Arc<Room>) -> Self {
+    pub(crate) fn new(room: Arc<Room>) -> Self {
         Self {
             unmatched: room.route(),
             by_route: Table::new(MAX_ROUTES),
@@ -82,7 +82,7 @@ impl Rooms {
     }
 
     /// Returns the room of a route, of a server, or of a gRPC method.
-    pub(super) fn of(&self, route: Option<&str>) -> Arc<RouteRoom> {
+    pub(crate) fn of(&self, route: Option<&str>) -> Arc<RouteRoom> {
         let Some(route) = route else {
             return self.unmatched.clone();
         };
@@ -104,8 +104,8 @@ impl Rooms {
 /// The server that a client calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    pub(super) host: Arc<str>,
-    pub(super) port: u16,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
 }
 
 impl Hash for Peer {
@@ -135,7 +135,7 @@ impl Peer {
         self.port == port && is_host
     }
 
-    pub(super) fn attributes(&self) -> [KeyValue; 2] {
+    pub(crate) fn attributes(&self) -> [KeyValue; 2] {
         [
             KeyValue::new(semconv::SERVER_ADDRESS, self.host.clone()),
             KeyValue::new(semconv::SERVER_PORT, i64::from(self.port)),
@@ -144,7 +144,7 @@ impl Peer {
 }
 
 impl MethodEntry {
-    pub(super) fn new(index: usize, method: &'static str, rooms: &Rooms) -> Self {
+    pub(crate) fn new(index: usize, method: &'static str, rooms: &Rooms) -> Self {
         Self {
             index,
             method,
@@ -161,7 +161,7 @@ impl MethodEntry {
 impl MethodEntry {
     /// Finds a route, made first where it is missing.
     #[inline]
-    pub(super) fn route(&self, route: &str, rooms: &Rooms) -> RouteRef {
+    pub(crate) fn route(&self, route: &str, rooms: &Rooms) -> RouteRef {
         let find = || {
             self.routes
                 .find(route)
@@ -182,7 +182,7 @@ impl MethodEntry {
     }
 
     /// Finds a server, made first where it is missing.
-    pub(super) fn peer(&self, host: &str, port: u16, rooms: &Rooms) -> RouteRef {
+    pub(crate) fn peer(&self, host: &str, port: u16, rooms: &Rooms) -> RouteRef {
         let mut hasher = FxHasher::default();
         hash_peer(host, port, &mut hasher);
         let hash = hasher.finish();
@@ -218,7 +218,7 @@ impl MethodEntry {
 }
 
 impl Route {
-    pub(super) fn new(
+    pub(crate) fn new(
         method_index: usize,
         method: &'static str,
         route: Option<&str>,
@@ -241,7 +241,7 @@ impl Route {
     }
 
     /// What tells the active requests of a client apart.
-    pub(super) fn client_attributes(&self) -> Vec<KeyValue> {
+    pub(crate) fn client_attributes(&self) -> Vec<KeyValue> {
         let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
         attributes.extend(self.peer.iter().flat_map(Peer::attributes));
         attributes

@@ -4,6 +4,7 @@
 //! recorded to directly. Series are bounded, for each route and all together.
 
 mod entries;
+pub(crate) mod metric_set;
 mod series;
 
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use http::Method;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::{Key, KeyValue, Value};
 
-use crate::bound::{Bind, BoundCounter, BoundHistogram};
-use crate::options::MetricSet;
-use crate::room::Room;
+use crate::concurrent::table::{Inserted, Table};
+use crate::instruments::metric_set::MetricSet;
+use crate::providers::bound::{Bind, BoundCounter, BoundHistogram};
+use crate::providers::series_budget::Room;
 use crate::semconv::http::{Scheme, Server, protocol_version, status_attribute};
 use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
-use crate::table::{Inserted, Table};
 
 use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};

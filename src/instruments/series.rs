@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
 
-use crate::bound::{BoundCounter, BoundHistogram};
-use crate::room::RouteRoom;
+use crate::concurrent::table::Chain;
+use crate::providers::bound::{BoundCounter, BoundHistogram};
+use crate::providers::series_budget::RouteRoom;
 use crate::semconv::http::Scheme;
 use crate::semconv::{ErrorType, rpc};
-use crate::table::Chain;
 
 /// Bound of the series of a route and a method, which are compared one by one. There are few, one for
 /// each status that the handler gives.
@@ -46,10 +46,10 @@ pub(crate) struct CallKey {
 
 /// The places where the requests with one set of attributes are recorded.
 pub(crate) struct Series {
-    pub(super) basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
-    pub(super) seconds: Option<BoundHistogram<f64>>,
-    pub(super) request_size: Option<BoundHistogram<u64>>,
-    pub(super) response_size: Option<BoundHistogram<u64>>,
+    pub(crate) basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
+    pub(crate) seconds: Option<BoundHistogram<f64>>,
+    pub(crate) request_size: Option<BoundHistogram<u64>>,
+    pub(crate) response_size: Option<BoundHistogram<u64>>,
 }
 
 /// What was measured of a request.
@@ -63,7 +63,7 @@ pub(crate) struct Measured {
 
 impl Series {
     #[inline]
-    pub(super) fn record(&self, measured: &Measured) {
+    pub(crate) fn record(&self, measured: &Measured) {
         let seconds = measured.duration.as_secs_f64();
         if let Some((requests, milliseconds)) = &self.basic {
             requests.add(1);
@@ -90,7 +90,7 @@ pub(crate) struct SeriesSet<K> {
 }
 
 impl<K: Clone + Eq> SeriesSet<K> {
-    pub(super) fn new(room: Arc<RouteRoom>) -> Self {
+    pub(crate) fn new(room: Arc<RouteRoom>) -> Self {
         Self {
             kept: Chain::default(),
             room,
@@ -100,7 +100,7 @@ impl<K: Clone + Eq> SeriesSet<K> {
 
     /// Records to the series of `key`, which is bound first where it is new and there is room.
     #[inline]
-    pub(super) fn record(
+    pub(crate) fn record(
         &self,
         key: &K,
         measured: &Measured,

@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::is_of_sdk;
+use crate::logs::is_of_sdk;
 
 /// The format of log lines: one of `tracing-subscriber`, and then `trace_id` and `span_id` of the
 /// current span, where there is one (OpenTelemetry, "Trace Context in non-OTLP Log Formats").
@@ -19,7 +19,7 @@ use super::is_of_sdk;
 /// JSON needs the fields of spans in JSON, too:
 ///
 /// ```
-/// use tower_telemetry::LogFormat;
+/// use tower_telemetry::logs::LogFormat;
 /// use tracing_subscriber::fmt::format::JsonFields;
 /// use tracing_subscriber::fmt::{format, layer};
 /// use tracing_subscriber::{Registry, prelude::*};
@@ -74,7 +74,7 @@ where
         // The SDK may be about to change the context when it says something.
         let is_of_sdk = is_of_sdk(event.metadata());
         let ids = (!is_of_sdk).then(|| {
-            crate::current::map(|cx| {
+            crate::current_context::map(|cx| {
                 let span = cx.span();
                 let span_context = span.span_context();
                 let is_valid = span_context.is_valid();

@@ -14,8 +14,8 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use super::records::log_records;
-use super::{LogFormat, LogWriter, is_of_sdk};
+use crate::logs::records::log_records;
+use crate::logs::{LogFormat, LogWriter, is_of_sdk};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum LogLines {
 /// more; for another filter, give a [`LogFormat`] to a layer of `tracing_subscriber::fmt`.
 ///
 /// ```
-/// use tower_telemetry::{LogLines, log_lines};
+/// use tower_telemetry::{log_lines, logs::LogLines};
 /// use tracing_subscriber::{Registry, prelude::*};
 ///
 /// let subscriber = Registry::default().with(log_lines(LogLines::Json));
@@ -135,7 +135,7 @@ impl LogFilter {
         }
     }
 
-    pub(super) fn env_filter(&self) -> EnvFilter {
+    pub(crate) fn env_filter(&self) -> EnvFilter {
         let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
         match &self.directives {
             Some(directives) => builder.parse_lossy(directives),

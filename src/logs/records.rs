@@ -17,7 +17,7 @@ use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{LogFilter, is_of_sdk};
+use crate::logs::{LogFilter, is_of_sdk};
 use crate::semconv::EXCEPTION_MESSAGE;
 
 /// Where a layer finds the logger of an event.
@@ -58,7 +58,7 @@ impl Source {
 }
 
 /// A layer that sends log records, without the messages of the SDK on its own work.
-pub(super) fn log_records<S>() -> Box<dyn Layer<S> + Send + Sync>
+pub(crate) fn log_records<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {

@@ -102,6 +102,6 @@ fn send(line: Line) -> bool {
 
 fn run(lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
-        super::guarded(line);
+        crate::logs::guarded(line);
     }
 }

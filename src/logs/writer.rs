@@ -27,7 +27,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// [`stdout`](Self::stdout). Give it to a layer of your own:
 ///
 /// ```
-/// use tower_telemetry::{LogFormat, LogWriter};
+/// use tower_telemetry::logs::{LogFormat, LogWriter};
 /// use tracing_subscriber::{Registry, fmt, prelude::*};
 ///
 /// let lines = fmt::layer()
@@ -86,7 +86,7 @@ impl LogWriter {
     /// program ends.
     ///
     /// ```
-    /// use tower_telemetry::LogWriter;
+    /// use tower_telemetry::logs::LogWriter;
     ///
     /// let errors = LogWriter::new(std::io::stderr());
     /// ```
@@ -258,7 +258,7 @@ impl Shared {
             lines.clear();
             lines.shrink_to(KEPT);
             if untold > 0 {
-                super::guarded(|| {
+                crate::logs::guarded(|| {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost = untold,
@@ -318,7 +318,7 @@ mod last_lines {
     }
 
     /// Has the main thread wait for the lines when it ends.
-    pub(super) fn wait_for(shared: &Arc<Shared>) {
+    pub(crate) fn wait_for(shared: &Arc<Shared>) {
         // It fails while the thread ends, which nobody waits for then.
         let _ = WRITERS.try_with(|writers| {
             if let Ok(mut writers) = writers.try_borrow_mut()

@@ -9,10 +9,10 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
-use super::beside::{Decision, decision};
-use super::extracted::Extracted;
-use super::trace_context::trim;
-use super::{hex, value};
+use crate::propagation::beside::{Decision, decision};
+use crate::propagation::extracted::Extracted;
+use crate::propagation::trace_context::trim;
+use crate::propagation::{hex, value};
 
 const SINGLE: &str = "b3";
 const TRACE_ID: &str = "x-b3-traceid";
@@ -22,7 +22,7 @@ const SAMPLED: &str = "x-b3-sampled";
 const FLAGS: &str = "x-b3-flags";
 
 /// All headers that are read.
-pub(super) const HEADERS: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS];
+pub(crate) const HEADERS: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS];
 
 /// The form in which B3 is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) enum Form {
 
 impl Form {
     /// Returns the headers that are written.
-    pub(super) fn fields(self) -> &'static [&'static str] {
+    pub(crate) fn fields(self) -> &'static [&'static str] {
         match self {
             Self::Single => &[SINGLE],
             Self::Multi => &[TRACE_ID, SPAN_ID, SAMPLED, FLAGS],
@@ -77,7 +77,7 @@ impl<'a> Headers<'a> {
 }
 
 /// Reads what the headers say.
-pub(super) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
+pub(crate) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
     let Headers {
         values: [single, multi @ ..],
         is_repeated: [single_is_repeated, multi_are_repeated @ ..],
@@ -198,7 +198,7 @@ fn is_span_id(digits: &[u8]) -> bool {
 }
 
 /// Writes the current span of `cx`, or a decision for a trace that has yet to begin.
-pub(super) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
+pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
     let span = cx.span();
     let span_context = span.span_context();
     let decision = decision(cx);

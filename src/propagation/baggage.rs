@@ -4,7 +4,7 @@ use http::header::{HeaderMap, HeaderName};
 use opentelemetry::baggage::Baggage;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
-use super::trace_context::trim;
+use crate::propagation::trace_context::trim;
 
 pub(crate) const BAGGAGE: &str = "baggage";
 
@@ -16,7 +16,7 @@ const MAX_MEMBERS: usize = 64;
 /// The members of all `baggage` headers; `None` without a valid one.
 ///
 /// Properties are left out. They are opaque, and on the way out they could be taken for members.
-pub(super) fn extract(headers: &HeaderMap) -> Option<Baggage> {
+pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
     let mut values = headers.get_all(BAGGAGE).iter().peekable();
     values.peek()?;
     let mut baggage = Baggage::new();
@@ -40,7 +40,7 @@ pub(super) fn extract(headers: &HeaderMap) -> Option<Baggage> {
 }
 
 /// Writes baggage into the headers of a request, whole members as far as the limits allow.
-pub(super) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
+pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     let mut text = String::new();
     // In the order of their keys, because a map has none.
     let mut members: Vec<_> = baggage
@@ -68,7 +68,7 @@ pub(super) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
 }
 
 /// Takes it out.
-pub(super) fn remove(headers: &mut HeaderMap) {
+pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(BAGGAGE);
 }
 

@@ -10,10 +10,10 @@ use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
 use opentelemetry_http::HeaderExtractor;
 
-use super::beside::{Beside, Decision, whole, with_current, with_state};
-use super::names_b3;
-use crate::current;
-use crate::options::guarded;
+use crate::concurrent::caught::guarded;
+use crate::current_context;
+use crate::propagation::beside::{Beside, Decision, whole, with_current, with_state};
+use crate::propagation::names_b3;
 
 /// The context that the headers of a request carry. Nothing of it is invalid.
 #[derive(Default)]
@@ -33,7 +33,7 @@ impl Extracted {
 
     /// Takes the span that a form names, in place of the span of an earlier form.
     #[inline]
-    pub(super) fn name(
+    pub(crate) fn name(
         &mut self,
         span_context: SpanContext,
         state: Option<Arc<str>>,
@@ -46,7 +46,7 @@ impl Extracted {
 
     /// Takes a decision that names no span. It is about the span that an earlier form names.
     #[cfg(feature = "init")]
-    pub(super) fn decide(&mut self, decision: Decision) {
+    pub(crate) fn decide(&mut self, decision: Decision) {
         let is_debug = decision == Decision::Debug;
         match &mut self.span_context {
             Some(span_context) => {
@@ -62,7 +62,7 @@ impl Extracted {
     }
 
     /// Reads with a propagator that is not ours, and may panic.
-    pub(super) fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
+    pub(crate) fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
         let headers = HeaderExtractor(headers);
         let extract = || propagator.extract_with_context(&Context::new(), &headers);
         let Some(cx) = guarded(extract) else {
@@ -92,7 +92,7 @@ impl Extracted {
     pub(crate) fn local() -> Option<Self> {
         let is_local = |span: &SpanContext| span.is_valid() && !span.is_remote();
         // Most requests find none, and this moves nothing.
-        if current::map(|cx| is_local(cx.span().span_context())) {
+        if current_context::map(|cx| is_local(cx.span().span_context())) {
             Self::of_current()
         } else {
             None
@@ -100,7 +100,7 @@ impl Extracted {
     }
 
     fn of_current() -> Option<Self> {
-        current::map(|cx| {
+        current_context::map(|cx| {
             let span = cx.span();
             let local = span.span_context();
             let beside = Beside::of(cx, Some(local));
@@ -180,7 +180,7 @@ impl Extracted {
 }
 
 /// Returns `span` with other flags.
-pub(super) fn with_flags(span: &SpanContext, flags: TraceFlags) -> SpanContext {
+pub(crate) fn with_flags(span: &SpanContext, flags: TraceFlags) -> SpanContext {
     SpanContext::new(
         span.trace_id(),
         span.span_id(),

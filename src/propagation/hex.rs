@@ -19,7 +19,7 @@ fn digit(nibble: u8) -> u8 {
 
 /// Decodes exactly `D` digits to `N` bytes, half as many.
 #[inline]
-pub(super) fn decode<const D: usize, const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+pub(crate) fn decode<const D: usize, const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     const { assert!(D == 2 * N) };
     let digits: &[u8; D] = digits.try_into().ok()?;
     let mut nibbles = [0; D];
@@ -37,7 +37,7 @@ pub(super) fn decode<const D: usize, const N: usize>(digits: &[u8]) -> Option<[u
 
 /// The `D` digits of `N` bytes, twice as many.
 #[inline]
-pub(super) fn encode<const N: usize, const D: usize>(bytes: [u8; N]) -> [u8; D] {
+pub(crate) fn encode<const N: usize, const D: usize>(bytes: [u8; N]) -> [u8; D] {
     const { assert!(D == 2 * N) };
     let mut text = [0; D];
     for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(bytes) {

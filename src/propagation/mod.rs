@@ -19,8 +19,7 @@ use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags};
 use opentelemetry_http::HeaderInjector;
 
-use crate::options::guarded;
-use crate::providers::RANDOM;
+use crate::concurrent::caught::guarded;
 use crate::request_headers::RequestHeaders;
 
 #[cfg(feature = "init")]
@@ -37,6 +36,9 @@ pub(crate) use extracted::Extracted;
 #[cfg(feature = "init")]
 pub(crate) use text_map::TextMap;
 pub(crate) use trace_context::{TRACEPARENT, TRACESTATE};
+
+/// The bit of the trace flags which says that the trace id is random (Trace Context Level 2).
+pub(crate) const RANDOM: u8 = 0x02;
 
 /// What is read from the headers of a request, in this order; of two that name a span, the later
 /// holds.

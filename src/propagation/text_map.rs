@@ -5,7 +5,7 @@ use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
-use super::{MayTell, Propagators};
+use crate::propagation::{MayTell, Propagators};
 use crate::request_headers::RequestHeaders;
 
 /// Propagators as OpenTelemetry's.
@@ -68,8 +68,8 @@ mod tests {
     use opentelemetry::baggage::BaggageExt;
     use opentelemetry::trace::TraceContextExt;
 
-    use super::super::{B3Form, Decision, Format, decision};
     use super::*;
+    use crate::propagation::{B3Form, Decision, Format, decision};
 
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03";
     const IDS: &str = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312";

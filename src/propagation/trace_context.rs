@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use super::hex;
+use crate::propagation::hex;
 use crate::request_headers::RequestHeaders;
 
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -23,7 +23,7 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 /// Returns the span context that the headers carry, if they carry exactly one and it is valid
 /// (Trace Context Level 2, sections 3.2 and 3.3), and beside it the text of its state.
 #[inline]
-pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
+pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
     let state = headers
         .has_tracestate
@@ -33,7 +33,7 @@ pub(super) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Opti
 }
 
 /// Writes `traceparent` and `tracestate` into the headers of a request.
-pub(super) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mut HeaderMap) {
+pub(crate) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mut HeaderMap) {
     // Beyond its capacity a map would panic, had it not been asked to try.
     let _ = headers.try_insert(TRACEPARENT_HEADER, traceparent);
     if let Some(state) = state
@@ -45,7 +45,7 @@ pub(super) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mu
 }
 
 /// Takes them out.
-pub(super) fn remove(headers: &mut HeaderMap) {
+pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
 }
@@ -121,7 +121,7 @@ fn is_tracestate_member(member: &[u8]) -> bool {
 }
 
 /// Takes optional whitespace (RFC 9110) off both ends.
-pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }

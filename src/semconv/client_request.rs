@@ -3,11 +3,11 @@
 use ::http::Uri;
 use ::http::request::Parts;
 
-use super::http::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, Server};
-use super::kept::Text;
-use super::redact::SensitiveParameters;
-use super::server_request::server_attributes;
-use super::{
+use crate::semconv::http::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, Server};
+use crate::semconv::kept::Text;
+use crate::semconv::redact::SensitiveParameters;
+use crate::semconv::server_request::server_attributes;
+use crate::semconv::{
     Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
     truncate,
 };
@@ -22,7 +22,7 @@ pub(crate) struct ClientRequest {
     port: Option<u16>,
     /// Whether the URL has a user, who is not kept.
     has_credentials: bool,
-    pub(super) text: Text,
+    pub(crate) text: Text,
     lengths: Lengths,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::OTHER;
+use crate::semconv::OTHER;
 
 /// How many errors of a chain are looked at.
 const MAX_ERRORS: usize = 16;

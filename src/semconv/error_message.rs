@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use percent_encoding::percent_decode;
 
-use super::redact::{self, REDACTED, SensitiveParameters, truncate};
+use crate::semconv::redact::{self, REDACTED, SensitiveParameters, truncate};
 
 /// Bound, in bytes, of a message.
 pub(crate) const MAX_MESSAGE: usize = 256;
@@ -54,7 +54,7 @@ pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) 
 
 /// Returns the beginning of what an error says, and whether there is more. An error may have a lot
 /// to say.
-pub(super) fn beginning(error: &dyn Display) -> (String, bool) {
+pub(crate) fn beginning(error: &dyn Display) -> (String, bool) {
     struct Bounded(String);
     impl Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -7,9 +7,9 @@ use std::io;
 use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
-use super::error_chain::ErrorChain;
-use super::error_message::beginning;
-use super::{ERROR_TYPE, OTHER, Side, http};
+use crate::semconv::error_chain::ErrorChain;
+use crate::semconv::error_message::beginning;
+use crate::semconv::{ERROR_TYPE, OTHER, Side, http};
 
 /// The client went away, or nobody waits for the result any more.
 pub(crate) const CANCELLED: &str = "cancelled";

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ::http::HeaderMap;
 use ::http::header::{FORWARDED, HeaderName};
 
-use super::http::{Scheme, split_authority};
+use crate::semconv::http::{Scheme, split_authority};
 
 /// A header in which a proxy names the client of a request, for
 /// [`TelemetryLayer::with_forwarded_headers`](crate::TelemetryLayer::with_forwarded_headers).
@@ -48,10 +48,10 @@ impl Default for TrustedProxies {
 /// The client, as the outermost trusted proxy names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Forwarded<'a> {
-    pub(super) client: Option<IpAddr>,
-    pub(super) scheme: Option<Scheme>,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) scheme: Option<Scheme>,
     /// As the client has named the server, with the port.
-    pub(super) authority: Option<&'a str>,
+    pub(crate) authority: Option<&'a str>,
 }
 
 impl<'a> Forwarded<'a> {

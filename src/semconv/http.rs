@@ -8,21 +8,21 @@ use ::http::{Extensions, HeaderMap, StatusCode, Uri, Version};
 use hyper_util::client::legacy::connect::HttpInfo;
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use super::forwarded::Forwarded;
-use super::redact::lossy_text;
-use super::server_request::server_attributes;
-use super::{
+use crate::semconv::forwarded::Forwarded;
+use crate::semconv::redact::lossy_text;
+use crate::semconv::server_request::server_attributes;
+use crate::semconv::{
     Fact, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER, Side, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
-pub(super) const MAX_METHOD: usize = 32;
-pub(super) const MAX_HOST: usize = 255;
+pub(crate) const MAX_METHOD: usize = 32;
+pub(crate) const MAX_HOST: usize = 255;
 /// Of what names a server, until its host is cut to the bound of that.
-pub(super) const MAX_AUTHORITY: usize = 1024;
-pub(super) const MAX_USER_AGENT: usize = 256;
-pub(super) const MAX_PATH: usize = 1024;
-pub(super) const MAX_QUERY: usize = 1024;
+pub(crate) const MAX_AUTHORITY: usize = 1024;
+pub(crate) const MAX_USER_AGENT: usize = 256;
+pub(crate) const MAX_PATH: usize = 1024;
+pub(crate) const MAX_QUERY: usize = 1024;
 
 /// Bounds of a captured header: its values, and the bytes of each.
 const MAX_HEADER_VALUES: usize = 8;
@@ -98,7 +98,7 @@ pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
 }
 
 /// Whether a status is an error: 5xx, or one that no RFC defines, and for a client 4xx too.
-pub(super) fn is_error(side: Side, status: StatusCode) -> bool {
+pub(crate) fn is_error(side: Side, status: StatusCode) -> bool {
     status.as_u16() >= if side == Side::Client { 400 } else { 500 }
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
 
 /// The address of the socket's other end, where the server put it into the request's extensions.
 #[inline]
-pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+pub(crate) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
         return Some(info.0);
@@ -174,14 +174,14 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 }
 
 /// `network.peer.address` and `network.peer.port`
-pub(super) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+pub(crate) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, Fact<'_>)) {
     let address = address_text(peer.ip());
     add(NETWORK_PEER_ADDRESS, Fact::Text(&address));
     add(NETWORK_PEER_PORT, Fact::Number(peer.port().into()));
 }
 
 /// An address as text. A socket for both families shows an IPv4 address within an IPv6 one.
-pub(super) fn address_text(address: IpAddr) -> String {
+pub(crate) fn address_text(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }
 

@@ -5,9 +5,9 @@ use ::http::Uri;
 use ::http::request::Parts;
 use smallvec::SmallVec;
 
-use super::http::{MAX_METHOD, MAX_QUERY};
-use super::redact::{self, SensitiveParameters};
-use super::{
+use crate::semconv::http::{MAX_METHOD, MAX_QUERY};
+use crate::semconv::redact::{self, SensitiveParameters};
+use crate::semconv::{
     CLIENT_ADDRESS, ClientRequest, Fact, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, HTTP_ROUTE, NETWORK_PEER_ADDRESS,
     NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, RPC_METHOD, RPC_SYSTEM_NAME,
@@ -87,19 +87,19 @@ impl KeptRequest {
 
 /// Pieces of text one after the other. Whoever adds them remembers their lengths.
 #[derive(Clone, Default)]
-pub(super) struct Text(SmallVec<[u8; ROOM]>);
+pub(crate) struct Text(SmallVec<[u8; ROOM]>);
 
 impl Text {
     /// Adds a piece, and gives its length.
     #[inline]
-    pub(super) fn add(&mut self, piece: &[u8]) -> u16 {
+    pub(crate) fn add(&mut self, piece: &[u8]) -> u16 {
         self.0.extend_from_slice(piece);
         u16::try_from(piece.len()).unwrap_or(u16::MAX)
     }
 
     /// Adds the query, of which those parameters are redacted; without them it is not to be recorded.
     #[inline]
-    pub(super) fn add_query(
+    pub(crate) fn add_query(
         &mut self,
         uri: &Uri,
         sensitive_parameters: Option<&SensitiveParameters>,
@@ -110,7 +110,7 @@ impl Text {
 
     /// Adds the method as the request has it, where that is not one that is known.
     #[inline]
-    pub(super) fn add_original_method(&mut self, method: &str, request: &Parts) -> u16 {
+    pub(crate) fn add_original_method(&mut self, method: &str, request: &Parts) -> u16 {
         if method == OTHER {
             self.add(truncate(request.method.as_str(), MAX_METHOD).as_bytes())
         } else {
@@ -118,13 +118,13 @@ impl Text {
         }
     }
 
-    pub(super) fn pieces(&self) -> Pieces<'_> {
+    pub(crate) fn pieces(&self) -> Pieces<'_> {
         Pieces(&self.0)
     }
 
     /// The memory that it takes besides its own size.
     #[cfg(feature = "init")]
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         if self.0.spilled() {
             self.0.capacity()
         } else {
@@ -134,16 +134,16 @@ impl Text {
 }
 
 /// What has yet to be read of a text.
-pub(super) struct Pieces<'a>(&'a [u8]);
+pub(crate) struct Pieces<'a>(&'a [u8]);
 
 impl<'a> Pieces<'a> {
     /// The next piece; empty where it is no text.
-    pub(super) fn next(&mut self, length: u16) -> &'a str {
+    pub(crate) fn next(&mut self, length: u16) -> &'a str {
         str::from_utf8(self.next_bytes(length)).unwrap_or_default()
     }
 
     /// The next piece, in whichever encoding.
-    pub(super) fn next_bytes(&mut self, length: u16) -> &'a [u8] {
+    pub(crate) fn next_bytes(&mut self, length: u16) -> &'a [u8] {
         let (piece, rest) = self.0.split_at_checked(length.into()).unwrap_or_default();
         self.0 = rest;
         piece

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ::http::HeaderName;
 use percent_encoding::percent_decode_str;
 
-pub(super) const REDACTED: &str = "REDACTED";
+pub(crate) const REDACTED: &str = "REDACTED";
 
 /// Query parameters that carry credentials (HTTP spans, `url.query`), and the two that older
 /// versions of the conventions listed besides them.
@@ -96,7 +96,7 @@ impl SensitiveParameters {
     }
 
     /// Whether a parameter of this name is sensitive.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         !name.is_empty() && self.contains(name)
     }
 
@@ -154,7 +154,7 @@ pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
 /// Replaces the values of parameters that carry credentials, then cuts to `limit` bytes.
 ///
 /// Of a long query no more is looked at than a few times what is kept.
-pub(super) fn query<'a>(
+pub(crate) fn query<'a>(
     query: &'a str,
     limit: usize,
     sensitive: &SensitiveParameters,
@@ -188,7 +188,7 @@ pub(super) fn query<'a>(
 }
 
 /// The beginning of a text, up to `limit` bytes, that ends with a character.
-pub(super) fn start(text: &str, limit: usize) -> &str {
+pub(crate) fn start(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }

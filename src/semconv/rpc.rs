@@ -5,10 +5,10 @@ use ::http::request::Parts;
 use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 
-use super::http::{peer, peer_attributes};
-use super::server_request::{server, server_attributes};
-use super::{Fact, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 use crate::request_headers::RequestHeaders;
+use crate::semconv::http::{peer, peer_attributes};
+use crate::semconv::server_request::{server, server_attributes};
+use crate::semconv::{Fact, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
@@ -29,7 +29,7 @@ pub(crate) const MAX_METHOD: usize = 256;
 pub(crate) fn is_call(request: &Parts) -> bool {
     request.method == Method::POST
         && has_grpc_content_type(&request.headers)
-        && super::http::route(&request.extensions).is_none_or(|route| {
+        && crate::semconv::http::route(&request.extensions).is_none_or(|route| {
             let last = route.rsplit('/').next();
             last.is_some_and(|last| last.starts_with("{*"))
         })
@@ -61,7 +61,7 @@ pub(crate) fn is_likely_call(request: &Parts) -> bool {
 pub(crate) fn method(uri: &Uri) -> &str {
     let path = uri.path();
     let method = path.strip_prefix('/').unwrap_or(path);
-    super::redact::start(method, MAX_METHOD + 1)
+    crate::semconv::redact::start(method, MAX_METHOD + 1)
 }
 
 /// The method at the end of a longer path.
@@ -102,15 +102,15 @@ pub(crate) fn system() -> KeyValue {
 
 /// The status of a gRPC call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Code(pub(super) u8);
+pub(crate) struct Code(pub(crate) u8);
 
 impl Code {
     const OK: Self = Self(0);
     pub(crate) const CANCELLED: Self = Self(1);
     pub(crate) const UNKNOWN: Self = Self(2);
     pub(crate) const INTERNAL: Self = Self(13);
-    pub(super) const PERMISSION_DENIED: Self = Self(7);
-    pub(super) const RESOURCE_EXHAUSTED: Self = Self(8);
+    pub(crate) const PERMISSION_DENIED: Self = Self(7);
+    pub(crate) const RESOURCE_EXHAUSTED: Self = Self(8);
     const UNIMPLEMENTED: Self = Self(12);
     pub(crate) const UNAVAILABLE: Self = Self(14);
     const UNAUTHENTICATED: Self = Self(16);

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use h2::Reason;
 
-use super::rpc::Code;
+use crate::semconv::rpc::Code;
 
 /// How many errors of a chain are looked at.
 const MAX_ERRORS: usize = 16;

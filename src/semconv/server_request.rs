@@ -8,19 +8,19 @@ use ::http::header::HeaderValue;
 use ::http::request::Parts;
 use ::http::uri::Authority;
 
-use super::forwarded::Forwarded;
-use super::http::{
+use crate::request_headers::RequestHeaders;
+use crate::semconv::forwarded::Forwarded;
+use crate::semconv::http::{
     MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer, peer_attributes,
     protocol_version, split_authority,
 };
-use super::kept::Text;
-use super::redact::{SensitiveParameters, lossy_text};
-use super::{
+use crate::semconv::kept::Text;
+use crate::semconv::redact::{SensitiveParameters, lossy_text};
+use crate::semconv::{
     CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
     NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
-use crate::request_headers::RequestHeaders;
 
 /// What is taken from a request when it arrives.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub(crate) struct ServerRequest {
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
     /// The pieces one after the other, as they came: a user may be named before the host.
-    pub(super) text: Text,
+    pub(crate) text: Text,
     lengths: Lengths,
 }
 
@@ -151,7 +151,7 @@ fn authority<'a>(
 }
 
 /// Host and port of the server that a request names.
-pub(super) fn server<'a>(
+pub(crate) fn server<'a>(
     request: &'a Parts,
     headers: &RequestHeaders<'a>,
     forwarded: &Forwarded<'a>,
@@ -161,7 +161,7 @@ pub(super) fn server<'a>(
 }
 
 /// `server.address` and `server.port`
-pub(super) fn server_attributes(
+pub(crate) fn server_attributes(
     host: &str,
     port: Option<u16>,
     add: &mut impl FnMut(&'static str, Fact<'_>),

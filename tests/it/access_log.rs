@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_telemetry::{AccessLog, LogFormat};
+use tower_telemetry::{layers::AccessLog, logs::LogFormat};
 use tracing::Level;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::{fmt, prelude::*};

@@ -19,7 +19,8 @@ use opentelemetry::{Context, KeyValue};
 use tower::retry::Policy;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_telemetry::{
-    AttemptsLayer, ClientTelemetry, ClientTelemetryLayer, MetricSet, async_with_tracer,
+    AttemptsLayer, ClientTelemetryLayer, async_with_tracer,
+    layers::{ClientTelemetry, MetricSet},
 };
 
 use crate::support::{

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use tower_telemetry::{Config, Environment, Exporter, InitError, Sampler};
+use tower_telemetry::{
+    Config,
+    config::{Environment, Exporter, InitError, Sampler},
+};
 
 fn config(variables: &[(&str, &str)]) -> Config {
     let variables: HashMap<_, _> = variables.iter().copied().collect();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
-use tower_telemetry::{MetricSet, RequestBodySizeLayer};
+use tower_telemetry::{RequestBodySizeLayer, layers::MetricSet};
 
 use crate::support::{
     DEADLINE, Server, TestTelemetry, eventually, send, span_attributes, within_deadline,

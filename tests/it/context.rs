@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_telemetry::{Trust, get_span_id, get_trace_id};
+use tower_telemetry::{get_span_id, get_trace_id, layers::Trust};
 
 use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, within_deadline};
 
@@ -275,12 +275,12 @@ fn the_types_are_as_free_as_what_they_wrap() {
     fn clone<T: Clone>() {}
     send_sync::<tower_telemetry::TelemetryLayer>();
     clone::<tower_telemetry::TelemetryLayer>();
-    send_sync::<tower_telemetry::Telemetry<()>>();
-    clone::<tower_telemetry::Telemetry<()>>();
-    send::<tower_telemetry::ResponseFuture<std::future::Ready<()>>>();
-    send::<tower_telemetry::ResponseBody<Empty<Bytes>>>();
-    send::<tower_telemetry::SpanFuture<std::future::Ready<()>>>();
-    send_sync::<tower_telemetry::Tracer>();
+    send_sync::<tower_telemetry::layers::Telemetry<()>>();
+    clone::<tower_telemetry::layers::Telemetry<()>>();
+    send::<tower_telemetry::layers::ResponseFuture<std::future::Ready<()>>>();
+    send::<tower_telemetry::layers::ResponseBody<Empty<Bytes>>>();
+    send::<tower_telemetry::handler::SpanFuture<std::future::Ready<()>>>();
+    send_sync::<tower_telemetry::handler::Tracer>();
 
     // What is not `Send` can be wrapped as well.
     let service = TestTelemetry::new()

@@ -13,7 +13,9 @@ use http_body_util::Full;
 use opentelemetry::KeyValue;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_telemetry::{
-    AttemptsLayer, ForwardedHeader, MetricSet, RequestBodySizeLayer, set_span_error,
+    AttemptsLayer, RequestBodySizeLayer,
+    layers::{ForwardedHeader, MetricSet},
+    set_span_error,
 };
 
 use crate::export::config;

@@ -758,7 +758,7 @@ mod with_grpc {
     fn client<S>(
         telemetry: &TestTelemetry,
         service: S,
-    ) -> HealthClient<tower_telemetry::ClientTelemetry<S>>
+    ) -> HealthClient<tower_telemetry::layers::ClientTelemetry<S>>
     where
         S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>,
         S::Error: Into<Erased> + 'static,

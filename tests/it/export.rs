@@ -12,7 +12,10 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_telemetry::{Batch, Config, Exporter, Protocol, Sampler, TelemetryGuard, TelemetryLayer};
+use tower_telemetry::{
+    Config, TelemetryGuard, TelemetryLayer,
+    config::{Batch, Exporter, Protocol, Sampler},
+};
 
 use crate::support::receiver::{Receiver, attributes_of};
 use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, attributes, eventually};

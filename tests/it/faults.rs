@@ -7,7 +7,11 @@ use base64::Engine;
 use bytes::Bytes;
 use prost::Message;
 use tokio::task::JoinSet;
-use tower_telemetry::{Batch, Config, Exporter, Failure, Protocol, TelemetryGuard};
+use tower_telemetry::{
+    Config, TelemetryGuard,
+    config::{Batch, Exporter, Protocol},
+    stats::Failure,
+};
 
 use crate::export::{layer, request};
 use crate::support::proxy::{Mode, Proxy};

@@ -39,7 +39,7 @@ pub(crate) async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry
 
 #[tokio::test]
 async fn spans_of_handler_code_are_a_tree_below_the_request() {
-    const TRACER: tower_telemetry::Tracer = get_tracer("orders");
+    const TRACER: tower_telemetry::handler::Tracer = get_tracer("orders");
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let request = get_span_id();

@@ -6,7 +6,10 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Array, KeyValue, Value};
 use serde_json::{Value as Json, json};
-use tower_telemetry::{Config, Exporter, Protocol};
+use tower_telemetry::{
+    Config,
+    config::{Exporter, Protocol},
+};
 use tracing_subscriber::prelude::*;
 
 use crate::support::receiver::Receiver;

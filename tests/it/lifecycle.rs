@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::{Builder, Runtime};
-use tower_telemetry::{Config, Exporter, Protocol, Report, TelemetryGuard};
+use tower_telemetry::{
+    Config, TelemetryGuard,
+    config::{Exporter, Protocol},
+    stats::Report,
+};
 
 use crate::export::{layer, request};
 use crate::support::block_on;

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use proptest::prelude::*;
-use tower_telemetry::{Config, Exporter, TelemetryGuard, with_tracer};
+use tower_telemetry::{Config, TelemetryGuard, config::Exporter, with_tracer};
 use tracing_subscriber::prelude::*;
 
 use crate::support::block_on;

@@ -15,8 +15,8 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry_sdk::trace::Sampler;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    ForwardedHeader, MetricSet, TelemetryLayer, Trust, add_request_attributes, attributes as list,
-    get_trace_id,
+    TelemetryLayer, add_request_attributes, attributes as list, get_trace_id,
+    layers::{ForwardedHeader, MetricSet, Trust},
 };
 
 use crate::support::{

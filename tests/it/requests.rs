@@ -13,9 +13,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::TraceContextExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{
-    ForwardedHeader, TelemetryLayer, add_request_attributes, add_span_attributes, add_span_event,
-    attributes as list, bind_counter, get_tracer, increment_counter, record_histogram_value,
-    set_gauge, start_timer,
+    TelemetryLayer, add_request_attributes, add_span_attributes, add_span_event,
+    attributes as list, bind_counter, get_tracer, increment_counter, layers::ForwardedHeader,
+    record_histogram_value, set_gauge, start_timer,
 };
 
 use crate::support::{

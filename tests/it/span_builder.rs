@@ -9,7 +9,8 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SpanData};
 use tower_telemetry::{
-    SpanBuilder, SpanKind, add_span_attributes, attributes, get_span_id, get_trace_id, get_tracer,
+    add_span_attributes, attributes, get_span_id, get_trace_id, get_tracer,
+    handler::{SpanBuilder, SpanKind},
     start_as_current_span, with_tracer,
 };
 

@@ -9,7 +9,11 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
-use tower_telemetry::{Config, Exporter, Failure, InitError, Protocol, SignalStats};
+use tower_telemetry::{
+    Config,
+    config::{Exporter, InitError, Protocol},
+    stats::{Failure, SignalStats},
+};
 
 use crate::export::{layer, request};
 use crate::support::proxy::{Mode, Proxy};

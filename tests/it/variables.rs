@@ -5,7 +5,7 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{Link, SpanContext, Tracer, TracerProvider};
 use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality::{Cumulative, Delta};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
-use tower_telemetry::{Config, Failure, TelemetryGuard};
+use tower_telemetry::{Config, TelemetryGuard, stats::Failure};
 
 use crate::export::{config, layer, request};
 use crate::support::receiver::{Receiver, attributes_of};

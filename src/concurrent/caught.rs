@@ -1,0 +1,23 @@
+//! Calls of the application's code, which may panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Logs a warning once per process.
+macro_rules! warn_once {
+    ($($arg:tt)+) => {{
+        static LOGGED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        if !LOGGED.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            tracing::warn!(target: "tower_telemetry", $($arg)+);
+        }
+    }};
+}
+pub(crate) use warn_once;
+
+/// Runs a hook of the application; `None` if it panics.
+pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(hook)).ok();
+    if result.is_none() {
+        warn_once!("a hook of the telemetry layer panicked; requests go on without it");
+    }
+    result
+}

@@ -1,0 +1,283 @@
+//! Where the telemetry of a signal is sent.
+
+use std::fmt;
+
+use http::Uri;
+use http::uri::PathAndQuery;
+
+use crate::config::Config;
+use crate::config::error::InitError;
+use crate::config::settings::{Endpoint, Protocol, Signal};
+
+/// A place to send one signal to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) protocol: Protocol,
+    pub(crate) uri: Uri,
+}
+
+impl Config {
+    /// Where `signal` goes over OTLP. A signal's own endpoint is used as it is, the general one is
+    /// a base (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
+    pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
+        let own = &self.otlp_by_signal[signal];
+        let protocol = self.otlp(signal, |settings| settings.protocol);
+        let (endpoint, is_base) = match (&own.endpoint, &self.otlp.endpoint) {
+            (Some(endpoint), _) => (endpoint.clone(), false),
+            (None, Some(endpoint)) => (endpoint.clone(), true),
+            (None, None) => {
+                let text = match protocol {
+                    Some(Protocol::Grpc) => "http://localhost:4317",
+                    _ => "http://localhost:4318",
+                };
+                let endpoint = Endpoint {
+                    origin: "the default endpoint".to_owned(),
+                    text: text.to_owned(),
+                };
+                (endpoint, true)
+            }
+        };
+        let endpoint = match self.otlp(signal, |settings| settings.insecure) {
+            Some(insecure) if is_bare(&endpoint.text) => {
+                let scheme = if insecure { "http" } else { "https" };
+                let text = format!("{scheme}://{}", endpoint.text);
+                Endpoint { text, ..endpoint }
+            }
+            _ => endpoint,
+        };
+        let uri = parse(&endpoint)?;
+        let protocol = protocol.unwrap_or_else(|| protocol_of(&uri));
+        let path = match protocol {
+            Protocol::Grpc => grpc_path(signal).to_owned(),
+            _ if is_base => {
+                let base = base_path(uri.path());
+                match uri.query() {
+                    Some(query) => format!("{base}/v1/{}?{query}", signal.name()),
+                    None => format!("{base}/v1/{}", signal.name()),
+                }
+            }
+            _ => return Ok(Target { protocol, uri }),
+        };
+        let mut parts = uri.into_parts();
+        parts.path_and_query = PathAndQuery::try_from(path).ok();
+        let uri = Uri::from_parts(parts).map_err(|_| invalid(&endpoint, "is not a URL"))?;
+        Ok(Target { protocol, uri })
+    }
+}
+
+/// Whether it is a host, and maybe a port, without a scheme.
+fn is_bare(endpoint: &str) -> bool {
+    !endpoint.contains("://")
+}
+
+/// The protocol and the URL, without a query and without the path that gRPC has by itself.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or("");
+        let authority = self.uri.authority().map_or("", |one| one.as_str());
+        let path = match self.protocol {
+            Protocol::Grpc => "",
+            _ => self.uri.path(),
+        };
+        write!(f, "{},{scheme}://{authority}{path}", self.protocol.name())
+    }
+}
+
+impl Target {
+    /// Whether what is sent there stays on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        let host = self.uri.host().unwrap_or("");
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || address
+                .parse()
+                .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    }
+}
+
+fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
+    let uri: Uri = endpoint.text.parse().map_err(|_| {
+        invalid(
+            endpoint,
+            "is not a URL; write one such as http://localhost:4317",
+        )
+    })?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") if cfg!(feature = "tls") => {}
+        Some("https") => {
+            let reason = "needs TLS; switch on the feature `tls` of tower-telemetry";
+            return Err(invalid(endpoint, reason));
+        }
+        _ => {
+            let reason = "is not a URL of http or https; write one such as http://localhost:4317";
+            return Err(invalid(endpoint, reason));
+        }
+    }
+    let after_scheme = endpoint.text.split_once("://").map(|(_, rest)| rest);
+    let authority = after_scheme.and_then(|rest| rest.split('/').next());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        let reason = "holds credentials, which belong into OTEL_EXPORTER_OTLP_HEADERS";
+        return Err(invalid(endpoint, reason));
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(invalid(endpoint, "names no host"));
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let after_host = authority.rsplit(']').next().unwrap_or(authority);
+    if after_host.contains(':') && uri.port_u16().is_none() {
+        return Err(invalid(endpoint, "has a port that is not a number"));
+    }
+    Ok(uri)
+}
+
+fn invalid(endpoint: &Endpoint, reason: &'static str) -> InitError {
+    InitError::Endpoint {
+        origin: endpoint.origin.clone(),
+        endpoint: endpoint.shown(),
+        reason,
+    }
+}
+
+/// The protocol that an endpoint suggests: gRPC on its usual port, else the specification's default.
+fn protocol_of(uri: &Uri) -> Protocol {
+    if uri.port_u16() == Some(4317) && base_path(uri.path()) == uri.path().trim_end_matches('/') {
+        Protocol::Grpc
+    } else {
+        Protocol::HttpProtobuf
+    }
+}
+
+/// A path without a slash at its end, and without the path of a signal.
+fn base_path(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    Signal::ALL
+        .into_iter()
+        .find_map(|signal| path.strip_suffix(signal.name())?.strip_suffix("/v1/"))
+        .unwrap_or(path)
+        .trim_end_matches('/')
+}
+
+fn grpc_path(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(variables: &[(&str, &str)], signal: Signal) -> (Protocol, String) {
+        let find = |name: &str| variables.iter().find(|(key, _)| *key == name);
+        let config = Config::from_vars(|name| find(name).map(|(_, value)| (*value).to_owned()));
+        let target = config.target(signal).expect("it is valid");
+        (target.protocol, target.uri.to_string())
+    }
+
+    #[test]
+    fn a_general_endpoint_is_a_base_and_its_port_and_path_tell_the_protocol() {
+        const GRPC: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        for (endpoint, protocol, uri) in [
+            (
+                "http://c:4317",
+                Protocol::Grpc,
+                format!("http://c:4317{GRPC}"),
+            ),
+            (
+                "http://c:4317/",
+                Protocol::Grpc,
+                format!("http://c:4317{GRPC}"),
+            ),
+            (
+                "http://c:4318",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/v1/traces",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4318/v1/logs/",
+                Protocol::HttpProtobuf,
+                "http://c:4318/v1/traces".into(),
+            ),
+            (
+                "http://c:4317/v1/metrics",
+                Protocol::HttpProtobuf,
+                "http://c:4317/v1/traces".into(),
+            ),
+            (
+                "http://c/my/",
+                Protocol::HttpProtobuf,
+                "http://c/my/v1/traces".into(),
+            ),
+            (
+                "http://c/my?a=b",
+                Protocol::HttpProtobuf,
+                "http://c/my/v1/traces?a=b".into(),
+            ),
+        ] {
+            let found = target(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)], Signal::Traces);
+            assert_eq!(found, (protocol, uri), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_one_signal_holds_for_it_alone() {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "http://metrics:9090/write",
+            ),
+            ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc"),
+        ];
+        let path = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+        for (signal, expected) in [
+            (
+                Signal::Traces,
+                (
+                    Protocol::HttpProtobuf,
+                    "http://all:4318/v1/traces".to_owned(),
+                ),
+            ),
+            (
+                Signal::Metrics,
+                (
+                    Protocol::HttpProtobuf,
+                    "http://metrics:9090/write".to_owned(),
+                ),
+            ),
+            (
+                Signal::Logs,
+                (Protocol::Grpc, format!("http://all:4318{path}")),
+            ),
+        ] {
+            assert_eq!(target(&variables, signal), expected);
+        }
+    }
+
+    #[test]
+    fn without_an_endpoint_it_is_that_of_the_specification() {
+        for (variables, expected) in [
+            (&[][..], "http://localhost:4318/v1/metrics"),
+            (
+                &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+                "http://localhost:4317/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            ),
+        ] {
+            assert_eq!(target(variables, Signal::Metrics).1, expected);
+        }
+    }
+}

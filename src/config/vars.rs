@@ -1,0 +1,174 @@
+//! What the text of a variable says, and a warning where it cannot be used.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::config::error::ConfigWarning;
+use crate::config::settings::{MAX_TIME, PemFile};
+
+/// Longest time that a variable can ask for, in milliseconds.
+const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
+
+pub(crate) struct Vars<'a> {
+    pub(crate) lookup: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) warnings: Vec<ConfigWarning>,
+}
+
+impl Vars<'_> {
+    /// A variable that is set; one that is empty counts as not set.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name)?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    pub(crate) fn warn(
+        &mut self,
+        variable: &str,
+        value: Option<&str>,
+        consequence: impl Into<String>,
+    ) {
+        self.warnings.push(ConfigWarning {
+            variable: variable.to_owned(),
+            value: value.map(|value| crate::semconv::truncate(value, 128).into_owned()),
+            consequence: consequence.into(),
+        });
+    }
+
+    pub(crate) fn warn_of_unsupported(&mut self, variable: &str) {
+        if let Some(value) = self.text(variable) {
+            self.warn(variable, Some(&value), "is not supported and has no effect");
+        }
+    }
+
+    pub(crate) fn flag(&mut self, name: &str, default: bool) -> bool {
+        let otherwise = format!("using {default}");
+        self.flag_or(name, &otherwise).unwrap_or(default)
+    }
+
+    /// A flag, where there is one.
+    pub(crate) fn flag_or(&mut self, name: &str, otherwise: &str) -> Option<bool> {
+        let value = self.text(name)?;
+        match value.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => {
+                let consequence = format!("is neither true nor false; {otherwise}");
+                self.warn(name, Some(&value), consequence);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>, default: T) -> T
+    where
+        T: Copy + Display + FromStr + PartialOrd,
+    {
+        let otherwise = format!("using {default}");
+        self.number_or(name, range, &otherwise).unwrap_or(default)
+    }
+
+    /// A number, where there is one.
+    pub(crate) fn number_or<T>(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<T>,
+        otherwise: &str,
+    ) -> Option<T>
+    where
+        T: Copy + Display + FromStr + PartialOrd,
+    {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                let (start, end) = (range.start(), range.end());
+                let consequence =
+                    format!("is not a whole number from {start} to {end}; {otherwise}");
+                self.warn(name, Some(&value), consequence);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn milliseconds(&mut self, name: &str, default: Duration) -> Duration {
+        let otherwise = format!("using {}", default.as_millis());
+        self.milliseconds_or(name, &otherwise).unwrap_or(default)
+    }
+
+    /// A time, where there is one.
+    pub(crate) fn milliseconds_or(&mut self, name: &str, otherwise: &str) -> Option<Duration> {
+        self.number_or(name, 1..=MAX_MILLISECONDS, otherwise)
+            .map(Duration::from_millis)
+    }
+
+    pub(crate) fn ratio(&mut self, name: &str, otherwise: &str) -> Option<f64> {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Some(ratio),
+            _ => {
+                let consequence = format!("is not a number from 0 to 1; {otherwise}");
+                self.warn(name, Some(&value), consequence);
+                None
+            }
+        }
+    }
+
+    /// A list of words; `none` for an empty one. Where nothing usable was said, `None`, for the
+    /// default to hold.
+    pub(crate) fn words<T>(
+        &mut self,
+        name: &str,
+        known: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.text(name)?;
+        let mut words = Vec::new();
+        let mut unknown = Vec::new();
+        let mut none = false;
+        for word in value.split(',').map(str::trim) {
+            let lower = word.to_ascii_lowercase();
+            match parse(&lower) {
+                Some(parsed) => words.push(parsed),
+                None if lower == "none" => none = true,
+                None if lower.is_empty() => {}
+                None => unknown.push(word),
+            }
+        }
+        let says_something = none || !words.is_empty();
+        for word in unknown {
+            let otherwise = if says_something {
+                "it is left out"
+            } else {
+                "the default holds"
+            };
+            self.warn(name, Some(word), format!("is none of {known}; {otherwise}"));
+        }
+        says_something.then_some(words)
+    }
+
+    /// One of some words, in any case.
+    pub(crate) fn word<T>(&mut self, name: &str, known: &[(&str, T)], otherwise: &str) -> Option<T>
+    where
+        T: Copy,
+    {
+        let value = self.text(name)?;
+        let found = known
+            .iter()
+            .find(|(word, _)| word.eq_ignore_ascii_case(&value));
+        if found.is_none() {
+            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+            let consequence = format!("is none of {}; {otherwise}", words.join(", "));
+            self.warn(name, Some(&value), consequence);
+        }
+        found.map(|(_, meaning)| *meaning)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> Option<PemFile> {
+        let path = self.text(name)?.into();
+        let origin = name.to_owned();
+        Some(PemFile { origin, path })
+    }
+}

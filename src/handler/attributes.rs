@@ -1,0 +1,269 @@
+//! Attributes, written short.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use opentelemetry::{Array, Key, KeyValue, Value};
+
+/// Makes a list of attributes: `attributes! { "key" => value, .. }`.
+///
+/// A value is anything that is [`IntoValue`], or an `Option` of it, of which `None` leaves the
+/// attribute out. A key is a string literal or a `String`. The list is an [`Attributes`]; it takes no
+/// allocation of its own.
+///
+/// ```
+/// use tower_telemetry::attributes;
+///
+/// let name = String::from("Ada");
+/// let plan: Option<&str> = None;
+/// let attributes = attributes! {
+///     "user.id" => "42",
+///     "user.name" => name.as_str(),
+///     "user.plan" => plan,
+/// };
+/// assert_eq!(attributes.len(), 2);
+/// ```
+#[macro_export]
+macro_rules! attributes {
+    ($($key:expr => $value:expr),* $(,)?) => {
+        $crate::handler::Attributes::<{ $crate::attributes!(@count $($key),*) }>::from_values([$((
+            ::core::convert::Into::into($key),
+            $crate::handler::IntoOptionalValue::into_optional_value($value),
+        )),*])
+    };
+    (@count $($key:expr),*) => { 0usize $(+ { let _ = stringify!($key); 1usize })* };
+}
+
+/// A list of attributes, made by [`attributes!`](crate::attributes): at most `N` of them, one after
+/// the other.
+///
+/// It is a slice of [`KeyValue`], an iterator of them, and can become a `Vec` of them.
+#[derive(Clone)]
+pub struct Attributes<const N: usize> {
+    /// Only the first `len` are part of the list.
+    attributes: [KeyValue; N],
+    len: usize,
+}
+
+impl<const N: usize> Attributes<N> {
+    /// Keeps the pairs that have a value.
+    #[doc(hidden)]
+    pub fn from_values(values: [(Key, Option<Value>); N]) -> Self {
+        let mut len = 0;
+        let mut present = values
+            .into_iter()
+            .filter_map(|(key, value)| Some(KeyValue::new(key, value?)));
+        let attributes = std::array::from_fn(|_| match present.next() {
+            Some(attribute) => {
+                len += 1;
+                attribute
+            }
+            None => KeyValue::new("", false),
+        });
+        Self { attributes, len }
+    }
+}
+
+impl<const N: usize> Deref for Attributes<N> {
+    type Target = [KeyValue];
+
+    fn deref(&self) -> &[KeyValue] {
+        &self.attributes[..self.len]
+    }
+}
+
+impl<const N: usize> AsRef<[KeyValue]> for Attributes<N> {
+    fn as_ref(&self) -> &[KeyValue] {
+        self
+    }
+}
+
+impl<const N: usize> IntoIterator for Attributes<N> {
+    type Item = KeyValue;
+    type IntoIter = std::iter::Take<std::array::IntoIter<KeyValue, N>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.attributes.into_iter().take(self.len)
+    }
+}
+
+impl<'a, const N: usize> IntoIterator for &'a Attributes<N> {
+    type Item = &'a KeyValue;
+    type IntoIter = std::slice::Iter<'a, KeyValue>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<const N: usize> From<Attributes<N>> for Vec<KeyValue> {
+    fn from(attributes: Attributes<N>) -> Self {
+        let len = attributes.len;
+        let mut list = Self::from(attributes.attributes);
+        list.truncate(len);
+        list
+    }
+}
+
+impl<const N: usize> fmt::Debug for Attributes<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<const N: usize, T: AsRef<[KeyValue]> + ?Sized> PartialEq<T> for Attributes<N> {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+/// What can be the value of an attribute, in [`attributes!`](crate::attributes).
+///
+/// That are truth values, numbers, texts, lists of them, and references to all of these. Attributes
+/// know one kind of integer, `i64`; a larger one becomes a text of its digits.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of an attribute",
+    label = "not a truth value, a number, a text, or a list of these",
+    note = "make one of it, with `to_string()` for instance; `#[with_tracer(.., record(%value))]` \
+            records what can be displayed, `record(?value)` what has `Debug`"
+)]
+pub trait IntoValue {
+    /// Converts into OpenTelemetry's value.
+    fn into_value(self) -> Value;
+}
+
+/// What can be the value of an attribute that may be missing: anything that is [`IntoValue`], and an
+/// [`Option`] of it.
+///
+/// It is implemented for these alone; implement [`IntoValue`] for types of your own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of an attribute",
+    label = "not a truth value, a number, a text, a list of these, or an `Option` of one",
+    note = "make one of it, with `to_string()` for instance; `#[with_tracer(.., record(%value))]` \
+            records what can be displayed, `record(?value)` what has `Debug`"
+)]
+pub trait IntoOptionalValue {
+    /// Converts into OpenTelemetry's value; `None` leaves the attribute out.
+    fn into_optional_value(self) -> Option<Value>;
+}
+
+impl<T: IntoValue> IntoOptionalValue for T {
+    fn into_optional_value(self) -> Option<Value> {
+        Some(self.into_value())
+    }
+}
+
+impl<T: IntoOptionalValue> IntoOptionalValue for Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        self?.into_optional_value()
+    }
+}
+
+impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        self.clone()?.into_optional_value()
+    }
+}
+
+/// `#[with_tracer(.., record(argument))]` takes a reference of each argument, which may be one itself.
+impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        (*self).into_optional_value()
+    }
+}
+
+macro_rules! into_value {
+    ($($from:ty => |$value:ident| $into:expr;)*) => {
+        $(impl IntoValue for $from {
+            fn into_value(self) -> Value {
+                let $value = self;
+                $into
+            }
+        })*
+    };
+}
+
+into_value! {
+    Value => |value| value;
+    bool => |value| Value::Bool(value);
+    i8 => |value| Value::I64(value.into());
+    i16 => |value| Value::I64(value.into());
+    i32 => |value| Value::I64(value.into());
+    i64 => |value| Value::I64(value);
+    i128 => |value| i64::try_from(value).map_or_else(|_| value.to_string().into(), Value::I64);
+    u128 => |value| i64::try_from(value).map_or_else(|_| value.to_string().into(), Value::I64);
+    char => |value| value.to_string().into();
+    u8 => |value| Value::I64(value.into());
+    u16 => |value| Value::I64(value.into());
+    u32 => |value| Value::I64(value.into());
+    u64 => |value| i64::try_from(value).map_or_else(|_| value.to_string().into(), Value::I64);
+    usize => |value| i64::try_from(value).map_or_else(|_| value.to_string().into(), Value::I64);
+    isize => |value| i64::try_from(value).map_or_else(|_| value.to_string().into(), Value::I64);
+    f32 => |value| Value::F64(value.into());
+    f64 => |value| Value::F64(value);
+    String => |value| value.into();
+    Arc<str> => |value| value.into();
+    &str => |value| value.to_owned().into();
+    Cow<'_, str> => |value| value.into_owned().into();
+}
+
+/// A reference to a value is as good as the value.
+impl<T: IntoValue + Clone> IntoValue for &T {
+    fn into_value(self) -> Value {
+        self.clone().into_value()
+    }
+}
+
+/// A list: of texts, unless all of it is of another one kind.
+impl<T: IntoValue> IntoValue for Vec<T> {
+    fn into_value(self) -> Value {
+        let values: Vec<_> = self.into_iter().map(IntoValue::into_value).collect();
+        Value::Array(array(&values))
+    }
+}
+
+impl<T: IntoValue, const N: usize> IntoValue for [T; N] {
+    fn into_value(self) -> Value {
+        Vec::from(self).into_value()
+    }
+}
+
+impl<T: IntoValue + Clone> IntoValue for &[T] {
+    fn into_value(self) -> Value {
+        self.to_vec().into_value()
+    }
+}
+
+fn array(values: &[Value]) -> Array {
+    fn all<T>(values: &[Value], get: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        values.iter().map(get).collect()
+    }
+    let first = values.first();
+    let list = match first {
+        Some(Value::Bool(_)) => all(values, |value| match value {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        })
+        .map(Array::Bool),
+        Some(Value::I64(_)) => all(values, |value| match value {
+            Value::I64(value) => Some(*value),
+            _ => None,
+        })
+        .map(Array::I64),
+        Some(Value::F64(_)) => all(values, |value| match value {
+            Value::F64(value) => Some(*value),
+            _ => None,
+        })
+        .map(Array::F64),
+        _ => None,
+    };
+    let texts = || {
+        values
+            .iter()
+            .map(|value| value.to_string().into())
+            .collect()
+    };
+    list.unwrap_or_else(|| Array::String(texts()))
+}

@@ -1,0 +1,221 @@
+//! Finds the error that a function returns, and records what is known of it.
+//!
+//! `#[with_tracer]` knows no types. It calls a method named `fail`, and the compiler takes the first of
+//! the traits here whose conditions the type fulfils: a method of more references comes before one of
+//! fewer.
+
+use std::any::type_name;
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::ops::Deref;
+
+use crate::concurrent::caught::guarded;
+use crate::handler::run::{Call, message_of};
+#[cfg(feature = "tonic")]
+use crate::semconv::rpc::Code;
+use crate::semconv::{self, ErrorChain, Phase, SensitiveParameters};
+
+/// Holds the value that a function returns, whose type is a `Result` by its name.
+#[derive(Debug)]
+pub struct Returned<'a, T>(pub &'a T);
+
+/// Finds the error of a type that is a `Result`.
+pub trait IsResult<'a> {
+    /// The type of the error.
+    type Error;
+
+    /// Returns the error, if there is one.
+    fn error(&self) -> Option<&'a Self::Error>;
+}
+
+impl<'a, T, E> IsResult<'a> for Returned<'a, Result<T, E>> {
+    type Error = E;
+
+    fn error(&self) -> Option<&'a E> {
+        self.0.as_ref().err()
+    }
+}
+
+/// Finds no error: the type is no `Result`.
+pub trait IsNoResult {
+    /// Returns nothing.
+    fn error(&self) -> Option<&'static NoError> {
+        None
+    }
+}
+
+impl<T> IsNoResult for &Returned<'_, T> {}
+
+/// Stands for the error of a type that is no `Result`.
+#[derive(Debug)]
+pub struct NoError;
+
+/// Holds an error of any type.
+#[derive(Debug)]
+pub struct Failed<'a, E>(pub &'a E);
+
+/// Marks the types of errors that this crate knows.
+pub trait KnownError: Error + 'static {}
+
+macro_rules! known_errors {
+    ($($type:ty),* $(,)?) => { $(impl KnownError for $type {})* };
+}
+
+known_errors! {
+    std::fmt::Error,
+    std::io::Error,
+    std::net::AddrParseError,
+    std::num::ParseFloatError,
+    std::num::ParseIntError,
+    std::num::TryFromIntError,
+    std::str::ParseBoolError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error,
+    std::time::SystemTimeError,
+    http::Error,
+    hyper::Error,
+    hyper_util::client::legacy::Error,
+    tokio::time::error::Elapsed,
+}
+
+#[cfg(feature = "reqwest")]
+known_errors!(reqwest::Error, reqwest_middleware::Error);
+
+#[cfg(feature = "tonic")]
+known_errors!(tonic::Status, tonic::transport::Error);
+
+/// Records an error of a type that this crate knows.
+pub trait FailAsKnown {
+    /// Fails with the messages of the error and its sources.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E: KnownError> FailAsKnown for &&&&Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        let chain = chain(|| Some(self.0));
+        let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<E>()));
+        call.fail(error_type, || message(None, &chain));
+    }
+}
+
+/// Says that the target of a pointer is an error of some type.
+pub trait DynError {
+    /// Returns the error.
+    fn as_error(&self) -> &(dyn Error + 'static);
+}
+
+impl DynError for dyn Error + 'static {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+impl DynError for dyn Error + Send + 'static {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+impl DynError for dyn Error + Send + Sync + 'static {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+/// Records an error behind a pointer: a box, `anyhow::Error` and its like.
+pub trait FailAsDyn {
+    /// Fails with the messages of the error and its sources.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E: Deref<Target: DynError>> FailAsDyn for &&&Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        let chain = chain(|| Some(self.0.as_error()));
+        let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<dyn Error>()));
+        call.fail(error_type, || message(None, &chain));
+    }
+}
+
+/// Records an error that may have sources.
+pub trait FailWithSources {
+    /// Fails with the messages of the error and its sources.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E: Error> FailWithSources for &&Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        let sources = chain(|| self.0.source());
+        let error_type = error_type(&sources).unwrap_or_else(|| path::<E>());
+        call.fail(error_type, || message(Some(self.0), &sources));
+    }
+}
+
+/// Records an error that can be displayed.
+pub trait FailWithMessage {
+    /// Fails with type and message.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E: Display> FailWithMessage for &Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        call.fail(path::<E>(), || message_of(self.0));
+    }
+}
+
+/// Records an error of any other type.
+pub trait FailWithType {
+    /// Fails with the type alone.
+    fn fail(&self, call: &mut Call);
+}
+
+impl<E> FailWithType for Failed<'_, E> {
+    fn fail(&self, call: &mut Call) {
+        call.fail(path::<E>(), String::new);
+    }
+}
+
+/// Returns an error and its sources. To find them is code of the application, and may panic.
+fn chain<'a>(outermost: impl FnOnce() -> Option<&'a (dyn Error + 'static)>) -> ErrorChain<'a> {
+    guarded(|| ErrorChain::of_error(outermost())).unwrap_or_default()
+}
+
+/// Returns the path by which code names a type.
+fn path<E>() -> &'static str {
+    ErrorChain::default().path(type_name::<E>())
+}
+
+/// Returns the `error.type` that says more than the type of an error: the code of a call, or the
+/// word for a cause.
+fn error_type(chain: &ErrorChain) -> Option<&'static str> {
+    #[cfg(feature = "tonic")]
+    {
+        let mut statuses = chain.iter().filter_map(|error| error.downcast_ref());
+        if let Some(status) = statuses.next() {
+            return Some(Code::of_status(status).name());
+        }
+    }
+    // The display of an error, by which some are recognised, is code of the application.
+    guarded(|| chain.word(Phase::Head)).flatten()
+}
+
+/// Returns the messages of an error and of its sources.
+fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
+    let sources: Vec<_> = sources.iter().map(Said).collect();
+    let sources = sources.iter().map(|source| source as &dyn Display);
+    let errors = outermost.into_iter().chain(sources);
+    semconv::message(errors, Some(&SensitiveParameters::default()))
+}
+
+/// Displays an error without its sources.
+struct Said<'a>(&'a (dyn Error + 'static));
+
+impl Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "tonic")]
+        if let Some(status) = self.0.downcast_ref::<tonic::Status>() {
+            // Its `Display` shows all of its metadata, too.
+            return f.write_str(status.message());
+        }
+        Display::fmt(self.0, f)
+    }
+}

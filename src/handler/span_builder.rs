@@ -1,0 +1,134 @@
+//! A span that has more than a name.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display};
+use std::future::Future;
+
+use opentelemetry::trace::{SpanContext, SpanKind};
+use opentelemetry::{Context, KeyValue};
+
+use crate::handler::run::{Call, Extra, Function, message_of};
+use crate::handler::span_future::SpanFuture;
+use crate::handler::span_guard::SpanGuard;
+use crate::semconv::ErrorChain;
+
+/// Describes a span before it starts; made by [`Tracer::span`](crate::handler::Tracer::span).
+///
+/// The span starts with [`start`](Self::start), with [`run`](Self::run), or when the future of
+/// [`run_future`](Self::run_future) is first polled.
+///
+/// ```
+/// use tower_telemetry::opentelemetry::{Context, KeyValue, trace::SpanContext};
+/// use tower_telemetry::{get_tracer, handler::SpanKind};
+///
+/// async fn handle(parent: Context, batch: Vec<SpanContext>) {
+///     let mut span = get_tracer("jobs")
+///         .span("process jobs")
+///         .with_kind(SpanKind::Consumer)
+///         .with_parent(parent);
+///     for message in batch {
+///         span = span.with_link(message);
+///     }
+///     span.run_future(async { /* the work */ }).await;
+/// }
+/// ```
+#[must_use = "a span starts with `start`, `run` or `run_future`"]
+pub struct SpanBuilder {
+    function: Function,
+}
+
+impl SpanBuilder {
+    pub(crate) fn new(component: &'static str, name: Cow<'static, str>) -> Self {
+        let function = Function::new(component, name);
+        Self { function }
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.function.extra.get_or_insert_default()
+    }
+
+    /// Sets what the span stands for; [`SpanKind::Internal`] by default ([span kind]).
+    ///
+    /// [span kind]: https://opentelemetry.io/docs/specs/otel/trace/api/#spankind
+    pub fn with_kind(mut self, kind: SpanKind) -> Self {
+        self.function.kind = kind;
+        self
+    }
+
+    /// Adds attributes, which samplers see too.
+    pub fn with_attributes(mut self, attributes: impl IntoIterator<Item = KeyValue>) -> Self {
+        self.extra().attributes.extend(attributes);
+        self
+    }
+
+    /// Links the span to another one, such as that of a message in a batch. A span context that is
+    /// not valid is left out.
+    pub fn with_link(mut self, span_context: SpanContext) -> Self {
+        self.function.link(span_context);
+        self
+    }
+
+    /// Starts the span below the span of `parent`, in place of the current one. A context without a
+    /// span, `Context::new()`, starts a new trace.
+    ///
+    /// The baggage and all else that is in `parent` is current in the span, too.
+    pub fn with_parent(mut self, parent: Context) -> Self {
+        self.extra().parent = Some(parent);
+        self
+    }
+
+    /// Starts the span and makes it current on this thread, as
+    /// [`start_as_current_span`](crate::start_as_current_span) does.
+    pub fn start(self) -> SpanGuard {
+        SpanGuard::new(self.function.start(&|_| {}).enter())
+    }
+
+    /// Runs `f` in the span, as [`with_tracer`](fn@crate::with_tracer) does.
+    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        let _span = self.start();
+        f()
+    }
+
+    /// Runs `f` in the span, which fails where `f` does, as
+    /// [`try_with_tracer`](crate::try_with_tracer) does.
+    ///
+    /// # Errors
+    ///
+    /// The error of `f`.
+    pub fn try_run<T, E: Display>(self, f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let call = self.function.start(&|_| {}).enter();
+        call.run(f, fail_with_error)
+    }
+
+    /// Runs a future in the span, as [`async_with_tracer`](crate::async_with_tracer) does.
+    pub fn run_future<F: Future>(self, future: F) -> SpanFuture<F> {
+        SpanFuture::new(self.function, future, |_, _| {})
+    }
+
+    /// Runs a future in the span, which fails where the future does, as
+    /// [`async_try_with_tracer`](crate::async_try_with_tracer) does.
+    pub fn try_run_future<F, T, E>(self, future: F) -> SpanFuture<F>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Display,
+    {
+        SpanFuture::new(self.function, future, fail_with_error)
+    }
+}
+
+/// Takes an `Err` for a failure.
+fn fail_with_error<T, E: Display>(result: &Result<T, E>, call: &mut Call) {
+    if let Err(error) = result {
+        let error_type = ErrorChain::default().path(std::any::type_name::<E>());
+        call.fail(error_type, || message_of(error));
+    }
+}
+
+impl fmt::Debug for SpanBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpanBuilder")
+            .field("component", &self.function.component)
+            .field("name", &self.function.name)
+            .finish_non_exhaustive()
+    }
+}

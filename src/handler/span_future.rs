@@ -1,0 +1,140 @@
+//! A future in a span.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use crate::handler::run::{Call, Function};
+
+/// Looks at what a future has come to, and tells the call whether it has failed.
+pub(crate) type Observe<T> = fn(&T, &mut Call);
+
+pin_project! {
+    /// A future in a span, see [`async_with_tracer`](crate::async_with_tracer).
+    ///
+    /// The span starts when the future is first polled.
+    #[must_use = "futures do nothing unless they are polled"]
+    pub struct SpanFuture<F>
+    where
+        F: Future,
+    {
+        // `None` once it has completed, and while it is being dropped.
+        #[pin]
+        inner: Option<F>,
+        state: State,
+        observe: Observe<F::Output>,
+    }
+
+    impl<F> PinnedDrop for SpanFuture<F>
+    where
+        F: Future,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let State::Running(call) = this.state {
+                // A panic that passes through its own poll has ended it there.
+                call.give_up();
+            }
+            let _attached = this.state.call().map(Call::attach);
+            this.inner.set(None);
+        }
+    }
+}
+
+enum State {
+    /// It was not polled yet.
+    Waiting(Function),
+    Running(Call),
+    Ended,
+}
+
+impl State {
+    fn call(&self) -> Option<&Call> {
+        match self {
+            Self::Running(call) => Some(call),
+            Self::Waiting(_) | Self::Ended => None,
+        }
+    }
+
+    fn started(mut call: Call) -> Self {
+        call.set_pending(true);
+        Self::Running(call)
+    }
+
+    /// Starts the span, unless that was done.
+    fn start(&mut self) {
+        if matches!(self, Self::Waiting(_))
+            && let Self::Waiting(function) = mem::replace(self, Self::Ended)
+        {
+            *self = Self::started(function.start(&|_| {}));
+        }
+    }
+}
+
+impl<F: Future> SpanFuture<F> {
+    /// Runs `inner` in a span that starts at the first poll.
+    pub(crate) fn new(function: Function, inner: F, observe: Observe<F::Output>) -> Self {
+        Self {
+            inner: Some(inner),
+            state: State::Waiting(function),
+            observe,
+        }
+    }
+
+    /// Runs `inner` in the span of `call`, which has started.
+    #[cfg(any(feature = "macros", feature = "tokio"))]
+    pub(crate) fn started(call: Call, inner: F, observe: Observe<F::Output>) -> Self {
+        Self {
+            inner: Some(inner),
+            state: State::started(call),
+            observe,
+        }
+    }
+}
+
+/// Ends a run while a panic passes. Whoever catches it drops the future later, when the thread is no
+/// longer panicking.
+struct EndOnPanic<'a>(&'a mut State);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        *self.0 = State::Ended;
+    }
+}
+
+impl<F: Future> Future for SpanFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        this.state.start();
+        let output = {
+            let _attached = this.state.call().map(Call::attach);
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+                return Poll::Pending;
+            };
+            let unwinding = EndOnPanic(this.state);
+            let polled = inner.poll(cx);
+            mem::forget(unwinding);
+            let output = ready!(polled);
+            this.inner.set(None);
+            output
+        };
+        if let State::Running(call) = this.state {
+            call.set_pending(false);
+            (this.observe)(&output, call);
+        }
+        *this.state = State::Ended;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future> fmt::Debug for SpanFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpanFuture").finish_non_exhaustive()
+    }
+}

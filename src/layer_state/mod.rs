@@ -1,0 +1,190 @@
+//! What the requests of a layer are recorded with.
+
+pub(crate) mod access_log;
+pub(crate) mod host_pattern;
+pub(crate) mod metric_attributes;
+pub(crate) mod options;
+pub(crate) mod rate_limit;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+use opentelemetry::{Context, Key, KeyValue, global};
+
+use crate::concurrent::per_thread::{ByLane, Lanes};
+use crate::instruments::{Instruments, intern};
+use crate::layer_state::options::Options;
+use crate::propagation::Propagators;
+use crate::providers::bound;
+use crate::providers::exceptions::Exceptions;
+use crate::providers::generations::{self, ByGeneration};
+use crate::providers::series_budget::SDK_SERIES;
+use crate::providers::{self, Providers, StartSpan};
+use crate::semconv::http::{KNOWN_METHODS, header_values};
+use crate::semconv::{self, Side};
+
+/// Headers to capture, each with the attribute that it becomes.
+pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
+
+impl CapturedHeaders {
+    fn new(prefix: &str, named: Option<&Vec<HeaderName>>, variable: &str) -> Self {
+        let names = match named {
+            Some(names) => names.clone(),
+            None => list(variable)
+                .into_iter()
+                .filter_map(|name| name.to_ascii_lowercase().parse().ok())
+                .collect(),
+        };
+        let mut captured: Vec<(HeaderName, Key)> = Vec::new();
+        for name in names {
+            if captured.iter().any(|(before, _)| *before == name) {
+                continue;
+            }
+            if semconv::is_sensitive_header(&name) {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    header = name.as_str(),
+                    "the header carries credentials: not captured"
+                );
+            } else {
+                let key: Arc<str> = format!("{prefix}.{name}").into();
+                captured.push((name, Key::from(key)));
+            }
+        }
+        Self(captured)
+    }
+
+    #[inline]
+    pub(crate) fn read(&self, headers: &HeaderMap, mut add: impl FnMut(KeyValue)) {
+        for (name, key) in &self.0 {
+            if let Some(values) = header_values(headers, name) {
+                add(KeyValue::new(key.clone(), values));
+            }
+        }
+    }
+}
+
+/// The elements of a variable that is a list; none where it is not set.
+fn list(variable: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_default();
+    let elements = text.split(',').map(str::trim);
+    let elements = elements.filter(|element| !element.is_empty());
+    elements.map(str::to_owned).collect()
+}
+
+/// What all services of a layer have in common.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    /// Made when the first request comes, so that the layer may be built before `init`.
+    recorders: ByGeneration<Lanes<ByLane<Recorder>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+
+    /// `None` where telemetry is switched off.
+    #[inline]
+    pub(crate) fn recorder(&self) -> Option<&ByLane<Recorder>> {
+        self.recorders
+            .get(|| Recorder::of(&self.options).map(Lanes::sharing))
+            .map(Lanes::own)
+    }
+}
+
+/// What requests are recorded with: made for a layer when a request arrives, once a generation.
+pub(crate) struct Recorder {
+    pub(crate) tracer: Arc<dyn StartSpan>,
+    pub(crate) instruments: Instruments,
+    /// Where the context of a request without a parent begins.
+    pub(crate) root: Context,
+    pub(crate) propagators: Propagators,
+    pub(crate) request_headers: CapturedHeaders,
+    pub(crate) response_headers: CapturedHeaders,
+    pub(crate) options: Options,
+    pub(crate) exceptions: Exceptions,
+}
+
+impl Recorder {
+    /// `None` where telemetry is switched off.
+    fn of(options: &Options) -> Option<Self> {
+        if options.tracers.is_none() && options.meters.is_none() {
+            let providers = generations::process()?;
+            return Some(Self::new(providers, Context::new(), options));
+        }
+        if options.tracers.is_some() {
+            providers::note_tracers_of_a_layer();
+        }
+        // What is not given here is that of OpenTelemetry's global module, as it is now.
+        let tracers = options.tracers.clone();
+        let meters = options.meters.clone();
+        let providers = Arc::new(Providers::new(
+            tracers.unwrap_or_else(providers::global_tracers),
+            meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
+            SDK_SERIES,
+        ));
+        let root = providers::scoped(providers.clone());
+        Some(Self::new(&providers, root, options))
+    }
+
+    /// A context in which the handler functions record where this recorder does, if it was told
+    /// where.
+    pub(crate) fn with_providers(&self, cx: Context) -> Context {
+        providers::in_scope_of(cx, &self.root)
+    }
+
+    fn new(providers: &Providers, root: Context, options: &Options) -> Self {
+        let known = match &options.known_methods {
+            Some(methods) => methods.clone(),
+            None => list("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"),
+        };
+        let known: Vec<&'static str> = if known.is_empty() {
+            KNOWN_METHODS.to_vec()
+        } else {
+            known.iter().filter_map(|method| intern(method)).collect()
+        };
+        let room = match (&options.room, generations::process()) {
+            (Some(room), _) => room.clone(),
+            // Of OpenTelemetry's global meters, or those of `init`.
+            (None, Some(process)) => process.room(options.side),
+            (None, None) => providers.room(options.side),
+        };
+        let instruments = Instruments::new(
+            options.side,
+            &providers.meter(),
+            &options.metrics,
+            known.into_iter(),
+            &options.grpc_methods,
+            room,
+        );
+        Self {
+            tracer: providers.tracer(),
+            instruments,
+            root,
+            propagators: options.propagators().clone(),
+            request_headers: CapturedHeaders::new(
+                semconv::HTTP_REQUEST_HEADER,
+                options.captured_request.as_ref(),
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST",
+                },
+            ),
+            response_headers: CapturedHeaders::new(
+                semconv::HTTP_RESPONSE_HEADER,
+                options.captured_response.as_ref(),
+                match options.side {
+                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE",
+                },
+            ),
+            options: options.clone(),
+            exceptions: providers.exceptions.clone(),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What a layer can be told, and what it makes of it.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use http::{HeaderName, Uri, request, response};
+use opentelemetry::metrics::MeterProvider;
+
+use crate::concurrent::caught::guarded;
+use crate::instruments::metric_set::MetricSet;
+use crate::layer_state::access_log::AccessLog;
+use crate::layer_state::host_pattern::HostPattern;
+use crate::layer_state::metric_attributes::RequestAttributes;
+use crate::layer_state::rate_limit::RateLimit;
+use crate::propagation::{MayTell, Propagators, ResponseHeaders};
+use crate::providers::MakeTracer;
+use crate::providers::generations;
+use crate::providers::series_budget::{Room, SDK_SERIES};
+use crate::semconv::http::{Scheme, Server};
+use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
+
+/// How far the trace context that comes with a request is trusted.
+///
+/// Whoever can send a request chooses it, and with it the trace that the request appears in, and
+/// whether that is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trust {
+    /// The request continues the trace, with its sampling decision and its baggage.
+    #[default]
+    Continue,
+    /// The request begins a trace of its own, with a link to the span that called.
+    Link,
+    /// The request begins a trace of its own.
+    Ignore,
+}
+
+type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
+type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) side: Side,
+    pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
+    pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    /// Room in the instruments of these meters, which the clones of a layer share.
+    pub(crate) room: Option<Arc<Room>>,
+    /// Those of `init`, else those of the W3C, where none are named.
+    pub(crate) propagators: Option<Propagators>,
+    pub(crate) filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
+    pub(crate) trust: TrustOption,
+    /// Whether a span that is current when a request comes can be its parent.
+    pub(crate) outer_span: bool,
+    pub(crate) forced_traces: Option<Arc<RateLimit>>,
+    pub(crate) request_attributes: Option<AttributesHook<request::Parts>>,
+    pub(crate) response_attributes: Option<AttributesHook<response::Parts>>,
+    /// Headers to capture; those of the environment, where none are named.
+    pub(crate) captured_request: Option<Vec<HeaderName>>,
+    pub(crate) captured_response: Option<Vec<HeaderName>>,
+    pub(crate) response_headers: ResponseHeaders,
+    pub(crate) metrics: Vec<MetricSet>,
+    /// `None` where queries are not recorded at all.
+    pub(crate) sensitive_parameters: Option<SensitiveParameters>,
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// The scheme of the connections that requests come on.
+    pub(crate) scheme: Scheme,
+    /// Those of the environment, else those of the conventions, where none are named.
+    pub(crate) known_methods: Option<Vec<String>>,
+    pub(crate) grpc_methods: Vec<String>,
+    /// Hooks that name errors, one for each type.
+    pub(crate) error_types: Vec<Arc<dyn NameError>>,
+    /// Whether a cancelled request has an `error.type`.
+    pub(crate) cancelled_error_type: bool,
+    /// The server of a client whose requests do not name it.
+    pub(crate) server: Option<Uri>,
+    /// Who is told of the trace; `None` for everybody.
+    pub(crate) trace_targets: Option<Vec<HostPattern>>,
+    pub(crate) baggage_targets: Vec<HostPattern>,
+    pub(crate) access_log: Option<AccessLog>,
+}
+
+#[derive(Clone)]
+pub(crate) enum TrustOption {
+    Always(Trust),
+    ByRequest(Hook<request::Parts, Trust>),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            side: Side::default(),
+            tracers: None,
+            meters: None,
+            room: None,
+            propagators: None,
+            filter: None,
+            span_name: None,
+            trust: TrustOption::Always(Trust::default()),
+            outer_span: true,
+            forced_traces: None,
+            request_attributes: None,
+            response_attributes: None,
+            captured_request: None,
+            captured_response: None,
+            response_headers: ResponseHeaders::default(),
+            metrics: vec![MetricSet::Basic, MetricSet::Conventions],
+            sensitive_parameters: Some(SensitiveParameters::default()),
+            trusted_proxies: TrustedProxies::default(),
+            scheme: Scheme::default(),
+            known_methods: None,
+            grpc_methods: Vec::new(),
+            error_types: Vec::new(),
+            cancelled_error_type: true,
+            server: None,
+            trace_targets: None,
+            baggage_targets: Vec::new(),
+            access_log: None,
+        }
+    }
+}
+
+impl Options {
+    /// Sets where metrics go.
+    pub(crate) fn set_meters(&mut self, meters: Arc<dyn MeterProvider + Send + Sync>) {
+        self.meters = Some(meters);
+        self.room = Some(Room::new(SDK_SERIES));
+    }
+
+    /// Declares the gRPC methods of a `FileDescriptorSet`, besides those that are declared already.
+    pub(crate) fn add_grpc_descriptors(&mut self, set: &[u8]) {
+        match semconv::grpc_methods(set) {
+            Some(methods) => self.grpc_methods.extend(methods),
+            None => tracing::warn!(
+                target: "tower_telemetry",
+                bytes = set.len(),
+                "with_grpc_descriptors: the bytes are no FileDescriptorSet; no methods are declared"
+            ),
+        }
+    }
+
+    /// The server that a request of a client goes to.
+    pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
+        // Not by the header `Host`, which may be a copy of what a stranger has sent.
+        Server::of(&request.uri).or_else(|| Server::of(self.server.as_ref()?))
+    }
+
+    /// What a server may be told. Who is not known is told nothing that not everybody may know.
+    pub(crate) fn may_tell(&self, server: Option<Server<'_>>) -> MayTell {
+        let is_among = |patterns: &[HostPattern]| {
+            server.is_some_and(|server| patterns.iter().any(|pattern| pattern.matches(server)))
+        };
+        let trace_targets = self.trace_targets.as_deref();
+        MayTell {
+            trace: trace_targets.is_none_or(is_among),
+            baggage: is_among(&self.baggage_targets),
+        }
+    }
+
+    /// Whether the filter wants a request recorded.
+    #[inline]
+    pub(crate) fn wants(&self, request: &request::Parts) -> bool {
+        match &self.filter {
+            Some(filter) => guarded(|| filter(request)).unwrap_or(true),
+            None => true,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn span_name(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
+        let hook = self.span_name.as_ref()?;
+        guarded(|| hook(request))?
+    }
+
+    #[inline]
+    pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
+        match &self.trust {
+            TrustOption::Always(trust) => *trust,
+            // Who cannot decide does not trust.
+            TrustOption::ByRequest(hook) => guarded(|| hook(request)).unwrap_or(Trust::Ignore),
+        }
+    }
+
+    /// Whether one more request may force its trace to be sampled; it counts.
+    #[inline]
+    pub(crate) fn may_force(&self) -> bool {
+        let limit = self.forced_traces.as_ref();
+        limit.is_none_or(|limit| limit.allows())
+    }
+
+    /// Whether code of the application is asked of a request before its span is started. How long that
+    /// takes belongs to the span.
+    #[inline]
+    pub(crate) fn has_request_hooks(&self) -> bool {
+        self.span_name.is_some()
+            || self.request_attributes.is_some()
+            || self.propagators.is_some()
+            || matches!(self.trust, TrustOption::ByRequest(_))
+    }
+
+    /// `None` where there is no hook.
+    #[inline]
+    pub(crate) fn request_attributes(&self, head: &request::Parts) -> Option<RequestAttributes> {
+        hooked(self.request_attributes.as_ref()?, head)
+    }
+
+    /// `None` where there is no hook.
+    #[inline]
+    pub(crate) fn response_attributes(&self, head: &response::Parts) -> Option<RequestAttributes> {
+        hooked(self.response_attributes.as_ref()?, head)
+    }
+
+    pub(crate) fn propagators(&self) -> &Propagators {
+        let own = self.propagators.as_ref();
+        own.unwrap_or_else(|| generations::propagators())
+    }
+}
+
+/// A hook that names errors of type `E`.
+struct NameOf<E, F> {
+    name: F,
+    error: PhantomData<fn(&E)>,
+}
+
+/// Makes a hook of a function that names errors of one type.
+pub(crate) fn error_type_hook<E: Error + 'static>(
+    name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
+) -> Arc<dyn NameError> {
+    Arc::new(NameOf {
+        name,
+        error: PhantomData,
+    })
+}
+
+impl<E, F> NameError for NameOf<E, F>
+where
+    E: Error + 'static,
+    F: Fn(&E) -> Option<&'static str> + Send + Sync,
+{
+    fn reveal<'a>(&self, error: &'a dyn Any) -> Option<&'a (dyn Error + 'static)> {
+        let boxed = || error.downcast_ref::<Box<E>>().map(|error| &**error);
+        let shared = || error.downcast_ref::<Arc<E>>().map(|error| &**error);
+        let error = error.downcast_ref::<E>().or_else(boxed).or_else(shared);
+        error.map(|error| error as _)
+    }
+
+    fn name(&self, error: &(dyn Error + 'static)) -> Option<&'static str> {
+        let error = error.downcast_ref::<E>()?;
+        guarded(|| (self.name)(error))?
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("metrics", &self.metrics)
+            .field("response_headers", &self.response_headers)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a hook adds, also where it panics before its end.
+fn hooked<H>(hook: &AttributesHook<H>, head: &H) -> Option<RequestAttributes> {
+    let mut added = RequestAttributes::default();
+    guarded(|| hook(head, &mut added));
+    Some(added)
+}

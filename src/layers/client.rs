@@ -1,0 +1,243 @@
+//! The layer for clients and the service that it makes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response, Uri, request};
+use opentelemetry::Context as TelemetryContext;
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::trace::TraceContextExt;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::current_context;
+use crate::layer_state::Shared;
+use crate::layer_state::host_pattern::HostPattern;
+use crate::layer_state::options::Options;
+use crate::layers::body::ResponseBody;
+use crate::layers::future::ResponseFuture;
+use crate::layers::setters::{inner_service, shared_setters};
+use crate::propagation::{has_beside, remove};
+use crate::request::ActiveRequest;
+use crate::semconv::Side;
+
+/// Layer that records each request of a client: one span, the request metrics, and the trace
+/// context in the headers of the request.
+///
+/// It wraps any Tower service over [`http::Request`] that sends requests: hyper-util's client, a
+/// tonic `Channel`, a client of your own.
+///
+/// # What is recorded
+///
+/// The span is below the one that is current when the client is called. It starts before the
+/// request is sent, and ends with the last frame of the response's body, or when that is dropped;
+/// metrics are recorded at the same time with the same duration. Each attempt is a request of its
+/// own: the layer goes inside of what retries or follows redirects, and [`AttemptsLayer`] around
+/// what retries counts.
+///
+/// | what happens | `error.type` | span status |
+/// |---|---|---|
+/// | the response arrives, its status below 400 | | unset |
+/// | its status is 400 or more | the status | error |
+/// | there is no response, or its body fails | the error's cause or type | error |
+/// | the body ends before its `content-length` | `body_incomplete` | error |
+/// | the caller drops the future or the body | that of the status, if any | unset, or that of the status |
+///
+/// The values of `error.type` are those of
+/// [`TelemetryLayer`](crate::TelemetryLayer#the-values-of-errortype). The messages of the error and
+/// its sources are the description of the span's status, 256 bytes at most. In URLs in them user and
+/// password are redacted, and the query as it is in `url.full`.
+///
+/// A gRPC call, told by its content type, fails with every status but OK, and has its message as
+/// description; a call that is dropped is `CANCELLED`, and no error. A call that fails without a
+/// status has the code that tonic's caller sees, with the feature `tonic`. Without it, errors of
+/// hyper and h2 have the same codes, and others are `UNAVAILABLE` before the head of the response
+/// and `INTERNAL` after it. Attributes and metrics are those of the conventions for [HTTP clients]
+/// and [gRPC clients].
+///
+/// # Where context may go
+///
+/// `traceparent` and `tracestate` go to every server, unless
+/// [`with_trace_targets`](Self::with_trace_targets) names some; baggage goes nowhere, unless
+/// [`with_baggage_targets`](Self::with_baggage_targets) names some. What a request says of another
+/// context, because it was copied from one that came in, is taken out. Where telemetry is suppressed,
+/// as it is for what exports it, a request is left as it is.
+///
+/// # Providers
+///
+/// Spans and metrics go where [`init`](crate::init) sends them, or to OpenTelemetry's global
+/// providers. Where a [`TelemetryLayer`](crate::TelemetryLayer) was given others, a client needs to
+/// be given them too.
+///
+/// # Example
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Empty;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower::Layer;
+/// use tower_telemetry::ClientTelemetryLayer;
+///
+/// # fn main() {
+/// let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+/// let client = ClientTelemetryLayer::new().layer(client);
+/// # }
+/// ```
+///
+/// [`AttemptsLayer`]: crate::AttemptsLayer
+/// [HTTP clients]: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+/// [gRPC clients]: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is added to a service"]
+pub struct ClientTelemetryLayer {
+    shared: Arc<Shared>,
+}
+
+impl Default for ClientTelemetryLayer {
+    fn default() -> Self {
+        let options = Options {
+            side: Side::Client,
+            ..Options::default()
+        };
+        Self {
+            shared: Arc::new(Shared::new(options)),
+        }
+    }
+}
+
+shared_setters!(
+    ClientTelemetryLayer,
+    "url.full",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT"
+);
+
+impl ClientTelemetryLayer {
+    /// Names the server, for requests that do not: a tonic `Channel` knows it, and the calls that
+    /// it is given do not.
+    ///
+    /// ```
+    /// use tower_telemetry::ClientTelemetryLayer;
+    ///
+    /// let uri = http::Uri::from_static("http://users.internal:50051");
+    /// let layer = ClientTelemetryLayer::new().with_server(uri);
+    /// ```
+    pub fn with_server(self, server: Uri) -> Self {
+        self.with(|options| options.server = Some(server))
+    }
+
+    /// Tells only these hosts which trace a request belongs to: `example.com`, `*.example.com` for
+    /// all below it, `*` for all, each with a port where it is to be that one alone.
+    ///
+    /// It is looked at for each request that passes the layer, and for each hop of redirects that are
+    /// followed around it. `reqwest` follows them below, and takes all headers along: where it
+    /// matters, give its client `redirect::Policy::none()`.
+    ///
+    /// ```
+    /// use tower_telemetry::ClientTelemetryLayer;
+    ///
+    /// let layer = ClientTelemetryLayer::new().with_trace_targets(["localhost", "*.internal"]);
+    /// ```
+    pub fn with_trace_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
+        let hosts = hosts.into_iter().map(|host| HostPattern::new(&host.into()));
+        let hosts = hosts.collect();
+        self.with(|options| options.trace_targets = Some(hosts))
+    }
+
+    /// Sends baggage to these hosts, named and looked at as in
+    /// [`with_trace_targets`](Self::with_trace_targets).
+    pub fn with_baggage_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
+        let hosts = hosts.into_iter().map(|host| HostPattern::new(&host.into()));
+        let hosts = hosts.collect();
+        self.with(|options| options.baggage_targets = hosts)
+    }
+}
+
+impl ClientTelemetryLayer {
+    /// Starts a request, and puts its context into the head.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn send(&self, head: &mut request::Parts) -> ActiveRequest {
+        start(&self.shared, head)
+    }
+}
+
+impl<S> Layer<S> for ClientTelemetryLayer {
+    type Service = ClientTelemetry<S>;
+
+    fn layer(&self, inner: S) -> ClientTelemetry<S> {
+        ClientTelemetry {
+            inner,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// Service made by [`ClientTelemetryLayer`].
+#[derive(Clone)]
+pub struct ClientTelemetry<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+inner_service!(ClientTelemetry);
+
+impl<S, B, R> Service<Request<B>> for ClientTelemetry<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: 'static,
+    R: http_body::Body,
+    R::Error: 'static,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let mut request = start(&self.shared, &mut head);
+        let entered = request.enter();
+        let inner = self.inner.call(Request::from_parts(head, body));
+        drop(entered);
+        ResponseFuture::new(inner, request)
+    }
+}
+
+/// Starts a request, and puts its context into the head.
+fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
+    if current_context::map(TelemetryContext::is_telemetry_suppressed) {
+        return ActiveRequest::none();
+    }
+    let recorder = shared.recorder();
+    match recorder {
+        Some(recorder) if shared.options.wants(head) => {
+            ActiveRequest::start_outgoing(recorder, head)
+        }
+        _ => {
+            let propagators = match recorder {
+                Some(recorder) => &recorder.propagators,
+                None => shared.options.propagators(),
+            };
+            let cx = current_context::get();
+            let may_tell = shared.options.may_tell(shared.options.server(head));
+            if cx.has_active_span() || !cx.baggage().is_empty() || has_beside(&cx) {
+                propagators.inject(&cx, may_tell, &mut head.headers);
+            } else {
+                // There is no context to put in place of what is there.
+                remove(&mut head.headers, may_tell);
+            }
+            ActiveRequest::none()
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ClientTelemetry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTelemetry")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+//! OTLP: one message to one receiver, and its outcome.
+
+pub(crate) mod client;
+pub(crate) mod connection;
+#[cfg(feature = "http-json")]
+pub(crate) mod json;
+pub(crate) mod messages;
+pub(crate) mod outcome;

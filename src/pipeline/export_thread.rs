@@ -1,0 +1,268 @@
+//! The thread on which everything is exported.
+//!
+//! It has a runtime of its own, so that export works inside and outside of tokio, on one core as
+//! on many, and goes on when the application's runtime is gone. Telemetry is suppressed on it: the
+//! exporters' own connections are not traced.
+
+use std::fmt;
+use std::io;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc as blocking;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, dispatcher};
+
+use crate::logs::tell;
+use crate::pipeline::worker::Worker;
+
+#[derive(Clone)]
+pub(crate) struct ExportThread {
+    commands: mpsc::UnboundedSender<Command>,
+    /// The process that the thread is in.
+    process: u32,
+    id: ThreadId,
+}
+
+enum Command {
+    Flush {
+        /// Whether the thread ends with this.
+        last: bool,
+        timeout: Duration,
+        done: blocking::Sender<bool>,
+    },
+    /// Writes a log line once there is a subscriber.
+    Say(String),
+}
+
+/// The way of the providers' own `force_flush`: all signals, within the shutdown timeout.
+#[derive(Clone, Default)]
+pub(crate) struct FlushHandle(Arc<OnceLock<(ExportThread, Duration)>>);
+
+impl FlushHandle {
+    pub(crate) fn connect(&self, thread: &ExportThread, timeout: Duration) {
+        let _ = self.0.set((thread.clone(), timeout));
+    }
+
+    pub(crate) fn flush(&self) -> OTelSdkResult {
+        let failed = |reason: &str| Err(OTelSdkError::InternalFailure(reason.to_owned()));
+        let Some((thread, timeout)) = self.0.get() else {
+            return failed("export has not begun");
+        };
+        if thread.id == thread::current().id() {
+            return failed("a flush on the export thread would wait for itself");
+        }
+        if thread.was_left_behind() {
+            return failed("the process was forked after `init`, and exports nothing");
+        }
+        match thread.command(false, *timeout).wait() {
+            true => Ok(()),
+            false if thread.commands.is_closed() => Err(OTelSdkError::AlreadyShutdown),
+            false => Err(OTelSdkError::Timeout(*timeout)),
+        }
+    }
+}
+
+impl fmt::Debug for FlushHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlushHandle").finish_non_exhaustive()
+    }
+}
+
+impl ExportThread {
+    /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
+    /// there is none.
+    pub(crate) fn start(workers: Vec<Worker>, awaits_subscriber: bool) -> io::Result<Self> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (started, start) = blocking::channel();
+        let thread = thread::Builder::new()
+            .name("telemetry-export".to_owned())
+            .spawn(move || {
+                let _suppressed = Context::enter_telemetry_suppressed_scope();
+                let _quiet = must_be_quiet(awaits_subscriber)
+                    .then(|| dispatcher::set_default(&Dispatch::none()));
+                // Made here, because async code, where `init` may run, must not drop one.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let (runtime, result) = match runtime {
+                    Ok(runtime) => (Some(runtime), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                let _ = started.send(result);
+                if let Some(runtime) = runtime {
+                    runtime.block_on(run(workers, receiver));
+                    // A name that is being resolved must not hold the thread.
+                    runtime.shutdown_background();
+                }
+            })?;
+        start
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+        Ok(Self {
+            commands,
+            process: process::id(),
+            id: thread.thread().id(),
+        })
+    }
+
+    /// Has all that waits exported, and then ends the thread if this is the `last` time.
+    ///
+    /// Resolves to whether all was handled within `timeout`, on any executor or none.
+    pub(crate) async fn flush(&self, last: bool, timeout: Duration) -> bool {
+        if self.was_left_behind() {
+            return false;
+        }
+        let (done, flushed) = oneshot::channel();
+        let flushing = self.command(last, timeout);
+        // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
+        // the application or by its callbacks. This thread is not.
+        let waiter = thread::Builder::new()
+            .name("telemetry-flush".to_owned())
+            .spawn(move || {
+                let _ = done.send(flushing.wait());
+            });
+        match waiter {
+            Ok(_) => flushed.await.unwrap_or(false),
+            Err(_) => false,
+        }
+    }
+
+    /// As [`flush`](Self::flush), on the current thread.
+    pub(crate) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
+        !self.was_left_behind() && self.command(last, timeout).wait()
+    }
+
+    /// Whether this is a process that was forked from the one with the thread: there is none here.
+    fn was_left_behind(&self) -> bool {
+        let was = process::id() != self.process;
+        if was {
+            tell(|| {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    "a process that is forked after `init` exports no telemetry"
+                );
+            });
+        }
+        was
+    }
+
+    fn command(&self, last: bool, timeout: Duration) -> Flushing {
+        let (done, flushed) = blocking::channel();
+        let _ = self.commands.send(Command::Flush {
+            last,
+            timeout,
+            done,
+        });
+        Flushing { flushed, timeout }
+    }
+
+    /// Has a log line written once there is a subscriber to take it.
+    pub(crate) fn say(&self, line: String) {
+        let _ = self.commands.send(Command::Say(line));
+    }
+}
+
+/// A flush that was asked for.
+struct Flushing {
+    flushed: blocking::Receiver<bool>,
+    timeout: Duration,
+}
+
+impl Flushing {
+    fn wait(self) -> bool {
+        // A little longer, so that it is the export thread that says what was done in time.
+        let timeout = self.timeout + Duration::from_millis(50);
+        self.flushed.recv_timeout(timeout).unwrap_or(false)
+    }
+}
+
+/// Writes a log line as soon as the process has a subscriber, of which nobody says when.
+async fn say(line: String) {
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+    let line = Arc::new((line, AtomicBool::new(false)));
+    let mut pause = FIRST_PAUSE;
+    while !line.1.load(Ordering::Relaxed) {
+        let line = line.clone();
+        tell(move || {
+            let (text, said) = &*line;
+            if is_heard() && !said.swap(true, Ordering::Relaxed) {
+                tracing::info!(target: "tower_telemetry", "{text}");
+            }
+        });
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Whether there is a subscriber.
+pub(crate) fn is_heard() -> bool {
+    dispatcher::get_default(|dispatch| !dispatch.is::<NoSubscriber>())
+}
+
+/// Whether the libraries that export must not log here. A subscriber of the application may wait for
+/// its output, and export would stand still.
+fn must_be_quiet(awaits_subscriber: bool) -> bool {
+    if awaits_subscriber && !is_heard() {
+        return false;
+    }
+    #[cfg(feature = "logs")]
+    let is_own = crate::logs::is_installed();
+    #[cfg(not(feature = "logs"))]
+    let is_own = false;
+    !is_own
+}
+
+async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut flushes = Vec::new();
+    for worker in workers {
+        flushes.push(worker.flush);
+        tokio::spawn(worker.task);
+    }
+    while let Some(command) = commands.recv().await {
+        let (last, timeout, done) = match command {
+            Command::Flush {
+                last,
+                timeout,
+                done,
+            } => (last, timeout, done),
+            Command::Say(line) => {
+                tokio::spawn(say(line));
+                continue;
+            }
+        };
+        // A worker that cannot be asked is gone, and what it had with it.
+        let waiting: Vec<_> = flushes
+            .iter()
+            .map(|flush| {
+                let (done, flushed) = oneshot::channel();
+                let _ = flush.send(done);
+                flushed
+            })
+            .collect();
+        let flush = async move {
+            let all = async {
+                let mut complete = true;
+                for flushed in waiting {
+                    complete &= flushed.await.is_ok();
+                }
+                complete
+            };
+            let complete = tokio::time::timeout(timeout, all).await.unwrap_or(false);
+            let _ = done.send(complete);
+        };
+        if last {
+            return flush.await;
+        }
+        tokio::spawn(flush);
+    }
+}

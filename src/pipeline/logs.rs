@@ -1,0 +1,162 @@
+//! Log records on their way out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry::InstrumentationScope;
+use opentelemetry::logs::AnyValue as SdkValue;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerProvider};
+
+use crate::config::error::InitError;
+use crate::config::settings::{Exporter, Limits, Signal};
+use crate::logs::EndNotice;
+use crate::otlp::client::OtlpClient;
+use crate::otlp::outcome::Outcome;
+use crate::pipeline::export::Building;
+use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::queue::{Item, Queue};
+use crate::pipeline::unique_keys;
+use crate::pipeline::worker::{self, Sink};
+
+/// `None` where log records are not sent anywhere; the console has log lines of its own.
+pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
+    if !building
+        .config
+        .exporters(Signal::Logs)
+        .contains(&Exporter::Otlp)
+    {
+        return Ok(None);
+    }
+    let batch = building.config.logs;
+    let sink = LogSink {
+        client: building.client(Signal::Logs, batch.export_timeout)?,
+        resource: (&building.resource).into(),
+        limits: building.config.limits,
+    };
+    let counters = building.counters[Signal::Logs].clone();
+    let (queue, worker) = worker::queue(Signal::Logs, batch, counters, sink);
+    building.workers.push(worker);
+    let provider = SdkLoggerProvider::builder()
+        .with_resource(building.resource.clone())
+        .with_log_processor(Records {
+            queue,
+            shut_down: AtomicBool::new(false),
+            flush: building.flush.clone(),
+            end: building.end.clone(),
+        });
+    Ok(Some(provider.build()))
+}
+
+/// Boxed, because a record is large and a queue of them grows in blocks.
+type Record = Box<(SdkLogRecord, InstrumentationScope)>;
+
+impl Item for Record {
+    fn bytes(&self) -> usize {
+        let (record, _) = &**self;
+        let attributes = record.attributes_iter();
+        size_of::<SdkLogRecord>()
+            + record.body().map_or(0, bytes)
+            + attributes
+                .map(|(key, value)| key.as_str().len() + bytes(value))
+                .sum::<usize>()
+    }
+}
+
+/// About how much memory a value takes.
+fn bytes(value: &SdkValue) -> usize {
+    size_of::<SdkValue>()
+        + match value {
+            SdkValue::String(text) => text.as_str().len(),
+            SdkValue::Bytes(bytes) => bytes.len(),
+            SdkValue::ListAny(list) => list.iter().map(bytes).sum(),
+            SdkValue::Map(map) => map
+                .iter()
+                .map(|(key, value)| key.as_str().len() + bytes(value))
+                .sum(),
+            _ => 0,
+        }
+}
+
+/// The log processor: into the queue with every record.
+struct Records {
+    queue: Arc<Queue<Record>>,
+    /// The SDK goes on emitting after its shutdown.
+    shut_down: AtomicBool,
+    flush: FlushHandle,
+    end: EndNotice,
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
+    }
+}
+
+impl LogProcessor for Records {
+    fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
+        if self.shut_down.load(Ordering::Relaxed) {
+            self.end.give();
+        } else {
+            self.queue.push(Box::new((record.clone(), scope.clone())));
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.flush.flush()
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        self.shut_down.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Makes the attribute `event.name` the name of the event, which took its place in the conventions.
+fn name_events(request: &mut ExportLogsServiceRequest) {
+    let scopes = request
+        .resource_logs
+        .iter_mut()
+        .flat_map(|resource| &mut resource.scope_logs);
+    for record in scopes.flat_map(|scope| &mut scope.log_records) {
+        let is_name = |attribute: &KeyValue| attribute.key == "event.name";
+        if record.event_name.is_empty()
+            && let Some(place) = record.attributes.iter().position(is_name)
+            && let Some(AnyValue {
+                value: Some(Value::StringValue(name)),
+            }) = &mut record.attributes[place].value
+        {
+            record.event_name = std::mem::take(name);
+            record.attributes.remove(place);
+        }
+    }
+}
+
+struct LogSink {
+    client: OtlpClient,
+    resource: ResourceAttributesWithSchema,
+    limits: Limits,
+}
+
+impl Sink<Record> for LogSink {
+    async fn export(&self, batch: Vec<Record>) -> Outcome {
+        let records: Vec<_> = batch.iter().map(|record| (&record.0, &record.1)).collect();
+        let mut request = ExportLogsServiceRequest {
+            resource_logs: group_logs_by_resource_and_scope(
+                &LogBatch::new(&records),
+                &self.resource,
+            ),
+        };
+        drop(batch);
+        name_events(&mut request);
+        unique_keys::in_logs(&mut request);
+        self.limits.cut_logs(&mut request);
+        self.client.export(request).await
+    }
+}

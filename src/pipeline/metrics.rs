@@ -1,0 +1,188 @@
+//! Metrics on their way out.
+
+use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
+    Temporality,
+};
+use tokio::sync::mpsc;
+
+use crate::config::error::InitError;
+use crate::config::settings::{Exporter, HistogramAggregation, Signal};
+use crate::logs::tell;
+use crate::otlp::client::OtlpClient;
+use crate::otlp::messages::Holds;
+use crate::pipeline::console;
+use crate::pipeline::counts::{Counters, Losses};
+use crate::pipeline::export::Building;
+use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::unique_keys;
+use crate::pipeline::worker::{self, Worker};
+
+pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
+    let histograms = building.config.histograms;
+    let mut provider = SdkMeterProvider::builder()
+        .with_resource(building.resource.clone())
+        .with_view(move |instrument| stream(instrument, histograms));
+    for exporter in building.config.exporters(Signal::Metrics) {
+        // One for each, because what one has collected another would miss.
+        let reader = match exporter {
+            Exporter::Otlp => ManualReader::builder().with_temporality(building.config.temporality),
+            Exporter::Console => ManualReader::builder(),
+        };
+        let reader = Arc::new(reader.build());
+        provider = provider.with_reader(SharedReader {
+            reader: reader.clone(),
+            flush: building.flush.clone(),
+        });
+        let worker = match exporter {
+            Exporter::Otlp => otlp_worker(
+                building.config.metric_interval,
+                building.counters[Signal::Metrics].clone(),
+                reader,
+                building.client(Signal::Metrics, building.config.metric_timeout)?,
+            ),
+            Exporter::Console => console_worker(reader),
+        };
+        building.workers.push(worker);
+    }
+    Ok(provider.build())
+}
+
+/// How an instrument is kept, where that is not the SDK's default. One view for all, because an
+/// instrument that two views match becomes two.
+fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<Stream> {
+    let is_request_metric = crate::semconv::is_request_metric(instrument.name());
+    let is_exponential = histograms == HistogramAggregation::ExponentialBuckets
+        && instrument.kind() == InstrumentKind::Histogram;
+    if !is_request_metric && !is_exponential {
+        return None;
+    }
+    let mut stream = Stream::builder();
+    if is_request_metric {
+        stream = stream.with_cardinality_limit(MAX_SERIES);
+    }
+    if is_exponential {
+        // The specification's defaults ("Base2 Exponential Bucket Histogram Aggregation").
+        stream = stream.with_aggregation(Aggregation::Base2ExponentialHistogram {
+            max_size: 160,
+            max_scale: 20,
+            record_min_max: true,
+        });
+    }
+    stream.build().ok()
+}
+
+/// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
+/// for each route; past the limit, what is new would go unseen for good.
+pub(crate) const MAX_SERIES: usize = 10_000;
+
+/// Collects what was recorded. An observable callback of the application may panic in this.
+fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
+    let mut metrics = ResourceMetrics::default();
+    let collected = catch_unwind(AssertUnwindSafe(|| reader.collect(&mut metrics)));
+    match collected {
+        Ok(Ok(())) => Some(metrics),
+        _ => {
+            static TOLD: AtomicBool = AtomicBool::new(false);
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                tell(|| {
+                    tracing::warn!(
+                        target: "tower_telemetry",
+                        "metrics can no longer be collected: an observable callback panicked, or \
+                         the meter provider was shut down"
+                    );
+                });
+            }
+            None
+        }
+    }
+}
+
+/// Sends all metrics at intervals, and when a flush is asked for.
+fn otlp_worker(
+    interval: Duration,
+    counters: Arc<Counters>,
+    reader: Arc<ManualReader>,
+    client: OtlpClient,
+) -> Worker {
+    let (flush, mut flushes) = mpsc::unbounded_channel();
+    let client = Arc::new(client);
+    let mut losses = Losses::new(Signal::Metrics, counters.clone());
+    let task = async move {
+        while let Some(waiters) = worker::next(&mut flushes, pending(), interval).await {
+            // Collected when it can be sent, so that what is sent is what holds then.
+            client.connection.may_be_used().await;
+            // Who waits then learns that it was not done.
+            let Some(metrics) = collect(&reader) else {
+                continue;
+            };
+            let mut request = ExportMetricsServiceRequest::from(&metrics);
+            unique_keys::in_metrics(&mut request);
+            let points = request.count() as u64;
+            if points > 0 {
+                counters.accept(points);
+                let client = client.clone();
+                let export = async move { client.export(request).await };
+                worker::settle(&mut losses, points, export).await;
+            }
+            worker::answer(waiters);
+        }
+    };
+    let task = Box::pin(task);
+    Worker { flush, task }
+}
+
+/// Prints all metrics when a flush is asked for, as it is at shutdown. At intervals they would
+/// bury the spans.
+fn console_worker(reader: Arc<ManualReader>) -> Worker {
+    let (flush, mut flushes) = mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    let task = async move {
+        while let Some(flushed) = flushes.recv().await {
+            if let Some(metrics) = collect(&reader) {
+                console::print_metrics(&metrics);
+            }
+            let _ = flushed.send(());
+        }
+    };
+    let task = Box::pin(task);
+    Worker { flush, task }
+}
+
+/// A reader for a worker and for the provider.
+#[derive(Debug)]
+struct SharedReader {
+    reader: Arc<ManualReader>,
+    flush: FlushHandle,
+}
+
+impl MetricReader for SharedReader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.reader.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.reader.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.flush.flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.reader.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.reader.temporality(kind)
+    }
+}

@@ -1,0 +1,17 @@
+//! Export: spans without the SDK, queues, the export thread and its counts.
+
+mod console;
+pub(crate) mod counts;
+#[cfg(feature = "logs")]
+mod exceptions;
+pub(crate) mod export;
+pub(crate) mod export_thread;
+mod limits;
+#[cfg(feature = "logs")]
+mod logs;
+pub(crate) mod metrics;
+mod queue;
+pub(crate) mod spans;
+mod traces;
+mod unique_keys;
+mod worker;

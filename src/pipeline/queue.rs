@@ -1,0 +1,315 @@
+//! Queues that all threads of a service record to, and one thread exports from.
+//!
+//! Each thread has a lane, and room in it that it has taken beforehand, so that threads do not
+//! write to the same memory with every item.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_queue::SegQueue;
+use tokio::sync::Notify;
+
+use crate::concurrent::per_thread::{Alone, Lanes};
+use crate::config::settings::Batch;
+use crate::pipeline::counts::Counters;
+
+/// Something that waits in a queue.
+pub(crate) trait Item: Send + 'static {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize;
+}
+
+/// Memory that each place in a queue may take on average. What this crate takes from a request is
+/// at most 6 KiB a span; the rest is for what handlers add.
+const BYTES_PER_ITEM: usize = 8 * 1024;
+
+/// What part of a batch all lanes together take beforehand, at most: so much earlier a batch may
+/// be taken for complete.
+const TAKEN_BEFOREHAND: usize = 8;
+
+/// A queue: it never blocks, and never wakes the exporting end for one item.
+pub(crate) struct Queue<T> {
+    lanes: Lanes<Alone<Lane<T>>>,
+    /// What no lane has taken.
+    free: Room,
+    capacity: usize,
+    batch_size: usize,
+    /// How many places a lane takes at once.
+    portion: usize,
+    closed: AtomicBool,
+    wake: Notify,
+    counters: Arc<Counters>,
+}
+
+struct Lane<T> {
+    items: SegQueue<T>,
+    /// What it has taken, and not used.
+    room: Room,
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self {
+            items: SegQueue::new(),
+            room: Room::default(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Room {
+    places: AtomicUsize,
+    /// Of what waits, and of the batch that is being exported.
+    bytes: AtomicUsize,
+}
+
+impl<T: Item> Queue<T> {
+    pub(crate) fn new(batch: Batch, counters: Arc<Counters>) -> Self {
+        let lanes = Lanes::<Alone<Lane<T>>>::default();
+        let capacity = batch.max_queue_size;
+        let batch_size = batch.max_export_batch_size.min(capacity);
+        Self {
+            free: Room {
+                places: AtomicUsize::new(capacity),
+                bytes: AtomicUsize::new(capacity.saturating_mul(BYTES_PER_ITEM)),
+            },
+            capacity,
+            batch_size,
+            portion: (batch_size / (lanes.len() * TAKEN_BEFOREHAND)).max(1),
+            lanes,
+            closed: AtomicBool::new(false),
+            wake: Notify::new(),
+            counters,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn push(&self, item: T) {
+        self.counters.accept(1);
+        let lane = self.lanes.own();
+        let room = if self.closed.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.make_room(&lane.room, item.bytes())
+        };
+        let Some(Made { batch_is_complete }) = room else {
+            self.counters.drop_one();
+            return;
+        };
+        lane.items.push(item);
+        if batch_is_complete {
+            self.wake();
+        }
+    }
+
+    /// Has what waits exported soon.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// How many items wait, by lanes.
+    pub(crate) fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(|lane| lane.items.len()).collect()
+    }
+
+    /// Takes a batch of what is `waiting`, and says how much memory it takes. Its places are free
+    /// again; its memory is when it is [given back](Self::give_back).
+    pub(crate) fn take(&self, waiting: &mut [usize]) -> (Vec<T>, usize) {
+        let mut batch = Vec::new();
+        for (lane, waiting) in self.lanes.iter().zip(waiting) {
+            while batch.len() < self.batch_size
+                && *waiting > 0
+                && let Some(item) = lane.items.pop()
+            {
+                batch.push(item);
+                *waiting -= 1;
+            }
+        }
+        self.free.places.fetch_add(batch.len(), Ordering::Relaxed);
+        self.level();
+        let bytes = batch.iter().map(Item::bytes).sum();
+        (batch, bytes)
+    }
+
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes from all lanes the room that they have not used: their threads may need it no more.
+    fn level(&self) {
+        for lane in self.lanes.iter() {
+            let places = lane.room.places.swap(0, Ordering::Relaxed);
+            self.free.places.fetch_add(places, Ordering::Relaxed);
+            let bytes = lane.room.bytes.swap(0, Ordering::Relaxed);
+            self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes nothing any more, and forgets what waits: whoever ends the export counts it.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        for lane in self.lanes.iter() {
+            while lane.items.pop().is_some() {}
+        }
+    }
+
+    /// Takes a place and `bytes` for an item; `None` where there is no room.
+    #[inline]
+    fn make_room(&self, lane: &Room, bytes: usize) -> Option<Made> {
+        let mut made = Made {
+            batch_is_complete: false,
+        };
+        if !use_room(&lane.places, 1) {
+            if !take_room(&lane.places, &self.free.places, 1, self.portion) {
+                return None;
+            }
+            let free = self.free.places.load(Ordering::Relaxed);
+            made.batch_is_complete = self.capacity.saturating_sub(free) >= self.batch_size;
+        }
+        let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
+        let fits = use_room(&lane.bytes, bytes)
+            || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
+        if !fits {
+            lane.places.fetch_add(1, Ordering::Relaxed);
+            // What waits is large, and an export makes room.
+            self.wake();
+            return None;
+        }
+        Some(made)
+    }
+}
+
+/// Room for an item.
+struct Made {
+    /// Whether so much room is taken now that a batch may be complete.
+    batch_is_complete: bool,
+}
+
+/// Uses what a lane has taken, if that is enough.
+fn use_room(own: &AtomicUsize, needed: usize) -> bool {
+    let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+    own.fetch_update(set, fetch, |left| left.checked_sub(needed))
+        .is_ok()
+}
+
+/// Takes what is missing, and if it can be a whole portion, so that it need not soon be done again.
+fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usize) -> bool {
+    let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+    let left = own.swap(0, Ordering::Relaxed);
+    let missing = needed.saturating_sub(left);
+    let wanted = missing.max(portion);
+    let taken = free.fetch_update(set, fetch, |free| {
+        (free >= missing).then(|| free - free.min(wanted))
+    });
+    let (taken, fits) = match taken {
+        Ok(free) => (free.min(wanted), true),
+        Err(_) => (0, false),
+    };
+    let used = if fits { needed } else { 0 };
+    own.fetch_add(left + taken - used, Ordering::Relaxed);
+    fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Item for u64 {
+        fn bytes(&self) -> usize {
+            usize::try_from(*self).expect("it is small")
+        }
+    }
+
+    impl<T: Item> Queue<T> {
+        fn len(&self) -> usize {
+            self.waiting().iter().sum()
+        }
+    }
+
+    fn queue(size: usize) -> Queue<u64> {
+        let batch = Batch::default()
+            .with_max_queue_size(size)
+            .with_max_export_batch_size(size);
+        Queue::new(batch, Arc::default())
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes_until_it_was_exported() {
+        let queue = queue(4);
+        let room = 4 * BYTES_PER_ITEM;
+        // Too large by itself; as large as can be; nothing fits besides it.
+        for item in [room + 1, room, 1] {
+            queue.push(item as u64);
+        }
+        assert_eq!(queue.counters.stats().dropped, 2);
+        let (batch, bytes) = queue.take(&mut queue.waiting());
+        assert_eq!((batch, bytes), (vec![room as u64], room));
+        // It is on its way, and still takes its memory.
+        queue.push(1);
+        assert_eq!(queue.counters.stats().dropped, 3);
+        queue.give_back(bytes);
+        // Now the number bounds.
+        for _ in 0..5 {
+            queue.push(0);
+        }
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (4, 4));
+        queue.take(&mut queue.waiting());
+        assert_eq!(queue.free.places.into_inner(), 4);
+        assert_eq!(queue.free.bytes.into_inner(), room);
+    }
+
+    #[test]
+    fn threads_that_record_at_once_fill_it_to_its_bound_and_no_further() {
+        const SIZE: usize = 1024;
+        let queue = queue(SIZE);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..SIZE).for_each(|_| queue.push(0)));
+            }
+        });
+        let stats = queue.counters.stats();
+        let waiting = queue.len();
+        assert_eq!(stats.accepted, 8 * SIZE as u64);
+        assert_eq!(stats.dropped, (8 * SIZE - waiting) as u64);
+        // Lanes may hold a portion that they cannot use.
+        let unused = queue.lanes.len() * queue.portion;
+        assert!((SIZE - unused..=SIZE).contains(&waiting), "{waiting}");
+    }
+
+    #[test]
+    fn a_queue_that_is_closed_takes_nothing_and_keeps_nothing() {
+        let queue = queue(4);
+        queue.push(0);
+        queue.close();
+        queue.push(0);
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 1));
+    }
+
+    #[test]
+    fn what_comes_later_does_not_go_before_what_was_waiting() {
+        let queue = queue(64);
+        let waiting = std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope
+                    .spawn(|| queue.push(1))
+                    .join()
+                    .expect("it does not panic");
+            }
+            let waiting = queue.waiting();
+            for _ in 0..4 {
+                scope
+                    .spawn(|| queue.push(2))
+                    .join()
+                    .expect("it does not panic");
+            }
+            waiting
+        });
+        let (batch, _) = queue.take(&mut waiting.clone());
+        assert_eq!(batch, [1; 4]);
+        assert_eq!(queue.len(), 4);
+    }
+}

@@ -1,0 +1,226 @@
+//! Spans that have ended: what they say, and the memory that they take.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{Event, Link, SpanContext, SpanId, SpanKind, Status};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use crate::attribute_set;
+use crate::pipeline::queue::Item;
+use crate::pipeline::spans::tracer::{Recorded, Scope};
+use crate::propagation::whole;
+use crate::providers::NewSpan;
+use crate::semconv::KeptRequest;
+
+/// A span that has ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    /// One of this crate's. Its state is the text that was recorded.
+    Own(SpanContext, Box<Recorded>),
+    /// One of the SDK's, which others have started.
+    Sdk(Box<SpanData>),
+}
+
+impl Item for Ended {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Own(_, recorded) => {
+                let new = &recorded.new;
+                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
+                let parts = bytes(
+                    &new.name,
+                    &recorded.status,
+                    [&new.attributes, &recorded.attributes],
+                    &recorded.events,
+                    &new.links,
+                );
+                // Each span counts it, because each may be the last that has it.
+                let state = recorded.state.as_ref().map_or(0, |text| text.len());
+                size_of::<Recorded>() + request + state + parts
+            }
+            Self::Sdk(span) => {
+                let parts = bytes(
+                    &span.name,
+                    &span.status,
+                    [&span.attributes, &[]],
+                    &span.events,
+                    &span.links,
+                );
+                size_of::<SpanData>() + parts
+            }
+        }
+    }
+}
+
+/// What an ended span says, whoever has made it.
+pub(crate) struct View<'a> {
+    pub(crate) span_context: &'a SpanContext,
+    /// The text of the state, where the span context does not hold it.
+    state: Option<&'a str>,
+    pub(crate) parent_span_id: SpanId,
+    pub(crate) parent_span_is_remote: bool,
+    pub(crate) kind: &'a SpanKind,
+    pub(crate) name: &'a str,
+    pub(crate) start_time: SystemTime,
+    pub(crate) end_time: SystemTime,
+    /// Whose attributes come first.
+    pub(crate) request: Option<&'a KeptRequest>,
+    pub(crate) attributes: [&'a [KeyValue]; 2],
+    /// Whether the attributes may have a key twice, or have one of the request's.
+    pub(crate) may_repeat: bool,
+    /// Past this, attributes are dropped.
+    pub(crate) max_attributes: u32,
+    pub(crate) dropped_attributes: u32,
+    pub(crate) events: &'a SpanEvents,
+    pub(crate) links: &'a [Link],
+    /// Past this, links are dropped.
+    pub(crate) max_links: u32,
+    pub(crate) dropped_links: u32,
+    pub(crate) status: &'a Status,
+    pub(crate) scope: &'a InstrumentationScope,
+}
+
+impl Ended {
+    pub(crate) fn view(&self) -> View<'_> {
+        match self {
+            Self::Own(span_context, recorded) => {
+                let (new, limits) = (&recorded.new, &recorded.spans.limits);
+                View {
+                    span_context,
+                    state: recorded.state.as_deref(),
+                    parent_span_id: recorded.parent_span_id,
+                    parent_span_is_remote: recorded.parent_span_is_remote,
+                    kind: &new.kind,
+                    name: &new.name,
+                    start_time: new.start_time,
+                    end_time: recorded.end_time.unwrap_or(new.start_time),
+                    request: new.request.as_ref(),
+                    attributes: [&new.attributes, &recorded.attributes],
+                    may_repeat: new.overrides_request,
+                    max_attributes: limits.max_attributes_per_span,
+                    dropped_attributes: recorded.dropped_attributes,
+                    events: &recorded.events,
+                    links: &new.links,
+                    max_links: limits.max_links_per_span,
+                    dropped_links: recorded.dropped_links,
+                    status: &recorded.status,
+                    scope: match &recorded.scope {
+                        Scope::Kept(scope) => scope,
+                        Scope::Own(scope) => scope,
+                    },
+                }
+            }
+            Self::Sdk(span) => View {
+                span_context: &span.span_context,
+                state: None,
+                parent_span_id: span.parent_span_id,
+                parent_span_is_remote: span.parent_span_is_remote,
+                kind: &span.span_kind,
+                name: &span.name,
+                start_time: span.start_time,
+                end_time: span.end_time,
+                request: None,
+                attributes: [&span.attributes, &[]],
+                may_repeat: true,
+                max_attributes: u32::MAX,
+                dropped_attributes: span.dropped_attributes_count,
+                events: &span.events,
+                links: &span.links.links,
+                max_links: u32::MAX,
+                dropped_links: span.links.dropped_count,
+                status: &span.status,
+                scope: &span.instrumentation_scope,
+            },
+        }
+    }
+}
+
+impl View<'_> {
+    /// The attributes besides those of the request, each key once.
+    pub(crate) fn unique_attributes(&self) -> Vec<KeyValue> {
+        let mut attributes: Vec<_> = self.attributes.into_iter().flatten().cloned().collect();
+        attribute_set::make_unique(&mut attributes);
+        attributes
+    }
+
+    /// The `tracestate` as it was passed on.
+    pub(crate) fn trace_state(&self) -> String {
+        match self.state {
+            Some(text) => text.to_owned(),
+            None => self.span_context.trace_state().header(),
+        }
+    }
+
+    /// The same as the SDK has it.
+    pub(crate) fn to_data(&self) -> SpanData {
+        let attributes = self.attributes.into_iter().flatten().cloned();
+        let mut attributes = NewSpan::all_attributes(self.request, self.may_repeat, attributes);
+        let dropped_attributes = cut(&mut attributes, self.max_attributes);
+        let mut links = SpanLinks::default();
+        links.links = self.links.to_vec();
+        links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
+        SpanData {
+            span_context: whole(self.span_context, self.state),
+            parent_span_id: self.parent_span_id,
+            parent_span_is_remote: self.parent_span_is_remote,
+            span_kind: self.kind.clone(),
+            name: Cow::Owned(self.name.to_owned()),
+            start_time: self.start_time,
+            end_time: self.end_time,
+            attributes,
+            dropped_attributes_count: self.dropped_attributes + dropped_attributes,
+            events: self.events.clone(),
+            links,
+            status: self.status.clone(),
+            instrumentation_scope: self.scope.clone(),
+        }
+    }
+}
+
+/// Cuts a list to a limit of the configuration, and counts what is cut off.
+pub(crate) fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let dropped = list.len().saturating_sub(limit);
+    list.truncate(limit);
+    u32::try_from(dropped).unwrap_or(u32::MAX)
+}
+
+/// About how much memory the parts of a span take.
+#[inline]
+fn bytes(
+    name: &str,
+    status: &Status,
+    attributes: [&[KeyValue]; 2],
+    events: &[Event],
+    links: &[Link],
+) -> usize {
+    let status = match status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    let event = |event: &Event| size_of_val(event) + event.name.len() + bytes_of(&event.attributes);
+    let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
+    name.len()
+        + status
+        + attributes.map(bytes_of).iter().sum::<usize>()
+        + events.iter().map(event).sum::<usize>()
+        + links.iter().map(link).sum::<usize>()
+}
+
+/// About how much memory attributes take.
+fn bytes_of(attributes: &[KeyValue]) -> usize {
+    let values = attributes.iter().map(|attribute| match &attribute.value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),
+        Value::Array(Array::Bool(list)) => list.len(),
+        Value::Array(Array::I64(list)) => size_of_val(list.as_slice()),
+        Value::Array(Array::F64(list)) => size_of_val(list.as_slice()),
+        _ => 0,
+    });
+    let keys = attributes
+        .iter()
+        .map(|attribute| attribute.key.as_str().len());
+    size_of_val(attributes) + keys.sum::<usize>() + values.sum::<usize>()
+}

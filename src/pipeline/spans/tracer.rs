@@ -1,0 +1,836 @@
+//! Spans of the layers and the handler functions.
+//!
+//! Where `init` has made the sampler, what it decides is known from the parent or the trace id. A
+//! span is therefore made here without the SDK: one that is dropped is its ids, and one that is
+//! sampled goes into the queues as it was recorded. What it says is written on the export thread.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{
+    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState,
+};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
+    SpanEvents,
+};
+use smallvec::SmallVec;
+
+use crate::attribute_set;
+use crate::concurrent::table::Table;
+use crate::config::settings::Sampler;
+use crate::pipeline::spans::ended::{Ended, cut};
+use crate::pipeline::traces::Spans;
+use crate::propagation::{
+    Beside, Decision, RANDOM, is_small, parsed, state_of, with_parent, with_state,
+};
+use crate::providers::{MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::semconv;
+
+/// More scopes than this are copied to each of their spans.
+const MAX_SCOPES: usize = 512;
+
+/// A sampler whose decisions are known.
+#[derive(Clone, Debug)]
+pub(crate) struct Sampling {
+    /// Below a span, whether it is that of another service or not.
+    below: Below,
+    /// What decides otherwise.
+    otherwise: SdkSampler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    /// As the parent was.
+    Parent,
+    /// As without one.
+    Otherwise,
+}
+
+impl Sampling {
+    /// `None` for a sampler of the application.
+    pub(crate) fn of(sampler: &Sampler) -> Option<Self> {
+        use Below::{Otherwise, Parent};
+        let (below, otherwise) = match *sampler {
+            Sampler::AlwaysOn => (Otherwise, SdkSampler::AlwaysOn),
+            Sampler::AlwaysOff => (Otherwise, SdkSampler::AlwaysOff),
+            Sampler::TraceIdRatio(ratio) => (Otherwise, SdkSampler::TraceIdRatioBased(ratio)),
+            Sampler::ParentBasedAlwaysOn => (Parent, SdkSampler::AlwaysOn),
+            Sampler::ParentBasedAlwaysOff => (Parent, SdkSampler::AlwaysOff),
+            Sampler::ParentBasedTraceIdRatio(ratio) => {
+                (Parent, SdkSampler::TraceIdRatioBased(ratio))
+            }
+            Sampler::Custom(_) => return None,
+        };
+        Some(Self { below, otherwise })
+    }
+
+    fn samples(
+        &self,
+        parent: Option<&SpanContext>,
+        decision: Option<Decision>,
+        trace_id: TraceId,
+    ) -> bool {
+        let asked = match decision {
+            Some(Decision::Deny) => return false,
+            Some(Decision::Deferred) => None,
+            // Without ids. The trace is new, and yet decided on.
+            Some(Decision::Accept | Decision::Debug) if parent.is_none() => Some(true),
+            _ => parent.map(SpanContext::is_sampled),
+        };
+        if let (Below::Parent, Some(is_sampled)) = (self.below, asked) {
+            return is_sampled;
+        }
+        let kind = SpanKind::Internal;
+        let result = self
+            .otherwise
+            .should_sample(None, trace_id, "", &kind, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
+    fn follows_unsampled(&self) -> bool {
+        self.below == Below::Parent || matches!(self.otherwise, SdkSampler::AlwaysOff)
+    }
+}
+
+/// What makes the tracers of the process.
+pub(crate) struct Tracers {
+    /// For as long as the process: spans on all threads would else count its owners at once.
+    spans: &'static Spans,
+    sampling: Sampling,
+    scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
+}
+
+impl Tracers {
+    pub(crate) fn new(spans: &'static Spans, sampling: Sampling) -> Self {
+        Self {
+            spans,
+            sampling,
+            scopes: Table::new(MAX_SCOPES),
+        }
+    }
+}
+
+impl MakeTracer for Tracers {
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        let scope = if let Some(scope) = self.scopes.get(&scope) {
+            Scope::Kept(scope)
+        } else if self.scopes.is_full() {
+            Scope::Own(Box::new(scope))
+        } else {
+            let kept = Box::leak(Box::new(scope.clone()));
+            self.scopes.insert(scope, kept);
+            Scope::Kept(kept)
+        };
+        Arc::new(Tracer {
+            spans: self.spans,
+            sampling: self.sampling.clone(),
+            scope,
+        })
+    }
+
+    fn follows_unsampled(&self) -> bool {
+        self.sampling.follows_unsampled()
+    }
+}
+
+struct Tracer {
+    spans: &'static Spans,
+    sampling: Sampling,
+    scope: Scope,
+}
+
+impl StartSpan for Tracer {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
+        let cx = parent.cx;
+        let current = cx.span();
+        let given = parent.span_context;
+        let current = || Some(current.span_context()).filter(|current| current.is_valid());
+        let parent = given.or_else(current);
+        if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
+            return Started {
+                cx: match given {
+                    Some(parent) => with_parent(cx, parent),
+                    None => cx.clone(),
+                },
+                recording: false,
+            };
+        }
+        let ids = RandomIdGenerator::default();
+        let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
+        let beside = Beside::of(cx, parent);
+        let decision = beside.and_then(|beside| beside.decision(parent));
+        let is_sampled = self.sampling.samples(parent, decision, trace_id);
+        // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
+        let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
+        let state = parent.and_then(|parent| state_of(parent, beside));
+        // The span of a request holds its state. The spans below it hold a small one alone: of a
+        // large one each would take two allocations for a member, again and again. Headers and
+        // exported spans are written from the text, which all share.
+        let held = state.as_deref();
+        let held = held.filter(|text| given.is_some() || is_small(text));
+        let span_context = SpanContext::new(
+            trace_id,
+            ids.new_span_id(),
+            TraceFlags::new(random).with_sampled(is_sampled),
+            false,
+            held.and_then(parsed).unwrap_or_default(),
+        );
+        let cx = Beside::below(cx, beside, &span_context, state.as_ref());
+        if !is_sampled {
+            return Started {
+                cx: cx.with_remote_span_context(span_context),
+                recording: false,
+            };
+        }
+        // Written where it stays: it is large, and would be moved there otherwise.
+        let place = Box::new_uninit();
+        let mut recorded = Box::write(
+            place,
+            Recorded {
+                spans: self.spans,
+                new: NewSpan::default(),
+                parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+                parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+                state,
+                end_time: None,
+                attributes: SmallVec::new(),
+                dropped_attributes: 0,
+                events: SpanEvents::default(),
+                dropped_links: 0,
+                status: Status::Unset,
+                scope: self.scope.clone(),
+            },
+        );
+        describe(&mut recorded.new);
+        let span = Span {
+            span_context,
+            recorded: Some(recorded),
+        };
+        Started {
+            cx: cx.with_span(span),
+            recording: true,
+        }
+    }
+}
+
+/// A span that is recorded, until it has ended.
+#[derive(Debug)]
+struct Span {
+    span_context: SpanContext,
+    recorded: Option<Box<Recorded>>,
+}
+
+/// What was recorded of a span.
+#[derive(Clone)]
+pub(crate) struct Recorded {
+    pub(crate) spans: &'static Spans,
+    pub(crate) new: NewSpan,
+    pub(crate) parent_span_id: SpanId,
+    pub(crate) parent_span_is_remote: bool,
+    /// The text of the `tracestate`.
+    pub(crate) state: Option<Arc<str>>,
+    pub(crate) end_time: Option<SystemTime>,
+    /// Besides those that it started with: most requests add their status and no more.
+    pub(crate) attributes: SmallVec<[KeyValue; 2]>,
+    pub(crate) dropped_attributes: u32,
+    pub(crate) events: SpanEvents,
+    pub(crate) dropped_links: u32,
+    pub(crate) status: Status,
+    pub(crate) scope: Scope,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorded").finish_non_exhaustive()
+    }
+}
+
+/// The scope of spans. It is the same for many, which are not to count themselves.
+#[derive(Clone)]
+pub(crate) enum Scope {
+    Kept(&'static InstrumentationScope),
+    Own(Box<InstrumentationScope>),
+}
+
+/// Whether a list has room below a limit of the configuration.
+fn has_room<T>(list: &[T], limit: u32) -> bool {
+    usize::try_from(limit).is_ok_and(|limit| list.len() < limit)
+}
+
+impl opentelemetry::trace::Span for Span {
+    fn add_event_with_timestamp<T>(
+        &mut self,
+        name: T,
+        timestamp: SystemTime,
+        mut attributes: Vec<KeyValue>,
+    ) where
+        T: Into<Cow<'static, str>>,
+    {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.events.events, limits.max_events_per_span) {
+            attribute_set::make_unique(&mut attributes);
+            let dropped = cut(&mut attributes, limits.max_attributes_per_event);
+            let event = Event::new(name, timestamp, attributes, dropped);
+            recorded.events.events.push(event);
+        } else {
+            recorded.events.dropped_count += 1;
+        }
+    }
+
+    fn span_context(&self) -> &SpanContext {
+        &self.span_context
+    }
+
+    fn is_recording(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    fn set_attribute(&mut self, attribute: KeyValue) {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        let is_by_crate = attribute_set::is_by_crate();
+        let before = attribute_set::find(&mut recorded.attributes, &attribute.key)
+            .or_else(|| attribute_set::find(&mut recorded.new.attributes, &attribute.key));
+        if let Some(before) = before {
+            if !is_by_crate {
+                *before = attribute;
+            }
+            return;
+        }
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.attributes, limits.max_attributes_per_span) {
+            if !is_by_crate && recorded.new.request.is_some() {
+                let key = attribute.key.as_str();
+                recorded.new.overrides_request |= semconv::is_request_key(key);
+            }
+            recorded.attributes.push(attribute);
+        } else {
+            recorded.dropped_attributes += 1;
+        }
+    }
+
+    fn set_status(&mut self, status: Status) {
+        if let Some(recorded) = &mut self.recorded
+            // Ok holds over Error, and that over Unset (Trace API, "Set Status").
+            && status > recorded.status
+        {
+            recorded.status = status;
+        }
+    }
+
+    fn update_name<T>(&mut self, name: T)
+    where
+        T: Into<Cow<'static, str>>,
+    {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.new.name = name.into();
+        }
+    }
+
+    fn add_link(&mut self, span_context: SpanContext, mut attributes: Vec<KeyValue>) {
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
+        let limits = &recorded.spans.limits;
+        if has_room(&recorded.new.links, limits.max_links_per_span) {
+            attribute_set::make_unique(&mut attributes);
+            let dropped = cut(&mut attributes, limits.max_attributes_per_link);
+            let link = Link::new(span_context, attributes, dropped);
+            recorded.new.links.push(link);
+        } else {
+            recorded.dropped_links += 1;
+        }
+    }
+
+    fn end_with_timestamp(&mut self, timestamp: SystemTime) {
+        if let Some(mut recorded) = self.recorded.take()
+            // What ends later is not counted: nobody would export it.
+            && !recorded.spans.has_stopped()
+        {
+            recorded.end_time = Some(timestamp);
+            let spans = recorded.spans;
+            // Without its state, which is there as text.
+            let span_context = with_state(&self.span_context, TraceState::NONE);
+            spans.push(Ended::Own(span_context, recorded));
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if self.recorded.is_some() {
+            opentelemetry::trace::Span::end(self);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::Context;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData, SpanLimits};
+
+    use super::*;
+    use crate::config::settings::Batch;
+    use crate::pipeline::queue::Queue;
+    use crate::propagation;
+    use crate::providers::TracersOf;
+    use crate::semconv::{ClientRequest, KeptRequest};
+
+    const LIMITS: SpanLimits = SpanLimits {
+        max_events_per_span: 2,
+        max_attributes_per_span: 4,
+        max_links_per_span: 2,
+        max_attributes_per_event: 1,
+        max_attributes_per_link: 1,
+    };
+
+    /// Tracers of both kinds with a sampler, and what they export.
+    struct Both {
+        tracers: Tracers,
+        own: Arc<dyn StartSpan>,
+        queue: Arc<Queue<Ended>>,
+        sdk: Arc<dyn StartSpan>,
+        exporter: InMemorySpanExporter,
+    }
+
+    impl Both {
+        fn new(sampler: &Sampler) -> Self {
+            let sampling = Sampling::of(sampler).expect("it is one of the SDK's");
+            let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
+            let spans = Box::leak(Box::new(Spans::to(queue.clone(), LIMITS)));
+            let own = Tracers::new(spans, sampling.clone());
+            let exporter = InMemorySpanExporter::default();
+            let provider = SdkTracerProvider::builder();
+            let provider = match sampling.below {
+                Below::Parent => {
+                    provider.with_sampler(SdkSampler::parent_based(sampling.otherwise))
+                }
+                Below::Otherwise => provider.with_sampler(sampling.otherwise),
+            };
+            let provider = provider
+                .with_span_limits(LIMITS)
+                .with_simple_exporter(exporter.clone());
+            let scope = || InstrumentationScope::builder("scope").build();
+            Self {
+                own: own.make(scope()),
+                tracers: own,
+                queue,
+                sdk: TracersOf(provider.build()).make(scope()),
+                exporter,
+            }
+        }
+
+        fn exported(&self) -> [Vec<SpanData>; 2] {
+            let (own, _) = self.queue.take(&mut self.queue.waiting());
+            let own = own.iter().map(|span| span.view().to_data()).collect();
+            let sdk = self.exporter.get_finished_spans();
+            [own, sdk.expect("it is not shut down")]
+        }
+    }
+
+    fn new_span(new: &mut NewSpan) {
+        *new = NewSpan {
+            name: "name".into(),
+            kind: SpanKind::Server,
+            start_time: SystemTime::UNIX_EPOCH,
+            links: vec![Link::with_context(span_context(0x01, true))],
+            request: None,
+            attributes: vec![KeyValue::new("a", 1), KeyValue::new("b", 2)],
+            overrides_request: false,
+        };
+    }
+
+    fn span_context(flags: u8, is_remote: bool) -> SpanContext {
+        let state = "vendor=value".parse().expect("it is valid");
+        let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
+        SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
+    }
+
+    #[test]
+    fn a_span_is_what_the_sdk_makes_of_it() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        for tracer in [&both.own, &both.sdk] {
+            let parent = Parent {
+                cx: &Context::new(),
+                span_context: Some(&span_context(0x03, true)),
+            };
+            let cx = tracer.start(parent, &mut new_span).cx;
+            let span = cx.span();
+            assert!(span.is_recording());
+            for key in ["c", "d", "e"] {
+                span.set_attribute(KeyValue::new(key, 3));
+            }
+            let two = || vec![KeyValue::new("x", 1), KeyValue::new("y", 2)];
+            for event in ["first", "second", "third"] {
+                span.add_event_with_timestamp(event, SystemTime::UNIX_EPOCH, two());
+            }
+            for _ in 0..3 {
+                span.add_link(span_context(0x00, false), two());
+            }
+            span.set_status(Status::error("first"));
+            span.set_status(Status::Unset);
+            span.set_status(Status::Ok);
+            span.set_status(Status::error("last"));
+            span.update_name("other");
+            span.end_with_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+            // It has ended.
+            assert!(!span.is_recording());
+            span.set_attribute(KeyValue::new("late", 1));
+            span.end();
+        }
+        let [mut own, sdk] = both.exported();
+        assert_eq!((own.len(), sdk.len()), (1, 1));
+        // Each has an id of its own, and all else is the same.
+        own[0].span_context = sdk[0].span_context.clone();
+        assert_eq!(own, sdk);
+        assert_eq!(own[0].dropped_attributes_count, 1);
+    }
+
+    #[test]
+    fn scopes_are_kept_once_and_only_so_many() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let scope_of = |name: String| {
+            let tracer = both
+                .tracers
+                .make(InstrumentationScope::builder(name).build());
+            let root = &Context::new();
+            let parent = Parent {
+                cx: root,
+                span_context: None,
+            };
+            drop(tracer.start(parent, &mut new_span));
+            let (mut ended, _) = both.queue.take(&mut both.queue.waiting());
+            match ended.pop() {
+                Some(Ended::Own(_, recorded)) => recorded.scope.clone(),
+                ended => panic!("{ended:?}"),
+            }
+        };
+        let kept = |name: &str| match scope_of(name.to_owned()) {
+            Scope::Kept(scope) => std::ptr::from_ref(scope),
+            Scope::Own(scope) => panic!("{scope:?}"),
+        };
+        assert_eq!(kept("first"), kept("first"));
+        for n in 0..MAX_SCOPES {
+            scope_of(format!("scope{n}"));
+        }
+        assert!(
+            matches!(scope_of("one more".to_owned()), Scope::Own(scope) if scope.name() == "one more")
+        );
+        assert_eq!(kept("first"), kept("first"));
+    }
+
+    #[test]
+    fn a_span_counts_the_memory_that_its_parts_take() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let bytes = |describe: &mut dyn FnMut(&mut NewSpan)| {
+            let root = &Context::new();
+            let parent = Parent {
+                cx: root,
+                span_context: None,
+            };
+            drop(both.own.start(parent, describe));
+            let (_, bytes) = both.queue.take(&mut both.queue.waiting());
+            bytes
+        };
+        let text = || "t".repeat(1000);
+        let empty = bytes(&mut |_| ());
+        assert!(empty >= size_of::<Recorded>());
+        let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
+        let request = || {
+            let path = format!("/{}", "p".repeat(999));
+            let request = http::Request::get(path).body(());
+            let (request, ()) = request.expect("it is a request").into_parts();
+            let mut kept = ClientRequest::new("GET", None);
+            kept.read(&request, None, None, None);
+            KeptRequest::Client(kept)
+        };
+        for (case, describe) in [
+            (
+                "request",
+                &mut (|new: &mut NewSpan| new.request = Some(request()))
+                    as &mut dyn FnMut(&mut NewSpan),
+            ),
+            (
+                "name",
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
+            ),
+            ("attribute", &mut |new| {
+                new.attributes.push(KeyValue::new("key", text()));
+            }),
+            ("link", &mut |new| new.links.push(link())),
+        ] {
+            let bytes = bytes(describe);
+            assert!(
+                (empty + 1000..empty + 1300).contains(&bytes),
+                "{case}: {bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_span_that_nobody_ends_ends_when_it_is_dropped() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        for tracer in [&both.own, &both.sdk] {
+            let cx = &Context::new();
+            let parent = Parent {
+                cx,
+                span_context: None,
+            };
+            drop(tracer.start(parent, &mut new_span));
+        }
+        for spans in both.exported() {
+            assert_eq!(spans.len(), 1);
+            assert!(spans[0].end_time > spans[0].start_time);
+        }
+    }
+
+    #[test]
+    fn samplers_decide_as_those_of_the_sdk() {
+        let parents = [
+            None,
+            Some(span_context(0x01, true)),
+            Some(span_context(0x03, true)),
+            Some(span_context(0x00, true)),
+            Some(span_context(0x02, true)),
+            Some(span_context(0x01, false)),
+            Some(span_context(0x00, false)),
+        ];
+        for sampler in [
+            Sampler::AlwaysOn,
+            Sampler::AlwaysOff,
+            Sampler::TraceIdRatio(1.0),
+            Sampler::TraceIdRatio(0.0),
+            Sampler::TraceIdRatio(0.5),
+            Sampler::ParentBasedAlwaysOn,
+            Sampler::ParentBasedAlwaysOff,
+            Sampler::ParentBasedTraceIdRatio(0.0),
+            Sampler::ParentBasedTraceIdRatio(1.0),
+        ] {
+            let both = Both::new(&sampler);
+            for parent in &parents {
+                // The SDK does not set the random flag of a new trace.
+                let random = [0, if parent.is_none() { RANDOM } else { 0 }].map(TraceFlags::new);
+                let tracers = [(&both.own, random[0]), (&both.sdk, random[1])];
+                let started = tracers.map(|(tracer, random)| {
+                    let parent = Parent {
+                        cx: &Context::new(),
+                        span_context: parent.as_ref(),
+                    };
+                    let started = tracer.start(parent, &mut new_span);
+                    let span = started.cx.span();
+                    let own = span.span_context();
+                    assert!(own.is_valid() && !own.is_remote());
+                    let trace_id = parent_trace(own, &parents);
+                    (
+                        started.recording,
+                        trace_id,
+                        own.trace_flags() | random,
+                        own.trace_state().clone(),
+                    )
+                });
+                // Without a parent, a ratio decides on ids that are not the same.
+                if parent.is_some() || sampler.to_string() != "traceidratio(0.5)" {
+                    assert_eq!(started[0], started[1], "{sampler} {parent:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_of_b3_is_asked_before_the_sampler() {
+        use Decision::{Accept, Debug, Deferred, Deny};
+
+        let samplers = [
+            Sampler::ParentBasedAlwaysOn,
+            Sampler::ParentBasedAlwaysOff,
+            Sampler::AlwaysOn,
+            Sampler::AlwaysOff,
+        ];
+        for (decision, flags, expected) in [
+            (Some(Deferred), Some(0), [true, false, true, false]),
+            (None, Some(0), [false, false, true, false]),
+            (Some(Debug), Some(1), [true, true, true, false]),
+            (None, None, [true, false, true, false]),
+            (Some(Accept), None, [true, true, true, false]),
+            (Some(Debug), None, [true, true, true, false]),
+            (Some(Deny), None, [false; 4]),
+        ] {
+            for (sampler, expected) in samplers.iter().zip(expected) {
+                let case = format!("{decision:?} {flags:?} {sampler}");
+                let both = Both::new(sampler);
+                let remote = flags.map(|flags| span_context(flags, true));
+                let mut cx = Context::new();
+                if decision.is_some() {
+                    cx = cx.with_value(Beside::new(remote.as_ref(), None, decision));
+                }
+                let parent = Parent {
+                    cx: &cx,
+                    span_context: remote.as_ref(),
+                };
+                let started = both.own.start(parent, &mut new_span);
+                assert_eq!(started.recording, expected, "{case}");
+                let span = started.cx.span().span_context().clone();
+                assert_eq!(span.is_sampled(), expected, "{case}");
+                let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
+                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM != 0));
+                // Below it the decision is taken, and holds.
+                let below = Parent {
+                    cx: &started.cx,
+                    span_context: None,
+                };
+                let below = both.own.start(below, &mut new_span);
+                assert_eq!(below.recording, expected, "below {case}");
+                let kept = propagation::decision(&below.cx);
+                let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
+                assert_eq!(kept, passed_on, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn below_a_request_that_is_passed_through_a_decision_is_still_open() {
+        use crate::providers::Providers;
+
+        let both = Both::new(&Sampler::ParentBasedAlwaysOn);
+        let meters = opentelemetry_sdk::metrics::SdkMeterProvider::default();
+        let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
+        let remote = span_context(0x00, true);
+        for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
+            let beside = Beside::new(Some(&remote), None, decision);
+            let cx = Context::new().with_value(beside);
+            let _attached = cx.with_remote_span_context(remote.clone()).attach();
+            assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
+        }
+    }
+
+    #[test]
+    fn spans_share_the_text_of_a_state_and_hold_a_small_one() {
+        let text = |count: usize| {
+            let members: Vec<_> = (0..count).map(|n| format!("k{n}=v")).collect();
+            members.join(",")
+        };
+        for (case, state, holds, child_holds) in [
+            ("none", String::new(), true, true),
+            ("one", text(1), true, true),
+            ("four", text(4), true, true),
+            ("five", text(5), true, false),
+            ("all", text(32), true, false),
+            ("of Level 2", "x@y@z=1".to_owned(), false, false),
+        ] {
+            let both = Both::new(&Sampler::AlwaysOn);
+            let remote = with_state(&span_context(0x01, true), TraceState::NONE);
+            let shared: Option<Arc<str>> =
+                Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
+            let beside = Beside::new(Some(&remote), shared.clone(), None);
+            let root = Context::new().with_value(beside);
+            let parent = Parent {
+                cx: &root,
+                span_context: Some(&remote),
+            };
+            let request = both.own.start(parent, &mut new_span).cx;
+            let below = |cx: &Context| {
+                let parent = Parent {
+                    cx,
+                    span_context: None,
+                };
+                both.own.start(parent, &mut new_span).cx
+            };
+            let child = below(&request);
+            let grandchild = below(&child);
+            let held = |cx: &Context| cx.span().span_context().trace_state().header();
+            let expected = |holds| if holds { &*state } else { "" };
+            assert_eq!(held(&request), expected(holds), "{case}");
+            assert_eq!(held(&child), expected(child_holds), "{case}");
+            assert_eq!(held(&grandchild), expected(child_holds), "{case}");
+            drop((request, child, grandchild));
+            let (ended, bytes) = both.queue.take(&mut both.queue.waiting());
+            assert_eq!(ended.len(), 3);
+            assert!(bytes >= 3 * (size_of::<Recorded>() + state.len()));
+            for ended in ended {
+                assert_eq!(ended.view().trace_state(), state, "{case}");
+                let data = ended.view().to_data();
+                assert_eq!(
+                    data.span_context.trace_state().header(),
+                    expected(holds),
+                    "{case}"
+                );
+                let Ended::Own(_, recorded) = ended else {
+                    panic!("it is one of ours");
+                };
+                let is_shared = match (&recorded.state, &shared) {
+                    (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                    (one, other) => one.is_none() && other.is_none(),
+                };
+                assert!(is_shared, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_came_without_its_text_reaches_all_spans_below() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let members = (0..9).map(|n| (format!("k{n}"), "v"));
+        let state = TraceState::from_key_value(members).expect("it is valid");
+        let remote = with_state(&span_context(0x01, true), state.clone());
+        let mut cx = Context::new().with_remote_span_context(remote);
+        for _ in 0..3 {
+            let parent = Parent {
+                cx: &cx,
+                span_context: None,
+            };
+            cx = both.own.start(parent, &mut new_span).cx;
+        }
+        drop(cx);
+        let (ended, _) = both.queue.take(&mut both.queue.waiting());
+        assert_eq!(ended.len(), 3);
+        for ended in ended {
+            assert_eq!(ended.view().trace_state(), state.header());
+        }
+    }
+
+    /// The trace of a span, if it is that of a parent.
+    fn parent_trace(span: &SpanContext, parents: &[Option<SpanContext>]) -> Option<TraceId> {
+        let mut parents = parents.iter().flatten();
+        let parent = parents.find(|parent| parent.trace_id() == span.trace_id());
+        parent.map(SpanContext::trace_id)
+    }
+
+    #[test]
+    fn where_telemetry_is_suppressed_the_parent_goes_on() {
+        let both = Both::new(&Sampler::AlwaysOn);
+        let remote = span_context(0x01, true);
+        let cx = Context::new().with_telemetry_suppressed();
+        let below = |cx: &Context, span_context| {
+            let parent = Parent { cx, span_context };
+            let started = both.own.start(parent, &mut new_span);
+            assert!(!started.recording);
+            started.cx
+        };
+        let started = below(&cx, Some(&remote));
+        assert_eq!(started.span().span_context(), &remote);
+        assert!(!below(&cx, None).has_active_span());
+        // A span that is recorded still is, below it.
+        let open = Parent {
+            cx: &Context::new(),
+            span_context: None,
+        };
+        let open = both.own.start(open, &mut new_span).cx;
+        let inside = below(&open.with_telemetry_suppressed(), None);
+        inside.span().set_attribute(KeyValue::new("inside", true));
+        drop((open, inside));
+        let [own, _] = both.exported();
+        assert_eq!(own.len(), 1);
+        assert!(own[0].attributes.contains(&KeyValue::new("inside", true)));
+    }
+}

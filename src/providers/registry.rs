@@ -1,0 +1,209 @@
+//! Instruments that handler code creates by name.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+use crate::concurrent::table::{Inserted, Table};
+use crate::semconv;
+
+/// Bound of the number of instruments that are created by name.
+const MAX_INSTRUMENTS: usize = 256;
+
+/// The instruments that were created by name.
+pub(crate) struct Registry {
+    meter: Meter,
+    /// By their names in lower case.
+    instruments: Table<String, Instrument>,
+    /// By other spellings of their names.
+    spellings: Table<String, Instrument>,
+    /// Names that were complained about.
+    refused: Table<String, ()>,
+    /// Whether it was said that there are too many.
+    overflow: AtomicBool,
+}
+
+#[derive(Clone)]
+pub(crate) enum Instrument {
+    Counter(Counter<u64>),
+    UpDownCounter(UpDownCounter<i64>),
+    Histogram(Histogram<f64>),
+    Timer(Histogram<f64>),
+    Gauge(Gauge<f64>),
+}
+
+/// How to make an instrument, and what to call its kind.
+pub(crate) struct Kind {
+    name: &'static str,
+    make: fn(&Meter, String, String) -> Instrument,
+}
+
+pub(crate) const COUNTER: Kind = Kind {
+    name: "counter",
+    make: |meter, name, description| {
+        let counter = meter.u64_counter(name).with_description(description);
+        Instrument::Counter(counter.build())
+    },
+};
+
+pub(crate) const UP_DOWN_COUNTER: Kind = Kind {
+    name: "counter that goes up and down",
+    make: |meter, name, description| {
+        let counter = meter
+            .i64_up_down_counter(name)
+            .with_description(description);
+        Instrument::UpDownCounter(counter.build())
+    },
+};
+
+pub(crate) const HISTOGRAM: Kind = Kind {
+    name: "histogram",
+    make: |meter, name, description| {
+        let histogram = meter.f64_histogram(name).with_description(description);
+        Instrument::Histogram(histogram.build())
+    },
+};
+
+pub(crate) const TIMER: Kind = Kind {
+    name: "histogram of seconds",
+    make: |meter, name, description| {
+        let histogram = meter.f64_histogram(name).with_description(description);
+        let histogram = histogram
+            .with_unit("s")
+            .with_boundaries(semconv::SECONDS.to_vec());
+        Instrument::Timer(histogram.build())
+    },
+};
+
+pub(crate) const GAUGE: Kind = Kind {
+    name: "gauge",
+    make: |meter, name, description| {
+        let gauge = meter.f64_gauge(name).with_description(description);
+        Instrument::Gauge(gauge.build())
+    },
+};
+
+impl Instrument {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Counter(_) => COUNTER.name,
+            Self::UpDownCounter(_) => UP_DOWN_COUNTER.name,
+            Self::Histogram(_) => HISTOGRAM.name,
+            Self::Timer(_) => TIMER.name,
+            Self::Gauge(_) => GAUGE.name,
+        }
+    }
+}
+
+enum Refusal {
+    Name,
+    Full,
+}
+
+impl Registry {
+    pub(crate) fn new(meter: Meter) -> Self {
+        Self {
+            meter,
+            instruments: Table::new(MAX_INSTRUMENTS),
+            spellings: Table::new(MAX_INSTRUMENTS),
+            refused: Table::new(MAX_INSTRUMENTS),
+            overflow: AtomicBool::new(false),
+        }
+    }
+
+    /// Hands the instrument of a name to `write`, which returns whether it is of its kind. Logs why,
+    /// once per name, where nothing is recorded.
+    pub(crate) fn record(
+        &self,
+        name: &str,
+        description: &str,
+        kind: &Kind,
+        write: impl FnOnce(&Instrument) -> bool,
+    ) {
+        match self.instrument(name, description, kind) {
+            Ok(instrument) => {
+                if !write(instrument) {
+                    self.refuse(name, || {
+                        let first = instrument.kind();
+                        format!(
+                            "it is a {first} already, and is not recorded to as a {}",
+                            kind.name
+                        )
+                        .into()
+                    });
+                }
+            }
+            Err(Refusal::Name) => self.refuse(name, || {
+                "the name is not valid, and nothing is recorded under it; it must begin with a letter \
+                 and have at most 255 letters, digits and `_`, `.`, `-`, `/`"
+                    .into()
+            }),
+            Err(Refusal::Full) => {
+                if !self.overflow.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        target: "tower_telemetry",
+                        metric = shown(name),
+                        "there are {MAX_INSTRUMENTS} metrics already, and nothing is recorded under \
+                         further names; put what varies into attributes"
+                    );
+                }
+            }
+        }
+    }
+
+    fn instrument(
+        &self,
+        name: &str,
+        description: &str,
+        kind: &Kind,
+    ) -> Result<&Instrument, Refusal> {
+        // The usual spelling is that of the table.
+        let known = self.instruments.get(name);
+        if let Some(instrument) = known.or_else(|| self.spellings.get(name)) {
+            return Ok(instrument);
+        }
+        if !is_valid(name) {
+            return Err(Refusal::Name);
+        }
+        let key = name.to_ascii_lowercase();
+        // Asked before one is made, because the SDK never lets go of an instrument.
+        if self.instruments.is_full() && self.instruments.get(&key).is_none() {
+            return Err(Refusal::Full);
+        }
+        let instrument = self
+            .instruments
+            .get_or_insert_with(&*key, || {
+                (kind.make)(&self.meter, name.to_owned(), description.to_owned())
+            })
+            .map_err(|_| Refusal::Full)?;
+        if name != key {
+            // Without room for it, it is looked up anew each time.
+            self.spellings.insert(name.to_owned(), instrument.clone());
+        }
+        Ok(instrument)
+    }
+
+    /// Says once for each name why nothing is recorded under it.
+    fn refuse(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
+        if self.refused.get(name).is_none()
+            && self.refused.insert(name.to_owned(), ()) == Inserted::New(&())
+        {
+            tracing::warn!(target: "tower_telemetry", metric = shown(name), "{}", why());
+        }
+    }
+}
+
+/// Instrument name syntax of the metrics API.
+fn is_valid(name: &str) -> bool {
+    name.len() <= 255
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/'))
+}
+
+/// A name as a log line can show it: short, and on one line.
+fn shown(name: &str) -> String {
+    semconv::truncate(name, 64).escape_debug().to_string()
+}

@@ -1,0 +1,158 @@
+//! A gRPC call in flight.
+
+use std::borrow::Cow;
+
+use bytes::Buf;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Uri};
+use opentelemetry::KeyValue;
+
+use crate::instruments::Instruments;
+use crate::request::Outcome;
+use crate::semconv::rpc::{self, Code};
+use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
+
+/// What is remembered of a gRPC call.
+#[derive(Default)]
+pub(crate) struct Call {
+    /// As the request names it.
+    pub(crate) method: Cow<'static, str>,
+    /// Whether the server is known to have the method. Until then a request to a server may be none.
+    pub(crate) known: bool,
+    /// From the wire, and thus not there when the client goes away.
+    pub(crate) code: Option<Code>,
+    /// Whether a message was sent, which only a method does.
+    pub(crate) answered: bool,
+    /// Reads the trailers of gRPC-Web, where the response is in that form.
+    pub(crate) web: Option<Box<WebFrames>>,
+    /// The request as one of HTTP, until the answer shows that it is a call.
+    pub(crate) request: Option<Box<ServerRequest>>,
+    /// The message that came with the code of an error.
+    pub(crate) message: Option<Box<str>>,
+}
+
+/// Whether the call comes from a client that was generated for its service, and so has the method
+/// for certain.
+fn is_generated(request: &Parts) -> bool {
+    #[cfg(feature = "tonic")]
+    {
+        let method = request.extensions.get::<tonic::GrpcMethod<'static>>();
+        method.is_some()
+    }
+    #[cfg(not(feature = "tonic"))]
+    {
+        let _ = request;
+        false
+    }
+}
+
+impl Call {
+    /// What a request claims; `None` where it does not look like a call. `uri` is the one that its
+    /// router has left.
+    #[inline]
+    pub(crate) fn of(request: &Parts, uri: &Uri, instruments: &Instruments) -> Option<Self> {
+        if !rpc::is_call(request) {
+            return None;
+        }
+        let method = rpc::method(uri);
+        let known = if instruments.side == Side::Client && is_generated(request) {
+            instruments.learn_grpc_method(method)
+        } else {
+            let known = instruments.grpc_method(method);
+            // The router that takes a prefix off may be further inside.
+            known.or_else(|| instruments.grpc_method(rpc::without_prefix(method)?))
+        };
+        Some(Self {
+            method: known.map_or_else(|| method.to_owned().into(), Cow::Borrowed),
+            known: known.is_some(),
+            ..Self::default()
+        })
+    }
+
+    /// Sees the head of the response.
+    pub(crate) fn on_head(&mut self, head: &HeaderMap) {
+        self.code = Code::in_headers(head);
+        if self.code.is_none() && rpc::is_web(head) {
+            self.web = Some(Box::default());
+        }
+    }
+
+    /// Sees data of the response's body.
+    pub(crate) fn on_data(&mut self, data: &impl Buf) {
+        let Some(web) = &mut self.web else {
+            self.answered |= data.has_remaining();
+            return;
+        };
+        web.read(data);
+        self.answered = web.has_message();
+        self.code = web.status().map(Code::parse).or(self.code);
+    }
+
+    pub(crate) fn span_name(&self) -> Cow<'static, str> {
+        match &self.method {
+            method if self.known => method.clone(),
+            _ => Cow::Borrowed(rpc::SYSTEM),
+        }
+    }
+
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
+        add(rpc::system());
+        if self.known {
+            add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
+        } else {
+            add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
+            add(rpc::method_original(&self.method));
+        }
+    }
+
+    /// Returns the code of a call that ended, and its `error.type`.
+    pub(crate) fn result(
+        &self,
+        side: Side,
+        outcome: &Outcome,
+        status: Option<StatusCode>,
+    ) -> (Code, Option<ErrorType>) {
+        let code = match (outcome, self.code) {
+            (Outcome::Panicked, _) => {
+                return (Code::INTERNAL, Some(ErrorType::Name(semconv::PANIC)));
+            }
+            // The code of a call that failed counts, however its body ends.
+            (_, Some(code)) if !code.is_ok() => code,
+            (Outcome::Failed(failure), _) => {
+                let code = match side {
+                    Side::Client => failure.code,
+                    Side::Server => Code::INTERNAL,
+                };
+                let error = failure.name.unwrap_or_else(|| match side {
+                    Side::Client => code.name(),
+                    Side::Server => failure.path,
+                });
+                return (code, Some(ErrorType::Name(error)));
+            }
+            (_, Some(code)) => code,
+            (Outcome::Cancelled, None) => match status {
+                // What does not speak gRPC has answered, and is not read to its end.
+                Some(status) if side == Side::Client && status != StatusCode::OK => {
+                    Code::from_http_status(status)
+                }
+                // It is the caller who did not want it any more.
+                _ => return (Code::CANCELLED, None),
+            },
+            (Outcome::Complete | Outcome::Incomplete, None) => {
+                status.map_or(Code::UNKNOWN, Code::from_http_status)
+            }
+        };
+        let error = code.is_error(side);
+        (code, error.then(|| ErrorType::Name(code.name())))
+    }
+
+    /// The method, if the server is known to have it, or has just shown so.
+    pub(crate) fn learn(&self, instruments: &Instruments) -> Option<&'static str> {
+        // Other answers may come from a layer that refuses calls before it knows their method.
+        if self.answered || self.code.is_some_and(Code::is_ok) {
+            instruments.learn_grpc_method(&self.method)
+        } else {
+            instruments.grpc_method(&self.method)
+        }
+    }
+}
