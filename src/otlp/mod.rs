@@ -1,5 +1,7 @@
 //! OTLP: one message to one receiver, and its outcome.
 
+mod answer;
+mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
 #[cfg(feature = "http-json")]
