@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::Config;
-use crate::config::env;
 use crate::config::error::InitError;
 use crate::config::resource::resource;
-use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Sampler, Signal};
+use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connection, Origin, Tls};
@@ -60,10 +59,7 @@ impl Export {
 
     /// The providers, and the workers that they need to have running.
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
-        let sampler = config
-            .sampler
-            .take()
-            .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
+        let sampler = config.take_sampler();
         let sampling = Sampling::of(&sampler);
         let mut building = Building {
             resource: resource(config),
@@ -74,7 +70,7 @@ impl Export {
             flush: FlushHandle::default(),
             end: EndNotice::default(),
         };
-        let mut sampler = sdk_sampler(sampler);
+        let mut sampler = sampler.for_sdk();
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
             sampler = Box::new(Decided(sampler));
@@ -145,20 +141,5 @@ impl Building<'_> {
             headers: headers.unwrap_or_default(),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
         })
-    }
-}
-
-fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {
-    let parent_based = |root: SdkSampler| Box::new(SdkSampler::parent_based(root));
-    match sampler {
-        Sampler::AlwaysOn => Box::new(SdkSampler::AlwaysOn),
-        Sampler::AlwaysOff => Box::new(SdkSampler::AlwaysOff),
-        Sampler::TraceIdRatio(ratio) => Box::new(SdkSampler::TraceIdRatioBased(ratio)),
-        Sampler::ParentBasedAlwaysOn => parent_based(SdkSampler::AlwaysOn),
-        Sampler::ParentBasedAlwaysOff => parent_based(SdkSampler::AlwaysOff),
-        Sampler::ParentBasedTraceIdRatio(ratio) => {
-            parent_based(SdkSampler::TraceIdRatioBased(ratio))
-        }
-        Sampler::Custom(sampler) => sampler,
     }
 }

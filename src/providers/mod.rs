@@ -7,9 +7,11 @@ pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
+pub(crate) mod layer_variables;
 pub(crate) mod registry;
 pub(crate) mod series_budget;
 mod unique_span;
+pub(crate) mod variables;
 
 use std::borrow::Cow;
 use std::ops::Deref;
