@@ -405,7 +405,7 @@ mod tests {
     use crate::pipeline::queue::Queue;
     use crate::pipeline::spans::tracer::{Sampling, Tracers};
     use crate::pipeline::traces::Spans;
-    use crate::providers::{MakeTracer, NewSpan, Parent};
+    use crate::providers::start_span::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
     use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
