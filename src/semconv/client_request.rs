@@ -8,7 +8,7 @@ use crate::semconv::kept::Text;
 use crate::semconv::redact::SensitiveParameters;
 use crate::semconv::server_request::server_attributes;
 use crate::semconv::{
-    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
+    AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
     truncate,
 };
 
@@ -85,7 +85,7 @@ impl ClientRequest {
     }
 
     /// The attributes of a client span that are known before the request is sent.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         let mut pieces = self.text.pieces();
         let host = pieces.next(self.lengths.host);
         let scheme = pieces.next(self.lengths.scheme);
@@ -95,10 +95,10 @@ impl ClientRequest {
         if let Some(port) = self.port {
             server_attributes(host, Some(port), add);
         }
-        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
+        add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
         if self.lengths.original_method > 0 {
             let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
         }
         if !scheme.is_empty() {
             let credentials = if self.has_credentials {
@@ -111,10 +111,10 @@ impl ClientRequest {
             if let Some(query) = query {
                 (url[5], url[6]) = ("?", query);
             }
-            add(URL_FULL, Fact::Name(url.concat().into()));
+            add(URL_FULL, AttributeValue::Name(url.concat().into()));
         }
         if let Some(resends) = self.resends {
-            add(HTTP_REQUEST_RESEND_COUNT, Fact::Number(resends));
+            add(HTTP_REQUEST_RESEND_COUNT, AttributeValue::Number(resends));
         }
     }
 }

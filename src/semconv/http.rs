@@ -12,7 +12,7 @@ use crate::semconv::forwarded::Forwarded;
 use crate::semconv::redact::lossy_text;
 use crate::semconv::server_request::server_attributes;
 use crate::semconv::{
-    Fact, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER, Side, truncate,
+    AttributeValue, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER, Side, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -174,10 +174,10 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 }
 
 /// `network.peer.address` and `network.peer.port`
-pub(crate) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+pub(crate) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
     let address = address_text(peer.ip());
-    add(NETWORK_PEER_ADDRESS, Fact::Text(&address));
-    add(NETWORK_PEER_PORT, Fact::Number(peer.port().into()));
+    add(NETWORK_PEER_ADDRESS, AttributeValue::Text(&address));
+    add(NETWORK_PEER_PORT, AttributeValue::Number(peer.port().into()));
 }
 
 /// An address as text. A socket for both families shows an IPv4 address within an IPv6 one.
@@ -219,7 +219,7 @@ impl<'a> Server<'a> {
     }
 
     pub(crate) fn attributes(self, add: &mut impl FnMut(KeyValue)) {
-        let add = &mut |key, fact: Fact<'_>| add(fact.attribute(key));
+        let add = &mut |key, fact: AttributeValue<'_>| add(fact.attribute(key));
         server_attributes(self.host, Some(self.port), add);
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::semconv::http::{MAX_METHOD, MAX_QUERY};
 use crate::semconv::redact::{self, SensitiveParameters};
 use crate::semconv::{
-    CLIENT_ADDRESS, ClientRequest, Fact, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
+    CLIENT_ADDRESS, ClientRequest, AttributeValue, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, HTTP_ROUTE, NETWORK_PEER_ADDRESS,
     NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, OTHER, RPC_METHOD, RPC_SYSTEM_NAME,
     SERVER_ADDRESS, SERVER_PORT, ServerRequest, URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME,
@@ -68,7 +68,7 @@ pub(crate) enum KeptRequest {
 
 impl KeptRequest {
     /// The attributes of its span that are known when it starts.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         match self {
             Self::Server(request) => request.attributes(add),
             Self::Client(request) => request.attributes(add),

@@ -48,14 +48,14 @@ pub(crate) use redact::{SensitiveParameters, is_sensitive_header, truncate};
 pub(crate) use server_request::ServerRequest;
 
 /// A value of an attribute, as it is before anybody keeps it.
-pub(crate) enum Fact<'a> {
+pub(crate) enum AttributeValue<'a> {
     /// One that is the same for many requests, or was made for this one.
     Name(Cow<'static, str>),
     Text(&'a str),
     Number(i64),
 }
 
-impl Fact<'_> {
+impl AttributeValue<'_> {
     fn name(name: &'static str) -> Self {
         Self::Name(Cow::Borrowed(name))
     }

@@ -8,7 +8,7 @@ use opentelemetry::KeyValue;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{peer, peer_attributes};
 use crate::semconv::server_request::{server, server_attributes};
-use crate::semconv::{Fact, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
+use crate::semconv::{AttributeValue, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
@@ -86,7 +86,7 @@ pub(crate) fn request_attributes(
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    let add = &mut |key, fact: Fact<'_>| add(fact.attribute(key));
+    let add = &mut |key, fact: AttributeValue<'_>| add(fact.attribute(key));
     if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }

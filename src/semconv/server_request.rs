@@ -17,7 +17,7 @@ use crate::semconv::http::{
 use crate::semconv::kept::Text;
 use crate::semconv::redact::{SensitiveParameters, lossy_text};
 use crate::semconv::{
-    CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    CLIENT_ADDRESS, AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
     NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
@@ -94,40 +94,40 @@ impl ServerRequest {
     }
 
     /// The attributes of a server span that are known when the request arrives.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         let mut pieces = self.text.pieces();
         let path = pieces.next(self.lengths.path);
         let server = split_authority(pieces.next(self.lengths.authority));
         let user_agent = pieces.next_bytes(self.lengths.user_agent);
         let query = self.lengths.query.map(|length| pieces.next(length));
-        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
+        add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
         if self.lengths.original_method > 0 {
             let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
         }
-        add(URL_SCHEME, Fact::name(self.scheme.as_str()));
-        add(URL_PATH, Fact::Text(path));
+        add(URL_SCHEME, AttributeValue::name(self.scheme.as_str()));
+        add(URL_PATH, AttributeValue::Text(path));
         if let Some(query) = query {
-            add(URL_QUERY, Fact::Text(query));
+            add(URL_QUERY, AttributeValue::Text(query));
         }
         if let Some((host, port)) = server {
             server_attributes(host, port, add);
         }
         if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
-            add(CLIENT_ADDRESS, Fact::Text(&address_text(client)));
+            add(CLIENT_ADDRESS, AttributeValue::Text(&address_text(client)));
         }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
         }
         if let Some(version) = protocol_version(self.version) {
-            add(NETWORK_PROTOCOL_VERSION, Fact::name(version));
+            add(NETWORK_PROTOCOL_VERSION, AttributeValue::name(version));
         }
         if !user_agent.is_empty() {
             let agent = lossy_text(user_agent, MAX_USER_AGENT);
-            add(USER_AGENT_ORIGINAL, Fact::Text(&agent));
+            add(USER_AGENT_ORIGINAL, AttributeValue::Text(&agent));
         }
         if let Some(route) = &self.route {
-            add(HTTP_ROUTE, Fact::Name(route.clone()));
+            add(HTTP_ROUTE, AttributeValue::Name(route.clone()));
         }
     }
 }
@@ -164,11 +164,11 @@ pub(crate) fn server<'a>(
 pub(crate) fn server_attributes(
     host: &str,
     port: Option<u16>,
-    add: &mut impl FnMut(&'static str, Fact<'_>),
+    add: &mut impl FnMut(&'static str, AttributeValue<'_>),
 ) {
-    add(SERVER_ADDRESS, Fact::Text(&truncate(host, MAX_HOST)));
+    add(SERVER_ADDRESS, AttributeValue::Text(&truncate(host, MAX_HOST)));
     if let Some(port) = port {
-        add(SERVER_PORT, Fact::Number(port.into()));
+        add(SERVER_PORT, AttributeValue::Number(port.into()));
     }
 }
 

@@ -24,7 +24,7 @@ use crate::otlp::messages::{Holds, Request};
 use crate::pipeline::limits::{cut, cut_all, cut_text};
 use crate::pipeline::spans::ended::{Ended, View};
 use crate::pipeline::unique_keys;
-use crate::semconv::Fact;
+use crate::semconv::AttributeValue;
 
 /// Bytes of a span with the attributes of a request, about.
 const SPAN: usize = 512;
@@ -204,9 +204,9 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
                 return;
             }
             let value = match &fact {
-                Fact::Name(name) => Written::Text(name),
-                Fact::Text(text) => Written::Text(text),
-                Fact::Number(number) => Written::Number(*number),
+                AttributeValue::Name(name) => Written::Text(name),
+                AttributeValue::Text(text) => Written::Text(text),
+                AttributeValue::Number(number) => Written::Number(*number),
             };
             add(key, value);
         });
