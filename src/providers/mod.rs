@@ -35,7 +35,7 @@ use crate::providers::function_durations::FunctionDurations;
 use crate::providers::registry::Registry;
 use crate::providers::series_budget::Room;
 use crate::providers::unique_span::UniqueSpan;
-use crate::semconv::{self, KeptRequest, Side};
+use crate::semconv::{self, CapturedRequest, Side};
 
 /// More components than this get their tracer made anew at each call.
 const MAX_COMPONENTS: usize = 256;
@@ -248,7 +248,7 @@ pub(crate) struct NewSpan {
     pub(crate) start_time: SystemTime,
     pub(crate) links: Vec<Link>,
     /// The request that it stands for.
-    pub(crate) request: Option<KeptRequest>,
+    pub(crate) request: Option<CapturedRequest>,
     /// Besides those of the request.
     pub(crate) attributes: Vec<KeyValue>,
     /// Whether the application has set an attribute that the request has, too.
@@ -290,7 +290,7 @@ impl NewSpan {
 
     /// All attributes of a span: those of its request, unless the others have them, too.
     pub(crate) fn all_attributes(
-        request: Option<&KeptRequest>,
+        request: Option<&CapturedRequest>,
         overrides_request: bool,
         others: impl IntoIterator<Item = KeyValue>,
     ) -> Vec<KeyValue> {

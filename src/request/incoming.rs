@@ -18,7 +18,7 @@ use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Forwarded, KeptRequest, ServerRequest, rpc};
+use crate::semconv::{Forwarded, CapturedRequest, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
@@ -87,7 +87,7 @@ impl ActiveRequest {
             } else {
                 let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
                 // Read where it stays, because it is large.
-                if let KeptRequest::Server(kept) = new.request.insert(KeptRequest::Server(kept)) {
+                if let CapturedRequest::Server(kept) = new.request.insert(CapturedRequest::Server(kept)) {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, &headers, &forwarded, sensitive);
                 }

@@ -14,7 +14,7 @@ use crate::request::grpc_call::Call;
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::semconv::http::Scheme;
-use crate::semconv::{ClientRequest, KeptRequest};
+use crate::semconv::{ClientRequest, CapturedRequest};
 
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
@@ -54,7 +54,7 @@ impl ActiveRequest {
             } else {
                 let kept = ClientRequest::new(route.method, resends);
                 // Read where it stays, because it is large.
-                if let KeptRequest::Client(kept) = new.request.insert(KeptRequest::Client(kept)) {
+                if let CapturedRequest::Client(kept) = new.request.insert(CapturedRequest::Client(kept)) {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, server, options.server.as_ref(), sensitive);
                 }

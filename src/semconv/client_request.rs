@@ -4,7 +4,7 @@ use ::http::Uri;
 use ::http::request::Parts;
 
 use crate::semconv::http::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, Server};
-use crate::semconv::kept::Text;
+use crate::semconv::kept::RequestText;
 use crate::semconv::redact::SensitiveParameters;
 use crate::semconv::server_request::server_attributes;
 use crate::semconv::{
@@ -22,7 +22,7 @@ pub(crate) struct ClientRequest {
     port: Option<u16>,
     /// Whether the URL has a user, who is not kept.
     has_credentials: bool,
-    pub(crate) text: Text,
+    pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
@@ -47,7 +47,7 @@ impl ClientRequest {
             resends,
             port: None,
             has_credentials: false,
-            text: Text::default(),
+            text: RequestText::default(),
             lengths: Lengths::default(),
         }
     }

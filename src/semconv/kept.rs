@@ -18,7 +18,7 @@ use crate::semconv::{
 /// Room for the text of most requests: what is longer has memory of its own.
 const ROOM: usize = 192;
 
-/// Whether a [`KeptRequest`] may have an attribute with this key.
+/// Whether a [`CapturedRequest`] may have an attribute with this key.
 pub(crate) fn is_request_key(key: &str) -> bool {
     matches!(
         key,
@@ -61,12 +61,12 @@ pub(crate) fn is_for_samplers(key: &str) -> bool {
 
 /// What is kept of a request.
 #[derive(Clone)]
-pub(crate) enum KeptRequest {
+pub(crate) enum CapturedRequest {
     Server(ServerRequest),
     Client(ClientRequest),
 }
 
-impl KeptRequest {
+impl CapturedRequest {
     /// The attributes of its span that are known when it starts.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         match self {
@@ -87,9 +87,9 @@ impl KeptRequest {
 
 /// Pieces of text one after the other. Whoever adds them remembers their lengths.
 #[derive(Clone, Default)]
-pub(crate) struct Text(SmallVec<[u8; ROOM]>);
+pub(crate) struct RequestText(SmallVec<[u8; ROOM]>);
 
-impl Text {
+impl RequestText {
     /// Adds a piece, and gives its length.
     #[inline]
     pub(crate) fn add(&mut self, piece: &[u8]) -> u16 {
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn pieces_are_read_as_they_were_added() {
-        let mut text = Text::default();
+        let mut text = RequestText::default();
         let long = "l".repeat(ROOM);
         let pieces = ["a", "", &long, "ä"];
         let lengths = pieces.map(|piece| text.add(piece.as_bytes()));
@@ -170,7 +170,7 @@ mod tests {
     #[cfg(feature = "init")]
     #[test]
     fn text_that_has_no_room_takes_memory_of_its_own() {
-        let mut text = Text::default();
+        let mut text = RequestText::default();
         text.add(&[b't'; ROOM]);
         assert_eq!(text.bytes(), 0);
         text.add(b"t");

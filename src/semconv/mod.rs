@@ -29,7 +29,7 @@ pub(crate) use error_type::{BODY_INCOMPLETE, CANCELLED, ErrorType, PANIC, Phase}
 pub use forwarded::ForwardedHeader;
 pub(crate) use forwarded::{Forwarded, TrustedProxies};
 pub(crate) use grpc_web::WebFrames;
-pub(crate) use kept::{KeptRequest, is_for_samplers, is_request_key};
+pub(crate) use kept::{CapturedRequest, is_for_samplers, is_request_key};
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
     HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,

@@ -14,7 +14,7 @@ use crate::semconv::http::{
     MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer, peer_attributes,
     protocol_version, split_authority,
 };
-use crate::semconv::kept::Text;
+use crate::semconv::kept::RequestText;
 use crate::semconv::redact::{SensitiveParameters, lossy_text};
 use crate::semconv::{
     CLIENT_ADDRESS, AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
@@ -32,7 +32,7 @@ pub(crate) struct ServerRequest {
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
     /// The pieces one after the other, as they came: a user may be named before the host.
-    pub(crate) text: Text,
+    pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
@@ -61,7 +61,7 @@ impl ServerRequest {
             version: Version::default(),
             client: None,
             peer: None,
-            text: Text::default(),
+            text: RequestText::default(),
             lengths: Lengths::default(),
         }
     }

@@ -12,7 +12,7 @@ use crate::pipeline::queue::Item;
 use crate::pipeline::spans::tracer::{Recorded, Scope};
 use crate::propagation::whole;
 use crate::providers::NewSpan;
-use crate::semconv::KeptRequest;
+use crate::semconv::CapturedRequest;
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl Item for Ended {
         match self {
             Self::Own(_, recorded) => {
                 let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
+                let request = new.request.as_ref().map_or(0, CapturedRequest::bytes);
                 let parts = bytes(
                     &new.name,
                     &recorded.status,
@@ -66,7 +66,7 @@ pub(crate) struct View<'a> {
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
     /// Whose attributes come first.
-    pub(crate) request: Option<&'a KeptRequest>,
+    pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
     /// Whether the attributes may have a key twice, or have one of the request's.
     pub(crate) may_repeat: bool,

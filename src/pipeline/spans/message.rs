@@ -409,7 +409,7 @@ mod tests {
     use crate::request_headers::RequestHeaders;
     use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
-        ClientRequest, Forwarded, KeptRequest, SensitiveParameters, ServerRequest,
+        ClientRequest, Forwarded, CapturedRequest, SensitiveParameters, ServerRequest,
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
@@ -418,7 +418,7 @@ mod tests {
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
 
-    fn request() -> KeptRequest {
+    fn request() -> CapturedRequest {
         let request = http::Request::builder()
             .method("BREW")
             .uri("/users/42?name=Ada")
@@ -434,16 +434,16 @@ mod tests {
             &Forwarded::default(),
             Some(&SensitiveParameters::default()),
         );
-        KeptRequest::Server(kept)
+        CapturedRequest::Server(kept)
     }
 
-    fn outgoing() -> KeptRequest {
+    fn outgoing() -> CapturedRequest {
         let request = http::Request::get("https://user@example.com/users?name=Ada").body(());
         let (request, ()) = request.expect("it is a request").into_parts();
         let mut kept = ClientRequest::new("GET", Some(1));
         let sensitive = SensitiveParameters::default();
         kept.read(&request, Server::of(&request.uri), None, Some(&sensitive));
-        KeptRequest::Client(kept)
+        CapturedRequest::Client(kept)
     }
 
     fn values() -> Vec<KeyValue> {

@@ -385,7 +385,7 @@ mod tests {
     use crate::pipeline::queue::Queue;
     use crate::propagation;
     use crate::providers::TracersOf;
-    use crate::semconv::{ClientRequest, KeptRequest};
+    use crate::semconv::{ClientRequest, CapturedRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
@@ -553,7 +553,7 @@ mod tests {
             let (request, ()) = request.expect("it is a request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
-            KeptRequest::Client(kept)
+            CapturedRequest::Client(kept)
         };
         for (case, describe) in [
             (
