@@ -16,7 +16,7 @@ use crate::layer_state::access_log::AccessLog;
 use crate::layer_state::host_pattern::HostPattern;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::rate_limit::RateLimit;
-use crate::propagation::{MayTell, Propagators, ResponseHeaders};
+use crate::propagation::{Allowed, Propagators, ResponseHeaders};
 use crate::providers::MakeTracer;
 use crate::providers::generations;
 use crate::providers::series_budget::{Room, SDK_SERIES};
@@ -150,12 +150,12 @@ impl Options {
     }
 
     /// What a server may be told. Who is not known is told nothing that not everybody may know.
-    pub(crate) fn may_tell(&self, server: Option<Server<'_>>) -> MayTell {
+    pub(crate) fn allowed(&self, server: Option<Server<'_>>) -> Allowed {
         let is_among = |patterns: &[HostPattern]| {
             server.is_some_and(|server| patterns.iter().any(|pattern| pattern.matches(server)))
         };
         let trace_targets = self.trace_targets.as_deref();
-        MayTell {
+        Allowed {
             trace: trace_targets.is_none_or(is_among),
             baggage: is_among(&self.baggage_targets),
         }

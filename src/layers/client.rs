@@ -222,12 +222,12 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
                 None => shared.options.propagators(),
             };
             let cx = current_context::get();
-            let may_tell = shared.options.may_tell(shared.options.server(head));
+            let allowed = shared.options.allowed(shared.options.server(head));
             if cx.has_active_span() || !cx.baggage().is_empty() || has_beside(&cx) {
-                propagators.inject(&cx, may_tell, &mut head.headers);
+                propagators.inject(&cx, allowed, &mut head.headers);
             } else {
                 // There is no context to put in place of what is there.
-                remove(&mut head.headers, may_tell);
+                remove(&mut head.headers, allowed);
             }
             ActiveRequest::none()
         }

@@ -97,7 +97,7 @@ impl Losses {
         }
         let signal = self.signal.name();
         if let Some(warning) = outcome.warning
-            && self.may_tell("warning")
+            && self.allowed("warning")
         {
             tell(
                 move || tracing::warn!(target: "tower_telemetry", warning, "the receiver of {signal} warns"),
@@ -148,7 +148,7 @@ impl Losses {
                     );
                 });
             }
-        } else if more_is_lost && self.may_tell(&kind) {
+        } else if more_is_lost && self.allowed(&kind) {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
@@ -164,7 +164,7 @@ impl Losses {
     }
 
     /// Whether a line of this kind may be written, which is then taken to be done.
-    fn may_tell(&mut self, kind: &str) -> bool {
+    fn allowed(&mut self, kind: &str) -> bool {
         let told = self.told.get(kind);
         let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
         if may {

@@ -115,12 +115,12 @@ impl Propagators {
 
 /// What of its context a request may tell to whom it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MayTell {
+pub(crate) struct Allowed {
     pub(crate) trace: bool,
     pub(crate) baggage: bool,
 }
 
-impl MayTell {
+impl Allowed {
     const NOTHING: Self = Self {
         trace: false,
         baggage: false,
@@ -137,8 +137,8 @@ impl Propagators {
     /// Writes the context of `cx` into the headers of a request, in place of what they say of
     /// another.
     #[inline]
-    pub(crate) fn inject(&self, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
-        remove(headers, MayTell::NOTHING);
+    pub(crate) fn inject(&self, cx: &Context, may: Allowed, headers: &mut HeaderMap) {
+        remove(headers, Allowed::NOTHING);
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
@@ -169,7 +169,7 @@ impl Propagators {
 
 /// Takes out of the headers of a request what they say of a context, in whichever form, as far as it
 /// may not be told.
-pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
+pub(crate) fn remove(headers: &mut HeaderMap, may: Allowed) {
     const B3: [&str; 6] = [
         "b3",
         "x-b3-traceid",
@@ -198,7 +198,7 @@ pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
 }
 
 /// Writes with a propagator that is not ours, and may panic, or have baggage among the rest.
-fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
+fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: Allowed, headers: &mut HeaderMap) {
     let mut written = HeaderMap::new();
     let fields = guarded(|| propagator.fields().map(str::to_owned).collect::<Vec<_>>());
     for field in fields.into_iter().flatten() {
@@ -411,7 +411,7 @@ mod tests {
         // The random flag is not told to it.
         let cx = Context::new().with_remote_span_context(span_context());
         let mut headers = HeaderMap::new();
-        let all = MayTell {
+        let all = Allowed {
             trace: true,
             baggage: true,
         };

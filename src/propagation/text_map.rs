@@ -5,7 +5,7 @@ use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
-use crate::propagation::{MayTell, Propagators};
+use crate::propagation::{Allowed, Propagators};
 use crate::request_headers::RequestHeaders;
 
 /// Propagators as OpenTelemetry's.
@@ -30,7 +30,7 @@ impl TextMapPropagator for TextMap {
     fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
         let mut headers = HeaderMap::new();
         self.propagators
-            .inject(cx, MayTell::EVERYTHING, &mut headers);
+            .inject(cx, Allowed::EVERYTHING, &mut headers);
         for (name, value) in &headers {
             if let Ok(value) = value.to_str() {
                 injector.set(name.as_str(), value.to_owned());

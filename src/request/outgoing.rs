@@ -25,7 +25,7 @@ impl ActiveRequest {
         let now = options.has_request_hooks().then(SystemTime::now);
         let parent = recorder.with_providers(current_context::get());
         let server = options.server(request);
-        let may_tell = options.may_tell(server);
+        let allowed = options.allowed(server);
         let found = recorder.instruments.find_peer(&request.method, server);
         let route = recorder.instruments.route(&found);
         let call = Call::of(request, &request.uri, &recorder.instruments);
@@ -79,7 +79,7 @@ impl ActiveRequest {
         }
         recorder
             .propagators
-            .inject(&cx, may_tell, &mut request.headers);
+            .inject(&cx, allowed, &mut request.headers);
         let recording = Recording {
             recorder: recorder.clone(),
             open: true,
