@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::concurrent::caught::warn_once;
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::layer_state::access_log::AccessLog;
 use crate::layer_state::options::{Trust, TrustOption};
 use crate::layer_state::rate_limit::RateLimit;
@@ -321,7 +321,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
 
 #[inline]
 fn start_with(
-    recorder: &ByLane<Recorder>,
+    recorder: &PerThreadArc<Recorder>,
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {

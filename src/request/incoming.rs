@@ -8,7 +8,7 @@ use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::trace::{Link, SpanContext, SpanKind};
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::layer_state::Recorder;
 use crate::layer_state::options::{Options, Trust};
 use crate::propagation::{Extracted, whole};
@@ -18,7 +18,7 @@ use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Forwarded, CapturedRequest, ServerRequest, rpc};
+use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
@@ -42,7 +42,7 @@ impl ActiveRequest {
 
     /// A request that is recorded. `routed` is the URI that its router has left, where that is another.
     pub(crate) fn start(
-        recorder: &ByLane<Recorder>,
+        recorder: &PerThreadArc<Recorder>,
         request: &mut Parts,
         routed: Option<&Uri>,
     ) -> Self {
@@ -87,7 +87,9 @@ impl ActiveRequest {
             } else {
                 let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
                 // Read where it stays, because it is large.
-                if let CapturedRequest::Server(kept) = new.request.insert(CapturedRequest::Server(kept)) {
+                if let CapturedRequest::Server(kept) =
+                    new.request.insert(CapturedRequest::Server(kept))
+                {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, &headers, &forwarded, sensitive);
                 }

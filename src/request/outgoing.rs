@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::current_context;
 use crate::layer_state::Recorder;
 use crate::providers::{NewSpan, Parent, Started};
@@ -14,11 +14,11 @@ use crate::request::grpc_call::Call;
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::semconv::http::Scheme;
-use crate::semconv::{ClientRequest, CapturedRequest};
+use crate::semconv::{CapturedRequest, ClientRequest};
 
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.
-    pub(crate) fn start_outgoing(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
+    pub(crate) fn start_outgoing(recorder: &PerThreadArc<Recorder>, request: &mut Parts) -> Self {
         let start = Instant::now();
         let options = &recorder.options;
         // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
@@ -54,7 +54,9 @@ impl ActiveRequest {
             } else {
                 let kept = ClientRequest::new(route.method, resends);
                 // Read where it stays, because it is large.
-                if let CapturedRequest::Client(kept) = new.request.insert(CapturedRequest::Client(kept)) {
+                if let CapturedRequest::Client(kept) =
+                    new.request.insert(CapturedRequest::Client(kept))
+                {
                     let sensitive = options.sensitive_parameters.as_ref();
                     kept.read(request, server, options.server.as_ref(), sensitive);
                 }

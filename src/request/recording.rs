@@ -10,7 +10,7 @@ use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use crate::attribute_set;
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::{CallKey, Measured, Route, RouteRef, SeriesKey};
 use crate::layer_state::Recorder;
 use crate::layer_state::access_log::{End, Entry};
@@ -26,7 +26,7 @@ use crate::semconv::{self, ErrorType, ServerRequest, Side};
 
 /// What is recorded of a request, until it ends.
 pub(crate) struct Recording {
-    pub(crate) recorder: ByLane<Recorder>,
+    pub(crate) recorder: PerThreadArc<Recorder>,
     /// False once its end has begun.
     pub(crate) open: bool,
     /// Whether the span takes attributes.

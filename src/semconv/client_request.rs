@@ -8,8 +8,8 @@ use crate::semconv::kept::RequestText;
 use crate::semconv::redact::SensitiveParameters;
 use crate::semconv::server_request::server_attributes;
 use crate::semconv::{
-    AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
-    truncate,
+    AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT,
+    URL_FULL, truncate,
 };
 
 /// What is taken from a request before it is sent.

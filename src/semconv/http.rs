@@ -12,7 +12,8 @@ use crate::semconv::forwarded::Forwarded;
 use crate::semconv::redact::lossy_text;
 use crate::semconv::server_request::server_attributes;
 use crate::semconv::{
-    AttributeValue, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER, Side, truncate,
+    AttributeValue, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, OTHER,
+    Side, truncate,
 };
 
 /// Bounds, in bytes, of what a request can put into a span.
@@ -174,10 +175,16 @@ pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Va
 }
 
 /// `network.peer.address` and `network.peer.port`
-pub(crate) fn peer_attributes(peer: SocketAddr, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+pub(crate) fn peer_attributes(
+    peer: SocketAddr,
+    add: &mut impl FnMut(&'static str, AttributeValue<'_>),
+) {
     let address = address_text(peer.ip());
     add(NETWORK_PEER_ADDRESS, AttributeValue::Text(&address));
-    add(NETWORK_PEER_PORT, AttributeValue::Number(peer.port().into()));
+    add(
+        NETWORK_PEER_PORT,
+        AttributeValue::Number(peer.port().into()),
+    );
 }
 
 /// An address as text. A socket for both families shows an IPv4 address within an IPv6 one.

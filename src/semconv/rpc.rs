@@ -8,7 +8,9 @@ use opentelemetry::KeyValue;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::http::{peer, peer_attributes};
 use crate::semconv::server_request::{server, server_attributes};
-use crate::semconv::{AttributeValue, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
+use crate::semconv::{
+    AttributeValue, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate,
+};
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";

@@ -17,7 +17,7 @@ use crate::semconv::http::{
 use crate::semconv::kept::RequestText;
 use crate::semconv::redact::{SensitiveParameters, lossy_text};
 use crate::semconv::{
-    CLIENT_ADDRESS, AttributeValue, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    AttributeValue, CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
     NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
     USER_AGENT_ORIGINAL, truncate,
 };
@@ -166,7 +166,10 @@ pub(crate) fn server_attributes(
     port: Option<u16>,
     add: &mut impl FnMut(&'static str, AttributeValue<'_>),
 ) {
-    add(SERVER_ADDRESS, AttributeValue::Text(&truncate(host, MAX_HOST)));
+    add(
+        SERVER_ADDRESS,
+        AttributeValue::Text(&truncate(host, MAX_HOST)),
+    );
     if let Some(port) = port {
         add(SERVER_PORT, AttributeValue::Number(port.into()));
     }

@@ -409,7 +409,7 @@ mod tests {
     use crate::request_headers::RequestHeaders;
     use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
-        ClientRequest, Forwarded, CapturedRequest, SensitiveParameters, ServerRequest,
+        CapturedRequest, ClientRequest, Forwarded, SensitiveParameters, ServerRequest,
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {

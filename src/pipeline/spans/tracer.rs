@@ -385,7 +385,7 @@ mod tests {
     use crate::pipeline::queue::Queue;
     use crate::propagation;
     use crate::providers::TracersOf;
-    use crate::semconv::{ClientRequest, CapturedRequest};
+    use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
