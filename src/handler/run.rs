@@ -11,7 +11,7 @@ use crate::attribute_set;
 use crate::concurrent::caught::guarded;
 use crate::current_context::{self, Attached};
 #[cfg(feature = "tokio")]
-use crate::propagation::whole_current;
+use crate::propagation::current_span_with_state;
 use crate::providers::function_durations::FunctionEnd;
 use crate::providers::{self, Current, NewSpan, Parent, Started};
 use crate::semconv::{self, SensitiveParameters};
@@ -111,7 +111,7 @@ impl Function {
         let Some(providers) = providers::current() else {
             return Call::new(None, None);
         };
-        if let Some(current) = current_context::map(whole_current) {
+        if let Some(current) = current_context::map(current_span_with_state) {
             self.link(current);
         }
         self.start_below(&providers::without_span(), providers, &|_| {})

@@ -69,7 +69,7 @@ mod tests {
     use opentelemetry::trace::TraceContextExt;
 
     use super::*;
-    use crate::propagation::{B3Form, Decision, Format, decision};
+    use crate::propagation::{B3Form, Decision, Format, decision_in};
 
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03";
     const IDS: &str = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312";
@@ -128,7 +128,7 @@ mod tests {
         assert!(found.baggage().get("a").is_some());
         // A decision on a new trace is not one on this.
         let denied = all().extract_with_context(&before, &Pairs(&[("b3", "0")]));
-        assert_eq!(decision(&denied), None);
+        assert_eq!(decision_in(&denied), None);
         assert!(denied.span().span_context().is_sampled());
     }
 
@@ -184,7 +184,7 @@ mod tests {
         ] {
             let pairs = [("b3", &*state)];
             let cx = single.extract_with_context(&Context::new(), &Pairs(&pairs));
-            assert_eq!(decision(&cx), expected, "{state}");
+            assert_eq!(decision_in(&cx), expected, "{state}");
             let mut carrier = HashMap::new();
             single.inject_context(&cx, &mut carrier);
             assert_eq!(carrier.get("b3"), Some(&state));

@@ -11,7 +11,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind};
 use crate::concurrent::per_thread::PerThreadArc;
 use crate::layer_state::Recorder;
 use crate::layer_state::options::{Options, Trust};
-use crate::propagation::{Extracted, whole};
+use crate::propagation::{Extracted, with_state_text};
 use crate::providers::{NewSpan, Parent, Started};
 use crate::request::grpc_call::Call;
 use crate::request::received::Received;
@@ -155,7 +155,10 @@ impl Extracted {
         if trust == Trust::Link
             && let Some(remote) = &self.span_context
         {
-            links.push(Link::with_context(whole(remote, self.state.as_deref())));
+            links.push(Link::with_context(with_state_text(
+                remote,
+                self.state.as_deref(),
+            )));
         }
         let names_span = self.span_context.is_some();
         let local = if options.outer_span {

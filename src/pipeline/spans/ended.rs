@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use crate::attribute_set;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::tracer::{Recorded, Scope};
-use crate::propagation::whole;
+use crate::propagation::with_state_text;
 use crate::providers::NewSpan;
 use crate::semconv::CapturedRequest;
 
@@ -162,7 +162,7 @@ impl View<'_> {
         links.links = self.links.to_vec();
         links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
         SpanData {
-            span_context: whole(self.span_context, self.state),
+            span_context: with_state_text(self.span_context, self.state),
             parent_span_id: self.parent_span_id,
             parent_span_is_remote: self.parent_span_is_remote,
             span_kind: self.kind.clone(),
