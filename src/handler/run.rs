@@ -268,7 +268,7 @@ impl Drop for Call {
         {
             let span = cx.span();
             if let Some(error) = error {
-                attribute_set::by_crate(|| {
+                attribute_set::write_as_crate(|| {
                     span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
                 });
             }
@@ -314,5 +314,5 @@ impl fmt::Debug for CallGuard {
 
 /// Returns the message of an error, without the secrets in URLs.
 pub(crate) fn message_of(error: &dyn Display) -> String {
-    semconv::message([error], Some(&SensitiveParameters::default()))
+    semconv::redacted_message([error], Some(&SensitiveParameters::default()))
 }

@@ -203,7 +203,7 @@ impl Instruments {
         let entry = self.entry(method);
         match server {
             Some(Server { host, port }) => {
-                entry.peer(&semconv::http::host(host), port, &self.rooms)
+                entry.peer(&semconv::http::truncated_host(host), port, &self.rooms)
             }
             None => RouteRef::Unmatched(entry.index),
         }
@@ -420,7 +420,7 @@ impl Instruments {
         let mut call = Vec::from_iter(error);
         call.push(method_attribute(entry.method));
         call.push(KeyValue::new(semconv::RPC_STATUS_CODE, key.code.name()));
-        call.push(rpc::system());
+        call.push(rpc::system_attribute());
         call.extend(entry.peer.iter().flat_map(Peer::attributes));
         call.extend_from_slice(&key.extra);
         let conventions = self.conventions.as_ref();
@@ -452,7 +452,11 @@ impl Instruments {
 
     /// Binds the series for the calls of a method that there is no other room for.
     fn bind_call_overflow(&self, entry: &CallEntry) -> Series {
-        let mut attributes = vec![overflow(), method_attribute(entry.method), rpc::system()];
+        let mut attributes = vec![
+            overflow(),
+            method_attribute(entry.method),
+            rpc::system_attribute(),
+        ];
         attributes.extend(entry.peer.iter().flat_map(Peer::attributes));
         let conventions = self.conventions.as_ref();
         Series {

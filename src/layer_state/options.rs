@@ -146,7 +146,7 @@ impl Options {
     /// The server that a request of a client goes to.
     pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
         // Not by the header `Host`, which may be a copy of what a stranger has sent.
-        Server::of(&request.uri).or_else(|| Server::of(self.server.as_ref()?))
+        Server::in_uri(&request.uri).or_else(|| Server::in_uri(self.server.as_ref()?))
     }
 
     /// What a server may be told. Who is not known is told nothing that not everybody may know.

@@ -413,7 +413,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("b3", HeaderValue::from(flags));
-            let extracted = propagators.extract(&RequestHeaders::of(&headers));
+            let extracted = propagators.extract(&RequestHeaders::find_in(&headers));
             let found = extracted.span_context.expect("it is valid");
             assert_eq!(found.trace_flags().to_u8(), expected);
             assert_eq!(extracted.decision, decision);
@@ -437,12 +437,12 @@ mod tests {
         let traceparent = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-01";
         headers.insert("traceparent", HeaderValue::from_static(traceparent));
         let other = Format::Other(Arc::new(TraceContextPropagator::new()));
-        let extracted = Propagators::from_iter([other]).extract(&RequestHeaders::of(&headers));
+        let extracted = Propagators::from_iter([other]).extract(&RequestHeaders::find_in(&headers));
         let trace_id = extracted.span_context.map(|context| context.trace_id());
         assert_eq!(trace_id, Some(TraceId::from_bytes([0x1a; 16])));
         assert!(
             Propagators::from_iter([])
-                .extract(&RequestHeaders::of(&headers))
+                .extract(&RequestHeaders::find_in(&headers))
                 .span_context
                 .is_none()
         );

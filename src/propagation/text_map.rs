@@ -49,7 +49,7 @@ impl TextMapPropagator for TextMap {
                 let _ = headers.try_append(HeaderName::from_static(field), value);
             }
         }
-        let extracted = self.propagators.extract(&RequestHeaders::of(&headers));
+        let extracted = self.propagators.extract(&RequestHeaders::find_in(&headers));
         if extracted.is_empty() {
             return cx.clone();
         }

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use crate::concurrent::caught::guarded;
 use crate::request::Recording;
 use crate::semconv::rpc::Code;
-use crate::semconv::{ErrorChain, Phase, Side, message, text};
+use crate::semconv::{ErrorChain, Phase, Side, error_text, redacted_message};
 
 /// The facts that are recorded of an error.
 pub(crate) struct Failure {
@@ -29,7 +29,7 @@ impl Recording {
     fn failure_of(&self, error: &dyn Any, type_name: &'static str) -> Failure {
         let options = &self.recorder.options;
         // Sources and messages are code of the application, and may panic.
-        let chain = guarded(|| ErrorChain::of(error, &options.error_types)).unwrap_or_default();
+        let chain = guarded(|| ErrorChain::new(error, &options.error_types)).unwrap_or_default();
         let phase = match self.status {
             None => Phase::Head,
             Some(_) => Phase::Body,
@@ -42,17 +42,17 @@ impl Recording {
         let name = named.or_else(|| guarded(|| chain.word(phase)).flatten());
         let is_client = self.recorder.instruments.side == Side::Client;
         let code = if is_client && self.call.is_some() {
-            let code = || Code::of_error(chain.iter().next(), phase == Phase::Body);
+            let code = || Code::from_error(chain.iter().next(), phase == Phase::Body);
             guarded(code).unwrap_or(Code::UNKNOWN)
         } else {
             Code::INTERNAL
         };
         let message = || {
             let sensitive = options.sensitive_parameters.as_ref();
-            let text = text(error);
+            let text = error_text(error);
             let text = text.iter().map(|text| text as &dyn Display);
             let errors = chain.iter().map(|error| error as &dyn Display);
-            message(text.chain(errors), sensitive)
+            redacted_message(text.chain(errors), sensitive)
         };
         Failure {
             name,

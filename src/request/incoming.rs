@@ -23,7 +23,7 @@ use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 impl ActiveRequest {
     /// A request that is not recorded, whose context is passed on all the same.
     pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = recorder.propagators.extract(&headers);
         extracted.settle(&recorder.options, request);
         Self::unrecorded_in(extracted.into_context(&recorder.root))
@@ -31,7 +31,7 @@ impl ActiveRequest {
 
     /// The same, where telemetry is switched off.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = options.propagators().extract(&headers);
         if extracted.is_empty() {
             return Self::none();
@@ -51,11 +51,11 @@ impl ActiveRequest {
         // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
         let now = options.has_request_hooks().then(SystemTime::now);
         let instruments = &recorder.instruments;
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = recorder.propagators.extract(&headers);
         let mut links = extracted.settle(options, request);
         let cx = extracted.context_in(&recorder.root);
-        let forwarded = Forwarded::of(&request.headers, &options.trusted_proxies);
+        let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
         let scheme = Scheme::of(&forwarded, options.scheme);
         let found = instruments.find_route(&request.method, route(&request.extensions));
         let route = instruments.route(&found);

@@ -104,7 +104,7 @@ impl ActiveRequest {
         let span = carried.recording.is_some().then_some(carried.span_id);
         let outer = (!carried.transparent).then(|| handler_attributes::enter(span));
         Some(Entered {
-            _attached: current_context::attach_here(&carried.cx),
+            _attached: current_context::attach_scoped(&carried.cx),
             carried,
             outer,
             was_panicking: std::thread::panicking(),
@@ -131,7 +131,7 @@ impl ActiveRequest {
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);
         if recording.span {
-            attribute_set::by_crate(|| recorder.response_headers.read(&head.headers, add));
+            attribute_set::write_as_crate(|| recorder.response_headers.read(&head.headers, add));
         }
         if let Some(hooked) = hooked {
             if recording.span {

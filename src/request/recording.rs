@@ -87,7 +87,7 @@ impl Http {
     fn describe(&self, request: &ServerRequest, route: &Route, cx: &Context) {
         let span = cx.span();
         // The span has some of these attributes from its start.
-        attribute_set::by_crate(|| {
+        attribute_set::write_as_crate(|| {
             request.attributes(&mut |key, fact| span.set_attribute(fact.attribute(key)));
         });
         if !self.named {
@@ -229,7 +229,7 @@ impl Recording {
             return;
         }
         let span = cx.span();
-        attribute_set::by_crate(|| {
+        attribute_set::write_as_crate(|| {
             response_peer_attributes(&head.extensions, &mut |one| span.set_attribute(one));
             if let Some(version) = self.http.version.and_then(protocol_version) {
                 let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);
@@ -261,7 +261,7 @@ impl Recording {
         let span = cx.span();
         let mut set = |attribute| {
             if self.span {
-                attribute_set::by_crate(|| span.set_attribute(attribute));
+                attribute_set::write_as_crate(|| span.set_attribute(attribute));
             }
         };
         let mut extra = mem::take(&mut self.extra);
@@ -297,7 +297,7 @@ impl Recording {
             }
             None => {
                 // The status counts, however the body ends.
-                let of_status = |status| ErrorType::of_status(side, status);
+                let of_status = |status| ErrorType::from_status(side, status);
                 let of_outcome = || match &outcome {
                     Outcome::Failed(failure) => Some(failure.name.unwrap_or(failure.path)),
                     Outcome::Panicked => Some(semconv::PANIC),

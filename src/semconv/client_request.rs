@@ -137,7 +137,7 @@ mod tests {
         sensitive: Option<&SensitiveParameters>,
     ) -> Vec<String> {
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
-        let server = Server::of(&request.uri).or_else(|| Server::of(base?));
+        let server = Server::in_uri(&request.uri).or_else(|| Server::in_uri(base?));
         let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
         let mut attributes = Vec::new();

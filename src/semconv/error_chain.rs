@@ -27,16 +27,16 @@ pub(crate) trait NameError: Send + Sync {
 pub(crate) struct ErrorChain<'a>(SmallVec<[&'a (dyn Error + 'static); 8]>);
 
 impl<'a> ErrorChain<'a> {
-    pub(crate) fn of(error: &'a dyn Any, names: &[Arc<dyn NameError>]) -> Self {
+    pub(crate) fn new(error: &'a dyn Any, names: &[Arc<dyn NameError>]) -> Self {
         let named = || names.iter().find_map(|name| name.reveal(error));
         let outer = reveal(error).or_else(named);
-        Self(sources(outer).collect())
+        Self(error_and_sources(outer).collect())
     }
 
     /// Returns an error whose type is erased, and its sources.
     #[cfg(feature = "macros")]
-    pub(crate) fn of_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
-        Self(sources(outermost).collect())
+    pub(crate) fn from_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
+        Self(error_and_sources(outermost).collect())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -67,7 +67,7 @@ pub(crate) fn sources<'a>(
 }
 
 /// Returns the text of an error that is nothing else.
-pub(crate) fn text(error: &dyn Any) -> Option<&str> {
+pub(crate) fn error_text(error: &dyn Any) -> Option<&str> {
     let owned = error.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| error.downcast_ref::<&'static str>().copied())
 }
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn path<E: 'static>(error: &E) -> &'static str {
-        ErrorChain::of(error, &[]).path(type_name::<E>())
+        ErrorChain::new(error, &[]).path(type_name::<E>())
     }
 
     fn parse_error() -> std::num::ParseIntError {

@@ -27,7 +27,7 @@ pub(crate) fn message<'a>(
         if message.len() > MAX_MESSAGE {
             break;
         }
-        let (text, is_cut) = beginning(error);
+        let (text, is_cut) = display_prefix(error);
         let mut redacted = String::new();
         Urls { sensitive, is_cut }.redact(&text, 0, &mut redacted);
         if let Some(sensitive) = sensitive {
@@ -49,12 +49,12 @@ pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) 
     // Each byte of it may take three.
     let raw = &raw[..raw.len().min(3 * MAX_TEXT)];
     let decoded = percent_decode(raw).decode_utf8_lossy();
-    message([&decoded as &dyn Display], sensitive)
+    redacted_message([&decoded as &dyn Display], sensitive)
 }
 
 /// Returns the beginning of what an error says, and whether there is more. An error may have a lot
 /// to say.
-pub(crate) fn beginning(error: &dyn Display) -> (String, bool) {
+pub(crate) fn display_prefix(error: &dyn Display) -> (String, bool) {
     struct Bounded(String);
     impl Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     fn redacted(text: &str) -> String {
-        message(
+        redacted_message(
             [&text as &dyn Display],
             Some(&SensitiveParameters::default()),
         )
@@ -377,11 +377,14 @@ mod tests {
         let list = SensitiveParameters::new(vec!["token".to_owned()]);
         let errors = || [&text as &dyn Display];
         assert_eq!(
-            message(errors(), Some(&list)),
+            redacted_message(errors(), Some(&list)),
             "http://REDACTED:REDACTED@a/b?token=REDACTED&sig=open"
         );
         // The whole query goes where none is recorded.
-        assert_eq!(message(errors(), None), "http://REDACTED:REDACTED@a/b");
+        assert_eq!(
+            redacted_message(errors(), None),
+            "http://REDACTED:REDACTED@a/b"
+        );
     }
 
     #[test]
@@ -422,7 +425,7 @@ mod tests {
             (&[], ""),
         ] {
             let errors = errors.iter().map(|error| error as &dyn Display);
-            assert_eq!(message(errors, None), expected);
+            assert_eq!(redacted_message(errors, None), expected);
         }
     }
 
@@ -439,7 +442,7 @@ mod tests {
         }
         let written = std::cell::Cell::new(0);
         let error = Endless(&written);
-        let message = message([&error as &dyn Display; 20], None);
+        let message = redacted_message([&error as &dyn Display; 20], None);
         assert!(message.len() <= MAX_MESSAGE && message.ends_with('…'));
         assert!(written.get() < MAX_TEXT, "{}", written.get());
     }

@@ -8,7 +8,7 @@ use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 use crate::semconv::error_chain::ErrorChain;
-use crate::semconv::error_message::beginning;
+use crate::semconv::error_message::display_prefix;
 use crate::semconv::{ERROR_TYPE, OTHER, Side, http};
 
 /// The client went away, or nobody waits for the result any more.
@@ -38,7 +38,7 @@ pub(crate) enum ErrorType {
 
 impl ErrorType {
     /// Returns the error that a status is for this side.
-    pub(crate) fn of_status(side: Side, status: StatusCode) -> Option<Self> {
+    pub(crate) fn from_status(side: Side, status: StatusCode) -> Option<Self> {
         if !http::is_error(side, status) {
             None
         } else if http::is_defined(status) {
@@ -114,11 +114,11 @@ fn is_connect(error: &(dyn Error + 'static)) -> bool {
 /// Returns the word for one error, without its sources.
 fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        of_io(error, phase, connects)
+        io_word(error, phase, connects)
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        of_hyper(error, phase)
+        hyper_word(error, phase)
     } else if let Some(error) = error.downcast_ref::<h2::Error>() {
-        of_h2(error)
+        h2_word(error)
     } else if error.is::<tower::timeout::error::Elapsed>()
         || error.is::<tokio::time::error::Elapsed>()
     {
@@ -133,7 +133,7 @@ fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&
     }
 }
 
-fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
+fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::TimedOut => Some(TIMEOUT),
         io::ErrorKind::ConnectionRefused => Some(CONNECTION_REFUSED),
@@ -145,12 +145,12 @@ fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str
         io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
         io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
         io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
-        _ if beginning(error).0.starts_with(LOOKUP) => Some(DNS),
+        _ if display_prefix(error).0.starts_with(LOOKUP) => Some(DNS),
         _ => None,
     }
 }
 
-fn of_hyper(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
+fn hyper_word(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     if error.is_timeout() {
         Some(TIMEOUT)
     } else if error.is_incomplete_message() {
@@ -163,7 +163,7 @@ fn of_hyper(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     }
 }
 
-fn of_h2(error: &h2::Error) -> Option<&'static str> {
+fn h2_word(error: &h2::Error) -> Option<&'static str> {
     if !error.is_remote() {
         None
     } else if error.is_go_away() {
@@ -174,7 +174,7 @@ fn of_h2(error: &h2::Error) -> Option<&'static str> {
 }
 
 fn is_of_openssl(error: &dyn Error) -> bool {
-    says(error, OPENSSL_EOF) || beginning(&error).0.contains(OPENSSL)
+    says(error, OPENSSL_EOF) || display_prefix(&error).0.contains(OPENSSL)
 }
 
 fn ended_early(phase: Phase) -> &'static str {
@@ -206,7 +206,7 @@ mod tests {
     type Erased = Box<dyn Error + Send + Sync>;
 
     fn word(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
-        ErrorChain::of(&error.into(), &[]).word(phase)
+        ErrorChain::new(&error.into(), &[]).word(phase)
     }
 
     #[derive(Debug)]

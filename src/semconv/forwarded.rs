@@ -56,7 +56,7 @@ pub(crate) struct Forwarded<'a> {
 
 impl<'a> Forwarded<'a> {
     #[inline]
-    pub(crate) fn of(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
+    pub(crate) fn from_headers(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
         if proxies.count == 0 {
             return Self::default();
         }
@@ -310,7 +310,7 @@ mod tests {
                 count: hops,
                 headers: ALL.to_vec(),
             };
-            assert_eq!(Forwarded::of(&map, &proxies), expected, "{case}");
+            assert_eq!(Forwarded::from_headers(&map, &proxies), expected, "{case}");
         }
     }
 
@@ -352,7 +352,7 @@ mod tests {
                     .or(has(x_host).then_some("x")),
             );
             let proxies = TrustedProxies { count: 1, headers };
-            let found = Forwarded::of(&map, &proxies);
+            let found = Forwarded::from_headers(&map, &proxies);
             let client = found.client.map(|client| client.to_string());
             assert_eq!((client.as_deref(), found.scheme, found.authority), expected);
         }
@@ -396,7 +396,7 @@ mod tests {
                 count: 1,
                 headers: ALL.to_vec(),
             };
-            let found = Forwarded::of(&map, &proxies);
+            let found = Forwarded::from_headers(&map, &proxies);
             let expected = client.map(|client: &str| client.parse().expect("an address"));
             assert_eq!(
                 (found.client, found.authority),

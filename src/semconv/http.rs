@@ -127,7 +127,7 @@ pub(crate) fn route(extensions: &Extensions) -> Option<&str> {
 
 /// The address of the socket's other end, where the server put it into the request's extensions.
 #[inline]
-pub(crate) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+pub(crate) fn peer_address(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
         return Some(info.0);
@@ -204,7 +204,7 @@ pub(crate) fn response_peer_attributes(extensions: &Extensions, add: &mut impl F
 }
 
 /// `server.address`, no longer than it is kept.
-pub(crate) fn host(host: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn truncated_host(host: &str) -> std::borrow::Cow<'_, str> {
     truncate(host, MAX_HOST)
 }
 
@@ -218,7 +218,7 @@ pub(crate) struct Server<'a> {
 
 impl<'a> Server<'a> {
     /// The server that a URI names.
-    pub(crate) fn of(uri: &'a Uri) -> Option<Self> {
+    pub(crate) fn in_uri(uri: &'a Uri) -> Option<Self> {
         let (host, port) = split_authority(uri.authority()?.as_str())?;
         let is_secure = matches!(uri.scheme_str(), Some("https" | "wss"));
         let port = port.unwrap_or(if is_secure { 443 } else { 80 });
@@ -286,7 +286,7 @@ mod tests {
             ("/b", None),
         ] {
             let uri = uri.parse().expect("it is a URI");
-            let server = Server::of(&uri).map(|server| (server.host, server.port));
+            let server = Server::in_uri(&uri).map(|server| (server.host, server.port));
             assert_eq!(server, expected);
         }
     }

@@ -77,10 +77,10 @@ impl CapturedRequest {
 
     /// The memory that it takes besides its own size.
     #[cfg(feature = "init")]
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn heap_size(&self) -> usize {
         match self {
-            Self::Server(request) => request.text.bytes(),
-            Self::Client(request) => request.text.bytes(),
+            Self::Server(request) => request.text.heap_size(),
+            Self::Client(request) => request.text.heap_size(),
         }
     }
 }
@@ -124,7 +124,7 @@ impl RequestText {
 
     /// The memory that it takes besides its own size.
     #[cfg(feature = "init")]
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn heap_size(&self) -> usize {
         if self.0.spilled() {
             self.0.capacity()
         } else {
@@ -172,8 +172,8 @@ mod tests {
     fn text_that_has_no_room_takes_memory_of_its_own() {
         let mut text = RequestText::default();
         text.add(&[b't'; ROOM]);
-        assert_eq!(text.bytes(), 0);
+        assert_eq!(text.heap_size(), 0);
         text.add(b"t");
-        assert!(text.bytes() > ROOM);
+        assert!(text.heap_size() > ROOM);
     }
 }

@@ -23,8 +23,8 @@ mod server_request;
 
 pub(crate) use client_request::ClientRequest;
 pub(crate) use descriptors::grpc_methods;
-pub(crate) use error_chain::{ErrorChain, NameError, sources, text};
-pub(crate) use error_message::{grpc_message, message};
+pub(crate) use error_chain::{ErrorChain, NameError, error_and_sources, error_text};
+pub(crate) use error_message::{grpc_message, redacted_message};
 pub(crate) use error_type::{BODY_INCOMPLETE, CANCELLED, ErrorType, PANIC, Phase};
 pub use forwarded::ForwardedHeader;
 pub(crate) use forwarded::{Forwarded, TrustedProxies};

@@ -159,7 +159,7 @@ pub(crate) fn query<'a>(
     limit: usize,
     sensitive: &SensitiveParameters,
 ) -> Cow<'a, str> {
-    let seen = start(query, 4 * limit);
+    let seen = prefix(query, 4 * limit);
     // What is cut off is replaced by the mark of a cut, whatever is before it.
     let is_whole = seen.len() == query.len();
     let mut redacted = String::new();
@@ -180,7 +180,7 @@ pub(crate) fn query<'a>(
     if kept == 0 && redacted.is_empty() {
         return truncate(query, limit);
     }
-    redacted.push_str(start(&seen[kept..], limit + 1));
+    redacted.push_str(prefix(&seen[kept..], limit + 1));
     if !is_whole && redacted.len() <= limit {
         redacted.push('…');
     }
@@ -188,7 +188,7 @@ pub(crate) fn query<'a>(
 }
 
 /// The beginning of a text, up to `limit` bytes, that ends with a character.
-pub(crate) fn start(text: &str, limit: usize) -> &str {
+pub(crate) fn prefix(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }
@@ -261,7 +261,7 @@ mod tests {
             let names = SensitiveParameters::default();
             let seen = query(text, 1024, &names);
             assert!(seen.len() <= 1024, "{}", seen.len());
-            start(text, 4 * 1024).split('&').count()
+            prefix(text, 4 * 1024).split('&').count()
         };
         for text in [
             "&".repeat(65_000),

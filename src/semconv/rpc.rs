@@ -6,7 +6,7 @@ use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 
 use crate::request_headers::RequestHeaders;
-use crate::semconv::http::{peer, peer_attributes};
+use crate::semconv::http::{peer_address, peer_attributes};
 use crate::semconv::server_request::{server, server_attributes};
 use crate::semconv::{
     AttributeValue, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate,
@@ -60,10 +60,10 @@ pub(crate) fn is_likely_call(request: &Parts) -> bool {
 }
 
 /// The method that a request names, `package.Service/Method`. It is no longer than is looked at.
-pub(crate) fn method(uri: &Uri) -> &str {
+pub(crate) fn called_method(uri: &Uri) -> &str {
     let path = uri.path();
     let method = path.strip_prefix('/').unwrap_or(path);
-    crate::semconv::redact::start(method, MAX_METHOD + 1)
+    crate::semconv::redact::prefix(method, MAX_METHOD + 1)
 }
 
 /// The method at the end of a longer path.
@@ -73,7 +73,7 @@ pub(crate) fn without_prefix(method: &str) -> Option<&str> {
 }
 
 /// `rpc.method_original`, as an attribute.
-pub(crate) fn method_original(method: &str) -> KeyValue {
+pub(crate) fn original_method_attribute(method: &str) -> KeyValue {
     KeyValue::new(
         RPC_METHOD_ORIGINAL,
         truncate(method, MAX_METHOD).into_owned(),
@@ -92,13 +92,13 @@ pub(crate) fn request_attributes(
     if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }
-    if let Some(peer) = peer(&request.extensions) {
+    if let Some(peer) = peer_address(&request.extensions) {
         peer_attributes(peer, add);
     }
 }
 
 /// `rpc.system.name`, as an attribute.
-pub(crate) fn system() -> KeyValue {
+pub(crate) fn system_attribute() -> KeyValue {
     KeyValue::new(RPC_SYSTEM_NAME, SYSTEM)
 }
 
@@ -153,7 +153,7 @@ impl Code {
 
     /// The code of a status of tonic.
     #[cfg(feature = "tonic")]
-    pub(crate) fn of_status(status: &tonic::Status) -> Self {
+    pub(crate) fn from_status(status: &tonic::Status) -> Self {
         // The numbers are those of the wire.
         u8::try_from(i32::from(status.code())).map_or(Self::UNKNOWN, Self)
     }

@@ -14,7 +14,7 @@ impl Code {
     ///
     /// With the feature `tonic` it is the one of `tonic::Status::from_error`. Without it, errors of
     /// hyper and h2 have the same codes, and others depend on whether there was a response.
-    pub(crate) fn of_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
+    pub(crate) fn from_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
         let fallback = match (cfg!(feature = "tonic"), is_answered) {
             (true, _) => Self::UNKNOWN,
             (false, false) => Self::UNAVAILABLE,
@@ -24,7 +24,7 @@ impl Code {
             return fallback;
         };
         if let Some(error) = outermost.downcast_ref::<h2::Error>() {
-            return Self::of_h2(error);
+            return Self::from_h2(error);
         }
         if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
             return Self::RESOURCE_EXHAUSTED;
@@ -32,15 +32,15 @@ impl Code {
         // As tonic has it, and not as `ErrorChain`, which looks into more of them.
         std::iter::successors(error, |error| (*error).source())
             .take(MAX_ERRORS)
-            .find_map(Self::of_source)
+            .find_map(Self::from_source)
             .unwrap_or(fallback)
     }
 
-    fn of_source(error: &(dyn Error + 'static)) -> Option<Self> {
+    fn from_source(error: &(dyn Error + 'static)) -> Option<Self> {
         #[cfg(feature = "tonic")]
         {
             if let Some(status) = error.downcast_ref::<tonic::Status>() {
-                return Some(Self::of_status(status));
+                return Some(Self::from_status(status));
             }
             if error.is::<tonic::TimeoutExpired>() {
                 return Some(Self::CANCELLED);
@@ -57,10 +57,10 @@ impl Code {
             return Some(Self::CANCELLED);
         }
         let source = error.source()?.downcast_ref::<h2::Error>()?;
-        Some(Self::of_h2(source))
+        Some(Self::from_h2(source))
     }
 
-    fn of_h2(error: &h2::Error) -> Self {
+    fn from_h2(error: &h2::Error) -> Self {
         match error.reason() {
             Some(
                 Reason::NO_ERROR
@@ -134,7 +134,7 @@ mod tests {
         for (wrapper, wrap) in wrappers.into_iter().enumerate() {
             for error in errors().into_iter().map(wrap) {
                 let text = format!("{wrapper}: {error:?}");
-                let code = Code::of_error(Some(&*error), false);
+                let code = Code::from_error(Some(&*error), false);
                 let expected = tonic::Status::from_error(error).code();
                 assert_eq!(code, Code(expected as u8), "{text}");
             }
@@ -162,7 +162,7 @@ mod tests {
             let request = http::Request::new(String::new());
             let sent = tokio::time::timeout(Duration::from_secs(20), sender.send_request(request));
             let error = sent.await.expect("an answer").expect_err("a reset");
-            let code = Code::of_error(Some(&error), false);
+            let code = Code::from_error(Some(&error), false);
             let expected = tonic::Status::from_error(error.into()).code();
             assert_eq!(code, Code(expected as u8), "{reason}");
         }

@@ -11,8 +11,8 @@ use ::http::uri::Authority;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::forwarded::Forwarded;
 use crate::semconv::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer, peer_attributes,
-    protocol_version, split_authority,
+    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer_address,
+    peer_attributes, protocol_version, split_authority,
 };
 use crate::semconv::kept::RequestText;
 use crate::semconv::redact::{SensitiveParameters, lossy_text};
@@ -78,7 +78,7 @@ impl ServerRequest {
     ) {
         self.version = request.version;
         self.client = forwarded.client;
-        self.peer = peer(&request.extensions);
+        self.peer = peer_address(&request.extensions);
         let authority = authority(request, headers, forwarded).unwrap_or_default();
         let authority = authority.get(..MAX_AUTHORITY).unwrap_or(authority);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
@@ -190,7 +190,7 @@ mod tests {
     ) -> (Option<Value>, Option<Value>) {
         let request = ::http::Request::get(uri).header(HOST, host);
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
         kept.read(&request, &headers, forwarded, None);
         let mut attributes = Vec::new();

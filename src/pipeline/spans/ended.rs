@@ -28,7 +28,7 @@ impl Item for Ended {
         match self {
             Self::Own(_, recorded) => {
                 let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, CapturedRequest::bytes);
+                let request = new.request.as_ref().map_or(0, CapturedRequest::heap_size);
                 let parts = bytes(
                     &new.name,
                     &recorded.status,

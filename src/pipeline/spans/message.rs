@@ -430,7 +430,7 @@ mod tests {
         let mut kept = ServerRequest::new("_OTHER", route, Scheme::Https);
         kept.read(
             &request,
-            &RequestHeaders::of(&request.headers),
+            &RequestHeaders::find_in(&request.headers),
             &Forwarded::default(),
             Some(&SensitiveParameters::default()),
         );
@@ -442,7 +442,12 @@ mod tests {
         let (request, ()) = request.expect("it is a request").into_parts();
         let mut kept = ClientRequest::new("GET", Some(1));
         let sensitive = SensitiveParameters::default();
-        kept.read(&request, Server::of(&request.uri), None, Some(&sensitive));
+        kept.read(
+            &request,
+            Server::in_uri(&request.uri),
+            None,
+            Some(&sensitive),
+        );
         CapturedRequest::Client(kept)
     }
 

@@ -300,7 +300,7 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        let is_by_crate = attribute_set::is_by_crate();
+        let is_by_crate = attribute_set::is_crate_writing();
         let before = attribute_set::find(&mut recorded.attributes, &attribute.key)
             .or_else(|| attribute_set::find(&mut recorded.new.attributes, &attribute.key));
         if let Some(before) = before {
