@@ -18,8 +18,9 @@ use crate::concurrent::table::{Inserted, Table};
 use crate::instruments::metric_set::MetricSet;
 use crate::providers::bound::{Bind, BoundCounter, BoundHistogram};
 use crate::providers::series_budget::Room;
-use crate::semconv::http::{Scheme, Server, protocol_version, status_attribute};
-use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
+use crate::semconv::{
+    self, ErrorType, OTHER, Scheme, Server, Side, protocol_version, rpc, status_attribute,
+};
 
 use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
@@ -203,7 +204,7 @@ impl Instruments {
         let entry = self.entry(method);
         match server {
             Some(Server { host, port }) => {
-                entry.peer(&semconv::http::truncated_host(host), port, &self.rooms)
+                entry.peer(&semconv::truncated_host(host), port, &self.rooms)
             }
             None => RouteRef::Unmatched(entry.index),
         }

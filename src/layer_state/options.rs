@@ -20,8 +20,7 @@ use crate::propagation::{Allowed, Propagators, ResponseHeaders};
 use crate::providers::MakeTracer;
 use crate::providers::generations;
 use crate::providers::series_budget::{Room, SDK_SERIES};
-use crate::semconv::http::{Scheme, Server};
-use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
+use crate::semconv::{self, NameError, Scheme, SensitiveParameters, Server, Side, TrustedProxies};
 
 /// How far the trace context that comes with a request is trusted.
 ///

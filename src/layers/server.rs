@@ -19,8 +19,8 @@ use crate::layers::body::ResponseBody;
 use crate::layers::future::ResponseFuture;
 use crate::layers::setters::{inner_service, shared_setters};
 use crate::request::ActiveRequest;
-use crate::semconv::ForwardedHeader;
-use crate::semconv::http::{Scheme, original_uri};
+use crate::semconv::http::original_uri;
+use crate::semconv::{ForwardedHeader, Scheme};
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
 /// header with the trace id.

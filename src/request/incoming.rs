@@ -17,7 +17,7 @@ use crate::request::grpc_call::Call;
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
 use crate::request_headers::RequestHeaders;
-use crate::semconv::http::{Scheme, route};
+use crate::semconv::http::matched_route;
 use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
@@ -56,8 +56,8 @@ impl ActiveRequest {
         let mut links = extracted.settle(options, request);
         let cx = extracted.context_in(&recorder.root);
         let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
-        let scheme = Scheme::of(&forwarded, options.scheme);
-        let found = instruments.find_route(&request.method, route(&request.extensions));
+        let scheme = forwarded.scheme_or(options.scheme);
+        let found = instruments.find_route(&request.method, matched_route(&request.extensions));
         let route = instruments.route(&found);
         let mut call = Call::of(request, routed.unwrap_or(&request.uri), instruments);
         let mut hooked = options.request_attributes(request);

@@ -13,8 +13,7 @@ use crate::request::attempts::Attempts;
 use crate::request::grpc_call::Call;
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
-use crate::semconv::http::Scheme;
-use crate::semconv::{CapturedRequest, ClientRequest};
+use crate::semconv::{CapturedRequest, ClientRequest, Scheme};
 
 impl ActiveRequest {
     /// A request that goes out, as it is about to be sent.

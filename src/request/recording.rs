@@ -18,11 +18,11 @@ use crate::providers::exceptions::{Exception, LogException};
 use crate::request::Outcome;
 use crate::request::grpc_call::Call;
 use crate::request::received::Received;
-use crate::semconv::http::{
-    Scheme, is_defined, protocol_version, response_peer_attributes, status_attribute,
-};
 use crate::semconv::rpc::{self, Code};
-use crate::semconv::{self, ErrorType, ServerRequest, Side};
+use crate::semconv::{
+    self, ErrorType, Scheme, ServerRequest, Side, is_defined, protocol_version,
+    response_peer_attributes, status_attribute,
+};
 
 /// What is recorded of a request, until it ends.
 pub(crate) struct Recording {

@@ -1,4 +1,4 @@
-//! `error.type`: the one vocabulary of spans and metrics.
+//! `error.type`: the same words for spans and metrics.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -8,10 +8,12 @@ use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 use crate::semconv::error_chain::ErrorChain;
-use crate::semconv::error_message::display_prefix;
-use crate::semconv::{ERROR_TYPE, OTHER, Side, http};
+use crate::semconv::error_message::MAX_TEXT;
+use crate::semconv::names::{ERROR_TYPE, OTHER};
+use crate::semconv::text::display_prefix;
+use crate::semconv::values::{Side, is_defined, is_error};
 
-/// The client went away, or nobody waits for the result any more.
+/// The client is gone, or nothing waits for the result any more.
 pub(crate) const CANCELLED: &str = "cancelled";
 
 /// A panic passed through the request or the function.
@@ -28,7 +30,7 @@ const CONNECTION_CLOSED: &str = "connection_closed";
 const DNS: &str = "dns";
 const TLS: &str = "tls";
 
-/// `error.type`: of a closed set, so that it is fit for metrics.
+/// A value of `error.type`. The set of values is bounded, so that it is fit for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorType {
     /// The status code, as text.
@@ -37,11 +39,11 @@ pub(crate) enum ErrorType {
 }
 
 impl ErrorType {
-    /// Returns the error that a status is for this side.
+    /// Returns the error for a status, if the status is an error for this side.
     pub(crate) fn from_status(side: Side, status: StatusCode) -> Option<Self> {
-        if !http::is_error(side, status) {
+        if !is_error(side, status) {
             None
-        } else if http::is_defined(status) {
+        } else if is_defined(status) {
             Some(Self::Status(status))
         } else {
             Some(Self::Name(OTHER))
@@ -56,7 +58,7 @@ impl ErrorType {
     }
 }
 
-/// How far a request was when it failed.
+/// The phase in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Before the head of the response.
@@ -87,7 +89,7 @@ const LOOKUP: &str = "failed to lookup address information";
 /// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
-/// The same of `native_tls` with OpenSSL, and what is in the messages of its other errors.
+/// The same message of `native_tls` with OpenSSL, and a part of the messages of its other errors.
 const OPENSSL_EOF: &str = "unexpected EOF";
 const OPENSSL: &str = ":SSL routines:";
 
@@ -100,7 +102,7 @@ impl ErrorChain<'_> {
     }
 }
 
-/// Whether an error says that there was no connection yet.
+/// Returns whether an error occurred before there was a connection.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
     #[cfg(feature = "tonic")]
     if error.is::<tonic::ConnectError>() {
@@ -141,11 +143,11 @@ fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static s
         io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::NotConnected => Some(CONNECTION_CLOSED),
-        // TLS libraries put their own error into one of these.
+        // TLS libraries wrap their own error in this kind.
         io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
         io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
         io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
-        _ if display_prefix(error).0.starts_with(LOOKUP) => Some(DNS),
+        _ if display_prefix(error, MAX_TEXT).0.starts_with(LOOKUP) => Some(DNS),
         _ => None,
     }
 }
@@ -174,7 +176,7 @@ fn h2_word(error: &h2::Error) -> Option<&'static str> {
 }
 
 fn is_of_openssl(error: &dyn Error) -> bool {
-    says(error, OPENSSL_EOF) || display_prefix(&error).0.contains(OPENSSL)
+    says(error, OPENSSL_EOF) || display_prefix(&error, MAX_TEXT).0.contains(OPENSSL)
 }
 
 fn ended_early(phase: Phase) -> &'static str {
@@ -184,7 +186,7 @@ fn ended_early(phase: Phase) -> &'static str {
     }
 }
 
-/// Whether an error displays as exactly this text. Not more is read of what it says.
+/// Returns whether an error displays as exactly this text. Stops at the first difference.
 fn says(error: &dyn Error, text: &'static str) -> bool {
     struct Expected(&'static str);
     impl Write for Expected {

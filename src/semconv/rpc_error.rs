@@ -1,19 +1,18 @@
-//! The code of a gRPC call that fails without one from the wire.
+//! Codes for gRPC calls that fail without a code from the server.
 
 use std::error::Error;
 
 use h2::Reason;
 
+use crate::semconv::error_chain::walk_errors;
 use crate::semconv::rpc::Code;
 
-/// How many errors of a chain are looked at.
-const MAX_ERRORS: usize = 16;
-
 impl Code {
-    /// Returns the code that the caller of a client sees for an error.
+    /// Returns the code that the user of a client gets for an error.
     ///
-    /// With the feature `tonic` it is the one of `tonic::Status::from_error`. Without it, errors of
-    /// hyper and h2 have the same codes, and others depend on whether there was a response.
+    /// With the feature `tonic` it is the code of `tonic::Status::from_error`. Without the feature,
+    /// errors of hyper and h2 have the same codes. The code of another error depends on whether a
+    /// response has arrived.
     pub(crate) fn from_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
         let fallback = match (cfg!(feature = "tonic"), is_answered) {
             (true, _) => Self::UNKNOWN,
@@ -29,9 +28,8 @@ impl Code {
         if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
             return Self::RESOURCE_EXHAUSTED;
         }
-        // As tonic has it, and not as `ErrorChain`, which looks into more of them.
-        std::iter::successors(error, |error| (*error).source())
-            .take(MAX_ERRORS)
+        // Like tonic by `Error::source` alone; `ErrorChain` finds more sources.
+        walk_errors(error, |error| error.source())
             .find_map(Self::from_source)
             .unwrap_or(fallback)
     }
@@ -141,7 +139,7 @@ mod tests {
         }
     }
 
-    /// Errors of hyper cannot be made, and have to be provoked.
+    /// Provokes errors of hyper, which have no constructor.
     #[tokio::test]
     async fn a_code_is_the_one_that_tonic_makes_of_an_error_of_hyper() {
         let (client, server) = tokio::io::duplex(1024);

@@ -1,4 +1,4 @@
-//! What a span says of a request to a server.
+//! A request to a server, as its span describes it.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -9,20 +9,23 @@ use ::http::request::Parts;
 use ::http::uri::Authority;
 
 use crate::request_headers::RequestHeaders;
+use crate::semconv::address::{
+    address_text, peer_address, peer_attributes, server_attributes, split_authority,
+};
 use crate::semconv::forwarded::Forwarded;
-use crate::semconv::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer_address,
-    peer_attributes, protocol_version, split_authority,
+use crate::semconv::names::{
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    NETWORK_PROTOCOL_VERSION, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
 };
-use crate::semconv::kept::RequestText;
-use crate::semconv::redact::{SensitiveParameters, lossy_text};
-use crate::semconv::{
-    AttributeValue, CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
-    NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
-    USER_AGENT_ORIGINAL, truncate,
+use crate::semconv::redact::SensitiveParameters;
+use crate::semconv::request_text::RequestText;
+use crate::semconv::scheme::Scheme;
+use crate::semconv::text::{
+    MAX_AUTHORITY, MAX_PATH, MAX_USER_AGENT, bounded_bytes, lossy_text, truncate,
 };
+use crate::semconv::values::{AttributeValue, protocol_version};
 
-/// What is taken from a request when it arrives.
+/// The parts of a request that its span needs, captured when the request arrives.
 #[derive(Clone)]
 pub(crate) struct ServerRequest {
     method: &'static str,
@@ -31,12 +34,12 @@ pub(crate) struct ServerRequest {
     version: Version,
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
-    /// The pieces one after the other, as they came: a user may be named before the host.
+    /// The pieces one after the other, without any change: a user may stand before the host.
     pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
-/// How long the pieces of the text are, in their order.
+/// The lengths of the pieces, in the order of the text.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
     path: u16,
@@ -66,8 +69,7 @@ impl ServerRequest {
         }
     }
 
-    /// Reads the rest of a request. A query is read only with the parameters that are not to be
-    /// recorded.
+    /// Captures the rest of a request. Without `sensitive_parameters` the query is not captured.
     #[inline]
     pub(crate) fn read(
         &mut self,
@@ -82,8 +84,7 @@ impl ServerRequest {
         let authority = authority(request, headers, forwarded).unwrap_or_default();
         let authority = authority.get(..MAX_AUTHORITY).unwrap_or(authority);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
-        // A little more than is kept, which tells that it is cut.
-        let user_agent = user_agent.get(..MAX_USER_AGENT + 4).unwrap_or(user_agent);
+        let user_agent = bounded_bytes(user_agent, MAX_USER_AGENT);
         self.lengths.path = self
             .text
             .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
@@ -93,7 +94,7 @@ impl ServerRequest {
         self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
-    /// The attributes of a server span that are known when the request arrives.
+    /// Adds the attributes of a server span that are known when the request arrives.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         let mut pieces = self.text.pieces();
         let path = pieces.next(self.lengths.path);
@@ -132,9 +133,9 @@ impl ServerRequest {
     }
 }
 
-/// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
-/// `:authority` or the absolute form, else `Host`. Anybody can send that, in any encoding; a proxy that
-/// is trusted has the name from where it was checked.
+/// Returns the name of the server, perhaps with a user and a port: from a trusted proxy, else from
+/// `:authority` or the absolute form, else from `Host`. Only the name from a trusted proxy may have
+/// characters that are not ASCII: any client can send a `Host` in any encoding.
 #[inline]
 fn authority<'a>(
     request: &'a Parts,
@@ -150,7 +151,7 @@ fn authority<'a>(
     })
 }
 
-/// Host and port of the server that a request names.
+/// Returns host and port of the server that a request names.
 pub(crate) fn server<'a>(
     request: &'a Parts,
     headers: &RequestHeaders<'a>,
@@ -160,29 +161,16 @@ pub(crate) fn server<'a>(
     str::from_utf8(authority).ok().and_then(split_authority)
 }
 
-/// `server.address` and `server.port`
-pub(crate) fn server_attributes(
-    host: &str,
-    port: Option<u16>,
-    add: &mut impl FnMut(&'static str, AttributeValue<'_>),
-) {
-    add(
-        SERVER_ADDRESS,
-        AttributeValue::Text(&truncate(host, MAX_HOST)),
-    );
-    if let Some(port) = port {
-        add(SERVER_PORT, AttributeValue::Number(port.into()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ::http::header::HOST;
     use opentelemetry::Value;
 
     use super::*;
+    use crate::semconv::names::{SERVER_ADDRESS, SERVER_PORT};
+    use crate::semconv::text::MAX_HOST;
 
-    /// The attributes of a server, as they are made of a request with this head.
+    /// Returns the address and the port of the server from a request with this head.
     fn server_of(
         uri: &str,
         host: &[u8],

@@ -407,9 +407,9 @@ mod tests {
     use crate::pipeline::traces::Spans;
     use crate::providers::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
-    use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
-        CapturedRequest, ClientRequest, Forwarded, SensitiveParameters, ServerRequest,
+        CapturedRequest, ClientRequest, Forwarded, Scheme, SensitiveParameters, Server,
+        ServerRequest,
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {

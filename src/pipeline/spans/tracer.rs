@@ -695,7 +695,7 @@ mod tests {
                 };
                 let below = both.own.start(below, &mut new_span);
                 assert_eq!(below.recording, expected, "below {case}");
-                let kept = propagation::decision(&below.cx);
+                let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
             }
