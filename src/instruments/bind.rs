@@ -6,7 +6,8 @@ use crate::instruments::entries::{Peer, Route};
 use crate::instruments::series::{CallKey, Series, SeriesKey};
 use crate::instruments::{CallEntry, Instruments};
 use crate::providers::bound::{Bind, BoundCounter, BoundHistogram};
-use crate::semconv::http::{protocol_version, status_attribute};
+use crate::semconv::protocol_version;
+use crate::semconv::status_attribute;
 use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 
 impl Instruments {
@@ -52,7 +53,7 @@ impl Instruments {
         let mut call = Vec::from_iter(error);
         call.push(method_attribute(entry.method));
         call.push(KeyValue::new(semconv::RPC_STATUS_CODE, key.code.name()));
-        call.push(rpc::system());
+        call.push(rpc::system_attribute());
         call.extend(entry.peer.iter().flat_map(Peer::attributes));
         call.extend_from_slice(&key.extra);
         let conventions = self.conventions.as_ref();
@@ -84,7 +85,11 @@ impl Instruments {
 
     /// Binds the series for the calls of a method that there is no other room for.
     pub(super) fn bind_call_overflow(&self, entry: &CallEntry) -> Series {
-        let mut attributes = vec![overflow(), method_attribute(entry.method), rpc::system()];
+        let mut attributes = vec![
+            overflow(),
+            method_attribute(entry.method),
+            rpc::system_attribute(),
+        ];
         attributes.extend(entry.peer.iter().flat_map(Peer::attributes));
         let conventions = self.conventions.as_ref();
         Series {

@@ -12,14 +12,15 @@ mod series;
 use std::sync::Arc;
 
 use http::Method;
-use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use crate::concurrent::table::Table;
 use crate::instruments::metric_set::MetricSet;
 use crate::providers::bound::Bind;
 use crate::providers::series_budget::Room;
-use crate::semconv::http::{Scheme, Server};
+use crate::semconv::Scheme;
+use crate::semconv::Server;
 use crate::semconv::{self, OTHER, Side, rpc};
 
 use entries::{MethodEntry, Rooms};
@@ -192,7 +193,7 @@ impl Instruments {
         let entry = self.entry(method);
         match server {
             Some(Server { host, port }) => {
-                entry.peer(&semconv::http::host(host), port, &self.rooms)
+                entry.peer(&semconv::truncated_host(host), port, &self.rooms)
             }
             None => RouteRef::Unmatched(entry.index),
         }

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::fmt;
 
 use crate::logs::filter::LogFilter;
 use crate::logs::format::LogFormat;

@@ -10,9 +10,9 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use crate::attribute_set;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::tracer::{Recorded, Scope};
-use crate::propagation::whole;
+use crate::propagation::with_state_text;
 use crate::providers::start_span::NewSpan;
-use crate::semconv::KeptRequest;
+use crate::semconv::CapturedRequest;
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl Item for Ended {
         match self {
             Self::Own(_, recorded) => {
                 let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
+                let request = new.request.as_ref().map_or(0, CapturedRequest::heap_size);
                 let parts = bytes(
                     &new.name,
                     &recorded.status,
@@ -66,7 +66,7 @@ pub(crate) struct View<'a> {
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
     /// Whose attributes come first.
-    pub(crate) request: Option<&'a KeptRequest>,
+    pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
     /// Whether the attributes may have a key twice, or have one of the request's.
     pub(crate) may_repeat: bool,
@@ -162,7 +162,7 @@ impl View<'_> {
         links.links = self.links.to_vec();
         links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
         SpanData {
-            span_context: whole(self.span_context, self.state),
+            span_context: with_state_text(self.span_context, self.state),
             parent_span_id: self.parent_span_id,
             parent_span_is_remote: self.parent_span_is_remote,
             span_kind: self.kind.clone(),

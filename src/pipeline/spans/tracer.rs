@@ -26,7 +26,8 @@ use crate::config::settings::Sampler;
 use crate::pipeline::spans::ended::{Ended, cut};
 use crate::pipeline::traces::Spans;
 use crate::propagation::{
-    Beside, Decision, RANDOM, is_small, parsed, state_of, with_parent, with_state,
+    Decision, RANDOM_FLAG, TraceExtra, is_small_state, parse_state, state_text, with_parent,
+    with_state,
 };
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
@@ -162,25 +163,27 @@ impl StartSpan for Tracer {
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let beside = Beside::of(cx, parent);
+        let beside = TraceExtra::of(cx, parent);
         let decision = beside.and_then(|beside| beside.decision(parent));
         let is_sampled = self.sampling.samples(parent, decision, trace_id);
         // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
-        let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
-        let state = parent.and_then(|parent| state_of(parent, beside));
+        let random = parent.map_or(RANDOM_FLAG, |parent| {
+            parent.trace_flags().to_u8() & RANDOM_FLAG
+        });
+        let state = parent.and_then(|parent| state_text(parent, beside));
         // The span of a request holds its state. The spans below it hold a small one alone: of a
         // large one each would take two allocations for a member, again and again. Headers and
         // exported spans are written from the text, which all share.
         let held = state.as_deref();
-        let held = held.filter(|text| given.is_some() || is_small(text));
+        let held = held.filter(|text| given.is_some() || is_small_state(text));
         let span_context = SpanContext::new(
             trace_id,
             ids.new_span_id(),
             TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            held.and_then(parsed).unwrap_or_default(),
+            held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = Beside::below(cx, beside, &span_context, state.as_ref());
+        let cx = TraceExtra::below(cx, beside, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
@@ -297,7 +300,7 @@ impl opentelemetry::trace::Span for Span {
         let Some(recorded) = &mut self.recorded else {
             return;
         };
-        let is_by_crate = attribute_set::is_by_crate();
+        let is_by_crate = attribute_set::is_crate_writing();
         let before = attribute_set::find(&mut recorded.attributes, &attribute.key)
             .or_else(|| attribute_set::find(&mut recorded.new.attributes, &attribute.key));
         if let Some(before) = before {
@@ -385,7 +388,7 @@ mod tests {
     use crate::pipeline::queue::Queue;
     use crate::propagation;
     use crate::providers::tracer::TracersOf;
-    use crate::semconv::{ClientRequest, KeptRequest};
+    use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
@@ -553,7 +556,7 @@ mod tests {
             let (request, ()) = request.expect("it is a request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
-            KeptRequest::Client(kept)
+            CapturedRequest::Client(kept)
         };
         for (case, describe) in [
             (
@@ -620,7 +623,8 @@ mod tests {
             let both = Both::new(&sampler);
             for parent in &parents {
                 // The SDK does not set the random flag of a new trace.
-                let random = [0, if parent.is_none() { RANDOM } else { 0 }].map(TraceFlags::new);
+                let random =
+                    [0, if parent.is_none() { RANDOM_FLAG } else { 0 }].map(TraceFlags::new);
                 let tracers = [(&both.own, random[0]), (&both.sdk, random[1])];
                 let started = tracers.map(|(tracer, random)| {
                     let parent = Parent {
@@ -672,7 +676,7 @@ mod tests {
                 let remote = flags.map(|flags| span_context(flags, true));
                 let mut cx = Context::new();
                 if decision.is_some() {
-                    cx = cx.with_value(Beside::new(remote.as_ref(), None, decision));
+                    cx = cx.with_value(TraceExtra::new(remote.as_ref(), None, decision));
                 }
                 let parent = Parent {
                     cx: &cx,
@@ -683,7 +687,7 @@ mod tests {
                 let span = started.cx.span().span_context().clone();
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
-                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM != 0));
+                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM_FLAG != 0));
                 // Below it the decision is taken, and holds.
                 let below = Parent {
                     cx: &started.cx,
@@ -691,7 +695,7 @@ mod tests {
                 };
                 let below = both.own.start(below, &mut new_span);
                 assert_eq!(below.recording, expected, "below {case}");
-                let kept = propagation::decision(&below.cx);
+                let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
             }
@@ -707,7 +711,7 @@ mod tests {
         let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
-            let beside = Beside::new(Some(&remote), None, decision);
+            let beside = TraceExtra::new(Some(&remote), None, decision);
             let cx = Context::new().with_value(beside);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
             assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
@@ -732,7 +736,7 @@ mod tests {
             let remote = with_state(&span_context(0x01, true), TraceState::NONE);
             let shared: Option<Arc<str>> =
                 Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
-            let beside = Beside::new(Some(&remote), shared.clone(), None);
+            let beside = TraceExtra::new(Some(&remote), shared.clone(), None);
             let root = Context::new().with_value(beside);
             let parent = Parent {
                 cx: &root,
