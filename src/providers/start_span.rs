@@ -33,6 +33,13 @@ pub(crate) trait DescribeSpan {
     fn describe(&mut self, span: &mut NewSpan);
 }
 
+#[cfg(test)]
+impl<F: FnMut(&mut NewSpan)> DescribeSpan for F {
+    fn describe(&mut self, span: &mut NewSpan) {
+        self(span);
+    }
+}
+
 /// What a span starts below.
 pub(crate) struct Parent<'a> {
     /// What the context of the span has besides the span.

@@ -536,7 +536,7 @@ mod tests {
     #[test]
     fn a_span_counts_the_memory_that_its_parts_take() {
         let both = Both::new(&Sampler::AlwaysOn);
-        let bytes = |description: &mut dyn DescribeSpan| {
+        let bytes = |describe: &mut dyn DescribeSpan| {
             let root = &Context::new();
             let parent = Parent {
                 cx: root,
@@ -547,7 +547,7 @@ mod tests {
             bytes
         };
         let text = || "t".repeat(1000);
-        let empty = bytes(&mut |_| ());
+        let empty = bytes(&mut |_: &mut NewSpan| ());
         assert!(empty >= size_of::<Recorded>());
         let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
         let request = || {
@@ -561,17 +561,16 @@ mod tests {
         for (case, describe) in [
             (
                 "request",
-                &mut (|new: &mut NewSpan| new.request = Some(request()))
-                    as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.request = Some(request())) as &mut dyn DescribeSpan,
             ),
             (
                 "name",
-                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn DescribeSpan,
             ),
-            ("attribute", &mut |new| {
+            ("attribute", &mut |new: &mut NewSpan| {
                 new.attributes.push(KeyValue::new("key", text()));
             }),
-            ("link", &mut |new| new.links.push(link())),
+            ("link", &mut |new: &mut NewSpan| new.links.push(link())),
         ] {
             let bytes = bytes(describe);
             assert!(
@@ -637,7 +636,7 @@ mod tests {
                     assert!(own.is_valid() && !own.is_remote());
                     let trace_id = parent_trace(own, &parents);
                     (
-                        started.recording,
+                        started.is_recording,
                         trace_id,
                         own.trace_flags() | random,
                         own.trace_state().clone(),
@@ -683,7 +682,7 @@ mod tests {
                     span_context: remote.as_ref(),
                 };
                 let started = both.own.start(parent, &mut new_span);
-                assert_eq!(started.recording, expected, "{case}");
+                assert_eq!(started.is_recording, expected, "{case}");
                 let span = started.cx.span().span_context().clone();
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
@@ -694,7 +693,7 @@ mod tests {
                     span_context: None,
                 };
                 let below = both.own.start(below, &mut new_span);
-                assert_eq!(below.recording, expected, "below {case}");
+                assert_eq!(below.is_recording, expected, "below {case}");
                 let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
@@ -818,7 +817,7 @@ mod tests {
         let below = |cx: &Context, span_context| {
             let parent = Parent { cx, span_context };
             let started = both.own.start(parent, &mut new_span);
-            assert!(!started.recording);
+            assert!(!started.is_recording);
             started.cx
         };
         let started = below(&cx, Some(&remote));
