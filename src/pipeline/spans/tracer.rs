@@ -183,7 +183,7 @@ impl StartSpan for Tracer {
             false,
             held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = TraceExtra::below(cx, extra, &span_context, state.as_ref());
+        let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
