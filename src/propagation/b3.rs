@@ -193,7 +193,7 @@ pub(crate) fn inject(form: B3Form, cx: &Context, headers: &mut HeaderMap) {
     let span = cx.span();
     let span_context = span.span_context();
     let decision = decision_in(cx);
-    // The flags say nothing but sampled or not: of the others, random is no decision.
+    // Only the sampled flag is a decision; the random flag is not.
     let sampled = if span_context.is_sampled() {
         b'1'
     } else {
@@ -394,7 +394,7 @@ mod tests {
             (&[(PARENT_SPAN_ID, "1")], None, None),
             (&[(TRACE_ID, TRACE)], None, None),
             (&[(SPAN_ID, "x")], None, None),
-            // One that is not valid leaves it to the others.
+            // The next form is read if one is invalid.
             (&[(SINGLE, "x")], ids(false, Some(Deferred)), None),
         ];
         for (more, with_ids, without) in cases {
@@ -417,7 +417,7 @@ mod tests {
             ],
         ] {
             assert_eq!(read(&pairs), None, "{pairs:?}");
-            // Nor is a decision taken that comes with them.
+            // The decision next to invalid ids is ignored too.
             assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
         }
     }

@@ -41,7 +41,7 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
 /// Writes baggage into the headers of a request, whole members as far as the limits allow.
 pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     let mut text = String::new();
-    // In the order of their keys, because a map has none.
+    // The members are sorted by key: a map has no order.
     let mut members: Vec<_> = baggage
         .iter()
         .map(|(key, (value, _))| (key.as_str(), value.as_str()))

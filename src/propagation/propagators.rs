@@ -152,21 +152,11 @@ mod tests {
     use http::header::HeaderValue;
     use opentelemetry::propagation::text_map_propagator::FieldIter;
     use opentelemetry::propagation::{Extractor, Injector};
-    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId};
+    use opentelemetry::trace::{TraceFlags, TraceId};
 
     use super::*;
-    use crate::propagation::span_context::with_flags;
+    use crate::propagation::span_context::{example as span_context, with_flags};
     use crate::propagation::trace_extra::Decision;
-
-    fn span_context() -> SpanContext {
-        SpanContext::new(
-            TraceId::from_bytes([0x1a; 16]),
-            SpanId::from_bytes([0x2b; 8]),
-            TraceFlags::new(0x03),
-            false,
-            Default::default(),
-        )
-    }
 
     /// A B3 propagator with the flags of the crate `opentelemetry-propagator-b3`: 0x02 for a decision
     /// that is left open, 0x04 for debug.
@@ -209,7 +199,7 @@ mod tests {
             assert_eq!(found.trace_flags().to_u8(), expected);
             assert_eq!(extracted.decision, decision);
         }
-        // The random flag is not told to it.
+        // The propagator does not see the random flag.
         let cx = Context::new().with_remote_span_context(span_context());
         let mut headers = HeaderMap::new();
         let all = Allowed {

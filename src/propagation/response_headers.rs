@@ -52,19 +52,9 @@ impl ResponseHeaders {
 #[cfg(test)]
 mod tests {
     use http::header::HeaderValue;
-    use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
 
     use super::*;
-
-    fn span_context() -> SpanContext {
-        SpanContext::new(
-            TraceId::from_bytes([0x1a; 16]),
-            SpanId::from_bytes([0x2b; 8]),
-            TraceFlags::new(0x03),
-            false,
-            Default::default(),
-        )
-    }
+    use crate::propagation::span_context::example as span_context;
 
     #[test]
     fn a_response_says_its_trace_as_it_was_asked_to() {

@@ -26,3 +26,15 @@ pub(crate) fn with_state(span: &SpanContext, state: TraceState) -> SpanContext {
         state,
     )
 }
+
+/// Returns a span context for tests.
+#[cfg(test)]
+pub(crate) fn example() -> SpanContext {
+    SpanContext::new(
+        opentelemetry::trace::TraceId::from_bytes([0x1a; 16]),
+        opentelemetry::trace::SpanId::from_bytes([0x2b; 8]),
+        TraceFlags::new(0x03),
+        false,
+        Default::default(),
+    )
+}

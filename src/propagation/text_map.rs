@@ -115,7 +115,7 @@ mod tests {
             &[][..],
             &[("traceparent", "nonsense"), ("b3", "nonsense")],
             &[("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)],
-            // It is no header, and yet a second one.
+            // The second value is illegal in a header, and still makes two.
             &[("traceparent", TRACEPARENT), ("traceparent", "a\nb")],
             &[("tracestate", "a=1"), ("baggage", "=")],
         ] {
