@@ -21,6 +21,8 @@ pub(crate) mod rpc;
 mod rpc_error;
 mod scheme;
 mod server_request;
+#[cfg(test)]
+mod test_errors;
 mod text;
 mod values;
 

@@ -29,7 +29,7 @@ use crate::propagation::{
     Decision, RANDOM_FLAG, TraceExtra, is_small_state, parse_state, state_text, with_parent,
     with_state,
 };
-use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::providers::{MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
 /// More scopes than this are copied to each of their spans.
@@ -146,7 +146,7 @@ struct Tracer {
 }
 
 impl StartSpan for Tracer {
-    fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started {
+    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
         let cx = parent.cx;
         let current = cx.span();
         let given = parent.span_context;
@@ -158,19 +158,19 @@ impl StartSpan for Tracer {
                     Some(parent) => with_parent(cx, parent),
                     None => cx.clone(),
                 },
-                is_recording: false,
+                recording: false,
             };
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let beside = TraceExtra::of(cx, parent);
-        let decision = beside.and_then(|beside| beside.decision(parent));
+        let extra = TraceExtra::of(cx, parent);
+        let decision = extra.and_then(|extra| extra.decision(parent));
         let is_sampled = self.sampling.samples(parent, decision, trace_id);
         // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
         let random = parent.map_or(RANDOM_FLAG, |parent| {
             parent.trace_flags().to_u8() & RANDOM_FLAG
         });
-        let state = parent.and_then(|parent| state_text(parent, beside));
+        let state = parent.and_then(|parent| state_text(parent, extra));
         // The span of a request holds its state. The spans below it hold a small one alone: of a
         // large one each would take two allocations for a member, again and again. Headers and
         // exported spans are written from the text, which all share.
@@ -183,11 +183,11 @@ impl StartSpan for Tracer {
             false,
             held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = TraceExtra::below(cx, beside, &span_context, state.as_ref());
+        let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
-                is_recording: false,
+                recording: false,
             };
         }
         // Written where it stays: it is large, and would be moved there otherwise.
@@ -209,14 +209,14 @@ impl StartSpan for Tracer {
                 scope: self.scope.clone(),
             },
         );
-        description.describe(&mut recorded.new);
+        describe(&mut recorded.new);
         let span = Span {
             span_context,
             recorded: Some(recorded),
         };
         Started {
             cx: cx.with_span(span),
-            is_recording: true,
+            recording: true,
         }
     }
 }
@@ -387,7 +387,7 @@ mod tests {
     use crate::config::settings::Batch;
     use crate::pipeline::queue::Queue;
     use crate::propagation;
-    use crate::providers::tracer::TracersOf;
+    use crate::providers::TracersOf;
     use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
@@ -536,7 +536,7 @@ mod tests {
     #[test]
     fn a_span_counts_the_memory_that_its_parts_take() {
         let both = Both::new(&Sampler::AlwaysOn);
-        let bytes = |describe: &mut dyn DescribeSpan| {
+        let bytes = |describe: &mut dyn FnMut(&mut NewSpan)| {
             let root = &Context::new();
             let parent = Parent {
                 cx: root,
@@ -547,7 +547,7 @@ mod tests {
             bytes
         };
         let text = || "t".repeat(1000);
-        let empty = bytes(&mut |_: &mut NewSpan| ());
+        let empty = bytes(&mut |_| ());
         assert!(empty >= size_of::<Recorded>());
         let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
         let request = || {
@@ -561,16 +561,17 @@ mod tests {
         for (case, describe) in [
             (
                 "request",
-                &mut (|new: &mut NewSpan| new.request = Some(request())) as &mut dyn DescribeSpan,
+                &mut (|new: &mut NewSpan| new.request = Some(request()))
+                    as &mut dyn FnMut(&mut NewSpan),
             ),
             (
                 "name",
-                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn DescribeSpan,
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
             ),
-            ("attribute", &mut |new: &mut NewSpan| {
+            ("attribute", &mut |new| {
                 new.attributes.push(KeyValue::new("key", text()));
             }),
-            ("link", &mut |new: &mut NewSpan| new.links.push(link())),
+            ("link", &mut |new| new.links.push(link())),
         ] {
             let bytes = bytes(describe);
             assert!(
@@ -636,7 +637,7 @@ mod tests {
                     assert!(own.is_valid() && !own.is_remote());
                     let trace_id = parent_trace(own, &parents);
                     (
-                        started.is_recording,
+                        started.recording,
                         trace_id,
                         own.trace_flags() | random,
                         own.trace_state().clone(),
@@ -682,7 +683,7 @@ mod tests {
                     span_context: remote.as_ref(),
                 };
                 let started = both.own.start(parent, &mut new_span);
-                assert_eq!(started.is_recording, expected, "{case}");
+                assert_eq!(started.recording, expected, "{case}");
                 let span = started.cx.span().span_context().clone();
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
@@ -693,7 +694,7 @@ mod tests {
                     span_context: None,
                 };
                 let below = both.own.start(below, &mut new_span);
-                assert_eq!(below.is_recording, expected, "below {case}");
+                assert_eq!(below.recording, expected, "below {case}");
                 let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
@@ -710,8 +711,8 @@ mod tests {
         let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
-            let beside = TraceExtra::new(Some(&remote), None, decision);
-            let cx = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), None, decision);
+            let cx = Context::new().with_value(extra);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
             assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
         }
@@ -735,8 +736,8 @@ mod tests {
             let remote = with_state(&span_context(0x01, true), TraceState::NONE);
             let shared: Option<Arc<str>> =
                 Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
-            let beside = TraceExtra::new(Some(&remote), shared.clone(), None);
-            let root = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), shared.clone(), None);
+            let root = Context::new().with_value(extra);
             let parent = Parent {
                 cx: &root,
                 span_context: Some(&remote),
@@ -817,7 +818,7 @@ mod tests {
         let below = |cx: &Context, span_context| {
             let parent = Parent { cx, span_context };
             let started = both.own.start(parent, &mut new_span);
-            assert!(!started.is_recording);
+            assert!(!started.recording);
             started.cx
         };
         let started = below(&cx, Some(&remote));
