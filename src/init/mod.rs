@@ -19,7 +19,7 @@ use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
 use crate::providers::generations;
 use crate::providers::{MakeTracer, Providers, TracersOf};
-use guard::Running;
+use guard::Pipeline;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -87,8 +87,8 @@ impl Config {
         }
         if is_heard() {
             tracing::info!(target: "tower_telemetry", "{summary}");
-        } else if let Some(running) = &guard.running {
-            running.thread.say(summary);
+        } else if let Some(pipeline) = &guard.pipeline {
+            pipeline.thread.say(summary);
         }
         for warning in warnings {
             warn(&warning);
@@ -124,7 +124,7 @@ impl Config {
     fn start(mut self, awaits_subscriber: bool) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
             return Ok(TelemetryGuard {
-                running: None,
+                pipeline: None,
                 propagators: self.propagators,
                 is_of_process: false,
                 #[cfg(feature = "logs")]
@@ -135,7 +135,7 @@ impl Config {
         let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
-            running: Some(Running {
+            pipeline: Some(Pipeline {
                 thread,
                 export,
                 timeout: self.shutdown_timeout,
@@ -216,7 +216,7 @@ impl TelemetryGuard {
     fn install(&self) {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
-        let Some(Running { export, .. }) = &self.running else {
+        let Some(Pipeline { export, .. }) = &self.pipeline else {
             generations::install(None, formats);
             return;
         };
@@ -224,8 +224,8 @@ impl TelemetryGuard {
         global::set_meter_provider(export.meter_provider.clone());
         let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
             Some(sampling) => {
-                let spans = Box::leak(Box::new(export.spans.clone()));
-                Arc::new(Tracers::new(spans, sampling))
+                let queues = Box::leak(Box::new(export.queues.clone()));
+                Arc::new(Tracers::new(queues, sampling))
             }
             None => Arc::new(TracersOf(export.tracer_provider.clone())),
         };
