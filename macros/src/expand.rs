@@ -233,11 +233,11 @@ fn observer(
         use #krate::__private::{
             FailWithMessage as _, FailWithSources as _, FailWithType as _,
         };
-        (&&&&&#krate::__private::Failed(error)).fail(call);
+        (&&&&&#krate::__private::Failed(error)).fail(run);
     };
     if is_certain {
         return quote_spanned! {span=>
-            |result: &_, call: &mut #krate::__private::Call| {
+            |result: &_, run: &mut #krate::__private::Run| {
                 if let ::core::result::Result::Err(error) = result {
                     #failed
                 }
@@ -245,7 +245,7 @@ fn observer(
         };
     }
     quote_spanned! {span=>
-        |result: &_, call: &mut #krate::__private::Call| {
+        |result: &_, run: &mut #krate::__private::Run| {
             use #krate::__private::{IsNoResult as _, IsResult as _};
             if let ::core::option::Option::Some(error) =
                 (&#krate::__private::Returned(result)).error()

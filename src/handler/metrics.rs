@@ -9,7 +9,8 @@ use crate::attribute_set;
 use crate::providers::registry::{
     COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, TIMER, UP_DOWN_COUNTER,
 };
-use crate::providers::{self, Current};
+use crate::providers::scope;
+use crate::providers::scope::Current;
 
 /// Larger values lose all precision, and a sum of them becomes infinite.
 const MAX_VALUE: f64 = 1e18;
@@ -160,7 +161,7 @@ pub fn start_timer(
     attributes: impl Into<Vec<KeyValue>>,
 ) -> Timer {
     Timer {
-        running: providers::current().map(|providers| RunningTimer {
+        running: scope::current().map(|providers| RunningTimer {
             providers,
             name: name.into(),
             description: description.into(),
@@ -234,7 +235,7 @@ pub(crate) fn record(
     kind: &Kind,
     write: impl FnOnce(&Instrument) -> bool,
 ) {
-    if let Some(providers) = providers::current() {
+    if let Some(providers) = scope::current() {
         let registry = &providers.functions;
         registry.record(name, description, kind, write);
     }

@@ -17,8 +17,10 @@ use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
 use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
+use crate::providers::Providers;
 use crate::providers::generations;
-use crate::providers::{MakeTracer, Providers, TracersOf};
+use crate::providers::start_span::MakeTracer;
+use crate::providers::tracer::TracersOf;
 use guard::Pipeline;
 
 /// Sets up telemetry for the process as its environment variables say.

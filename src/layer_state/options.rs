@@ -17,9 +17,9 @@ use crate::layer_state::host_pattern::HostPattern;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::rate_limit::RateLimit;
 use crate::propagation::{MayTell, Propagators, ResponseHeaders};
-use crate::providers::MakeTracer;
 use crate::providers::generations;
 use crate::providers::series_budget::{Room, SDK_SERIES};
+use crate::providers::start_span::MakeTracer;
 use crate::semconv::http::{Scheme, Server};
 use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
 

@@ -211,14 +211,12 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     if current_context::map(TelemetryContext::is_telemetry_suppressed) {
         return ActiveRequest::none();
     }
-    let recorder = shared.recorder();
-    match recorder {
-        Some(recorder) if shared.options.wants(head) => {
-            ActiveRequest::start_outgoing(recorder, head)
-        }
+    let state = shared.state();
+    match state {
+        Some(state) if shared.options.wants(head) => ActiveRequest::start_outgoing(state, head),
         _ => {
-            let propagators = match recorder {
-                Some(recorder) => &recorder.propagators,
+            let propagators = match state {
+                Some(state) => &state.propagators,
                 None => shared.options.propagators(),
             };
             let cx = current_context::get();

@@ -11,7 +11,7 @@ use crate::attribute_set;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
 use crate::propagation::whole;
-use crate::providers::NewSpan;
+use crate::providers::start_span::NewSpan;
 use crate::semconv::KeptRequest;
 
 /// A span that has ended.

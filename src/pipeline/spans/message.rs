@@ -409,7 +409,7 @@ mod tests {
     use crate::pipeline::spans::queues::SpanQueues;
     use crate::pipeline::spans::sampling::Sampling;
     use crate::pipeline::spans::tracer::Tracers;
-    use crate::providers::{MakeTracer, NewSpan, Parent};
+    use crate::providers::start_span::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
     use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{

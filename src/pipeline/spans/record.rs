@@ -9,7 +9,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::SpanEvents;
 use smallvec::SmallVec;
 
-use crate::providers::NewSpan;
+use crate::providers::start_span::NewSpan;
 
 /// The data of one span.
 #[derive(Clone)]

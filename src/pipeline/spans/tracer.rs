@@ -22,7 +22,7 @@ use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
 use crate::pipeline::spans::sampling::Sampling;
 use crate::propagation::{Beside, RANDOM, is_small, parsed, state_of, with_parent, with_state};
-use crate::providers::{MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
 /// More scopes than this are copied to each of their spans.
@@ -76,7 +76,7 @@ struct Tracer {
 }
 
 impl StartSpan for Tracer {
-    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
+    fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started {
         let cx = parent.cx;
         let current = cx.span();
         let given = parent.span_context;
@@ -88,7 +88,7 @@ impl StartSpan for Tracer {
                     Some(parent) => with_parent(cx, parent),
                     None => cx.clone(),
                 },
-                recording: false,
+                is_recording: false,
             };
         }
         let ids = RandomIdGenerator::default();
@@ -115,7 +115,7 @@ impl StartSpan for Tracer {
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
-                recording: false,
+                is_recording: false,
             };
         }
         // Written where it stays: it is large, and would be moved there otherwise.
@@ -136,7 +136,7 @@ impl StartSpan for Tracer {
                 scope: self.scope.clone(),
             },
         );
-        describe(&mut record.new);
+        description.describe(&mut record.new);
         let span = Span {
             span_context,
             queues: self.queues,
@@ -144,7 +144,7 @@ impl StartSpan for Tracer {
         };
         Started {
             cx: cx.with_span(span),
-            recording: true,
+            is_recording: true,
         }
     }
 }
@@ -287,7 +287,7 @@ mod tests {
     use crate::pipeline::queue::Queue;
     use crate::pipeline::spans::sampling::Below;
     use crate::propagation::{self, Decision};
-    use crate::providers::TracersOf;
+    use crate::providers::tracer::TracersOf;
     use crate::semconv::{ClientRequest, KeptRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn a_span_counts_the_memory_that_its_parts_take() {
         let both = Both::new(&Sampler::AlwaysOn);
-        let bytes = |describe: &mut dyn FnMut(&mut NewSpan)| {
+        let bytes = |description: &mut dyn DescribeSpan| {
             let root = &Context::new();
             let parent = Parent {
                 cx: root,
