@@ -31,7 +31,7 @@ pub(crate) fn make_unique(attributes: &mut Vec<KeyValue>) {
 
 /// Returns the attributes as a set. Most are one already, and are borrowed.
 #[inline]
-pub(crate) fn of(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
+pub(crate) fn unique(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
     if !repeats(attributes, |one| one.key.as_str()) {
         return Cow::Borrowed(attributes);
     }
@@ -85,7 +85,7 @@ thread_local! {
 
 /// Runs code that writes attributes of this crate's own to a span.
 #[inline]
-pub(crate) fn by_crate<T>(write: impl FnOnce() -> T) -> T {
+pub(crate) fn write_as_crate<T>(write: impl FnOnce() -> T) -> T {
     struct Reset(bool);
     impl Drop for Reset {
         #[inline]
@@ -99,7 +99,7 @@ pub(crate) fn by_crate<T>(write: impl FnOnce() -> T) -> T {
 
 /// Whether the attribute that is written now is one of this crate's own.
 #[inline]
-pub(crate) fn is_by_crate() -> bool {
+pub(crate) fn is_crate_writing() -> bool {
     CRATE_WRITES.get()
 }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_writer_is_the_application_again_after_a_panic() {
-        let panicked = std::panic::catch_unwind(|| by_crate(|| panic!("while it writes")));
-        assert!(panicked.is_err() && !is_by_crate());
+        let panicked = std::panic::catch_unwind(|| write_as_crate(|| panic!("while it writes")));
+        assert!(panicked.is_err() && !is_crate_writing());
     }
 }

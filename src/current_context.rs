@@ -58,12 +58,12 @@ pub(crate) struct Attached(Option<ContextGuard>);
 /// Makes a context current on this thread.
 #[inline]
 pub(crate) fn attach(cx: &Context) -> Attached {
-    Attached(attach_here(cx))
+    Attached(attach_scoped(cx))
 }
 
 /// The same, with a guard that must not be kept where the thread may end before it is dropped.
 #[inline]
-pub(crate) fn attach_here(cx: &Context) -> Option<ContextGuard> {
+pub(crate) fn attach_scoped(cx: &Context) -> Option<ContextGuard> {
     exists().then(|| cx.clone().attach())
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct RequestHeaders<'a> {
 
 impl<'a> RequestHeaders<'a> {
     #[inline]
-    pub(crate) fn of(all: &'a HeaderMap) -> Self {
+    pub(crate) fn find_in(all: &'a HeaderMap) -> Self {
         let mut found = Self {
             all,
             traceparent: None,
@@ -64,7 +64,7 @@ mod tests {
         for (n, name) in names.iter().enumerate() {
             headers.append(HeaderName::from_static(name), n.into());
         }
-        let found = RequestHeaders::of(&headers);
+        let found = RequestHeaders::find_in(&headers);
         assert_eq!(found.has_tracestate, names.contains(&TRACESTATE));
         assert_eq!(found.has_baggage, names.contains(&BAGGAGE));
         [found.traceparent, found.host, found.user_agent]

@@ -121,7 +121,7 @@ impl Paths<'_> {
         while let Some(token) = tokens.get(at) {
             match token {
                 TokenTree::Punct(punct)
-                    if punct.as_char() == '#' && is_test(tokens.get(at + 1)) =>
+                    if punct.as_char() == '#' && is_left_out(tokens.get(at + 1)) =>
                 {
                     at += 2;
                     while !ends_item(tokens.get(at)) {

@@ -21,3 +21,9 @@ pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     }
     result
 }
+
+/// Runs code that logs. A subscriber that panics must not end a thread of this crate.
+#[cfg(any(feature = "init", feature = "logs"))]
+pub(crate) fn without_panic(log: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(log));
+}

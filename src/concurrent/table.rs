@@ -19,7 +19,7 @@ pub(crate) struct Table<K, V> {
 
 /// Where an entry of a table is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct EntryRef {
     chain: usize,
     depth: usize,
 }
@@ -50,29 +50,29 @@ where
 
     /// Where the entry of a key is.
     #[inline]
-    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Place>
+    pub(crate) fn find<Q>(&self, key: &Q) -> Option<EntryRef>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
         let chain = self.chain(key);
         let (depth, _) = self.chains[chain].find(key)?;
-        Some(Place { chain, depth })
+        Some(EntryRef { chain, depth })
     }
 
     /// The same, by a hash of the key and what tells it from others, where there is no key to borrow.
-    pub(crate) fn find_by(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<Place> {
+    pub(crate) fn find_by(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<EntryRef> {
         let chain = self.chain_of(hash);
         let mut nodes = self.chains[chain].nodes().enumerate();
         let (depth, _) = nodes.find(|(_, node)| is_key(&node.key))?;
-        Some(Place { chain, depth })
+        Some(EntryRef { chain, depth })
     }
 
     /// The entry at a place that [`find`](Self::find) has given.
     #[inline]
-    pub(crate) fn at(&self, place: Place) -> Option<&V> {
-        let mut nodes = self.chains.get(place.chain)?.nodes();
-        nodes.nth(place.depth).map(|node| &node.value)
+    pub(crate) fn at(&self, entry_ref: EntryRef) -> Option<&V> {
+        let mut nodes = self.chains.get(entry_ref.chain)?.nodes();
+        nodes.nth(entry_ref.depth).map(|node| &node.value)
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -243,8 +243,8 @@ mod tests {
                 table.find(&n).expect("it is there")
             })
             .collect();
-        for (n, place) in places.into_iter().enumerate() {
-            assert_eq!(table.at(place), Some(&(2 * n)));
+        for (n, entry_ref) in places.into_iter().enumerate() {
+            assert_eq!(table.at(entry_ref), Some(&(2 * n)));
         }
     }
 

@@ -176,7 +176,7 @@ impl<E> FailWithType for Failed<'_, E> {
 
 /// Returns an error and its sources. To find them is code of the application, and may panic.
 fn chain<'a>(outermost: impl FnOnce() -> Option<&'a (dyn Error + 'static)>) -> ErrorChain<'a> {
-    guarded(|| ErrorChain::of_error(outermost())).unwrap_or_default()
+    guarded(|| ErrorChain::from_error(outermost())).unwrap_or_default()
 }
 
 /// Returns the path by which code names a type.
@@ -191,7 +191,7 @@ fn error_type(chain: &ErrorChain) -> Option<&'static str> {
     {
         let mut statuses = chain.iter().filter_map(|error| error.downcast_ref());
         if let Some(status) = statuses.next() {
-            return Some(Code::of_status(status).name());
+            return Some(Code::from_status(status).name());
         }
     }
     // The display of an error, by which some are recognised, is code of the application.
@@ -203,7 +203,7 @@ fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
     let sources: Vec<_> = sources.iter().map(Said).collect();
     let sources = sources.iter().map(|source| source as &dyn Display);
     let errors = outermost.into_iter().chain(sources);
-    semconv::message(errors, Some(&SensitiveParameters::default()))
+    semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
 }
 
 /// Displays an error without its sources.

@@ -54,7 +54,7 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
 pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
     record(name, description, &COUNTER, |instrument| match instrument {
         Instrument::Counter(counter) => {
-            counter.add(n, &attribute_set::of(attributes.as_ref()));
+            counter.add(n, &attribute_set::unique(attributes.as_ref()));
             true
         }
         _ => false,
@@ -85,7 +85,7 @@ pub fn add_to_up_down_counter(
         &UP_DOWN_COUNTER,
         |instrument| match instrument {
             Instrument::UpDownCounter(counter) => {
-                counter.add(delta, &attribute_set::of(attributes.as_ref()));
+                counter.add(delta, &attribute_set::unique(attributes.as_ref()));
                 true
             }
             _ => false,
@@ -113,7 +113,7 @@ pub fn record_histogram_value(
             &HISTOGRAM,
             |instrument| match instrument {
                 Instrument::Histogram(histogram) => {
-                    histogram.record(value, &attribute_set::of(attributes.as_ref()));
+                    histogram.record(value, &attribute_set::unique(attributes.as_ref()));
                     true
                 }
                 _ => false,
@@ -133,7 +133,7 @@ pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsR
     if let Some(value) = finite(value) {
         record(name, description, &GAUGE, |instrument| match instrument {
             Instrument::Gauge(gauge) => {
-                gauge.record(value, &attribute_set::of(attributes.as_ref()));
+                gauge.record(value, &attribute_set::unique(attributes.as_ref()));
                 true
             }
             _ => false,
@@ -211,7 +211,7 @@ impl Drop for Timer {
                 &TIMER,
                 |instrument| match instrument {
                     Instrument::Timer(histogram) => {
-                        let attributes = attribute_set::of(&running.attributes);
+                        let attributes = attribute_set::unique(&running.attributes);
                         histogram.record(elapsed, &attributes);
                         true
                     }

@@ -12,7 +12,7 @@ use crate::attribute_set;
 use crate::concurrent::caught::guarded;
 use crate::current_context::{self, Attached};
 #[cfg(feature = "tokio")]
-use crate::propagation::whole_current;
+use crate::propagation::current_span_with_state;
 use crate::providers::function_durations::FunctionEnd;
 use crate::providers::scope;
 use crate::providers::scope::Current;
@@ -114,7 +114,7 @@ impl Function {
         let Some(providers) = scope::current() else {
             return Run::new(None, None);
         };
-        if let Some(current) = current_context::map(whole_current) {
+        if let Some(current) = current_context::map(current_span_with_state) {
             self.link(current);
         }
         self.start_below(&scope::without_span(), providers, &|_| {})
@@ -284,7 +284,7 @@ impl Drop for Run {
         {
             let span = cx.span();
             if let Some(error) = error {
-                attribute_set::by_crate(|| {
+                attribute_set::write_as_crate(|| {
                     span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
                 });
             }
@@ -330,5 +330,5 @@ impl fmt::Debug for RunGuard {
 
 /// Returns the message of an error, without the secrets in URLs.
 pub(crate) fn message_of(error: &dyn Display) -> String {
-    semconv::message([error], Some(&SensitiveParameters::default()))
+    semconv::redacted_message([error], Some(&SensitiveParameters::default()))
 }

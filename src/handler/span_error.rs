@@ -48,10 +48,10 @@ pub fn set_span_error<E: Display + ?Sized>(error: &E) {
 /// ```
 pub fn set_span_error_with_sources<E: Error + ?Sized>(error: &E) {
     record_error(std::any::type_name::<E>(), || {
-        let sources = semconv::sources(error.source());
+        let sources = semconv::error_and_sources(error.source());
         let sources = sources.map(|source| source as &dyn Display);
         let errors = std::iter::once(&error as &dyn Display).chain(sources);
-        semconv::message(errors, Some(&SensitiveParameters::default()))
+        semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
     });
 }
 

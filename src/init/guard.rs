@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,10 @@ use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
 use crate::providers::generations;
 use crate::stats::{Report, SignalStats, Stats};
+
+/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
+/// that race, both would start exporting.
+pub(super) static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 /// Keeps telemetry running, and ends it.
 ///
@@ -200,7 +204,7 @@ impl TelemetryGuard {
         if std::mem::take(&mut self.is_of_process) {
             let notice = self.pipeline.as_ref().map(|one| one.export.end.clone());
             generations::end(notice);
-            crate::init::INITIALIZED.store(false, Ordering::SeqCst);
+            INITIALIZED.store(false, Ordering::SeqCst);
         }
     }
 }

@@ -3,7 +3,7 @@
 mod guard;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use opentelemetry::global;
 
@@ -21,7 +21,7 @@ use crate::providers::Providers;
 use crate::providers::generations;
 use crate::providers::start_span::MakeTracer;
 use crate::providers::tracer::TracersOf;
-use guard::Pipeline;
+use guard::{INITIALIZED, Pipeline};
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -43,10 +43,6 @@ use guard::Pipeline;
 pub fn init() -> Result<TelemetryGuard, InitError> {
     Config::from_env().init()
 }
-
-/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
-/// that race, both would start exporting.
-static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 impl Config {
     /// Sets up telemetry for the process.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
-use crate::concurrent::per_thread::{ByLane, Lanes};
+use crate::concurrent::per_thread::{PerThread, PerThreadArc};
 use crate::instruments::{Instruments, intern};
 use crate::layer_state::options::Options;
 use crate::propagation::Propagators;
@@ -80,7 +80,7 @@ fn list(variable: &str) -> Vec<String> {
 pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Made when the first request comes, so that the layer may be built before `init`.
-    states: ByGeneration<Lanes<ByLane<LayerState>>>,
+    states: ByGeneration<PerThread<PerThreadArc<LayerState>>>,
 }
 
 impl Shared {
@@ -93,10 +93,10 @@ impl Shared {
 
     /// `None` where telemetry is switched off.
     #[inline]
-    pub(crate) fn state(&self) -> Option<&ByLane<LayerState>> {
+    pub(crate) fn state(&self) -> Option<&PerThreadArc<LayerState>> {
         self.states
-            .get(|| LayerState::of(&self.options).map(Lanes::sharing))
-            .map(Lanes::own)
+            .get(|| LayerState::of(&self.options).map(PerThread::sharing))
+            .map(PerThread::for_this_thread)
     }
 }
 

@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::concurrent::caught::warn_once;
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::layer_state::access_log::AccessLog;
 use crate::layer_state::options::{Trust, TrustOption};
 use crate::layer_state::rate_limit::RateLimit;
@@ -19,8 +19,8 @@ use crate::layers::body::ResponseBody;
 use crate::layers::future::ResponseFuture;
 use crate::layers::setters::{inner_service, shared_setters};
 use crate::request::ActiveRequest;
-use crate::semconv::ForwardedHeader;
-use crate::semconv::http::{Scheme, original_uri};
+use crate::semconv::http::original_uri;
+use crate::semconv::{ForwardedHeader, Scheme};
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
 /// header with the trace id.
@@ -321,7 +321,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
 
 #[inline]
 fn start_with(
-    state: &ByLane<LayerState>,
+    state: &PerThreadArc<LayerState>,
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {

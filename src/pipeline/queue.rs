@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
-use crate::concurrent::per_thread::{Alone, Lanes};
+use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Batch;
 use crate::pipeline::counts::Counters;
 
@@ -29,7 +30,7 @@ const TAKEN_BEFOREHAND: usize = 8;
 
 /// A queue: it never blocks, and never wakes the exporting end for one item.
 pub(crate) struct Queue<T> {
-    lanes: Lanes<Alone<Lane<T>>>,
+    lanes: PerThread<CachePadded<Lane<T>>>,
     /// What no lane has taken.
     free: Room,
     capacity: usize,
@@ -65,7 +66,7 @@ struct Room {
 
 impl<T: Item> Queue<T> {
     pub(crate) fn new(batch: Batch, counters: Arc<Counters>) -> Self {
-        let lanes = Lanes::<Alone<Lane<T>>>::default();
+        let lanes = PerThread::<CachePadded<Lane<T>>>::default();
         let capacity = batch.max_queue_size;
         let batch_size = batch.max_export_batch_size.min(capacity);
         Self {
@@ -86,7 +87,7 @@ impl<T: Item> Queue<T> {
     #[inline]
     pub(crate) fn push(&self, item: T) {
         self.counters.accept(1);
-        let lane = self.lanes.own();
+        let lane = self.lanes.for_this_thread();
         let room = if self.closed.load(Ordering::Relaxed) {
             None
         } else {
@@ -275,7 +276,7 @@ mod tests {
         let waiting = queue.len();
         assert_eq!(stats.accepted, 8 * SIZE as u64);
         assert_eq!(stats.dropped, (8 * SIZE - waiting) as u64);
-        // Lanes may hold a portion that they cannot use.
+        // PerThread may hold a portion that they cannot use.
         let unused = queue.lanes.len() * queue.portion;
         assert!((SIZE - unused..=SIZE).contains(&waiting), "{waiting}");
     }

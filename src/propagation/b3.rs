@@ -9,9 +9,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
-use crate::propagation::beside::{Decision, decision};
 use crate::propagation::extracted::Extracted;
 use crate::propagation::trace_context::trim;
+use crate::propagation::trace_extra::{Decision, decision_in};
 use crate::propagation::{hex, value};
 
 const SINGLE: &str = "b3";
@@ -201,7 +201,7 @@ fn is_span_id(digits: &[u8]) -> bool {
 pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
     let span = cx.span();
     let span_context = span.span_context();
-    let decision = decision(cx);
+    let decision = decision_in(cx);
     // The flags say nothing but sampled or not: of the others, random is no decision.
     let sampled = if span_context.is_sampled() {
         b'1'

@@ -12,8 +12,10 @@ use opentelemetry_http::HeaderExtractor;
 
 use crate::concurrent::caught::guarded;
 use crate::current_context;
-use crate::propagation::beside::{Beside, Decision, whole, with_current, with_state};
 use crate::propagation::names_b3;
+use crate::propagation::trace_extra::{
+    Decision, TraceExtra, with_current, with_state, with_state_text,
+};
 
 /// The context that the headers of a request carry. Nothing of it is invalid.
 #[derive(Default)]
@@ -103,8 +105,8 @@ impl Extracted {
         current_context::map(|cx| {
             let span = cx.span();
             let local = span.span_context();
-            let beside = Beside::of(cx, Some(local));
-            let state = beside.and_then(|beside| beside.shared_state(local));
+            let extra = TraceExtra::of(cx, Some(local));
+            let state = extra.and_then(|extra| extra.shared_state(local));
             Some(Self {
                 span_context: Some(match state {
                     // No copy of a state that is there as text.
@@ -112,7 +114,7 @@ impl Extracted {
                     None => local.clone(),
                 }),
                 state,
-                decision: beside.and_then(|beside| beside.decision(Some(local))),
+                decision: extra.and_then(|extra| extra.decision(Some(local))),
                 baggage: None,
             })
         })
@@ -159,8 +161,8 @@ impl Extracted {
             // A decision for a new trace is not about a trace that goes on here.
             && (parent.is_some() || with_current(root, |current| current.is_none()))
         {
-            let beside = Beside::new(parent, self.state.take(), self.decision);
-            cx = Cow::Owned(cx.with_value(beside));
+            let extra = TraceExtra::new(parent, self.state.take(), self.decision);
+            cx = Cow::Owned(cx.with_value(extra));
         }
         if let Some(baggage) = self.baggage.take() {
             cx = Cow::Owned(cx.with_baggage(baggage));
@@ -173,7 +175,7 @@ impl Extracted {
         let text = self.state.clone();
         let cx = self.context_in(root);
         match &self.span_context {
-            Some(parent) => cx.with_remote_span_context(whole(parent, text.as_deref())),
+            Some(parent) => cx.with_remote_span_context(with_state_text(parent, text.as_deref())),
             None => cx.into_owned(),
         }
     }

@@ -3,12 +3,12 @@
 #[cfg(feature = "init")]
 mod b3;
 mod baggage;
-mod beside;
 mod extracted;
 mod hex;
 #[cfg(feature = "init")]
 mod text_map;
 mod trace_context;
+mod trace_extra;
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,20 +25,21 @@ use crate::request_headers::RequestHeaders;
 #[cfg(feature = "init")]
 pub(crate) use b3::Form as B3Form;
 pub(crate) use baggage::BAGGAGE;
-#[cfg(feature = "tokio")]
-pub(crate) use beside::whole_current;
-pub(crate) use beside::{
-    Beside, Decision, begun, decision, has_beside, state_of, whole, with_parent_of_sdk,
-};
-#[cfg(feature = "init")]
-pub(crate) use beside::{is_small, parsed, with_parent, with_state};
 pub(crate) use extracted::Extracted;
 #[cfg(feature = "init")]
 pub(crate) use text_map::TextMap;
 pub(crate) use trace_context::{TRACEPARENT, TRACESTATE};
+#[cfg(feature = "tokio")]
+pub(crate) use trace_extra::current_span_with_state;
+pub(crate) use trace_extra::{
+    Decision, TraceExtra, decision_in, for_started_span, has_trace_extra, state_text,
+    with_parent_of_sdk, with_state_text,
+};
+#[cfg(feature = "init")]
+pub(crate) use trace_extra::{is_small_state, parse_state, with_parent, with_state};
 
 /// The bit of the trace flags which says that the trace id is random (Trace Context Level 2).
-pub(crate) const RANDOM: u8 = 0x02;
+pub(crate) const RANDOM_FLAG: u8 = 0x02;
 
 /// What is read from the headers of a request, in this order; of two that name a span, the later
 /// holds.
@@ -115,17 +116,12 @@ impl Propagators {
 
 /// What of its context a request may tell to whom it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MayTell {
+pub(crate) struct Allowed {
     pub(crate) trace: bool,
     pub(crate) baggage: bool,
 }
 
-impl MayTell {
-    const NOTHING: Self = Self {
-        trace: false,
-        baggage: false,
-    };
-
+impl Allowed {
     #[cfg(feature = "init")]
     const EVERYTHING: Self = Self {
         trace: true,
@@ -137,28 +133,29 @@ impl Propagators {
     /// Writes the context of `cx` into the headers of a request, in place of what they say of
     /// another.
     #[inline]
-    pub(crate) fn inject(&self, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
-        remove(headers, MayTell::NOTHING);
+    pub(crate) fn inject(&self, cx: &Context, allowed: Allowed, headers: &mut HeaderMap) {
+        remove_all(headers);
         for format in &*self.0 {
             match format {
                 Format::TraceContext => {
                     let span = cx.span();
                     let span_context = span.span_context();
-                    if may.trace && span_context.is_valid() {
+                    if allowed.trace && span_context.is_valid() {
                         let traceparent = value(&traceparent(span_context));
-                        let state = state_of(span_context, Beside::of(cx, Some(span_context)));
+                        let state =
+                            state_text(span_context, TraceExtra::of(cx, Some(span_context)));
                         trace_context::inject(traceparent, state.as_deref(), headers);
                     }
                 }
                 Format::Baggage => {
-                    if may.baggage {
+                    if allowed.baggage {
                         baggage::inject(cx.baggage(), headers);
                     }
                 }
-                Format::Other(propagator) => write(&**propagator, cx, may, headers),
+                Format::Other(propagator) => write(&**propagator, cx, allowed, headers),
                 #[cfg(feature = "init")]
                 Format::B3(form) => {
-                    if may.trace {
+                    if allowed.trace {
                         b3::inject(*form, cx, headers);
                     }
                 }
@@ -167,9 +164,17 @@ impl Propagators {
     }
 }
 
-/// Takes out of the headers of a request what they say of a context, in whichever form, as far as it
-/// may not be told.
-pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
+/// Removes all headers that carry context, in any format.
+fn remove_all(headers: &mut HeaderMap) {
+    let nothing = Allowed {
+        trace: false,
+        baggage: false,
+    };
+    remove_forbidden(headers, nothing);
+}
+
+/// Removes the headers that carry context, in any format, which the receiver may not get.
+pub(crate) fn remove_forbidden(headers: &mut HeaderMap, allowed: Allowed) {
     const B3: [&str; 6] = [
         "b3",
         "x-b3-traceid",
@@ -178,7 +183,7 @@ pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
         "x-b3-sampled",
         "x-b3-flags",
     ];
-    // Most requests have none of them, and a look at each header finds that out first.
+    // Most requests have none of them, and one pass over the headers finds that out.
     let is_there = headers.keys().any(|name| {
         let name = name.as_str();
         TRACEPARENT == name || TRACESTATE == name || BAGGAGE == name || B3.contains(&name)
@@ -186,19 +191,24 @@ pub(crate) fn remove(headers: &mut HeaderMap, may: MayTell) {
     if !is_there {
         return;
     }
-    if !may.trace {
+    if !allowed.trace {
         trace_context::remove(headers);
         for name in B3 {
             headers.remove(name);
         }
     }
-    if !may.baggage {
+    if !allowed.baggage {
         baggage::remove(headers);
     }
 }
 
 /// Writes with a propagator that is not ours, and may panic, or have baggage among the rest.
-fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers: &mut HeaderMap) {
+fn write(
+    propagator: &dyn TextMapPropagator,
+    cx: &Context,
+    allowed: Allowed,
+    headers: &mut HeaderMap,
+) {
     let mut written = HeaderMap::new();
     let fields = guarded(|| propagator.fields().map(str::to_owned).collect::<Vec<_>>());
     for field in fields.into_iter().flatten() {
@@ -209,12 +219,12 @@ fn write(propagator: &dyn TextMapPropagator, cx: &Context, may: MayTell, headers
     let cx = without_random.as_ref().unwrap_or(cx);
     guarded(|| propagator.inject_context(cx, &mut HeaderInjector(&mut written)));
     for (name, value) in &written {
-        let may = if name.as_str() == BAGGAGE {
-            may.baggage
+        let is_allowed = if name.as_str() == BAGGAGE {
+            allowed.baggage
         } else {
-            may.trace
+            allowed.trace
         };
-        if may {
+        if is_allowed {
             let _ = headers.try_insert(name.clone(), value.clone());
         }
     }
@@ -241,8 +251,8 @@ fn without_random(cx: &Context) -> Option<Context> {
     let span = cx.span();
     let span_context = span.span_context();
     let flags = span_context.trace_flags().to_u8();
-    (flags & RANDOM != 0).then(|| {
-        let flags = TraceFlags::new(flags & !RANDOM);
+    (flags & RANDOM_FLAG != 0).then(|| {
+        let flags = TraceFlags::new(flags & !RANDOM_FLAG);
         cx.with_remote_span_context(extracted::with_flags(span_context, flags))
     })
 }
@@ -403,7 +413,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("b3", HeaderValue::from(flags));
-            let extracted = propagators.extract(&RequestHeaders::of(&headers));
+            let extracted = propagators.extract(&RequestHeaders::find_in(&headers));
             let found = extracted.span_context.expect("it is valid");
             assert_eq!(found.trace_flags().to_u8(), expected);
             assert_eq!(extracted.decision, decision);
@@ -411,7 +421,7 @@ mod tests {
         // The random flag is not told to it.
         let cx = Context::new().with_remote_span_context(span_context());
         let mut headers = HeaderMap::new();
-        let all = MayTell {
+        let all = Allowed {
             trace: true,
             baggage: true,
         };
@@ -427,12 +437,12 @@ mod tests {
         let traceparent = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-01";
         headers.insert("traceparent", HeaderValue::from_static(traceparent));
         let other = Format::Other(Arc::new(TraceContextPropagator::new()));
-        let extracted = Propagators::from_iter([other]).extract(&RequestHeaders::of(&headers));
+        let extracted = Propagators::from_iter([other]).extract(&RequestHeaders::find_in(&headers));
         let trace_id = extracted.span_context.map(|context| context.trace_id());
         assert_eq!(trace_id, Some(TraceId::from_bytes([0x1a; 16])));
         assert!(
             Propagators::from_iter([])
-                .extract(&RequestHeaders::of(&headers))
+                .extract(&RequestHeaders::find_in(&headers))
                 .span_context
                 .is_none()
         );

@@ -5,7 +5,7 @@ use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
-use crate::propagation::{MayTell, Propagators};
+use crate::propagation::{Allowed, Propagators};
 use crate::request_headers::RequestHeaders;
 
 /// Propagators as OpenTelemetry's.
@@ -30,7 +30,7 @@ impl TextMapPropagator for TextMap {
     fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
         let mut headers = HeaderMap::new();
         self.propagators
-            .inject(cx, MayTell::EVERYTHING, &mut headers);
+            .inject(cx, Allowed::EVERYTHING, &mut headers);
         for (name, value) in &headers {
             if let Ok(value) = value.to_str() {
                 injector.set(name.as_str(), value.to_owned());
@@ -49,7 +49,7 @@ impl TextMapPropagator for TextMap {
                 let _ = headers.try_append(HeaderName::from_static(field), value);
             }
         }
-        let extracted = self.propagators.extract(&RequestHeaders::of(&headers));
+        let extracted = self.propagators.extract(&RequestHeaders::find_in(&headers));
         if extracted.is_empty() {
             return cx.clone();
         }
@@ -69,7 +69,7 @@ mod tests {
     use opentelemetry::trace::TraceContextExt;
 
     use super::*;
-    use crate::propagation::{B3Form, Decision, Format, decision};
+    use crate::propagation::{B3Form, Decision, Format, decision_in};
 
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03";
     const IDS: &str = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312";
@@ -128,7 +128,7 @@ mod tests {
         assert!(found.baggage().get("a").is_some());
         // A decision on a new trace is not one on this.
         let denied = all().extract_with_context(&before, &Pairs(&[("b3", "0")]));
-        assert_eq!(decision(&denied), None);
+        assert_eq!(decision_in(&denied), None);
         assert!(denied.span().span_context().is_sampled());
     }
 
@@ -184,7 +184,7 @@ mod tests {
         ] {
             let pairs = [("b3", &*state)];
             let cx = single.extract_with_context(&Context::new(), &Pairs(&pairs));
-            assert_eq!(decision(&cx), expected, "{state}");
+            assert_eq!(decision_in(&cx), expected, "{state}");
             let mut carrier = HashMap::new();
             single.inject_context(&cx, &mut carrier);
             assert_eq!(carrier.get("b3"), Some(&state));

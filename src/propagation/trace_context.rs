@@ -135,7 +135,7 @@ mod tests {
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<Arc<str>>)> {
-        super::extract(&RequestHeaders::of(headers))
+        super::extract(&RequestHeaders::find_in(headers))
     }
 
     fn headers(name: &'static str, values: &[&str]) -> HeaderMap {

@@ -101,7 +101,7 @@ impl Providers {
                 let span_context = span.span_context();
                 span_context.is_valid()
                     && !span_context.is_sampled()
-                    && propagation::decision(cx) != Some(Decision::Deferred)
+                    && propagation::decision_in(cx) != Some(Decision::Deferred)
             })
     }
 

@@ -8,7 +8,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 
 use crate::attribute_set;
-use crate::semconv::{self, KeptRequest};
+use crate::semconv::{self, CapturedRequest};
 
 /// What makes tracers.
 pub(crate) trait MakeTracer: Send + Sync {
@@ -33,6 +33,13 @@ pub(crate) trait DescribeSpan {
     fn describe(&mut self, span: &mut NewSpan);
 }
 
+#[cfg(test)]
+impl<F: FnMut(&mut NewSpan)> DescribeSpan for F {
+    fn describe(&mut self, span: &mut NewSpan) {
+        self(span);
+    }
+}
+
 /// What a span starts below.
 pub(crate) struct Parent<'a> {
     /// What the context of the span has besides the span.
@@ -49,7 +56,7 @@ pub(crate) struct NewSpan {
     pub(crate) start_time: SystemTime,
     pub(crate) links: Vec<Link>,
     /// The request that it stands for.
-    pub(crate) request: Option<KeptRequest>,
+    pub(crate) request: Option<CapturedRequest>,
     /// Besides those of the request.
     pub(crate) attributes: Vec<KeyValue>,
     /// Whether the application has set an attribute that the request has, too.
@@ -91,7 +98,7 @@ impl NewSpan {
 
     /// All attributes of a span: those of its request, unless the others have them, too.
     pub(crate) fn all_attributes(
-        request: Option<&KeptRequest>,
+        request: Option<&CapturedRequest>,
         overrides_request: bool,
         others: impl IntoIterator<Item = KeyValue>,
     ) -> Vec<KeyValue> {

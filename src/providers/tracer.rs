@@ -12,7 +12,7 @@ use opentelemetry::{Context, InstrumentationScope, Key, global};
 use crate::concurrent::caught::warn_once;
 #[cfg(feature = "init")]
 use crate::propagation::Decision;
-use crate::propagation::{self, RANDOM};
+use crate::propagation::{self, RANDOM_FLAG};
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::providers::unique_span::UniqueSpan;
 use crate::semconv;
@@ -111,7 +111,7 @@ where
             None => parent.cx,
         };
         #[cfg(feature = "init")]
-        if propagation::decision(parent) == Some(Decision::Deny)
+        if propagation::decision_in(parent) == Some(Decision::Deny)
             && !parent.is_telemetry_suppressed()
         {
             return denied(parent);
@@ -130,7 +130,7 @@ where
         let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
         let span = self.0.build_with_context(builder, parent);
-        let parent = &*propagation::begun(parent, span.span_context());
+        let parent = &*propagation::for_started_span(parent, span.span_context());
         if span.is_recording() {
             return Started {
                 cx: parent.with_span(UniqueSpan::new(span, keys, later)),
@@ -160,7 +160,9 @@ fn denied(cx: &Context) -> Started {
     let ids = RandomIdGenerator::default();
     let parent = cx.span();
     let parent = Some(parent.span_context()).filter(|parent| parent.is_valid());
-    let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
+    let random = parent.map_or(RANDOM_FLAG, |parent| {
+        parent.trace_flags().to_u8() & RANDOM_FLAG
+    });
     let span_context = SpanContext::new(
         parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id),
         ids.new_span_id(),
@@ -168,7 +170,7 @@ fn denied(cx: &Context) -> Started {
         false,
         parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone()),
     );
-    let cx = propagation::begun(cx, &span_context);
+    let cx = propagation::for_started_span(cx, &span_context);
     Started {
         cx: cx.with_remote_span_context(span_context),
         is_recording: false,
@@ -178,7 +180,7 @@ fn denied(cx: &Context) -> Started {
 /// The SDK clears all flags of a span that it drops, but the random flag must be passed on.
 fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
     let parent = parent.span();
-    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM;
+    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM_FLAG;
     SpanContext::new(
         span_context.trace_id(),
         span_context.span_id(),

@@ -65,7 +65,7 @@ impl<S: Span> Span for UniqueSpan<S> {
     }
 
     fn set_attribute(&mut self, attribute: KeyValue) {
-        let is_by_crate = attribute_set::is_by_crate();
+        let is_by_crate = attribute_set::is_crate_writing();
         if self.keys.contains(&attribute.key) {
             if !is_by_crate {
                 warn_of_final_value(&attribute.key);

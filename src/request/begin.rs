@@ -7,7 +7,7 @@ use http::Uri;
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
@@ -37,7 +37,7 @@ impl Clock {
 
 /// A request between its arrival and the start of its span.
 pub(super) struct Begun<'a> {
-    pub(super) state: &'a ByLane<LayerState>,
+    pub(super) state: &'a PerThreadArc<LayerState>,
     pub(super) call: Option<GrpcCall>,
     clock: Clock,
     /// The start of the span; `None` if it is not recorded.
@@ -52,7 +52,7 @@ impl<'a> Begun<'a> {
     /// Reads the gRPC call and runs the hooks. `uri` is the target after routers have changed it.
     #[inline]
     pub(super) fn new(
-        state: &'a ByLane<LayerState>,
+        state: &'a PerThreadArc<LayerState>,
         clock: Clock,
         request: &Parts,
         uri: &Uri,

@@ -7,7 +7,7 @@ use crate::concurrent::caught::guarded;
 use crate::request::end::Failure;
 use crate::request::in_flight::InFlight;
 use crate::semconv::rpc::Code;
-use crate::semconv::{ErrorChain, Phase, Side, message, text};
+use crate::semconv::{ErrorChain, Phase, Side, error_text, redacted_message};
 
 impl InFlight {
     /// Reads the error that ends the request.
@@ -18,7 +18,7 @@ impl InFlight {
     fn failure_of(&self, error: &dyn Any, type_name: &'static str) -> Failure {
         let options = &self.state.options;
         // Sources and messages are code of the application, and may panic.
-        let chain = guarded(|| ErrorChain::of(error, &options.error_types)).unwrap_or_default();
+        let chain = guarded(|| ErrorChain::new(error, &options.error_types)).unwrap_or_default();
         let phase = match self.status {
             None => Phase::Head,
             Some(_) => Phase::Body,
@@ -31,17 +31,17 @@ impl InFlight {
         let name = named.or_else(|| guarded(|| chain.word(phase)).flatten());
         let is_client = self.state.instruments.side == Side::Client;
         let code = if is_client && self.call.is_some() {
-            let code = || Code::of_error(chain.iter().next(), phase == Phase::Body);
+            let code = || Code::from_error(chain.iter().next(), phase == Phase::Body);
             guarded(code).unwrap_or(Code::UNKNOWN)
         } else {
             Code::INTERNAL
         };
         let message = || {
             let sensitive = options.sensitive_parameters.as_ref();
-            let text = text(error);
+            let text = error_text(error);
             let text = text.iter().map(|text| text as &dyn Display);
             let errors = chain.iter().map(|error| error as &dyn Display);
-            message(text.chain(errors), sensitive)
+            redacted_message(text.chain(errors), sensitive)
         };
         Failure {
             name,

@@ -16,7 +16,8 @@ use crate::request::end::RequestEnd;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::InFlight;
 use crate::request::received::Received;
-use crate::semconv::http::{is_defined, status_attribute};
+use crate::semconv::is_defined;
+use crate::semconv::status_attribute;
 use crate::semconv::{self, ErrorType, Side};
 
 impl InFlight {
@@ -55,7 +56,7 @@ impl InFlight {
     #[inline]
     fn set_on_span(&self, cx: &Context, attribute: KeyValue) {
         if self.span_is_recording {
-            attribute_set::by_crate(|| cx.span().set_attribute(attribute));
+            attribute_set::write_as_crate(|| cx.span().set_attribute(attribute));
         }
     }
 
@@ -145,7 +146,7 @@ impl InFlight {
     #[inline]
     fn http_error(&self, end: &RequestEnd) -> Option<ErrorType> {
         let side = self.state.instruments.side;
-        let of_status = |status| ErrorType::of_status(side, status);
+        let of_status = |status| ErrorType::from_status(side, status);
         let of_end = || match end {
             RequestEnd::Failed(failure) => Some(failure.name.unwrap_or(failure.path)),
             RequestEnd::Panicked => Some(semconv::PANIC),

@@ -54,7 +54,7 @@ impl GrpcCall {
         if !rpc::is_call(request) {
             return None;
         }
-        let method = rpc::method(uri);
+        let method = rpc::called_method(uri);
         let known = if instruments.side == Side::Client && is_generated(request) {
             instruments.learn_grpc_method(method)
         } else {
@@ -96,12 +96,12 @@ impl GrpcCall {
     }
 
     pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
-        add(rpc::system());
+        add(rpc::system_attribute());
         if self.known {
             add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
         } else {
             add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
-            add(rpc::method_original(&self.method));
+            add(rpc::original_method_attribute(&self.method));
         }
     }
 

@@ -9,19 +9,21 @@ use opentelemetry::trace::TraceContextExt;
 use opentelemetry::{Context, KeyValue};
 
 use crate::attribute_set;
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::{Route, RouteRef};
 use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::received::Received;
-use crate::semconv::http::{Scheme, protocol_version, response_peer_attributes};
+use crate::semconv::Scheme;
+use crate::semconv::protocol_version;
+use crate::semconv::response_peer_attributes;
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ServerRequest};
 
 /// What is recorded of a request, until it ends.
 pub(crate) struct InFlight {
-    pub(crate) state: ByLane<LayerState>,
+    pub(crate) state: PerThreadArc<LayerState>,
     /// False once its end has begun.
     pub(crate) open: bool,
     /// Whether the span takes attributes.
@@ -82,7 +84,7 @@ impl Http {
     fn describe(&self, request: &ServerRequest, route: &Route, cx: &Context) {
         let span = cx.span();
         // The span has some of these attributes from its start.
-        attribute_set::by_crate(|| {
+        attribute_set::write_as_crate(|| {
             request.attributes(&mut |key, fact| span.set_attribute(fact.attribute(key)));
         });
         if !self.has_own_name {
@@ -224,7 +226,7 @@ impl InFlight {
             return;
         }
         let span = cx.span();
-        attribute_set::by_crate(|| {
+        attribute_set::write_as_crate(|| {
             response_peer_attributes(&head.extensions, &mut |one| span.set_attribute(one));
             if let Some(version) = self.http.version.and_then(protocol_version) {
                 let version = KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version);

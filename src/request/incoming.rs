@@ -7,11 +7,11 @@ use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::trace::{Link, SpanContext, SpanKind};
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
 use crate::layer_state::options::{Options, Trust};
-use crate::propagation::{Extracted, whole};
+use crate::propagation::{Extracted, with_state_text};
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::begin::{Begun, Clock};
 use crate::request::grpc_call::GrpcCall;
@@ -19,13 +19,14 @@ use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, RequestState};
 use crate::request_headers::RequestHeaders;
-use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Forwarded, KeptRequest, ServerRequest, rpc};
+use crate::semconv::Scheme;
+use crate::semconv::http::matched_route;
+use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
     /// Begins a request that is not recorded. Its context is passed on all the same.
     pub(crate) fn unrecorded(state: &LayerState, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
         extracted.settle(&state.options, request);
         Self::unrecorded_in(extracted.into_context(&state.root))
@@ -33,7 +34,7 @@ impl ActiveRequest {
 
     /// Begins a request while telemetry is switched off. Its context is passed on all the same.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = options.propagators().extract(&headers);
         if extracted.is_empty() {
             return Self::none();
@@ -44,20 +45,20 @@ impl ActiveRequest {
 
     /// Begins a request that is recorded. `routed` is the URI after routers have changed it.
     pub(crate) fn start_incoming(
-        state: &ByLane<LayerState>,
+        state: &PerThreadArc<LayerState>,
         request: &mut Parts,
         routed: Option<&Uri>,
     ) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
         let links = extracted.settle(options, request);
         let cx = extracted.context_in(&state.root);
-        let forwarded = Forwarded::of(&request.headers, &options.trusted_proxies);
-        let scheme = Scheme::of(&forwarded, options.scheme);
+        let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
+        let scheme = forwarded.scheme_or(options.scheme);
         let instruments = &state.instruments;
-        let route_ref = instruments.find_route(&request.method, route(&request.extensions));
+        let route_ref = instruments.find_route(&request.method, matched_route(&request.extensions));
         let route = instruments.route(&route_ref);
         let mut description = IncomingSpan {
             begun: Begun::new(state, clock, request, routed.unwrap_or(&request.uri)),
@@ -144,8 +145,8 @@ impl DescribeSpan for IncomingSpan<'_, '_> {
                 }
             }
             None => {
-                let kept = KeptRequest::Server(self.http_request());
-                if let KeptRequest::Server(kept) = span.request.insert(kept) {
+                let kept = CapturedRequest::Server(self.http_request());
+                if let CapturedRequest::Server(kept) = span.request.insert(kept) {
                     self.read_into(kept);
                 }
             }
@@ -165,7 +166,10 @@ impl Extracted {
         if trust == Trust::Link
             && let Some(remote) = &self.span_context
         {
-            links.push(Link::with_context(whole(remote, self.state.as_deref())));
+            links.push(Link::with_context(with_state_text(
+                remote,
+                self.state.as_deref(),
+            )));
         }
         let names_span = self.span_context.is_some();
         let local = if options.outer_span {

@@ -92,7 +92,7 @@ impl ActiveRequest {
         let span = state.in_flight.is_some().then_some(state.span_id);
         let outer = (!state.transparent).then(|| handler_attributes::enter(span));
         Some(Entered {
-            _attached: current_context::attach_here(&state.cx),
+            _attached: current_context::attach_scoped(&state.cx),
             state,
             outer,
             was_panicking: std::thread::panicking(),
@@ -119,7 +119,7 @@ impl ActiveRequest {
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);
         if in_flight.span_is_recording {
-            attribute_set::by_crate(|| layer_state.response_headers.read(&head.headers, add));
+            attribute_set::write_as_crate(|| layer_state.response_headers.read(&head.headers, add));
         }
         if let Some(hooked) = hooked {
             if in_flight.span_is_recording {

@@ -3,7 +3,7 @@
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::current_context;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
@@ -13,17 +13,18 @@ use crate::request::begin::{Begun, Clock};
 use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::received::Received;
 use crate::request::{ActiveRequest, RequestState};
-use crate::semconv::http::{Scheme, Server};
-use crate::semconv::{ClientRequest, KeptRequest};
+use crate::semconv::Scheme;
+use crate::semconv::Server;
+use crate::semconv::{CapturedRequest, ClientRequest};
 
 impl ActiveRequest {
     /// Begins a request that is about to be sent, and writes its context into the headers.
-    pub(crate) fn start_outgoing(state: &ByLane<LayerState>, request: &mut Parts) -> Self {
+    pub(crate) fn start_outgoing(state: &PerThreadArc<LayerState>, request: &mut Parts) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
         let parent = state.with_providers(current_context::get());
         let server = options.server(request);
-        let may_tell = options.may_tell(server);
+        let allowed = options.allowed(server);
         let route_ref = state.instruments.find_peer(&request.method, server);
         let route = state.instruments.route(&route_ref);
         let mut description = OutgoingSpan {
@@ -54,7 +55,7 @@ impl ActiveRequest {
             has_own_name: begun.has_own_name,
         };
         let headers = &mut request.headers;
-        state.propagators.inject(&cx, may_tell, headers);
+        state.propagators.inject(&cx, allowed, headers);
         let received = Received::begin(&options.metrics, &mut request.extensions);
         let in_flight = begun.into_in_flight(is_recording, http, received, None);
         // The handler that sends the request has attributes of its own.
@@ -85,9 +86,9 @@ impl DescribeSpan for OutgoingSpan<'_, '_> {
             }
         } else {
             let options = &self.begun.state.options;
-            let kept = KeptRequest::Client(ClientRequest::new(self.route.method, self.resends));
+            let kept = CapturedRequest::Client(ClientRequest::new(self.route.method, self.resends));
             // Read in its final place, because it is large.
-            if let KeptRequest::Client(kept) = span.request.insert(kept) {
+            if let CapturedRequest::Client(kept) = span.request.insert(kept) {
                 let sensitive = options.sensitive_parameters.as_ref();
                 kept.read(
                     self.request,

@@ -10,9 +10,9 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLimits, SpanLinks};
 use crate::attribute_set;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
-use crate::propagation::whole;
+use crate::propagation::with_state_text;
 use crate::providers::start_span::NewSpan;
-use crate::semconv::KeptRequest;
+use crate::semconv::CapturedRequest;
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl Item for EndedSpan {
         match self {
             Self::Own(_, record) => {
                 let new = &record.new;
-                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
+                let request = new.request.as_ref().map_or(0, CapturedRequest::heap_size);
                 let parts = estimated_size(
                     &new.name,
                     &record.status,
@@ -66,7 +66,7 @@ pub(crate) struct View<'a> {
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
     /// Whose attributes come first.
-    pub(crate) request: Option<&'a KeptRequest>,
+    pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
     /// Whether the attributes may have a key twice, or have one of the request's.
     pub(crate) may_repeat: bool,
@@ -163,7 +163,7 @@ impl View<'_> {
         links.links = self.links.to_vec();
         links.dropped_count = self.dropped_links + truncate(&mut links.links, self.max_links);
         SpanData {
-            span_context: whole(self.span_context, self.state),
+            span_context: with_state_text(self.span_context, self.state),
             parent_span_id: self.parent_span_id,
             parent_span_is_remote: self.parent_span_is_remote,
             span_kind: self.kind.clone(),

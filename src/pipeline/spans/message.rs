@@ -25,7 +25,7 @@ use crate::otlp::messages::{Request, Splittable};
 use crate::pipeline::limits::{cut, cut_all, cut_text};
 use crate::pipeline::spans::ended::{EndedSpan, View};
 use crate::pipeline::unique_keys;
-use crate::semconv::Fact;
+use crate::semconv::AttributeValue;
 
 /// Bytes of a span with the attributes of a request, about.
 const SPAN: usize = 512;
@@ -208,9 +208,9 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
                 return;
             }
             let value = match &fact {
-                Fact::Name(name) => Written::Text(name),
-                Fact::Text(text) => Written::Text(text),
-                Fact::Number(number) => Written::Number(*number),
+                AttributeValue::Name(name) => Written::Text(name),
+                AttributeValue::Text(text) => Written::Text(text),
+                AttributeValue::Number(number) => Written::Number(*number),
             };
             add(key, value);
         });
@@ -411,9 +411,9 @@ mod tests {
     use crate::pipeline::spans::tracer::Tracers;
     use crate::providers::start_span::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
-    use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
-        ClientRequest, Forwarded, KeptRequest, SensitiveParameters, ServerRequest,
+        CapturedRequest, ClientRequest, Forwarded, Scheme, SensitiveParameters, Server,
+        ServerRequest,
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
@@ -422,7 +422,7 @@ mod tests {
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
 
-    fn request() -> KeptRequest {
+    fn request() -> CapturedRequest {
         let request = http::Request::builder()
             .method("BREW")
             .uri("/users/42?name=Ada")
@@ -434,20 +434,25 @@ mod tests {
         let mut kept = ServerRequest::new("_OTHER", route, Scheme::Https);
         kept.read(
             &request,
-            &RequestHeaders::of(&request.headers),
+            &RequestHeaders::find_in(&request.headers),
             &Forwarded::default(),
             Some(&SensitiveParameters::default()),
         );
-        KeptRequest::Server(kept)
+        CapturedRequest::Server(kept)
     }
 
-    fn outgoing() -> KeptRequest {
+    fn outgoing() -> CapturedRequest {
         let request = http::Request::get("https://user@example.com/users?name=Ada").body(());
         let (request, ()) = request.expect("it is a request").into_parts();
         let mut kept = ClientRequest::new("GET", Some(1));
         let sensitive = SensitiveParameters::default();
-        kept.read(&request, Server::of(&request.uri), None, Some(&sensitive));
-        KeptRequest::Client(kept)
+        kept.read(
+            &request,
+            Server::in_uri(&request.uri),
+            None,
+            Some(&sensitive),
+        );
+        CapturedRequest::Client(kept)
     }
 
     fn values() -> Vec<KeyValue> {

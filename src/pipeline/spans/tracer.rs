@@ -21,7 +21,9 @@ use crate::pipeline::spans::ended::{EndedSpan, truncate};
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
 use crate::pipeline::spans::sampling::Sampling;
-use crate::propagation::{Beside, RANDOM, is_small, parsed, state_of, with_parent, with_state};
+use crate::propagation::{
+    RANDOM_FLAG, TraceExtra, is_small_state, parse_state, state_text, with_parent, with_state,
+};
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
@@ -93,25 +95,27 @@ impl StartSpan for Tracer {
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let beside = Beside::of(cx, parent);
+        let beside = TraceExtra::of(cx, parent);
         let decision = beside.and_then(|beside| beside.decision(parent));
         let is_sampled = self.sampling.samples(parent, decision, trace_id);
         // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
-        let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
-        let state = parent.and_then(|parent| state_of(parent, beside));
+        let random = parent.map_or(RANDOM_FLAG, |parent| {
+            parent.trace_flags().to_u8() & RANDOM_FLAG
+        });
+        let state = parent.and_then(|parent| state_text(parent, beside));
         // The span of a request holds its state. The spans below it hold a small one alone: of a
         // large one each would take two allocations for a member, again and again. Headers and
         // exported spans are written from the text, which all share.
         let held = state.as_deref();
-        let held = held.filter(|text| given.is_some() || is_small(text));
+        let held = held.filter(|text| given.is_some() || is_small_state(text));
         let span_context = SpanContext::new(
             trace_id,
             ids.new_span_id(),
             TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            held.and_then(parsed).unwrap_or_default(),
+            held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = Beside::below(cx, beside, &span_context, state.as_ref());
+        let cx = TraceExtra::below(cx, beside, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
@@ -197,7 +201,7 @@ impl opentelemetry::trace::Span for Span {
         let Some(record) = &mut self.record else {
             return;
         };
-        let is_by_crate = attribute_set::is_by_crate();
+        let is_by_crate = attribute_set::is_crate_writing();
         let before = attribute_set::find(&mut record.attributes, &attribute.key)
             .or_else(|| attribute_set::find(&mut record.new.attributes, &attribute.key));
         if let Some(before) = before {
@@ -288,7 +292,7 @@ mod tests {
     use crate::pipeline::spans::sampling::Below;
     use crate::propagation::{self, Decision};
     use crate::providers::tracer::TracersOf;
-    use crate::semconv::{ClientRequest, KeptRequest};
+    use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
@@ -445,12 +449,12 @@ mod tests {
                 cx: root,
                 span_context: None,
             };
-            drop(both.own.start(parent, describe));
+            drop(both.own.start(parent, description));
             let (_, bytes) = both.queue.take(&mut both.queue.waiting());
             bytes
         };
         let text = || "t".repeat(1000);
-        let empty = bytes(&mut |_| ());
+        let empty = bytes(&mut |_: &mut NewSpan| ());
         assert!(empty >= size_of::<SpanRecord>());
         let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
         let request = || {
@@ -459,24 +463,23 @@ mod tests {
             let (request, ()) = request.expect("it is a request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
-            KeptRequest::Client(kept)
+            CapturedRequest::Client(kept)
         };
-        for (case, describe) in [
+        for (case, description) in [
             (
                 "request",
-                &mut (|new: &mut NewSpan| new.request = Some(request()))
-                    as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.request = Some(request())) as &mut dyn DescribeSpan,
             ),
             (
                 "name",
-                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn DescribeSpan,
             ),
-            ("attribute", &mut |new| {
+            ("attribute", &mut |new: &mut NewSpan| {
                 new.attributes.push(KeyValue::new("key", text()));
             }),
-            ("link", &mut |new| new.links.push(link())),
+            ("link", &mut |new: &mut NewSpan| new.links.push(link())),
         ] {
-            let bytes = bytes(describe);
+            let bytes = bytes(description);
             assert!(
                 (empty + 1000..empty + 1300).contains(&bytes),
                 "{case}: {bytes}"
@@ -526,7 +529,8 @@ mod tests {
             let both = Both::new(&sampler);
             for parent in &parents {
                 // The SDK does not set the random flag of a new trace.
-                let random = [0, if parent.is_none() { RANDOM } else { 0 }].map(TraceFlags::new);
+                let random =
+                    [0, if parent.is_none() { RANDOM_FLAG } else { 0 }].map(TraceFlags::new);
                 let tracers = [(&both.own, random[0]), (&both.sdk, random[1])];
                 let started = tracers.map(|(tracer, random)| {
                     let parent = Parent {
@@ -539,7 +543,7 @@ mod tests {
                     assert!(own.is_valid() && !own.is_remote());
                     let trace_id = parent_trace(own, &parents);
                     (
-                        started.recording,
+                        started.is_recording,
                         trace_id,
                         own.trace_flags() | random,
                         own.trace_state().clone(),
@@ -578,26 +582,26 @@ mod tests {
                 let remote = flags.map(|flags| span_context(flags, true));
                 let mut cx = Context::new();
                 if decision.is_some() {
-                    cx = cx.with_value(Beside::new(remote.as_ref(), None, decision));
+                    cx = cx.with_value(TraceExtra::new(remote.as_ref(), None, decision));
                 }
                 let parent = Parent {
                     cx: &cx,
                     span_context: remote.as_ref(),
                 };
                 let started = both.own.start(parent, &mut new_span);
-                assert_eq!(started.recording, expected, "{case}");
+                assert_eq!(started.is_recording, expected, "{case}");
                 let span = started.cx.span().span_context().clone();
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
-                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM != 0));
+                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM_FLAG != 0));
                 // Below it the decision is taken, and holds.
                 let below = Parent {
                     cx: &started.cx,
                     span_context: None,
                 };
                 let below = both.own.start(below, &mut new_span);
-                assert_eq!(below.recording, expected, "below {case}");
-                let kept = propagation::decision(&below.cx);
+                assert_eq!(below.is_recording, expected, "below {case}");
+                let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
             }
@@ -613,7 +617,7 @@ mod tests {
         let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
-            let beside = Beside::new(Some(&remote), None, decision);
+            let beside = TraceExtra::new(Some(&remote), None, decision);
             let cx = Context::new().with_value(beside);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
             assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
@@ -638,7 +642,7 @@ mod tests {
             let remote = with_state(&span_context(0x01, true), TraceState::NONE);
             let shared: Option<Arc<str>> =
                 Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
-            let beside = Beside::new(Some(&remote), shared.clone(), None);
+            let beside = TraceExtra::new(Some(&remote), shared.clone(), None);
             let root = Context::new().with_value(beside);
             let parent = Parent {
                 cx: &root,
@@ -720,7 +724,7 @@ mod tests {
         let below = |cx: &Context, span_context| {
             let parent = Parent { cx, span_context };
             let started = both.own.start(parent, &mut new_span);
-            assert!(!started.recording);
+            assert!(!started.is_recording);
             started.cx
         };
         let started = below(&cx, Some(&remote));
