@@ -21,7 +21,7 @@ use crate::providers::Providers;
 use crate::providers::generations;
 use crate::providers::start_span::MakeTracer;
 use crate::providers::tracer::TracersOf;
-use guard::{INITIALIZED, Running};
+use guard::{INITIALIZED, Pipeline};
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -85,8 +85,8 @@ impl Config {
         }
         if is_heard() {
             tracing::info!(target: "tower_telemetry", "{summary}");
-        } else if let Some(running) = &guard.running {
-            running.thread.say(summary);
+        } else if let Some(pipeline) = &guard.pipeline {
+            pipeline.thread.say(summary);
         }
         for warning in warnings {
             warn(&warning);
@@ -122,7 +122,7 @@ impl Config {
     fn start(mut self, awaits_subscriber: bool) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
             return Ok(TelemetryGuard {
-                running: None,
+                pipeline: None,
                 propagators: self.propagators,
                 is_of_process: false,
                 #[cfg(feature = "logs")]
@@ -133,7 +133,7 @@ impl Config {
         let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
-            running: Some(Running {
+            pipeline: Some(Pipeline {
                 thread,
                 export,
                 timeout: self.shutdown_timeout,
@@ -214,7 +214,7 @@ impl TelemetryGuard {
     fn install(&self) {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
-        let Some(Running { export, .. }) = &self.running else {
+        let Some(Pipeline { export, .. }) = &self.pipeline else {
             generations::install(None, formats);
             return;
         };
@@ -222,8 +222,8 @@ impl TelemetryGuard {
         global::set_meter_provider(export.meter_provider.clone());
         let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
             Some(sampling) => {
-                let spans = Box::leak(Box::new(export.spans.clone()));
-                Arc::new(Tracers::new(spans, sampling))
+                let queues = Box::leak(Box::new(export.queues.clone()));
+                Arc::new(Tracers::new(queues, sampling))
             }
             None => Arc::new(TracersOf(export.tracer_provider.clone())),
         };

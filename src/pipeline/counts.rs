@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Signal;
 use crate::logs::tell;
-use crate::otlp::outcome::Outcome;
+use crate::otlp::outcome::SendOutcome;
 use crate::stats::{Failure, SignalStats};
 
 /// The counts behind [`SignalStats`].
@@ -88,7 +88,7 @@ impl Losses {
     }
 
     /// Counts what became of a batch.
-    pub(crate) fn settle(&mut self, outcome: Outcome) {
+    pub(crate) fn settle(&mut self, outcome: SendOutcome) {
         let counters = &self.counters;
         counters
             .exported
@@ -238,7 +238,7 @@ mod tests {
             let (lines, _subscriber) = lines();
             let mut losses = Losses::new(Signal::Logs, Arc::default());
             for _ in 0..3 {
-                let mut outcome = Outcome::default();
+                let mut outcome = SendOutcome::default();
                 outcome.lose(1, failure, "refused".to_owned());
                 losses.settle(outcome);
                 tokio::time::advance(Losses::PAUSE).await;
@@ -254,12 +254,12 @@ mod tests {
         let (lines, _subscriber) = lines();
         let counters = Arc::new(Counters::default());
         let mut losses = Losses::new(Signal::Traces, counters.clone());
-        let good = || Outcome {
+        let good = || SendOutcome {
             exported: 1,
-            ..Outcome::default()
+            ..SendOutcome::default()
         };
         let bad = || {
-            let mut outcome = Outcome::default();
+            let mut outcome = SendOutcome::default();
             outcome.lose(1, Failure::Refused, "refused".to_owned());
             outcome
         };
