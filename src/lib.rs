@@ -245,7 +245,7 @@ pub mod __private {
         DynError, FailAsDyn, FailAsKnown, FailWithMessage, FailWithSources, FailWithType, Failed,
         IsNoResult, IsResult, KnownError, NoError, Returned,
     };
-    pub use crate::handler::run::{Call, CallGuard};
+    pub use crate::handler::run::{Run, RunGuard};
 }
 
 /// Compiles the examples of the README.

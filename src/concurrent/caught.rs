@@ -1,4 +1,4 @@
-//! Calls of the application's code, which may panic.
+//! Calls of code of the application, which may panic.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,11 +13,17 @@ macro_rules! warn_once {
 }
 pub(crate) use warn_once;
 
-/// Runs a hook of the application; `None` if it panics.
+/// Runs a hook of the application; returns `None` if it panics.
 pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(hook)).ok();
     if result.is_none() {
         warn_once!("a hook of the telemetry layer panicked; requests go on without it");
     }
     result
+}
+
+/// Runs code that logs. A subscriber that panics must not end a thread of this crate.
+#[cfg(any(feature = "init", feature = "logs"))]
+pub(crate) fn without_panic(log: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(log));
 }

@@ -1,42 +1,43 @@
-//! What each thread has for itself, so that threads do not write to the same memory with every
-//! request.
+//! A value for each thread, so that threads do not write to the same memory with every request.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Lanes at most. With more threads than lanes, some share one.
-const MAX_LANES: usize = 32;
+use crossbeam_utils::CachePadded;
 
-/// One for each thread.
-pub(crate) struct Lanes<T>(Box<[T]>);
+/// The largest number of values. With more threads, some threads share a value.
+const MAX_VALUES: usize = 32;
 
-impl<T> Lanes<T> {
+/// Values of which each thread uses its own.
+pub(crate) struct PerThread<T>(Box<[T]>);
+
+impl<T> PerThread<T> {
     pub(crate) fn new(make: impl FnMut() -> T) -> Self {
-        // To ask for it takes long, and it is asked for with every layer.
+        // The question to the system takes long, and every layer needs the answer.
         static COUNT: OnceLock<usize> = OnceLock::new();
         let count = *COUNT.get_or_init(|| {
             let threads = std::thread::available_parallelism();
-            threads.map_or(1, usize::from).min(MAX_LANES)
+            threads.map_or(1, usize::from).min(MAX_VALUES)
         });
         Self(std::iter::repeat_with(make).take(count).collect())
     }
 
-    /// That of this thread.
+    /// Returns the value of this thread.
     #[inline]
-    pub(crate) fn own(&self) -> &T {
+    pub(crate) fn for_this_thread(&self) -> &T {
         &self.0[number_of_this_thread() % self.0.len()]
     }
 }
 
-impl<T: Default> Default for Lanes<T> {
+impl<T: Default> Default for PerThread<T> {
     fn default() -> Self {
         Self::new(T::default)
     }
 }
 
-impl<T> Deref for Lanes<T> {
+impl<T> Deref for PerThread<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -44,27 +45,14 @@ impl<T> Deref for Lanes<T> {
     }
 }
 
-/// Alone in its lines of the processors' caches. In an [`Arc`], so is the count of owners.
-#[derive(Default)]
-#[repr(align(128))]
-pub(crate) struct Alone<T>(T);
+/// A value that requests on all threads own for a while. Each thread has its own count of owners, in
+/// cache lines of its own: one count would be contended by all threads.
+pub(crate) type PerThreadArc<T> = Arc<CachePadded<Arc<T>>>;
 
-impl<T> Deref for Alone<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-/// Something that requests on all threads own a while, with a count of owners for each thread.
-pub(crate) type ByLane<T> = Arc<Alone<Arc<T>>>;
-
-impl<T> Lanes<ByLane<T>> {
+impl<T> PerThread<PerThreadArc<T>> {
     pub(crate) fn sharing(value: T) -> Self {
         let value = Arc::new(value);
-        Self::new(|| Arc::new(Alone(value.clone())))
+        Self::new(|| Arc::new(CachePadded::new(value.clone())))
     }
 }
 
@@ -85,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_have_numbers_of_their_own_which_choose_their_lanes() {
+    fn threads_have_numbers_of_their_own_which_choose_their_values() {
         let numbers: Vec<_> = std::thread::scope(|scope| {
             let number = || scope.spawn(number_of_this_thread);
             let threads: Vec<_> = (0..8).map(|_| number()).collect();
@@ -96,20 +84,27 @@ mod tests {
         });
         let different: std::collections::HashSet<_> = numbers.iter().collect();
         assert_eq!(different.len(), numbers.len());
-        let lanes = Lanes::<Alone<u8>>::default();
-        let place = number_of_this_thread() % lanes.len();
-        assert!(std::ptr::eq(lanes.own(), &raw const lanes[place]));
+        let values = PerThread::<CachePadded<u8>>::default();
+        let place = number_of_this_thread() % values.len();
+        assert!(std::ptr::eq(
+            values.for_this_thread(),
+            &raw const values[place]
+        ));
     }
 
     #[test]
-    fn owners_are_counted_by_lanes() {
-        let lanes = Lanes::sharing("value");
-        let owner = lanes.own().clone();
-        let counts: Vec<_> = lanes.iter().map(Arc::strong_count).collect();
-        let place = number_of_this_thread() % lanes.len();
-        let expected = (0..lanes.len()).map(|lane| if lane == place { 2 } else { 1 });
+    fn owners_are_counted_per_thread() {
+        let values = PerThread::sharing("value");
+        let owner = values.for_this_thread().clone();
+        let counts: Vec<_> = values.iter().map(Arc::strong_count).collect();
+        let place = number_of_this_thread() % values.len();
+        let expected = (0..values.len()).map(|index| if index == place { 2 } else { 1 });
         assert_eq!(counts, Vec::from_iter(expected));
-        // It is the same in all of them.
-        assert!(lanes.iter().all(|lane| Arc::ptr_eq(&lane.0, &owner.0)));
+        // All threads share one value.
+        assert!(
+            values
+                .iter()
+                .all(|value| Arc::<&str>::ptr_eq(value, &owner))
+        );
     }
 }

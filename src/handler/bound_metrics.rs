@@ -43,7 +43,7 @@ impl<B> Lazy<B> {
         self.bound.get(|| {
             let mut bound = None;
             metrics::record(&self.name, &self.description, kind, |instrument| {
-                bound = bind(instrument, &attribute_set::of(&self.attributes));
+                bound = bind(instrument, &attribute_set::unique(&self.attributes));
                 bound.is_some()
             });
             bound

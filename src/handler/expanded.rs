@@ -9,7 +9,7 @@ use opentelemetry::trace::SpanKind;
 use crate::concurrent::caught::guarded;
 use crate::handler::attributes::IntoOptionalValue;
 use crate::handler::bounded_text::bounded_text;
-use crate::handler::run::{Attributes, Call, Function};
+use crate::handler::run::{Attributes, Function, Run};
 use crate::handler::span_future::SpanFuture;
 
 /// Starts a run of a function.
@@ -19,7 +19,7 @@ pub fn start(
     kind: SpanKind,
     metrics: Option<(&'static str, &'static str)>,
     attributes: &Attributes,
-) -> Call {
+) -> Run {
     Function {
         component,
         name: name.into(),
@@ -64,19 +64,19 @@ fn record_text(attributes: &mut Vec<KeyValue>, key: &'static str, text: Argument
 }
 
 /// Runs a future in the span of `call`.
-pub fn in_span<F: Future>(call: Call, future: F) -> SpanFuture<F> {
-    SpanFuture::started(call, future, |_, _| {})
+pub fn in_span<F: Future>(run: Run, future: F) -> SpanFuture<F> {
+    SpanFuture::started(run, future, |_, _| {})
 }
 
 /// Runs a future that may fail in the span of `call`, and has `observe` say whether it has.
 pub fn observed<F: Future>(
-    call: Call,
+    run: Run,
     future: F,
     // A function of a type that is said here: the compiler must know that of the output before it
     // looks at a closure.
-    observe: fn(&F::Output, &mut Call),
+    observe: fn(&F::Output, &mut Run),
 ) -> SpanFuture<F> {
-    SpanFuture::started(call, future, observe)
+    SpanFuture::started(run, future, observe)
 }
 
 /// Stands for what a function returns where it is never run, so that the compiler knows its type.

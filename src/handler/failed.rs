@@ -10,7 +10,7 @@ use std::fmt::{self, Display};
 use std::ops::Deref;
 
 use crate::concurrent::caught::guarded;
-use crate::handler::run::{Call, message_of};
+use crate::handler::run::{Run, message_of};
 #[cfg(feature = "tonic")]
 use crate::semconv::rpc::Code;
 use crate::semconv::{self, ErrorChain, Phase, SensitiveParameters};
@@ -87,14 +87,14 @@ known_errors!(tonic::Status, tonic::transport::Error);
 /// Records an error of a type that this crate knows.
 pub trait FailAsKnown {
     /// Fails with the messages of the error and its sources.
-    fn fail(&self, call: &mut Call);
+    fn fail(&self, run: &mut Run);
 }
 
 impl<E: KnownError> FailAsKnown for &&&&Failed<'_, E> {
-    fn fail(&self, call: &mut Call) {
+    fn fail(&self, run: &mut Run) {
         let chain = chain(|| Some(self.0));
         let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<E>()));
-        call.fail(error_type, || message(None, &chain));
+        run.fail(error_type, || message(None, &chain));
     }
 }
 
@@ -125,58 +125,58 @@ impl DynError for dyn Error + Send + Sync + 'static {
 /// Records an error behind a pointer: a box, `anyhow::Error` and its like.
 pub trait FailAsDyn {
     /// Fails with the messages of the error and its sources.
-    fn fail(&self, call: &mut Call);
+    fn fail(&self, run: &mut Run);
 }
 
 impl<E: Deref<Target: DynError>> FailAsDyn for &&&Failed<'_, E> {
-    fn fail(&self, call: &mut Call) {
+    fn fail(&self, run: &mut Run) {
         let chain = chain(|| Some(self.0.as_error()));
         let error_type = error_type(&chain).unwrap_or_else(|| chain.path(type_name::<dyn Error>()));
-        call.fail(error_type, || message(None, &chain));
+        run.fail(error_type, || message(None, &chain));
     }
 }
 
 /// Records an error that may have sources.
 pub trait FailWithSources {
     /// Fails with the messages of the error and its sources.
-    fn fail(&self, call: &mut Call);
+    fn fail(&self, run: &mut Run);
 }
 
 impl<E: Error> FailWithSources for &&Failed<'_, E> {
-    fn fail(&self, call: &mut Call) {
+    fn fail(&self, run: &mut Run) {
         let sources = chain(|| self.0.source());
         let error_type = error_type(&sources).unwrap_or_else(|| path::<E>());
-        call.fail(error_type, || message(Some(self.0), &sources));
+        run.fail(error_type, || message(Some(self.0), &sources));
     }
 }
 
 /// Records an error that can be displayed.
 pub trait FailWithMessage {
     /// Fails with type and message.
-    fn fail(&self, call: &mut Call);
+    fn fail(&self, run: &mut Run);
 }
 
 impl<E: Display> FailWithMessage for &Failed<'_, E> {
-    fn fail(&self, call: &mut Call) {
-        call.fail(path::<E>(), || message_of(self.0));
+    fn fail(&self, run: &mut Run) {
+        run.fail(path::<E>(), || message_of(self.0));
     }
 }
 
 /// Records an error of any other type.
 pub trait FailWithType {
     /// Fails with the type alone.
-    fn fail(&self, call: &mut Call);
+    fn fail(&self, run: &mut Run);
 }
 
 impl<E> FailWithType for Failed<'_, E> {
-    fn fail(&self, call: &mut Call) {
-        call.fail(path::<E>(), String::new);
+    fn fail(&self, run: &mut Run) {
+        run.fail(path::<E>(), String::new);
     }
 }
 
 /// Returns an error and its sources. To find them is code of the application, and may panic.
 fn chain<'a>(outermost: impl FnOnce() -> Option<&'a (dyn Error + 'static)>) -> ErrorChain<'a> {
-    guarded(|| ErrorChain::of_error(outermost())).unwrap_or_default()
+    guarded(|| ErrorChain::from_error(outermost())).unwrap_or_default()
 }
 
 /// Returns the path by which code names a type.
@@ -191,7 +191,7 @@ fn error_type(chain: &ErrorChain) -> Option<&'static str> {
     {
         let mut statuses = chain.iter().filter_map(|error| error.downcast_ref());
         if let Some(status) = statuses.next() {
-            return Some(Code::of_status(status).name());
+            return Some(Code::from_status(status).name());
         }
     }
     // The display of an error, by which some are recognised, is code of the application.
@@ -203,7 +203,7 @@ fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
     let sources: Vec<_> = sources.iter().map(Said).collect();
     let sources = sources.iter().map(|source| source as &dyn Display);
     let errors = outermost.into_iter().chain(sources);
-    semconv::message(errors, Some(&SensitiveParameters::default()))
+    semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
 }
 
 /// Displays an error without its sources.

@@ -9,7 +9,8 @@ use crate::attribute_set;
 use crate::providers::registry::{
     COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, TIMER, UP_DOWN_COUNTER,
 };
-use crate::providers::{self, Current};
+use crate::providers::scope;
+use crate::providers::scope::Current;
 
 /// Larger values lose all precision, and a sum of them becomes infinite.
 const MAX_VALUE: f64 = 1e18;
@@ -53,7 +54,7 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
 pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
     record(name, description, &COUNTER, |instrument| match instrument {
         Instrument::Counter(counter) => {
-            counter.add(n, &attribute_set::of(attributes.as_ref()));
+            counter.add(n, &attribute_set::unique(attributes.as_ref()));
             true
         }
         _ => false,
@@ -84,7 +85,7 @@ pub fn add_to_up_down_counter(
         &UP_DOWN_COUNTER,
         |instrument| match instrument {
             Instrument::UpDownCounter(counter) => {
-                counter.add(delta, &attribute_set::of(attributes.as_ref()));
+                counter.add(delta, &attribute_set::unique(attributes.as_ref()));
                 true
             }
             _ => false,
@@ -112,7 +113,7 @@ pub fn record_histogram_value(
             &HISTOGRAM,
             |instrument| match instrument {
                 Instrument::Histogram(histogram) => {
-                    histogram.record(value, &attribute_set::of(attributes.as_ref()));
+                    histogram.record(value, &attribute_set::unique(attributes.as_ref()));
                     true
                 }
                 _ => false,
@@ -132,7 +133,7 @@ pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsR
     if let Some(value) = finite(value) {
         record(name, description, &GAUGE, |instrument| match instrument {
             Instrument::Gauge(gauge) => {
-                gauge.record(value, &attribute_set::of(attributes.as_ref()));
+                gauge.record(value, &attribute_set::unique(attributes.as_ref()));
                 true
             }
             _ => false,
@@ -160,7 +161,7 @@ pub fn start_timer(
     attributes: impl Into<Vec<KeyValue>>,
 ) -> Timer {
     Timer {
-        running: providers::current().map(|providers| RunningTimer {
+        running: scope::current().map(|providers| RunningTimer {
             providers,
             name: name.into(),
             description: description.into(),
@@ -210,7 +211,7 @@ impl Drop for Timer {
                 &TIMER,
                 |instrument| match instrument {
                     Instrument::Timer(histogram) => {
-                        let attributes = attribute_set::of(&running.attributes);
+                        let attributes = attribute_set::unique(&running.attributes);
                         histogram.record(elapsed, &attributes);
                         true
                     }
@@ -234,7 +235,7 @@ pub(crate) fn record(
     kind: &Kind,
     write: impl FnOnce(&Instrument) -> bool,
 ) {
-    if let Some(providers) = providers::current() {
+    if let Some(providers) = scope::current() {
         let registry = &providers.functions;
         registry.record(name, description, kind, write);
     }

@@ -15,6 +15,7 @@ mod metrics;
 )]
 pub(crate) mod run;
 mod span_builder;
+mod span_error;
 mod span_future;
 mod span_guard;
 #[cfg(feature = "tokio")]
@@ -32,12 +33,12 @@ pub use metrics::{
 };
 pub use opentelemetry::trace::SpanKind;
 pub use span_builder::SpanBuilder;
+pub use span_error::{set_span_error, set_span_error_with_sources};
 pub use span_future::SpanFuture;
 pub use span_guard::SpanGuard;
 #[cfg(feature = "tokio")]
 pub use tasks::{spawn_blocking_traced, spawn_linked, spawn_traced};
 pub use trace::{
     Tracer, add_span_attributes, add_span_event, async_try_with_tracer, async_with_tracer,
-    get_span_id, get_trace_id, get_tracer, set_span_error, set_span_error_with_sources,
-    start_as_current_span, try_with_tracer, with_tracer,
+    get_span_id, get_trace_id, get_tracer, start_as_current_span, try_with_tracer, with_tracer,
 };

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
+use std::mem;
 use std::time::{Instant, SystemTime};
 
 use opentelemetry::trace::{Link, SpanContext, SpanKind, SpanRef, Status, TraceContextExt};
@@ -11,9 +12,11 @@ use crate::attribute_set;
 use crate::concurrent::caught::guarded;
 use crate::current_context::{self, Attached};
 #[cfg(feature = "tokio")]
-use crate::propagation::whole_current;
+use crate::propagation::current_span_with_state;
 use crate::providers::function_durations::FunctionEnd;
-use crate::providers::{self, Current, NewSpan, Parent, Started};
+use crate::providers::scope;
+use crate::providers::scope::Current;
+use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::semconv::{self, SensitiveParameters};
 
 /// Adds the attributes of a span to a list.
@@ -43,7 +46,7 @@ pub(crate) struct Extra {
 }
 
 /// A run that has started. Dropped, it ends.
-pub struct Call {
+pub struct Run {
     span: Option<OpenSpan>,
     metrics: Option<Metrics>,
     /// Whether it is a future that has not completed, or code that waits for a thread.
@@ -57,7 +60,7 @@ pub struct Call {
 struct OpenSpan {
     cx: Context,
     /// False where the span of the context may be another, which is not to be ended here.
-    recording: bool,
+    is_recording: bool,
 }
 
 struct Metrics {
@@ -80,24 +83,24 @@ impl Function {
 
     /// Starts a run in a span below the current one, or below that of the parent that was given.
     /// Nothing is built for a span that is dropped.
-    pub(crate) fn start(mut self, attributes: &Attributes) -> Call {
+    pub(crate) fn start(mut self, attributes: &Attributes) -> Run {
         if let Some(parent) = self.extra.as_mut().and_then(|extra| extra.parent.take()) {
             let cx = with_surroundings(parent);
             let _attached = current_context::attach(&cx);
-            let mut call = self.start(attributes);
+            let mut run = self.start(attributes);
             // Current also where no span is needed: spans below must not find another parent.
-            call.span.get_or_insert(OpenSpan {
+            run.span.get_or_insert(OpenSpan {
                 cx,
-                recording: false,
+                is_recording: false,
             });
-            return call;
+            return run;
         }
-        let Some(providers) = providers::current() else {
-            return Call::new(None, None);
+        let Some(providers) = scope::current() else {
+            return Run::new(None, None);
         };
         if providers.drops_below_current() {
             let metrics = self.metrics;
-            return Call::new(
+            return Run::new(
                 None,
                 metrics.map(|function| Metrics::start(providers, function)),
             );
@@ -107,14 +110,14 @@ impl Function {
 
     /// The same, in a new trace with a link to the current span.
     #[cfg(feature = "tokio")]
-    pub(crate) fn start_linked(mut self) -> Call {
-        let Some(providers) = providers::current() else {
-            return Call::new(None, None);
+    pub(crate) fn start_linked(mut self) -> Run {
+        let Some(providers) = scope::current() else {
+            return Run::new(None, None);
         };
-        if let Some(current) = current_context::map(whole_current) {
+        if let Some(current) = current_context::map(current_span_with_state) {
             self.link(current);
         }
-        self.start_below(&providers::without_span(), providers, &|_| {})
+        self.start_below(&scope::without_span(), providers, &|_| {})
     }
 
     /// Adds a link to a span, if that is one.
@@ -125,29 +128,42 @@ impl Function {
         }
     }
 
-    fn start_below(self, parent: &Context, providers: Current, attributes: &Attributes) -> Call {
+    fn start_below(self, parent: &Context, providers: Current, attributes: &Attributes) -> Run {
         let tracer = providers.component(self.component);
         let metrics = self
             .metrics
             .map(|function| Metrics::start(providers, function));
-        let (mut name, mut extra) = (Some(self.name), self.extra);
-        let mut describe = |new: &mut NewSpan| {
-            new.name = name.take().unwrap_or_default();
-            new.kind = self.kind.clone();
-            new.start_time = SystemTime::now();
-            if let Some(extra) = extra.take() {
-                new.links = extra.links;
-                new.attributes.extend(extra.attributes);
-            }
-            attributes(&mut new.attributes);
-            attribute_set::make_unique(&mut new.attributes);
+        let mut description = Description {
+            function: self,
+            attributes,
         };
         let parent = Parent {
             cx: parent,
             span_context: None,
         };
-        let Started { cx, recording } = tracer.start(parent, &mut describe);
-        Call::new(Some(OpenSpan { cx, recording }), metrics)
+        let Started { cx, is_recording } = tracer.start(parent, &mut description);
+        Run::new(Some(OpenSpan { cx, is_recording }), metrics)
+    }
+}
+
+/// Describes the span of a run.
+struct Description<'a> {
+    function: Function,
+    attributes: &'a Attributes<'a>,
+}
+
+impl DescribeSpan for Description<'_> {
+    fn describe(&mut self, span: &mut NewSpan) {
+        let function = &mut self.function;
+        span.name = mem::take(&mut function.name);
+        span.kind = function.kind.clone();
+        span.start_time = SystemTime::now();
+        if let Some(extra) = &mut function.extra {
+            span.links = mem::take(&mut extra.links);
+            span.attributes.append(&mut extra.attributes);
+        }
+        (self.attributes)(&mut span.attributes);
+        attribute_set::make_unique(&mut span.attributes);
     }
 }
 
@@ -155,9 +171,9 @@ impl Function {
 fn with_surroundings(parent: Context) -> Context {
     current_context::map(|current| {
         let own = parent.clone();
-        let cx = providers::in_scope_of(parent, current);
+        let cx = scope::in_scope_of(parent, current);
         // Its own providers stay: it may come from a request that is served elsewhere.
-        let cx = providers::in_scope_of(cx, &own);
+        let cx = scope::in_scope_of(cx, &own);
         if current.is_telemetry_suppressed() {
             cx.with_telemetry_suppressed()
         } else {
@@ -181,7 +197,7 @@ impl Metrics {
     }
 }
 
-impl Call {
+impl Run {
     fn new(span: Option<OpenSpan>, metrics: Option<Metrics>) -> Self {
         Self {
             span,
@@ -203,10 +219,10 @@ impl Call {
     }
 
     /// Makes the span current on this thread until the guard is dropped, which ends the run.
-    pub fn enter(self) -> CallGuard {
-        CallGuard {
+    pub fn enter(self) -> RunGuard {
+        RunGuard {
             _attached: self.attach(),
-            call: self,
+            run: self,
         }
     }
 
@@ -218,7 +234,7 @@ impl Call {
 
     /// The span, where what is written to it is kept.
     pub(crate) fn span(&self) -> Option<SpanRef<'_>> {
-        let span = self.span.as_ref().filter(|span| span.recording)?;
+        let span = self.span.as_ref().filter(|span| span.is_recording)?;
         Some(span.cx.span())
     }
 
@@ -241,7 +257,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Run {
     fn drop(&mut self) {
         if self.span.is_none() && self.metrics.is_none() {
             return;
@@ -263,12 +279,12 @@ impl Drop for Call {
         }
         if let Some(OpenSpan {
             cx,
-            recording: true,
+            is_recording: true,
         }) = &self.span
         {
             let span = cx.span();
             if let Some(error) = error {
-                attribute_set::by_crate(|| {
+                attribute_set::write_as_crate(|| {
                     span.set_attribute(KeyValue::new(semconv::ERROR_TYPE, error));
                 });
             }
@@ -280,39 +296,39 @@ impl Drop for Call {
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").finish_non_exhaustive()
+        f.debug_struct("Run").finish_non_exhaustive()
     }
 }
 
 /// A run that is current on this thread.
-pub struct CallGuard {
+pub struct RunGuard {
     // Dropped in this order: the span is no longer current when it ends.
     _attached: Option<Attached>,
-    call: Call,
+    run: Run,
 }
 
-impl CallGuard {
-    pub(crate) fn call(&self) -> &Call {
-        &self.call
+impl RunGuard {
+    pub(crate) fn current_run(&self) -> &Run {
+        &self.run
     }
 
     /// Runs what may fail, and has `observe` say whether it has.
-    pub fn run<T>(mut self, run: impl FnOnce() -> T, observe: impl FnOnce(&T, &mut Call)) -> T {
+    pub fn run<T>(mut self, run: impl FnOnce() -> T, observe: impl FnOnce(&T, &mut Run)) -> T {
         let output = run();
-        observe(&output, &mut self.call);
+        observe(&output, &mut self.run);
         output
     }
 }
 
-impl fmt::Debug for CallGuard {
+impl fmt::Debug for RunGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallGuard").finish_non_exhaustive()
+        f.debug_struct("RunGuard").finish_non_exhaustive()
     }
 }
 
 /// Returns the message of an error, without the secrets in URLs.
 pub(crate) fn message_of(error: &dyn Display) -> String {
-    semconv::message([error], Some(&SensitiveParameters::default()))
+    semconv::redacted_message([error], Some(&SensitiveParameters::default()))
 }

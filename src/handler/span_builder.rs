@@ -7,7 +7,7 @@ use std::future::Future;
 use opentelemetry::trace::{SpanContext, SpanKind};
 use opentelemetry::{Context, KeyValue};
 
-use crate::handler::run::{Call, Extra, Function, message_of};
+use crate::handler::run::{Extra, Function, Run, message_of};
 use crate::handler::span_future::SpanFuture;
 use crate::handler::span_guard::SpanGuard;
 use crate::semconv::ErrorChain;
@@ -96,8 +96,8 @@ impl SpanBuilder {
     ///
     /// The error of `f`.
     pub fn try_run<T, E: Display>(self, f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        let call = self.function.start(&|_| {}).enter();
-        call.run(f, fail_with_error)
+        let run = self.function.start(&|_| {}).enter();
+        run.run(f, fail_with_error)
     }
 
     /// Runs a future in the span, as [`async_with_tracer`](crate::async_with_tracer) does.
@@ -117,10 +117,10 @@ impl SpanBuilder {
 }
 
 /// Takes an `Err` for a failure.
-fn fail_with_error<T, E: Display>(result: &Result<T, E>, call: &mut Call) {
+fn fail_with_error<T, E: Display>(result: &Result<T, E>, run: &mut Run) {
     if let Err(error) = result {
         let error_type = ErrorChain::default().path(std::any::type_name::<E>());
-        call.fail(error_type, || message_of(error));
+        run.fail(error_type, || message_of(error));
     }
 }
 

@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use crate::handler::run::{Call, Function};
+use crate::handler::run::{Function, Run};
 
 /// Looks at what a future has come to, and tells the call whether it has failed.
-pub(crate) type Observe<T> = fn(&T, &mut Call);
+pub(crate) type Observe<T> = fn(&T, &mut Run);
 
 pin_project! {
     /// A future in a span, see [`async_with_tracer`](crate::async_with_tracer).
@@ -35,11 +35,11 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if let State::Running(call) = this.state {
+            if let State::Running(run) = this.state {
                 // A panic that passes through its own poll has ended it there.
-                call.give_up();
+                run.give_up();
             }
-            let _attached = this.state.call().map(Call::attach);
+            let _attached = this.state.current_run().map(Run::attach);
             this.inner.set(None);
         }
     }
@@ -48,21 +48,21 @@ pin_project! {
 enum State {
     /// It was not polled yet.
     Waiting(Function),
-    Running(Call),
+    Running(Run),
     Ended,
 }
 
 impl State {
-    fn call(&self) -> Option<&Call> {
+    fn current_run(&self) -> Option<&Run> {
         match self {
-            Self::Running(call) => Some(call),
+            Self::Running(run) => Some(run),
             Self::Waiting(_) | Self::Ended => None,
         }
     }
 
-    fn started(mut call: Call) -> Self {
-        call.set_pending(true);
-        Self::Running(call)
+    fn started(mut run: Run) -> Self {
+        run.set_pending(true);
+        Self::Running(run)
     }
 
     /// Starts the span, unless that was done.
@@ -87,10 +87,10 @@ impl<F: Future> SpanFuture<F> {
 
     /// Runs `inner` in the span of `call`, which has started.
     #[cfg(any(feature = "macros", feature = "tokio"))]
-    pub(crate) fn started(call: Call, inner: F, observe: Observe<F::Output>) -> Self {
+    pub(crate) fn started(run: Run, inner: F, observe: Observe<F::Output>) -> Self {
         Self {
             inner: Some(inner),
-            state: State::started(call),
+            state: State::started(run),
             observe,
         }
     }
@@ -113,7 +113,7 @@ impl<F: Future> Future for SpanFuture<F> {
         let mut this = self.project();
         this.state.start();
         let output = {
-            let _attached = this.state.call().map(Call::attach);
+            let _attached = this.state.current_run().map(Run::attach);
             let Some(inner) = this.inner.as_mut().as_pin_mut() else {
                 return Poll::Pending;
             };
@@ -124,9 +124,9 @@ impl<F: Future> Future for SpanFuture<F> {
             this.inner.set(None);
             output
         };
-        if let State::Running(call) = this.state {
-            call.set_pending(false);
-            (this.observe)(&output, call);
+        if let State::Running(run) = this.state {
+            run.set_pending(false);
+            (this.observe)(&output, run);
         }
         *this.state = State::Ended;
         Poll::Ready(output)

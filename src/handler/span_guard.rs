@@ -7,8 +7,8 @@ use opentelemetry::trace::{SpanContext, SpanRef};
 use opentelemetry::{Key, KeyValue};
 
 use crate::handler::attributes::IntoOptionalValue;
-use crate::handler::run::CallGuard;
-use crate::handler::trace::set_span_error;
+use crate::handler::run::RunGuard;
+use crate::handler::span_error::set_span_error;
 
 /// Guard of a current span, see [`start_as_current_span`](crate::start_as_current_span).
 ///
@@ -26,16 +26,16 @@ use crate::handler::trace::set_span_error;
 /// ```
 #[must_use = "the span ends when the guard is dropped; bind it to a name, `let _span = ..`"]
 pub struct SpanGuard {
-    call: CallGuard,
+    run: RunGuard,
 }
 
 impl SpanGuard {
-    pub(crate) fn new(call: CallGuard) -> Self {
-        Self { call }
+    pub(crate) fn new(run: RunGuard) -> Self {
+        Self { run }
     }
 
     fn span(&self) -> Option<SpanRef<'_>> {
-        self.call.call().span()
+        self.run.current_run().span()
     }
 
     /// Sets an attribute. `None` sets none.
@@ -80,7 +80,7 @@ impl SpanGuard {
     /// Records an error, as [`set_span_error`] does.
     pub fn set_error<E: Display + ?Sized>(&self, error: &E) {
         if self.span().is_some() {
-            let _attached = self.call.call().attach();
+            let _attached = self.run.current_run().attach();
             set_span_error(error);
         }
     }
@@ -96,7 +96,7 @@ impl SpanGuard {
     ///
     /// It is not valid where telemetry is switched off.
     pub fn span_context(&self) -> SpanContext {
-        self.call.call().span_context()
+        self.run.current_run().span_context()
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::current_context;
 use crate::handler::run::Function;
 use crate::handler::span_future::SpanFuture;
-use crate::providers;
+use crate::providers::scope;
 
 /// Spawns a task in a new span below the current one, in its trace.
 ///
@@ -36,8 +36,8 @@ pub fn spawn_traced<F>(
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    let call = Function::new(component, name.into()).start(&|_| {});
-    let task = SpanFuture::started(call, future, |_, _| {});
+    let run = Function::new(component, name.into()).start(&|_| {});
+    let task = SpanFuture::started(run, future, |_, _| {});
     tokio::spawn(task.with_current_context())
 }
 
@@ -66,9 +66,9 @@ pub fn spawn_linked<F>(
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    let call = Function::new(component, name.into()).start_linked();
-    let task = SpanFuture::started(call, future, |_, _| {});
-    tokio::spawn(task.with_context(providers::without_span()))
+    let run = Function::new(component, name.into()).start_linked();
+    let task = SpanFuture::started(run, future, |_, _| {});
+    tokio::spawn(task.with_context(scope::without_span()))
 }
 
 /// Runs blocking code on a thread for it, in a new span below the current one.
@@ -93,10 +93,10 @@ pub fn spawn_blocking_traced<T: Send + 'static>(
     f: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
     let cx = current_context::get();
-    let mut call = Function::new(component, name.into()).start(&|_| {});
-    call.set_pending(true);
+    let mut run = Function::new(component, name.into()).start(&|_| {});
+    run.set_pending(true);
     tokio::task::spawn_blocking(move || {
         let _attached = current_context::attach(&cx);
-        call.enter().run(f, |_, call| call.set_pending(false))
+        run.enter().run(f, |_, run| run.set_pending(false))
     })
 }

@@ -1,8 +1,8 @@
-//! What keeps telemetry running, and ends it.
+//! The guard of the telemetry that runs.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ use crate::providers::generations;
 use crate::providers::layer_variables::LayerSettings;
 use crate::stats::{Report, SignalStats, Stats};
 
+/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
+/// that race, both would start exporting.
+pub(super) static INITIALIZED: AtomicBool = AtomicBool::new(false);
+
 /// Keeps telemetry running, and ends it.
 ///
 /// End it with [`shutdown`](Self::shutdown), which sends what still waits. A guard that is merely
@@ -28,7 +32,7 @@ use crate::stats::{Report, SignalStats, Stats};
 #[must_use = "telemetry ends when the guard is dropped; bind it to a name, `let telemetry = ..`"]
 pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
-    pub(crate) running: Option<Running>,
+    pub(crate) pipeline: Option<Pipeline>,
     pub(crate) propagators: Vec<Propagator>,
     pub(crate) layers: LayerSettings,
     /// Whether its telemetry is that of the process.
@@ -37,7 +41,7 @@ pub struct TelemetryGuard {
     pub(crate) log_filter: crate::logs::LogFilter,
 }
 
-pub(crate) struct Running {
+pub(crate) struct Pipeline {
     pub(crate) thread: ExportThread,
     pub(crate) export: Export,
     pub(crate) timeout: Duration,
@@ -52,17 +56,17 @@ impl TelemetryGuard {
     /// [`init`](crate::init) is called again.
     pub async fn shutdown(mut self) -> Report {
         self.leave_process();
-        match self.running.take() {
-            Some(running) => {
-                running.stop_recording();
+        match self.pipeline.take() {
+            Some(pipeline) => {
+                pipeline.stop_recording();
                 // Where this future is dropped midway, the last of the provider must not be: it
                 // would wait for an export thread that may be held up.
-                let provider = ManuallyDrop::new(running.export.meter_provider.clone());
+                let provider = ManuallyDrop::new(pipeline.export.meter_provider.clone());
                 let begin = Instant::now();
-                let complete = running.thread.flush(true, running.timeout).await;
-                let report = running.last_report(complete);
+                let complete = pipeline.thread.flush(true, pipeline.timeout).await;
+                let report = pipeline.last_report(complete);
                 drop(ManuallyDrop::into_inner(provider));
-                let left = running.timeout.saturating_sub(begin.elapsed());
+                let left = pipeline.timeout.saturating_sub(begin.elapsed());
                 write_last_lines(left).await;
                 report
             }
@@ -74,12 +78,12 @@ impl TelemetryGuard {
     ///
     /// Takes at most the shutdown timeout, all signals together.
     pub async fn force_flush(&self) -> Report {
-        match &self.running {
-            Some(running) => {
-                let complete = running.thread.flush(false, running.timeout).await;
+        match &self.pipeline {
+            Some(pipeline) => {
+                let complete = pipeline.thread.flush(false, pipeline.timeout).await;
                 Report {
                     timed_out: !complete,
-                    stats: running.stats(),
+                    stats: pipeline.stats(),
                 }
             }
             None => Report::default(),
@@ -88,9 +92,9 @@ impl TelemetryGuard {
 
     /// What became of all telemetry so far; all zero where telemetry is switched off.
     pub fn stats(&self) -> Stats {
-        self.running
+        self.pipeline
             .as_ref()
-            .map(Running::stats)
+            .map(Pipeline::stats)
             .unwrap_or_default()
     }
 
@@ -99,7 +103,7 @@ impl TelemetryGuard {
     /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
     /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn tracer_provider(&self) -> Option<&SdkTracerProvider> {
-        Some(&self.running.as_ref()?.export.tracer_provider)
+        Some(&self.pipeline.as_ref()?.export.tracer_provider)
     }
 
     /// The meter provider, for what else wants one; `None` where telemetry is switched off.
@@ -107,7 +111,7 @@ impl TelemetryGuard {
     /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
     /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
-        Some(&self.running.as_ref()?.export.meter_provider)
+        Some(&self.pipeline.as_ref()?.export.meter_provider)
     }
 
     /// The logger provider, for what else wants one; `None` where log records are not sent.
@@ -116,7 +120,7 @@ impl TelemetryGuard {
     /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
     #[cfg(feature = "logs")]
     pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
-        self.running.as_ref()?.export.logger_provider.as_ref()
+        self.pipeline.as_ref()?.export.logger_provider.as_ref()
     }
 
     /// Returns a layer that sends log records, for a subscriber of your own; `None` where they are
@@ -200,9 +204,9 @@ impl TelemetryGuard {
     /// Ends the telemetry of the process, if it is this, so that there may be another `init`.
     fn leave_process(&mut self) {
         if std::mem::take(&mut self.is_of_process) {
-            let notice = self.running.as_ref().map(|one| one.export.end.clone());
+            let notice = self.pipeline.as_ref().map(|one| one.export.end.clone());
             generations::end(notice);
-            crate::init::INITIALIZED.store(false, Ordering::SeqCst);
+            INITIALIZED.store(false, Ordering::SeqCst);
         }
     }
 }
@@ -210,12 +214,12 @@ impl TelemetryGuard {
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
         self.leave_process();
-        if let Some(running) = self.running.take() {
-            running.stop_recording();
+        if let Some(pipeline) = self.pipeline.take() {
+            pipeline.stop_recording();
             let begin = Instant::now();
-            let complete = running.thread.flush_blocking(true, running.timeout);
-            running.last_report(complete);
-            write_lines_within(running.timeout.saturating_sub(begin.elapsed()));
+            let complete = pipeline.thread.flush_blocking(true, pipeline.timeout);
+            pipeline.last_report(complete);
+            write_lines_within(pipeline.timeout.saturating_sub(begin.elapsed()));
         }
     }
 }
@@ -228,7 +232,7 @@ impl fmt::Debug for TelemetryGuard {
     }
 }
 
-impl Running {
+impl Pipeline {
     /// From here on nothing new is queued, so that a shutdown has an end.
     fn stop_recording(&self) {
         // These fail only where it was done before.

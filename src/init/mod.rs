@@ -3,7 +3,7 @@
 mod guard;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use opentelemetry::global;
 
@@ -16,9 +16,11 @@ use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
 use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
+use crate::providers::Providers;
 use crate::providers::generations;
-use crate::providers::{MakeTracer, Providers, TracersOf};
-use guard::Running;
+use crate::providers::start_span::MakeTracer;
+use crate::providers::tracer::TracersOf;
+use guard::{INITIALIZED, Pipeline};
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -40,10 +42,6 @@ use guard::Running;
 pub fn init() -> Result<TelemetryGuard, InitError> {
     Config::from_env().init()
 }
-
-/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
-/// that race, both would start exporting.
-static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 impl Config {
     /// Sets up telemetry for the process.
@@ -84,8 +82,8 @@ impl Config {
         }
         if is_heard() {
             tracing::info!(target: "tower_telemetry", "{summary}");
-        } else if let Some(running) = &guard.running {
-            running.thread.say(summary);
+        } else if let Some(pipeline) = &guard.pipeline {
+            pipeline.thread.say(summary);
         }
         for warning in warnings {
             warn(&warning);
@@ -121,7 +119,7 @@ impl Config {
     fn start(mut self, awaits_subscriber: bool) -> Result<TelemetryGuard, InitError> {
         if !self.enabled {
             return Ok(TelemetryGuard {
-                running: None,
+                pipeline: None,
                 propagators: self.propagators,
                 layers: self.layers,
                 is_of_process: false,
@@ -133,7 +131,7 @@ impl Config {
         let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
-            running: Some(Running {
+            pipeline: Some(Pipeline {
                 thread,
                 export,
                 timeout: self.shutdown_timeout,
@@ -179,7 +177,7 @@ impl TelemetryGuard {
     fn install(&self) {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
-        let Some(Running { export, .. }) = &self.running else {
+        let Some(Pipeline { export, .. }) = &self.pipeline else {
             generations::install(None, formats, self.layers.clone());
             return;
         };
@@ -187,8 +185,8 @@ impl TelemetryGuard {
         global::set_meter_provider(export.meter_provider.clone());
         let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
             Some(sampling) => {
-                let spans = Box::leak(Box::new(export.spans.clone()));
-                Arc::new(Tracers::new(spans, sampling))
+                let queues = Box::leak(Box::new(export.queues.clone()));
+                Arc::new(Tracers::new(queues, sampling))
             }
             None => Arc::new(TracersOf(export.tracer_provider.clone())),
         };

@@ -8,7 +8,7 @@ use http::Method;
 use opentelemetry::KeyValue;
 use rustc_hash::FxHasher;
 
-use crate::concurrent::table::{Inserted, Place, Table};
+use crate::concurrent::table::{EntryRef, Inserted, Table};
 use crate::instruments::series::{SeriesKey, SeriesSet};
 use crate::providers::bound::BoundUpDownCounter;
 use crate::providers::series_budget::{Room, RouteRoom};
@@ -41,8 +41,8 @@ pub(crate) struct MethodEntry {
 pub(crate) enum RouteRef {
     Unmatched(usize),
     Other(usize),
-    Kept(usize, Place),
-    Peer(usize, Place),
+    Kept(usize, EntryRef),
+    Peer(usize, EntryRef),
     /// One that there was no room for.
     Own(Box<Route>),
 }
@@ -187,7 +187,7 @@ impl MethodEntry {
         hash_peer(host, port, &mut hasher);
         let hash = hasher.finish();
         let find = || {
-            let place = self.peers.find_by(hash, |peer| peer.is(host, port));
+            let place = self.peers.find_by_hash(hash, |peer| peer.is(host, port));
             place.map(|place| RouteRef::Peer(self.index, place))
         };
         find().unwrap_or_else(|| {

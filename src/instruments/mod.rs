@@ -3,38 +3,35 @@
 //! A series is bound to its attributes once, for each combination of them that occurs, and then
 //! recorded to directly. Series are bounded, for each route and all together.
 
+mod bind;
 mod entries;
+mod extra_attributes;
 pub(crate) mod metric_set;
 mod series;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
-use opentelemetry::{Key, KeyValue, Value};
 
-use crate::concurrent::table::{Inserted, Table};
+use crate::concurrent::table::Table;
 use crate::instruments::metric_set::MetricSet;
-use crate::providers::bound::{Bind, BoundCounter, BoundHistogram};
+use crate::providers::bound::Bind;
 use crate::providers::series_budget::Room;
-use crate::semconv::http::{Scheme, Server, protocol_version, status_attribute};
-use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
+use crate::semconv::Scheme;
+use crate::semconv::Server;
+use crate::semconv::{self, OTHER, Side, rpc};
 
 use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
+use extra_attributes::ExtraAttributes;
+use series::SeriesSet;
 pub(crate) use series::{CallKey, Measured, SeriesKey};
-use series::{Series, SeriesSet};
 
 /// Bounds of the tables. Methods that are declared have room besides.
 const MAX_CALLS: usize = 2048;
 const MAX_GRPC_METHODS: usize = 256;
-
-/// Bounds of attributes that hooks and handlers put on metrics: their keys, the bytes of a value,
-/// and the values of a key that are told apart.
-const MAX_KEYS: usize = 32;
-const MAX_VALUE: usize = 64;
-const MAX_VALUES: usize = 64;
 
 pub(crate) struct Instruments {
     pub(crate) side: Side,
@@ -47,12 +44,7 @@ pub(crate) struct Instruments {
     /// By server, of a client, and method.
     calls: Table<CallEntry, SeriesSet<CallKey>>,
     rooms: Rooms,
-    /// Values of attributes from hooks and handlers, by key.
-    values: Table<String, Table<String, ()>>,
-    /// Whether it was said that there are too many.
-    too_many_values: AtomicBool,
-    /// Whether it was said that an attribute is one of the layer's own.
-    own_key: AtomicBool,
+    extra: ExtraAttributes,
 }
 
 /// The server and the method of gRPC calls.
@@ -178,9 +170,7 @@ impl Instruments {
             rooms,
             grpc_methods: Table::new(MAX_GRPC_METHODS + grpc_methods.len()),
             calls: Table::new(MAX_CALLS),
-            values: Table::new(MAX_KEYS),
-            too_many_values: AtomicBool::new(false),
-            own_key: AtomicBool::new(false),
+            extra: ExtraAttributes::default(),
         };
         for method in grpc_methods {
             instruments.learn_grpc_method(method);
@@ -203,7 +193,7 @@ impl Instruments {
         let entry = self.entry(method);
         match server {
             Some(Server { host, port }) => {
-                entry.peer(&semconv::http::host(host), port, &self.rooms)
+                entry.peer(&semconv::truncated_host(host), port, &self.rooms)
             }
             None => RouteRef::Unmatched(entry.index),
         }
@@ -312,178 +302,10 @@ impl Instruments {
         learned.ok().copied()
     }
 
-    /// Makes the attributes of hooks and handlers fit for metrics. Those that the layer has itself on a
-    /// metric cannot be replaced there, and are left out.
+    /// Returns the attributes of hooks and handlers as they fit on metrics.
     pub(crate) fn fit(&self, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
-        let mut fit = Vec::with_capacity(attributes.len());
-        for attribute in attributes {
-            if semconv::is_metric_key(self.side, attribute.key.as_str()) {
-                self.warn_of_own_key(&attribute.key);
-            } else {
-                fit.extend(self.bounded(attribute));
-            }
-        }
-        // One set of attributes is one series, in whichever order they came.
-        fit.sort_by(|a, b| a.key.cmp(&b.key));
-        fit
+        self.extra.fit(self.side, attributes)
     }
-
-    fn warn_of_own_key(&self, key: &Key) {
-        if !self.own_key.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                target: "tower_telemetry",
-                attribute = key.as_str(),
-                "the layer has this attribute on its metrics itself, and keeps its own value there"
-            );
-        }
-    }
-
-    /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
-    /// those that vary without end most are put together. `None` where there are too many keys.
-    fn bounded(&self, attribute: KeyValue) -> Option<KeyValue> {
-        let KeyValue { key, value, .. } = attribute;
-        let make = || Table::new(MAX_VALUES);
-        let Ok(values) = self.values.get_or_insert_with(key.as_str(), make) else {
-            self.tell_of_too_many_values(key.as_str());
-            return None;
-        };
-        let text = value.as_str();
-        let short = semconv::truncate(&text, MAX_VALUE);
-        let known = values.get(&*short).is_some();
-        if !known
-            && (values.is_full()
-                || matches!(
-                    values.insert(short.clone().into_owned(), ()),
-                    Inserted::Full(())
-                ))
-        {
-            self.tell_of_too_many_values(key.as_str());
-            return Some(KeyValue::new(key, OTHER));
-        }
-        if short.len() == text.len() {
-            drop(text);
-            return Some(KeyValue::new(key, value));
-        }
-        Some(KeyValue::new(key, Value::String(short.into_owned().into())))
-    }
-
-    fn tell_of_too_many_values(&self, attribute: &str) {
-        if !self.too_many_values.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                target: "tower_telemetry",
-                attribute,
-                "metric attributes of requests are for few values: past {MAX_VALUES} of one they \
-                 become {OTHER}, and past {MAX_KEYS} attributes further ones are left out"
-            );
-        }
-    }
-
-    fn bind_http(&self, route: &Route, key: &SeriesKey) -> Series {
-        // In the order of their keys, as the SDK sorts them.
-        let mut attributes: Vec<KeyValue> = Vec::with_capacity(6 + key.extra.len());
-        attributes.extend(key.error.map(ErrorType::attribute));
-        attributes.push(KeyValue::new(semconv::HTTP_REQUEST_METHOD, route.method));
-        attributes.extend(key.status.map(status_attribute));
-        attributes.extend(route.attribute());
-        attributes.extend_from_slice(&key.extra);
-        let basic = self.bind_basic(&attributes);
-        attributes.extend(
-            key.version
-                .and_then(protocol_version)
-                .map(|version| KeyValue::new(semconv::NETWORK_PROTOCOL_VERSION, version)),
-        );
-        match &route.peer {
-            Some(peer) => attributes.extend(peer.attributes()),
-            None if self.side == Side::Client => {}
-            None => attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str())),
-        }
-        let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
-        Series {
-            basic,
-            seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
-            request_size: sizes
-                .filter(|_| key.counted)
-                .map(|sizes| sizes.request.bind_to(&attributes)),
-            response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
-        }
-    }
-
-    fn bind_call(&self, entry: &CallEntry, key: &CallKey) -> Series {
-        let error = key.error.map(ErrorType::attribute);
-        let mut http = Vec::from_iter(error.clone());
-        http.push(KeyValue::new(
-            semconv::HTTP_REQUEST_METHOD,
-            rpc::HTTP_METHOD,
-        ));
-        http.extend(key.status.map(status_attribute));
-        http.extend_from_slice(&key.extra);
-        let mut call = Vec::from_iter(error);
-        call.push(method_attribute(entry.method));
-        call.push(KeyValue::new(semconv::RPC_STATUS_CODE, key.code.name()));
-        call.push(rpc::system());
-        call.extend(entry.peer.iter().flat_map(Peer::attributes));
-        call.extend_from_slice(&key.extra);
-        let conventions = self.conventions.as_ref();
-        Series {
-            basic: self.bind_basic(&http),
-            seconds: conventions.map(|one| one.rpc_seconds.bind_to(&call)),
-            request_size: None,
-            response_size: None,
-        }
-    }
-
-    /// Binds the series for the requests of a route that there is no other room for.
-    fn bind_http_overflow(&self, route: &Route, counted: bool) -> Series {
-        let mut attributes = vec![overflow()];
-        match &route.peer {
-            Some(peer) => attributes.extend(peer.attributes()),
-            None => attributes.extend(route.attribute()),
-        }
-        let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
-        Series {
-            basic: self.bind_basic(&attributes),
-            seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
-            request_size: sizes
-                .filter(|_| counted)
-                .map(|sizes| sizes.request.bind_to(&attributes)),
-            response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
-        }
-    }
-
-    /// Binds the series for the calls of a method that there is no other room for.
-    fn bind_call_overflow(&self, entry: &CallEntry) -> Series {
-        let mut attributes = vec![overflow(), method_attribute(entry.method), rpc::system()];
-        attributes.extend(entry.peer.iter().flat_map(Peer::attributes));
-        let conventions = self.conventions.as_ref();
-        Series {
-            basic: self.bind_basic(&[overflow()]),
-            seconds: conventions.map(|one| one.rpc_seconds.bind_to(&attributes)),
-            request_size: None,
-            response_size: None,
-        }
-    }
-
-    fn bind_basic(
-        &self,
-        attributes: &[KeyValue],
-    ) -> Option<(BoundCounter<u64>, BoundHistogram<f64>)> {
-        let (requests, milliseconds) = self.basic.as_ref()?;
-        Some((
-            requests.bind_to(attributes),
-            milliseconds.bind_to(attributes),
-        ))
-    }
-}
-
-/// The mark of a series that holds what the others have no room for (Metrics SDK, "Overflow
-/// attribute").
-fn overflow() -> KeyValue {
-    KeyValue::new(semconv::METRIC_OVERFLOW, true)
-}
-
-/// `rpc.method`, as an attribute.
-fn method_attribute(method: Option<&'static str>) -> KeyValue {
-    KeyValue::new(semconv::RPC_METHOD, method.unwrap_or(OTHER))
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use opentelemetry::KeyValue;
 use crate::concurrent::table::Chain;
 use crate::providers::bound::{BoundCounter, BoundHistogram};
 use crate::providers::series_budget::RouteRoom;
-use crate::semconv::http::Scheme;
-use crate::semconv::{ErrorType, rpc};
+use crate::semconv::{ErrorType, Scheme, rpc};
 
 /// Bound of the series of a route and a method, which are compared one by one. There are few, one for
 /// each status that the handler gives.

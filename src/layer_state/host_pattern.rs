@@ -1,6 +1,6 @@
 //! Patterns of hosts that a client may send context to.
 
-use crate::semconv::http::{Server, split_authority};
+use crate::semconv::{Server, split_authority};
 
 /// A pattern that matches servers by host and port.
 #[derive(Clone, Debug)]

@@ -11,15 +11,18 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
-use crate::concurrent::per_thread::{ByLane, Lanes};
+use crate::concurrent::per_thread::{PerThread, PerThreadArc};
 use crate::instruments::{Instruments, intern};
 use crate::layer_state::options::Options;
 use crate::propagation::Propagators;
+use crate::providers::Providers;
 use crate::providers::bound;
 use crate::providers::exceptions::Exceptions;
 use crate::providers::generations::{self, ByGeneration};
+use crate::providers::scope;
 use crate::providers::series_budget::SDK_SERIES;
-use crate::providers::{self, Providers, StartSpan};
+use crate::providers::start_span::StartSpan;
+use crate::providers::tracer;
 use crate::semconv;
 use crate::semconv::http::{KNOWN_METHODS, header_values};
 
@@ -62,7 +65,7 @@ impl CapturedHeaders {
 pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Made when the first request comes, so that the layer may be built before `init`.
-    recorders: ByGeneration<Lanes<ByLane<Recorder>>>,
+    states: ByGeneration<PerThread<PerThreadArc<LayerState>>>,
 }
 
 impl Shared {
@@ -75,15 +78,15 @@ impl Shared {
 
     /// `None` where telemetry is switched off.
     #[inline]
-    pub(crate) fn recorder(&self) -> Option<&ByLane<Recorder>> {
-        self.recorders
-            .get(|| Recorder::of(&self.options).map(Lanes::sharing))
-            .map(Lanes::own)
+    pub(crate) fn state(&self) -> Option<&PerThreadArc<LayerState>> {
+        self.states
+            .get(|| LayerState::of(&self.options).map(PerThread::sharing))
+            .map(PerThread::for_this_thread)
     }
 }
 
 /// What requests are recorded with: made for a layer when a request arrives, once a generation.
-pub(crate) struct Recorder {
+pub(crate) struct LayerState {
     pub(crate) tracer: Arc<dyn StartSpan>,
     pub(crate) instruments: Instruments,
     /// Where the context of a request without a parent begins.
@@ -95,7 +98,7 @@ pub(crate) struct Recorder {
     pub(crate) exceptions: Exceptions,
 }
 
-impl Recorder {
+impl LayerState {
     /// `None` where telemetry is switched off.
     fn of(options: &Options) -> Option<Self> {
         if options.tracers.is_none() && options.meters.is_none() {
@@ -103,24 +106,24 @@ impl Recorder {
             return Some(Self::new(providers, Context::new(), options));
         }
         if options.tracers.is_some() {
-            providers::note_tracers_of_a_layer();
+            tracer::note_tracers_of_a_layer();
         }
         // What is not given here is that of OpenTelemetry's global module, as it is now.
         let tracers = options.tracers.clone();
         let meters = options.meters.clone();
         let providers = Arc::new(Providers::new(
-            tracers.unwrap_or_else(providers::global_tracers),
+            tracers.unwrap_or_else(tracer::global_tracers),
             meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
             SDK_SERIES,
         ));
-        let root = providers::scoped(providers.clone());
+        let root = scope::scoped(providers.clone());
         Some(Self::new(&providers, root, options))
     }
 
-    /// A context in which the handler functions record where this recorder does, if it was told
+    /// A context in which the handler functions record where this layer does, if it was told
     /// where.
     pub(crate) fn with_providers(&self, cx: Context) -> Context {
-        providers::in_scope_of(cx, &self.root)
+        scope::in_scope_of(cx, &self.root)
     }
 
     fn new(providers: &Providers, root: Context, options: &Options) -> Self {

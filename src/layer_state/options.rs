@@ -16,11 +16,12 @@ use crate::layer_state::access_log::AccessLog;
 use crate::layer_state::host_pattern::HostPattern;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::rate_limit::RateLimit;
-use crate::propagation::{MayTell, Propagators, ResponseHeaders};
-use crate::providers::MakeTracer;
+use crate::propagation::{Allowed, Propagators, ResponseHeaders};
 use crate::providers::generations;
 use crate::providers::series_budget::{Room, SDK_SERIES};
-use crate::semconv::http::{Scheme, Server};
+use crate::providers::start_span::MakeTracer;
+use crate::semconv::Scheme;
+use crate::semconv::Server;
 use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
 
 /// How far the trace context that comes with a request is trusted.
@@ -146,16 +147,16 @@ impl Options {
     /// The server that a request of a client goes to.
     pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
         // Not by the header `Host`, which may be a copy of what a stranger has sent.
-        Server::of(&request.uri).or_else(|| Server::of(self.server.as_ref()?))
+        Server::in_uri(&request.uri).or_else(|| Server::in_uri(self.server.as_ref()?))
     }
 
     /// What a server may be told. Who is not known is told nothing that not everybody may know.
-    pub(crate) fn may_tell(&self, server: Option<Server<'_>>) -> MayTell {
+    pub(crate) fn allowed(&self, server: Option<Server<'_>>) -> Allowed {
         let is_among = |patterns: &[HostPattern]| {
             server.is_some_and(|server| patterns.iter().any(|pattern| pattern.matches(server)))
         };
         let trace_targets = self.trace_targets.as_deref();
-        MayTell {
+        Allowed {
             trace: trace_targets.is_none_or(is_among),
             baggage: is_among(&self.baggage_targets),
         }

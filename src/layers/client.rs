@@ -18,7 +18,7 @@ use crate::layer_state::options::Options;
 use crate::layers::body::ResponseBody;
 use crate::layers::future::ResponseFuture;
 use crate::layers::setters::{inner_service, shared_setters};
-use crate::propagation::{has_beside, remove};
+use crate::propagation::{has_trace_extra, remove_forbidden};
 use crate::request::ActiveRequest;
 use crate::semconv::Side;
 
@@ -211,23 +211,21 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     if current_context::map(TelemetryContext::is_telemetry_suppressed) {
         return ActiveRequest::none();
     }
-    let recorder = shared.recorder();
-    match recorder {
-        Some(recorder) if shared.options.wants(head) => {
-            ActiveRequest::start_outgoing(recorder, head)
-        }
+    let state = shared.state();
+    match state {
+        Some(state) if shared.options.wants(head) => ActiveRequest::start_outgoing(state, head),
         _ => {
-            let propagators = match recorder {
-                Some(recorder) => &recorder.propagators,
+            let propagators = match state {
+                Some(state) => &state.propagators,
                 None => shared.options.propagators(),
             };
             let cx = current_context::get();
-            let may_tell = shared.options.may_tell(shared.options.server(head));
-            if cx.has_active_span() || !cx.baggage().is_empty() || has_beside(&cx) {
-                propagators.inject(&cx, may_tell, &mut head.headers);
+            let allowed = shared.options.allowed(shared.options.server(head));
+            if cx.has_active_span() || !cx.baggage().is_empty() || has_trace_extra(&cx) {
+                propagators.inject(&cx, allowed, &mut head.headers);
             } else {
                 // There is no context to put in place of what is there.
-                remove(&mut head.headers, may_tell);
+                remove_forbidden(&mut head.headers, allowed);
             }
             ActiveRequest::none()
         }

@@ -10,17 +10,17 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::concurrent::caught::warn_once;
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::layer_state::access_log::AccessLog;
 use crate::layer_state::options::{Trust, TrustOption};
 use crate::layer_state::rate_limit::RateLimit;
-use crate::layer_state::{Recorder, Shared};
+use crate::layer_state::{LayerState, Shared};
 use crate::layers::body::ResponseBody;
 use crate::layers::future::ResponseFuture;
 use crate::layers::setters::{inner_service, shared_setters};
 use crate::request::ActiveRequest;
-use crate::semconv::ForwardedHeader;
-use crate::semconv::http::{Scheme, original_uri};
+use crate::semconv::http::original_uri;
+use crate::semconv::{ForwardedHeader, Scheme};
 
 /// Layer that records each request to a server: one span, the request metrics, and a response
 /// header with the trace id.
@@ -305,38 +305,38 @@ struct Seen;
 
 /// Starts a request.
 fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
-    let Some(recorder) = shared.recorder() else {
+    let Some(state) = shared.state() else {
         return ActiveRequest::switched_off(&shared.options, head);
     };
     let Some(original) = original_uri(head).cloned() else {
-        return start_with(recorder, head, None);
+        return start_with(state, head, None);
     };
     // Hooks and attributes are of the request that the client has sent. The service gets the URI that
     // its router has left.
     let routed = mem::replace(&mut head.uri, original);
-    let request = start_with(recorder, head, Some(&routed));
+    let request = start_with(state, head, Some(&routed));
     head.uri = routed;
     request
 }
 
 #[inline]
 fn start_with(
-    recorder: &ByLane<Recorder>,
+    state: &PerThreadArc<LayerState>,
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {
-    if !recorder.options.wants(head) {
+    if !state.options.wants(head) {
         return match head.extensions.get::<Seen>() {
             // The context of the layer that records it is current.
             Some(_) => ActiveRequest::none(),
-            None => ActiveRequest::unrecorded(recorder, head),
+            None => ActiveRequest::unrecorded(state, head),
         };
     }
     if head.extensions.insert(Seen).is_some() {
         warn_once!("a request passes two telemetry layers; the inner one does nothing");
         return ActiveRequest::none();
     }
-    ActiveRequest::start(recorder, head, routed)
+    ActiveRequest::start_incoming(state, head, routed)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {

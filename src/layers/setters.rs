@@ -30,7 +30,7 @@ macro_rules! shared_setters {
                 P::Tracer: Send + Sync + 'static,
                 <P::Tracer as opentelemetry::trace::Tracer>::Span: Send + Sync + 'static,
             {
-                let tracers = std::sync::Arc::new($crate::providers::TracersOf(provider));
+                let tracers = std::sync::Arc::new($crate::providers::tracer::TracersOf(provider));
                 self.with(|options| options.tracers = Some(tracers))
             }
 
@@ -128,7 +128,7 @@ macro_rules! shared_setters {
             /// ```
             pub fn with_request_attributes(
                 self,
-                hook: impl Fn(&http::request::Parts, &mut $crate::layers::RequestAttributes) + Send + Sync + 'static,
+                hook: impl Fn(&http::request::Parts, &mut $crate::layer_state::metric_attributes::RequestAttributes) + Send + Sync + 'static,
             ) -> Self {
                 self.with(|options| options.request_attributes = Some(std::sync::Arc::new(hook)))
             }
@@ -136,7 +136,7 @@ macro_rules! shared_setters {
             /// Adds attributes from the head of each response.
             pub fn with_response_attributes(
                 self,
-                hook: impl Fn(&http::response::Parts, &mut $crate::layers::RequestAttributes) + Send + Sync + 'static,
+                hook: impl Fn(&http::response::Parts, &mut $crate::layer_state::metric_attributes::RequestAttributes) + Send + Sync + 'static,
             ) -> Self {
                 self.with(|options| options.response_attributes = Some(std::sync::Arc::new(hook)))
             }
@@ -181,7 +181,7 @@ macro_rules! shared_setters {
             ///
             #[doc = concat!("let layer = ", stringify!($layer), "::new().with_metrics([MetricSet::Conventions]);")]
             /// ```
-            pub fn with_metrics(self, sets: impl IntoIterator<Item = $crate::layers::MetricSet>) -> Self {
+            pub fn with_metrics(self, sets: impl IntoIterator<Item = $crate::instruments::metric_set::MetricSet>) -> Self {
                 self.with(|options| options.metrics = sets.into_iter().collect())
             }
 

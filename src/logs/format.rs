@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::logs::is_of_sdk;
+use crate::logs::sdk_events::is_of_sdk;
 
 /// The format of log lines: one of `tracing-subscriber`, and then `trace_id` and `span_id` of the
 /// current span, where there is one (OpenTelemetry, "Trace Context in non-OTLP Log Formats").

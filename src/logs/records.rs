@@ -17,7 +17,8 @@ use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::logs::{LogFilter, is_of_sdk};
+use crate::logs::filter::LogFilter;
+use crate::logs::sdk_events::is_of_sdk;
 use crate::semconv::EXCEPTION_MESSAGE;
 
 /// Where a layer finds the logger of an event.

@@ -13,6 +13,8 @@ use tracing::Dispatch;
 use tracing::dispatcher::{get_default, with_default};
 use tracing::subscriber::NoSubscriber;
 
+use crate::concurrent::caught::without_panic;
+
 /// Lines that may wait. There are few: each kind is told once, or once a minute.
 const MAX_WAITING: usize = 64;
 
@@ -102,6 +104,6 @@ fn send(line: Line) -> bool {
 
 fn run(lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
-        crate::logs::guarded(line);
+        without_panic(line);
     }
 }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::concurrent::caught::without_panic;
+
 /// Bytes that may wait to be written.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 
@@ -258,7 +260,7 @@ impl Shared {
             lines.clear();
             lines.shrink_to(KEPT);
             if untold > 0 {
-                crate::logs::guarded(|| {
+                without_panic(|| {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost = untold,

@@ -12,7 +12,7 @@ use crate::config::settings::{Compression, Protocol};
 use crate::otlp::answer::{AttemptError, Retry};
 use crate::otlp::connection::{Connection, MAX_QUIET};
 use crate::otlp::messages;
-use crate::otlp::outcome::Outcome;
+use crate::otlp::outcome::SendOutcome;
 use crate::semconv;
 use crate::stats::Failure;
 
@@ -36,8 +36,8 @@ pub(crate) struct OtlpClient {
 
 impl OtlpClient {
     /// Sends a message, in parts where it is too large, and says what became of what it holds.
-    pub(crate) async fn export<Q: messages::Request>(&self, message: Q) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub(crate) async fn export<Q: messages::Request>(&self, message: Q) -> SendOutcome {
+        let mut outcome = SendOutcome::default();
         let mut parts = vec![message];
         while let Some(mut part) = parts.pop() {
             let items = part.count();

@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use prost::Message;
 
 /// Something that holds spans, metric points or log records.
-pub(crate) trait Holds: Sized {
+pub(crate) trait Splittable: Sized {
     /// How many it holds.
     fn count(&self) -> usize;
 
@@ -27,7 +27,7 @@ pub(crate) trait Holds: Sized {
 }
 
 /// A message that a receiver takes.
-pub(crate) trait Request: Holds {
+pub(crate) trait Request: Splittable {
     /// The message in protobuf; `None` where it is longer than `limit`, or cannot be written.
     fn encode(&self, limit: usize) -> Option<Vec<u8>>;
 
@@ -71,11 +71,11 @@ pub(crate) fn rejected_in_json(answer: &[u8]) -> Option<(i64, String)> {
     Some((rejected.unwrap_or(0), reason.unwrap_or("").to_owned()))
 }
 
-fn count<T: Holds>(list: &[T]) -> usize {
-    list.iter().map(Holds::count).sum()
+fn count<T: Splittable>(list: &[T]) -> usize {
+    list.iter().map(Splittable::count).sum()
 }
 
-fn split_off<T: Holds>(list: &mut Vec<T>, keep: usize) -> Vec<T> {
+fn split_off<T: Splittable>(list: &mut Vec<T>, keep: usize) -> Vec<T> {
     let mut kept = 0;
     for n in 0..list.len() {
         let count = list[n].count();
@@ -96,7 +96,7 @@ fn split_off<T: Holds>(list: &mut Vec<T>, keep: usize) -> Vec<T> {
 
 macro_rules! container {
     ($($container:ty, $list:ident;)+) => {
-        $(impl Holds for $container {
+        $(impl Splittable for $container {
             fn count(&self) -> usize {
                 count(&self.$list)
             }
@@ -136,7 +136,7 @@ macro_rules! request {
 }
 
 #[cfg(feature = "logs")]
-impl Holds for LogRecord {
+impl Splittable for LogRecord {
     fn count(&self) -> usize {
         1
     }
@@ -198,7 +198,7 @@ macro_rules! points {
     };
 }
 
-impl Holds for Metric {
+impl Splittable for Metric {
     fn count(&self) -> usize {
         match &self.data {
             Some(Data::Gauge(data)) => data.data_points.len(),

@@ -2,9 +2,9 @@
 
 use crate::stats::Failure;
 
-/// What became of one batch.
+/// The outcome of sending one batch.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Outcome {
+pub(crate) struct SendOutcome {
     pub(crate) exported: u64,
     pub(crate) failed: u64,
     /// Why, and in more words, where some failed.
@@ -13,7 +13,7 @@ pub(crate) struct Outcome {
     pub(crate) warning: Option<String>,
 }
 
-impl Outcome {
+impl SendOutcome {
     pub(crate) fn lose(&mut self, count: u64, failure: Failure, detail: String) {
         self.failed += count;
         self.failure = Some((failure, detail));

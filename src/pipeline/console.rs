@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use opentelemetry::trace::{SpanId, Status, TraceId};
 use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-use opentelemetry_sdk::trace::SpanData;
+use opentelemetry_sdk::trace::{SpanData, SpanLimits};
 
 use crate::logs::LogWriter;
-use crate::otlp::outcome::Outcome;
-use crate::pipeline::spans::ended::Ended;
+use crate::otlp::outcome::SendOutcome;
+use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::worker::Sink;
 use crate::semconv;
 
@@ -27,8 +27,8 @@ fn is_local_root(span: &SpanData) -> bool {
 
 /// Prints the spans of a request when its first span has ended, and with it all others but such as
 /// a middleware lets end a little later.
-#[derive(Default)]
 pub(crate) struct SpanPrinter {
+    limits: SpanLimits,
     waiting: Mutex<Waiting>,
 }
 
@@ -97,6 +97,13 @@ fn id(span: &SpanData) -> SpanId {
 }
 
 impl SpanPrinter {
+    pub(crate) fn new(limits: SpanLimits) -> Self {
+        Self {
+            limits,
+            waiting: Mutex::default(),
+        }
+    }
+
     fn write(&self, write: impl FnOnce(&mut Waiting, &mut String)) -> String {
         let mut text = String::new();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,18 +112,18 @@ impl SpanPrinter {
     }
 }
 
-impl Sink<Ended> for SpanPrinter {
-    async fn export(&self, batch: Vec<Ended>) -> Outcome {
+impl Sink<EndedSpan> for SpanPrinter {
+    async fn export(&self, batch: Vec<EndedSpan>) -> SendOutcome {
         let exported = batch.len() as u64;
         let text = self.write(|waiting, text| {
             for span in batch {
-                waiting.add(span.view().to_data(), text);
+                waiting.add(span.view(&self.limits).to_data(), text);
             }
         });
         print(&text);
-        Outcome {
+        SendOutcome {
             exported,
-            ..Outcome::default()
+            ..SendOutcome::default()
         }
     }
 

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::time::Instant;
 
-use crate::concurrent::per_thread::{Alone, Lanes};
+use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Signal;
 use crate::logs::tell;
-use crate::otlp::outcome::Outcome;
+use crate::otlp::outcome::SendOutcome;
 use crate::stats::{Failure, SignalStats};
 
 /// The counts behind [`SignalStats`].
 #[derive(Default)]
 pub(crate) struct Counters {
     /// By threads, because it is counted up with every item.
-    accepted: Lanes<Alone<AtomicU64>>,
+    accepted: PerThread<CachePadded<AtomicU64>>,
     exported: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
@@ -26,7 +27,9 @@ pub(crate) struct Counters {
 
 impl Counters {
     pub(crate) fn accept(&self, count: u64) {
-        self.accepted.own().fetch_add(count, Ordering::Relaxed);
+        self.accepted
+            .for_this_thread()
+            .fetch_add(count, Ordering::Relaxed);
     }
 
     pub(crate) fn drop_one(&self) {
@@ -85,7 +88,7 @@ impl Losses {
     }
 
     /// Counts what became of a batch.
-    pub(crate) fn settle(&mut self, outcome: Outcome) {
+    pub(crate) fn settle(&mut self, outcome: SendOutcome) {
         let counters = &self.counters;
         counters
             .exported
@@ -97,7 +100,7 @@ impl Losses {
         }
         let signal = self.signal.name();
         if let Some(warning) = outcome.warning
-            && self.may_tell("warning")
+            && self.allowed("warning")
         {
             tell(
                 move || tracing::warn!(target: "tower_telemetry", warning, "the receiver of {signal} warns"),
@@ -148,7 +151,7 @@ impl Losses {
                     );
                 });
             }
-        } else if more_is_lost && self.may_tell(&kind) {
+        } else if more_is_lost && self.allowed(&kind) {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
@@ -164,7 +167,7 @@ impl Losses {
     }
 
     /// Whether a line of this kind may be written, which is then taken to be done.
-    fn may_tell(&mut self, kind: &str) -> bool {
+    fn allowed(&mut self, kind: &str) -> bool {
         let told = self.told.get(kind);
         let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
         if may {
@@ -235,7 +238,7 @@ mod tests {
             let (lines, _subscriber) = lines();
             let mut losses = Losses::new(Signal::Logs, Arc::default());
             for _ in 0..3 {
-                let mut outcome = Outcome::default();
+                let mut outcome = SendOutcome::default();
                 outcome.lose(1, failure, "refused".to_owned());
                 losses.settle(outcome);
                 tokio::time::advance(Losses::PAUSE).await;
@@ -251,12 +254,12 @@ mod tests {
         let (lines, _subscriber) = lines();
         let counters = Arc::new(Counters::default());
         let mut losses = Losses::new(Signal::Traces, counters.clone());
-        let good = || Outcome {
+        let good = || SendOutcome {
             exported: 1,
-            ..Outcome::default()
+            ..SendOutcome::default()
         };
         let bad = || {
-            let mut outcome = Outcome::default();
+            let mut outcome = SendOutcome::default();
             outcome.lose(1, Failure::Refused, "refused".to_owned());
             outcome
         };

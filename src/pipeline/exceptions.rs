@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use opentelemetry::logs::{LogRecord, Logger, LoggerProvider, Severity};
 use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
 
-use crate::providers;
 use crate::providers::exceptions::{Exception, LogException};
+use crate::providers::instrumentation_scope;
 use crate::semconv::{EXCEPTION_MESSAGE, EXCEPTION_TYPE};
 
 /// Emits exceptions through the SDK.
@@ -14,7 +14,7 @@ pub(crate) struct ExceptionLogger(SdkLogger);
 
 impl ExceptionLogger {
     pub(crate) fn new(provider: &SdkLoggerProvider) -> Self {
-        Self(provider.logger_with_scope(providers::scope()))
+        Self(provider.logger_with_scope(instrumentation_scope()))
     }
 }
 

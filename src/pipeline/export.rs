@@ -1,26 +1,22 @@
 //! Typed settings to providers, and the workers behind them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::Config;
 use crate::config::error::InitError;
-use crate::config::resource::resource;
-use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Signal};
+use crate::config::settings::{ExceptionSignal, PerSignal, Propagator};
 use crate::logs::EndNotice;
-use crate::otlp::client::OtlpClient;
-use crate::otlp::connection::{Connection, Origin, Tls};
+use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
 use crate::pipeline::exceptions::ExceptionLogger;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::spans::decided::Decided;
-use crate::pipeline::spans::tracer::Sampling;
-use crate::pipeline::traces::Spans;
+use crate::pipeline::spans::queues::SpanQueues;
+use crate::pipeline::spans::sampling::Sampling;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{metrics, traces};
 use crate::providers::exceptions::Exceptions;
@@ -31,7 +27,7 @@ pub(crate) struct Export {
     pub(crate) meter_provider: SdkMeterProvider,
     #[cfg(feature = "logs")]
     pub(crate) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
-    pub(crate) spans: Arc<Spans>,
+    pub(crate) queues: Arc<SpanQueues>,
     /// `None` where only the SDK can ask the sampler.
     pub(crate) sampling: Option<Sampling>,
     pub(crate) counters: PerSignal<Arc<Counters>>,
@@ -61,21 +57,13 @@ impl Export {
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
         let sampler = config.take_sampler();
         let sampling = Sampling::of(&sampler);
-        let mut building = Building {
-            resource: resource(config),
-            config,
-            counters: PerSignal::default(),
-            workers: Vec::new(),
-            connections: Vec::new(),
-            flush: FlushHandle::default(),
-            end: EndNotice::default(),
-        };
+        let mut building = Building::new(config);
         let mut sampler = sampler.for_sdk();
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
             sampler = Box::new(Decided(sampler));
         }
-        let (tracer_provider, spans) = traces::provider(&mut building, sampler)?;
+        let (tracer_provider, queues) = traces::provider(&mut building, sampler)?;
         let meter_provider = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = crate::pipeline::logs::provider(&mut building)?;
@@ -84,7 +72,7 @@ impl Export {
             meter_provider,
             #[cfg(feature = "logs")]
             logger_provider,
-            spans,
+            queues,
             sampling,
             counters: building.counters,
             exceptions: building.config.exceptions,
@@ -92,54 +80,5 @@ impl Export {
             end: building.end,
         };
         Ok((export, building.workers))
-    }
-}
-
-/// What the signals share while their providers are made.
-pub(crate) struct Building<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) resource: Resource,
-    pub(crate) counters: PerSignal<Arc<Counters>>,
-    pub(crate) workers: Vec<Worker>,
-    connections: Vec<Arc<Connection>>,
-    pub(crate) flush: FlushHandle,
-    pub(crate) end: EndNotice,
-}
-
-impl Building<'_> {
-    /// A client for the OTLP receiver of a signal, which gives up after `timeout` at the latest.
-    pub(crate) fn client(
-        &mut self,
-        signal: Signal,
-        timeout: Duration,
-    ) -> Result<OtlpClient, InitError> {
-        let config = self.config;
-        let target = config.target(signal)?;
-        let tls = Tls {
-            certificate: config.otlp(signal, |settings| settings.certificate.clone()),
-            client_certificate: config.otlp(signal, |settings| settings.client_certificate.clone()),
-            client_key: config.otlp(signal, |settings| settings.client_key.clone()),
-        };
-        let origin = Origin::new(&target.uri, target.protocol, tls);
-        let shared = self.connections.iter().find(|one| one.origin == origin);
-        let connection = match shared {
-            Some(connection) => connection.clone(),
-            None => {
-                let connection = Arc::new(Connection::new(origin)?);
-                self.connections.push(connection.clone());
-                connection
-            }
-        };
-        let otlp_timeout = config.otlp(signal, |settings| settings.timeout);
-        let compression = config.otlp(signal, |settings| settings.compression);
-        let headers = config.otlp(signal, |settings| settings.headers.clone());
-        Ok(OtlpClient {
-            connection,
-            uri: target.uri,
-            protocol: target.protocol,
-            compression: compression.unwrap_or_default(),
-            headers: headers.unwrap_or_default(),
-            timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
-        })
     }
 }

@@ -18,8 +18,8 @@ use crate::config::error::InitError;
 use crate::config::settings::{Exporter, Limits, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
-use crate::otlp::outcome::Outcome;
-use crate::pipeline::export::Building;
+use crate::otlp::outcome::SendOutcome;
+use crate::pipeline::building::Building;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::queue::{Item, Queue};
 use crate::pipeline::unique_keys;
@@ -58,7 +58,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
 type Record = Box<(SdkLogRecord, InstrumentationScope)>;
 
 impl Item for Record {
-    fn bytes(&self) -> usize {
+    fn estimated_size(&self) -> usize {
         let (record, _) = &**self;
         let attributes = record.attributes_iter();
         size_of::<SdkLogRecord>()
@@ -145,7 +145,7 @@ struct LogSink {
 }
 
 impl Sink<Record> for LogSink {
-    async fn export(&self, batch: Vec<Record>) -> Outcome {
+    async fn export(&self, batch: Vec<Record>) -> SendOutcome {
         let records: Vec<_> = batch.iter().map(|record| (&record.0, &record.1)).collect();
         let mut request = ExportLogsServiceRequest {
             resource_logs: group_logs_by_resource_and_scope(

@@ -1,5 +1,6 @@
 //! Export: spans without the SDK, queues, the export thread and its counts.
 
+mod building;
 mod console;
 pub(crate) mod counts;
 #[cfg(feature = "logs")]

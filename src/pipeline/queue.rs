@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
-use crate::concurrent::per_thread::{Alone, Lanes};
+use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Batch;
 use crate::pipeline::counts::Counters;
 
 /// Something that waits in a queue.
 pub(crate) trait Item: Send + 'static {
     /// About how much memory it takes.
-    fn bytes(&self) -> usize;
+    fn estimated_size(&self) -> usize;
 }
 
 /// Memory that each place in a queue may take on average. What this crate takes from a request is
@@ -29,7 +30,7 @@ const TAKEN_BEFOREHAND: usize = 8;
 
 /// A queue: it never blocks, and never wakes the exporting end for one item.
 pub(crate) struct Queue<T> {
-    lanes: Lanes<Alone<Lane<T>>>,
+    lanes: PerThread<CachePadded<Lane<T>>>,
     /// What no lane has taken.
     free: Room,
     capacity: usize,
@@ -65,7 +66,7 @@ struct Room {
 
 impl<T: Item> Queue<T> {
     pub(crate) fn new(batch: Batch, counters: Arc<Counters>) -> Self {
-        let lanes = Lanes::<Alone<Lane<T>>>::default();
+        let lanes = PerThread::<CachePadded<Lane<T>>>::default();
         let capacity = batch.max_queue_size;
         let batch_size = batch.max_export_batch_size.min(capacity);
         Self {
@@ -86,13 +87,13 @@ impl<T: Item> Queue<T> {
     #[inline]
     pub(crate) fn push(&self, item: T) {
         self.counters.accept(1);
-        let lane = self.lanes.own();
+        let lane = self.lanes.for_this_thread();
         let room = if self.closed.load(Ordering::Relaxed) {
             None
         } else {
-            self.make_room(&lane.room, item.bytes())
+            self.reserve(&lane.room, item.estimated_size())
         };
-        let Some(Made { batch_is_complete }) = room else {
+        let Some(Reservation { batch_is_complete }) = room else {
             self.counters.drop_one();
             return;
         };
@@ -131,7 +132,7 @@ impl<T: Item> Queue<T> {
         }
         self.free.places.fetch_add(batch.len(), Ordering::Relaxed);
         self.level();
-        let bytes = batch.iter().map(Item::bytes).sum();
+        let bytes = batch.iter().map(Item::estimated_size).sum();
         (batch, bytes)
     }
 
@@ -159,38 +160,38 @@ impl<T: Item> Queue<T> {
 
     /// Takes a place and `bytes` for an item; `None` where there is no room.
     #[inline]
-    fn make_room(&self, lane: &Room, bytes: usize) -> Option<Made> {
-        let mut made = Made {
+    fn reserve(&self, lane: &Room, bytes: usize) -> Option<Reservation> {
+        let mut reservation = Reservation {
             batch_is_complete: false,
         };
-        if !use_room(&lane.places, 1) {
+        if !use_own(&lane.places, 1) {
             if !take_room(&lane.places, &self.free.places, 1, self.portion) {
                 return None;
             }
             let free = self.free.places.load(Ordering::Relaxed);
-            made.batch_is_complete = self.capacity.saturating_sub(free) >= self.batch_size;
+            reservation.batch_is_complete = self.capacity.saturating_sub(free) >= self.batch_size;
         }
         let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
-        let fits = use_room(&lane.bytes, bytes)
-            || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
+        let fits =
+            use_own(&lane.bytes, bytes) || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
             // What waits is large, and an export makes room.
             self.wake();
             return None;
         }
-        Some(made)
+        Some(reservation)
     }
 }
 
 /// Room for an item.
-struct Made {
+struct Reservation {
     /// Whether so much room is taken now that a batch may be complete.
     batch_is_complete: bool,
 }
 
 /// Uses what a lane has taken, if that is enough.
-fn use_room(own: &AtomicUsize, needed: usize) -> bool {
+fn use_own(own: &AtomicUsize, needed: usize) -> bool {
     let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
     own.fetch_update(set, fetch, |left| left.checked_sub(needed))
         .is_ok()
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     impl Item for u64 {
-        fn bytes(&self) -> usize {
+        fn estimated_size(&self) -> usize {
             usize::try_from(*self).expect("it is small")
         }
     }
@@ -275,7 +276,7 @@ mod tests {
         let waiting = queue.len();
         assert_eq!(stats.accepted, 8 * SIZE as u64);
         assert_eq!(stats.dropped, (8 * SIZE - waiting) as u64);
-        // Lanes may hold a portion that they cannot use.
+        // PerThread may hold a portion that they cannot use.
         let unused = queue.lanes.len() * queue.portion;
         assert!((SIZE - unused..=SIZE).contains(&waiting), "{waiting}");
     }

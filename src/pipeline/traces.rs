@@ -1,7 +1,6 @@
 //! Spans on their way out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::Context;
@@ -12,31 +11,31 @@ use opentelemetry_sdk::trace::{
 
 use crate::config::error::InitError;
 use crate::config::settings::{Exporter, Limits, Signal};
-use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
-use crate::otlp::outcome::Outcome;
+use crate::otlp::outcome::SendOutcome;
+use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
-use crate::pipeline::export::Building;
 use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::queue::Queue;
-use crate::pipeline::spans::ended::Ended;
-use crate::pipeline::spans::message::{Around, SpanMessage};
+use crate::pipeline::spans::ended::EndedSpan;
+use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
+use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::worker::{self, Sink};
 
 pub(crate) fn provider(
     building: &mut Building,
     sampler: Box<dyn ShouldSample>,
-) -> Result<(SdkTracerProvider, Arc<Spans>), InitError> {
+) -> Result<(SdkTracerProvider, Arc<SpanQueues>), InitError> {
     let batch = building.config.spans;
     let limits = span_limits(&building.config.limits);
-    let mut spans = Spans::new(limits, building.end.clone());
+    let mut queues = SpanQueues::new(limits, building.end.clone());
     for exporter in building.config.exporters(Signal::Traces) {
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
                 let sink = SpanSink {
                     client: building.client(Signal::Traces, batch.export_timeout)?,
-                    around: Around::new(
+                    header: BatchHeader::new(
                         (&building.resource).into(),
+                        limits,
                         building.config.limits.span_value_length,
                     ),
                 };
@@ -45,27 +44,27 @@ pub(crate) fn provider(
             }
             // Who reads the console is no receiver: what is shown there is not counted.
             Exporter::Console => {
-                let printer = SpanPrinter::default();
+                let printer = SpanPrinter::new(limits);
                 worker::queue(Signal::Traces, batch, Default::default(), printer)
             }
         };
         building.workers.push(worker);
         match exporter {
-            Exporter::Otlp => spans.otlp = Some(queue),
-            Exporter::Console => spans.console = Some(queue),
+            Exporter::Otlp => queues.otlp = Some(queue),
+            Exporter::Console => queues.console = Some(queue),
         }
     }
-    let spans = Arc::new(spans);
+    let queues = Arc::new(queues);
     let provider = SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
         .with_span_limits(limits)
         .with_span_processor(Processor {
-            spans: spans.clone(),
+            queues: queues.clone(),
             flush: building.flush.clone(),
         })
         .build();
-    Ok((provider, spans))
+    Ok((provider, queues))
 }
 
 fn span_limits(limits: &Limits) -> SpanLimits {
@@ -78,71 +77,10 @@ fn span_limits(limits: &Limits) -> SpanLimits {
     }
 }
 
-/// Where spans that have ended wait for export.
-pub(crate) struct Spans {
-    pub(crate) limits: SpanLimits,
-    console: Option<Arc<Queue<Ended>>>,
-    otlp: Option<Arc<Queue<Ended>>>,
-    stopped: AtomicBool,
-    end: EndNotice,
-}
-
-impl Spans {
-    fn new(limits: SpanLimits, end: EndNotice) -> Self {
-        Self {
-            limits,
-            console: None,
-            otlp: None,
-            stopped: AtomicBool::new(false),
-            end,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn to(queue: Arc<Queue<Ended>>, limits: SpanLimits) -> Self {
-        Self {
-            otlp: Some(queue),
-            ..Self::new(limits, EndNotice::default())
-        }
-    }
-
-    #[inline]
-    pub(crate) fn push(&self, span: Ended) {
-        if let Some(console) = &self.console {
-            console.push(span.clone());
-            console.wake();
-        }
-        if let Some(otlp) = &self.otlp {
-            otlp.push(span);
-        }
-    }
-
-    /// From here on nothing new is queued.
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a span that has ended now is lost.
-    #[inline]
-    pub(crate) fn has_stopped(&self) -> bool {
-        let stopped = self.stopped.load(Ordering::Relaxed);
-        if stopped {
-            self.end.give();
-        }
-        stopped
-    }
-}
-
-impl std::fmt::Debug for Spans {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Spans").finish_non_exhaustive()
-    }
-}
-
 /// The way of the SDK's spans into the queues.
 #[derive(Debug)]
 struct Processor {
-    spans: Arc<Spans>,
+    queues: Arc<SpanQueues>,
     flush: FlushHandle,
 }
 
@@ -152,7 +90,7 @@ impl SpanProcessor for Processor {
     fn on_end(&self, span: SpanData) {
         // A sampler may ask for a span to be recorded and yet not be exported.
         if span.span_context.is_sampled() {
-            self.spans.push(Ended::Sdk(Box::new(span)));
+            self.queues.push(EndedSpan::Sdk(Box::new(span)));
         }
     }
 
@@ -161,19 +99,19 @@ impl SpanProcessor for Processor {
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        self.spans.stop();
+        self.queues.stop();
         Ok(())
     }
 }
 
 struct SpanSink {
     client: OtlpClient,
-    around: Arc<Around>,
+    header: Arc<BatchHeader>,
 }
 
-impl Sink<Ended> for SpanSink {
-    async fn export(&self, batch: Vec<Ended>) -> Outcome {
-        let message = SpanMessage::new(batch, self.around.clone());
+impl Sink<EndedSpan> for SpanSink {
+    async fn export(&self, batch: Vec<EndedSpan>) -> SendOutcome {
+        let message = SpanMessage::new(batch, self.header.clone());
         self.client.export(message).await
     }
 }
@@ -181,18 +119,19 @@ impl Sink<Ended> for SpanSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::EndNotice;
 
     #[test]
-    fn who_shuts_the_provider_down_ends_the_spans_that_are_made_without_it() {
-        let spans = Arc::new(Spans::new(SpanLimits::default(), EndNotice::default()));
+    fn shutting_the_provider_down_ends_the_spans_that_are_made_without_it() {
+        let queues = Arc::new(SpanQueues::new(SpanLimits::default(), EndNotice::default()));
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor {
-                spans: spans.clone(),
+                queues: queues.clone(),
                 flush: FlushHandle::default(),
             })
             .build();
-        assert!(!spans.has_stopped());
+        assert!(!queues.has_stopped());
         provider.shutdown().expect("it runs");
-        assert!(spans.has_stopped());
+        assert!(queues.has_stopped());
     }
 }

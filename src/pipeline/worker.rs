@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::config::settings::{Batch, Signal};
-use crate::otlp::outcome::Outcome;
+use crate::otlp::outcome::SendOutcome;
 use crate::pipeline::counts::{Counters, Losses};
 use crate::pipeline::queue::{Item, Queue};
 use crate::stats::Failure;
@@ -17,7 +17,7 @@ use crate::stats::Failure;
 /// Where batches go.
 pub(crate) trait Sink<T>: Send + Sync + 'static {
     /// Hands over a batch, and says what became of it.
-    fn export(&self, batch: Vec<T>) -> impl Future<Output = Outcome> + Send;
+    fn export(&self, batch: Vec<T>) -> impl Future<Output = SendOutcome> + Send;
 
     /// Everything that waited was handed over; `flush` says whether somebody asked for it.
     fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
@@ -113,7 +113,7 @@ pub(crate) fn answer(waiters: Vec<oneshot::Sender<()>>) {
 pub(crate) async fn settle(
     losses: &mut Losses,
     count: u64,
-    export: impl Future<Output = Outcome> + Send + 'static,
+    export: impl Future<Output = SendOutcome> + Send + 'static,
 ) {
     const LOOK: Duration = Duration::from_secs(1);
 
@@ -128,7 +128,7 @@ pub(crate) async fn settle(
         }
     };
     losses.settle(outcome.unwrap_or_else(|_| {
-        let mut outcome = Outcome::default();
+        let mut outcome = SendOutcome::default();
         outcome.lose(count, Failure::Panic, "the exporter panicked".to_owned());
         outcome
     }));
@@ -142,11 +142,11 @@ mod tests {
     struct Superstitious;
 
     impl Sink<u64> for Superstitious {
-        async fn export(&self, batch: Vec<u64>) -> Outcome {
+        async fn export(&self, batch: Vec<u64>) -> SendOutcome {
             assert!(!batch.contains(&13), "as it should");
-            Outcome {
+            SendOutcome {
                 exported: batch.len() as u64,
-                ..Outcome::default()
+                ..SendOutcome::default()
             }
         }
     }

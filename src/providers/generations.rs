@@ -12,10 +12,11 @@ use opentelemetry::global;
 use opentelemetry::metrics::MeterProvider;
 
 use crate::propagation::Propagators;
+use crate::providers::Providers;
 use crate::providers::bound;
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::series_budget::SDK_SERIES;
-use crate::providers::{self, Providers};
+use crate::providers::tracer::global_tracers;
 
 /// Set in a generation whose global meter provider may still be that of OpenTelemetry, which does
 /// nothing.
@@ -146,7 +147,7 @@ fn settle(generation: usize) -> usize {
         return generation;
     }
     // Made without the lock: it may log, and a subscriber may come back here.
-    let tracers = providers::global_tracers();
+    let tracers = global_tracers();
     let made = Providers::new(tracers, bound::of_unknown_type(meters.clone()), SDK_SERIES);
     // OpenTelemetry's has no state. Another without any is looked at again, which does no harm.
     let does_nothing = size_of_val(&*meters) == 0;

@@ -4,13 +4,13 @@
 //! Attributes are therefore kept here until the span ends.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use opentelemetry::trace::{Span, SpanContext, Status};
 use opentelemetry::{Key, KeyValue};
 
 use crate::attribute_set;
+use crate::concurrent::caught::warn_once;
 
 /// Attributes that are kept until the end, at most: more than an SDK keeps by default.
 const MAX_ATTRIBUTES: usize = 512;
@@ -65,7 +65,7 @@ impl<S: Span> Span for UniqueSpan<S> {
     }
 
     fn set_attribute(&mut self, attribute: KeyValue) {
-        let is_by_crate = attribute_set::is_by_crate();
+        let is_by_crate = attribute_set::is_crate_writing();
         if self.keys.contains(&attribute.key) {
             if !is_by_crate {
                 warn_of_final_value(&attribute.key);
@@ -116,13 +116,9 @@ impl<S: Span> Drop for UniqueSpan<S> {
 
 /// Warns once that a value is lost, because an SDK cannot replace it.
 fn warn_of_final_value(key: &Key) {
-    static WARNED: AtomicBool = AtomicBool::new(false);
-    if !WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            target: "tower_telemetry",
-            attribute = key.as_str(),
-            "a span keeps the first value of an attribute that it has had from its start, because \
-             the layer was given its tracer provider; set such an attribute in a hook of the layer"
-        );
-    }
+    warn_once!(
+        attribute = key.as_str(),
+        "a span keeps the first value of an attribute that it has had from its start, because \
+         the layer was given its tracer provider; set such an attribute in a hook of the layer"
+    );
 }

@@ -1,35 +1,24 @@
-//! An error of a service, as far as it is recorded.
+//! Reading an error of a service.
 
 use std::any::{Any, type_name};
 use std::fmt::Display;
 
 use crate::concurrent::caught::guarded;
-use crate::request::Recording;
+use crate::request::end::Failure;
+use crate::request::in_flight::InFlight;
 use crate::semconv::rpc::Code;
-use crate::semconv::{ErrorChain, Phase, Side, message, text};
+use crate::semconv::{ErrorChain, Phase, Side, error_text, redacted_message};
 
-/// The facts that are recorded of an error.
-pub(crate) struct Failure {
-    /// The name that a hook has for the error, or the word for its cause.
-    pub(crate) name: Option<&'static str>,
-    /// The path of the error's type.
-    pub(crate) path: &'static str,
-    /// The code that the caller sees, if the request is a gRPC call of a client.
-    pub(crate) code: Code,
-    /// Empty where nobody takes one.
-    pub(crate) message: String,
-}
-
-impl Recording {
-    /// Reads an error, which ends the request.
+impl InFlight {
+    /// Reads the error that ends the request.
     pub(crate) fn failure<E: 'static>(&self, error: &E) -> Failure {
         self.failure_of(error, type_name::<E>())
     }
 
     fn failure_of(&self, error: &dyn Any, type_name: &'static str) -> Failure {
-        let options = &self.recorder.options;
+        let options = &self.state.options;
         // Sources and messages are code of the application, and may panic.
-        let chain = guarded(|| ErrorChain::of(error, &options.error_types)).unwrap_or_default();
+        let chain = guarded(|| ErrorChain::new(error, &options.error_types)).unwrap_or_default();
         let phase = match self.status {
             None => Phase::Head,
             Some(_) => Phase::Body,
@@ -40,25 +29,25 @@ impl Recording {
             names.next()
         });
         let name = named.or_else(|| guarded(|| chain.word(phase)).flatten());
-        let is_client = self.recorder.instruments.side == Side::Client;
+        let is_client = self.state.instruments.side == Side::Client;
         let code = if is_client && self.call.is_some() {
-            let code = || Code::of_error(chain.iter().next(), phase == Phase::Body);
+            let code = || Code::from_error(chain.iter().next(), phase == Phase::Body);
             guarded(code).unwrap_or(Code::UNKNOWN)
         } else {
             Code::INTERNAL
         };
         let message = || {
             let sensitive = options.sensitive_parameters.as_ref();
-            let text = text(error);
+            let text = error_text(error);
             let text = text.iter().map(|text| text as &dyn Display);
             let errors = chain.iter().map(|error| error as &dyn Display);
-            message(text.chain(errors), sensitive)
+            redacted_message(text.chain(errors), sensitive)
         };
         Failure {
             name,
             path: chain.path(type_name),
             code,
-            message: if is_client && self.span || self.recorder.exceptions.log.is_some() {
+            message: if is_client && self.span_is_recording || self.state.exceptions.log.is_some() {
                 guarded(message).unwrap_or_default()
             } else {
                 String::new()

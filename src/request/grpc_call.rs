@@ -8,13 +8,13 @@ use http::{HeaderMap, StatusCode, Uri};
 use opentelemetry::KeyValue;
 
 use crate::instruments::Instruments;
-use crate::request::Outcome;
+use crate::request::end::RequestEnd;
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 
 /// What is remembered of a gRPC call.
 #[derive(Default)]
-pub(crate) struct Call {
+pub(crate) struct GrpcCall {
     /// As the request names it.
     pub(crate) method: Cow<'static, str>,
     /// Whether the server is known to have the method. Until then a request to a server may be none.
@@ -46,7 +46,7 @@ fn is_generated(request: &Parts) -> bool {
     }
 }
 
-impl Call {
+impl GrpcCall {
     /// What a request claims; `None` where it does not look like a call. `uri` is the one that its
     /// router has left.
     #[inline]
@@ -54,7 +54,7 @@ impl Call {
         if !rpc::is_call(request) {
             return None;
         }
-        let method = rpc::method(uri);
+        let method = rpc::called_method(uri);
         let known = if instruments.side == Side::Client && is_generated(request) {
             instruments.learn_grpc_method(method)
         } else {
@@ -96,12 +96,12 @@ impl Call {
     }
 
     pub(crate) fn attributes(&self, add: &mut impl FnMut(KeyValue)) {
-        add(rpc::system());
+        add(rpc::system_attribute());
         if self.known {
             add(KeyValue::new(semconv::RPC_METHOD, self.method.clone()));
         } else {
             add(KeyValue::new(semconv::RPC_METHOD, semconv::OTHER));
-            add(rpc::method_original(&self.method));
+            add(rpc::original_method_attribute(&self.method));
         }
     }
 
@@ -109,16 +109,16 @@ impl Call {
     pub(crate) fn result(
         &self,
         side: Side,
-        outcome: &Outcome,
+        end: &RequestEnd,
         status: Option<StatusCode>,
     ) -> (Code, Option<ErrorType>) {
-        let code = match (outcome, self.code) {
-            (Outcome::Panicked, _) => {
+        let code = match (end, self.code) {
+            (RequestEnd::Panicked, _) => {
                 return (Code::INTERNAL, Some(ErrorType::Name(semconv::PANIC)));
             }
             // The code of a call that failed counts, however its body ends.
             (_, Some(code)) if !code.is_ok() => code,
-            (Outcome::Failed(failure), _) => {
+            (RequestEnd::Failed(failure), _) => {
                 let code = match side {
                     Side::Client => failure.code,
                     Side::Server => Code::INTERNAL,
@@ -130,7 +130,7 @@ impl Call {
                 return (code, Some(ErrorType::Name(error)));
             }
             (_, Some(code)) => code,
-            (Outcome::Cancelled, None) => match status {
+            (RequestEnd::Cancelled, None) => match status {
                 // What does not speak gRPC has answered, and is not read to its end.
                 Some(status) if side == Side::Client && status != StatusCode::OK => {
                     Code::from_http_status(status)
@@ -138,7 +138,7 @@ impl Call {
                 // It is the caller who did not want it any more.
                 _ => return (Code::CANCELLED, None),
             },
-            (Outcome::Complete | Outcome::Incomplete, None) => {
+            (RequestEnd::Complete | RequestEnd::Incomplete, None) => {
                 status.map_or(Code::UNKNOWN, Code::from_http_status)
             }
         };

@@ -10,7 +10,7 @@ use crate::layer_state::metric_attributes::{MAX_METRIC_ATTRIBUTES, put_metric_at
 
 /// Which request runs on this thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Running {
+pub(crate) enum CurrentRequest {
     /// None that is recorded.
     Nothing,
     /// One with this span, whose handler has added nothing since it went on.
@@ -21,7 +21,7 @@ pub(crate) enum Running {
 
 thread_local! {
     // Apart from what is added, because most handlers add nothing, and every request comes by.
-    static RUNNING: Cell<Running> = const { Cell::new(Running::Nothing) };
+    static CURRENT: Cell<CurrentRequest> = const { Cell::new(CurrentRequest::Nothing) };
     /// What was added to the request that runs; before it, to those that wait for it.
     static ADDED: RefCell<Vec<Vec<KeyValue>>> = const { RefCell::new(Vec::new()) };
 }
@@ -29,20 +29,20 @@ thread_local! {
 /// Has what the handler adds belong to the request of this span, or to none that is recorded. Returns
 /// what ran before, for [`leave`].
 #[inline]
-pub(crate) fn enter(span: Option<SpanId>) -> Running {
-    RUNNING.replace(match span {
-        Some(span) => Running::Request(span),
-        None => Running::Nothing,
+pub(crate) fn enter(span: Option<SpanId>) -> CurrentRequest {
+    CURRENT.replace(match span {
+        Some(span) => CurrentRequest::Request(span),
+        None => CurrentRequest::Nothing,
     })
 }
 
 /// Goes back to the request before, and returns what was added to this one.
 #[inline]
-pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
-    match RUNNING.replace(before) {
+pub(crate) fn leave(before: CurrentRequest) -> Option<Vec<KeyValue>> {
+    match CURRENT.replace(before) {
         // It fails where the thread is at its end, and has no request to run.
-        Running::Added(_) => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
-        Running::Nothing | Running::Request(_) => None,
+        CurrentRequest::Added(_) => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
+        CurrentRequest::Nothing | CurrentRequest::Request(_) => None,
     }
 }
 
@@ -62,17 +62,17 @@ pub(crate) fn leave(before: Running) -> Option<Vec<KeyValue>> {
 pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
     // Collected first: the caller's iterator may come back here, or panic.
     let attributes: Vec<_> = attributes.into_iter().take(MAX_METRIC_ATTRIBUTES).collect();
-    let span = match RUNNING.get() {
-        Running::Nothing => return,
-        Running::Request(span) => {
+    let span = match CURRENT.get() {
+        CurrentRequest::Nothing => return,
+        CurrentRequest::Request(span) => {
             let began = ADDED.try_with(|cell| cell.borrow_mut().push(Vec::new()));
             if began.is_err() {
                 return;
             }
-            RUNNING.set(Running::Added(span));
+            CURRENT.set(CurrentRequest::Added(span));
             span
         }
-        Running::Added(span) => span,
+        CurrentRequest::Added(span) => span,
     };
     current_context::map(|cx| {
         // Written at once where that can be done: what is set later holds.

@@ -1,37 +1,40 @@
-//! How a request to a server begins.
+//! The begin of a request to a server.
 
 use std::mem;
-use std::time::{Instant, SystemTime};
 
 use http::Uri;
 use http::request::Parts;
 use opentelemetry::Context;
 use opentelemetry::trace::{Link, SpanContext, SpanKind};
 
-use crate::concurrent::per_thread::ByLane;
-use crate::layer_state::Recorder;
+use crate::concurrent::per_thread::PerThreadArc;
+use crate::instruments::Route;
+use crate::layer_state::LayerState;
 use crate::layer_state::options::{Options, Trust};
-use crate::propagation::{Extracted, whole};
-use crate::providers::{NewSpan, Parent, Started};
-use crate::request::grpc_call::Call;
+use crate::propagation::{Extracted, with_state_text};
+use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
+use crate::request::begin::{Begun, Clock};
+use crate::request::grpc_call::GrpcCall;
+use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::received::Received;
-use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
+use crate::request::{ActiveRequest, RequestState};
 use crate::request_headers::RequestHeaders;
-use crate::semconv::http::{Scheme, route};
-use crate::semconv::{Forwarded, KeptRequest, ServerRequest, rpc};
+use crate::semconv::Scheme;
+use crate::semconv::http::matched_route;
+use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
-    /// A request that is not recorded, whose context is passed on all the same.
-    pub(crate) fn unrecorded(recorder: &Recorder, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
-        let mut extracted = recorder.propagators.extract(&headers);
-        extracted.settle(&recorder.options, request);
-        Self::unrecorded_in(extracted.into_context(&recorder.root))
+    /// Begins a request that is not recorded. Its context is passed on all the same.
+    pub(crate) fn unrecorded(state: &LayerState, request: &Parts) -> Self {
+        let headers = RequestHeaders::find_in(&request.headers);
+        let mut extracted = state.propagators.extract(&headers);
+        extracted.settle(&state.options, request);
+        Self::unrecorded_in(extracted.into_context(&state.root))
     }
 
-    /// The same, where telemetry is switched off.
+    /// Begins a request while telemetry is switched off. Its context is passed on all the same.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = options.propagators().extract(&headers);
         if extracted.is_empty() {
             return Self::none();
@@ -40,105 +43,115 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
-    /// A request that is recorded. `routed` is the URI that its router has left, where that is another.
-    pub(crate) fn start(
-        recorder: &ByLane<Recorder>,
+    /// Begins a request that is recorded. `routed` is the URI after routers have changed it.
+    pub(crate) fn start_incoming(
+        state: &PerThreadArc<LayerState>,
         request: &mut Parts,
         routed: Option<&Uri>,
     ) -> Self {
-        let start = Instant::now();
-        let options = &recorder.options;
-        // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
-        let now = options.has_request_hooks().then(SystemTime::now);
-        let instruments = &recorder.instruments;
-        let headers = RequestHeaders::of(&request.headers);
-        let mut extracted = recorder.propagators.extract(&headers);
-        let mut links = extracted.settle(options, request);
-        let cx = extracted.context_in(&recorder.root);
-        let forwarded = Forwarded::of(&request.headers, &options.trusted_proxies);
-        let scheme = Scheme::of(&forwarded, options.scheme);
-        let found = instruments.find_route(&request.method, route(&request.extensions));
-        let route = instruments.route(&found);
-        let mut call = Call::of(request, routed.unwrap_or(&request.uri), instruments);
-        let mut hooked = options.request_attributes(request);
-        let mut given_name = options.span_name(request);
-        let named = given_name.is_some();
-        let mut start_time = None;
-        let mut claimed = None;
-        let mut describe = |new: &mut NewSpan| {
-            new.name = given_name.take().unwrap_or_else(|| match &call {
-                Some(call) => call.span_name(),
-                None => route.name.clone(),
-            });
-            new.kind = SpanKind::Server;
-            new.start_time = *start_time.insert(now.unwrap_or_else(SystemTime::now));
-            new.links = mem::take(&mut links);
-            let mut add = |attribute| new.attributes.push(attribute);
-            if let Some(call) = &call {
-                rpc::request_attributes(request, &headers, &forwarded, &mut add);
-                if call.known {
-                    call.attributes(&mut add);
-                } else {
-                    let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
-                    let kept = claimed.insert(Box::new(kept));
-                    let sensitive = options.sensitive_parameters.as_ref();
-                    kept.read(request, &headers, &forwarded, sensitive);
-                }
-            } else {
-                let kept = ServerRequest::new(route.method, route.route.clone(), scheme);
-                // Read where it stays, because it is large.
-                if let KeptRequest::Server(kept) = new.request.insert(KeptRequest::Server(kept)) {
-                    let sensitive = options.sensitive_parameters.as_ref();
-                    kept.read(request, &headers, &forwarded, sensitive);
-                }
-            }
-            recorder.request_headers.read(&request.headers, add);
-            if let Some(hooked) = &mut hooked {
-                hooked.span.drain(..).for_each(|one| new.set(one));
-            }
+        let options = &state.options;
+        let clock = Clock::start(options);
+        let headers = RequestHeaders::find_in(&request.headers);
+        let mut extracted = state.propagators.extract(&headers);
+        let links = extracted.settle(options, request);
+        let cx = extracted.context_in(&state.root);
+        let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
+        let scheme = forwarded.scheme_or(options.scheme);
+        let instruments = &state.instruments;
+        let route_ref = instruments.find_route(&request.method, matched_route(&request.extensions));
+        let route = instruments.route(&route_ref);
+        let mut description = IncomingSpan {
+            begun: Begun::new(state, clock, request, routed.unwrap_or(&request.uri)),
+            request,
+            route,
+            headers: &headers,
+            forwarded: &forwarded,
+            scheme,
+            links,
+            claimed: None,
         };
         let parent = Parent {
             cx: &cx,
             span_context: extracted.span_context.as_ref(),
         };
-        let Started {
-            cx,
-            recording: span,
-        } = recorder.tracer.start(parent, &mut describe);
-
-        if let Some(call) = &mut call {
+        let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
+        let IncomingSpan {
+            mut begun, claimed, ..
+        } = description;
+        if let Some(call) = &mut begun.call {
             call.request = claimed;
         }
-        let is_likely_call = |call: &Call| call.known || rpc::is_likely_call(request);
-        let active = !call.as_ref().is_some_and(is_likely_call);
+        let is_likely_call = |call: &GrpcCall| call.known || rpc::is_likely_call(request);
+        let active = !begun.call.as_ref().is_some_and(is_likely_call);
         if active {
             instruments.add_active(route, scheme, 1);
         }
-        let recording = Recording {
-            recorder: recorder.clone(),
-            open: true,
-            span,
-            start,
-            start_time,
-            status: None,
-            sent: 0,
-            received: Received::begin(&options.metrics, &mut request.extensions),
-            extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
-            http: Http {
-                route: found,
-                scheme,
-                version: Some(request.version),
-                body: ResponseBodies::of(&request.method),
-                active,
-                named,
-            },
-            call,
-            access: options
-                .access_log
-                .as_ref()
-                .and_then(|log| log.begin(request)),
+        let http = Http {
+            route: route_ref,
+            scheme,
+            version: Some(request.version),
+            body: ResponseBodies::of(&request.method),
+            active,
+            has_own_name: begun.has_own_name,
         };
-        Self(Some(Carried::new(cx, Some(recording), false)))
+        let received = Received::begin(&options.metrics, &mut request.extensions);
+        let log = options.access_log.as_ref();
+        let access = log.and_then(|log| log.begin(request));
+        let in_flight = begun.into_in_flight(is_recording, http, received, access);
+        Self(Some(RequestState::new(cx, Some(in_flight), false)))
+    }
+}
+
+/// Describes the span of a request to a server.
+struct IncomingSpan<'a, 's> {
+    begun: Begun<'s>,
+    request: &'a Parts,
+    route: &'a Route,
+    headers: &'a RequestHeaders<'a>,
+    forwarded: &'a Forwarded<'a>,
+    scheme: Scheme,
+    links: Vec<Link>,
+    /// The request as one of HTTP, if it only claims to be a gRPC call.
+    claimed: Option<Box<ServerRequest>>,
+}
+
+impl IncomingSpan<'_, '_> {
+    fn http_request(&self) -> ServerRequest {
+        ServerRequest::new(self.route.method, self.route.route.clone(), self.scheme)
+    }
+
+    /// Reads the request in its final place, because it is large.
+    #[inline]
+    fn read_into(&self, kept: &mut ServerRequest) {
+        let sensitive = self.begun.state.options.sensitive_parameters.as_ref();
+        kept.read(self.request, self.headers, self.forwarded, sensitive);
+    }
+}
+
+impl DescribeSpan for IncomingSpan<'_, '_> {
+    fn describe(&mut self, span: &mut NewSpan) {
+        self.begun.describe(self.route, SpanKind::Server, span);
+        span.links = mem::take(&mut self.links);
+        let mut add = |attribute| span.attributes.push(attribute);
+        match &self.begun.call {
+            Some(call) => {
+                rpc::request_attributes(self.request, self.headers, self.forwarded, &mut add);
+                if call.known {
+                    call.attributes(&mut add);
+                } else {
+                    let mut kept = Box::new(self.http_request());
+                    self.read_into(&mut kept);
+                    self.claimed = Some(kept);
+                }
+            }
+            None => {
+                let kept = CapturedRequest::Server(self.http_request());
+                if let CapturedRequest::Server(kept) = span.request.insert(kept) {
+                    self.read_into(kept);
+                }
+            }
+        }
+        self.begun.describe_rest(self.request, span);
     }
 }
 
@@ -153,7 +166,10 @@ impl Extracted {
         if trust == Trust::Link
             && let Some(remote) = &self.span_context
         {
-            links.push(Link::with_context(whole(remote, self.state.as_deref())));
+            links.push(Link::with_context(with_state_text(
+                remote,
+                self.state.as_deref(),
+            )));
         }
         let names_span = self.span_context.is_some();
         let local = if options.outer_span {

@@ -1,16 +1,19 @@
 //! The one record of a request in flight.
 //!
 //! It is made when the request arrives or is sent, and travels with the response's future into the
-//! response's body. However a request ends, it ends in [`Carried::end`], once.
+//! response's body. However a request ends, it ends in [`RequestState::end`], once.
 
 pub(crate) mod attempts;
-pub(crate) mod failure;
-pub(crate) mod grpc_call;
+mod begin;
+mod end;
+mod failure;
+mod finish;
+mod grpc_call;
 pub(crate) mod handler_attributes;
+mod in_flight;
 mod incoming;
 mod outgoing;
 pub(crate) mod received;
-mod recording;
 
 use std::mem;
 
@@ -23,23 +26,22 @@ use opentelemetry::{Context, ContextGuard};
 use crate::attribute_set;
 use crate::current_context;
 use crate::layer_state::metric_attributes::put_metric_attribute;
-use crate::request::handler_attributes::Running;
+use crate::request::end::RequestEnd;
+use crate::request::handler_attributes::CurrentRequest;
+use crate::request::in_flight::InFlight;
 use crate::semconv::Side;
-
-use failure::Failure;
-use recording::{Http, Recording, ResponseBodies};
 
 /// A request in flight; `None` where there is nothing to do for it. Boxed, because it is moved
 /// again and again on its way through the layers.
-pub(crate) struct ActiveRequest(Option<Box<Carried>>);
+pub(crate) struct ActiveRequest(Option<Box<RequestState>>);
 
-struct Carried {
+struct RequestState {
     /// Current whenever code of the service runs for this request.
     cx: Context,
     /// The id of its span.
     span_id: SpanId,
     /// `None` where the request is not recorded, and once it has ended.
-    recording: Option<Recording>,
+    in_flight: Option<InFlight>,
     /// Whether the attributes that handler code adds are those of another request.
     transparent: bool,
     /// What is left of the response's body, where its length is known. A server need not poll it
@@ -51,33 +53,19 @@ struct Carried {
     body_ended: bool,
 }
 
-impl Carried {
+impl RequestState {
     #[inline]
-    fn new(cx: Context, recording: Option<Recording>, transparent: bool) -> Box<Self> {
+    fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
         Box::new(Self {
             span_id: cx.span().span_context().span_id(),
             cx,
-            recording,
+            in_flight,
             transparent,
             remaining: None,
             announced: false,
             body_ended: false,
         })
     }
-}
-
-/// How a request ended.
-pub(crate) enum Outcome {
-    /// The response was handed over whole.
-    Complete,
-    /// The body of the response ended before the length that its head announces.
-    Incomplete,
-    /// The service gave an error in place of a response, or of the rest of its body.
-    Failed(Box<Failure>),
-    /// A panic passed through the service.
-    Panicked,
-    /// Whoever waited for the response gave it up.
-    Cancelled,
 }
 
 impl ActiveRequest {
@@ -93,19 +81,19 @@ impl ActiveRequest {
 
     /// A request that is not recorded, and has a context all the same.
     fn unrecorded_in(cx: Context) -> Self {
-        Self(Some(Carried::new(cx, None, false)))
+        Self(Some(RequestState::new(cx, None, false)))
     }
 
     /// Makes the request current on this thread, until the guard is dropped. A panic that passes
     /// through it ends the request.
     #[inline]
     pub(crate) fn enter(&mut self) -> Option<Entered<'_>> {
-        let carried = self.0.as_deref_mut()?;
-        let span = carried.recording.is_some().then_some(carried.span_id);
-        let outer = (!carried.transparent).then(|| handler_attributes::enter(span));
+        let state = self.0.as_deref_mut()?;
+        let span = state.in_flight.is_some().then_some(state.span_id);
+        let outer = (!state.transparent).then(|| handler_attributes::enter(span));
         Some(Entered {
-            _attached: current_context::attach_here(&carried.cx),
-            carried,
+            _attached: current_context::attach_scoped(&state.cx),
+            state,
             outer,
             was_panicking: std::thread::panicking(),
         })
@@ -113,37 +101,37 @@ impl ActiveRequest {
 
     /// Sees the head of the response, and writes into it which trace it belongs to.
     pub(crate) fn on_head(&mut self, head: &mut response::Parts) {
-        let Some(carried) = &mut self.0 else {
+        let Some(state) = &mut self.0 else {
             return;
         };
-        let (cx, Some(recording)) = (&carried.cx, &mut carried.recording) else {
+        let (cx, Some(in_flight)) = (&state.cx, &mut state.in_flight) else {
             return;
         };
-        recording.status = Some(head.status);
-        let is_server = recording.recorder.instruments.side == Side::Server;
+        in_flight.status = Some(head.status);
+        let is_server = in_flight.state.instruments.side == Side::Server;
         if is_server {
-            recording.on_answer(cx, head);
+            in_flight.on_answer(cx, head);
         } else {
-            recording.on_reply(cx, head);
+            in_flight.on_reply(cx, head);
         }
-        let recorder = &recording.recorder;
-        let hooked = recorder.options.response_attributes(head);
+        let layer_state = &in_flight.state;
+        let hooked = layer_state.options.response_attributes(head);
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);
-        if recording.span {
-            attribute_set::by_crate(|| recorder.response_headers.read(&head.headers, add));
+        if in_flight.span_is_recording {
+            attribute_set::write_as_crate(|| layer_state.response_headers.read(&head.headers, add));
         }
         if let Some(hooked) = hooked {
-            if recording.span {
+            if in_flight.span_is_recording {
                 hooked.span.into_iter().for_each(add);
             }
             for attribute in hooked.metric {
-                put_metric_attribute(&mut recording.extra, attribute);
+                put_metric_attribute(&mut in_flight.extra, attribute);
             }
         }
         if is_server && cx.has_active_span() {
             let headers = &mut head.headers;
-            recorder
+            layer_state
                 .options
                 .response_headers
                 .inject(span.span_context(), headers);
@@ -158,83 +146,83 @@ impl ActiveRequest {
         hinted: Option<u64>,
         is_end_stream: bool,
     ) {
-        let Some(carried) = &mut self.0 else {
+        let Some(state) = &mut self.0 else {
             return;
         };
         let length = announced.or(hinted);
-        carried.remaining = length;
-        carried.announced = announced.is_some();
-        carried.body_ended = is_end_stream;
-        let Some(recording) = &carried.recording else {
+        state.remaining = length;
+        state.announced = announced.is_some();
+        state.body_ended = is_end_stream;
+        let Some(in_flight) = &state.in_flight else {
             return;
         };
-        if recording.ends_at_head() {
-            carried.end(Outcome::Complete);
-        } else if is_end_stream || length == Some(0) && !recording.awaits_trailers() {
-            carried.complete();
+        if in_flight.ends_at_head() {
+            state.end(RequestEnd::Complete);
+        } else if is_end_stream || length == Some(0) && !in_flight.awaits_trailers() {
+            state.complete();
         }
     }
 
     /// Sees a frame of the response's body.
     pub(crate) fn on_frame(&mut self, frame: &Frame<impl Buf>, is_end_stream: bool) {
-        let Some(carried) = &mut self.0 else {
+        let Some(state) = &mut self.0 else {
             return;
         };
-        carried.body_ended = is_end_stream;
-        let Some(recording) = &mut carried.recording else {
+        state.body_ended = is_end_stream;
+        let Some(in_flight) = &mut state.in_flight else {
             return;
         };
         if let Some(trailers) = frame.trailers_ref() {
-            recording.on_trailers(trailers);
+            in_flight.on_trailers(trailers);
         }
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
-            recording.on_data(data, length);
-            if let Some(remaining) = &mut carried.remaining {
+            in_flight.on_data(data, length);
+            if let Some(remaining) = &mut state.remaining {
                 *remaining = remaining.saturating_sub(length);
             }
         }
         // An HTTP/1 server need not poll once more; over HTTP/2 an error may still follow.
-        let is_all_sent = carried.remaining == Some(0)
-            && !recording.awaits_trailers()
-            && recording.ends_with_last_byte();
+        let is_all_sent = state.remaining == Some(0)
+            && !in_flight.awaits_trailers()
+            && in_flight.ends_with_last_byte();
         if is_all_sent || is_end_stream || frame.is_trailers() {
-            carried.complete();
+            state.complete();
         }
     }
 
     /// The response's body was read to its end.
     pub(crate) fn on_end(&mut self) {
-        if let Some(carried) = &mut self.0 {
-            carried.complete();
+        if let Some(state) = &mut self.0 {
+            state.complete();
         }
     }
 
     /// Whether nothing is left of the response's body.
     pub(crate) fn has_whole_body(&self) -> bool {
-        self.0.as_ref().is_none_or(|carried| carried.body_ended)
+        self.0.as_ref().is_none_or(|state| state.body_ended)
     }
 
     /// The service gave an error in place of a response, or of the rest of its body.
     pub(crate) fn fail<E: 'static>(&mut self, error: &E) {
-        if let Some(carried) = &mut self.0
-            && let Some(recording) = &carried.recording
+        if let Some(state) = &mut self.0
+            && let Some(in_flight) = &state.in_flight
         {
-            let failure = recording.failure(error);
-            carried.end(Outcome::Failed(Box::new(failure)));
+            let failure = in_flight.failure(error);
+            state.end(RequestEnd::Failed(Box::new(failure)));
         }
     }
 }
 
-impl Carried {
+impl RequestState {
     #[inline]
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(recording) = &mut self.recording
+    fn end(&mut self, end: RequestEnd) {
+        if let Some(in_flight) = &mut self.in_flight
             // Once, even if what is told of it panics.
-            && mem::replace(&mut recording.open, false)
+            && mem::replace(&mut in_flight.open, false)
         {
-            recording.finish(&self.cx, outcome);
-            self.recording = None;
+            in_flight.finish(&self.cx, end);
+            self.in_flight = None;
         }
     }
 
@@ -243,39 +231,39 @@ impl Carried {
     fn complete(&mut self) {
         let is_short = self.announced && self.remaining != Some(0);
         // A gRPC call has a status that says how it ended.
-        let is_http = |recording: &Recording| recording.call.is_none();
+        let is_http = |in_flight: &InFlight| in_flight.call.is_none();
         self.end(
-            if is_short && self.recording.as_ref().is_some_and(is_http) {
-                Outcome::Incomplete
+            if is_short && self.in_flight.as_ref().is_some_and(is_http) {
+                RequestEnd::Incomplete
             } else {
-                Outcome::Complete
+                RequestEnd::Complete
             },
         );
     }
 }
 
-impl Drop for Carried {
+impl Drop for RequestState {
     fn drop(&mut self) {
         // Also where a panic is the reason: one that is the request's own has passed through its
         // `Entered`, and has ended it.
         let is_whole = self.remaining == Some(0)
             && self
-                .recording
+                .in_flight
                 .as_ref()
                 .is_some_and(|one| !one.awaits_trailers());
         self.end(if is_whole {
-            Outcome::Complete
+            RequestEnd::Complete
         } else {
-            Outcome::Cancelled
+            RequestEnd::Cancelled
         });
     }
 }
 
 /// See [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
-    carried: &'a mut Carried,
+    state: &'a mut RequestState,
     /// `None` where the handler's attributes are not those of this request.
-    outer: Option<Running>,
+    outer: Option<CurrentRequest>,
     was_panicking: bool,
     _attached: Option<ContextGuard>,
 }
@@ -285,14 +273,14 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if let Some(outer) = self.outer
             && let Some(added) = handler_attributes::leave(outer)
-            && let Some(recording) = &mut self.carried.recording
+            && let Some(in_flight) = &mut self.state.in_flight
         {
             for attribute in added {
-                put_metric_attribute(&mut recording.extra, attribute);
+                put_metric_attribute(&mut in_flight.extra, attribute);
             }
         }
         if std::thread::panicking() && !self.was_panicking {
-            self.carried.end(Outcome::Panicked);
+            self.state.end(RequestEnd::Panicked);
         }
     }
 }

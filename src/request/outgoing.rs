@@ -1,107 +1,103 @@
-//! How a request of a client begins.
-
-use std::time::{Instant, SystemTime};
+//! The begin of a request of a client.
 
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
 
-use crate::concurrent::per_thread::ByLane;
+use crate::concurrent::per_thread::PerThreadArc;
 use crate::current_context;
-use crate::layer_state::Recorder;
-use crate::providers::{NewSpan, Parent, Started};
+use crate::instruments::Route;
+use crate::layer_state::LayerState;
+use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::attempts::Attempts;
-use crate::request::grpc_call::Call;
+use crate::request::begin::{Begun, Clock};
+use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::received::Received;
-use crate::request::{ActiveRequest, Carried, Http, Recording, ResponseBodies};
-use crate::semconv::http::Scheme;
-use crate::semconv::{ClientRequest, KeptRequest};
+use crate::request::{ActiveRequest, RequestState};
+use crate::semconv::Scheme;
+use crate::semconv::Server;
+use crate::semconv::{CapturedRequest, ClientRequest};
 
 impl ActiveRequest {
-    /// A request that goes out, as it is about to be sent.
-    pub(crate) fn start_outgoing(recorder: &ByLane<Recorder>, request: &mut Parts) -> Self {
-        let start = Instant::now();
-        let options = &recorder.options;
-        // Without hooks it is read only where it is needed, which is soon: to read a clock takes long.
-        let now = options.has_request_hooks().then(SystemTime::now);
-        let parent = recorder.with_providers(current_context::get());
+    /// Begins a request that is about to be sent, and writes its context into the headers.
+    pub(crate) fn start_outgoing(state: &PerThreadArc<LayerState>, request: &mut Parts) -> Self {
+        let options = &state.options;
+        let clock = Clock::start(options);
+        let parent = state.with_providers(current_context::get());
         let server = options.server(request);
-        let may_tell = options.may_tell(server);
-        let found = recorder.instruments.find_peer(&request.method, server);
-        let route = recorder.instruments.route(&found);
-        let call = Call::of(request, &request.uri, &recorder.instruments);
-        // Counted whether it is sampled or not.
-        let resends = Attempts::resends(&request.extensions);
-        let mut hooked = options.request_attributes(request);
-        let mut given_name = options.span_name(request);
-        let named = given_name.is_some();
-        let mut start_time = None;
-        let mut describe = |new: &mut NewSpan| {
-            new.name = given_name.take().unwrap_or_else(|| match &call {
-                Some(call) => call.span_name(),
-                None => route.name.clone(),
-            });
-            new.kind = SpanKind::Client;
-            new.start_time = *start_time.insert(now.unwrap_or_else(SystemTime::now));
-            let add = &mut |attribute| new.attributes.push(attribute);
-            if let Some(call) = &call {
-                if let Some(server) = server {
-                    server.attributes(add);
-                }
-                // Whether it is a method is known when it was answered.
-                if call.known {
-                    call.attributes(add);
-                }
-            } else {
-                let kept = ClientRequest::new(route.method, resends);
-                // Read where it stays, because it is large.
-                if let KeptRequest::Client(kept) = new.request.insert(KeptRequest::Client(kept)) {
-                    let sensitive = options.sensitive_parameters.as_ref();
-                    kept.read(request, server, options.server.as_ref(), sensitive);
-                }
-            }
-            recorder.request_headers.read(&request.headers, add);
-            if let Some(hooked) = &mut hooked {
-                hooked.span.drain(..).for_each(|one| new.set(one));
-            }
+        let allowed = options.allowed(server);
+        let route_ref = state.instruments.find_peer(&request.method, server);
+        let route = state.instruments.route(&route_ref);
+        let mut description = OutgoingSpan {
+            begun: Begun::new(state, clock, request, &request.uri),
+            request,
+            route,
+            server,
+            // Counts sampled and unsampled attempts alike.
+            resends: Attempts::resends(&request.extensions),
         };
         let parent = Parent {
             cx: &parent,
             span_context: None,
         };
-        let Started {
-            cx,
-            recording: span,
-        } = recorder.tracer.start(parent, &mut describe);
+        let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
+        let begun = description.begun;
         let scheme = Scheme::Http;
-        let active = call.is_none();
+        let active = begun.call.is_none();
         if active {
-            recorder.instruments.add_active(route, scheme, 1);
+            state.instruments.add_active(route, scheme, 1);
         }
-        recorder
-            .propagators
-            .inject(&cx, may_tell, &mut request.headers);
-        let recording = Recording {
-            recorder: recorder.clone(),
-            open: true,
-            span,
-            start,
-            start_time,
-            status: None,
-            sent: 0,
-            received: Received::begin(&options.metrics, &mut request.extensions),
-            extra: hooked.map_or_else(Vec::new, |hooked| hooked.metric),
-            http: Http {
-                route: found,
-                scheme,
-                version: None,
-                body: ResponseBodies::of(&request.method),
-                active,
-                named,
-            },
-            call,
-            access: None,
+        let http = Http {
+            route: route_ref,
+            scheme,
+            version: None,
+            body: ResponseBodies::of(&request.method),
+            active,
+            has_own_name: begun.has_own_name,
         };
-        // The handler that sends it has attributes of its own.
-        Self(Some(Carried::new(cx, Some(recording), true)))
+        let headers = &mut request.headers;
+        state.propagators.inject(&cx, allowed, headers);
+        let received = Received::begin(&options.metrics, &mut request.extensions);
+        let in_flight = begun.into_in_flight(is_recording, http, received, None);
+        // The handler that sends the request has attributes of its own.
+        Self(Some(RequestState::new(cx, Some(in_flight), true)))
+    }
+}
+
+/// Describes the span of a request of a client.
+struct OutgoingSpan<'a, 's> {
+    begun: Begun<'s>,
+    request: &'a Parts,
+    route: &'a Route,
+    server: Option<Server<'a>>,
+    resends: Option<i64>,
+}
+
+impl DescribeSpan for OutgoingSpan<'_, '_> {
+    fn describe(&mut self, span: &mut NewSpan) {
+        self.begun.describe(self.route, SpanKind::Client, span);
+        let add = &mut |attribute| span.attributes.push(attribute);
+        if let Some(call) = &self.begun.call {
+            if let Some(server) = self.server {
+                server.attributes(add);
+            }
+            // Whether the server has the method is known when it has answered.
+            if call.known {
+                call.attributes(add);
+            }
+        } else {
+            let options = &self.begun.state.options;
+            let kept = CapturedRequest::Client(ClientRequest::new(self.route.method, self.resends));
+            // Read in its final place, because it is large.
+            if let CapturedRequest::Client(kept) = span.request.insert(kept) {
+                let sensitive = options.sensitive_parameters.as_ref();
+                kept.read(
+                    self.request,
+                    self.server,
+                    options.server.as_ref(),
+                    sensitive,
+                );
+            }
+        }
+        self.begun.describe_rest(self.request, span);
     }
 }

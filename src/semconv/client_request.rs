@@ -1,37 +1,37 @@
-//! What a span says of a request of a client.
+//! A request of a client, as its span describes it.
 
 use ::http::Uri;
 use ::http::request::Parts;
 
-use crate::semconv::http::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, Server};
-use crate::semconv::kept::Text;
-use crate::semconv::redact::SensitiveParameters;
-use crate::semconv::server_request::server_attributes;
-use crate::semconv::{
-    Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
-    truncate,
+use crate::semconv::address::{Server, server_attributes, without_user};
+use crate::semconv::names::{
+    HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, URL_FULL,
 };
+use crate::semconv::redact::SensitiveParameters;
+use crate::semconv::request_text::RequestText;
+use crate::semconv::text::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, truncate};
+use crate::semconv::values::AttributeValue;
 
-/// What is taken from a request before it is sent.
+/// The parts of a request that its span needs, captured before the request is sent.
 #[derive(Clone)]
 pub(crate) struct ClientRequest {
     method: &'static str,
-    /// How often it was sent before.
+    /// The number of earlier attempts.
     resends: Option<i64>,
-    /// That of the server; `None` where it is not known.
+    /// The port of the server; `None` if the server is unknown.
     port: Option<u16>,
-    /// Whether the URL has a user, who is not kept.
+    /// Whether the URL has a user, whose name is not captured.
     has_credentials: bool,
-    pub(crate) text: Text,
+    pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
-/// How long the pieces of the text are, in their order.
+/// The lengths of the pieces, in the order of the text.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
     host: u16,
     scheme: u16,
-    /// Host and port, as the URL has them.
+    /// Host and port in the URL.
     authority: u16,
     path: u16,
     /// `None` where the request does not have it.
@@ -47,13 +47,13 @@ impl ClientRequest {
             resends,
             port: None,
             has_credentials: false,
-            text: Text::default(),
+            text: RequestText::default(),
             lengths: Lengths::default(),
         }
     }
 
-    /// Reads the rest of a request, which goes to `server`. One that names no server itself is sent to
-    /// that of `base`. A query is read only with the parameters that are not to be recorded.
+    /// Captures the rest of a request to `server`. A request whose URI has no server goes to the server
+    /// of `base`. Without `sensitive_parameters` the query is not captured.
     pub(crate) fn read(
         &mut self,
         request: &Parts,
@@ -63,7 +63,7 @@ impl ClientRequest {
     ) {
         let uri = &request.uri;
         if let Some(Server { host, port }) = server {
-            self.lengths.host = self.text.add(start_of(host).as_bytes());
+            self.lengths.host = self.text.add(bounded_host(host).as_bytes());
             self.port = Some(port);
         }
         let named = uri.authority().map(|_| uri).or(base);
@@ -71,21 +71,18 @@ impl ClientRequest {
             && let (Some(scheme), Some(authority)) = (named.scheme_str(), named.authority())
         {
             let authority = authority.as_str();
-            let host = match authority.bytes().rposition(|byte| byte == b'@') {
-                Some(at) => &authority[at + 1..],
-                None => authority,
-            };
+            let host = without_user(authority);
             self.has_credentials = host.len() < authority.len();
             self.lengths.scheme = self.text.add(scheme.as_bytes());
-            self.lengths.authority = self.text.add(start_of(host).as_bytes());
+            self.lengths.authority = self.text.add(bounded_host(host).as_bytes());
         }
         self.lengths.path = self.text.add(truncate(uri.path(), MAX_PATH).as_bytes());
         self.lengths.query = self.text.add_query(&request.uri, sensitive_parameters);
         self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
-    /// The attributes of a client span that are known before the request is sent.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    /// Adds the attributes of a client span that are known before the request is sent.
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         let mut pieces = self.text.pieces();
         let host = pieces.next(self.lengths.host);
         let scheme = pieces.next(self.lengths.scheme);
@@ -95,10 +92,10 @@ impl ClientRequest {
         if let Some(port) = self.port {
             server_attributes(host, Some(port), add);
         }
-        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
+        add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
         if self.lengths.original_method > 0 {
             let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
         }
         if !scheme.is_empty() {
             let credentials = if self.has_credentials {
@@ -111,25 +108,25 @@ impl ClientRequest {
             if let Some(query) = query {
                 (url[5], url[6]) = ("?", query);
             }
-            add(URL_FULL, Fact::Name(url.concat().into()));
+            add(URL_FULL, AttributeValue::Name(url.concat().into()));
         }
         if let Some(resends) = self.resends {
-            add(HTTP_REQUEST_RESEND_COUNT, Fact::Number(resends));
+            add(HTTP_REQUEST_RESEND_COUNT, AttributeValue::Number(resends));
         }
     }
 }
 
-/// As much of a host as is looked at later.
-fn start_of(host: &str) -> &str {
+/// Returns the beginning of a host that is captured.
+fn bounded_host(host: &str) -> &str {
     host.get(..MAX_AUTHORITY).unwrap_or(host)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semconv::OTHER;
+    use crate::semconv::names::OTHER;
 
-    /// The attributes of a request, as text.
+    /// Returns the attributes of a request as text.
     fn attributes(
         request: ::http::request::Builder,
         method: &'static str,
@@ -137,7 +134,7 @@ mod tests {
         sensitive: Option<&SensitiveParameters>,
     ) -> Vec<String> {
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
-        let server = Server::of(&request.uri).or_else(|| Server::of(base?));
+        let server = Server::in_uri(&request.uri).or_else(|| Server::in_uri(base?));
         let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
         let mut attributes = Vec::new();
@@ -196,7 +193,7 @@ mod tests {
                 "url.full=https://REDACTED:REDACTED@[::1]/pot",
             ]
         );
-        // That of a tunnel has no URL.
+        // A request for a tunnel has no URL.
         let request = ::http::Request::connect("a:8443");
         assert_eq!(
             attributes(request, "CONNECT", None, None),
@@ -211,7 +208,7 @@ mod tests {
             attributes(request, "GET", None, None),
             ["http.request.method=GET"]
         );
-        // One whose server has no name goes to that of the client.
+        // A request whose server has no name goes to the server of the client.
         let base = "http://a".parse().expect("it is a URI");
         let request = ::http::Request::get("http://:8080/b");
         assert_eq!(

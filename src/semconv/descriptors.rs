@@ -1,15 +1,15 @@
-//! The methods of gRPC services, from a `FileDescriptorSet` as `protoc` and tonic's build write it.
+//! The methods of gRPC services in a `FileDescriptorSet`, which `protoc` and the build of tonic write.
 //!
-//! Of the message, three levels of names are read (Protocol Buffers, `descriptor.proto`).
+//! Only three levels of names are read (Protocol Buffers, `descriptor.proto`).
 
-/// Fields that are read: of the set, of a file, of a service, and the name of each message.
+/// Field numbers of the set, of a file and of a service, and the number of every name.
 const FILE: u64 = 1;
 const PACKAGE: u64 = 2;
 const SERVICE: u64 = 6;
 const METHOD: u64 = 2;
 const NAME: u64 = 1;
 
-/// Returns the methods of all services as `package.Service/Method`; `None` where the bytes are no
+/// Returns the methods of all services as `package.Service/Method`; `None` if the bytes are no
 /// `FileDescriptorSet`.
 pub(crate) fn grpc_methods(set: &[u8]) -> Option<Vec<String>> {
     let mut methods = Vec::new();
@@ -22,16 +22,16 @@ pub(crate) fn grpc_methods(set: &[u8]) -> Option<Vec<String>> {
 }
 
 fn read_file(file: &[u8], methods: &mut Vec<String>) -> Option<()> {
-    let package = text(file, PACKAGE)?.unwrap_or_default();
+    let package = field_text(file, PACKAGE)?.unwrap_or_default();
     for service in Fields(file) {
         let (SERVICE, service) = service? else {
             continue;
         };
-        let name = text(service, NAME)?.unwrap_or_default();
+        let name = field_text(service, NAME)?.unwrap_or_default();
         let dot = if package.is_empty() { "" } else { "." };
         for method in Fields(service) {
             if let (METHOD, method) = method? {
-                let method = text(method, NAME)?.unwrap_or_default();
+                let method = field_text(method, NAME)?.unwrap_or_default();
                 methods.push(format!("{package}{dot}{name}/{method}"));
             }
         }
@@ -39,8 +39,8 @@ fn read_file(file: &[u8], methods: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// The text of a field, where it is there; the outer `None` where it is no text.
-fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
+/// Returns the text of a field if the message has it; the outer `None` means invalid bytes.
+fn field_text(message: &[u8], number: u64) -> Option<Option<&str>> {
     let mut found = None;
     for field in Fields(message) {
         let (field, value) = field?;
@@ -51,8 +51,8 @@ fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
     Some(found)
 }
 
-/// The fields of a message that have a length, with their numbers. Others are passed over; `None` is
-/// for bytes that are no message.
+/// The fields of a message that have a length, with their numbers. Other fields are skipped. `None`
+/// means bytes that are no message.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -74,7 +74,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads one field; the inner `None` where it has no length.
+    /// Reads one field; the inner `None` means a field without a length.
     fn field(&mut self) -> Option<Option<(u64, &'a [u8])>> {
         let key = self.varint()?;
         match key & 0x07 {
@@ -124,7 +124,7 @@ mod tests {
 
     fn method(name: &str) -> Vec<u8> {
         let input = field(2, b".a.In");
-        // An option, which is a number.
+        // The last field is an option, which is a number.
         field(
             2,
             &[field(1, name.as_bytes()), input, vec![5 << 3, 1]].concat(),
@@ -150,7 +150,7 @@ mod tests {
         );
         assert_eq!(grpc_methods(&[]), Some(Vec::new()));
         for end in 1..set.len() {
-            // Cut anywhere, it is refused or has fewer methods.
+            // A cut set is refused, or has fewer methods.
             let methods = grpc_methods(&set[..end]).unwrap_or_default();
             assert!(methods.len() < 3, "{end}");
         }

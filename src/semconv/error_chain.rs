@@ -1,4 +1,4 @@
-//! An error of any type, as far as it can be looked into.
+//! An error of any type with its sources.
 
 use std::any::Any;
 use std::error::Error;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::semconv::OTHER;
+use crate::semconv::names::OTHER;
 
-/// How many errors of a chain are looked at.
+/// The number of errors that are read of a chain.
 const MAX_ERRORS: usize = 16;
 
 /// Names errors of one type, for the application.
@@ -21,30 +21,30 @@ pub(crate) trait NameError: Send + Sync {
     fn name(&self, error: &(dyn Error + 'static)) -> Option<&'static str>;
 }
 
-/// An error and its sources, the outermost first. Empty where the type of the outermost is not
-/// known to be an error.
+/// An error and its sources, the outermost first. Empty if the type of the outermost value is not a
+/// known error type.
 #[derive(Default)]
 pub(crate) struct ErrorChain<'a>(SmallVec<[&'a (dyn Error + 'static); 8]>);
 
 impl<'a> ErrorChain<'a> {
-    pub(crate) fn of(error: &'a dyn Any, names: &[Arc<dyn NameError>]) -> Self {
+    pub(crate) fn new(error: &'a dyn Any, names: &[Arc<dyn NameError>]) -> Self {
         let named = || names.iter().find_map(|name| name.reveal(error));
         let outer = reveal(error).or_else(named);
-        Self(sources(outer).collect())
+        Self(error_and_sources(outer).collect())
     }
 
     /// Returns an error whose type is erased, and its sources.
     #[cfg(feature = "macros")]
-    pub(crate) fn of_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
-        Self(sources(outermost).collect())
+    pub(crate) fn from_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
+        Self(error_and_sources(outermost).collect())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
         self.0.iter().copied()
     }
 
-    /// Returns the path of a type: of `type_name`, which is that of the outermost error, or where
-    /// that does not tell the type of the innermost one that is known.
+    /// Returns the path of the type `type_name` of the outermost error. For an erased type it is the path
+    /// of the innermost error with a known type.
     pub(crate) fn path(&self, type_name: &'static str) -> &'static str {
         let name = pointee(type_name);
         if name.starts_with("dyn ") {
@@ -60,14 +60,22 @@ impl<'a> ErrorChain<'a> {
 }
 
 /// Returns an error and its sources, the outermost first.
-pub(crate) fn sources<'a>(
+pub(crate) fn error_and_sources<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(outermost, |error| source(*error)).take(MAX_ERRORS)
+    walk_errors(outermost, source)
 }
 
-/// Returns the text of an error that is nothing else.
-pub(crate) fn text(error: &dyn Any) -> Option<&str> {
+/// Returns an error and the errors that `source` finds below it, up to the bound of a chain.
+pub(crate) fn walk_errors<'a>(
+    outermost: Option<&'a (dyn Error + 'static)>,
+    source: impl Fn(&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)>,
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(outermost, move |error| source(*error)).take(MAX_ERRORS)
+}
+
+/// Returns an error that is just a text.
+pub(crate) fn error_text(error: &dyn Any) -> Option<&str> {
     let owned = error.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| error.downcast_ref::<&'static str>().copied())
 }
@@ -95,7 +103,7 @@ fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
     error.source()
 }
 
-/// Tries types one after the other, and pointers to them.
+/// Tries types, and pointers to them, one after the other.
 macro_rules! reveal_as {
     ($error:ident: $($type:ty),* $(,)?) => {
         $(
@@ -112,7 +120,7 @@ macro_rules! reveal_as {
     };
 }
 
-/// The types that are known without a feature, and the paths by which code names them.
+/// Types that are known without a feature, with their public paths.
 macro_rules! known_types {
     ($($type:ty => $path:literal,)*) => {
         fn reveal_known(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
@@ -120,7 +128,7 @@ macro_rules! known_types {
             None
         }
 
-        /// Returns the path of an error of a known type.
+        /// Returns the public path of a known error type.
         fn known_path(error: &(dyn Error + 'static)) -> Option<&'static str> {
             $(
                 if error.is::<$type>() {
@@ -154,7 +162,7 @@ known_types! {
     tower::load_shed::error::Overloaded => "tower::load_shed::error::Overloaded",
 }
 
-/// Returns a value as an error, where its type is known to be one.
+/// Returns a value as an error if its type is a known error type.
 fn reveal(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
     macro_rules! erased {
         ($($type:ty),*) => {
@@ -178,7 +186,7 @@ fn reveal(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
     reveal_known(error)
 }
 
-/// Returns what a type points to, if it is a box or shared.
+/// Returns the type that a `Box` or an `Arc` points to.
 fn pointee(type_name: &'static str) -> &'static str {
     let mut name = type_name;
     while let Some(inner) = ["alloc::boxed::Box<", "alloc::sync::Arc<"]
@@ -190,8 +198,7 @@ fn pointee(type_name: &'static str) -> &'static str {
     name
 }
 
-/// Returns the path by which code names a type, where the compiler names it by that of a private
-/// module.
+/// Returns the public path of a type, where the compiler uses the path of a private module.
 fn public_path(type_name: &'static str) -> &'static str {
     match type_name {
         "alloc::string::String" => "std::string::String",
@@ -212,7 +219,7 @@ mod tests {
     use super::*;
 
     fn path<E: 'static>(error: &E) -> &'static str {
-        ErrorChain::of(error, &[]).path(type_name::<E>())
+        ErrorChain::new(error, &[]).path(type_name::<E>())
     }
 
     fn parse_error() -> std::num::ParseIntError {

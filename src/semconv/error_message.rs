@@ -1,24 +1,27 @@
 //! The message of an error, without secrets.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::Display;
 
 use percent_encoding::percent_decode;
 
-use crate::semconv::redact::{self, REDACTED, SensitiveParameters, truncate};
+use crate::semconv::redact::{self, REDACTED, SensitiveParameters};
+use crate::semconv::text::{display_prefix, truncate};
 
-/// Bound, in bytes, of a message.
+/// Bound of a message, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 256;
 
-/// Bound, in bytes, of what is read of one error. A URL may be longer than what is kept of it.
-const MAX_TEXT: usize = 2048;
+/// Bound of the text that is read of one error, in bytes. It is larger than a message, because
+/// redaction shortens URLs.
+pub(crate) const MAX_TEXT: usize = 2048;
 
-/// How often a URL is looked for in another.
+/// Depth to which URLs in URLs are redacted one by one. Deeper URLs are redacted whole.
 const MAX_NESTED: usize = 3;
 
-/// Joins the messages of errors by `: `. Repetitions are left out, and URLs are redacted: user and
-/// password, the values of these parameters, or where there are none the whole query, and the
-/// fragment.
-pub(crate) fn message<'a>(
+/// Joins the messages of errors with `: `, and leaves out repetitions.
+///
+/// In URLs, the user and the password and the values of sensitive parameters are redacted, and the
+/// fragment is removed. Without `sensitive` the whole query is removed.
+pub(crate) fn redacted_message<'a>(
     errors: impl IntoIterator<Item = &'a dyn Display>,
     sensitive: Option<&SensitiveParameters>,
 ) -> String {
@@ -27,7 +30,7 @@ pub(crate) fn message<'a>(
         if message.len() > MAX_MESSAGE {
             break;
         }
-        let (text, is_cut) = beginning(error);
+        let (text, is_cut) = display_prefix(error, MAX_TEXT);
         let mut redacted = String::new();
         Urls { sensitive, is_cut }.redact(&text, 0, &mut redacted);
         if let Some(sensitive) = sensitive {
@@ -44,38 +47,15 @@ pub(crate) fn message<'a>(
     truncate(&message, MAX_MESSAGE).into_owned()
 }
 
-/// Returns the message of a call, as `grpc-message` has it: percent-encoded.
+/// Returns the message of a call from a percent-encoded `grpc-message`.
 pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) -> String {
-    // Each byte of it may take three.
+    // Each byte of the message may take three here.
     let raw = &raw[..raw.len().min(3 * MAX_TEXT)];
     let decoded = percent_decode(raw).decode_utf8_lossy();
-    message([&decoded as &dyn Display], sensitive)
+    redacted_message([&decoded as &dyn Display], sensitive)
 }
 
-/// Returns the beginning of what an error says, and whether there is more. An error may have a lot
-/// to say.
-pub(crate) fn beginning(error: &dyn Display) -> (String, bool) {
-    struct Bounded(String);
-    impl Write for Bounded {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = MAX_TEXT - self.0.len();
-            let end = (0..=room.min(text.len()))
-                .rev()
-                .find(|&end| text.is_char_boundary(end));
-            let end = end.unwrap_or(0);
-            self.0.push_str(&text[..end]);
-            if end < text.len() {
-                return Err(fmt::Error);
-            }
-            Ok(())
-        }
-    }
-    let mut text = Bounded(String::new());
-    let is_cut = write!(text, "{error}").is_err();
-    (text.0, is_cut)
-}
-
-/// Whether a message has a text in it that is not part of a longer word.
+/// Returns whether a message has a text in it that is not part of a longer word.
 fn contains(message: &str, text: &str) -> bool {
     let mut found = message.match_indices(text);
     found.any(|(start, _)| {
@@ -90,7 +70,7 @@ fn contains(message: &str, text: &str) -> bool {
 
 struct Urls<'a> {
     sensitive: Option<&'a SensitiveParameters>,
-    /// Whether the text goes on where it is no longer read.
+    /// Whether the text is cut.
     is_cut: bool,
 }
 
@@ -102,7 +82,7 @@ impl Urls<'_> {
             let (before, url) = rest.split_at(start + "://".len());
             out.push_str(before);
             let end = url.find(is_after_url).unwrap_or(url.len());
-            // Prose goes on behind a URL with one of these.
+            // These characters at the end belong to the prose around the URL.
             let end = url[..end].trim_end_matches(is_punctuation).len();
             let (url, after) = url.split_at(end);
             if depth < MAX_NESTED {
@@ -115,11 +95,11 @@ impl Urls<'_> {
         out.push_str(rest);
     }
 
-    /// Writes what follows the scheme of a URL.
+    /// Writes the rest of a URL after its scheme.
     fn redact_url(&self, url: &str, is_cut: bool, depth: usize, out: &mut String) {
         let authority = url.find(['/', '\\', '?', '#']);
         if authority.is_none() && is_cut {
-            // It may be the beginning of a password.
+            // The text may be the beginning of a password.
             out.push_str(REDACTED);
             return;
         }
@@ -158,7 +138,8 @@ impl Urls<'_> {
     }
 }
 
-/// Where the `@` is behind a password in which nothing is encoded, so that it seems to end the authority.
+/// Returns the position of the `@` after a password with a character that is not encoded and seems to
+/// end the authority.
 fn end_of_password(url: &str, authority: &str) -> Option<usize> {
     if !has_port_or_none(authority) {
         return url.rfind('@');
@@ -166,7 +147,7 @@ fn end_of_password(url: &str, authority: &str) -> Option<usize> {
     if !authority.contains(':') {
         return None;
     }
-    // Behind what may be a port. In a path, `/@scope` is a name.
+    // The text after the colon may be a port. In a path, `/@scope` is a name.
     let behind = &url[authority.len()..];
     let at = match behind.as_bytes().first() {
         Some(b'?' | b'#') => behind.rfind('@'),
@@ -178,8 +159,8 @@ fn end_of_password(url: &str, authority: &str) -> Option<usize> {
     at.map(|at| authority.len() + at)
 }
 
-/// Replaces the values of sensitive parameters wherever they are in a text: without a URL, separated in
-/// another way, or percent-encoded.
+/// Redacts the values of sensitive parameters anywhere in a text: outside of URLs, with other
+/// separators, or percent-encoded.
 fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
     const ENCODED: [&str; 2] = ["%3D", "%3d"];
     let mut redacted = String::with_capacity(text.len());
@@ -205,7 +186,7 @@ fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
                 .fold(end, usize::min);
             let is_done = &value[..end] == REDACTED;
             redacted.push_str(REDACTED);
-            // What is behind it is prose, unless a quote is part of the value.
+            // Prose follows, unless a quote is part of the value.
             let quoted = value[end..].starts_with('\'')
                 && value[end + 1..].starts_with(char::is_alphanumeric);
             rest = if is_done && quoted {
@@ -218,12 +199,12 @@ fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
     }
 }
 
-/// The name of a parameter before its sign.
+/// Returns the name of a parameter at the end of a text.
 fn name_at_end(text: &str) -> &str {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
     let start = text.rfind(|c| !is_of_name(c)).map_or(0, |at| at + 1);
     let name = text.get(start..).unwrap_or_default();
-    // Of an encoded `?` or `&`, two digits are left.
+    // Two digits of an encoded `?` or `&` may stand before the name.
     let is_encoded = text
         .get(..start)
         .is_some_and(|before| before.ends_with('%'));
@@ -251,7 +232,7 @@ fn is_punctuation(c: char) -> bool {
     matches!(c, ')' | '>' | ']' | '}' | ',' | ';' | '.' | ':')
 }
 
-/// Whether the end of an authority after its last colon is a port, if there is one.
+/// Returns whether an authority has no colon, or a port after its last colon.
 fn has_port_or_none(authority: &str) -> bool {
     let after_address = authority.rsplit(']').next().unwrap_or(authority);
     after_address
@@ -261,10 +242,12 @@ fn has_port_or_none(authority: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
 
     fn redacted(text: &str) -> String {
-        message(
+        redacted_message(
             [&text as &dyn Display],
             Some(&SensitiveParameters::default()),
         )
@@ -377,11 +360,14 @@ mod tests {
         let list = SensitiveParameters::new(vec!["token".to_owned()]);
         let errors = || [&text as &dyn Display];
         assert_eq!(
-            message(errors(), Some(&list)),
+            redacted_message(errors(), Some(&list)),
             "http://REDACTED:REDACTED@a/b?token=REDACTED&sig=open"
         );
-        // The whole query goes where none is recorded.
-        assert_eq!(message(errors(), None), "http://REDACTED:REDACTED@a/b");
+        // Without a list the whole query is removed.
+        assert_eq!(
+            redacted_message(errors(), None),
+            "http://REDACTED:REDACTED@a/b"
+        );
     }
 
     #[test]
@@ -422,7 +408,7 @@ mod tests {
             (&[], ""),
         ] {
             let errors = errors.iter().map(|error| error as &dyn Display);
-            assert_eq!(message(errors, None), expected);
+            assert_eq!(redacted_message(errors, None), expected);
         }
     }
 
@@ -439,7 +425,7 @@ mod tests {
         }
         let written = std::cell::Cell::new(0);
         let error = Endless(&written);
-        let message = message([&error as &dyn Display; 20], None);
+        let message = redacted_message([&error as &dyn Display; 20], None);
         assert!(message.len() <= MAX_MESSAGE && message.ends_with('…'));
         assert!(written.get() < MAX_TEXT, "{}", written.get());
     }

@@ -1,4 +1,4 @@
-//! `error.type`: the one vocabulary of spans and metrics.
+//! `error.type`: the same words for spans and metrics.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -8,10 +8,12 @@ use ::http::StatusCode;
 use opentelemetry::KeyValue;
 
 use crate::semconv::error_chain::ErrorChain;
-use crate::semconv::error_message::beginning;
-use crate::semconv::{ERROR_TYPE, OTHER, Side, http};
+use crate::semconv::error_message::MAX_TEXT;
+use crate::semconv::names::{ERROR_TYPE, OTHER};
+use crate::semconv::text::display_prefix;
+use crate::semconv::values::{Side, is_defined, is_error};
 
-/// The client went away, or nobody waits for the result any more.
+/// The client is gone, or nothing waits for the result any more.
 pub(crate) const CANCELLED: &str = "cancelled";
 
 /// A panic passed through the request or the function.
@@ -28,7 +30,7 @@ const CONNECTION_CLOSED: &str = "connection_closed";
 const DNS: &str = "dns";
 const TLS: &str = "tls";
 
-/// `error.type`: of a closed set, so that it is fit for metrics.
+/// A value of `error.type`. The set of values is bounded, so that it is fit for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorType {
     /// The status code, as text.
@@ -37,11 +39,11 @@ pub(crate) enum ErrorType {
 }
 
 impl ErrorType {
-    /// Returns the error that a status is for this side.
-    pub(crate) fn of_status(side: Side, status: StatusCode) -> Option<Self> {
-        if !http::is_error(side, status) {
+    /// Returns the error for a status, if the status is an error for this side.
+    pub(crate) fn from_status(side: Side, status: StatusCode) -> Option<Self> {
+        if !is_error(side, status) {
             None
-        } else if http::is_defined(status) {
+        } else if is_defined(status) {
             Some(Self::Status(status))
         } else {
             Some(Self::Name(OTHER))
@@ -56,7 +58,7 @@ impl ErrorType {
     }
 }
 
-/// How far a request was when it failed.
+/// The phase in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Before the head of the response.
@@ -87,7 +89,7 @@ const LOOKUP: &str = "failed to lookup address information";
 /// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
-/// The same of `native_tls` with OpenSSL, and what is in the messages of its other errors.
+/// Message of `native_tls` with OpenSSL for such a handshake, and a part of its other messages.
 const OPENSSL_EOF: &str = "unexpected EOF";
 const OPENSSL: &str = ":SSL routines:";
 
@@ -100,7 +102,7 @@ impl ErrorChain<'_> {
     }
 }
 
-/// Whether an error says that there was no connection yet.
+/// Returns whether an error occurred before there was a connection.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
     #[cfg(feature = "tonic")]
     if error.is::<tonic::ConnectError>() {
@@ -114,11 +116,11 @@ fn is_connect(error: &(dyn Error + 'static)) -> bool {
 /// Returns the word for one error, without its sources.
 fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        of_io(error, phase, connects)
+        io_word(error, phase, connects)
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        of_hyper(error, phase)
+        hyper_word(error, phase)
     } else if let Some(error) = error.downcast_ref::<h2::Error>() {
-        of_h2(error)
+        h2_word(error)
     } else if error.is::<tower::timeout::error::Elapsed>()
         || error.is::<tokio::time::error::Elapsed>()
     {
@@ -133,7 +135,7 @@ fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&
     }
 }
 
-fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
+fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::TimedOut => Some(TIMEOUT),
         io::ErrorKind::ConnectionRefused => Some(CONNECTION_REFUSED),
@@ -141,16 +143,16 @@ fn of_io(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str
         io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::NotConnected => Some(CONNECTION_CLOSED),
-        // TLS libraries put their own error into one of these.
+        // TLS libraries wrap their own error in this kind.
         io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
         io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
         io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
-        _ if beginning(error).0.starts_with(LOOKUP) => Some(DNS),
+        _ if display_prefix(error, MAX_TEXT).0.starts_with(LOOKUP) => Some(DNS),
         _ => None,
     }
 }
 
-fn of_hyper(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
+fn hyper_word(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     if error.is_timeout() {
         Some(TIMEOUT)
     } else if error.is_incomplete_message() {
@@ -163,7 +165,7 @@ fn of_hyper(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     }
 }
 
-fn of_h2(error: &h2::Error) -> Option<&'static str> {
+fn h2_word(error: &h2::Error) -> Option<&'static str> {
     if !error.is_remote() {
         None
     } else if error.is_go_away() {
@@ -174,7 +176,7 @@ fn of_h2(error: &h2::Error) -> Option<&'static str> {
 }
 
 fn is_of_openssl(error: &dyn Error) -> bool {
-    says(error, OPENSSL_EOF) || beginning(&error).0.contains(OPENSSL)
+    says(error, OPENSSL_EOF) || display_prefix(&error, MAX_TEXT).0.contains(OPENSSL)
 }
 
 fn ended_early(phase: Phase) -> &'static str {
@@ -184,7 +186,7 @@ fn ended_early(phase: Phase) -> &'static str {
     }
 }
 
-/// Whether an error displays as exactly this text. Not more is read of what it says.
+/// Returns whether an error displays as exactly this text. Stops at the first difference.
 fn says(error: &dyn Error, text: &'static str) -> bool {
     struct Expected(&'static str);
     impl Write for Expected {
@@ -202,26 +204,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-
-    type Erased = Box<dyn Error + Send + Sync>;
+    use crate::semconv::test_errors::{Erased, Wrapped};
 
     fn word(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
-        ErrorChain::of(&error.into(), &[]).word(phase)
-    }
-
-    #[derive(Debug)]
-    struct Wrapped(Erased);
-
-    impl fmt::Display for Wrapped {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("it failed")
-        }
-    }
-
-    impl Error for Wrapped {
-        fn source(&self) -> Option<&(dyn Error + 'static)> {
-            Some(&*self.0)
-        }
+        ErrorChain::new(&error.into(), &[]).word(phase)
     }
 
     fn wrapped(error: impl Into<Erased>, times: usize) -> Erased {

@@ -1,15 +1,16 @@
-//! The client of a request as proxies name it, in `Forwarded` (RFC 7239) and `X-Forwarded-*`.
+//! The client of a request in the headers of proxies: `Forwarded` (RFC 7239) and `X-Forwarded-*`.
 //!
-//! Anybody can send these headers. Each proxy adds one element at the end of the list, so of `n`
-//! trusted proxies the first has added the `n`th element from the end; all before it is hearsay. A
-//! proxy passes headers on that it does not know, so only those are read that it is known to write.
+//! Any client can send these headers. Each proxy adds one element at the end of the list. With `n`
+//! trusted proxies, the first one added the `n`th element from the end; earlier elements are not
+//! trustworthy. A proxy passes unknown headers on, so only the configured headers are read.
 
 use std::net::IpAddr;
 
 use ::http::HeaderMap;
 use ::http::header::{FORWARDED, HeaderName};
 
-use crate::semconv::http::{Scheme, split_authority};
+use crate::semconv::address::split_authority;
+use crate::semconv::scheme::Scheme;
 
 /// A header in which a proxy names the client of a request, for
 /// [`TelemetryLayer::with_forwarded_headers`](crate::TelemetryLayer::with_forwarded_headers).
@@ -29,9 +30,9 @@ pub enum ForwardedHeader {
 /// The proxies that a layer trusts.
 #[derive(Clone, Debug)]
 pub(crate) struct TrustedProxies {
-    /// How many there are.
+    /// The number of proxies.
     pub(crate) count: usize,
-    /// The headers that they write.
+    /// The headers that the proxies write.
     pub(crate) headers: Vec<ForwardedHeader>,
 }
 
@@ -45,28 +46,35 @@ impl Default for TrustedProxies {
     }
 }
 
-/// The client, as the outermost trusted proxy names it.
+/// The values from the outermost trusted proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Forwarded<'a> {
     pub(crate) client: Option<IpAddr>,
     pub(crate) scheme: Option<Scheme>,
-    /// As the client has named the server, with the port.
+    /// The server that the client named, with the port.
     pub(crate) authority: Option<&'a str>,
 }
 
 impl<'a> Forwarded<'a> {
     #[inline]
-    pub(crate) fn of(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
+    pub(crate) fn from_headers(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
         if proxies.count == 0 {
             return Self::default();
         }
         Self::read(headers, proxies)
     }
 
+    /// Returns the scheme from the proxy, else the scheme of the connection. The target of the request is
+    /// ignored: a client can write any scheme there.
+    #[inline]
+    pub(crate) fn scheme_or(&self, connection: Scheme) -> Scheme {
+        self.scheme.unwrap_or(connection)
+    }
+
     fn read(headers: &'a HeaderMap, proxies: &TrustedProxies) -> Self {
         use ForwardedHeader::{Forwarded, XForwardedFor, XForwardedHost, XForwardedProto};
         let is_read = |header| proxies.headers.contains(&header);
-        let of = |header, name| {
+        let trusted = |header, name| {
             let name = HeaderName::from_static(name);
             is_read(header).then(|| element(headers, &name, proxies.count))?
         };
@@ -79,20 +87,20 @@ impl<'a> Forwarded<'a> {
         Self {
             client: forwarded
                 .client
-                .or_else(|| of(XForwardedFor, "x-forwarded-for").and_then(address)),
+                .or_else(|| trusted(XForwardedFor, "x-forwarded-for").and_then(address)),
             scheme: forwarded
                 .scheme
-                .or_else(|| of(XForwardedProto, "x-forwarded-proto").and_then(Scheme::parse)),
+                .or_else(|| trusted(XForwardedProto, "x-forwarded-proto").and_then(Scheme::parse)),
             authority: forwarded
                 .authority
-                .or_else(|| of(XForwardedHost, "x-forwarded-host")),
+                .or_else(|| trusted(XForwardedHost, "x-forwarded-host")),
         }
     }
 
-    /// Reads one element of `Forwarded`: `for=..;proto=..;host=..`. A parameter that is there twice has
-    /// no value (RFC 7239, section 4).
+    /// Parses one element of `Forwarded`: `for=..;proto=..;host=..`. A repeated parameter has no value
+    /// (RFC 7239, section 4).
     fn parse(element: &'a str) -> Self {
-        let (mut node, mut proto, mut host) = (One::None, One::None, One::None);
+        let (mut node, mut proto, mut host) = (OnlyValue::None, OnlyValue::None, OnlyValue::None);
         for pair in split_outside_quotes(element, b';') {
             let Some((name, value)) = pair.split_once('=') else {
                 continue;
@@ -109,7 +117,7 @@ impl<'a> Forwarded<'a> {
         Self {
             client: node.value().and_then(address),
             scheme: proto.value().and_then(Scheme::parse),
-            // A host has none of these characters: the client has written them.
+            // A host has none of these characters: they come from the client.
             authority: host
                 .value()
                 .filter(|host| !host.contains([',', ';', '=', '"', '\\', ' '])),
@@ -117,14 +125,14 @@ impl<'a> Forwarded<'a> {
     }
 }
 
-/// The value of a parameter that may be there once.
-enum One<'a> {
+/// The value of a parameter that may occur once.
+enum OnlyValue<'a> {
     None,
     Value(&'a str),
     Several,
 }
 
-impl<'a> One<'a> {
+impl<'a> OnlyValue<'a> {
     fn add(&mut self, value: &'a str) {
         let value = value.trim();
         let quoted = value
@@ -144,7 +152,7 @@ impl<'a> One<'a> {
     }
 }
 
-/// The pieces of a text between separators that are in no quoted string (RFC 9110, 5.6.4).
+/// Splits a text at the separators outside of quoted strings (RFC 9110, 5.6.4).
 fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut quotes = Quotes::default();
     text.split(move |c: char| {
@@ -155,7 +163,7 @@ fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str>
     })
 }
 
-/// Whether the text that was read so far ends in a quoted string.
+/// The state of a text that is read byte by byte: inside or outside of a quoted string.
 #[derive(Default)]
 struct Quotes {
     is_quoted: bool,
@@ -173,8 +181,8 @@ impl Quotes {
     }
 }
 
-/// The same as [`element`], of a list whose elements may have commas in quotes. A header with a quote that
-/// has no end has no elements: it may be the client that has begun it.
+/// Returns the same as [`element`] from a list whose elements may have commas in quotes. A header with
+/// a quote that does not end has no elements: the quote may come from the client.
 fn quoted_element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option<&'a str> {
     let mut first = None;
     let mut left = hops;
@@ -196,8 +204,8 @@ fn quoted_element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) ->
     first
 }
 
-/// The element at `hops` from the end of a list that may span several headers; the first, where
-/// there are fewer.
+/// Returns the element at `hops` from the end of a list that may span several headers; the first
+/// element of a shorter list.
 fn element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option<&'a str> {
     let mut found = None;
     let mut left = hops;
@@ -213,7 +221,7 @@ fn element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option
     found
 }
 
-/// An address, with or without a port. `unknown` and obfuscated identifiers are none.
+/// Parses an address, with or without a port. Returns `None` for `unknown` and obfuscated identifiers.
 fn address(node: &str) -> Option<IpAddr> {
     node.parse()
         .ok()
@@ -310,7 +318,7 @@ mod tests {
                 count: hops,
                 headers: ALL.to_vec(),
             };
-            assert_eq!(Forwarded::of(&map, &proxies), expected, "{case}");
+            assert_eq!(Forwarded::from_headers(&map, &proxies), expected, "{case}");
         }
     }
 
@@ -332,7 +340,7 @@ mod tests {
         ] {
             map.insert(name, value.parse().expect("a legal value"));
         }
-        // Every set of headers.
+        // The loop tries every set of headers.
         for set in 0..16 {
             let headers: Vec<ForwardedHeader> = (0..4)
                 .filter(|n| set & 1 << n != 0)
@@ -352,7 +360,7 @@ mod tests {
                     .or(has(x_host).then_some("x")),
             );
             let proxies = TrustedProxies { count: 1, headers };
-            let found = Forwarded::of(&map, &proxies);
+            let found = Forwarded::from_headers(&map, &proxies);
             let client = found.client.map(|client| client.to_string());
             assert_eq!((client.as_deref(), found.scheme, found.authority), expected);
         }
@@ -362,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_a_client_writes_into_a_value_names_no_client() {
-        // A proxy that copies the client's `Host`, quoted as it must be, or not at all.
+        // A proxy may copy the `Host` of the client with the quotes that it needs, or without them.
         for (header, client, host) in [
             (
                 "for=1.1.1.1;host=\"a,for=6.6.6.6;proto=https;host=evil;x=y\"",
@@ -385,7 +393,7 @@ mod tests {
                 Some("2001:db8::1"),
                 Some("a:8080"),
             ),
-            // A quote that the client has begun hides the element of the proxy, and names nobody.
+            // A quote that the client begins hides the element of the proxy, and names no client.
             ("for=\"6.6.6.6, for=1.1.1.1", None, None),
             ("x=\", for=1.1.1.1;host=\"h\"", None, None),
             ("for=6.6.6.6, for=1.1.1.1", Some("1.1.1.1"), None),
@@ -396,27 +404,13 @@ mod tests {
                 count: 1,
                 headers: ALL.to_vec(),
             };
-            let found = Forwarded::of(&map, &proxies);
+            let found = Forwarded::from_headers(&map, &proxies);
             let expected = client.map(|client: &str| client.parse().expect("an address"));
             assert_eq!(
                 (found.client, found.authority),
                 (expected, host),
                 "{header}"
             );
-        }
-    }
-
-    #[test]
-    fn a_websocket_has_the_scheme_of_its_request() {
-        for (proto, expected) in [
-            ("https", Some(Scheme::Https)),
-            ("WSS", Some(Scheme::Https)),
-            ("http", Some(Scheme::Http)),
-            ("ws", Some(Scheme::Http)),
-            ("gopher", None),
-            ("", None),
-        ] {
-            assert_eq!(Scheme::parse(proto), expected, "{proto}");
         }
     }
 }

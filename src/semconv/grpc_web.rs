@@ -9,21 +9,21 @@ use std::io::IoSlice;
 /// The flag of a frame that holds trailers. With any other flag beside it, they are compressed.
 const TRAILERS: u8 = 0x80;
 
-/// The bound of one line of trailers, in bytes. What is longer is no status.
+/// The bound of one line of trailers, in bytes. A longer line has no status.
 const MAX_LINE: usize = 1024;
 
-/// Slices of one chunk that are looked at. A chunk of more slices ends the reading.
+/// The number of slices that are read of one chunk. A chunk with more slices ends the reading.
 const MAX_SLICES: usize = 16;
 
-/// Reads the frames of a body as they come. Messages are skipped without a look at them.
+/// A reader of the frames of a body, chunk by chunk. It skips messages.
 #[derive(Debug, Default)]
 pub(crate) struct WebFrames {
     head: [u8; 5],
-    /// How much of the head is there.
+    /// The number of bytes of the head that are read.
     head_length: usize,
-    /// The bytes that are left of the frame, once its head is complete.
+    /// The number of bytes that are left of the frame, once its head is complete.
     left: usize,
-    /// The line of trailers that has begun.
+    /// The line of trailers that is being read.
     line: Vec<u8>,
     /// Whether frames can no longer be told apart.
     is_lost: bool,
@@ -35,7 +35,7 @@ pub(crate) struct WebFrames {
 }
 
 impl WebFrames {
-    /// Reads a chunk of the body, and leaves it as it is.
+    /// Reads a chunk of the body without consuming it.
     pub(crate) fn read(&mut self, chunk: &impl Buf) {
         if chunk.chunk().len() == chunk.remaining() {
             return self.read_bytes(chunk.chunk());
@@ -110,17 +110,17 @@ impl WebFrames {
         }
     }
 
-    /// Whether the body has a message, which only a method sends.
+    /// Returns whether the body has a message, which only a method sends.
     pub(crate) fn has_message(&self) -> bool {
         self.has_message
     }
 
-    /// The `grpc-status` of the trailers, once they were read.
+    /// Returns the `grpc-status` of the trailers, once they are read.
     pub(crate) fn status(&self) -> Option<&[u8]> {
         self.status.as_deref().filter(|_| self.has_trailers)
     }
 
-    /// Takes the `grpc-message` of the trailers, percent-encoded and bounded, once it was read.
+    /// Takes the `grpc-message` of the trailers, percent-encoded and bounded, once it is read.
     pub(crate) fn take_message(&mut self) -> Option<Vec<u8>> {
         self.message.take()
     }

@@ -1,14 +1,16 @@
-//! Bounds and redaction for text that comes from a request.
+//! Redaction of text that comes from a request.
 
 use std::borrow::Cow;
 
 use ::http::HeaderName;
 use percent_encoding::percent_decode_str;
 
+use crate::semconv::text::{prefix, truncate};
+
 pub(crate) const REDACTED: &str = "REDACTED";
 
-/// Query parameters that carry credentials (HTTP spans, `url.query`), and the two that older
-/// versions of the conventions listed besides them.
+/// Query parameters that carry credentials (HTTP spans, `url.query`). Two of them are only in older
+/// versions of the conventions.
 const SENSITIVE_PARAMETERS: [&str; 7] = [
     "AWSAccessKeyId",
     "Signature",
@@ -19,8 +21,7 @@ const SENSITIVE_PARAMETERS: [&str; 7] = [
     "sig",
 ];
 
-/// Words in the name of a header that tells of credentials. A word ends where another begins, at a
-/// dash, an underscore or a dot.
+/// Words in the names of headers that carry credentials. Dashes, underscores and dots separate words.
 const SENSITIVE_WORDS: [&str; 34] = [
     "2fa",
     "accesskey",
@@ -58,7 +59,7 @@ const SENSITIVE_WORDS: [&str; 34] = [
     "xsrf",
 ];
 
-/// Parts of words that tell of credentials, wherever they are in a name.
+/// Parts of words that show credentials, anywhere in a name.
 const SENSITIVE_PARTS: [&str; 12] = [
     "apikey",
     "authoriz",
@@ -74,7 +75,7 @@ const SENSITIVE_PARTS: [&str; 12] = [
     "token",
 ];
 
-/// Keys that open nothing: the word before `key` says so.
+/// Words before `key` that show that the key is no secret.
 const OPEN_KEYS: [&str; 8] = [
     "cache",
     "correlation",
@@ -86,7 +87,8 @@ const OPEN_KEYS: [&str; 8] = [
     "websocket",
 ];
 
-/// The query parameters whose values are redacted: the conventions' own, or others in their place.
+/// The query parameters whose values are redacted: the list of the conventions, or another list that
+/// replaces it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SensitiveParameters(Option<Vec<String>>);
 
@@ -95,7 +97,7 @@ impl SensitiveParameters {
         Self(Some(names))
     }
 
-    /// Whether a parameter of this name is sensitive.
+    /// Returns whether a parameter of this name is sensitive.
     pub(crate) fn has(&self, name: &str) -> bool {
         !name.is_empty() && self.contains(name)
     }
@@ -108,7 +110,7 @@ impl SensitiveParameters {
     }
 }
 
-/// Whether a header is one that carries credentials, by its name.
+/// Returns whether a header carries credentials, by its name.
 pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
     let name = name.as_str();
     if SENSITIVE_PARTS.iter().any(|part| name.contains(part)) {
@@ -125,45 +127,19 @@ pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
     false
 }
 
-/// Cuts `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
-#[inline]
-pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
-    const MARK: &str = "…";
-    if text.len() <= limit {
-        return Cow::Borrowed(text);
-    }
-    let end = (0..=limit.saturating_sub(MARK.len()))
-        .rev()
-        .find(|&end| text.is_char_boundary(end))
-        .unwrap_or(0);
-    Cow::Owned([&text[..end], MARK].concat())
-}
-
-/// The text of bytes that may be of another encoding, cut to at most `limit` bytes.
-#[inline]
-pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
-    // A few bytes more than are kept tell that it is cut, and are no cut character.
-    const MORE: usize = 4;
-    let bytes = bytes.get(..limit + MORE).unwrap_or(bytes);
-    match String::from_utf8_lossy(bytes) {
-        Cow::Borrowed(text) => truncate(text, limit),
-        Cow::Owned(text) => Cow::Owned(truncate(&text, limit).into_owned()),
-    }
-}
-
-/// Replaces the values of parameters that carry credentials, then cuts to `limit` bytes.
+/// Redacts the values of parameters that carry credentials, and truncates to `limit` bytes.
 ///
-/// Of a long query no more is looked at than a few times what is kept.
+/// Reads at most four times `limit` of a long query.
 pub(crate) fn query<'a>(
     query: &'a str,
     limit: usize,
     sensitive: &SensitiveParameters,
 ) -> Cow<'a, str> {
-    let seen = start(query, 4 * limit);
-    // What is cut off is replaced by the mark of a cut, whatever is before it.
+    let seen = prefix(query, 4 * limit);
+    // A query that is cut ends with the mark of a cut, even if redaction makes it short enough.
     let is_whole = seen.len() == query.len();
     let mut redacted = String::new();
-    // What needs no change is copied at once, or not at all.
+    // Text without a change is copied in one piece, or not at all.
     let (mut kept, mut at) = (0, 0);
     for parameter in seen.split('&') {
         if redacted.len() + (at - kept) > limit {
@@ -180,25 +156,16 @@ pub(crate) fn query<'a>(
     if kept == 0 && redacted.is_empty() {
         return truncate(query, limit);
     }
-    redacted.push_str(start(&seen[kept..], limit + 1));
+    redacted.push_str(prefix(&seen[kept..], limit + 1));
     if !is_whole && redacted.len() <= limit {
         redacted.push('…');
     }
     Cow::Owned(truncate(&redacted, limit).into_owned())
 }
 
-/// The beginning of a text, up to `limit` bytes, that ends with a character.
-pub(crate) fn start(text: &str, limit: usize) -> &str {
-    if text.len() <= limit {
-        return text;
-    }
-    let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end));
-    &text[..end.unwrap_or(0)]
-}
-
 fn is_sensitive(parameter: &str, sensitive: &SensitiveParameters) -> bool {
     let name = name_of(parameter);
-    // A value needs `=`; an encoded name reaches the application decoded, so it counts as such.
+    // A value needs `=`. The application sees a name decoded, so the decoded name decides.
     parameter.len() > name.len()
         && if name.contains('%') {
             sensitive.contains(&percent_decode_str(name).decode_utf8_lossy())
@@ -216,14 +183,6 @@ fn name_of(parameter: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_is_cut_at_the_end_of_a_character() {
-        assert_eq!(truncate("short", 16), "short");
-        assert_eq!(truncate("0123456789", 8), "01234…");
-        assert_eq!(truncate("ääääääää", 9), "äää…");
-        assert_eq!(truncate("🦀🦀🦀🦀", 3), "…");
-    }
 
     #[test]
     fn credentials_in_a_query_are_redacted() {
@@ -256,12 +215,12 @@ mod tests {
 
     #[test]
     fn the_work_for_a_query_is_bounded_by_what_is_kept() {
-        // The time is that of the parameters that are looked at, which are counted.
+        // The number of parameters that are read stands for the time.
         let looked_at = |text: &str| {
             let names = SensitiveParameters::default();
             let seen = query(text, 1024, &names);
             assert!(seen.len() <= 1024, "{}", seen.len());
-            start(text, 4 * 1024).split('&').count()
+            prefix(text, 4 * 1024).split('&').count()
         };
         for text in [
             "&".repeat(65_000),
@@ -270,7 +229,7 @@ mod tests {
         ] {
             assert!(looked_at(&text) <= 4 * 1024 + 1);
         }
-        // A long value that is redacted hides nothing of what is behind it, within the bound.
+        // Text after a long redacted value is kept, within the bound.
         let long = format!("sig={}&b=2", "s".repeat(2000));
         let found = query(&long, 1024, &SensitiveParameters::default());
         assert_eq!(found, "sig=REDACTED&b=2");

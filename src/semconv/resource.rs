@@ -1,4 +1,4 @@
-//! Resource conventions: what describes a service, its host and its process.
+//! Resource conventions: names and values for a service, its host and its process.
 
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CONTAINER_ID, DEPLOYMENT_ENVIRONMENT_NAME, HOST_ARCH, HOST_NAME, OS_TYPE,
@@ -6,7 +6,7 @@ pub(crate) use opentelemetry_semantic_conventions::attribute::{
     TELEMETRY_DISTRO_NAME, TELEMETRY_DISTRO_VERSION,
 };
 
-/// `host.arch`, of what Rust calls it.
+/// Returns `host.arch` for the name that Rust uses.
 pub(crate) fn arch(name: &'static str) -> &'static str {
     match name {
         "x86_64" => "amd64",
@@ -18,7 +18,7 @@ pub(crate) fn arch(name: &'static str) -> &'static str {
     }
 }
 
-/// `os.type`, of what Rust calls it.
+/// Returns `os.type` for the name that Rust uses.
 pub(crate) fn os(name: &'static str) -> &'static str {
     match name {
         "macos" => "darwin",

@@ -1,4 +1,4 @@
-//! gRPC spans and metrics (RPC conventions, stable).
+//! Conventions of gRPC spans and metrics (RPC conventions, stable).
 
 use ::http::header::{CONTENT_TYPE, HeaderName, TE};
 use ::http::request::Parts;
@@ -6,36 +6,40 @@ use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 
 use crate::request_headers::RequestHeaders;
-use crate::semconv::http::{peer, peer_attributes};
-use crate::semconv::server_request::{server, server_attributes};
-use crate::semconv::{Fact, Forwarded, RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, Side, truncate};
+use crate::semconv::address::{peer_address, peer_attributes, server_attributes};
+use crate::semconv::forwarded::Forwarded;
+use crate::semconv::http::matched_route;
+use crate::semconv::names::{RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME};
+use crate::semconv::server_request::server;
+use crate::semconv::text::{prefix, truncate};
+use crate::semconv::values::{AttributeValue, Side};
 
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
 
-/// As a name, which to make of text takes long.
+/// Parsed names: parsing takes long.
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// `http.request.method` of every call.
 pub(crate) const HTTP_METHOD: &str = "POST";
 
-/// Bound, in bytes, of a method that a request names.
+/// Bound of the method that a request names, in bytes.
 pub(crate) const MAX_METHOD: usize = 256;
 
-/// Whether a request looks like a gRPC call: a POST with gRPC's content type, to a path that no
+/// Returns whether a request looks like a gRPC call: a POST with gRPC's content type, to a path that no
 /// route of an HTTP API claims. tonic's routes are `/package.Service/{*rest}`.
 #[inline]
 pub(crate) fn is_call(request: &Parts) -> bool {
     request.method == Method::POST
         && has_grpc_content_type(&request.headers)
-        && crate::semconv::http::route(&request.extensions).is_none_or(|route| {
+        && matched_route(&request.extensions).is_none_or(|route| {
             let last = route.rsplit('/').next();
             last.is_some_and(|last| last.starts_with("{*"))
         })
 }
 
-/// Whether the content type is that of gRPC, or of gRPC-Web in its binary form.
+/// Returns whether the content type belongs to gRPC, or to the binary form of gRPC-Web.
 pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
@@ -45,58 +49,59 @@ pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// Whether a body is in the binary form of gRPC-Web.
+/// Returns whether a body is in the binary form of gRPC-Web.
 pub(crate) fn is_web(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
 }
 
-/// Whether a request is as clients of gRPC send it, and not just of its content type.
+/// Returns whether a request also looks like a request of a gRPC client apart from its content type.
 pub(crate) fn is_likely_call(request: &Parts) -> bool {
     request.version >= Version::HTTP_2 && request.headers.get(TE).is_some_and(|te| te == "trailers")
 }
 
-/// The method that a request names, `package.Service/Method`. It is no longer than is looked at.
-pub(crate) fn method(uri: &Uri) -> &str {
+/// Returns the method that a request names, `package.Service/Method`. It may be one byte longer than
+/// [`MAX_METHOD`], which shows that it is cut.
+pub(crate) fn called_method(uri: &Uri) -> &str {
     let path = uri.path();
     let method = path.strip_prefix('/').unwrap_or(path);
-    crate::semconv::redact::start(method, MAX_METHOD + 1)
+    prefix(method, MAX_METHOD + 1)
 }
 
-/// The method at the end of a longer path.
+/// Returns the method at the end of a longer path.
 pub(crate) fn without_prefix(method: &str) -> Option<&str> {
     let mut slashes = method.rmatch_indices('/').map(|(at, _)| at);
     Some(&method[slashes.nth(1)? + 1..])
 }
 
-/// `rpc.method_original`, as an attribute.
-pub(crate) fn method_original(method: &str) -> KeyValue {
+/// Returns `rpc.method_original` as an attribute.
+pub(crate) fn original_method_attribute(method: &str) -> KeyValue {
     KeyValue::new(
         RPC_METHOD_ORIGINAL,
         truncate(method, MAX_METHOD).into_owned(),
     )
 }
 
-/// The attributes of a server span that are known when the call arrives, and would be right of a
-/// request over HTTP too.
+/// Adds the attributes of a server span that are known when the call arrives, and that an HTTP request
+/// has too.
 pub(crate) fn request_attributes(
     request: &Parts,
     headers: &RequestHeaders<'_>,
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    let add = &mut |key, fact: Fact<'_>| add(fact.attribute(key));
+    let add = &mut |key, fact: AttributeValue<'_>| add(fact.attribute(key));
     if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }
-    if let Some(peer) = peer(&request.extensions) {
+    if let Some(peer) = peer_address(&request.extensions) {
         peer_attributes(peer, add);
     }
 }
 
-/// `rpc.system.name`, as an attribute.
-pub(crate) fn system() -> KeyValue {
+/// Returns `rpc.system.name` as an attribute.
+pub(crate) fn system_attribute() -> KeyValue {
     KeyValue::new(RPC_SYSTEM_NAME, SYSTEM)
 }
 
@@ -135,12 +140,12 @@ impl Code {
         "UNAUTHENTICATED",
     ];
 
-    /// The `grpc-status` of trailers, or of a head that is trailers at the same time.
+    /// Returns the `grpc-status` of trailers, or of a head that replaces trailers.
     pub(crate) fn in_headers(headers: &HeaderMap) -> Option<Self> {
         Some(Self::parse(headers.get(GRPC_STATUS)?.as_bytes()))
     }
 
-    /// The code that a `grpc-status` names.
+    /// Parses a `grpc-status`.
     pub(crate) fn parse(value: &[u8]) -> Self {
         match value {
             [digit @ b'0'..=b'9'] => Self(digit - b'0'),
@@ -149,15 +154,15 @@ impl Code {
         }
     }
 
-    /// The code of a status of tonic.
+    /// Returns the code of a status of tonic.
     #[cfg(feature = "tonic")]
-    pub(crate) fn of_status(status: &tonic::Status) -> Self {
-        // The numbers are those of the wire.
+    pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        // The enum of tonic has the numbers of the protocol.
         u8::try_from(i32::from(status.code())).map_or(Self::UNKNOWN, Self)
     }
 
-    /// What a client makes of an answer without `grpc-status`, for instance one of a layer that
-    /// knows nothing of gRPC.
+    /// Returns the code that a client uses for a response without `grpc-status`, such as the response
+    /// of a layer without support for gRPC.
     pub(crate) fn from_http_status(status: StatusCode) -> Self {
         match status.as_u16() {
             400 | 431 => Self::INTERNAL,
@@ -169,12 +174,12 @@ impl Code {
         }
     }
 
-    /// `rpc.status_code`
+    /// Returns `rpc.status_code`.
     pub(crate) fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// Whether the code is an error: for a client all but OK, for a server UNKNOWN,
+    /// Returns whether the code is an error: for a client all but OK, for a server UNKNOWN,
     /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
     pub(crate) fn is_error(self, side: Side) -> bool {
         match side {

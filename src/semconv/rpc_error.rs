@@ -1,20 +1,19 @@
-//! The code of a gRPC call that fails without one from the wire.
+//! Codes for gRPC calls that fail without a code from the server.
 
 use std::error::Error;
 
 use h2::Reason;
 
+use crate::semconv::error_chain::walk_errors;
 use crate::semconv::rpc::Code;
 
-/// How many errors of a chain are looked at.
-const MAX_ERRORS: usize = 16;
-
 impl Code {
-    /// Returns the code that the caller of a client sees for an error.
+    /// Returns the code that the user of a client gets for an error.
     ///
-    /// With the feature `tonic` it is the one of `tonic::Status::from_error`. Without it, errors of
-    /// hyper and h2 have the same codes, and others depend on whether there was a response.
-    pub(crate) fn of_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
+    /// With the feature `tonic` it is the code of `tonic::Status::from_error`. Without the feature,
+    /// errors of hyper and h2 have the same codes. The code of another error depends on whether a
+    /// response has arrived.
+    pub(crate) fn from_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
         let fallback = match (cfg!(feature = "tonic"), is_answered) {
             (true, _) => Self::UNKNOWN,
             (false, false) => Self::UNAVAILABLE,
@@ -24,23 +23,22 @@ impl Code {
             return fallback;
         };
         if let Some(error) = outermost.downcast_ref::<h2::Error>() {
-            return Self::of_h2(error);
+            return Self::from_h2(error);
         }
         if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
             return Self::RESOURCE_EXHAUSTED;
         }
-        // As tonic has it, and not as `ErrorChain`, which looks into more of them.
-        std::iter::successors(error, |error| (*error).source())
-            .take(MAX_ERRORS)
-            .find_map(Self::of_source)
+        // Only `Error::source`, as in tonic: `ErrorChain` finds more sources.
+        walk_errors(error, |error| error.source())
+            .find_map(Self::from_source)
             .unwrap_or(fallback)
     }
 
-    fn of_source(error: &(dyn Error + 'static)) -> Option<Self> {
+    fn from_source(error: &(dyn Error + 'static)) -> Option<Self> {
         #[cfg(feature = "tonic")]
         {
             if let Some(status) = error.downcast_ref::<tonic::Status>() {
-                return Some(Self::of_status(status));
+                return Some(Self::from_status(status));
             }
             if error.is::<tonic::TimeoutExpired>() {
                 return Some(Self::CANCELLED);
@@ -57,10 +55,10 @@ impl Code {
             return Some(Self::CANCELLED);
         }
         let source = error.source()?.downcast_ref::<h2::Error>()?;
-        Some(Self::of_h2(source))
+        Some(Self::from_h2(source))
     }
 
-    fn of_h2(error: &h2::Error) -> Self {
+    fn from_h2(error: &h2::Error) -> Self {
         match error.reason() {
             Some(
                 Reason::NO_ERROR
@@ -83,28 +81,11 @@ impl Code {
 
 #[cfg(all(test, feature = "tonic"))]
 mod tests {
-    use std::fmt;
     use std::io;
     use std::time::Duration;
 
     use super::*;
-
-    type Erased = Box<dyn Error + Send + Sync>;
-
-    #[derive(Debug)]
-    struct Wrapped(Erased);
-
-    impl fmt::Display for Wrapped {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("it failed")
-        }
-    }
-
-    impl Error for Wrapped {
-        fn source(&self) -> Option<&(dyn Error + 'static)> {
-            Some(&*self.0)
-        }
-    }
+    use crate::semconv::test_errors::{Erased, Wrapped};
 
     fn errors() -> Vec<Erased> {
         let mut errors: Vec<Erased> = (0..16)
@@ -134,14 +115,14 @@ mod tests {
         for (wrapper, wrap) in wrappers.into_iter().enumerate() {
             for error in errors().into_iter().map(wrap) {
                 let text = format!("{wrapper}: {error:?}");
-                let code = Code::of_error(Some(&*error), false);
+                let code = Code::from_error(Some(&*error), false);
                 let expected = tonic::Status::from_error(error).code();
                 assert_eq!(code, Code(expected as u8), "{text}");
             }
         }
     }
 
-    /// Errors of hyper cannot be made, and have to be provoked.
+    /// Provokes errors of hyper, which have no constructor.
     #[tokio::test]
     async fn a_code_is_the_one_that_tonic_makes_of_an_error_of_hyper() {
         let (client, server) = tokio::io::duplex(1024);
@@ -162,7 +143,7 @@ mod tests {
             let request = http::Request::new(String::new());
             let sent = tokio::time::timeout(Duration::from_secs(20), sender.send_request(request));
             let error = sent.await.expect("an answer").expect_err("a reset");
-            let code = Code::of_error(Some(&error), false);
+            let code = Code::from_error(Some(&error), false);
             let expected = tonic::Status::from_error(error.into()).code();
             assert_eq!(code, Code(expected as u8), "{reason}");
         }

@@ -1,4 +1,4 @@
-//! What a span says of a request to a server.
+//! A request to a server, as its span describes it.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -9,20 +9,23 @@ use ::http::request::Parts;
 use ::http::uri::Authority;
 
 use crate::request_headers::RequestHeaders;
+use crate::semconv::address::{
+    address_text, peer_address, peer_attributes, server_attributes, split_authority,
+};
 use crate::semconv::forwarded::Forwarded;
-use crate::semconv::http::{
-    MAX_AUTHORITY, MAX_HOST, MAX_PATH, MAX_USER_AGENT, Scheme, address_text, peer, peer_attributes,
-    protocol_version, split_authority,
+use crate::semconv::names::{
+    CLIENT_ADDRESS, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
+    NETWORK_PROTOCOL_VERSION, URL_PATH, URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
 };
-use crate::semconv::kept::Text;
-use crate::semconv::redact::{SensitiveParameters, lossy_text};
-use crate::semconv::{
-    CLIENT_ADDRESS, Fact, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL, HTTP_ROUTE,
-    NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_PATH, URL_QUERY, URL_SCHEME,
-    USER_AGENT_ORIGINAL, truncate,
+use crate::semconv::redact::SensitiveParameters;
+use crate::semconv::request_text::RequestText;
+use crate::semconv::scheme::Scheme;
+use crate::semconv::text::{
+    MAX_AUTHORITY, MAX_PATH, MAX_USER_AGENT, bounded_bytes, lossy_text, truncate,
 };
+use crate::semconv::values::{AttributeValue, protocol_version};
 
-/// What is taken from a request when it arrives.
+/// The parts of a request that its span needs, captured when the request arrives.
 #[derive(Clone)]
 pub(crate) struct ServerRequest {
     method: &'static str,
@@ -31,12 +34,12 @@ pub(crate) struct ServerRequest {
     version: Version,
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
-    /// The pieces one after the other, as they came: a user may be named before the host.
-    pub(crate) text: Text,
+    /// The pieces one after the other, without any change: a user may stand before the host.
+    pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
-/// How long the pieces of the text are, in their order.
+/// The lengths of the pieces, in the order of the text.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
     path: u16,
@@ -61,13 +64,12 @@ impl ServerRequest {
             version: Version::default(),
             client: None,
             peer: None,
-            text: Text::default(),
+            text: RequestText::default(),
             lengths: Lengths::default(),
         }
     }
 
-    /// Reads the rest of a request. A query is read only with the parameters that are not to be
-    /// recorded.
+    /// Captures the rest of a request. Without `sensitive_parameters` the query is not captured.
     #[inline]
     pub(crate) fn read(
         &mut self,
@@ -78,12 +80,11 @@ impl ServerRequest {
     ) {
         self.version = request.version;
         self.client = forwarded.client;
-        self.peer = peer(&request.extensions);
+        self.peer = peer_address(&request.extensions);
         let authority = authority(request, headers, forwarded).unwrap_or_default();
         let authority = authority.get(..MAX_AUTHORITY).unwrap_or(authority);
         let user_agent = headers.user_agent.map_or(&[][..], HeaderValue::as_bytes);
-        // A little more than is kept, which tells that it is cut.
-        let user_agent = user_agent.get(..MAX_USER_AGENT + 4).unwrap_or(user_agent);
+        let user_agent = bounded_bytes(user_agent, MAX_USER_AGENT);
         self.lengths.path = self
             .text
             .add(truncate(request.uri.path(), MAX_PATH).as_bytes());
@@ -93,48 +94,48 @@ impl ServerRequest {
         self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
-    /// The attributes of a server span that are known when the request arrives.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, Fact<'_>)) {
+    /// Adds the attributes of a server span that are known when the request arrives.
+    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         let mut pieces = self.text.pieces();
         let path = pieces.next(self.lengths.path);
         let server = split_authority(pieces.next(self.lengths.authority));
         let user_agent = pieces.next_bytes(self.lengths.user_agent);
         let query = self.lengths.query.map(|length| pieces.next(length));
-        add(HTTP_REQUEST_METHOD, Fact::name(self.method));
+        add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
         if self.lengths.original_method > 0 {
             let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, Fact::Text(original));
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
         }
-        add(URL_SCHEME, Fact::name(self.scheme.as_str()));
-        add(URL_PATH, Fact::Text(path));
+        add(URL_SCHEME, AttributeValue::name(self.scheme.as_str()));
+        add(URL_PATH, AttributeValue::Text(path));
         if let Some(query) = query {
-            add(URL_QUERY, Fact::Text(query));
+            add(URL_QUERY, AttributeValue::Text(query));
         }
         if let Some((host, port)) = server {
             server_attributes(host, port, add);
         }
         if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
-            add(CLIENT_ADDRESS, Fact::Text(&address_text(client)));
+            add(CLIENT_ADDRESS, AttributeValue::Text(&address_text(client)));
         }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
         }
         if let Some(version) = protocol_version(self.version) {
-            add(NETWORK_PROTOCOL_VERSION, Fact::name(version));
+            add(NETWORK_PROTOCOL_VERSION, AttributeValue::name(version));
         }
         if !user_agent.is_empty() {
             let agent = lossy_text(user_agent, MAX_USER_AGENT);
-            add(USER_AGENT_ORIGINAL, Fact::Text(&agent));
+            add(USER_AGENT_ORIGINAL, AttributeValue::Text(&agent));
         }
         if let Some(route) = &self.route {
-            add(HTTP_ROUTE, Fact::Name(route.clone()));
+            add(HTTP_ROUTE, AttributeValue::Name(route.clone()));
         }
     }
 }
 
-/// The server that a request names, perhaps with a user and a port: as a trusted proxy has it, else
-/// `:authority` or the absolute form, else `Host`. Anybody can send that, in any encoding; a proxy that
-/// is trusted has the name from where it was checked.
+/// Returns the name of the server, perhaps with a user and a port: from a trusted proxy, else from
+/// `:authority` or the absolute form, else from `Host`. Only the name from a trusted proxy may have
+/// characters that are not ASCII: any client can send a `Host` in any encoding.
 #[inline]
 fn authority<'a>(
     request: &'a Parts,
@@ -150,7 +151,7 @@ fn authority<'a>(
     })
 }
 
-/// Host and port of the server that a request names.
+/// Returns host and port of the server that a request names.
 pub(crate) fn server<'a>(
     request: &'a Parts,
     headers: &RequestHeaders<'a>,
@@ -160,26 +161,16 @@ pub(crate) fn server<'a>(
     str::from_utf8(authority).ok().and_then(split_authority)
 }
 
-/// `server.address` and `server.port`
-pub(crate) fn server_attributes(
-    host: &str,
-    port: Option<u16>,
-    add: &mut impl FnMut(&'static str, Fact<'_>),
-) {
-    add(SERVER_ADDRESS, Fact::Text(&truncate(host, MAX_HOST)));
-    if let Some(port) = port {
-        add(SERVER_PORT, Fact::Number(port.into()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ::http::header::HOST;
     use opentelemetry::Value;
 
     use super::*;
+    use crate::semconv::names::{SERVER_ADDRESS, SERVER_PORT};
+    use crate::semconv::text::MAX_HOST;
 
-    /// The attributes of a server, as they are made of a request with this head.
+    /// Returns the address and the port of the server from a request with this head.
     fn server_of(
         uri: &str,
         host: &[u8],
@@ -187,7 +178,7 @@ mod tests {
     ) -> (Option<Value>, Option<Value>) {
         let request = ::http::Request::get(uri).header(HOST, host);
         let (request, ()) = request.body(()).expect("it is a request").into_parts();
-        let headers = RequestHeaders::of(&request.headers);
+        let headers = RequestHeaders::find_in(&request.headers);
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
         kept.read(&request, &headers, forwarded, None);
         let mut attributes = Vec::new();

@@ -8,8 +8,8 @@ use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, SamplingDecision, SamplingResult, ShouldSample,
 };
 
-use crate::propagation::{Decision, decision};
-use crate::providers::without_span_of;
+use crate::propagation::{Decision, decision_in};
+use crate::providers::scope::without_span_of;
 
 /// A sampler that is asked as the decision that came by B3 has it.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl ShouldSample for Decided {
             self.0
                 .should_sample(cx, trace_id, name, kind, attributes, links)
         };
-        let Some((cx, decision)) = parent.and_then(|cx| Some((cx, decision(cx)?))) else {
+        let Some((cx, decision)) = parent.and_then(|cx| Some((cx, decision_in(cx)?))) else {
             return ask(parent);
         };
         match decision {
@@ -62,7 +62,7 @@ mod tests {
     use opentelemetry_sdk::trace::Sampler;
 
     use super::*;
-    use crate::propagation::Beside;
+    use crate::propagation::TraceExtra;
 
     fn remote(flags: u8) -> SpanContext {
         let state = "a=1".parse().expect("it is valid");
@@ -98,7 +98,7 @@ mod tests {
             let parent = flags.map(remote);
             let mut cx = Context::new();
             if let Some(decision) = decision {
-                cx = cx.with_value(Beside::new(parent.as_ref(), None, Some(decision)));
+                cx = cx.with_value(TraceExtra::new(parent.as_ref(), None, Some(decision)));
             }
             if let Some(parent) = &parent {
                 cx = cx.with_remote_span_context(parent.clone());

@@ -1,47 +1,47 @@
-//! Spans that have ended: what they say, and the memory that they take.
+//! Spans that have ended: their content, and the memory that they take.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{Event, Link, SpanContext, SpanId, SpanKind, Status};
 use opentelemetry::{Array, InstrumentationScope, KeyValue, Value};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLimits, SpanLinks};
 
 use crate::attribute_set;
 use crate::pipeline::queue::Item;
-use crate::pipeline::spans::tracer::{Recorded, Scope};
-use crate::propagation::whole;
-use crate::providers::NewSpan;
-use crate::semconv::KeptRequest;
+use crate::pipeline::spans::record::{Scope, SpanRecord};
+use crate::propagation::with_state_text;
+use crate::providers::start_span::NewSpan;
+use crate::semconv::CapturedRequest;
 
 /// A span that has ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Ended {
+pub(crate) enum EndedSpan {
     /// One of this crate's. Its state is the text that was recorded.
-    Own(SpanContext, Box<Recorded>),
+    Own(SpanContext, Box<SpanRecord>),
     /// One of the SDK's, which others have started.
     Sdk(Box<SpanData>),
 }
 
-impl Item for Ended {
-    fn bytes(&self) -> usize {
+impl Item for EndedSpan {
+    fn estimated_size(&self) -> usize {
         match self {
-            Self::Own(_, recorded) => {
-                let new = &recorded.new;
-                let request = new.request.as_ref().map_or(0, KeptRequest::bytes);
-                let parts = bytes(
+            Self::Own(_, record) => {
+                let new = &record.new;
+                let request = new.request.as_ref().map_or(0, CapturedRequest::heap_size);
+                let parts = estimated_size(
                     &new.name,
-                    &recorded.status,
-                    [&new.attributes, &recorded.attributes],
-                    &recorded.events,
+                    &record.status,
+                    [&new.attributes, &record.attributes],
+                    &record.events,
                     &new.links,
                 );
                 // Each span counts it, because each may be the last that has it.
-                let state = recorded.state.as_ref().map_or(0, |text| text.len());
-                size_of::<Recorded>() + request + state + parts
+                let state = record.state.as_ref().map_or(0, |text| text.len());
+                size_of::<SpanRecord>() + request + state + parts
             }
             Self::Sdk(span) => {
-                let parts = bytes(
+                let parts = estimated_size(
                     &span.name,
                     &span.status,
                     [&span.attributes, &[]],
@@ -54,7 +54,7 @@ impl Item for Ended {
     }
 }
 
-/// What an ended span says, whoever has made it.
+/// The content of an ended span, of this crate or of the SDK.
 pub(crate) struct View<'a> {
     pub(crate) span_context: &'a SpanContext,
     /// The text of the state, where the span context does not hold it.
@@ -66,7 +66,7 @@ pub(crate) struct View<'a> {
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
     /// Whose attributes come first.
-    pub(crate) request: Option<&'a KeptRequest>,
+    pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
     /// Whether the attributes may have a key twice, or have one of the request's.
     pub(crate) may_repeat: bool,
@@ -82,31 +82,32 @@ pub(crate) struct View<'a> {
     pub(crate) scope: &'a InstrumentationScope,
 }
 
-impl Ended {
-    pub(crate) fn view(&self) -> View<'_> {
+impl EndedSpan {
+    /// Shows the span. `limits` hold for a span of this crate; the SDK has kept them already.
+    pub(crate) fn view(&self, limits: &SpanLimits) -> View<'_> {
         match self {
-            Self::Own(span_context, recorded) => {
-                let (new, limits) = (&recorded.new, &recorded.spans.limits);
+            Self::Own(span_context, record) => {
+                let new = &record.new;
                 View {
                     span_context,
-                    state: recorded.state.as_deref(),
-                    parent_span_id: recorded.parent_span_id,
-                    parent_span_is_remote: recorded.parent_span_is_remote,
+                    state: record.state.as_deref(),
+                    parent_span_id: record.parent_span_id,
+                    parent_span_is_remote: record.parent_span_is_remote,
                     kind: &new.kind,
                     name: &new.name,
                     start_time: new.start_time,
-                    end_time: recorded.end_time.unwrap_or(new.start_time),
+                    end_time: record.end_time.unwrap_or(new.start_time),
                     request: new.request.as_ref(),
-                    attributes: [&new.attributes, &recorded.attributes],
+                    attributes: [&new.attributes, &record.attributes],
                     may_repeat: new.overrides_request,
                     max_attributes: limits.max_attributes_per_span,
-                    dropped_attributes: recorded.dropped_attributes,
-                    events: &recorded.events,
+                    dropped_attributes: record.dropped_attributes,
+                    events: &record.events,
                     links: &new.links,
                     max_links: limits.max_links_per_span,
-                    dropped_links: recorded.dropped_links,
-                    status: &recorded.status,
-                    scope: match &recorded.scope {
+                    dropped_links: record.dropped_links,
+                    status: &record.status,
+                    scope: match &record.scope {
                         Scope::Kept(scope) => scope,
                         Scope::Own(scope) => scope,
                     },
@@ -157,12 +158,12 @@ impl View<'_> {
     pub(crate) fn to_data(&self) -> SpanData {
         let attributes = self.attributes.into_iter().flatten().cloned();
         let mut attributes = NewSpan::all_attributes(self.request, self.may_repeat, attributes);
-        let dropped_attributes = cut(&mut attributes, self.max_attributes);
+        let dropped_attributes = truncate(&mut attributes, self.max_attributes);
         let mut links = SpanLinks::default();
         links.links = self.links.to_vec();
-        links.dropped_count = self.dropped_links + cut(&mut links.links, self.max_links);
+        links.dropped_count = self.dropped_links + truncate(&mut links.links, self.max_links);
         SpanData {
-            span_context: whole(self.span_context, self.state),
+            span_context: with_state_text(self.span_context, self.state),
             parent_span_id: self.parent_span_id,
             parent_span_is_remote: self.parent_span_is_remote,
             span_kind: self.kind.clone(),
@@ -179,8 +180,8 @@ impl View<'_> {
     }
 }
 
-/// Cuts a list to a limit of the configuration, and counts what is cut off.
-pub(crate) fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
+/// Truncates a list to a limit of the configuration, and counts the rest.
+pub(crate) fn truncate<T>(list: &mut Vec<T>, limit: u32) -> u32 {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let dropped = list.len().saturating_sub(limit);
     list.truncate(limit);
@@ -189,7 +190,7 @@ pub(crate) fn cut<T>(list: &mut Vec<T>, limit: u32) -> u32 {
 
 /// About how much memory the parts of a span take.
 #[inline]
-fn bytes(
+fn estimated_size(
     name: &str,
     status: &Status,
     attributes: [&[KeyValue]; 2],
@@ -200,17 +201,19 @@ fn bytes(
         Status::Error { description } => description.len(),
         _ => 0,
     };
-    let event = |event: &Event| size_of_val(event) + event.name.len() + bytes_of(&event.attributes);
-    let link = |link: &Link| size_of_val(link) + bytes_of(&link.attributes);
+    let event = |event: &Event| {
+        size_of_val(event) + event.name.len() + size_of_attributes(&event.attributes)
+    };
+    let link = |link: &Link| size_of_val(link) + size_of_attributes(&link.attributes);
     name.len()
         + status
-        + attributes.map(bytes_of).iter().sum::<usize>()
+        + attributes.map(size_of_attributes).iter().sum::<usize>()
         + events.iter().map(event).sum::<usize>()
         + links.iter().map(link).sum::<usize>()
 }
 
 /// About how much memory attributes take.
-fn bytes_of(attributes: &[KeyValue]) -> usize {
+fn size_of_attributes(attributes: &[KeyValue]) -> usize {
     let values = attributes.iter().map(|attribute| match &attribute.value {
         Value::String(text) => text.as_str().len(),
         Value::Array(Array::String(texts)) => texts.iter().map(|text| text.as_str().len()).sum(),

@@ -16,36 +16,39 @@ use opentelemetry_proto::tonic::trace::v1::{
     self as proto, ResourceSpans, Span, SpanFlags, Status, span, status,
 };
 use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
+use opentelemetry_sdk::trace::SpanLimits;
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
 #[cfg(feature = "http-json")]
 use crate::otlp::messages::in_json;
-use crate::otlp::messages::{Holds, Request};
+use crate::otlp::messages::{Request, Splittable};
 use crate::pipeline::limits::{cut, cut_all, cut_text};
-use crate::pipeline::spans::ended::{Ended, View};
+use crate::pipeline::spans::ended::{EndedSpan, View};
 use crate::pipeline::unique_keys;
-use crate::semconv::Fact;
+use crate::semconv::AttributeValue;
 
 /// Bytes of a span with the attributes of a request, about.
 const SPAN: usize = 512;
 
 /// An `ExportTraceServiceRequest`.
 pub(crate) struct SpanMessage {
-    spans: Vec<Ended>,
-    around: Arc<Around>,
+    spans: Vec<EndedSpan>,
+    header: Arc<BatchHeader>,
 }
 
-/// What all messages have in common.
-pub(crate) struct Around {
+/// The part that all messages have in common.
+pub(crate) struct BatchHeader {
     /// What the `ResourceSpans` has besides spans, as it is written.
     head: Vec<u8>,
+    limits: SpanLimits,
     /// Limit of the characters of a value.
     value_length: Option<usize>,
 }
 
-impl Around {
+impl BatchHeader {
     pub(crate) fn new(
         resource: ResourceAttributesWithSchema,
+        limits: SpanLimits,
         value_length: Option<usize>,
     ) -> Arc<Self> {
         let head = ResourceSpans {
@@ -58,6 +61,7 @@ impl Around {
         };
         Arc::new(Self {
             head: head.encode_to_vec(),
+            limits,
             value_length,
         })
     }
@@ -89,12 +93,12 @@ impl<'a> ScopeSpans<'a> {
 }
 
 impl SpanMessage {
-    pub(crate) fn new(spans: Vec<Ended>, around: Arc<Around>) -> Self {
-        Self { spans, around }
+    pub(crate) fn new(spans: Vec<EndedSpan>, header: Arc<BatchHeader>) -> Self {
+        Self { spans, header }
     }
 }
 
-impl Holds for SpanMessage {
+impl Splittable for SpanMessage {
     fn count(&self) -> usize {
         self.spans.len()
     }
@@ -102,19 +106,19 @@ impl Holds for SpanMessage {
     fn split_off(&mut self, keep: usize) -> Self {
         Self {
             spans: self.spans.split_off(keep.min(self.spans.len())),
-            around: self.around.clone(),
+            header: self.header.clone(),
         }
     }
 }
 
 impl Request for SpanMessage {
     fn encode(&self, limit: usize) -> Option<Vec<u8>> {
-        let around = &*self.around;
+        let header = &*self.header;
         let mut scopes: Vec<ScopeSpans<'_>> = Vec::new();
         let mut span = Vec::with_capacity(SPAN);
         let mut written = 0;
         for ended in &self.spans {
-            let view = ended.view();
+            let view = ended.view(&header.limits);
             let is_same = |scope: &InstrumentationScope| {
                 std::ptr::eq(scope, view.scope) || scope == view.scope
             };
@@ -124,7 +128,7 @@ impl Request for SpanMessage {
                 scopes.len() - 1
             });
             span.clear();
-            write_span(&view, around.value_length, &mut span);
+            write_span(&view, header.value_length, &mut span);
             bytes(2, &span, &mut scopes[index].spans);
             written += span.len();
             if written > limit {
@@ -136,14 +140,14 @@ impl Request for SpanMessage {
             .iter()
             .map(|one| KEY + delimited_length(length_of(one)))
             .sum();
-        let resource_spans = around.head.len() + scopes_length;
+        let resource_spans = header.head.len() + scopes_length;
         let length = KEY + delimited_length(resource_spans);
         if length > limit {
             return None;
         }
         let mut request = Vec::with_capacity(length);
         begin(1, resource_spans, &mut request);
-        request.extend_from_slice(&around.head);
+        request.extend_from_slice(&header.head);
         for one in &scopes {
             begin(2, length_of(one), &mut request);
             request.extend_from_slice(&one.head);
@@ -204,9 +208,9 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
                 return;
             }
             let value = match &fact {
-                Fact::Name(name) => Written::Text(name),
-                Fact::Text(text) => Written::Text(text),
-                Fact::Number(number) => Written::Number(*number),
+                AttributeValue::Name(name) => Written::Text(name),
+                AttributeValue::Text(text) => Written::Text(text),
+                AttributeValue::Number(number) => Written::Number(*number),
             };
             add(key, value);
         });
@@ -398,18 +402,18 @@ mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
     use opentelemetry_sdk::Resource as SdkResource;
-    use opentelemetry_sdk::trace::SpanLimits;
 
     use super::*;
     use crate::config::settings::{Batch, Sampler};
     use crate::pipeline::queue::Queue;
-    use crate::pipeline::spans::tracer::{Sampling, Tracers};
-    use crate::pipeline::traces::Spans;
-    use crate::providers::{MakeTracer, NewSpan, Parent};
+    use crate::pipeline::spans::queues::SpanQueues;
+    use crate::pipeline::spans::sampling::Sampling;
+    use crate::pipeline::spans::tracer::Tracers;
+    use crate::providers::start_span::{MakeTracer, NewSpan, Parent};
     use crate::request_headers::RequestHeaders;
-    use crate::semconv::http::{Scheme, Server};
     use crate::semconv::{
-        ClientRequest, Forwarded, KeptRequest, SensitiveParameters, ServerRequest,
+        CapturedRequest, ClientRequest, Forwarded, Scheme, SensitiveParameters, Server,
+        ServerRequest,
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
@@ -418,7 +422,7 @@ mod tests {
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
 
-    fn request() -> KeptRequest {
+    fn request() -> CapturedRequest {
         let request = http::Request::builder()
             .method("BREW")
             .uri("/users/42?name=Ada")
@@ -430,20 +434,25 @@ mod tests {
         let mut kept = ServerRequest::new("_OTHER", route, Scheme::Https);
         kept.read(
             &request,
-            &RequestHeaders::of(&request.headers),
+            &RequestHeaders::find_in(&request.headers),
             &Forwarded::default(),
             Some(&SensitiveParameters::default()),
         );
-        KeptRequest::Server(kept)
+        CapturedRequest::Server(kept)
     }
 
-    fn outgoing() -> KeptRequest {
+    fn outgoing() -> CapturedRequest {
         let request = http::Request::get("https://user@example.com/users?name=Ada").body(());
         let (request, ()) = request.expect("it is a request").into_parts();
         let mut kept = ClientRequest::new("GET", Some(1));
         let sensitive = SensitiveParameters::default();
-        kept.read(&request, Server::of(&request.uri), None, Some(&sensitive));
-        KeptRequest::Client(kept)
+        kept.read(
+            &request,
+            Server::in_uri(&request.uri),
+            None,
+            Some(&sensitive),
+        );
+        CapturedRequest::Client(kept)
     }
 
     fn values() -> Vec<KeyValue> {
@@ -467,11 +476,11 @@ mod tests {
     }
 
     /// Spans of all kinds, as they end.
-    fn spans(limits: SpanLimits) -> Vec<Ended> {
+    fn spans(limits: SpanLimits) -> Vec<EndedSpan> {
         let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
-        let spans = Box::leak(Box::new(Spans::to(queue.clone(), limits)));
+        let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), limits)));
         let sampling = Sampling::of(&Sampler::AlwaysOn).expect("it is one of the SDK's");
-        let tracers = Tracers::new(spans, sampling);
+        let tracers = Tracers::new(queues, sampling);
         let tracer = |name| tracers.make(InstrumentationScope::builder(name).build());
         let parents = [
             None,
@@ -509,21 +518,25 @@ mod tests {
             span.end();
         }
         let (mut ended, _) = queue.take(&mut queue.waiting());
-        let mut data = ended[1].view().to_data();
+        let mut data = ended[1].view(&limits).to_data();
         data.name = "of the SDK".into();
         data.span_kind = SpanKind::Client;
         data.events.events = vec![Event::with_name("event")];
-        ended.push(Ended::Sdk(Box::new(data)));
+        ended.push(EndedSpan::Sdk(Box::new(data)));
         ended
     }
 
     /// The message that the crates of OpenTelemetry make of the same.
     fn expected(
-        ended: &[Ended],
+        ended: &[EndedSpan],
         resource: &SdkResource,
+        limits: &SpanLimits,
         value_length: Option<usize>,
     ) -> ExportTraceServiceRequest {
-        let data = ended.iter().map(|span| span.view().to_data()).collect();
+        let data = ended
+            .iter()
+            .map(|span| span.view(limits).to_data())
+            .collect();
         let mut resource_spans = group_spans_by_resource_and_scope(data, &resource.into());
         let scopes = resource_spans
             .iter_mut()
@@ -562,9 +575,9 @@ mod tests {
             (few, Some(0)),
         ] {
             let ended = spans(limits);
-            let expected = expected(&ended, &resource, value_length);
-            let around = Around::new((&resource).into(), value_length);
-            let mut message = SpanMessage::new(ended, around);
+            let expected = expected(&ended, &resource, &limits, value_length);
+            let header = BatchHeader::new((&resource).into(), limits, value_length);
+            let mut message = SpanMessage::new(ended, header);
             let decode = |message: &SpanMessage| {
                 let encoded = message.encode(usize::MAX).expect("it has no limit");
                 ExportTraceServiceRequest::decode(&*encoded).expect("it is a message")

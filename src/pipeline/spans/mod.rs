@@ -3,4 +3,7 @@
 pub(crate) mod decided;
 pub(crate) mod ended;
 pub(crate) mod message;
+pub(crate) mod queues;
+pub(crate) mod record;
+pub(crate) mod sampling;
 pub(crate) mod tracer;

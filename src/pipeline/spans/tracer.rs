@@ -1,110 +1,47 @@
 //! Spans of the layers and the handler functions.
 //!
-//! Where `init` has made the sampler, what it decides is known from the parent or the trace id. A
-//! span is therefore made here without the SDK: one that is dropped is its ids, and one that is
-//! sampled goes into the queues as it was recorded. What it says is written on the export thread.
+//! A sampler of `init` decides by the parent or the trace id alone. A span is therefore made here
+//! without the SDK: a dropped span is its ids, and a sampled span goes into the queues as it was
+//! recorded. It is encoded on the export thread.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{
-    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
-    TraceState,
+    Event, Link, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceState,
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{
-    IdGenerator, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
-    SpanEvents,
-};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanEvents};
 use smallvec::SmallVec;
 
 use crate::attribute_set;
 use crate::concurrent::table::Table;
-use crate::config::settings::Sampler;
-use crate::pipeline::spans::ended::{Ended, cut};
-use crate::pipeline::traces::Spans;
+use crate::pipeline::spans::ended::{EndedSpan, truncate};
+use crate::pipeline::spans::queues::SpanQueues;
+use crate::pipeline::spans::record::{Scope, SpanRecord};
+use crate::pipeline::spans::sampling::Sampling;
 use crate::propagation::{
-    Beside, Decision, RANDOM, is_small, parsed, state_of, with_parent, with_state,
+    RANDOM_FLAG, TraceExtra, is_small_state, parse_state, state_text, with_parent, with_state,
 };
-use crate::providers::{MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
 /// More scopes than this are copied to each of their spans.
 const MAX_SCOPES: usize = 512;
 
-/// A sampler whose decisions are known.
-#[derive(Clone, Debug)]
-pub(crate) struct Sampling {
-    /// Below a span, whether it is that of another service or not.
-    below: Below,
-    /// What decides otherwise.
-    otherwise: SdkSampler,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Below {
-    /// As the parent was.
-    Parent,
-    /// As without one.
-    Otherwise,
-}
-
-impl Sampling {
-    /// `None` for a sampler of the application.
-    pub(crate) fn of(sampler: &Sampler) -> Option<Self> {
-        let rule = sampler.rule().ok()?;
-        let below = match rule.follows_parent {
-            true => Below::Parent,
-            false => Below::Otherwise,
-        };
-        Some(Self {
-            below,
-            otherwise: rule.root,
-        })
-    }
-
-    fn samples(
-        &self,
-        parent: Option<&SpanContext>,
-        decision: Option<Decision>,
-        trace_id: TraceId,
-    ) -> bool {
-        let asked = match decision {
-            Some(Decision::Deny) => return false,
-            Some(Decision::Deferred) => None,
-            // Without ids. The trace is new, and yet decided on.
-            Some(Decision::Accept | Decision::Debug) if parent.is_none() => Some(true),
-            _ => parent.map(SpanContext::is_sampled),
-        };
-        if let (Below::Parent, Some(is_sampled)) = (self.below, asked) {
-            return is_sampled;
-        }
-        let kind = SpanKind::Internal;
-        let result = self
-            .otherwise
-            .should_sample(None, trace_id, "", &kind, &[], &[]);
-        result.decision == SamplingDecision::RecordAndSample
-    }
-
-    fn follows_unsampled(&self) -> bool {
-        self.below == Below::Parent || matches!(self.otherwise, SdkSampler::AlwaysOff)
-    }
-}
-
 /// What makes the tracers of the process.
 pub(crate) struct Tracers {
     /// For as long as the process: spans on all threads would else count its owners at once.
-    spans: &'static Spans,
+    queues: &'static SpanQueues,
     sampling: Sampling,
     scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
 }
 
 impl Tracers {
-    pub(crate) fn new(spans: &'static Spans, sampling: Sampling) -> Self {
+    pub(crate) fn new(queues: &'static SpanQueues, sampling: Sampling) -> Self {
         Self {
-            spans,
+            queues,
             sampling,
             scopes: Table::new(MAX_SCOPES),
         }
@@ -123,7 +60,7 @@ impl MakeTracer for Tracers {
             Scope::Kept(kept)
         };
         Arc::new(Tracer {
-            spans: self.spans,
+            queues: self.queues,
             sampling: self.sampling.clone(),
             scope,
         })
@@ -135,60 +72,61 @@ impl MakeTracer for Tracers {
 }
 
 struct Tracer {
-    spans: &'static Spans,
+    queues: &'static SpanQueues,
     sampling: Sampling,
     scope: Scope,
 }
 
 impl StartSpan for Tracer {
-    fn start(&self, parent: Parent<'_>, describe: &mut dyn FnMut(&mut NewSpan)) -> Started {
+    fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started {
         let cx = parent.cx;
         let current = cx.span();
         let given = parent.span_context;
         let current = || Some(current.span_context()).filter(|current| current.is_valid());
         let parent = given.or_else(current);
-        if cx.is_telemetry_suppressed() || self.spans.has_stopped() {
+        if cx.is_telemetry_suppressed() || self.queues.has_stopped() {
             return Started {
                 cx: match given {
                     Some(parent) => with_parent(cx, parent),
                     None => cx.clone(),
                 },
-                recording: false,
+                is_recording: false,
             };
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let beside = Beside::of(cx, parent);
-        let decision = beside.and_then(|beside| beside.decision(parent));
+        let extra = TraceExtra::of(cx, parent);
+        let decision = extra.and_then(|extra| extra.decision(parent));
         let is_sampled = self.sampling.samples(parent, decision, trace_id);
         // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
-        let random = parent.map_or(RANDOM, |parent| parent.trace_flags().to_u8() & RANDOM);
-        let state = parent.and_then(|parent| state_of(parent, beside));
+        let random = parent.map_or(RANDOM_FLAG, |parent| {
+            parent.trace_flags().to_u8() & RANDOM_FLAG
+        });
+        let state = parent.and_then(|parent| state_text(parent, extra));
         // The span of a request holds its state. The spans below it hold a small one alone: of a
         // large one each would take two allocations for a member, again and again. Headers and
         // exported spans are written from the text, which all share.
         let held = state.as_deref();
-        let held = held.filter(|text| given.is_some() || is_small(text));
+        let held = held.filter(|text| given.is_some() || is_small_state(text));
         let span_context = SpanContext::new(
             trace_id,
             ids.new_span_id(),
             TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            held.and_then(parsed).unwrap_or_default(),
+            held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = Beside::below(cx, beside, &span_context, state.as_ref());
+        let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
-                recording: false,
+                is_recording: false,
             };
         }
         // Written where it stays: it is large, and would be moved there otherwise.
         let place = Box::new_uninit();
-        let mut recorded = Box::write(
+        let mut record = Box::write(
             place,
-            Recorded {
-                spans: self.spans,
+            SpanRecord {
                 new: NewSpan::default(),
                 parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
                 parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
@@ -202,14 +140,15 @@ impl StartSpan for Tracer {
                 scope: self.scope.clone(),
             },
         );
-        describe(&mut recorded.new);
+        description.describe(&mut record.new);
         let span = Span {
             span_context,
-            recorded: Some(recorded),
+            queues: self.queues,
+            record: Some(record),
         };
         Started {
             cx: cx.with_span(span),
-            recording: true,
+            is_recording: true,
         }
     }
 }
@@ -218,39 +157,8 @@ impl StartSpan for Tracer {
 #[derive(Debug)]
 struct Span {
     span_context: SpanContext,
-    recorded: Option<Box<Recorded>>,
-}
-
-/// What was recorded of a span.
-#[derive(Clone)]
-pub(crate) struct Recorded {
-    pub(crate) spans: &'static Spans,
-    pub(crate) new: NewSpan,
-    pub(crate) parent_span_id: SpanId,
-    pub(crate) parent_span_is_remote: bool,
-    /// The text of the `tracestate`.
-    pub(crate) state: Option<Arc<str>>,
-    pub(crate) end_time: Option<SystemTime>,
-    /// Besides those that it started with: most requests add their status and no more.
-    pub(crate) attributes: SmallVec<[KeyValue; 2]>,
-    pub(crate) dropped_attributes: u32,
-    pub(crate) events: SpanEvents,
-    pub(crate) dropped_links: u32,
-    pub(crate) status: Status,
-    pub(crate) scope: Scope,
-}
-
-impl fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorded").finish_non_exhaustive()
-    }
-}
-
-/// The scope of spans. It is the same for many, which are not to count themselves.
-#[derive(Clone)]
-pub(crate) enum Scope {
-    Kept(&'static InstrumentationScope),
-    Own(Box<InstrumentationScope>),
+    queues: &'static SpanQueues,
+    record: Option<Box<SpanRecord>>,
 }
 
 /// Whether a list has room below a limit of the configuration.
@@ -267,17 +175,17 @@ impl opentelemetry::trace::Span for Span {
     ) where
         T: Into<Cow<'static, str>>,
     {
-        let Some(recorded) = &mut self.recorded else {
+        let Some(record) = &mut self.record else {
             return;
         };
-        let limits = &recorded.spans.limits;
-        if has_room(&recorded.events.events, limits.max_events_per_span) {
+        let limits = &self.queues.limits;
+        if has_room(&record.events.events, limits.max_events_per_span) {
             attribute_set::make_unique(&mut attributes);
-            let dropped = cut(&mut attributes, limits.max_attributes_per_event);
+            let dropped = truncate(&mut attributes, limits.max_attributes_per_event);
             let event = Event::new(name, timestamp, attributes, dropped);
-            recorded.events.events.push(event);
+            record.events.events.push(event);
         } else {
-            recorded.events.dropped_count += 1;
+            record.events.dropped_count += 1;
         }
     }
 
@@ -286,40 +194,40 @@ impl opentelemetry::trace::Span for Span {
     }
 
     fn is_recording(&self) -> bool {
-        self.recorded.is_some()
+        self.record.is_some()
     }
 
     fn set_attribute(&mut self, attribute: KeyValue) {
-        let Some(recorded) = &mut self.recorded else {
+        let Some(record) = &mut self.record else {
             return;
         };
-        let is_by_crate = attribute_set::is_by_crate();
-        let before = attribute_set::find(&mut recorded.attributes, &attribute.key)
-            .or_else(|| attribute_set::find(&mut recorded.new.attributes, &attribute.key));
+        let is_by_crate = attribute_set::is_crate_writing();
+        let before = attribute_set::find(&mut record.attributes, &attribute.key)
+            .or_else(|| attribute_set::find(&mut record.new.attributes, &attribute.key));
         if let Some(before) = before {
             if !is_by_crate {
                 *before = attribute;
             }
             return;
         }
-        let limits = &recorded.spans.limits;
-        if has_room(&recorded.attributes, limits.max_attributes_per_span) {
-            if !is_by_crate && recorded.new.request.is_some() {
+        let limits = &self.queues.limits;
+        if has_room(&record.attributes, limits.max_attributes_per_span) {
+            if !is_by_crate && record.new.request.is_some() {
                 let key = attribute.key.as_str();
-                recorded.new.overrides_request |= semconv::is_request_key(key);
+                record.new.overrides_request |= semconv::is_request_key(key);
             }
-            recorded.attributes.push(attribute);
+            record.attributes.push(attribute);
         } else {
-            recorded.dropped_attributes += 1;
+            record.dropped_attributes += 1;
         }
     }
 
     fn set_status(&mut self, status: Status) {
-        if let Some(recorded) = &mut self.recorded
+        if let Some(record) = &mut self.record
             // Ok holds over Error, and that over Unset (Trace API, "Set Status").
-            && status > recorded.status
+            && status > record.status
         {
-            recorded.status = status;
+            record.status = status;
         }
     }
 
@@ -327,43 +235,42 @@ impl opentelemetry::trace::Span for Span {
     where
         T: Into<Cow<'static, str>>,
     {
-        if let Some(recorded) = &mut self.recorded {
-            recorded.new.name = name.into();
+        if let Some(record) = &mut self.record {
+            record.new.name = name.into();
         }
     }
 
     fn add_link(&mut self, span_context: SpanContext, mut attributes: Vec<KeyValue>) {
-        let Some(recorded) = &mut self.recorded else {
+        let Some(record) = &mut self.record else {
             return;
         };
-        let limits = &recorded.spans.limits;
-        if has_room(&recorded.new.links, limits.max_links_per_span) {
+        let limits = &self.queues.limits;
+        if has_room(&record.new.links, limits.max_links_per_span) {
             attribute_set::make_unique(&mut attributes);
-            let dropped = cut(&mut attributes, limits.max_attributes_per_link);
+            let dropped = truncate(&mut attributes, limits.max_attributes_per_link);
             let link = Link::new(span_context, attributes, dropped);
-            recorded.new.links.push(link);
+            record.new.links.push(link);
         } else {
-            recorded.dropped_links += 1;
+            record.dropped_links += 1;
         }
     }
 
     fn end_with_timestamp(&mut self, timestamp: SystemTime) {
-        if let Some(mut recorded) = self.recorded.take()
+        if let Some(mut record) = self.record.take()
             // What ends later is not counted: nobody would export it.
-            && !recorded.spans.has_stopped()
+            && !self.queues.has_stopped()
         {
-            recorded.end_time = Some(timestamp);
-            let spans = recorded.spans;
+            record.end_time = Some(timestamp);
             // Without its state, which is there as text.
             let span_context = with_state(&self.span_context, TraceState::NONE);
-            spans.push(Ended::Own(span_context, recorded));
+            self.queues.push(EndedSpan::Own(span_context, record));
         }
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
-        if self.recorded.is_some() {
+        if self.record.is_some() {
             opentelemetry::trace::Span::end(self);
         }
     }
@@ -374,14 +281,18 @@ mod tests {
     use std::time::Duration;
 
     use opentelemetry::Context;
-    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData, SpanLimits};
+    use opentelemetry::trace::{SpanKind, TraceId};
+    use opentelemetry_sdk::trace::{
+        InMemorySpanExporter, Sampler as SdkSampler, SdkTracerProvider, SpanData, SpanLimits,
+    };
 
     use super::*;
-    use crate::config::settings::Batch;
+    use crate::config::settings::{Batch, Sampler};
     use crate::pipeline::queue::Queue;
-    use crate::propagation;
-    use crate::providers::TracersOf;
-    use crate::semconv::{ClientRequest, KeptRequest};
+    use crate::pipeline::spans::sampling::Below;
+    use crate::propagation::{self, Decision};
+    use crate::providers::tracer::TracersOf;
+    use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
         max_events_per_span: 2,
@@ -395,7 +306,7 @@ mod tests {
     struct Both {
         tracers: Tracers,
         own: Arc<dyn StartSpan>,
-        queue: Arc<Queue<Ended>>,
+        queue: Arc<Queue<EndedSpan>>,
         sdk: Arc<dyn StartSpan>,
         exporter: InMemorySpanExporter,
     }
@@ -404,8 +315,8 @@ mod tests {
         fn new(sampler: &Sampler) -> Self {
             let sampling = Sampling::of(sampler).expect("it is one of the SDK's");
             let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
-            let spans = Box::leak(Box::new(Spans::to(queue.clone(), LIMITS)));
-            let own = Tracers::new(spans, sampling.clone());
+            let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), LIMITS)));
+            let own = Tracers::new(queues, sampling.clone());
             let exporter = InMemorySpanExporter::default();
             let provider = SdkTracerProvider::builder();
             let provider = match sampling.below {
@@ -429,7 +340,10 @@ mod tests {
 
         fn exported(&self) -> [Vec<SpanData>; 2] {
             let (own, _) = self.queue.take(&mut self.queue.waiting());
-            let own = own.iter().map(|span| span.view().to_data()).collect();
+            let own = own
+                .iter()
+                .map(|span| span.view(&LIMITS).to_data())
+                .collect();
             let sdk = self.exporter.get_finished_spans();
             [own, sdk.expect("it is not shut down")]
         }
@@ -508,7 +422,7 @@ mod tests {
             drop(tracer.start(parent, &mut new_span));
             let (mut ended, _) = both.queue.take(&mut both.queue.waiting());
             match ended.pop() {
-                Some(Ended::Own(_, recorded)) => recorded.scope.clone(),
+                Some(EndedSpan::Own(_, record)) => record.scope.clone(),
                 ended => panic!("{ended:?}"),
             }
         };
@@ -529,19 +443,19 @@ mod tests {
     #[test]
     fn a_span_counts_the_memory_that_its_parts_take() {
         let both = Both::new(&Sampler::AlwaysOn);
-        let bytes = |describe: &mut dyn FnMut(&mut NewSpan)| {
+        let bytes = |description: &mut dyn DescribeSpan| {
             let root = &Context::new();
             let parent = Parent {
                 cx: root,
                 span_context: None,
             };
-            drop(both.own.start(parent, describe));
+            drop(both.own.start(parent, description));
             let (_, bytes) = both.queue.take(&mut both.queue.waiting());
             bytes
         };
         let text = || "t".repeat(1000);
-        let empty = bytes(&mut |_| ());
-        assert!(empty >= size_of::<Recorded>());
+        let empty = bytes(&mut |_: &mut NewSpan| ());
+        assert!(empty >= size_of::<SpanRecord>());
         let link = || Link::new(span_context(0, true), vec![KeyValue::new("key", text())], 0);
         let request = || {
             let path = format!("/{}", "p".repeat(999));
@@ -549,24 +463,23 @@ mod tests {
             let (request, ()) = request.expect("it is a request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
-            KeptRequest::Client(kept)
+            CapturedRequest::Client(kept)
         };
-        for (case, describe) in [
+        for (case, description) in [
             (
                 "request",
-                &mut (|new: &mut NewSpan| new.request = Some(request()))
-                    as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.request = Some(request())) as &mut dyn DescribeSpan,
             ),
             (
                 "name",
-                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn FnMut(&mut NewSpan),
+                &mut (|new: &mut NewSpan| new.name = text().into()) as &mut dyn DescribeSpan,
             ),
-            ("attribute", &mut |new| {
+            ("attribute", &mut |new: &mut NewSpan| {
                 new.attributes.push(KeyValue::new("key", text()));
             }),
-            ("link", &mut |new| new.links.push(link())),
+            ("link", &mut |new: &mut NewSpan| new.links.push(link())),
         ] {
-            let bytes = bytes(describe);
+            let bytes = bytes(description);
             assert!(
                 (empty + 1000..empty + 1300).contains(&bytes),
                 "{case}: {bytes}"
@@ -616,7 +529,8 @@ mod tests {
             let both = Both::new(&sampler);
             for parent in &parents {
                 // The SDK does not set the random flag of a new trace.
-                let random = [0, if parent.is_none() { RANDOM } else { 0 }].map(TraceFlags::new);
+                let random =
+                    [0, if parent.is_none() { RANDOM_FLAG } else { 0 }].map(TraceFlags::new);
                 let tracers = [(&both.own, random[0]), (&both.sdk, random[1])];
                 let started = tracers.map(|(tracer, random)| {
                     let parent = Parent {
@@ -629,7 +543,7 @@ mod tests {
                     assert!(own.is_valid() && !own.is_remote());
                     let trace_id = parent_trace(own, &parents);
                     (
-                        started.recording,
+                        started.is_recording,
                         trace_id,
                         own.trace_flags() | random,
                         own.trace_state().clone(),
@@ -668,26 +582,26 @@ mod tests {
                 let remote = flags.map(|flags| span_context(flags, true));
                 let mut cx = Context::new();
                 if decision.is_some() {
-                    cx = cx.with_value(Beside::new(remote.as_ref(), None, decision));
+                    cx = cx.with_value(TraceExtra::new(remote.as_ref(), None, decision));
                 }
                 let parent = Parent {
                     cx: &cx,
                     span_context: remote.as_ref(),
                 };
                 let started = both.own.start(parent, &mut new_span);
-                assert_eq!(started.recording, expected, "{case}");
+                assert_eq!(started.is_recording, expected, "{case}");
                 let span = started.cx.span().span_context().clone();
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
-                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM != 0));
+                assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM_FLAG != 0));
                 // Below it the decision is taken, and holds.
                 let below = Parent {
                     cx: &started.cx,
                     span_context: None,
                 };
                 let below = both.own.start(below, &mut new_span);
-                assert_eq!(below.recording, expected, "below {case}");
-                let kept = propagation::decision(&below.cx);
+                assert_eq!(below.is_recording, expected, "below {case}");
+                let kept = propagation::decision_in(&below.cx);
                 let passed_on = decision.filter(|one| matches!(one, Deny | Debug));
                 assert_eq!(kept, passed_on, "{case}");
             }
@@ -703,8 +617,8 @@ mod tests {
         let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
-            let beside = Beside::new(Some(&remote), None, decision);
-            let cx = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), None, decision);
+            let cx = Context::new().with_value(extra);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
             assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
         }
@@ -728,8 +642,8 @@ mod tests {
             let remote = with_state(&span_context(0x01, true), TraceState::NONE);
             let shared: Option<Arc<str>> =
                 Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
-            let beside = Beside::new(Some(&remote), shared.clone(), None);
-            let root = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), shared.clone(), None);
+            let root = Context::new().with_value(extra);
             let parent = Parent {
                 cx: &root,
                 span_context: Some(&remote),
@@ -752,19 +666,19 @@ mod tests {
             drop((request, child, grandchild));
             let (ended, bytes) = both.queue.take(&mut both.queue.waiting());
             assert_eq!(ended.len(), 3);
-            assert!(bytes >= 3 * (size_of::<Recorded>() + state.len()));
+            assert!(bytes >= 3 * (size_of::<SpanRecord>() + state.len()));
             for ended in ended {
-                assert_eq!(ended.view().trace_state(), state, "{case}");
-                let data = ended.view().to_data();
+                assert_eq!(ended.view(&LIMITS).trace_state(), state, "{case}");
+                let data = ended.view(&LIMITS).to_data();
                 assert_eq!(
                     data.span_context.trace_state().header(),
                     expected(holds),
                     "{case}"
                 );
-                let Ended::Own(_, recorded) = ended else {
+                let EndedSpan::Own(_, record) = ended else {
                     panic!("it is one of ours");
                 };
-                let is_shared = match (&recorded.state, &shared) {
+                let is_shared = match (&record.state, &shared) {
                     (Some(one), Some(other)) => Arc::ptr_eq(one, other),
                     (one, other) => one.is_none() && other.is_none(),
                 };
@@ -791,7 +705,7 @@ mod tests {
         let (ended, _) = both.queue.take(&mut both.queue.waiting());
         assert_eq!(ended.len(), 3);
         for ended in ended {
-            assert_eq!(ended.view().trace_state(), state.header());
+            assert_eq!(ended.view(&LIMITS).trace_state(), state.header());
         }
     }
 
@@ -810,7 +724,7 @@ mod tests {
         let below = |cx: &Context, span_context| {
             let parent = Parent { cx, span_context };
             let started = both.own.start(parent, &mut new_span);
-            assert!(!started.recording);
+            assert!(!started.is_recording);
             started.cx
         };
         let started = below(&cx, Some(&remote));

@@ -1,6 +1,5 @@
-//! The parts of a trace that a [`SpanContext`] cannot hold, or not at a fair price: the text of
-//! `tracestate`, and the sampling decisions of B3. They travel beside it, as a value of the
-//! [`Context`].
+//! The parts of a trace that a [`SpanContext`] cannot hold, or only at a high cost: the text of
+//! `tracestate`, and the sampling decisions of B3. They are a value of the [`Context`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,8 +7,10 @@ use std::sync::Arc;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceState};
 
-/// The largest state that every span context holds. A copy of a member takes two allocations, and
-/// each span needs several copies.
+use crate::propagation::span_context::with_state;
+
+/// The number of members up to which every span context holds its state. A copy of a member takes two
+/// allocations, and each span needs several copies.
 #[cfg(feature = "init")]
 const MAX_HELD_MEMBERS: usize = 4;
 
@@ -30,19 +31,19 @@ pub(crate) enum Decision {
     Debug,
 }
 
-/// The value of a context.
+/// The value of a context with the parts that its span context does not hold.
 #[derive(Debug)]
-pub(crate) struct Beside {
-    /// The trace that it belongs to; invalid for a trace that begins with the next span.
+pub(crate) struct TraceExtra {
+    /// The trace of the value; invalid for a trace that begins with the next span.
     trace_id: TraceId,
-    /// The span that a deferred decision came with.
+    /// The span of a deferred decision.
     span_id: SpanId,
     /// Shared by all spans of the request, and by the threads that export them.
     state: Option<Arc<str>>,
     decision: Option<Decision>,
 }
 
-impl Beside {
+impl TraceExtra {
     /// Makes the value for the trace of `parent`, or for a new trace.
     pub(crate) fn new(
         parent: Option<&SpanContext>,
@@ -61,43 +62,42 @@ impl Beside {
     #[inline]
     pub(crate) fn of<'a>(cx: &'a Context, parent: Option<&SpanContext>) -> Option<&'a Self> {
         let trace_id = parent.map_or(TraceId::INVALID, SpanContext::trace_id);
-        cx.get::<Self>()
-            .filter(|beside| beside.trace_id == trace_id)
+        cx.get::<Self>().filter(|extra| extra.trace_id == trace_id)
     }
 
     /// Returns the decision in force for a span below `parent`.
     pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
-        // Once a span was started below it, that span has the decision.
+        // A span that was started below it has the decision already.
         let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
         self.decision
             .filter(|decision| *decision != Decision::Deferred || is_origin())
     }
 
-    /// Returns the text of the state of `span`, where it is that of this value.
+    /// Returns the text of the state, if `span` still has this state.
     pub(crate) fn shared_state(&self, span: &SpanContext) -> Option<Arc<str>> {
         let held = span.trace_state();
         let text = self.state.as_ref();
-        // Code of the application may have changed it.
+        // Code of the application may have changed the state.
         text.filter(|text| is_empty(held) || is_text_of(held, text))
             .cloned()
     }
 
     /// Returns `cx` with the value for `span`, which was started below it with `state`.
-    pub(crate) fn below<'a>(
+    pub(crate) fn context_below<'a>(
         cx: &'a Context,
-        beside: Option<&Self>,
+        extra: Option<&Self>,
         span: &SpanContext,
         state: Option<&Arc<str>>,
     ) -> Cow<'a, Context> {
-        let begins = beside.is_some_and(|beside| beside.trace_id == TraceId::INVALID);
-        let known = beside.and_then(|beside| beside.state.as_ref());
+        let begins = extra.is_some_and(|extra| extra.trace_id == TraceId::INVALID);
+        let known = extra.and_then(|extra| extra.state.as_ref());
         let is_new =
             state.is_some_and(|state| known.is_none_or(|known| !Arc::ptr_eq(known, state)));
         if !begins && !is_new {
             return Cow::Borrowed(cx);
         }
-        let decision = beside.and_then(|beside| beside.decision);
-        // The flag of the span says the others.
+        let decision = extra.and_then(|extra| extra.decision);
+        // The sampled flag of the span expresses the other decisions.
         let decision = decision.filter(|one| matches!(one, Decision::Deny | Decision::Debug));
         Cow::Owned(cx.with_value(Self::new(Some(span), state.cloned(), decision)))
     }
@@ -110,26 +110,26 @@ pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>)
 }
 
 /// Returns the decision in force for a span below the current one of `cx`.
-pub(crate) fn decision(cx: &Context) -> Option<Decision> {
-    with_current(cx, |current| Beside::of(cx, current)?.decision(current))
+pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
+    with_current(cx, |current| TraceExtra::of(cx, current)?.decision(current))
 }
 
 /// Returns `cx` for `span`, which was started in it: a decision for a new trace becomes one for the
 /// trace of `span`.
-pub(crate) fn begun<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
-    let beside = with_current(cx, |current| Beside::of(cx, current));
-    Beside::below(cx, beside, span, None)
+pub(crate) fn for_started_span<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
+    let extra = with_current(cx, |current| TraceExtra::of(cx, current));
+    TraceExtra::context_below(cx, extra, span, None)
 }
 
-/// Returns whether `cx` has anything to tell beside a span.
-pub(crate) fn has_beside(cx: &Context) -> bool {
-    cx.get::<Beside>().is_some()
+/// Returns whether `cx` has a [`TraceExtra`].
+pub(crate) fn has_trace_extra(cx: &Context) -> bool {
+    cx.get::<TraceExtra>().is_some()
 }
 
 /// Returns the state of `span` as text.
 #[inline]
-pub(crate) fn state_of(span: &SpanContext, beside: Option<&Beside>) -> Option<Arc<str>> {
-    if let Some(text) = beside.and_then(|beside| beside.shared_state(span)) {
+pub(crate) fn state_text(span: &SpanContext, extra: Option<&TraceExtra>) -> Option<Arc<str>> {
+    if let Some(text) = extra.and_then(|extra| extra.shared_state(span)) {
         return Some(text);
     }
     let held = span.trace_state();
@@ -147,63 +147,52 @@ fn is_text_of(held: &TraceState, text: &str) -> bool {
         && members.next().is_none()
 }
 
-/// Returns the `TraceState` of a valid text; `None` where a key is one that only Level 2 allows.
-pub(crate) fn parsed(text: &str) -> Option<TraceState> {
+/// Parses a valid text; returns `None` for a key that only Level 2 allows.
+pub(crate) fn parse_state(text: &str) -> Option<TraceState> {
     let members = text.split(',').filter_map(|member| member.split_once('='));
     TraceState::from_key_value(members).ok()
 }
 
 /// Returns whether every span context holds a state of this text.
 #[cfg(feature = "init")]
-pub(crate) fn is_small(text: &str) -> bool {
+pub(crate) fn is_small_state(text: &str) -> bool {
     text.bytes().filter(|byte| *byte == b',').count() < MAX_HELD_MEMBERS
 }
 
-/// Returns `span` with a state.
-pub(crate) fn with_state(span: &SpanContext, state: TraceState) -> SpanContext {
-    SpanContext::new(
-        span.trace_id(),
-        span.span_id(),
-        span.trace_flags(),
-        span.is_remote(),
-        state,
-    )
-}
-
 /// Returns `span` with the state of `text`, as far as a span context can hold it.
-pub(crate) fn whole(span: &SpanContext, text: Option<&str>) -> SpanContext {
-    match text.and_then(parsed) {
+pub(crate) fn with_state_text(span: &SpanContext, text: Option<&str>) -> SpanContext {
+    match text.and_then(parse_state) {
         Some(state) => with_state(span, state),
         None => span.clone(),
     }
 }
 
-/// Returns the current span context of `cx` with its state, as far as it can hold it.
+/// Returns the current span context of `cx` with its state, as far as a span context can hold it.
 #[cfg(feature = "tokio")]
-pub(crate) fn whole_current(cx: &Context) -> Option<SpanContext> {
+pub(crate) fn current_span_with_state(cx: &Context) -> Option<SpanContext> {
     with_current(cx, |current| {
         let current = current?;
-        let text = Beside::of(cx, Some(current)).and_then(|beside| beside.state.as_deref());
+        let text = TraceExtra::of(cx, Some(current)).and_then(|extra| extra.state.as_deref());
         let is_bare = is_empty(current.trace_state());
-        Some(whole(current, text.filter(|_| is_bare)))
+        Some(with_state_text(current, text.filter(|_| is_bare)))
     })
 }
 
-/// Returns `cx` with `parent` current, and the state in it.
+/// Returns `cx` with `parent` as its span, with the state of the trace.
 #[cfg(feature = "init")]
 pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
-    let text = Beside::of(cx, Some(parent)).and_then(|beside| beside.state.as_deref());
-    cx.with_remote_span_context(whole(parent, text))
+    let text = TraceExtra::of(cx, Some(parent)).and_then(|extra| extra.state.as_deref());
+    cx.with_remote_span_context(with_state_text(parent, text))
 }
 
-/// Returns `cx` with `parent` current, and the state in it alone: a sampler of the application may
-/// change it, and a text beside it would bring it back.
+/// Returns `cx` with `parent` as its span, with the state of the trace, and without the text of the
+/// state. A sampler of the application may change the state, and the text would undo the change.
 pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context {
-    let beside = Beside::of(cx, Some(parent));
-    let state = beside.and_then(|beside| beside.state.as_deref().and_then(parsed));
-    match (beside, state) {
-        (Some(beside), Some(state)) => cx
-            .with_value(Beside::new(Some(parent), None, beside.decision))
+    let extra = TraceExtra::of(cx, Some(parent));
+    let state = extra.and_then(|extra| extra.state.as_deref().and_then(parse_state));
+    match (extra, state) {
+        (Some(extra), Some(state)) => cx
+            .with_value(TraceExtra::new(Some(parent), None, extra.decision))
             .with_remote_span_context(with_state(parent, state)),
         _ => cx.with_remote_span_context(parent.clone()),
     }
@@ -224,7 +213,7 @@ mod tests {
     #[test]
     fn a_text_is_shared_unless_the_span_has_a_state_of_its_own() {
         let text: Arc<str> = "a=1,b=2".into();
-        let beside = Beside::new(Some(&span(1, 1, "")), Some(text.clone()), None);
+        let extra = TraceExtra::new(Some(&span(1, 1, "")), Some(text.clone()), None);
         for (state, expected, is_shared) in [
             ("", Some("a=1,b=2"), true),
             ("a=1,b=2", Some("a=1,b=2"), true),
@@ -233,13 +222,13 @@ mod tests {
             ("b=2,a=1", Some("b=2,a=1"), false),
             ("a=1,b=3", Some("a=1,b=3"), false),
         ] {
-            let found = state_of(&span(1, 2, state), Some(&beside));
+            let found = state_text(&span(1, 2, state), Some(&extra));
             assert_eq!(found.as_deref(), expected, "{state}");
             let shares = found.is_some_and(|found| Arc::ptr_eq(&found, &text));
             assert_eq!(shares, is_shared, "{state}");
         }
-        assert_eq!(state_of(&span(1, 2, ""), None), None);
-        assert_eq!(state_of(&span(1, 2, "a=1"), None).as_deref(), Some("a=1"));
+        assert_eq!(state_text(&span(1, 2, ""), None), None);
+        assert_eq!(state_text(&span(1, 2, "a=1"), None).as_deref(), Some("a=1"));
     }
 
     #[test]
@@ -251,9 +240,9 @@ mod tests {
             Decision::Accept,
             Decision::Debug,
         ] {
-            let beside = Beside::new(Some(&origin), None, Some(decision));
-            let cx = Context::new().with_value(beside);
-            let of = |parent: Option<&SpanContext>| Beside::of(&cx, parent)?.decision(parent);
+            let extra = TraceExtra::new(Some(&origin), None, Some(decision));
+            let cx = Context::new().with_value(extra);
+            let of = |parent: Option<&SpanContext>| TraceExtra::of(&cx, parent)?.decision(parent);
             assert_eq!(of(Some(&origin)), Some(decision));
             let below = (decision != Decision::Deferred).then_some(decision);
             assert_eq!(of(Some(&span(1, 2, ""))), below);
@@ -266,7 +255,9 @@ mod tests {
     #[test]
     fn a_state_of_four_members_is_small() {
         let members = |count| vec!["k=v"; count].join(",");
-        let small: Vec<_> = (1..=6).map(|count| is_small(&members(count))).collect();
+        let small: Vec<_> = (1..=6)
+            .map(|count| is_small_state(&members(count)))
+            .collect();
         assert_eq!(small, [true, true, true, true, false, false]);
     }
 }

@@ -1,0 +1,126 @@
+//! The filter of log lines and of log records.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Context, Filter};
+
+use crate::logs::sdk_events::is_of_sdk;
+
+/// Which events become log lines and log records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogFilter {
+    /// `RUST_LOG`, where it is set and is a filter.
+    directives: Option<String>,
+    /// The level of the SDK's own messages, where `RUST_LOG` is not set.
+    sdk_level: LevelFilter,
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self {
+            directives: None,
+            sdk_level: LevelFilter::WARN,
+        }
+    }
+}
+
+impl LogFilter {
+    /// Levels as `OTEL_LOG_LEVEL` names them.
+    pub(crate) const LEVELS: [(&str, LevelFilter); 7] = [
+        ("trace", LevelFilter::TRACE),
+        ("debug", LevelFilter::DEBUG),
+        ("info", LevelFilter::INFO),
+        ("warn", LevelFilter::WARN),
+        ("error", LevelFilter::ERROR),
+        ("off", LevelFilter::OFF),
+        ("none", LevelFilter::OFF),
+    ];
+
+    /// Reads the variables of the process. `Config` warns of those that cannot be used.
+    pub(crate) fn from_env() -> Self {
+        let filter = Self::default();
+        let level = std::env::var("OTEL_LOG_LEVEL").unwrap_or_default();
+        let level = level.trim().to_ascii_lowercase();
+        let known = Self::LEVELS.iter().find(|(name, _)| *name == level);
+        let filter = filter.with_sdk_level(known.map_or(LevelFilter::WARN, |(_, level)| *level));
+        let directives = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+        match directives.trim() {
+            "" => filter,
+            directives => filter.clone().with_directives(directives).unwrap_or(filter),
+        }
+    }
+
+    pub(crate) fn with_sdk_level(self, sdk_level: LevelFilter) -> Self {
+        Self { sdk_level, ..self }
+    }
+
+    /// Takes the text of `RUST_LOG`; returns the reason where it is not a filter.
+    pub(crate) fn with_directives(self, directives: &str) -> Result<Self, String> {
+        match EnvFilter::builder().parse(directives) {
+            Ok(_) => Ok(Self {
+                directives: Some(directives.to_owned()),
+                ..self
+            }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub(crate) fn env_filter(&self) -> EnvFilter {
+        let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+        match &self.directives {
+            Some(directives) => builder.parse_lossy(directives),
+            None => {
+                let sdk_level = self.sdk_level.max(LevelFilter::INFO);
+                builder.parse_lossy(format!("info,opentelemetry={sdk_level}"))
+            }
+        }
+    }
+
+    /// The bound of the SDK's own messages on log lines.
+    pub(crate) fn of_sdk(&self) -> SdkNowAndThen {
+        let level = match self.directives {
+            Some(_) => LevelFilter::TRACE,
+            None => self.sdk_level,
+        };
+        SdkNowAndThen {
+            level,
+            told: Mutex::default(),
+        }
+    }
+}
+
+/// Lets each of the SDK's messages pass once a minute: some come with every span.
+pub(crate) struct SdkNowAndThen {
+    level: LevelFilter,
+    told: Mutex<HashMap<Identifier, Instant>>,
+}
+
+impl<S> Filter<S> for SdkNowAndThen {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        !is_of_sdk(metadata) || *metadata.level() <= self.level
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        const PAUSE: Duration = Duration::from_secs(60);
+
+        if !is_of_sdk(event.metadata()) {
+            return true;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let last = told.insert(event.metadata().callsite(), now);
+        match last {
+            Some(last) if now.duration_since(last) < PAUSE => {
+                told.insert(event.metadata().callsite(), last);
+                false
+            }
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Events of OpenTelemetry itself.
+
+/// Returns whether the event comes from OpenTelemetry's SDK.
+pub(crate) fn is_of_sdk(metadata: &tracing::Metadata) -> bool {
+    let name = metadata.target().split("::").next().unwrap_or("");
+    let part = name
+        .strip_prefix("opentelemetry")
+        .map(|rest| rest.trim_start_matches(['-', '_']));
+    part.is_some_and(|part| {
+        [
+            "",
+            "sdk",
+            "http",
+            "otlp",
+            "proto",
+            "appender-tracing",
+            "appender_tracing",
+        ]
+        .contains(&part)
+    })
+}

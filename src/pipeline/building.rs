@@ -1,0 +1,78 @@
+//! The state that the signals share while their providers are built.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_sdk::Resource;
+
+use crate::config::Config;
+use crate::config::error::InitError;
+use crate::config::resource::resource;
+use crate::config::settings::{PerSignal, Signal};
+use crate::logs::EndNotice;
+use crate::otlp::client::OtlpClient;
+use crate::otlp::connection::{Connection, Origin, Tls};
+use crate::pipeline::counts::Counters;
+use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::worker::Worker;
+
+/// Shared by the signals while their providers are built.
+pub(crate) struct Building<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) resource: Resource,
+    pub(crate) counters: PerSignal<Arc<Counters>>,
+    pub(crate) workers: Vec<Worker>,
+    connections: Vec<Arc<Connection>>,
+    pub(crate) flush: FlushHandle,
+    pub(crate) end: EndNotice,
+}
+
+impl<'a> Building<'a> {
+    pub(crate) fn new(config: &'a Config) -> Self {
+        Self {
+            config,
+            resource: resource(config),
+            counters: PerSignal::default(),
+            workers: Vec::new(),
+            connections: Vec::new(),
+            flush: FlushHandle::default(),
+            end: EndNotice::default(),
+        }
+    }
+
+    /// Makes a client for the OTLP receiver of a signal. One attempt takes `timeout` at most.
+    pub(crate) fn client(
+        &mut self,
+        signal: Signal,
+        timeout: Duration,
+    ) -> Result<OtlpClient, InitError> {
+        let config = self.config;
+        let target = config.target(signal)?;
+        let tls = Tls {
+            certificate: config.otlp(signal, |settings| settings.certificate.clone()),
+            client_certificate: config.otlp(signal, |settings| settings.client_certificate.clone()),
+            client_key: config.otlp(signal, |settings| settings.client_key.clone()),
+        };
+        let origin = Origin::new(&target.uri, target.protocol, tls);
+        let shared = self.connections.iter().find(|one| one.origin == origin);
+        let connection = match shared {
+            Some(connection) => connection.clone(),
+            None => {
+                let connection = Arc::new(Connection::new(origin)?);
+                self.connections.push(connection.clone());
+                connection
+            }
+        };
+        let otlp_timeout = config.otlp(signal, |settings| settings.timeout);
+        let compression = config.otlp(signal, |settings| settings.compression);
+        let headers = config.otlp(signal, |settings| settings.headers.clone());
+        Ok(OtlpClient {
+            connection,
+            uri: target.uri,
+            protocol: target.protocol,
+            compression: compression.unwrap_or_default(),
+            headers: headers.unwrap_or_default(),
+            timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
+        })
+    }
+}

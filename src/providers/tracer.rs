@@ -1,0 +1,191 @@
+//! Tracers of OpenTelemetry's providers: of one that a layer was given, and of the global one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use opentelemetry::trace::{
+    Span, SpanBuilder, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceState, Tracer,
+    TracerProvider,
+};
+use opentelemetry::{Context, InstrumentationScope, Key, global};
+
+use crate::concurrent::caught::warn_once;
+#[cfg(feature = "init")]
+use crate::propagation::Decision;
+use crate::propagation::{self, RANDOM_FLAG};
+use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::providers::unique_span::UniqueSpan;
+use crate::semconv;
+
+/// The tracers of OpenTelemetry's global provider.
+pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
+    Arc::new(GlobalTracers)
+}
+
+/// Whether a layer has a tracer provider of its own.
+static LAYER_HAS_TRACERS: AtomicBool = AtomicBool::new(false);
+
+/// Takes note of a layer with a tracer provider of its own.
+pub(crate) fn note_tracers_of_a_layer() {
+    LAYER_HAS_TRACERS.store(true, Ordering::Relaxed);
+}
+
+/// OpenTelemetry's global provider, whichever that is when a span starts.
+struct GlobalTracers;
+
+impl MakeTracer for GlobalTracers {
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(GlobalTracer {
+            scope,
+            found: OnceLock::new(),
+        })
+    }
+}
+
+/// A tracer of the global provider: looked for again with each span until it is one that does
+/// something, and kept then.
+struct GlobalTracer {
+    scope: InstrumentationScope,
+    found: OnceLock<TracerOf<global::BoxedTracer>>,
+}
+
+impl StartSpan for GlobalTracer {
+    fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started {
+        if let Some(tracer) = self.found.get() {
+            return tracer.start(parent, description);
+        }
+        let above = match parent.span_context {
+            Some(span_context) => span_context.span_id(),
+            None => parent.cx.span().span_context().span_id(),
+        };
+        let tracer = TracerOf(global::tracer_provider().tracer_with_scope(self.scope.clone()));
+        let started = tracer.start(parent, description);
+        // Without a provider, the span of the parent is passed on, or none.
+        let id = started.cx.span().span_context().span_id();
+        if started.is_recording || (id != SpanId::INVALID && id != above) {
+            let _ = self.found.set(tracer);
+        } else if LAYER_HAS_TRACERS.load(Ordering::Relaxed) {
+            warn_of_lost_spans();
+        }
+        started
+    }
+}
+
+#[cold]
+fn warn_of_lost_spans() {
+    warn_once!(
+        "a span goes nowhere: a layer has a tracer provider of its own, which holds inside of \
+         its requests, and there is no other; give it to \
+         `opentelemetry::global::set_tracer_provider`, too"
+    );
+}
+
+/// A [`TracerProvider`] of any type.
+pub(crate) struct TracersOf<P>(pub(crate) P);
+
+impl<P> MakeTracer for TracersOf<P>
+where
+    P: TracerProvider + Send + Sync,
+    P::Tracer: Send + Sync + 'static,
+    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+{
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(TracerOf(self.0.tracer_with_scope(scope)))
+    }
+}
+
+struct TracerOf<T>(T);
+
+impl<T> StartSpan for TracerOf<T>
+where
+    T: Tracer + Send + Sync,
+    T::Span: Send + Sync + 'static,
+{
+    fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started {
+        let with_parent;
+        let parent = match parent.span_context {
+            Some(span_context) => {
+                with_parent = propagation::with_parent_of_sdk(parent.cx, span_context);
+                &with_parent
+            }
+            None => parent.cx,
+        };
+        #[cfg(feature = "init")]
+        if propagation::decision_in(parent) == Some(Decision::Deny)
+            && !parent.is_telemetry_suppressed()
+        {
+            return denied(parent);
+        }
+        let mut new = NewSpan::default();
+        description.describe(&mut new);
+        let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
+        builder.start_time = Some(new.start_time);
+        builder.links = Some(new.links).filter(|links| !links.is_empty());
+        let mut attributes =
+            NewSpan::all_attributes(new.request.as_ref(), new.overrides_request, new.attributes);
+        // An SDK cannot replace what a span starts with, so that it starts with what samplers are to see.
+        let later = attributes
+            .extract_if(.., |one| !semconv::is_for_samplers(one.key.as_str()))
+            .collect();
+        let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
+        builder.attributes = Some(attributes);
+        let span = self.0.build_with_context(builder, parent);
+        let parent = &*propagation::for_started_span(parent, span.span_context());
+        if span.is_recording() {
+            return Started {
+                cx: parent.with_span(UniqueSpan::new(span, keys, later)),
+                is_recording: true,
+            };
+        }
+        let span_context = span.span_context();
+        let cx = if span_context.is_valid() {
+            // Its bare context does what a boxed span would, for less.
+            parent.with_remote_span_context(with_random_flag(span_context, parent))
+        } else {
+            // An invalid span in a context would be taken for an unsampled parent.
+            parent.clone()
+        };
+        Started {
+            cx,
+            is_recording: false,
+        }
+    }
+}
+
+/// A span that is dropped without asking a sampler, because the caller has decided so.
+#[cfg(feature = "init")]
+fn denied(cx: &Context) -> Started {
+    use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+
+    let ids = RandomIdGenerator::default();
+    let parent = cx.span();
+    let parent = Some(parent.span_context()).filter(|parent| parent.is_valid());
+    let random = parent.map_or(RANDOM_FLAG, |parent| {
+        parent.trace_flags().to_u8() & RANDOM_FLAG
+    });
+    let span_context = SpanContext::new(
+        parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id),
+        ids.new_span_id(),
+        TraceFlags::new(random),
+        false,
+        parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone()),
+    );
+    let cx = propagation::for_started_span(cx, &span_context);
+    Started {
+        cx: cx.with_remote_span_context(span_context),
+        is_recording: false,
+    }
+}
+
+/// The SDK clears all flags of a span that it drops, but the random flag must be passed on.
+fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
+    let parent = parent.span();
+    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM_FLAG;
+    SpanContext::new(
+        span_context.trace_id(),
+        span_context.span_id(),
+        TraceFlags::new(span_context.trace_flags().to_u8() | inherited),
+        false,
+        TraceState::clone(span_context.trace_state()),
+    )
+}

@@ -1,0 +1,122 @@
+//! The steps that the beginnings of server and client requests share.
+
+use std::borrow::Cow;
+use std::time::{Instant, SystemTime};
+
+use http::Uri;
+use http::request::Parts;
+use opentelemetry::trace::SpanKind;
+
+use crate::concurrent::per_thread::PerThreadArc;
+use crate::instruments::Route;
+use crate::layer_state::LayerState;
+use crate::layer_state::access_log::Entry;
+use crate::layer_state::metric_attributes::RequestAttributes;
+use crate::layer_state::options::Options;
+use crate::providers::start_span::NewSpan;
+use crate::request::grpc_call::GrpcCall;
+use crate::request::in_flight::{Http, InFlight};
+use crate::request::received::Received;
+
+/// The times at which a request and its span start.
+pub(super) struct Clock {
+    start: Instant,
+    start_time: Option<SystemTime>,
+}
+
+impl Clock {
+    #[inline]
+    pub(super) fn start(options: &Options) -> Self {
+        Self {
+            start: Instant::now(),
+            // Without hooks, which take time, the span reads the clock if it is sampled: it is slow to read.
+            start_time: options.has_request_hooks().then(SystemTime::now),
+        }
+    }
+}
+
+/// A request between its arrival and the start of its span.
+pub(super) struct Begun<'a> {
+    pub(super) state: &'a PerThreadArc<LayerState>,
+    pub(super) call: Option<GrpcCall>,
+    clock: Clock,
+    /// The start of the span; `None` if it is not recorded.
+    start_time: Option<SystemTime>,
+    hooked: Option<RequestAttributes>,
+    name: Option<Cow<'static, str>>,
+    /// Whether a hook has named the span.
+    pub(super) has_own_name: bool,
+}
+
+impl<'a> Begun<'a> {
+    /// Reads the gRPC call and runs the hooks. `uri` is the target after routers have changed it.
+    #[inline]
+    pub(super) fn new(
+        state: &'a PerThreadArc<LayerState>,
+        clock: Clock,
+        request: &Parts,
+        uri: &Uri,
+    ) -> Self {
+        let call = GrpcCall::of(request, uri, &state.instruments);
+        let hooked = state.options.request_attributes(request);
+        let name = state.options.span_name(request);
+        Self {
+            state,
+            call,
+            clock,
+            start_time: None,
+            hooked,
+            has_own_name: name.is_some(),
+            name,
+        }
+    }
+
+    /// Describes what every span of a request has: name, kind and start.
+    #[inline]
+    pub(super) fn describe(&mut self, route: &Route, kind: SpanKind, span: &mut NewSpan) {
+        span.name = match (self.name.take(), &self.call) {
+            (Some(name), _) => name,
+            (None, Some(call)) => call.span_name(),
+            (None, None) => route.name.clone(),
+        };
+        span.kind = kind;
+        let start_time = self.clock.start_time.unwrap_or_else(SystemTime::now);
+        self.start_time = Some(start_time);
+        span.start_time = start_time;
+    }
+
+    /// Adds captured headers and the attributes of hooks, which come after the crate's own.
+    #[inline]
+    pub(super) fn describe_rest(&mut self, request: &Parts, span: &mut NewSpan) {
+        let headers = &self.state.request_headers;
+        headers.read(&request.headers, |one| span.attributes.push(one));
+        if let Some(hooked) = &mut self.hooked {
+            hooked.span.drain(..).for_each(|one| span.set(one));
+        }
+    }
+
+    /// Makes the record that lives until the request ends.
+    #[inline]
+    pub(super) fn into_in_flight(
+        self,
+        span_is_recording: bool,
+        http: Http,
+        received: Option<Received>,
+        access: Option<Box<Entry>>,
+    ) -> InFlight {
+        InFlight {
+            state: self.state.clone(),
+            open: true,
+            span_is_recording,
+            start: self.clock.start,
+            start_time: self.start_time,
+            status: None,
+            sent: 0,
+            received,
+            extra: self.hooked.map_or_else(Vec::new, |hooked| hooked.metric),
+            http,
+            call: self.call,
+            access,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The telemetry that a name belongs to.
+
+use crate::semconv::names::{
+    CLIENT_ADDRESS, ERROR_TYPE, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL, HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
+    METRIC_OVERFLOW, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD,
+    RPC_STATUS_CODE, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_FULL, URL_PATH, URL_QUERY,
+    URL_SCHEME, USER_AGENT_ORIGINAL,
+};
+#[cfg(feature = "init")]
+use crate::semconv::names::{
+    HTTP_CLIENT_REQUEST_BODY_SIZE, HTTP_CLIENT_REQUEST_DURATION, HTTP_CLIENT_RESPONSE_BODY_SIZE,
+    HTTP_DURATION, HTTP_REQUESTS, HTTP_SERVER_REQUEST_BODY_SIZE, HTTP_SERVER_REQUEST_DURATION,
+    HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_CLIENT_CALL_DURATION, RPC_SERVER_CALL_DURATION,
+};
+use crate::semconv::values::Side;
+
+/// Returns whether a [`CapturedRequest`](crate::semconv::captured_request::CapturedRequest) may have
+/// an attribute with this key.
+pub(crate) fn is_request_key(key: &str) -> bool {
+    matches!(
+        key,
+        CLIENT_ADDRESS
+            | HTTP_REQUEST_METHOD
+            | HTTP_REQUEST_METHOD_ORIGINAL
+            | HTTP_REQUEST_RESEND_COUNT
+            | HTTP_ROUTE
+            | NETWORK_PEER_ADDRESS
+            | NETWORK_PEER_PORT
+            | NETWORK_PROTOCOL_VERSION
+            | SERVER_ADDRESS
+            | SERVER_PORT
+            | URL_FULL
+            | URL_PATH
+            | URL_QUERY
+            | URL_SCHEME
+            | USER_AGENT_ORIGINAL
+    )
+}
+
+/// Returns whether a span should start with an attribute of this key, because a sampler may read it
+/// (conventions of HTTP and RPC spans, "at span creation time").
+pub(crate) fn is_for_samplers(key: &str) -> bool {
+    matches!(
+        key,
+        CLIENT_ADDRESS
+            | HTTP_REQUEST_METHOD
+            | RPC_METHOD
+            | RPC_SYSTEM_NAME
+            | SERVER_ADDRESS
+            | SERVER_PORT
+            | URL_FULL
+            | URL_PATH
+            | URL_QUERY
+            | URL_SCHEME
+            | USER_AGENT_ORIGINAL
+    ) || key.starts_with(HTTP_REQUEST_HEADER)
+}
+
+/// Returns whether a layer adds an attribute with this key to metrics of its requests.
+pub(crate) fn is_metric_key(side: Side, key: &str) -> bool {
+    match key {
+        ERROR_TYPE
+        | HTTP_REQUEST_METHOD
+        | HTTP_RESPONSE_STATUS_CODE
+        | METRIC_OVERFLOW
+        | NETWORK_PROTOCOL_VERSION
+        | RPC_METHOD
+        | RPC_STATUS_CODE
+        | RPC_SYSTEM_NAME => true,
+        HTTP_ROUTE | URL_SCHEME => side == Side::Server,
+        SERVER_ADDRESS | SERVER_PORT => side == Side::Client,
+        _ => false,
+    }
+}
+
+/// Returns whether a metric is recorded for each request.
+#[cfg(feature = "init")]
+pub(crate) fn is_request_metric(name: &str) -> bool {
+    [
+        HTTP_REQUESTS,
+        HTTP_DURATION,
+        HTTP_CLIENT_REQUEST_BODY_SIZE,
+        HTTP_CLIENT_REQUEST_DURATION,
+        HTTP_CLIENT_RESPONSE_BODY_SIZE,
+        HTTP_SERVER_REQUEST_BODY_SIZE,
+        HTTP_SERVER_REQUEST_DURATION,
+        HTTP_SERVER_RESPONSE_BODY_SIZE,
+        RPC_CLIENT_CALL_DURATION,
+        RPC_SERVER_CALL_DURATION,
+    ]
+    .contains(&name)
+}
+
+/// Returns the event for the error that a request ended with.
+pub(crate) fn exception_event(side: Side, is_call: bool) -> &'static str {
+    match (side, is_call) {
+        (Side::Server, false) => "http.server.request.exception",
+        (Side::Client, false) => "http.client.request.exception",
+        (Side::Server, true) => "rpc.server.call.exception",
+        (Side::Client, true) => "rpc.client.call.exception",
+    }
+}

@@ -1,0 +1,52 @@
+//! The names of the conventions, and the bounds of the buckets that they give.
+
+pub(crate) use opentelemetry_semantic_conventions::attribute::{
+    CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
+    HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD, HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_HEADER, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
+    NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_PROTOCOL_VERSION, RPC_METHOD,
+    RPC_METHOD_ORIGINAL, RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_FULL, URL_PATH,
+    URL_QUERY, URL_SCHEME, USER_AGENT_ORIGINAL,
+};
+pub(crate) use opentelemetry_semantic_conventions::metric::{
+    HTTP_CLIENT_ACTIVE_REQUESTS, HTTP_CLIENT_REQUEST_BODY_SIZE, HTTP_CLIENT_REQUEST_DURATION,
+    HTTP_CLIENT_RESPONSE_BODY_SIZE, HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_BODY_SIZE,
+    HTTP_SERVER_REQUEST_DURATION, HTTP_SERVER_RESPONSE_BODY_SIZE, RPC_CLIENT_CALL_DURATION,
+    RPC_SERVER_CALL_DURATION,
+};
+
+/// The version of the conventions that all telemetry of this crate follows. The crate with the names
+/// has an older version.
+pub(crate) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.45.0";
+
+/// The name of a gRPC status (RPC conventions, stable as of 1.45).
+pub(crate) const RPC_STATUS_CODE: &str = "rpc.status_code";
+
+/// Replaces a value that is not in the known set.
+pub(crate) const OTHER: &str = "_OTHER";
+
+/// The event that records an error on a span.
+pub(crate) const EXCEPTION_EVENT: &str = "exception";
+
+/// The request counter of this crate, in addition to the metrics of the conventions.
+pub(crate) const HTTP_REQUESTS: &str = "http.requests";
+
+/// The request duration of this crate in milliseconds, in addition to the metrics of the conventions.
+pub(crate) const HTTP_DURATION: &str = "http.duration";
+
+/// The duration of measured functions. The conventions have no metric for it.
+pub(crate) const FUNCTION_DURATION: &str = "function.duration";
+
+/// Marks the series that counts what has no series of its own (Metrics SDK, "Overflow attribute").
+pub(crate) const METRIC_OVERFLOW: &str = "otel.metric.overflow";
+
+/// Bucket boundaries for durations in seconds.
+pub(crate) const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Bucket boundaries for durations in milliseconds.
+pub(crate) const MILLISECONDS: [f64; 14] = [
+    5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
+    10000.0,
+];

@@ -1,0 +1,88 @@
+//! Bounds, in bytes, of text that comes from a request.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+
+pub(crate) const MAX_METHOD: usize = 32;
+pub(crate) const MAX_HOST: usize = 255;
+/// Bound of a server's name while it is captured. Its host is truncated to [`MAX_HOST`] later.
+pub(crate) const MAX_AUTHORITY: usize = 1024;
+pub(crate) const MAX_USER_AGENT: usize = 256;
+pub(crate) const MAX_PATH: usize = 1024;
+pub(crate) const MAX_QUERY: usize = 1024;
+
+/// Truncates `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
+#[inline]
+pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
+    const MARK: &str = "…";
+    if text.len() <= limit {
+        return Cow::Borrowed(text);
+    }
+    let kept = prefix(text, limit.saturating_sub(MARK.len()));
+    Cow::Owned([kept, MARK].concat())
+}
+
+/// Returns bytes of any encoding as text of at most `limit` bytes.
+#[inline]
+pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
+    let bytes = bounded_bytes(bytes, limit);
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => truncate(text, limit),
+        Cow::Owned(text) => Cow::Owned(truncate(&text, limit).into_owned()),
+    }
+}
+
+/// Returns the first `limit` bytes, and a few more that show a later reader that the text is cut.
+#[inline]
+pub(crate) fn bounded_bytes(bytes: &[u8], limit: usize) -> &[u8] {
+    // The longest character has four bytes, so no cut character is within the limit.
+    const MORE: usize = 4;
+    bytes.get(..limit + MORE).unwrap_or(bytes)
+}
+
+/// Returns the longest beginning of a text that has at most `limit` bytes and ends with a character.
+pub(crate) fn prefix(text: &str, limit: usize) -> &str {
+    if text.len() <= limit {
+        return text;
+    }
+    let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Formats at most `limit` bytes of a value, and returns whether there was more. The message of an
+/// error may be long, and is not formatted further than that.
+pub(crate) fn display_prefix(value: &dyn Display, limit: usize) -> (String, bool) {
+    struct Bounded {
+        text: String,
+        limit: usize,
+    }
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let kept = prefix(text, self.limit - self.text.len());
+            self.text.push_str(kept);
+            if kept.len() < text.len() {
+                return Err(fmt::Error);
+            }
+            Ok(())
+        }
+    }
+    let mut bounded = Bounded {
+        text: String::new(),
+        limit,
+    };
+    let is_cut = write!(bounded, "{value}").is_err();
+    (bounded.text, is_cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_at_the_end_of_a_character() {
+        assert_eq!(truncate("short", 16), "short");
+        assert_eq!(truncate("0123456789", 8), "01234…");
+        assert_eq!(truncate("ääääääää", 9), "äää…");
+        assert_eq!(truncate("🦀🦀🦀🦀", 3), "…");
+    }
+}

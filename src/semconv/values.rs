@@ -1,0 +1,68 @@
+//! Values of attributes, and the rules for values of HTTP.
+
+use std::borrow::Cow;
+
+use ::http::{StatusCode, Version};
+use opentelemetry::KeyValue;
+
+use crate::semconv::names::HTTP_RESPONSE_STATUS_CODE;
+
+/// The value of an attribute before it is stored.
+pub(crate) enum AttributeValue<'a> {
+    /// A text that many requests share, or that was made for this request.
+    Name(Cow<'static, str>),
+    Text(&'a str),
+    Number(i64),
+}
+
+impl AttributeValue<'_> {
+    pub(crate) fn name(name: &'static str) -> Self {
+        Self::Name(Cow::Borrowed(name))
+    }
+
+    pub(crate) fn attribute(self, key: &'static str) -> KeyValue {
+        match self {
+            Self::Name(name) => KeyValue::new(key, name),
+            Self::Text(text) => KeyValue::new(key, text.to_owned()),
+            Self::Number(number) => KeyValue::new(key, number),
+        }
+    }
+}
+
+/// The end of a request that telemetry describes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Side {
+    #[default]
+    Server,
+    Client,
+}
+
+/// Returns `http.response.status_code` as an attribute.
+#[inline]
+pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
+    KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
+}
+
+/// Returns whether a status is an error: from 500 on for a server, from 400 on for a client. Statuses
+/// from 600 on, which no RFC defines, are errors too.
+pub(crate) fn is_error(side: Side, status: StatusCode) -> bool {
+    status.as_u16() >= if side == Side::Client { 400 } else { 500 }
+}
+
+/// Returns whether a status belongs to a bounded set, fit for a metric.
+#[inline]
+pub(crate) fn is_defined(status: StatusCode) -> bool {
+    status.as_u16() < 600
+}
+
+/// Returns `network.protocol.version`.
+pub(crate) fn protocol_version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}
