@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
-use crate::config::settings::PemFile;
+use crate::config::settings::otlp::PemFile;
 
 /// Why [`init`](crate::init) failed.
 ///
@@ -65,23 +65,5 @@ impl InitError {
 impl fmt::Debug for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// A value of the configuration that cannot be used, and what is used in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigWarning {
-    pub(crate) variable: String,
-    /// `None` where the value is not to be shown.
-    pub(crate) value: Option<String>,
-    pub(crate) consequence: String,
-}
-
-impl fmt::Display for ConfigWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Some(value) => write!(f, "{}={value:?} {}", self.variable, self.consequence),
-            None => write!(f, "{} {}", self.variable, self.consequence),
-        }
     }
 }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::Config;
-use crate::config::env;
 use crate::config::error::InitError;
-use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Sampler};
+use crate::config::settings::{ExceptionSignal, PerSignal, Propagator};
 use crate::logs::EndNotice;
 use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
@@ -56,13 +55,10 @@ impl Export {
 
     /// The providers, and the workers that they need to have running.
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
-        let sampler = config
-            .sampler
-            .take()
-            .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
+        let sampler = config.take_sampler();
         let sampling = Sampling::of(&sampler);
         let mut building = Building::new(config);
-        let mut sampler = sdk_sampler(sampler);
+        let mut sampler = sampler.for_sdk();
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
             sampler = Box::new(Decided(sampler));
@@ -84,20 +80,5 @@ impl Export {
             end: building.end,
         };
         Ok((export, building.workers))
-    }
-}
-
-fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {
-    let parent_based = |root: SdkSampler| Box::new(SdkSampler::parent_based(root));
-    match sampler {
-        Sampler::AlwaysOn => Box::new(SdkSampler::AlwaysOn),
-        Sampler::AlwaysOff => Box::new(SdkSampler::AlwaysOff),
-        Sampler::TraceIdRatio(ratio) => Box::new(SdkSampler::TraceIdRatioBased(ratio)),
-        Sampler::ParentBasedAlwaysOn => parent_based(SdkSampler::AlwaysOn),
-        Sampler::ParentBasedAlwaysOff => parent_based(SdkSampler::AlwaysOff),
-        Sampler::ParentBasedTraceIdRatio(ratio) => {
-            parent_based(SdkSampler::TraceIdRatioBased(ratio))
-        }
-        Sampler::Custom(sampler) => sampler,
     }
 }
