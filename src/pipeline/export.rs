@@ -14,7 +14,7 @@ use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
 use crate::pipeline::exceptions::ExceptionLogger;
 use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::spans::decided::Decided;
+use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
 use crate::pipeline::worker::Worker;
@@ -61,7 +61,7 @@ impl Export {
         let mut sampler = sampler.for_sdk();
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
-            sampler = Box::new(Decided(sampler));
+            sampler = Box::new(B3Sampler(sampler));
         }
         let (tracer_provider, queues) = traces::provider(&mut building, sampler)?;
         let meter_provider = metrics::provider(&mut building)?;

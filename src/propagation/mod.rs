@@ -31,8 +31,7 @@ pub(crate) use text_map::TextMap;
 #[cfg(feature = "tokio")]
 pub(crate) use trace_extra::current_span_with_state;
 pub(crate) use trace_extra::{
-    Decision, TraceExtra, decision_in, for_started_span, has_trace_extra, state_text,
-    with_parent_of_sdk, with_state_text,
+    Decision, decision_in, for_started_span, has_trace_extra, with_parent_of_sdk, with_state_text,
 };
 #[cfg(feature = "init")]
-pub(crate) use trace_extra::{is_small_state, parse_state, with_parent};
+pub(crate) use trace_extra::{TraceExtra, is_small_state, parse_state, state_text, with_parent};

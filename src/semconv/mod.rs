@@ -2,6 +2,7 @@
 //! attribute values. No other room of this crate knows a name of the conventions.
 
 mod address;
+mod buckets;
 mod captured_request;
 mod client_request;
 mod descriptors;
@@ -27,6 +28,7 @@ mod text;
 mod values;
 
 pub(crate) use address::{Server, response_peer_attributes, split_authority, truncated_host};
+pub(crate) use buckets::{BUCKETS_IN_MILLISECONDS, BUCKETS_IN_SECONDS};
 pub(crate) use captured_request::CapturedRequest;
 pub(crate) use client_request::ClientRequest;
 pub(crate) use descriptors::grpc_methods;
