@@ -6,14 +6,12 @@ use opentelemetry::trace::SpanContext;
 use crate::propagation::hex;
 
 /// Returns the trace id as a header value.
-#[inline]
 pub(crate) fn trace_id_value(span_context: &SpanContext) -> HeaderValue {
     let text: [u8; 32] = hex::encode(span_context.trace_id().to_bytes());
     legal_value(&text)
 }
 
 /// Returns a span context as `00-<trace id>-<span id>-<flags>`.
-#[inline]
 pub(crate) fn traceparent_text(span_context: &SpanContext) -> [u8; 55] {
     let mut text = *b"00-????????????????????????????????-????????????????-??";
     let trace_id: [u8; 32] = hex::encode(span_context.trace_id().to_bytes());
@@ -26,7 +24,6 @@ pub(crate) fn traceparent_text(span_context: &SpanContext) -> [u8; 55] {
 }
 
 /// Returns a text of digits, dashes and letters as a header value. Such a text is always legal.
-#[inline]
 pub(crate) fn legal_value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }
