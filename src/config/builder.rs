@@ -36,7 +36,6 @@ use crate::providers::variables::ConfigWarning;
 ///     .with_environment(Environment::Production)
 ///     .with_sampler(Sampler::ParentBasedTraceIdRatio(0.25));
 /// ```
-#[derive(Debug)]
 #[must_use = "a configuration does nothing until `init` is called on it"]
 pub struct Config {
     pub(crate) enabled: bool,
@@ -79,6 +78,13 @@ impl Config {
     /// What could not be used of the variables, and what is used in its place.
     pub fn warnings(&self) -> &[ConfigWarning] {
         &self.warnings
+    }
+
+    /// Switches all telemetry on or off, in place of `ENABLE_TELEMETRY` and `OTEL_SDK_DISABLED`. It is
+    /// on by default. Off, context still passes and log lines are still written.
+    pub fn with_enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
     }
 
     /// Sets the name of the service, in place of `OTEL_SERVICE_NAME` and `SERVICE_NAME`.
@@ -221,6 +227,26 @@ impl Config {
         self
     }
 
+    /// Sets how long one export of metrics may take, in place of `OTEL_METRIC_EXPORT_TIMEOUT`; the
+    /// export timeout holds where it is shorter. Default 30 seconds, from 1 ms to a day.
+    pub fn with_metric_export_timeout(mut self, timeout: Duration) -> Self {
+        self.metric_timeout = within_a_day(timeout);
+        self
+    }
+
+    /// Sets how histograms are kept, in place of
+    /// `OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION`.
+    pub fn with_histogram_aggregation(mut self, aggregation: HistogramAggregation) -> Self {
+        self.histograms = aggregation;
+        self
+    }
+
+    /// Sets the bounds of spans and log records, in place of `OTEL_ATTRIBUTE_COUNT_LIMIT` and its like.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Sets whether metrics are sent as totals or as what was added since the last export, in place
     /// of `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`. [`Temporality::Cumulative`] by
     /// default: totals, so that an export that fails leaves a gap and loses nothing.
@@ -233,6 +259,31 @@ impl Config {
     #[cfg(feature = "logs")]
     pub fn with_log_lines(mut self, style: LogLines) -> Self {
         self.log_lines.style = Some(style);
+        self
+    }
+
+    /// Sets which events become log lines and log records, in place of `RUST_LOG`, in the form of that
+    /// variable. Text that is not a filter has no effect, and is one of the
+    /// [`warnings`](Self::warnings).
+    #[cfg(feature = "logs")]
+    pub fn with_log_filter(mut self, directives: &str) -> Self {
+        match self.log_lines.filter.clone().with_directives(directives) {
+            Ok(filter) => self.log_lines.filter = filter,
+            Err(reason) => {
+                let consequence = format!("is not a filter ({reason}); it has no effect");
+                let origin = "Config::with_log_filter";
+                let warning = ConfigWarning::new(origin, Some(directives), consequence);
+                self.warnings.push(warning);
+            }
+        }
+        self
+    }
+
+    /// Sets which of the SDK's own messages are written where no log filter is set, in place of
+    /// `OTEL_LOG_LEVEL`: from `level` on, or none. [`Level::WARN`](tracing::Level::WARN) by default.
+    #[cfg(feature = "logs")]
+    pub fn with_sdk_log_level(mut self, level: Option<tracing::Level>) -> Self {
+        self.log_lines.filter = self.log_lines.filter.with_sdk_level(level.into());
         self
     }
 

@@ -38,10 +38,12 @@ impl Config {
         let target = Signal::ALL.into_iter().find_map(|signal| {
             let has_headers =
                 |settings: &OtlpSettings| Some(!settings.headers.as_ref()?.is_empty());
+            let has_callback = |settings: &OtlpSettings| settings.headers_from.as_ref().map(|_| ());
             let sends = self.exporters(signal).contains(&Exporter::Otlp);
             let target = self.target(signal).ok()?;
             let is_exposed = sends
-                && self.otlp(signal, has_headers) == Some(true)
+                && (self.otlp(signal, has_headers) == Some(true)
+                    || self.otlp(signal, has_callback).is_some())
                 && target.uri.scheme_str() == Some("http")
                 && !target.is_local();
             is_exposed.then_some(target)

@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use crate::config::builder::Config;
 use crate::config::error::InitError;
 use crate::config::settings::otlp::{Endpoint, Protocol};
+use crate::config::settings::shown;
 use crate::config::settings::signal::Signal;
 
 /// A place to send one signal to.
@@ -71,16 +72,15 @@ fn is_bare(endpoint: &str) -> bool {
     !endpoint.contains("://")
 }
 
-/// The protocol and the URL, without a query and without the path that gRPC has by itself.
+/// Writes the protocol and the URL without secrets, and without the path that gRPC has by itself.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.uri.scheme_str().unwrap_or("");
-        let authority = self.uri.authority().map_or("", |one| one.as_str());
-        let path = match self.protocol {
-            Protocol::Grpc => "",
-            _ => self.uri.path(),
-        };
-        write!(f, "{},{scheme}://{authority}{path}", self.protocol.name())
+        let uri = self.uri.to_string();
+        let shown = shown::endpoint(match self.protocol {
+            Protocol::Grpc => uri.strip_suffix(self.uri.path()).unwrap_or(&uri),
+            _ => &uri,
+        });
+        write!(f, "{},{shown}", self.protocol.name())
     }
 }
 

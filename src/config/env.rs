@@ -212,21 +212,20 @@ impl Variables<'_> {
         let Some(text) = self.text(NAME) else {
             return Vec::new();
         };
-        let pairs = text
-            .split(',')
-            .filter(|pair| !pair.trim().is_empty())
-            .map(|pair| {
-                let (key, value) = pair.split_once('=')?;
-                let key = percent_decode_str(key.trim()).decode_utf8().ok()?;
-                let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-                (!key.is_empty()).then(|| (key.into_owned(), value.into_owned()))
-            })
-            .collect::<Option<Vec<_>>>();
-        pairs.unwrap_or_else(|| {
-            let consequence = "is not a list of key=value; all of it is left out";
-            self.warn(NAME, Some(&text), consequence);
-            Vec::new()
-        })
+        let mut attributes = Vec::new();
+        let entries = text.split(',').enumerate();
+        for (n, pair) in entries.filter(|(_, pair)| !pair.trim().is_empty()) {
+            let Some(attribute) = attribute(pair) else {
+                let consequence = format!(
+                    "is not a list of key=value: entry {} is none; all of it is left out",
+                    n + 1
+                );
+                self.warn(NAME, None, consequence);
+                return Vec::new();
+            };
+            attributes.push(attribute);
+        }
+        attributes
     }
 
     fn batch(&mut self, prefix: &str, default: Batch) -> Batch {
@@ -333,4 +332,11 @@ impl Variables<'_> {
             }
         }
     }
+}
+
+fn attribute(pair: &str) -> Option<(String, String)> {
+    let (key, value) = pair.split_once('=')?;
+    let key = percent_decode_str(key.trim()).decode_utf8().ok()?;
+    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    (!key.is_empty()).then(|| (key.into_owned(), value.into_owned()))
 }

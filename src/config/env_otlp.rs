@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use crate::config::settings::headers::{self, MAX_HEADERS, is_framing};
 use crate::config::settings::otlp::{Compression, Endpoint, OtlpSettings, Protocol};
 use crate::config::settings::signal::Signal;
 use crate::providers::variables::Variables;
@@ -30,6 +31,7 @@ impl Variables<'_> {
             protocol: self.protocol(&name("PROTOCOL")),
             compression: self.word(&name("COMPRESSION"), &compressions, "it is left out"),
             headers: self.headers(&name("HEADERS")),
+            headers_from: None,
             timeout: self.milliseconds_or(&timeout, "it is left out"),
             certificate: self.file(&name("CERTIFICATE")),
             client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
@@ -55,17 +57,23 @@ impl Variables<'_> {
         self.word(name, &protocols, "it is left out")
     }
 
-    /// `name=value` pairs, values percent-encoded. What is wrong with one is said without it.
+    /// `name=value` pairs, values percent-encoded. Warnings show neither.
     fn headers(&mut self, variable: &str) -> Option<HeaderMap> {
         let text = self.text(variable)?;
-        let mut headers = HeaderMap::new();
-        for (n, pair) in text.split(',').enumerate() {
-            if pair.trim().is_empty() {
-                continue;
+        let mut usable = HeaderMap::new();
+        let pairs = text.split(',').enumerate();
+        let pairs = pairs.filter(|(_, pair)| !pair.trim().is_empty());
+        for (count, (n, pair)) in pairs.enumerate() {
+            if count == MAX_HEADERS {
+                self.warn(variable, None, headers::too_many());
+                break;
             }
             match header(pair) {
+                Some((name, _)) if is_framing(&name) => {
+                    self.warn(variable, None, headers::framing(&name));
+                }
                 Some((name, value)) => {
-                    headers.insert(name, value);
+                    usable.insert(name, value);
                 }
                 None => {
                     let consequence =
@@ -74,7 +82,7 @@ impl Variables<'_> {
                 }
             }
         }
-        Some(headers)
+        Some(usable)
     }
 }
 

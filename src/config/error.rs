@@ -54,6 +54,13 @@ pub enum InitError {
 impl InitError {
     #[cfg(feature = "tls")]
     pub(crate) fn pem(file: &PemFile, reason: &str) -> Self {
+        // The parser quotes the line that it cannot read, which may be a key.
+        let quoted = "illegal section start";
+        let reason = if reason.contains(quoted) {
+            quoted
+        } else {
+            reason
+        };
         Self::Certificate {
             origin: file.origin.clone(),
             path: file.shown().into(),

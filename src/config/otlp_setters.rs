@@ -1,12 +1,14 @@
 //! Setters of receivers of OTLP.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 
 use crate::config::builder::Config;
 use crate::config::settings::batch::within_a_day;
+use crate::config::settings::headers::{HeadersFrom, usable};
 use crate::config::settings::otlp::{Compression, Endpoint, OtlpSettings, PemFile, Protocol};
 use crate::config::settings::signal::Signal;
 
@@ -54,10 +56,87 @@ impl Config {
         .with_otlp_setting(PemFile::new(NAME, key), |otlp| &mut otlp.client_key)
     }
 
+    /// Sets whether an endpoint without a scheme means `http`, in place of
+    /// `OTEL_EXPORTER_OTLP_INSECURE` and its like; else it means `https`.
+    pub fn with_insecure(self, insecure: bool) -> Self {
+        self.with_otlp_setting(insecure, |otlp| &mut otlp.insecure)
+    }
+
     /// Sets the headers of OTLP requests, in place of `OTEL_EXPORTER_OTLP_HEADERS` and its like.
     /// They are for authentication, and never shown.
-    pub fn with_headers(self, headers: HeaderMap) -> Self {
+    ///
+    /// Headers that belong to the message itself, such as `content-length` and `host`, are left out, as
+    /// are more than 256 headers. Each is one of the [`warnings`](Self::warnings).
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        let headers = usable("Config::with_headers", &headers, &mut self.warnings);
         self.with_otlp_setting(headers, |otlp| &mut otlp.headers)
+    }
+
+    /// Takes headers of OTLP requests from `callback`, for tokens that expire.
+    ///
+    /// It is called for each attempt to send a message, on the thread that exports: it must not block.
+    /// Refresh the token elsewhere, and hand out the last one here. Its headers replace those of
+    /// [`with_headers`](Self::with_headers) and of variables that have the same names; the others are
+    /// sent too. Where it panics, the others are sent alone. Headers that belong to the message itself
+    /// are left out.
+    ///
+    /// ```
+    /// use std::sync::{Arc, RwLock};
+    ///
+    /// use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+    /// use tower_telemetry::Config;
+    ///
+    /// let token = Arc::new(RwLock::new(HeaderValue::from_static("Bearer first")));
+    /// let current = token.clone();
+    /// let config = Config::from_env().with_headers_from(move || {
+    ///     let token = current.read().map(|token| token.clone());
+    ///     token.into_iter().map(|token| (AUTHORIZATION, token)).collect()
+    /// });
+    /// // A task of the application writes a new value into `token` from time to time.
+    /// ```
+    pub fn with_headers_from(
+        self,
+        callback: impl Fn() -> HeaderMap + Send + Sync + 'static,
+    ) -> Self {
+        let callback = HeadersFrom(Arc::new(callback));
+        self.with_otlp_setting(callback, |otlp| &mut otlp.headers_from)
+    }
+
+    /// Sets how traces reach their receiver, in place of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and its
+    /// like. What `settings` does not set stays as it is.
+    pub fn with_traces_otlp(self, settings: OtlpSettings) -> Self {
+        self.with_otlp_of(Signal::Traces, "Config::with_traces_otlp", settings)
+    }
+
+    /// Sets how metrics reach their receiver, in place of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` and its
+    /// like. What `settings` does not set stays as it is.
+    pub fn with_metrics_otlp(self, settings: OtlpSettings) -> Self {
+        self.with_otlp_of(Signal::Metrics, "Config::with_metrics_otlp", settings)
+    }
+
+    /// Sets how log records reach their receiver, in place of `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` and its
+    /// like. What `settings` does not set stays as it is.
+    pub fn with_logs_otlp(self, settings: OtlpSettings) -> Self {
+        self.with_otlp_of(Signal::Logs, "Config::with_logs_otlp", settings)
+    }
+
+    fn with_otlp_of(mut self, signal: Signal, origin: &str, mut settings: OtlpSettings) -> Self {
+        if let Some(headers) = &mut settings.headers {
+            *headers = usable(origin, headers, &mut self.warnings);
+        }
+        let files = [
+            &mut settings.certificate,
+            &mut settings.client_certificate,
+            &mut settings.client_key,
+        ];
+        for file in files.into_iter().flatten() {
+            file.origin = origin.to_owned();
+        }
+        if let Some(endpoint) = &mut settings.endpoint {
+            endpoint.origin = origin.to_owned();
+        }
+        self.otlp_by_signal[signal].update(settings);
+        self
     }
 
     /// Sets how long the export of one message may take, all attempts together, in place of

@@ -86,3 +86,73 @@ fn list(words: impl Iterator<Item = String>) -> String {
         false => words.join(","),
     }
 }
+
+/// Shows the settings without secrets, as they hold: where they come from is left out.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without `..`, so that no new field is forgotten.
+        let Self {
+            enabled,
+            service_name,
+            service_version,
+            environment: _,
+            env_attributes,
+            attributes,
+            sampler,
+            sampler_arg: _,
+            propagators,
+            exporters,
+            exporters_from_variable: _,
+            sampler_origin: _,
+            environment_origin: _,
+            otlp,
+            otlp_by_signal,
+            spans,
+            logs,
+            metric_interval,
+            metric_timeout,
+            temporality,
+            histograms,
+            exceptions,
+            limits,
+            layers,
+            #[cfg(feature = "logs")]
+            log_lines,
+            shutdown_timeout,
+            warnings,
+        } = self;
+        let sampler = match sampler {
+            Some(sampler) => sampler.to_string(),
+            None => self.default_sampler().to_string(),
+        };
+        let keys = env_attributes.iter().map(|(key, _)| key.as_str());
+        let keys = keys.chain(attributes.iter().map(|one| one.key.as_str()));
+        let mut shown = f.debug_struct("Config");
+        shown
+            .field("enabled", enabled)
+            .field("service_name", service_name)
+            .field("service_version", service_version)
+            .field("environment", &self.environment())
+            .field("resource_attributes", &keys.collect::<Vec<_>>())
+            .field("sampler", &sampler)
+            .field("propagators", propagators)
+            .field("exporters", exporters)
+            .field("otlp", otlp)
+            .field("otlp_by_signal", otlp_by_signal)
+            .field("spans", spans)
+            .field("logs", logs)
+            .field("metric_interval", metric_interval)
+            .field("metric_timeout", metric_timeout)
+            .field("temporality", temporality)
+            .field("histograms", histograms)
+            .field("exceptions", exceptions)
+            .field("limits", limits)
+            .field("layers", layers);
+        #[cfg(feature = "logs")]
+        shown.field("log_lines", log_lines);
+        shown
+            .field("shutdown_timeout", shutdown_timeout)
+            .field("warnings", warnings)
+            .finish()
+    }
+}

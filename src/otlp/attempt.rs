@@ -66,7 +66,10 @@ impl OtlpClient {
 
     fn request_headers(&self) -> HeaderMap {
         const AGENT: &str = concat!("tower-telemetry/", env!("CARGO_PKG_VERSION"));
-        let mut headers = self.headers.clone();
+        let mut headers = match &self.headers_from {
+            Some(callback) => callback.over(&self.headers),
+            None => self.headers.clone(),
+        };
         let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
         set(USER_AGENT, AGENT);
         let encoding = match self.protocol {

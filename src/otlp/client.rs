@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::config::settings::headers::HeadersFrom;
 use crate::config::settings::{Compression, Protocol};
 use crate::otlp::answer::{AttemptError, Retry};
 use crate::otlp::connection::{Connection, MAX_QUIET};
@@ -30,6 +31,7 @@ pub(crate) struct OtlpClient {
     pub(crate) protocol: Protocol,
     pub(crate) compression: Compression,
     pub(crate) headers: HeaderMap,
+    pub(crate) headers_from: Option<HeadersFrom>,
     /// For one message, all attempts together.
     pub(crate) timeout: Duration,
 }

@@ -72,6 +72,7 @@ impl<'a> Building<'a> {
             protocol: target.protocol,
             compression: compression.unwrap_or_default(),
             headers: headers.unwrap_or_default(),
+            headers_from: config.otlp(signal, |settings| settings.headers_from.clone()),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
         })
     }

@@ -24,7 +24,7 @@ pub struct ConfigWarning {
 impl ConfigWarning {
     /// Bounds the value, and leaves it out where it may be a secret.
     pub(crate) fn new(variable: &str, value: Option<&str>, consequence: impl Into<String>) -> Self {
-        let value = value.filter(|_| !may_be_secret(variable));
+        let value = value.filter(|value| !may_be_secret(variable, value));
         Self {
             variable: variable.to_owned(),
             value: value.map(|value| semconv::truncate(value, MAX_SHOWN).into_owned()),
@@ -42,10 +42,17 @@ impl fmt::Display for ConfigWarning {
     }
 }
 
-/// Whether a value of this variable may carry credentials, rightly or by mistake.
-fn may_be_secret(variable: &str) -> bool {
-    let ends = ["_HEADERS", "_ENDPOINT", "_CERTIFICATE", "_CLIENT_KEY"];
-    ends.iter().any(|end| variable.ends_with(end))
+/// Whether a value may carry credentials, rightly or by mistake: by its variable, or as a URL or a key.
+fn may_be_secret(variable: &str, value: &str) -> bool {
+    let ends = [
+        "_HEADERS",
+        "_ENDPOINT",
+        "_CERTIFICATE",
+        "_CLIENT_KEY",
+        "_RESOURCE_ATTRIBUTES",
+    ];
+    let marks = ["://", "@", "-----"];
+    ends.iter().any(|end| variable.ends_with(end)) || marks.iter().any(|mark| value.contains(mark))
 }
 
 /// Reads variables, and collects warnings about values that cannot be used.

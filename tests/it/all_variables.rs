@@ -86,7 +86,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_RESOURCE_ATTRIBUTES",
         "a=1,b",
-        "is not a list of key=value; all of it is left out",
+        "is not a list of key=value: entry 2 is none; all of it is left out",
     );
     add(
         "OTEL_TRACES_SAMPLER",
@@ -290,7 +290,13 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
 
 /// Whether warnings leave the value of a variable out.
 fn is_hidden(name: &str) -> bool {
-    let ends = ["_HEADERS", "_ENDPOINT", "_CERTIFICATE", "_CLIENT_KEY"];
+    let ends = [
+        "_HEADERS",
+        "_ENDPOINT",
+        "_CERTIFICATE",
+        "_CLIENT_KEY",
+        "_RESOURCE_ATTRIBUTES",
+    ];
     ends.iter().any(|end| name.ends_with(end))
 }
 
@@ -411,5 +417,332 @@ fn short_forms_of_environments_are_understood() {
             assert_eq!(is_sampled, name != "production", "{line}");
             assert_eq!(line.contains("traces=console"), name == "development");
         }
+    }
+}
+
+mod setters {
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use tower_telemetry::config::{
+        Batch, Compression, Environment, ExceptionSignal, Exporter, HistogramAggregation, Limits,
+        OtlpSettings, Propagator, Protocol, Sampler, Temporality,
+    };
+
+    use super::*;
+
+    type Variables = Vec<(String, &'static str)>;
+
+    /// Variables, and the setters that say the same.
+    struct Same(Vec<(Variables, Box<dyn Fn(Config) -> Config>)>);
+
+    impl Same {
+        fn add(
+            &mut self,
+            name: &str,
+            value: &'static str,
+            set: impl Fn(Config) -> Config + 'static,
+        ) {
+            self.add_all(&[(name, value)], set);
+        }
+
+        fn add_all(
+            &mut self,
+            variables: &[(&str, &'static str)],
+            set: impl Fn(Config) -> Config + 'static,
+        ) {
+            let variables = variables.iter();
+            let variables = variables.map(|(name, value)| ((*name).to_owned(), *value));
+            self.0.push((variables.collect(), Box::new(set)));
+        }
+    }
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", HeaderValue::from_static("Bearer a"));
+        headers
+    }
+
+    fn general(same: &mut Same) {
+        let prefix = |setting: &str| format!("OTEL_EXPORTER_OTLP_{setting}");
+        let second = Duration::from_secs(1);
+        same.add(&prefix("ENDPOINT"), "http://h:1", |config| {
+            config.with_endpoint("http://h:1")
+        });
+        same.add(&prefix("PROTOCOL"), "grpc", |config| {
+            config.with_protocol(Protocol::Grpc)
+        });
+        same.add(&prefix("INSECURE"), "true", |config| {
+            config.with_insecure(true)
+        });
+        same.add(&prefix("COMPRESSION"), "gzip", |config| {
+            config.with_compression(Compression::Gzip)
+        });
+        same.add(&prefix("HEADERS"), "authorization=Bearer%20a", |config| {
+            config.with_headers(headers())
+        });
+        same.add(&prefix("TIMEOUT"), "1000", move |config| {
+            config.with_export_timeout(second)
+        });
+        same.add(&prefix("CERTIFICATE"), "/ca.pem", |config| {
+            config.with_ca_certificate("/ca.pem")
+        });
+        same.add_all(
+            &[
+                (&prefix("CLIENT_CERTIFICATE"), "/c.pem"),
+                (&prefix("CLIENT_KEY"), "/k.pem"),
+            ],
+            |config| config.with_client_certificate("/c.pem", "/k.pem"),
+        );
+    }
+
+    fn of_signals(same: &mut Same) {
+        type Set = fn(Config, OtlpSettings) -> Config;
+        let signals: [(&str, Set); 3] = [
+            ("TRACES", Config::with_traces_otlp),
+            ("METRICS", Config::with_metrics_otlp),
+            ("LOGS", Config::with_logs_otlp),
+        ];
+        for (signal, set) in signals {
+            let prefix = |setting: &str| format!("OTEL_EXPORTER_OTLP_{signal}_{setting}");
+            let new = OtlpSettings::new;
+            same.add(&prefix("ENDPOINT"), "http://h:1", move |config| {
+                set(config, new().with_endpoint("http://h:1"))
+            });
+            same.add(&prefix("PROTOCOL"), "grpc", move |config| {
+                set(config, new().with_protocol(Protocol::Grpc))
+            });
+            same.add(&prefix("INSECURE"), "true", move |config| {
+                set(config, new().with_insecure(true))
+            });
+            same.add(&prefix("COMPRESSION"), "gzip", move |config| {
+                set(config, new().with_compression(Compression::Gzip))
+            });
+            same.add(
+                &prefix("HEADERS"),
+                "authorization=Bearer%20a",
+                move |config| set(config, new().with_headers(headers())),
+            );
+            same.add(&prefix("TIMEOUT"), "1000", move |config| {
+                set(config, new().with_timeout(Duration::from_secs(1)))
+            });
+            same.add(&prefix("CERTIFICATE"), "/ca.pem", move |config| {
+                set(config, new().with_ca_certificate("/ca.pem"))
+            });
+            same.add_all(
+                &[
+                    (&prefix("CLIENT_CERTIFICATE"), "/c.pem"),
+                    (&prefix("CLIENT_KEY"), "/k.pem"),
+                ],
+                move |config| set(config, new().with_client_certificate("/c.pem", "/k.pem")),
+            );
+        }
+    }
+
+    fn queues(same: &mut Same) {
+        let logs = || Batch::default().with_schedule_delay(Duration::from_secs(1));
+        type Set = fn(Config, Batch) -> Config;
+        let queues: [(&str, Batch, Set); 2] = [
+            ("BSP", Batch::default(), Config::with_span_batch),
+            ("BLRP", logs(), Config::with_log_batch),
+        ];
+        for (name, batch, set) in queues {
+            let prefix = |setting: &str| format!("OTEL_{name}_{setting}");
+            let time = Duration::from_millis(7);
+            same.add(&prefix("MAX_QUEUE_SIZE"), "7", move |config| {
+                set(config, batch.with_max_queue_size(7))
+            });
+            same.add(&prefix("MAX_EXPORT_BATCH_SIZE"), "7", move |config| {
+                set(config, batch.with_max_export_batch_size(7))
+            });
+            same.add(&prefix("SCHEDULE_DELAY"), "7", move |config| {
+                set(config, batch.with_schedule_delay(time))
+            });
+            same.add(&prefix("EXPORT_TIMEOUT"), "7", move |config| {
+                set(config, batch.with_export_timeout(time))
+            });
+        }
+    }
+
+    fn limits(same: &mut Same) {
+        type Set = fn(Limits) -> Limits;
+        let limits: [(&str, Set); 10] = [
+            ("ATTRIBUTE_COUNT", |limits| {
+                limits.with_span_attributes(7).with_log_attributes(7)
+            }),
+            ("ATTRIBUTE_VALUE_LENGTH", |limits| {
+                limits.with_span_value_length(7).with_log_value_length(7)
+            }),
+            ("SPAN_ATTRIBUTE_COUNT", |limits| {
+                limits.with_span_attributes(7)
+            }),
+            ("SPAN_ATTRIBUTE_VALUE_LENGTH", |limits| {
+                limits.with_span_value_length(7)
+            }),
+            ("LOGRECORD_ATTRIBUTE_COUNT", |limits| {
+                limits.with_log_attributes(7)
+            }),
+            ("LOGRECORD_ATTRIBUTE_VALUE_LENGTH", |limits| {
+                limits.with_log_value_length(7)
+            }),
+            ("SPAN_EVENT_COUNT", |limits| limits.with_span_events(7)),
+            ("SPAN_LINK_COUNT", |limits| limits.with_span_links(7)),
+            ("EVENT_ATTRIBUTE_COUNT", |limits| {
+                limits.with_event_attributes(7)
+            }),
+            ("LINK_ATTRIBUTE_COUNT", |limits| {
+                limits.with_link_attributes(7)
+            }),
+        ];
+        for (name, set) in limits {
+            same.add(&format!("OTEL_{name}_LIMIT"), "7", move |config| {
+                config.with_limits(set(Limits::default()))
+            });
+        }
+    }
+
+    fn layers(same: &mut Same) {
+        same.add("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "A", |config| {
+            config.with_known_methods(["A"])
+        });
+        type Set = fn(Config, [HeaderName; 1]) -> Config;
+        let headers: [(&str, Set); 4] = [
+            (
+                "SERVER_REQUEST",
+                Config::with_captured_server_request_headers,
+            ),
+            (
+                "SERVER_RESPONSE",
+                Config::with_captured_server_response_headers,
+            ),
+            (
+                "CLIENT_REQUEST",
+                Config::with_captured_client_request_headers,
+            ),
+            (
+                "CLIENT_RESPONSE",
+                Config::with_captured_client_response_headers,
+            ),
+        ];
+        for (name, set) in headers {
+            let name = format!("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_{name}");
+            same.add(&name, "x-a", move |config| {
+                set(config, [HeaderName::from_static("x-a")])
+            });
+        }
+    }
+
+    fn all() -> Same {
+        let mut same = Same(Vec::new());
+        let ratio = || Sampler::ParentBasedTraceIdRatio(0.5);
+        same.add("ENABLE_TELEMETRY", "false", |config| {
+            config.with_enabled(false)
+        });
+        same.add("OTEL_SDK_DISABLED", "true", |config| {
+            config.with_enabled(false)
+        });
+        same.add("SERVICE_NAME", "shop", |config| {
+            config.with_service_name("shop")
+        });
+        same.add("OTEL_SERVICE_NAME", "shop", |config| {
+            config.with_service_name("shop")
+        });
+        same.add("ENVIRONMENT", "staging", |config| {
+            config.with_environment(Environment::Staging)
+        });
+        same.add("OTEL_TRACES_SAMPLER", "always_off", |config| {
+            config.with_sampler(Sampler::AlwaysOff)
+        });
+        same.add_all(
+            &[
+                ("ENVIRONMENT", "production"),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+            ],
+            move |config| {
+                let config = config.with_environment(Environment::Production);
+                config.with_sampler(ratio())
+            },
+        );
+        same.add("OTEL_PROPAGATORS", "b3", |config| {
+            config.with_propagators([Propagator::B3])
+        });
+        same.add("OTEL_TRACES_EXPORTER", "none", |config| {
+            config.with_traces_exporters([])
+        });
+        same.add("OTEL_METRICS_EXPORTER", "otlp", |config| {
+            config.with_metrics_exporters([Exporter::Otlp])
+        });
+        same.add("OTEL_LOGS_EXPORTER", "none", |config| {
+            config.with_logs_exporters([])
+        });
+        general(&mut same);
+        of_signals(&mut same);
+        queues(&mut same);
+        limits(&mut same);
+        layers(&mut same);
+        let time = Duration::from_millis(7);
+        same.add("OTEL_METRIC_EXPORT_INTERVAL", "7", move |config| {
+            config.with_metric_interval(time)
+        });
+        same.add("OTEL_METRIC_EXPORT_TIMEOUT", "7", move |config| {
+            config.with_metric_export_timeout(time)
+        });
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        same.add(name, "delta", |config| {
+            config.with_temporality(Temporality::Delta)
+        });
+        let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        same.add(name, "base2_exponential_bucket_histogram", |config| {
+            config.with_histogram_aggregation(HistogramAggregation::ExponentialBuckets)
+        });
+        same.add("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "logs", |config| {
+            config.with_exception_signal(ExceptionSignal::Logs)
+        });
+        #[cfg(feature = "logs")]
+        {
+            use tower_telemetry::logs::LogLines;
+
+            same.add("RUST_LOG", "debug,a=off", |config| {
+                config.with_log_filter("debug,a=off")
+            });
+            same.add("LOG_FORMAT", "json", |config| {
+                config.with_log_lines(LogLines::Json)
+            });
+            same.add("OTEL_LOG_LEVEL", "off", |config| {
+                config.with_sdk_log_level(None)
+            });
+        }
+        same
+    }
+
+    #[test]
+    fn every_variable_has_a_setter_that_says_the_same() {
+        // Its setter adds an attribute that beats `SERVICE_NAME`, which the variable does not.
+        let mut covered: BTreeSet<_> = ["OTEL_RESOURCE_ATTRIBUTES".to_owned()].into();
+        let unset = format!("{:?}", Config::from_vars(|_| None));
+        for (variables, set) in all().0 {
+            let read = Config::from_vars(|name| {
+                let mut found = variables.iter().filter(|(one, _)| one == name);
+                found.next().map(|(_, value)| (*value).to_owned())
+            });
+            let read = format!("{read:?}");
+            assert_ne!(read, unset, "{variables:?}");
+            let written = set(Config::from_vars(|_| None));
+            assert_eq!(format!("{written:?}"), read, "{variables:?}");
+            covered.extend(variables.into_iter().map(|(name, _)| name));
+        }
+        covered.extend(UNSUPPORTED.map(str::to_owned));
+        assert_eq!(covered, super::variables());
+    }
+
+    #[test]
+    fn attributes_of_the_resource_can_be_set_in_code() {
+        let read = Config::from_vars(|name| {
+            (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| "service.version=7".to_owned())
+        });
+        let attribute = opentelemetry::KeyValue::new("service.version", "7");
+        let written = Config::from_vars(|_| None).with_resource_attribute(attribute);
+        assert!(read.to_string().contains(" version=7 "), "{read}");
+        assert_eq!(read.to_string(), written.to_string());
     }
 }

@@ -114,7 +114,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_RESOURCE_ATTRIBUTES", "a=1,b")],
-            "OTEL_RESOURCE_ATTRIBUTES=\"a=1,b\" is not a list of key=value; all of it is left out",
+            "OTEL_RESOURCE_ATTRIBUTES is not a list of key=value: entry 2 is none; all of it is left out",
         ),
         (
             &[("OTEL_PROPAGATORS", "tracecontext,jaeger")],
@@ -244,16 +244,16 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "http://user:pa?canary@host/path",
             )],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host/path\" holds credentials, which \
-             belong into OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED\" holds credentials, which belong into \
+             OTEL_EXPORTER_OTLP_HEADERS",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://host:port")],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:port\" has a port that is not a number",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:REDACTED\" has a port that is not a number",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://bad host")],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://bad host\" is not a URL; write one such as \
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED\" is not a URL; write one such as \
              http://localhost:4317",
         ),
     ] {

@@ -62,6 +62,8 @@ mod propagation;
 mod requests;
 #[cfg(feature = "macros")]
 mod returned_errors;
+#[cfg(feature = "init")]
+mod secrets;
 mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]

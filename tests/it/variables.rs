@@ -103,6 +103,48 @@ async fn a_signal_has_its_own_endpoint_protocol_and_headers() {
 }
 
 #[tokio::test]
+async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{HeaderMap, HeaderValue};
+
+    for protocol in ["grpc", "http/protobuf"] {
+        let receiver = Receiver::start();
+        let calls = AtomicUsize::new(0);
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-token=old,x-fixed=1"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ];
+        let config = configured(&receiver, &variables).with_headers_from(move || {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            if call == 2 {
+                panic!("on purpose");
+            }
+            let mut headers = HeaderMap::new();
+            let token = format!("token {call}");
+            headers.insert(
+                "x-token",
+                HeaderValue::from_str(&token).expect("it is legal"),
+            );
+            headers.insert("content-length", HeaderValue::from_static("0"));
+            headers
+        });
+        let telemetry = config.build().expect("it is valid");
+        for _ in 0..3 {
+            request(layer(&telemetry), None).await;
+            telemetry.force_flush().await;
+        }
+        assert_eq!(telemetry.shutdown().await.lost(), 0);
+        let received = receiver.received();
+        assert_eq!(received.spans().len(), 3);
+        let tokens: Vec<_> = received.headers.iter().map(|one| &one["x-token"]).collect();
+        assert_eq!(tokens, ["token 0", "token 1", "old"], "{protocol}");
+        assert!(received.headers.iter().all(|one| one["x-fixed"] == "1"));
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_without_a_scheme_has_that_which_insecure_says() {
     let receiver = Receiver::start();
     let endpoint = receiver.address.to_string();

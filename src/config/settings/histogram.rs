@@ -1,9 +1,12 @@
 //! The aggregation of histograms.
 
-/// How histograms are kept.
+/// Chooses how histograms are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum HistogramAggregation {
+#[non_exhaustive]
+pub enum HistogramAggregation {
+    /// Buckets with fixed boundaries, those of the conventions for the metrics of requests.
     #[default]
     ExplicitBuckets,
+    /// Buckets that grow exponentially, with base 2.
     ExponentialBuckets,
 }

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod environment;
 pub(crate) mod exception_signal;
 pub(crate) mod exporter;
+pub(crate) mod headers;
 pub(crate) mod histogram;
 pub(crate) mod limits;
 #[cfg(feature = "logs")]
@@ -11,6 +12,7 @@ pub(crate) mod log_lines;
 pub(crate) mod otlp;
 pub(crate) mod propagator;
 pub(crate) mod sampler;
+pub(crate) mod shown;
 pub(crate) mod signal;
 
 pub(crate) use crate::config::settings::batch::Batch;

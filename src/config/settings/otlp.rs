@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+
+use crate::config::settings::batch::within_a_day;
+use crate::config::settings::headers::HeadersFrom;
+use crate::config::settings::shown;
 
 /// How OTLP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,34 +47,138 @@ pub enum Compression {
     Gzip,
 }
 
-/// How to reach an OTLP receiver.
+/// Says how one signal reaches its OTLP receiver. A setting that is not set is the one of all signals.
+///
+/// ```
+/// use tower_telemetry::{Config, config::{OtlpSettings, Protocol}};
+///
+/// let metrics = OtlpSettings::new()
+///     .with_endpoint("http://prometheus:9090/api/v1/otlp/v1/metrics")
+///     .with_protocol(Protocol::HttpProtobuf);
+/// let config = Config::from_env().with_metrics_otlp(metrics);
+/// ```
 #[derive(Clone, Default)]
-pub(crate) struct OtlpSettings {
+#[must_use = "settings do nothing until they are given to a `Config`"]
+pub struct OtlpSettings {
     pub(crate) endpoint: Option<Endpoint>,
     /// Whether an endpoint without a scheme means `http`, or `https`.
     pub(crate) insecure: Option<bool>,
     pub(crate) protocol: Option<Protocol>,
     pub(crate) compression: Option<Compression>,
     pub(crate) headers: Option<HeaderMap>,
+    pub(crate) headers_from: Option<HeadersFrom>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) certificate: Option<PemFile>,
     pub(crate) client_certificate: Option<PemFile>,
     pub(crate) client_key: Option<PemFile>,
 }
 
+impl OtlpSettings {
+    /// Creates settings of which none is set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the endpoint, which is used as it is, with its path.
+    pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoint = Some(Endpoint {
+            origin: "OtlpSettings::with_endpoint".to_owned(),
+            text: endpoint.into(),
+        });
+        self
+    }
+
+    /// Sets whether an endpoint without a scheme means `http`; else it means `https`.
+    pub fn with_insecure(mut self, insecure: bool) -> Self {
+        self.insecure = Some(insecure);
+        self
+    }
+
+    /// Sets how OTLP is spoken.
+    pub fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+
+    /// Sets how messages are compressed.
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// Sets the headers of requests, as [`Config::with_headers`](crate::Config::with_headers) does.
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = Some(headers);
+        self
+    }
+
+    /// Takes headers from a callback for each attempt, as
+    /// [`Config::with_headers_from`](crate::Config::with_headers_from) does.
+    pub fn with_headers_from(
+        mut self,
+        callback: impl Fn() -> HeaderMap + Send + Sync + 'static,
+    ) -> Self {
+        self.headers_from = Some(HeadersFrom(Arc::new(callback)));
+        self
+    }
+
+    /// Sets how long the export of one message may take, all attempts together, from 1 ms to a day.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(within_a_day(timeout));
+        self
+    }
+
+    /// Names a PEM file with the certificates that an `https` receiver is trusted by.
+    pub fn with_ca_certificate(mut self, path: impl Into<PathBuf>) -> Self {
+        self.certificate = Some(PemFile::new("OtlpSettings::with_ca_certificate", path));
+        self
+    }
+
+    /// Names the PEM files with the certificate and the private key that this service shows to an
+    /// `https` receiver.
+    pub fn with_client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        const NAME: &str = "OtlpSettings::with_client_certificate";
+        self.client_certificate = Some(PemFile::new(NAME, certificate));
+        self.client_key = Some(PemFile::new(NAME, key));
+        self
+    }
+
+    /// Takes the settings of `other`, where they are set.
+    pub(crate) fn update(&mut self, other: Self) {
+        fn update<T>(setting: &mut Option<T>, other: Option<T>) {
+            if other.is_some() {
+                *setting = other;
+            }
+        }
+        update(&mut self.endpoint, other.endpoint);
+        update(&mut self.insecure, other.insecure);
+        update(&mut self.protocol, other.protocol);
+        update(&mut self.compression, other.compression);
+        update(&mut self.headers, other.headers);
+        update(&mut self.headers_from, other.headers_from);
+        update(&mut self.timeout, other.timeout);
+        update(&mut self.certificate, other.certificate);
+        update(&mut self.client_certificate, other.client_certificate);
+        update(&mut self.client_key, other.client_key);
+    }
+}
+
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers carry credentials: their names are shown, their values never.
+        let name = |name: &'_ http::HeaderName| shown::header_name(name.as_str()).to_owned();
         let headers = self.headers.as_ref();
+        let headers = headers.map(|map| map.keys().map(name).collect::<Vec<_>>());
         f.debug_struct("OtlpSettings")
             .field("endpoint", &self.endpoint)
             .field("insecure", &self.insecure)
             .field("protocol", &self.protocol)
             .field("compression", &self.compression)
-            .field(
-                "headers",
-                &headers.map(|map| map.keys().collect::<Vec<_>>()),
-            )
+            .field("headers", &headers)
+            .field("headers_from", &self.headers_from)
             .field("timeout", &self.timeout)
             .field("certificate", &self.certificate)
             .field("client_certificate", &self.client_certificate)
@@ -93,13 +202,9 @@ impl PemFile {
         }
     }
 
-    /// The path, unless it is what should have been in the file.
+    /// Returns the path, unless it may be what belongs into the file.
     pub(crate) fn shown(&self) -> &Path {
-        let text = self.path.to_string_lossy();
-        if text.contains("-----BEGIN") || text.contains('\n') {
-            return Path::new("(not a path)");
-        }
-        &self.path
+        shown::file(&self.path)
     }
 }
 
@@ -117,23 +222,9 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The text without credentials.
+    /// Returns the text without secrets.
     pub(crate) fn shown(&self) -> String {
-        let (scheme, rest) = match self.text.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, self.text.as_str()),
-        };
-        // A password may hold anything, also what begins a query.
-        let (credentials, rest) = match rest.rsplit_once('@') {
-            Some((_, rest)) => ("REDACTED@", rest),
-            None => ("", rest),
-        };
-        let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-        let rest = format!("{credentials}{rest}");
-        match scheme {
-            Some(scheme) => format!("{scheme}://{rest}"),
-            None => rest,
-        }
+        shown::endpoint(&self.text)
     }
 }
 

@@ -1,0 +1,155 @@
+//! Headers of OTLP requests.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::concurrent::caught::guarded;
+use crate::providers::variables::ConfigWarning;
+
+/// Most headers that are sent with a message. Receivers refuse larger heads.
+pub(crate) const MAX_HEADERS: usize = 256;
+
+/// Headers that belong to the message and to the connection (RFC 9110, sections 6 to 8 and 12; gRPC,
+/// "Requests"). Another value of them loses the message.
+const FRAMING: [&str; 21] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-timeout",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+];
+
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(&name.as_str())
+}
+
+/// Returns the headers that can be sent of those that `origin` sets in code.
+pub(crate) fn usable(
+    origin: &str,
+    headers: &HeaderMap,
+    warnings: &mut Vec<ConfigWarning>,
+) -> HeaderMap {
+    let mut usable = HeaderMap::new();
+    let mut is_full = false;
+    for (name, value) in headers {
+        if is_framing(name) {
+            warnings.push(ConfigWarning::new(origin, None, framing(name)));
+        } else {
+            is_full |= !add(&mut usable, name, value);
+        }
+    }
+    if is_full {
+        warnings.push(ConfigWarning::new(origin, None, too_many()));
+    }
+    usable
+}
+
+/// Says that a header is not sent. The name is one of a list, and so no secret.
+pub(crate) fn framing(name: &HeaderName) -> String {
+    format!("has {name}, which belongs to the message itself; it is left out")
+}
+
+pub(crate) fn too_many() -> String {
+    format!("has more than {MAX_HEADERS} headers; the others are left out")
+}
+
+/// Adds a header, which is marked sensitive; `false` where there is no room.
+fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool {
+    let mut value = value.clone();
+    value.set_sensitive(true);
+    headers.len() < MAX_HEADERS && headers.try_append(name, value).is_ok()
+}
+
+/// Gives the headers of the next attempt to export.
+#[derive(Clone)]
+pub(crate) struct HeadersFrom(pub(crate) Arc<dyn Fn() -> HeaderMap + Send + Sync>);
+
+impl HeadersFrom {
+    /// Returns `fixed` with the headers of the callback, which replace those of the same names. It is
+    /// `fixed` alone where the callback panics.
+    pub(crate) fn over(&self, fixed: &HeaderMap) -> HeaderMap {
+        let mut headers = fixed.clone();
+        let given = guarded(|| (self.0)()).unwrap_or_default();
+        for name in given.keys().filter(|name| !is_framing(name)) {
+            headers.remove(name);
+            for value in given.get_all(name) {
+                add(&mut headers, name, value);
+            }
+        }
+        headers
+    }
+}
+
+impl fmt::Debug for HeadersFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a callback)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn a_callback_replaces_headers_by_name_and_cannot_change_the_message() {
+        let fixed = map(&[("authorization", "old"), ("tenant", "1")]);
+        let given = map(&[
+            ("authorization", "new"),
+            ("x-two", "1"),
+            ("x-two", "2"),
+            ("content-length", "0"),
+            ("host", "elsewhere"),
+        ]);
+        let headers = HeadersFrom(Arc::new(move || given.clone())).over(&fixed);
+        let expected = map(&[
+            ("authorization", "new"),
+            ("tenant", "1"),
+            ("x-two", "1"),
+            ("x-two", "2"),
+        ]);
+        assert_eq!(headers, expected);
+        assert!(headers["authorization"].is_sensitive());
+    }
+
+    #[test]
+    fn a_callback_that_panics_or_gives_too_much_leaves_what_can_be_sent() {
+        let fixed = map(&[("authorization", "old")]);
+        let panics = HeadersFrom(Arc::new(|| panic!("on purpose")));
+        assert_eq!(panics.over(&fixed), fixed);
+        let many = HeadersFrom(Arc::new(|| {
+            let mut map = HeaderMap::new();
+            for n in 0..20_000 {
+                let name: HeaderName = format!("x-{n}").parse().expect("a legal name");
+                map.append(name, HeaderValue::from_static("1"));
+            }
+            map
+        }));
+        assert_eq!(many.over(&fixed).len(), MAX_HEADERS);
+    }
+}
