@@ -78,6 +78,8 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         logs: vars.batch("OTEL_BLRP", log_delay),
         metric_interval: interval,
         metric_timeout,
+        max_retry_age: Duration::from_secs(5 * 60),
+        self_metrics: vars.flag("TELEMETRY_SELF_METRICS", false),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),

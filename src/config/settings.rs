@@ -430,8 +430,8 @@ impl Batch {
         self
     }
 
-    /// How long the export of one message may take, its retries included; the export timeout of
-    /// the [`Config`](crate::init::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a
+    /// The bound of one attempt to send a message; the export timeout of the
+    /// [`Config`](crate::init::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a
     /// day.
     pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
         self.export_timeout = within_a_day(timeout);
