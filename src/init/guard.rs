@@ -47,7 +47,8 @@ pub(crate) struct Pipeline {
 impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
-    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together.
+    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together. While
+    /// a receiver is down it takes all of it, because the receiver may come back.
     /// Call it when the server has stopped: what is recorded later is lost, and one warning says so.
     /// Layers and functions that go on then do nothing but pass context on, until
     /// [`init`](crate::init) is called again.
@@ -73,7 +74,8 @@ impl TelemetryGuard {
 
     /// Sends what waits now, and goes on.
     ///
-    /// Takes at most the shutdown timeout, all signals together.
+    /// Takes at most the shutdown timeout, all signals together. What a receiver does not take by then
+    /// is kept and sent again.
     pub async fn force_flush(&self) -> Report {
         match &self.pipeline {
             Some(pipeline) => {

@@ -214,6 +214,10 @@ async fn what_the_queue_cannot_hold_is_dropped_and_counted() {
         .build()
         .expect("it is valid");
     requests(&telemetry, 100).await;
+    eventually("a batch that was given up is settled", || {
+        telemetry.stats().traces.waiting <= 8
+    })
+    .await;
     let stats = telemetry.stats().traces;
     assert_eq!((stats.accepted, stats.failed), (100, 0));
     assert!((1..=8).contains(&stats.waiting), "{stats:?}");
