@@ -1,7 +1,7 @@
 //! Attributes as a set: a key occurs once (OpenTelemetry specification, "Attribute collections").
 //!
-//! Of two values that the application sets under one key, the later holds. A value of the
-//! application's holds over one of this crate's, whichever comes first.
+//! If the application sets two values for one key, the later value is used. A value of the application
+//! replaces a value of this crate in any order.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use opentelemetry::{Key, KeyValue};
 
-/// Sets an attribute in place of one with its key.
+/// Sets an attribute, and replaces an attribute with the same key.
 pub(crate) fn set(attributes: &mut Vec<KeyValue>, attribute: KeyValue) {
     match find(attributes, &attribute.key) {
         Some(before) => *before = attribute,
@@ -24,12 +24,12 @@ pub(crate) fn find<'a>(attributes: &'a mut [KeyValue], key: &Key) -> Option<&'a 
     attributes.iter_mut().find(|one| one.key == *key)
 }
 
-/// Leaves one attribute of each key: the last, in the place of the first.
+/// Leaves one attribute per key: the last value, at the position of the first.
 pub(crate) fn make_unique(attributes: &mut Vec<KeyValue>) {
     make_unique_by(attributes, |one| one.key.as_str());
 }
 
-/// Returns the attributes as a set. Most are one already, and are borrowed.
+/// Returns the attributes as a set. Most lists are a set already, and are borrowed.
 #[inline]
 pub(crate) fn unique(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
     if !repeats(attributes, |one| one.key.as_str()) {
@@ -40,7 +40,7 @@ pub(crate) fn unique(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
     Cow::Owned(attributes)
 }
 
-/// As [`make_unique`], of attributes of another form.
+/// Does the same as [`make_unique`] for attributes of another type.
 pub(crate) fn make_unique_by<T>(attributes: &mut Vec<T>, key: impl Fn(&T) -> &str) {
     if !repeats(attributes, &key) {
         return;
@@ -59,9 +59,9 @@ pub(crate) fn make_unique_by<T>(attributes: &mut Vec<T>, key: impl Fn(&T) -> &st
     *attributes = unique;
 }
 
-/// Whether a key occurs twice.
+/// Returns whether a key occurs twice.
 pub(crate) fn repeats<T>(attributes: &[T], key: impl Fn(&T) -> &str) -> bool {
-    /// Longer lists are hashed: comparing each with each takes too long.
+    /// Longer lists are hashed: a comparison of every pair takes too long.
     const SHORT: usize = 32;
     if attributes.len() > SHORT {
         let mut keys = HashSet::with_capacity(attributes.len());
@@ -78,12 +78,12 @@ pub(crate) fn repeats<T>(attributes: &[T], key: impl Fn(&T) -> &str) -> bool {
 }
 
 thread_local! {
-    /// Whether this crate, and not the application, writes attributes on this thread now. A span
-    /// cannot be told in another way: it is behind an interface of OpenTelemetry's.
+    /// Whether this crate, and not the application, writes attributes on this thread now. The interface
+    /// of OpenTelemetry between them has no argument for it.
     static CRATE_WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code that writes attributes of this crate's own to a span.
+/// Runs code that writes attributes of this crate to a span.
 #[inline]
 pub(crate) fn write_as_crate<T>(write: impl FnOnce() -> T) -> T {
     struct Reset(bool);
@@ -97,7 +97,7 @@ pub(crate) fn write_as_crate<T>(write: impl FnOnce() -> T) -> T {
     write()
 }
 
-/// Whether the attribute that is written now is one of this crate's own.
+/// Returns whether the attribute that is written now comes from this crate.
 #[inline]
 pub(crate) fn is_crate_writing() -> bool {
     CRATE_WRITES.get()

@@ -1,7 +1,7 @@
-//! OpenTelemetry's current context, where the thread still has one.
+//! The current context of OpenTelemetry, on threads that still have one.
 //!
-//! OpenTelemetry keeps it in a thread-local, and panics where that is destroyed already. A future, a
-//! body or a guard may be dropped so late: in a runtime that is itself in a thread-local.
+//! OpenTelemetry stores it in a thread-local, and panics after the thread-local is destroyed. A future, a
+//! body or a guard may be dropped that late, if the runtime is in a thread-local too.
 
 use std::cell::Cell;
 use std::mem;
@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 
 use opentelemetry::{Context, ContextGuard};
 
-/// Stands for the thread's context: made after it, and so destroyed before it.
+/// A mark for the context of the thread: created after it, and so destroyed before it.
 struct Mark;
 
 impl Drop for Mark {
@@ -32,7 +32,7 @@ thread_local! {
     static MARK: Mark = const { Mark };
 }
 
-/// Whether the thread has a current context.
+/// Returns whether the thread has a current context.
 #[inline]
 pub(crate) fn exists() -> bool {
     match STATE.get() {
@@ -42,17 +42,17 @@ pub(crate) fn exists() -> bool {
     }
 }
 
-/// Makes the context of the thread, and then its mark.
+/// Creates the context of the thread, and then its mark.
 #[cold]
 fn begin() -> bool {
-    // It fails in a thread that comes here first when it ends, and had a context before.
+    // This fails if the thread had a context before, and calls this function first when it ends.
     let exists = catch_unwind(|| Context::map_current(|_| ())).is_ok();
     let exists = exists && MARK.try_with(|_| ()).is_ok();
     STATE.set(if exists { State::HasMark } else { State::Ends });
     exists
 }
 
-/// A context that is current until this is dropped; nothing, where the thread has none.
+/// A guard: a context is current until the guard is dropped. Empty on a thread without a context.
 pub(crate) struct Attached(Option<ContextGuard>);
 
 /// Makes a context current on this thread.
@@ -61,7 +61,7 @@ pub(crate) fn attach(cx: &Context) -> Attached {
     Attached(attach_scoped(cx))
 }
 
-/// The same, with a guard that must not be kept where the thread may end before it is dropped.
+/// Makes a context current, with a guard that must be dropped before the thread can end.
 #[inline]
 pub(crate) fn attach_scoped(cx: &Context) -> Option<ContextGuard> {
     exists().then(|| cx.clone().attach())
@@ -78,7 +78,7 @@ impl Drop for Attached {
     }
 }
 
-/// Calls `f` with the current context; with an empty one, where the thread has none.
+/// Calls `f` with the current context, or with an empty context on a thread without one.
 #[inline]
 pub(crate) fn map<T>(f: impl FnOnce(&Context) -> T) -> T {
     if exists() {
@@ -88,7 +88,7 @@ pub(crate) fn map<T>(f: impl FnOnce(&Context) -> T) -> T {
     }
 }
 
-/// Returns the current context; an empty one, where the thread has none.
+/// Returns the current context, or an empty context on a thread without one.
 #[inline]
 pub(crate) fn get() -> Context {
     map(Context::clone)

@@ -2,13 +2,15 @@
 
 use http::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
 
-use crate::propagation::{BAGGAGE, TRACEPARENT, TRACESTATE};
+pub(crate) const BAGGAGE: &str = "baggage";
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
 
-/// What is there of them, found in one pass. Most requests have few headers: to look at each once
-/// costs less than to look these up.
+/// The headers that are present, found in one pass. Most requests have few headers: one pass costs
+/// less than a search for each name.
 pub(crate) struct RequestHeaders<'a> {
     pub(crate) all: &'a HeaderMap,
-    /// `None` unless there is exactly one.
+    /// The value if the header occurs exactly once.
     pub(crate) traceparent: Option<&'a HeaderValue>,
     pub(crate) has_tracestate: bool,
     pub(crate) has_baggage: bool,
@@ -58,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// The values of the headers that are found, in `names` one after the other.
+    /// Returns the positions in `names` of the headers that are found.
     fn found(names: &[&'static str]) -> [Option<String>; 3] {
         let mut headers = HeaderMap::new();
         for (n, name) in names.iter().enumerate() {

@@ -2,6 +2,10 @@
 //!
 //! It has no test harness, whose threads could hold locks when it forks.
 
+#[cfg(all(feature = "init", unix))]
+#[path = "it/support/refused.rs"]
+mod refused;
+
 #[cfg(not(all(feature = "init", unix)))]
 fn main() {}
 
@@ -15,7 +19,7 @@ fn main() {
 
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
-        .with_endpoint("http://127.0.0.1:9")
+        .with_endpoint(format!("http://{}", refused::refused_address()))
         .with_shutdown_timeout(Duration::from_secs(10))
         .with_export_timeout(Duration::from_millis(100))
         .build()

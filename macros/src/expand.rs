@@ -1,18 +1,17 @@
-//! A function to the same function in a span.
+//! Expands a function to the same function in a span.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::token::Brace;
-use syn::visit::{self, Visit};
-use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, Block, Error, Expr, GenericArgument, Ident, Lifetime, PathArguments, PathSegment,
-    Result, ReturnType, Signature, Stmt, Type, TypeReference, Visibility, braced, parse_quote,
+    Attribute, Block, Error, Expr, Ident, Result, ReturnType, Signature, Stmt, Type, Visibility,
+    braced,
 };
 
 use crate::args::{Args, Form, Record, Value};
+use crate::output::{error_borrows, future_output, is_future, is_result, writable_type};
 
 /// A function or method with a body.
 pub(crate) struct Function {
@@ -123,10 +122,10 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
     let body = match kind {
         Body::Sync => in_guard(&start, output.as_ref(), &block, observe.as_ref(), span),
         Body::Async => {
-            say_output(&mut block, &krate, output.as_ref());
+            name_output(&mut block, &krate, output.as_ref());
             let future = in_future(&krate, &quote!(async move #block), observe.as_ref(), span);
             quote_spanned! {span=>
-                let call = #start;
+                let run = #start;
                 #future.await
             }
         }
@@ -135,13 +134,13 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
                 return Err(Error::new(span, "the future at the end has gone"));
             };
             if let Expr::Async(future) = &mut *future {
-                say_output(&mut future.block, &krate, output.as_ref());
+                name_output(&mut future.block, &krate, output.as_ref());
             }
             let inner = in_future(&krate, &future.to_token_stream(), observe.as_ref(), span);
             // The span starts when the future is polled, as that of an `async fn`.
             *future = Expr::Verbatim(quote_spanned! {span=>
                 async move {
-                    let call = #start;
+                    let run = #start;
                     #inner.await
                 }
             });
@@ -157,7 +156,7 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
     })
 }
 
-/// The expression that starts the span.
+/// Returns the expression that starts the span.
 fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) -> TokenStream {
     let component = &args.component;
     let function = syn::ext::IdentExt::unraw(&signature.ident).to_string();
@@ -215,7 +214,7 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
     }
 }
 
-/// The closure that looks at a `Result`, or at what is one by its name alone.
+/// Returns the closure that looks at a `Result`, or at a type whose name ends so.
 fn observer(
     krate: &TokenStream,
     output: Option<&Type>,
@@ -270,7 +269,9 @@ fn in_guard(
             #block
         },
         Some(observe) => {
-            let output = output.and_then(named).map(|output| quote!(-> #output));
+            let output = output
+                .and_then(writable_type)
+                .map(|output| quote!(-> #output));
             quote_spanned! {span=>
                 let guard = #start.enter();
                 guard.run(move || #output #block, #observe)
@@ -279,7 +280,7 @@ fn in_guard(
     }
 }
 
-/// A future in the span of `call`.
+/// Returns a future that runs in the span of the variable `run`.
 fn in_future(
     krate: &TokenStream,
     future: &TokenStream,
@@ -288,18 +289,18 @@ fn in_future(
 ) -> TokenStream {
     match observe {
         Some(observe) => quote_spanned! {span=>
-            #krate::__private::observed(call, #future, #observe)
+            #krate::__private::observed(run, #future, #observe)
         },
         None => quote_spanned! {span=>
-            #krate::__private::in_span(call, #future)
+            #krate::__private::in_span(run, #future)
         },
     }
 }
 
-/// Has an `async` block begin with a return that is never run, of what the function returns: else
-/// the compiler would not know, and its errors would point at nothing.
-fn say_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
-    if let Some(output) = output.and_then(named) {
+/// Begins an `async` block with a return of the output type that is never run. Without it the compiler
+/// could not infer the type, and its errors would point at nothing.
+fn name_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
+    if let Some(output) = output.and_then(writable_type) {
         let statement = quote_spanned! {output.span()=>
             if false {
                 return #krate::__private::never::<#output>();
@@ -311,7 +312,7 @@ fn say_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
     }
 }
 
-/// The `async` block that the function ends with, by itself or in `Box::pin(..)`.
+/// Returns the `async` block that the function ends with, by itself or in `Box::pin(..)`.
 fn tail_future(block: &mut Block) -> Option<&mut Expr> {
     fn find(expr: &mut Expr) -> Option<&mut Expr> {
         match expr {
@@ -338,117 +339,4 @@ fn is_box_pin(function: &Expr) -> bool {
     let mut segments = function.path.segments.iter().rev();
     segments.next().is_some_and(|last| last.ident == "pin")
         && segments.next().is_some_and(|before| before.ident == "Box")
-}
-
-/// Whether a type is seen to be a future.
-fn is_future(output: &Type) -> bool {
-    struct Find(bool);
-    impl<'a> Visit<'a> for Find {
-        fn visit_path_segment(&mut self, segment: &'a PathSegment) {
-            self.0 |= ["Future", "BoxFuture", "LocalBoxFuture"]
-                .iter()
-                .any(|name| segment.ident == name);
-            visit::visit_path_segment(self, segment);
-        }
-    }
-    let mut find = Find(false);
-    find.visit_type(output);
-    find.0
-}
-
-/// `T` of `Pin<Box<dyn Future<Output = T> + Send>>`, of `impl Future<Output = T>` or of
-/// `BoxFuture<T>`.
-fn future_output(output: &Type) -> Option<Type> {
-    if let Type::Path(path) = output
-        && let Some(last) = path.path.segments.last()
-        && (last.ident == "BoxFuture" || last.ident == "LocalBoxFuture")
-        && let PathArguments::AngleBracketed(arguments) = &last.arguments
-    {
-        return arguments.args.iter().find_map(|argument| match argument {
-            GenericArgument::Type(output) => Some(output.clone()),
-            _ => None,
-        });
-    }
-    struct Find(Option<Type>);
-    impl<'a> Visit<'a> for Find {
-        fn visit_generic_argument(&mut self, argument: &'a GenericArgument) {
-            match argument {
-                GenericArgument::AssocType(assoc) if assoc.ident == "Output" => {
-                    self.0.get_or_insert_with(|| assoc.ty.clone());
-                }
-                _ => visit::visit_generic_argument(self, argument),
-            }
-        }
-    }
-    let mut find = Find(None);
-    find.visit_type(output);
-    find.0
-}
-
-/// Whether a type is called `Result`, or by a name that ends so, as aliases are.
-fn is_result(output: &Type) -> bool {
-    match output {
-        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
-            last.ident.to_string().ends_with("Result")
-                && !matches!(last.arguments, PathArguments::Parenthesized(_))
-        }),
-        Type::Paren(inner) => is_result(&inner.elem),
-        Type::Group(inner) => is_result(&inner.elem),
-        _ => false,
-    }
-}
-
-/// Whether the error of a `Result` is seen to borrow for less than ever: its last argument of two, or
-/// an argument of an alias that is a lifetime.
-fn error_borrows(output: &Type) -> bool {
-    struct Find(bool);
-    impl<'a> Visit<'a> for Find {
-        fn visit_lifetime(&mut self, lifetime: &'a Lifetime) {
-            self.0 |= lifetime.ident != "static";
-        }
-
-        fn visit_type_reference(&mut self, reference: &'a TypeReference) {
-            self.0 |= reference.lifetime.is_none();
-            visit::visit_type_reference(self, reference);
-        }
-    }
-    let arguments = match output {
-        Type::Path(path) => path.path.segments.last().map(|last| &last.arguments),
-        Type::Paren(inner) => return error_borrows(&inner.elem),
-        Type::Group(inner) => return error_borrows(&inner.elem),
-        _ => None,
-    };
-    let Some(PathArguments::AngleBracketed(arguments)) = arguments else {
-        return false;
-    };
-    let mut find = Find(false);
-    let mut types = Vec::new();
-    for argument in &arguments.args {
-        match argument {
-            GenericArgument::Type(one) => types.push(one),
-            argument => find.visit_generic_argument(argument),
-        }
-    }
-    if let [_, .., error] = types[..] {
-        find.visit_type(error);
-    }
-    find.0
-}
-
-/// A type as it can be written outside of a signature: what only a signature can say is left to
-/// the compiler. `None` where there would be nothing to say.
-fn named(output: &Type) -> Option<Type> {
-    struct Infer;
-    impl VisitMut for Infer {
-        fn visit_type_mut(&mut self, output: &mut Type) {
-            if matches!(output, Type::ImplTrait(_)) {
-                *output = parse_quote!(_);
-            } else {
-                visit_mut::visit_type_mut(self, output);
-            }
-        }
-    }
-    let mut output = output.clone();
-    Infer.visit_type_mut(&mut output);
-    (!matches!(output, Type::Never(_) | Type::Infer(_))).then_some(output)
 }

@@ -3,6 +3,7 @@
 
 mod args;
 mod expand;
+mod output;
 
 use proc_macro::TokenStream;
 use syn::parse_macro_input;

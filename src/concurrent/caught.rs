@@ -1,4 +1,4 @@
-//! Calls of the application's code, which may panic.
+//! Calls of code of the application, which may panic.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,7 +13,7 @@ macro_rules! warn_once {
 }
 pub(crate) use warn_once;
 
-/// Runs a hook of the application; `None` if it panics.
+/// Runs a hook of the application; returns `None` if it panics.
 pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(hook)).ok();
     if result.is_none() {

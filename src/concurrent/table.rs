@@ -1,8 +1,8 @@
 //! A bounded map that is read without a lock.
 //!
-//! Requests look up what belongs to their route here, and handler functions what belongs to a
-//! name. Entries are added rarely and never removed, and each stays where it is. A reader therefore
-//! writes nothing, not even that it reads, which many threads would do in one place.
+//! Requests look up the instruments of their route here, and handler functions the instrument with a
+//! name. Entries are added rarely, and never moved or removed. So a reader writes nothing: a shared
+//! count of readers would be contended by all threads.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
@@ -17,7 +17,7 @@ pub(crate) struct Table<K, V> {
     limit: usize,
 }
 
-/// Where an entry of a table is.
+/// The position of an entry in a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryRef {
     chain: usize,
@@ -28,7 +28,7 @@ impl<K, V> Table<K, V>
 where
     K: Eq + Hash,
 {
-    /// An empty table that keeps at most `limit` entries.
+    /// Creates an empty table for at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
         // Most tables stay far from full.
         let chains = (limit / 8).next_power_of_two().clamp(8, 1024);
@@ -48,7 +48,7 @@ where
         Some(&node.value)
     }
 
-    /// Where the entry of a key is.
+    /// Returns the position of the entry with a key.
     #[inline]
     pub(crate) fn find<Q>(&self, key: &Q) -> Option<EntryRef>
     where
@@ -60,15 +60,16 @@ where
         Some(EntryRef { chain, depth })
     }
 
-    /// The same, by a hash of the key and what tells it from others, where there is no key to borrow.
-    pub(crate) fn find_by(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<EntryRef> {
+    /// Returns the position of the entry by the hash of a key and a comparison, where there is no key to
+    /// borrow.
+    pub(crate) fn find_by_hash(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<EntryRef> {
         let chain = self.chain_of(hash);
         let mut nodes = self.chains[chain].nodes().enumerate();
         let (depth, _) = nodes.find(|(_, node)| is_key(&node.key))?;
         Some(EntryRef { chain, depth })
     }
 
-    /// The entry at a place that [`find`](Self::find) has given.
+    /// Returns the entry at a position from [`find`](Self::find).
     #[inline]
     pub(crate) fn at(&self, entry_ref: EntryRef) -> Option<&V> {
         let mut nodes = self.chains.get(entry_ref.chain)?.nodes();
@@ -79,9 +80,9 @@ where
         self.entries.load(Ordering::Relaxed) >= self.limit
     }
 
-    /// Returns the entry, made first where it is missing.
+    /// Returns the entry, and creates it if it is missing.
     ///
-    /// `Err` holds a value that was made but not kept, because the table is full.
+    /// `Err` has the new value if the table is full.
     pub(crate) fn get_or_insert_with<Q>(&self, key: &Q, make: impl FnOnce() -> V) -> Result<&V, V>
     where
         K: Borrow<Q>,
@@ -123,17 +124,17 @@ where
     }
 }
 
-/// What became of an insertion, and the value to use.
+/// The result of an insertion, with the value to use.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Inserted<'a, V> {
     New(&'a V),
-    /// The key was there before, with this value.
+    /// The table had the key already, with this value.
     Present(&'a V),
-    /// There is no room; the value is not kept.
+    /// The table is full; this is the new value.
     Full(V),
 }
 
-/// Entries one after the other, which are compared one by one.
+/// A list of entries, which are compared one by one.
 pub(crate) struct Chain<K, V>(OnceLock<Box<Node<K, V>>>);
 
 struct Node<K, V> {
@@ -143,8 +144,8 @@ struct Node<K, V> {
 }
 
 impl<K: Eq, V> Chain<K, V> {
-    /// Returns the entry, made first where it is missing; `None` where it is missing and
-    /// `has_room`, which is given the number of the others, says no.
+    /// Returns the entry, and creates it if it is missing. Returns `None` if it is missing and
+    /// `has_room` is false for the number of the other entries.
     #[inline]
     pub(crate) fn get_or_insert_if(
         &self,
@@ -189,7 +190,7 @@ impl<K: Eq, V> Chain<K, V> {
         });
         let mut chain = self;
         loop {
-            // Set first: between a look and this, another thread may be faster.
+            // No check before `set`: another thread may set the entry after the check.
             let refused = chain.0.set(new).err();
             let node = chain.0.wait();
             match refused {
@@ -210,7 +211,7 @@ impl<K, V> Default for Chain<K, V> {
 
 impl<K, V> Drop for Chain<K, V> {
     fn drop(&mut self) {
-        // One by one: a node that drops the next would do so as deep as the chain is long.
+        // A loop: recursion would be as deep as the chain is long.
         let mut node = self.0.take();
         while let Some(mut one) = node {
             node = one.next.0.take();

@@ -5,9 +5,10 @@ use std::fmt;
 use http::Uri;
 use http::uri::PathAndQuery;
 
-use crate::config::Config;
+use crate::config::builder::Config;
 use crate::config::error::InitError;
-use crate::config::settings::{Endpoint, Protocol, Signal};
+use crate::config::settings::otlp::{Endpoint, Protocol};
+use crate::config::settings::signal::Signal;
 
 /// A place to send one signal to.
 #[derive(Clone, Debug, PartialEq)]

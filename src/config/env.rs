@@ -1,21 +1,30 @@
-//! Text of environment variables to typed settings. Nothing here has an effect.
+//! Variables to a `Config`. Nothing here has an effect.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
 
+use crate::config::builder::Config;
+use crate::config::settings::batch::Batch;
+use crate::config::settings::environment::Environment;
+use crate::config::settings::exception_signal::ExceptionSignal;
+use crate::config::settings::exporter::Exporter;
+use crate::config::settings::histogram::HistogramAggregation;
+use crate::config::settings::limits::Limits;
 #[cfg(feature = "logs")]
-use crate::config::settings::LogLineSettings;
-use crate::config::settings::{
-    Batch, Compression, Endpoint, Environment, ExceptionSignal, Exporter, HistogramAggregation,
-    Limits, OtlpSettings, PerSignal, Propagator, Protocol, Sampler, Signal,
-};
-use crate::config::vars::Vars;
-use crate::config::{Config, ENVIRONMENT};
+use crate::config::settings::log_lines::LogLineSettings;
+use crate::config::settings::propagator::Propagator;
+use crate::config::settings::sampler::Sampler;
+use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]
 use crate::logs::{LogFilter, LogLines};
+use crate::providers::layer_variables::LayerSettings;
+use crate::providers::variables::Variables;
+
+/// The variable that names the environment.
+pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
 /// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
 /// and reads no files, and there is no Prometheus endpoint.
@@ -28,19 +37,46 @@ const UNSUPPORTED: [&str; 6] = [
     "OTEL_METRICS_EXEMPLAR_FILTER",
 ];
 
-pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
-    let mut vars = Vars {
-        lookup,
-        warnings: Vec::new(),
-    };
+impl Config {
+    /// Reads the environment variables of the process.
+    pub fn from_env() -> Self {
+        Self::from_vars_os(|name| std::env::var_os(name))
+    }
+
+    /// Reads variables from elsewhere: `lookup` gives the value of a variable, if it is set.
+    ///
+    /// ```
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_vars(|name| match name {
+    ///     "OTEL_TRACES_SAMPLER" => Some("sometimes".to_owned()),
+    ///     _ => None,
+    /// });
+    /// assert_eq!(config.warnings().len(), 1);
+    /// ```
+    pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        read(&|name| lookup(name).map(OsString::from))
+    }
+
+    /// Reads variables as [`from_vars`](Self::from_vars) does, from where values may be other than
+    /// UTF-8. Such a value is left out, and is one of the [`warnings`](Self::warnings).
+    ///
+    /// ```
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_vars_os(|name| match name {
+    ///     "SERVICE_NAME" => Some("shop".into()),
+    ///     name => std::env::var_os(name),
+    /// });
+    /// ```
+    pub fn from_vars_os(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+        read(&lookup)
+    }
+}
+
+fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
+    let mut vars = Variables::new(lookup);
     let environment = vars.environment();
-    // A value that cannot be used has chosen nothing.
-    let environment_origin = environment
-        .filter(|one| {
-            let text = vars.text(ENVIRONMENT);
-            text.is_some_and(|text| text.eq_ignore_ascii_case(one.as_str()))
-        })
-        .map(|_| ENVIRONMENT);
     let (sampler, sampler_arg) = vars.sampler(environment.unwrap_or_default());
     let sampler_origin = sampler.is_some().then_some("OTEL_TRACES_SAMPLER");
     let mut exporters = PerSignal::default();
@@ -51,7 +87,6 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         exporters_from_variable[signal] = exporters[signal].is_some();
         otlp_by_signal[signal] = vars.otlp(Some(signal));
     }
-    let log_delay = Batch::default().with_schedule_delay(Duration::from_secs(1));
     let enabled = vars.flag("ENABLE_TELEMETRY", true) & !vars.flag("OTEL_SDK_DISABLED", false);
     let service_name = vars
         .text("OTEL_SERVICE_NAME")
@@ -71,11 +106,11 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         exporters,
         exporters_from_variable,
         sampler_origin,
-        environment_origin,
+        environment_origin: environment.map(|_| ENVIRONMENT),
         otlp: vars.otlp(None),
         otlp_by_signal,
         spans: vars.batch("OTEL_BSP", Batch::default()),
-        logs: vars.batch("OTEL_BLRP", log_delay),
+        logs: vars.batch("OTEL_BLRP", Batch::for_logs()),
         metric_interval: interval,
         metric_timeout,
         max_retry_age: Duration::from_secs(5 * 60),
@@ -84,13 +119,14 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),
         limits: vars.limits(),
+        layers: LayerSettings::read(&mut vars),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
     for variable in UNSUPPORTED {
-        // That there are no exemplars is what it has got.
+        // There are no exemplars, which `always_off` asks for.
         if vars.text(variable).as_deref() != Some("always_off") {
             vars.warn_of_unsupported(variable);
         }
@@ -101,56 +137,43 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
     }
 }
 
-impl Vars<'_> {
+impl Variables<'_> {
     fn environment(&mut self) -> Option<Environment> {
-        let value = self.text("ENVIRONMENT")?;
-        Some(match value.to_ascii_lowercase().as_str() {
-            "development" => Environment::Development,
-            "staging" => Environment::Staging,
-            "production" => Environment::Production,
-            _ => {
-                let consequence =
-                    "is none of development, staging and production; using development";
-                self.warn("ENVIRONMENT", Some(&value), consequence);
-                Environment::Development
-            }
-        })
+        let value = self.text(ENVIRONMENT)?;
+        let environment = Environment::named(&value);
+        if environment.is_none() {
+            let consequence =
+                "is none of development, test, staging and production; using development";
+            self.warn(ENVIRONMENT, Some(&value), consequence);
+        }
+        environment
     }
 
-    /// The sampler, and the argument, which is for the default sampler where none is named.
+    /// Returns the sampler, and the argument for the default sampler where none is named.
     fn sampler(&mut self, environment: Environment) -> (Option<Sampler>, Option<f64>) {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
         const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
         let Some(name) = self.text(NAME) else {
             let ratio = self.ratio(ARG, "it is left out");
+            let default = environment.sampler(ratio);
             if let Some(ratio) = ratio
-                && environment != Environment::Production
+                && default.ratio().is_none()
             {
-                let consequence = format!(
-                    "has no effect on the sampler {}",
-                    default_sampler(environment, None)
-                );
+                let consequence = format!("has no effect on the sampler {default}");
                 self.warn(ARG, Some(&ratio.to_string()), consequence);
             }
             return (None, ratio);
         };
-        let ratio = |vars: &mut Self| vars.ratio(ARG, "using 1").unwrap_or(1.0);
-        let sampler = match name.to_ascii_lowercase().as_str() {
-            "always_on" => Sampler::AlwaysOn,
-            "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => return (Some(Sampler::TraceIdRatio(ratio(self))), None),
-            "parentbased_always_on" => Sampler::ParentBasedAlwaysOn,
-            "parentbased_always_off" => Sampler::ParentBasedAlwaysOff,
-            "parentbased_traceidratio" => {
-                return (Some(Sampler::ParentBasedTraceIdRatio(ratio(self))), None);
-            }
-            _ => {
-                let default = default_sampler(environment, None);
-                let consequence = format!("is not a known sampler; using {default}");
-                self.warn(NAME, Some(&name), consequence);
-                return (None, None);
-            }
+        let Some(sampler) = Sampler::named(&name, 1.0) else {
+            let default = environment.sampler(None);
+            let consequence = format!("is not a known sampler; using {default}");
+            self.warn(NAME, Some(&name), consequence);
+            return (None, None);
         };
+        if sampler.ratio().is_some() {
+            let ratio = self.ratio(ARG, "using 1").unwrap_or(1.0);
+            return (Sampler::named(&name, ratio), None);
+        }
         if let Some(value) = self.text(ARG) {
             let consequence = format!("has no effect on the sampler {name}");
             self.warn(ARG, Some(&value), consequence);
@@ -183,75 +206,6 @@ impl Vars<'_> {
                 _ => return None,
             })
         })
-    }
-
-    /// `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
-    fn otlp(&mut self, signal: Option<Signal>) -> OtlpSettings {
-        let prefix = match signal {
-            Some(signal) => {
-                format!("OTEL_EXPORTER_OTLP_{}", signal.name().to_ascii_uppercase())
-            }
-            None => "OTEL_EXPORTER_OTLP".to_owned(),
-        };
-        let name = |setting: &str| format!("{prefix}_{setting}");
-        let compressions = [("gzip", Compression::Gzip), ("none", Compression::None)];
-        let endpoint = name("ENDPOINT");
-        let insecure = name("INSECURE");
-        let timeout = name("TIMEOUT");
-        OtlpSettings {
-            endpoint: self.text(&endpoint).map(|text| Endpoint {
-                origin: endpoint,
-                text,
-            }),
-            insecure: self.flag_or(&insecure, "it is left out"),
-            protocol: self.protocol(&name("PROTOCOL")),
-            compression: self.word(&name("COMPRESSION"), &compressions, "it is left out"),
-            headers: self.headers(&name("HEADERS")),
-            timeout: self.milliseconds_or(&timeout, "it is left out"),
-            certificate: self.file(&name("CERTIFICATE")),
-            client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
-            client_key: self.file(&name("CLIENT_KEY")),
-        }
-    }
-
-    fn protocol(&mut self, name: &str) -> Option<Protocol> {
-        let protocols = [
-            ("grpc", Protocol::Grpc),
-            ("http/protobuf", Protocol::HttpProtobuf),
-            #[cfg(feature = "http-json")]
-            ("http/json", Protocol::HttpJson),
-        ];
-        if cfg!(not(feature = "http-json"))
-            && let Some(value) = self.text(name)
-            && value.eq_ignore_ascii_case("http/json")
-        {
-            let consequence = "needs the feature `http-json`; using http/protobuf";
-            self.warn(name, Some(&value), consequence);
-            return Some(Protocol::HttpProtobuf);
-        }
-        self.word(name, &protocols, "it is left out")
-    }
-
-    /// `name=value` pairs, values percent-encoded. What is wrong with one is said without it.
-    fn headers(&mut self, variable: &str) -> Option<HeaderMap> {
-        let text = self.text(variable)?;
-        let mut headers = HeaderMap::new();
-        for (n, pair) in text.split(',').enumerate() {
-            if pair.trim().is_empty() {
-                continue;
-            }
-            match header(pair) {
-                Some((name, value)) => {
-                    headers.insert(name, value);
-                }
-                None => {
-                    let consequence =
-                        format!("is not a list of name=value: entry {} is left out", n + 1);
-                    self.warn(variable, None, consequence);
-                }
-            }
-        }
-        Some(headers)
     }
 
     /// `OTEL_RESOURCE_ATTRIBUTES`. One bad pair discards them all, as the specification asks.
@@ -381,20 +335,4 @@ impl Vars<'_> {
             }
         }
     }
-}
-
-/// The sampler where none is named.
-pub(crate) fn default_sampler(environment: Environment, arg: Option<f64>) -> Sampler {
-    match environment {
-        Environment::Development | Environment::Staging => Sampler::ParentBasedAlwaysOn,
-        Environment::Production => Sampler::ParentBasedTraceIdRatio(arg.unwrap_or(0.1)),
-    }
-}
-
-fn header(pair: &str) -> Option<(HeaderName, HeaderValue)> {
-    let (name, value) = pair.split_once('=')?;
-    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-    let mut value = HeaderValue::from_str(&value).ok()?;
-    value.set_sensitive(true);
-    Some((name.trim().parse().ok()?, value))
 }

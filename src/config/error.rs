@@ -1,11 +1,12 @@
 //! What can go wrong in `init`.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
-use crate::config::settings::PemFile;
+use crate::config::settings::otlp::PemFile;
 
 /// Why [`init`](crate::init) failed.
 ///
@@ -32,7 +33,7 @@ pub enum InitError {
         reason: &'static str,
     },
     /// The root certificates for `https` endpoints could not be read.
-    #[error("the platform's root certificates for https endpoints cannot be read: {0}")]
+    #[error("the platform's root certificates for https endpoints cannot be read")]
     RootCertificates(#[source] io::Error),
     /// A file with certificates or a key for `https` endpoints cannot be used.
     #[error("{origin}={path:?} cannot be used: {reason}")]
@@ -46,7 +47,7 @@ pub enum InitError {
         reason: String,
     },
     /// The thread that exports could not be started.
-    #[error("the thread that exports telemetry cannot be started: {0}")]
+    #[error("the thread that exports telemetry cannot be started")]
     Thread(#[source] io::Error),
 }
 
@@ -61,27 +62,28 @@ impl InitError {
     }
 }
 
-/// The same text as `Display`: it is what a `main` that returns the error prints.
+/// Writes the text of `Display` and of the sources: a `main` that returns the error prints it.
 impl fmt::Debug for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        fmt::Display::fmt(self, f)?;
+        match self.source() {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
     }
 }
 
-/// A value of the configuration that cannot be used, and what is used in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigWarning {
-    pub(crate) variable: String,
-    /// `None` where the value is not to be shown.
-    pub(crate) value: Option<String>,
-    pub(crate) consequence: String,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for ConfigWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Some(value) => write!(f, "{}={value:?} {}", self.variable, self.consequence),
-            None => write!(f, "{} {}", self.variable, self.consequence),
-        }
+    #[test]
+    fn an_error_and_its_source_say_each_thing_once() {
+        let error = InitError::Thread(io::Error::other("no more threads"));
+        let text = "the thread that exports telemetry cannot be started";
+        assert_eq!(error.to_string(), text);
+        let source = error.source().expect("it has one");
+        assert_eq!(source.to_string(), "no more threads");
+        assert_eq!(format!("{error:?}"), format!("{text}: no more threads"));
     }
 }

@@ -7,7 +7,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::{ResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
-use crate::config::Config;
+use crate::config::builder::Config;
 use crate::semconv::resource as names;
 
 /// The resource: code over dedicated variables over `OTEL_RESOURCE_ATTRIBUTES` over what is found.
@@ -28,13 +28,6 @@ pub(crate) fn resource(config: &Config) -> Resource {
         .with_attributes(attributes)
         .build()
 }
-
-/// What a summary tells of the resource.
-pub(crate) const SUMMARY: [(&str, &str); 3] = [
-    ("service", names::SERVICE_NAME),
-    ("version", names::SERVICE_VERSION),
-    ("environment", names::DEPLOYMENT_ENVIRONMENT_NAME),
-];
 
 /// The name of the service where none was given (resource conventions, "Service").
 fn unknown_service() -> String {

@@ -1,40 +1,26 @@
-//! What the text of a variable says, and a warning where it cannot be used.
+//! Text of variables to values, with a warning where that cannot be.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::error::ConfigWarning;
-use crate::config::settings::{MAX_TIME, PemFile};
+use crate::config::settings::batch::MAX_TIME;
+use crate::config::settings::otlp::PemFile;
+use crate::providers::variables::{ConfigWarning, Variables};
 
 /// Longest time that a variable can ask for, in milliseconds.
 const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
 
-pub(crate) struct Vars<'a> {
-    pub(crate) lookup: &'a dyn Fn(&str) -> Option<String>,
-    pub(crate) warnings: Vec<ConfigWarning>,
-}
-
-impl Vars<'_> {
-    /// A variable that is set; one that is empty counts as not set.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        let value = (self.lookup)(name)?;
-        let value = value.trim();
-        (!value.is_empty()).then(|| value.to_owned())
-    }
-
+impl Variables<'_> {
     pub(crate) fn warn(
         &mut self,
         variable: &str,
         value: Option<&str>,
         consequence: impl Into<String>,
     ) {
-        self.warnings.push(ConfigWarning {
-            variable: variable.to_owned(),
-            value: value.map(|value| crate::semconv::truncate(value, 128).into_owned()),
-            consequence: consequence.into(),
-        });
+        let warning = ConfigWarning::new(variable, value, consequence);
+        self.warnings.push(warning);
     }
 
     pub(crate) fn warn_of_unsupported(&mut self, variable: &str) {
@@ -166,9 +152,7 @@ impl Vars<'_> {
         found.map(|(_, meaning)| *meaning)
     }
 
-    pub(crate) fn file(&self, name: &str) -> Option<PemFile> {
-        let path = self.text(name)?.into();
-        let origin = name.to_owned();
-        Some(PemFile { origin, path })
+    pub(crate) fn file(&mut self, name: &str) -> Option<PemFile> {
+        Some(PemFile::new(name, self.text(name)?))
     }
 }

@@ -17,6 +17,7 @@ use crate::pipeline::deadlines;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
 use crate::providers::generations;
+use crate::providers::layer_variables::LayerSettings;
 use crate::stats::{Report, SignalStats, Stats};
 
 /// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
@@ -32,6 +33,7 @@ pub struct TelemetryGuard {
     /// `None` where telemetry is switched off, and after shutdown.
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) propagators: Vec<Propagator>,
+    pub(crate) layers: LayerSettings,
     /// Whether its telemetry is that of the process.
     pub(crate) is_of_process: bool,
     #[cfg(feature = "logs")]

@@ -9,8 +9,7 @@ use opentelemetry::global;
 
 pub use guard::TelemetryGuard;
 
-use crate::config::settings::{OtlpSettings, Signal};
-use crate::config::{Config, ConfigWarning, Exporter, InitError, Propagator};
+use crate::config::{Config, ConfigWarning, InitError, Propagator};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
 use crate::pipeline::export::Export;
@@ -62,9 +61,7 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.exposed_credentials());
-        warnings.extend(self.exceptions_without_logs());
+        let warnings = self.all_warnings();
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
@@ -124,6 +121,7 @@ impl Config {
             return Ok(TelemetryGuard {
                 pipeline: None,
                 propagators: self.propagators,
+                layers: self.layers,
                 is_of_process: false,
                 #[cfg(feature = "logs")]
                 log_filter: self.log_lines.filter,
@@ -139,45 +137,10 @@ impl Config {
                 timeout: self.shutdown_timeout,
             }),
             propagators: self.propagators,
+            layers: self.layers,
             is_of_process: false,
             #[cfg(feature = "logs")]
             log_filter: self.log_lines.filter,
-        })
-    }
-}
-
-impl Config {
-    /// Returns a warning where exceptions are to be log records, and log records go nowhere.
-    fn exceptions_without_logs(&self) -> Option<ConfigWarning> {
-        let are_sent =
-            cfg!(feature = "logs") && self.exporters(Signal::Logs).contains(&Exporter::Otlp);
-        (self.enabled && self.exceptions.is_logged() && !are_sent).then(|| ConfigWarning {
-            variable: "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN".to_owned(),
-            value: None,
-            consequence: "needs the feature `logs` and OTLP for logs; using events on spans"
-                .to_owned(),
-        })
-    }
-
-    /// What is said where headers, which are for authentication, go over the network in the clear.
-    fn exposed_credentials(&self) -> Option<ConfigWarning> {
-        let target = Signal::ALL.into_iter().find_map(|signal| {
-            let has_headers =
-                |settings: &OtlpSettings| Some(!settings.headers.as_ref()?.is_empty());
-            let sends = self.exporters(signal).contains(&Exporter::Otlp);
-            let target = self.target(signal).ok()?;
-            let is_exposed = sends
-                && self.otlp(signal, has_headers) == Some(true)
-                && target.uri.scheme_str() == Some("http")
-                && !target.is_local();
-            is_exposed.then_some(target)
-        })?;
-        let variable = "the headers of OTLP".to_owned();
-        let consequence = format!("can be read by all on the way to {target}; use https there");
-        self.enabled.then_some(ConfigWarning {
-            variable,
-            value: None,
-            consequence,
         })
     }
 }
@@ -215,7 +178,7 @@ impl TelemetryGuard {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
         let Some(Pipeline { export, .. }) = &self.pipeline else {
-            generations::install(None, formats);
+            generations::install(None, formats, self.layers.clone());
             return;
         };
         global::set_tracer_provider(export.tracer_provider.clone());
@@ -231,7 +194,7 @@ impl TelemetryGuard {
         // Last: a layer that finds this installed takes what it lacks from the global module.
         let providers = Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
             .with_exceptions(export.exceptions());
-        generations::install(Some(providers), formats);
+        generations::install(Some(providers), formats, self.layers.clone());
     }
 }
 

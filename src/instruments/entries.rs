@@ -187,7 +187,7 @@ impl MethodEntry {
         hash_peer(host, port, &mut hasher);
         let hash = hasher.finish();
         let find = || {
-            let place = self.peers.find_by(hash, |peer| peer.is(host, port));
+            let place = self.peers.find_by_hash(hash, |peer| peer.is(host, port));
             place.map(|place| RouteRef::Peer(self.index, place))
         };
         find().unwrap_or_else(|| {

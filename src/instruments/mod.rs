@@ -109,7 +109,7 @@ impl Instruments {
                 .f64_histogram(name)
                 .with_description(description.to_owned())
                 .with_unit("s")
-                .with_boundaries(semconv::SECONDS.to_vec())
+                .with_boundaries(semconv::BUCKETS_IN_SECONDS.to_vec())
                 .build()
         };
         let basic = || {
@@ -121,7 +121,7 @@ impl Instruments {
                 .f64_histogram(semconv::HTTP_DURATION)
                 .with_description("Duration of HTTP server requests.")
                 .with_unit("ms")
-                .with_boundaries(semconv::MILLISECONDS.to_vec());
+                .with_boundaries(semconv::BUCKETS_IN_MILLISECONDS.to_vec());
             (requests.build(), milliseconds.build())
         };
         let (word, rpc_description) = match side {

@@ -23,27 +23,20 @@ use crate::providers::scope;
 use crate::providers::series_budget::SDK_SERIES;
 use crate::providers::start_span::StartSpan;
 use crate::providers::tracer;
+use crate::semconv;
 use crate::semconv::http::{KNOWN_METHODS, header_values};
-use crate::semconv::{self, Side};
 
 /// Headers to capture, each with the attribute that it becomes.
 pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
 
 impl CapturedHeaders {
-    fn new(prefix: &str, named: Option<&Vec<HeaderName>>, variable: &str) -> Self {
-        let names = match named {
-            Some(names) => names.clone(),
-            None => list(variable)
-                .into_iter()
-                .filter_map(|name| name.to_ascii_lowercase().parse().ok())
-                .collect(),
-        };
+    fn new(prefix: &str, names: &[HeaderName]) -> Self {
         let mut captured: Vec<(HeaderName, Key)> = Vec::new();
         for name in names {
-            if captured.iter().any(|(before, _)| *before == name) {
+            if captured.iter().any(|(before, _)| before == name) {
                 continue;
             }
-            if semconv::is_sensitive_header(&name) {
+            if semconv::is_sensitive_header(name) {
                 tracing::warn!(
                     target: "tower_telemetry",
                     header = name.as_str(),
@@ -51,7 +44,7 @@ impl CapturedHeaders {
                 );
             } else {
                 let key: Arc<str> = format!("{prefix}.{name}").into();
-                captured.push((name, Key::from(key)));
+                captured.push((name.clone(), Key::from(key)));
             }
         }
         Self(captured)
@@ -65,14 +58,6 @@ impl CapturedHeaders {
             }
         }
     }
-}
-
-/// The elements of a variable that is a list; none where it is not set.
-fn list(variable: &str) -> Vec<String> {
-    let text = std::env::var(variable).unwrap_or_default();
-    let elements = text.split(',').map(str::trim);
-    let elements = elements.filter(|element| !element.is_empty());
-    elements.map(str::to_owned).collect()
 }
 
 /// What all services of a layer have in common.
@@ -142,10 +127,12 @@ impl LayerState {
     }
 
     fn new(providers: &Providers, root: Context, options: &Options) -> Self {
-        let known = match &options.known_methods {
-            Some(methods) => methods.clone(),
-            None => list("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"),
-        };
+        let settings = generations::layer_settings();
+        let known = options.known_methods.as_ref();
+        let known = known.unwrap_or(&settings.known_methods);
+        let captured = settings.headers(options.side);
+        let captured_request = options.captured_request.as_ref();
+        let captured_response = options.captured_response.as_ref();
         let known: Vec<&'static str> = if known.is_empty() {
             KNOWN_METHODS.to_vec()
         } else {
@@ -172,19 +159,11 @@ impl LayerState {
             propagators: options.propagators().clone(),
             request_headers: CapturedHeaders::new(
                 semconv::HTTP_REQUEST_HEADER,
-                options.captured_request.as_ref(),
-                match options.side {
-                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
-                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST",
-                },
+                captured_request.unwrap_or(&captured.request),
             ),
             response_headers: CapturedHeaders::new(
                 semconv::HTTP_RESPONSE_HEADER,
-                options.captured_response.as_ref(),
-                match options.side {
-                    Side::Server => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
-                    Side::Client => "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE",
-                },
+                captured_response.unwrap_or(&captured.response),
             ),
             options: options.clone(),
             exceptions: providers.exceptions.clone(),

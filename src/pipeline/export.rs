@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracerProvider, ShouldSample};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::Config;
-use crate::config::env;
 use crate::config::error::InitError;
-use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Sampler};
+use crate::config::settings::{ExceptionSignal, PerSignal, Propagator};
 use crate::logs::EndNotice;
 use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
 use crate::pipeline::exceptions::ExceptionLogger;
 use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::spans::decided::Decided;
+use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
 use crate::pipeline::worker::Worker;
@@ -56,16 +55,13 @@ impl Export {
 
     /// The providers, and the workers that they need to have running.
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
-        let sampler = config
-            .sampler
-            .take()
-            .unwrap_or_else(|| env::default_sampler(config.environment(), config.sampler_arg));
+        let sampler = config.take_sampler();
         let sampling = Sampling::of(&sampler);
         let mut building = Building::new(config);
-        let mut sampler = sdk_sampler(sampler);
+        let mut sampler = sampler.for_sdk();
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
-            sampler = Box::new(Decided(sampler));
+            sampler = Box::new(B3Sampler(sampler));
         }
         let (tracer_provider, queues) = traces::provider(&mut building, sampler)?;
         let meter_provider = metrics::provider(&mut building)?;
@@ -87,20 +83,5 @@ impl Export {
             end: building.end,
         };
         Ok((export, building.workers))
-    }
-}
-
-fn sdk_sampler(sampler: Sampler) -> Box<dyn ShouldSample> {
-    let parent_based = |root: SdkSampler| Box::new(SdkSampler::parent_based(root));
-    match sampler {
-        Sampler::AlwaysOn => Box::new(SdkSampler::AlwaysOn),
-        Sampler::AlwaysOff => Box::new(SdkSampler::AlwaysOff),
-        Sampler::TraceIdRatio(ratio) => Box::new(SdkSampler::TraceIdRatioBased(ratio)),
-        Sampler::ParentBasedAlwaysOn => parent_based(SdkSampler::AlwaysOn),
-        Sampler::ParentBasedAlwaysOff => parent_based(SdkSampler::AlwaysOff),
-        Sampler::ParentBasedTraceIdRatio(ratio) => {
-            parent_based(SdkSampler::TraceIdRatioBased(ratio))
-        }
-        Sampler::Custom(sampler) => sampler,
     }
 }

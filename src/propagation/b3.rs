@@ -1,37 +1,28 @@
-//! B3, the form of Zipkin: the single header `b3` and the headers `X-B3-*`
+//! B3, the format of Zipkin: the single header `b3` and the headers `X-B3-*`
 //! (openzipkin/b3-propagation).
 //!
-//! Both forms are read, whichever is configured, and the single header first (OpenTelemetry
-//! specification, Propagators API, "B3 Requirements"). Only the configured form is written. Input is
-//! strict: a header that is there twice, or does not follow the grammar, makes its form invalid.
+//! Both forms are read in any configuration, the single header first (OpenTelemetry specification,
+//! Propagators API, "B3 Requirements"). Only the configured form is written. Parsing is strict: a header
+//! that occurs twice, or does not follow the grammar, makes its form invalid.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
+use crate::propagation::b3_names::{FLAGS, HEADERS, SAMPLED, SINGLE, SPAN_ID, TRACE_ID};
 use crate::propagation::extracted::Extracted;
-use crate::propagation::trace_context::trim;
+use crate::propagation::header_value::{legal_value, trim};
+use crate::propagation::hex;
 use crate::propagation::trace_extra::{Decision, decision_in};
-use crate::propagation::{hex, value};
-
-const SINGLE: &str = "b3";
-const TRACE_ID: &str = "x-b3-traceid";
-const SPAN_ID: &str = "x-b3-spanid";
-const PARENT_SPAN_ID: &str = "x-b3-parentspanid";
-const SAMPLED: &str = "x-b3-sampled";
-const FLAGS: &str = "x-b3-flags";
-
-/// All headers that are read.
-pub(crate) const HEADERS: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS];
 
 /// The form in which B3 is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum B3Form {
     Single,
     Multi,
 }
 
-impl Form {
+impl B3Form {
     /// Returns the headers that are written.
     pub(crate) fn fields(self) -> &'static [&'static str] {
         match self {
@@ -41,7 +32,7 @@ impl Form {
     }
 }
 
-/// What a form says: ids, a decision, or both.
+/// The content of a form: ids, a decision, or both.
 struct Found {
     /// A valid trace id and span id.
     ids: Option<(TraceId, SpanId)>,
@@ -76,7 +67,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Reads what the headers say.
+/// Reads the headers into `extracted`.
 pub(crate) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
     let Headers {
         values: [single, multi @ ..],
@@ -94,7 +85,7 @@ pub(crate) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
     };
     let Some((trace_id, span_id)) = ids else {
         if let Some(state) = state {
-            extracted.decide(match state {
+            extracted.set_decision(match state {
                 State::Deny => Decision::Deny,
                 State::Accept => Decision::Accept,
                 State::Debug => Decision::Debug,
@@ -110,7 +101,7 @@ pub(crate) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
         Some(State::Debug) => Some(Decision::Debug),
         Some(_) => None,
     };
-    extracted.name(span_context, None, decision);
+    extracted.set_span(span_context, None, decision);
 }
 
 /// Parses `{trace id}-{span id}[-{state}[-{parent span id}]]`, or a state alone.
@@ -157,7 +148,7 @@ fn parse_multi(
     if !parent_span_id.is_none_or(is_span_id) {
         return None;
     }
-    // Other flags than debug were never defined.
+    // No other flag than debug is defined.
     let state = if flags == Some(b"1") {
         Some(State::Debug)
     } else {
@@ -174,7 +165,7 @@ fn parse_multi(
     Some(Found { ids, state })
 }
 
-/// Parses 32 digits, or 16, which stand for the right half.
+/// Parses 32 digits, or 16 digits for the right half.
 fn parse_trace_id(digits: &[u8]) -> Option<TraceId> {
     let bytes = match digits.len() {
         16 => {
@@ -198,11 +189,11 @@ fn is_span_id(digits: &[u8]) -> bool {
 }
 
 /// Writes the current span of `cx`, or a decision for a trace that has yet to begin.
-pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
+pub(crate) fn inject(form: B3Form, cx: &Context, headers: &mut HeaderMap) {
     let span = cx.span();
     let span_context = span.span_context();
     let decision = decision_in(cx);
-    // The flags say nothing but sampled or not: of the others, random is no decision.
+    // Only the sampled flag is a decision; the random flag is not.
     let sampled = if span_context.is_sampled() {
         b'1'
     } else {
@@ -222,11 +213,11 @@ pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
         (None, false) => None,
     };
     let mut set = |name: &'static str, value: HeaderValue| {
-        // Beyond its capacity a map would panic, had it not been asked to try.
+        // `insert` would panic if the map is full.
         let _ = headers.try_insert(HeaderName::from_static(name), value);
     };
     match form {
-        Form::Single => {
+        B3Form::Single => {
             let mut text = Vec::with_capacity(51);
             if let Some((trace_id, span_id)) = ids {
                 text.extend_from_slice(&trace_id);
@@ -240,18 +231,18 @@ pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
                 text.push(state);
             }
             if !text.is_empty() {
-                set(SINGLE, value(&text));
+                set(SINGLE, legal_value(&text));
             }
         }
-        Form::Multi => {
+        B3Form::Multi => {
             if let Some((trace_id, span_id)) = ids {
-                set(TRACE_ID, value(&trace_id));
-                set(SPAN_ID, value(&span_id));
+                set(TRACE_ID, legal_value(&trace_id));
+                set(SPAN_ID, legal_value(&span_id));
             }
             match state {
-                // It implies sampled.
+                // The debug flag implies sampled.
                 Some(b'd') => set(FLAGS, HeaderValue::from_static("1")),
-                Some(state) => set(SAMPLED, value(&[state])),
+                Some(state) => set(SAMPLED, legal_value(&[state])),
                 None => {}
             }
         }
@@ -261,6 +252,7 @@ pub(crate) fn inject(form: Form, cx: &Context, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::propagation::b3_names::PARENT_SPAN_ID;
 
     const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
     const SPAN: &str = "a2fb4a1d1a96d312";
@@ -402,7 +394,7 @@ mod tests {
             (&[(PARENT_SPAN_ID, "1")], None, None),
             (&[(TRACE_ID, TRACE)], None, None),
             (&[(SPAN_ID, "x")], None, None),
-            // One that is not valid leaves it to the others.
+            // The next form is read if one is invalid.
             (&[(SINGLE, "x")], ids(false, Some(Deferred)), None),
         ];
         for (more, with_ids, without) in cases {
@@ -425,7 +417,7 @@ mod tests {
             ],
         ] {
             assert_eq!(read(&pairs), None, "{pairs:?}");
-            // Nor is a decision taken that comes with them.
+            // The decision next to invalid ids is ignored too.
             assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
         }
     }

@@ -4,18 +4,17 @@ use http::header::{HeaderMap, HeaderName};
 use opentelemetry::baggage::Baggage;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
-use crate::propagation::trace_context::trim;
+use crate::propagation::header_value::trim;
+use crate::request_headers::BAGGAGE;
 
-pub(crate) const BAGGAGE: &str = "baggage";
-
-/// What the W3C asks to be passed on, in bytes over all headers, and in members. Beyond that
-/// nothing is taken: a part would be taken for the whole.
+/// Bounds that the W3C asks for, in bytes over all headers, and in members. Larger baggage is ignored
+/// whole: the application could not know that a part is missing.
 const MAX_BYTES: usize = 8192;
 const MAX_MEMBERS: usize = 64;
 
-/// The members of all `baggage` headers; `None` without a valid one.
+/// Returns the members of all `baggage` headers; `None` without a valid member.
 ///
-/// Properties are left out. They are opaque, and on the way out they could be taken for members.
+/// Properties are left out: in the outgoing header they could look like members.
 pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
     let mut values = headers.get_all(BAGGAGE).iter().peekable();
     values.peek()?;
@@ -42,7 +41,7 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
 /// Writes baggage into the headers of a request, whole members as far as the limits allow.
 pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     let mut text = String::new();
-    // In the order of their keys, because a map has none.
+    // The members are sorted by key: a map has no order.
     let mut members: Vec<_> = baggage
         .iter()
         .map(|(key, (value, _))| (key.as_str(), value.as_str()))
@@ -67,12 +66,12 @@ pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     }
 }
 
-/// Takes it out.
+/// Removes the header.
 pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(BAGGAGE);
 }
 
-/// All but `baggage-octet`, and the sign of what is encoded.
+/// The characters to encode: all but `baggage-octet`, and the percent sign.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -81,7 +80,7 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'\\')
     .add(b'%');
 
-/// Key and value of `key=value;property;..`.
+/// Parses `key=value;property;..` into key and value.
 fn parse(member: &[u8]) -> Option<(String, String)> {
     let member = member.split(|&byte| byte == b';').next()?;
     let equals = member.iter().position(|&byte| byte == b'=')?;
@@ -95,12 +94,12 @@ fn parse(member: &[u8]) -> Option<(String, String)> {
     Some((key, percent_decode(value).decode_utf8_lossy().into_owned()))
 }
 
-/// `token` of RFC 9110, 5.6.2.
+/// Returns whether a byte may be in a `token` (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// `baggage-octet`
+/// Returns whether a byte is a `baggage-octet`.
 fn is_octet(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"\",;\\".contains(&byte)
 }

@@ -7,23 +7,20 @@ use http::header::HeaderMap;
 use opentelemetry::Context;
 use opentelemetry::baggage::{Baggage, BaggageExt};
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
-use opentelemetry_http::HeaderExtractor;
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
 
-use crate::concurrent::caught::guarded;
 use crate::current_context;
-use crate::propagation::names_b3;
-use crate::propagation::trace_extra::{
-    Decision, TraceExtra, with_current, with_state, with_state_text,
-};
+use crate::propagation::other;
+use crate::propagation::span_context::{with_flags, with_state};
+use crate::propagation::trace_extra::{Decision, TraceExtra, with_current, with_state_text};
 
-/// The context that the headers of a request carry. Nothing of it is invalid.
+/// The context that the headers of a request carry. All parts are valid.
 #[derive(Default)]
 pub(crate) struct Extracted {
-    /// Without its state, where that is in `state`.
+    /// The parent, without its state if `state` has the text of it.
     pub(crate) span_context: Option<SpanContext>,
     pub(crate) state: Option<Arc<str>>,
-    /// The decision for a new trace, where there is no span context.
+    /// The sampling decision: for the span, or without a span for a new trace.
     pub(crate) decision: Option<Decision>,
     pub(crate) baggage: Option<Baggage>,
 }
@@ -33,9 +30,9 @@ impl Extracted {
         self.span_context.is_none() && self.decision.is_none() && self.baggage.is_none()
     }
 
-    /// Takes the span that a form names, in place of the span of an earlier form.
+    /// Sets the span, in place of the span of an earlier format.
     #[inline]
-    pub(crate) fn name(
+    pub(crate) fn set_span(
         &mut self,
         span_context: SpanContext,
         state: Option<Arc<str>>,
@@ -46,9 +43,9 @@ impl Extracted {
         self.decision = decision;
     }
 
-    /// Takes a decision that names no span. It is about the span that an earlier form names.
+    /// Sets a decision without a span. It applies to the span of an earlier format.
     #[cfg(feature = "init")]
-    pub(crate) fn decide(&mut self, decision: Decision) {
+    pub(crate) fn set_decision(&mut self, decision: Decision) {
         let is_debug = decision == Decision::Debug;
         match &mut self.span_context {
             Some(span_context) => {
@@ -63,23 +60,16 @@ impl Extracted {
         }
     }
 
-    /// Reads with a propagator that is not ours, and may panic.
-    pub(crate) fn read(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
-        let headers = HeaderExtractor(headers);
-        let extract = || propagator.extract_with_context(&Context::new(), &headers);
-        let Some(cx) = guarded(extract) else {
+    /// Reads the headers with a propagator of the application.
+    pub(crate) fn read_with(&mut self, propagator: &dyn TextMapPropagator, headers: &HeaderMap) {
+        let Some(cx) = other::extract(propagator, headers) else {
             return;
         };
         let span = cx.span();
         let found = span.span_context();
         if found.is_valid() {
-            let is_b3 = || guarded(|| names_b3(propagator, true)).unwrap_or_default();
-            let (found, decision) = if found.trace_flags().to_u8() > 1 && is_b3() {
-                from_b3_flags(found)
-            } else {
-                (found.clone(), None)
-            };
-            self.name(found, None, decision);
+            let (found, decision) = other::found_span(propagator, found);
+            self.set_span(found, None, decision);
         }
         let baggage = cx.baggage().iter();
         let baggage = baggage.map(|(key, value)| (key.clone(), value.clone()));
@@ -89,11 +79,11 @@ impl Extracted {
         }
     }
 
-    /// Returns the span that is current here, such as the span of an outer layer.
+    /// Returns the span that is current on this thread, such as the span of an outer layer.
     #[inline]
     pub(crate) fn local() -> Option<Self> {
         let is_local = |span: &SpanContext| span.is_valid() && !span.is_remote();
-        // Most requests find none, and this moves nothing.
+        // Most requests find none, and this check moves nothing.
         if current_context::map(|cx| is_local(cx.span().span_context())) {
             Self::of_current()
         } else {
@@ -109,7 +99,7 @@ impl Extracted {
             let state = extra.and_then(|extra| extra.shared_state(local));
             Some(Self {
                 span_context: Some(match state {
-                    // No copy of a state that is there as text.
+                    // The text is enough: this avoids a copy of the state.
                     Some(_) => with_state(local, TraceState::NONE),
                     None => local.clone(),
                 }),
@@ -128,7 +118,7 @@ impl Extracted {
         };
     }
 
-    /// Begins a trace that nothing is known of.
+    /// Removes the parent, so that a new trace begins.
     pub(crate) fn forget(&mut self) {
         (self.span_context, self.state, self.decision) = (None, None, None);
     }
@@ -141,7 +131,7 @@ impl Extracted {
         }
     }
 
-    /// Makes it a request that asks not to be sampled.
+    /// Makes the request ask not to be sampled.
     pub(crate) fn unforce(&mut self) {
         match &mut self.span_context {
             Some(parent) => {
@@ -152,13 +142,13 @@ impl Extracted {
         }
     }
 
-    /// Takes the context of the request, without the parent, out of it.
+    /// Takes the context of the request without the parent, as a child of `root`.
     #[inline]
     pub(crate) fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
         let mut cx = Cow::Borrowed(root);
         let parent = self.span_context.as_ref();
         if (self.state.is_some() || self.decision.is_some())
-            // A decision for a new trace is not about a trace that goes on here.
+            // A decision for a new trace does not apply to a trace that continues here.
             && (parent.is_some() || with_current(root, |current| current.is_none()))
         {
             let extra = TraceExtra::new(parent, self.state.take(), self.decision);
@@ -179,33 +169,4 @@ impl Extracted {
             None => cx.into_owned(),
         }
     }
-}
-
-/// Returns `span` with other flags.
-pub(crate) fn with_flags(span: &SpanContext, flags: TraceFlags) -> SpanContext {
-    SpanContext::new(
-        span.trace_id(),
-        span.span_id(),
-        flags,
-        span.is_remote(),
-        span.trace_state().clone(),
-    )
-}
-
-/// Reads the flags that the propagator of the crate `opentelemetry-propagator-b3` gives a span. Its
-/// `deferred` is the random flag of the W3C.
-fn from_b3_flags(found: &SpanContext) -> (SpanContext, Option<Decision>) {
-    const DEFERRED: u8 = 0x02;
-    const DEBUG: u8 = 0x04;
-    let flags = found.trace_flags().to_u8();
-    let decision = if flags & DEBUG != 0 {
-        Some(Decision::Debug)
-    } else if flags & DEFERRED != 0 {
-        Some(Decision::Deferred)
-    } else {
-        None
-    };
-    let sampled = found.is_sampled() || decision == Some(Decision::Debug);
-    let flags = TraceFlags::NOT_SAMPLED.with_sampled(sampled);
-    (with_flags(found, flags), decision)
 }

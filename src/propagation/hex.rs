@@ -1,9 +1,9 @@
 //! Lower-case hexadecimal digits.
 //!
-//! An id is read and written with every request. The loops have a length that the compiler knows,
-//! and no branch, so that it can work on many digits at once.
+//! Every request reads and writes ids. The loops have a constant length and no branch, so that the
+//! compiler can process many digits at once.
 
-/// The value of a digit; something from 16 on for what is none.
+/// Returns the value of a digit; 16 or more for another character.
 #[inline]
 fn nibble(digit: u8) -> u8 {
     let (number, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
@@ -11,7 +11,7 @@ fn nibble(digit: u8) -> u8 {
     if number < 10 { number } else { of_letter }
 }
 
-/// The digit of a value below 16.
+/// Returns the digit of a value below 16.
 #[inline]
 fn digit(nibble: u8) -> u8 {
     nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
@@ -35,7 +35,7 @@ pub(crate) fn decode<const D: usize, const N: usize>(digits: &[u8]) -> Option<[u
     (all < 16).then_some(bytes)
 }
 
-/// The `D` digits of `N` bytes, twice as many.
+/// Encodes `N` bytes as `D` digits, twice as many.
 #[inline]
 pub(crate) fn encode<const N: usize, const D: usize>(bytes: [u8; N]) -> [u8; D] {
     const { assert!(D == 2 * N) };
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digit_is_told_in_every_place() {
+    fn a_character_that_is_no_digit_is_refused_in_every_place() {
         for place in 0..8 {
             for byte in 0..=255 {
                 let mut digits = *b"09afbe12";

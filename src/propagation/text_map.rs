@@ -1,14 +1,15 @@
-//! The propagators of this crate for libraries that use those of OpenTelemetry.
+//! The propagators of this crate as a propagator of OpenTelemetry, for other libraries.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
-use crate::propagation::{Allowed, Propagators};
+use crate::propagation::allowed::Allowed;
+use crate::propagation::propagators::Propagators;
 use crate::request_headers::RequestHeaders;
 
-/// Propagators as OpenTelemetry's.
+/// A propagator of OpenTelemetry that uses the propagators of this crate.
 #[derive(Debug)]
 pub(crate) struct TextMap {
     propagators: Propagators,
@@ -18,7 +19,7 @@ pub(crate) struct TextMap {
 
 impl TextMap {
     pub(crate) fn new(propagators: Propagators) -> Self {
-        let fields = propagators.fields(false).into_iter();
+        let fields = propagators.written_fields().into_iter();
         Self {
             fields: fields.map(str::to_owned).collect(),
             propagators,
@@ -40,10 +41,9 @@ impl TextMapPropagator for TextMap {
 
     fn extract_with_context(&self, cx: &Context, extractor: &dyn Extractor) -> Context {
         let mut headers = HeaderMap::new();
-        for field in self.propagators.fields(true) {
+        for field in self.propagators.read_fields() {
             for value in extractor.get_all(field).unwrap_or_default() {
-                // A value that no header can have is an invalid one, and not none: of two
-                // `traceparent` neither is taken.
+                // A value that is illegal in a header still counts: two `traceparent` values are invalid.
                 let value = HeaderValue::from_str(value);
                 let value = value.unwrap_or(HeaderValue::from_static(""));
                 let _ = headers.try_append(HeaderName::from_static(field), value);
@@ -69,7 +69,9 @@ mod tests {
     use opentelemetry::trace::TraceContextExt;
 
     use super::*;
-    use crate::propagation::{B3Form, Decision, Format, decision_in};
+    use crate::propagation::b3::B3Form;
+    use crate::propagation::propagators::Format;
+    use crate::propagation::trace_extra::{Decision, decision_in};
 
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03";
     const IDS: &str = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312";
@@ -113,7 +115,7 @@ mod tests {
             &[][..],
             &[("traceparent", "nonsense"), ("b3", "nonsense")],
             &[("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)],
-            // It is no header, and yet a second one.
+            // The second value is illegal in a header, and still makes two.
             &[("traceparent", TRACEPARENT), ("traceparent", "a\nb")],
             &[("tracestate", "a=1"), ("baggage", "=")],
         ] {
@@ -121,12 +123,12 @@ mod tests {
             let (before, after) = (before.span(), after.span());
             assert_eq!(before.span_context(), after.span_context(), "{pairs:?}");
         }
-        // Besides what is found, too.
+        // The context also stays where something is found.
         let found = all().extract_with_context(&before, &Pairs(&[("baggage", "a=1")]));
         assert!(found.get::<Mine>().is_some());
         assert!(found.span().span_context().is_valid());
         assert!(found.baggage().get("a").is_some());
-        // A decision on a new trace is not one on this.
+        // A decision for a new trace does not apply to this trace.
         let denied = all().extract_with_context(&before, &Pairs(&[("b3", "0")]));
         assert_eq!(decision_in(&denied), None);
         assert!(denied.span().span_context().is_sampled());

@@ -5,23 +5,22 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
+use crate::propagation::header_value::trim;
 use crate::propagation::hex;
-use crate::request_headers::RequestHeaders;
+use crate::request_headers::{RequestHeaders, TRACEPARENT, TRACESTATE};
 
-pub(crate) const TRACEPARENT: &str = "traceparent";
-pub(crate) const TRACESTATE: &str = "tracestate";
 const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
 
-/// What is passed on of a `tracestate`: the W3C asks for 512 characters and allows 32 members.
+/// Bounds of a `tracestate` that is passed on: the W3C asks for 512 characters and allows 32 members.
 const MAX_TRACESTATE: usize = 512;
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// Returns the span context that the headers carry, if they carry exactly one and it is valid
-/// (Trace Context Level 2, sections 3.2 and 3.3), and beside it the text of its state.
+/// Returns the span context and the text of its state, if the headers carry exactly one span context
+/// and it is valid (Trace Context Level 2, sections 3.2 and 3.3).
 #[inline]
 pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
@@ -34,7 +33,7 @@ pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Opti
 
 /// Writes `traceparent` and `tracestate` into the headers of a request.
 pub(crate) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mut HeaderMap) {
-    // Beyond its capacity a map would panic, had it not been asked to try.
+    // `insert` would panic if the map is full.
     let _ = headers.try_insert(TRACEPARENT_HEADER, traceparent);
     if let Some(state) = state
         && !state.is_empty()
@@ -44,7 +43,7 @@ pub(crate) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mu
     }
 }
 
-/// Takes them out.
+/// Removes both headers.
 pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
@@ -54,7 +53,7 @@ pub(crate) fn remove(headers: &mut HeaderMap) {
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     const LENGTH: usize = 55;
     let value = trim(value);
-    // Everything is checked on bytes of a known place, so a long value costs as much as a short.
+    // Every field has a known position, so a long value costs as much as a short value.
     let (fields, rest) = value.split_first_chunk::<LENGTH>()?;
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
@@ -63,7 +62,7 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     match version {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
-        // A later version may append fields, which are not ours to understand.
+        // A later version may append fields, which are ignored.
         _ if !matches!(rest.first(), None | Some(b'-')) => return None,
         _ => {}
     }
@@ -76,8 +75,8 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
 }
 
-/// The members of all `tracestate` headers in their order, cut to what must be passed on.
-/// A member that is not valid discards them all.
+/// Returns the members of all `tracestate` headers in their order, within the bounds. An invalid member
+/// makes all of them invalid.
 fn extract_tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
     let mut members = Vec::new();
     for value in headers.get_all(TRACESTATE) {
@@ -92,7 +91,7 @@ fn extract_tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
             members.push(std::str::from_utf8(member).ok()?);
         }
     }
-    // Whole members go: the long ones first, then those on the right.
+    // Whole members are removed: long members first, then members at the end.
     let length = |members: &[&str]| members.iter().map(|member| member.len() + 1).sum::<usize>();
     if length(&members) > MAX_TRACESTATE + 1 {
         members.retain(|member| member.len() <= 128);
@@ -118,14 +117,6 @@ fn is_tracestate_member(member: &[u8]) -> bool {
             .iter()
             .all(|byte| matches!(byte, b' '..=b'~') && *byte != b'=');
     key_is_valid && value_is_valid
-}
-
-/// Takes optional whitespace (RFC 9110) off both ends.
-pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 #[cfg(test)]

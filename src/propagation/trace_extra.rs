@@ -1,6 +1,5 @@
-//! The parts of a trace that a [`SpanContext`] cannot hold, or not at a fair price: the text of
-//! `tracestate`, and the sampling decisions of B3. They travel beside it, as a value of the
-//! [`Context`].
+//! The parts of a trace that a [`SpanContext`] cannot hold, or only at a high cost: the text of
+//! `tracestate`, and the sampling decisions of B3. They are a value of the [`Context`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,8 +7,10 @@ use std::sync::Arc;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceState};
 
-/// The largest state that every span context holds. A copy of a member takes two allocations, and
-/// each span needs several copies.
+use crate::propagation::span_context::with_state;
+
+/// The number of members up to which every span context holds its state. A copy of a member takes two
+/// allocations, and each span needs several copies.
 #[cfg(feature = "init")]
 const MAX_HELD_MEMBERS: usize = 4;
 
@@ -30,12 +31,12 @@ pub(crate) enum Decision {
     Debug,
 }
 
-/// The value of a context.
+/// The value of a context with the parts that its span context does not hold.
 #[derive(Debug)]
 pub(crate) struct TraceExtra {
-    /// The trace that it belongs to; invalid for a trace that begins with the next span.
+    /// The trace of the value; invalid for a trace that begins with the next span.
     trace_id: TraceId,
-    /// The span that a deferred decision came with.
+    /// The span of a deferred decision.
     span_id: SpanId,
     /// Shared by all spans of the request, and by the threads that export them.
     state: Option<Arc<str>>,
@@ -66,23 +67,23 @@ impl TraceExtra {
 
     /// Returns the decision in force for a span below `parent`.
     pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
-        // Once a span was started below it, that span has the decision.
+        // A span that was started below it has the decision already.
         let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
         self.decision
             .filter(|decision| *decision != Decision::Deferred || is_origin())
     }
 
-    /// Returns the text of the state of `span`, where it is that of this value.
+    /// Returns the text of the state, if `span` still has this state.
     pub(crate) fn shared_state(&self, span: &SpanContext) -> Option<Arc<str>> {
         let held = span.trace_state();
         let text = self.state.as_ref();
-        // Code of the application may have changed it.
+        // Code of the application may have changed the state.
         text.filter(|text| is_empty(held) || is_text_of(held, text))
             .cloned()
     }
 
     /// Returns `cx` with the value for `span`, which was started below it with `state`.
-    pub(crate) fn below<'a>(
+    pub(crate) fn context_below<'a>(
         cx: &'a Context,
         extra: Option<&Self>,
         span: &SpanContext,
@@ -96,7 +97,7 @@ impl TraceExtra {
             return Cow::Borrowed(cx);
         }
         let decision = extra.and_then(|extra| extra.decision);
-        // The flag of the span says the others.
+        // The sampled flag of the span expresses the other decisions.
         let decision = decision.filter(|one| matches!(one, Decision::Deny | Decision::Debug));
         Cow::Owned(cx.with_value(Self::new(Some(span), state.cloned(), decision)))
     }
@@ -117,10 +118,10 @@ pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
 /// trace of `span`.
 pub(crate) fn for_started_span<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
     let extra = with_current(cx, |current| TraceExtra::of(cx, current));
-    TraceExtra::below(cx, extra, span, None)
+    TraceExtra::context_below(cx, extra, span, None)
 }
 
-/// Returns whether `cx` has anything to tell beside a span.
+/// Returns whether `cx` has a [`TraceExtra`].
 pub(crate) fn has_trace_extra(cx: &Context) -> bool {
     cx.get::<TraceExtra>().is_some()
 }
@@ -146,7 +147,7 @@ fn is_text_of(held: &TraceState, text: &str) -> bool {
         && members.next().is_none()
 }
 
-/// Returns the `TraceState` of a valid text; `None` where a key is one that only Level 2 allows.
+/// Parses a valid text; returns `None` for a key that only Level 2 allows.
 pub(crate) fn parse_state(text: &str) -> Option<TraceState> {
     let members = text.split(',').filter_map(|member| member.split_once('='));
     TraceState::from_key_value(members).ok()
@@ -158,17 +159,6 @@ pub(crate) fn is_small_state(text: &str) -> bool {
     text.bytes().filter(|byte| *byte == b',').count() < MAX_HELD_MEMBERS
 }
 
-/// Returns `span` with a state.
-pub(crate) fn with_state(span: &SpanContext, state: TraceState) -> SpanContext {
-    SpanContext::new(
-        span.trace_id(),
-        span.span_id(),
-        span.trace_flags(),
-        span.is_remote(),
-        state,
-    )
-}
-
 /// Returns `span` with the state of `text`, as far as a span context can hold it.
 pub(crate) fn with_state_text(span: &SpanContext, text: Option<&str>) -> SpanContext {
     match text.and_then(parse_state) {
@@ -177,7 +167,7 @@ pub(crate) fn with_state_text(span: &SpanContext, text: Option<&str>) -> SpanCon
     }
 }
 
-/// Returns the current span context of `cx` with its state, as far as it can hold it.
+/// Returns the current span context of `cx` with its state, as far as a span context can hold it.
 #[cfg(feature = "tokio")]
 pub(crate) fn current_span_with_state(cx: &Context) -> Option<SpanContext> {
     with_current(cx, |current| {
@@ -188,15 +178,15 @@ pub(crate) fn current_span_with_state(cx: &Context) -> Option<SpanContext> {
     })
 }
 
-/// Returns `cx` with `parent` current, and the state in it.
+/// Returns `cx` with `parent` as its span, with the state of the trace.
 #[cfg(feature = "init")]
 pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
     let text = TraceExtra::of(cx, Some(parent)).and_then(|extra| extra.state.as_deref());
     cx.with_remote_span_context(with_state_text(parent, text))
 }
 
-/// Returns `cx` with `parent` current, and the state in it alone: a sampler of the application may
-/// change it, and a text beside it would bring it back.
+/// Returns `cx` with `parent` as its span, with the state of the trace, and without the text of the
+/// state. A sampler of the application may change the state, and the text would undo the change.
 pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context {
     let extra = TraceExtra::of(cx, Some(parent));
     let state = extra.and_then(|extra| extra.state.as_deref().and_then(parse_state));

@@ -65,7 +65,7 @@ impl FunctionDurations {
                 .f64_histogram(semconv::FUNCTION_DURATION)
                 .with_description("Duration of function calls.")
                 .with_unit("s")
-                .with_boundaries(semconv::SECONDS.to_vec())
+                .with_boundaries(semconv::BUCKETS_IN_SECONDS.to_vec())
                 .build()
         })
     }

@@ -14,6 +14,7 @@ use opentelemetry::metrics::MeterProvider;
 use crate::propagation::Propagators;
 use crate::providers::Providers;
 use crate::providers::bound;
+use crate::providers::layer_variables::LayerSettings;
 use crate::providers::series_budget::SDK_SERIES;
 use crate::providers::tracer::global_tracers;
 
@@ -26,6 +27,7 @@ static GENERATION: AtomicUsize = AtomicUsize::new(UNSETTLED);
 static STATE: RwLock<State> = RwLock::new(State {
     providers: None,
     propagators: None,
+    layers: None,
     global_meters: None,
     #[cfg(feature = "init")]
     end: None,
@@ -36,6 +38,7 @@ struct State {
     /// whoever uses them counts as no owner.
     providers: Option<&'static Providers>,
     propagators: Option<&'static Propagators>,
+    layers: Option<&'static LayerSettings>,
     /// The global meter provider that was found, where it does nothing.
     global_meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
     /// Given when something is recorded after the end.
@@ -82,6 +85,14 @@ pub(crate) fn process() -> Option<&'static Providers> {
 /// How context comes with requests.
 pub(crate) fn propagators() -> &'static Propagators {
     cached().propagators.unwrap_or_else(|| Propagators::w3c())
+}
+
+/// Returns the settings of layers: of `init`, else of the process environment. Not for each request.
+pub(crate) fn layer_settings() -> &'static LayerSettings {
+    let state = STATE.read().unwrap_or_else(PoisonError::into_inner);
+    let layers = state.layers;
+    drop(state);
+    layers.unwrap_or_else(LayerSettings::of_environment)
 }
 
 #[inline]
@@ -153,14 +164,20 @@ fn settle(generation: usize) -> usize {
     next
 }
 
-/// Makes `providers` and `propagators` those of the process; no providers switch telemetry off.
+/// Makes the arguments those of the process; no providers switch telemetry off.
 #[cfg(feature = "init")]
-pub(crate) fn install(providers: Option<Providers>, propagators: Propagators) {
+pub(crate) fn install(
+    providers: Option<Providers>,
+    propagators: Propagators,
+    layers: LayerSettings,
+) {
     let providers = providers.map(|providers| &*Box::leak(Box::new(providers)));
     let propagators = &*Box::leak(Box::new(propagators));
+    let layers = &*Box::leak(Box::new(layers));
     change(|state| {
         state.providers = providers;
         state.propagators = Some(propagators);
+        state.layers = Some(layers);
         state.end = None;
     });
 }

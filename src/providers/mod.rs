@@ -8,12 +8,14 @@ pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
+pub(crate) mod layer_variables;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod series_budget;
 pub(crate) mod start_span;
 pub(crate) mod tracer;
 mod unique_span;
+pub(crate) mod variables;
 
 use std::sync::Arc;
 

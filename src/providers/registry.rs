@@ -71,7 +71,7 @@ pub(crate) const TIMER: Kind = Kind {
         let histogram = meter.f64_histogram(name).with_description(description);
         let histogram = histogram
             .with_unit("s")
-            .with_boundaries(semconv::SECONDS.to_vec());
+            .with_boundaries(semconv::BUCKETS_IN_SECONDS.to_vec());
         Instrument::Timer(histogram.build())
     },
 };

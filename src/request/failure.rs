@@ -4,8 +4,8 @@ use std::any::{Any, type_name};
 use std::fmt::Display;
 
 use crate::concurrent::caught::guarded;
-use crate::request::end::Failure;
 use crate::request::in_flight::InFlight;
+use crate::request::request_end::Failure;
 use crate::semconv::rpc::Code;
 use crate::semconv::{ErrorChain, Phase, Side, error_text, redacted_message};
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use opentelemetry::KeyValue;
 
 use crate::instruments::Instruments;
-use crate::request::end::RequestEnd;
+use crate::request::request_end::RequestEnd;
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 

@@ -16,8 +16,8 @@ use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::begin::{Begun, Clock};
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::{Http, ResponseBodies};
+use crate::request::lifecycle::{ActiveRequest, RequestState};
 use crate::request::received::Received;
-use crate::request::{ActiveRequest, RequestState};
 use crate::request_headers::RequestHeaders;
 use crate::semconv::Scheme;
 use crate::semconv::http::matched_route;
@@ -60,8 +60,9 @@ impl ActiveRequest {
         let instruments = &state.instruments;
         let route_ref = instruments.find_route(&request.method, matched_route(&request.extensions));
         let route = instruments.route(&route_ref);
+        let mut begun = Begun::new(state, clock, request, routed.unwrap_or(&request.uri));
         let mut description = IncomingSpan {
-            begun: Begun::new(state, clock, request, routed.unwrap_or(&request.uri)),
+            begun: &mut begun,
             request,
             route,
             headers: &headers,
@@ -75,9 +76,7 @@ impl ActiveRequest {
             span_context: extracted.span_context.as_ref(),
         };
         let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
-        let IncomingSpan {
-            mut begun, claimed, ..
-        } = description;
+        let claimed = description.claimed;
         if let Some(call) = &mut begun.call {
             call.request = claimed;
         }
@@ -104,7 +103,7 @@ impl ActiveRequest {
 
 /// Describes the span of a request to a server.
 struct IncomingSpan<'a, 's> {
-    begun: Begun<'s>,
+    begun: &'a mut Begun<'s>,
     request: &'a Parts,
     route: &'a Route,
     headers: &'a RequestHeaders<'a>,

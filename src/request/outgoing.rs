@@ -11,8 +11,8 @@ use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::attempts::Attempts;
 use crate::request::begin::{Begun, Clock};
 use crate::request::in_flight::{Http, ResponseBodies};
+use crate::request::lifecycle::{ActiveRequest, RequestState};
 use crate::request::received::Received;
-use crate::request::{ActiveRequest, RequestState};
 use crate::semconv::Scheme;
 use crate::semconv::Server;
 use crate::semconv::{CapturedRequest, ClientRequest};
@@ -27,8 +27,9 @@ impl ActiveRequest {
         let allowed = options.allowed(server);
         let route_ref = state.instruments.find_peer(&request.method, server);
         let route = state.instruments.route(&route_ref);
+        let mut begun = Begun::new(state, clock, request, &request.uri);
         let mut description = OutgoingSpan {
-            begun: Begun::new(state, clock, request, &request.uri),
+            begun: &mut begun,
             request,
             route,
             server,
@@ -40,7 +41,6 @@ impl ActiveRequest {
             span_context: None,
         };
         let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
-        let begun = description.begun;
         let scheme = Scheme::Http;
         let active = begun.call.is_none();
         if active {
@@ -65,7 +65,7 @@ impl ActiveRequest {
 
 /// Describes the span of a request of a client.
 struct OutgoingSpan<'a, 's> {
-    begun: Begun<'s>,
+    begun: &'a mut Begun<'s>,
     request: &'a Parts,
     route: &'a Route,
     server: Option<Server<'a>>,

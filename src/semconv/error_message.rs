@@ -19,8 +19,8 @@ const MAX_NESTED: usize = 3;
 
 /// Joins the messages of errors with `: `, and leaves out repetitions.
 ///
-/// Of a URL the user and the password, the values of sensitive parameters and the fragment are
-/// redacted. Without `sensitive` the whole query is removed.
+/// In URLs, the user and the password and the values of sensitive parameters are redacted, and the
+/// fragment is removed. Without `sensitive` the whole query is removed.
 pub(crate) fn redacted_message<'a>(
     errors: impl IntoIterator<Item = &'a dyn Display>,
     sensitive: Option<&SensitiveParameters>,
@@ -99,7 +99,7 @@ impl Urls<'_> {
     fn redact_url(&self, url: &str, is_cut: bool, depth: usize, out: &mut String) {
         let authority = url.find(['/', '\\', '?', '#']);
         if authority.is_none() && is_cut {
-            // It may be the beginning of a password.
+            // The text may be the beginning of a password.
             out.push_str(REDACTED);
             return;
         }

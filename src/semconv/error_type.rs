@@ -89,7 +89,7 @@ const LOOKUP: &str = "failed to lookup address information";
 /// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
-/// The same message of `native_tls` with OpenSSL, and a part of the messages of its other errors.
+/// Message of `native_tls` with OpenSSL for such a handshake, and a part of its other messages.
 const OPENSSL_EOF: &str = "unexpected EOF";
 const OPENSSL: &str = ":SSL routines:";
 
@@ -204,26 +204,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-
-    type Erased = Box<dyn Error + Send + Sync>;
+    use crate::semconv::test_errors::{Erased, Wrapped};
 
     fn word(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
         ErrorChain::new(&error.into(), &[]).word(phase)
-    }
-
-    #[derive(Debug)]
-    struct Wrapped(Erased);
-
-    impl fmt::Display for Wrapped {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("it failed")
-        }
-    }
-
-    impl Error for Wrapped {
-        fn source(&self) -> Option<&(dyn Error + 'static)> {
-            Some(&*self.0)
-        }
     }
 
     fn wrapped(error: impl Into<Erased>, times: usize) -> Erased {

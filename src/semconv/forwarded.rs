@@ -340,7 +340,7 @@ mod tests {
         ] {
             map.insert(name, value.parse().expect("a legal value"));
         }
-        // Every set of headers.
+        // The loop tries every set of headers.
         for set in 0..16 {
             let headers: Vec<ForwardedHeader> = (0..4)
                 .filter(|n| set & 1 << n != 0)
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_a_client_writes_into_a_value_names_no_client() {
-        // A proxy that copies the client's `Host`, quoted as it must be, or not at all.
+        // A proxy may copy the `Host` of the client with the quotes that it needs, or without them.
         for (header, client, host) in [
             (
                 "for=1.1.1.1;host=\"a,for=6.6.6.6;proto=https;host=evil;x=y\"",

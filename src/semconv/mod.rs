@@ -2,6 +2,7 @@
 //! attribute values. No other room of this crate knows a name of the conventions.
 
 mod address;
+mod buckets;
 mod captured_request;
 mod client_request;
 mod descriptors;
@@ -21,10 +22,13 @@ pub(crate) mod rpc;
 mod rpc_error;
 mod scheme;
 mod server_request;
+#[cfg(test)]
+mod test_errors;
 mod text;
 mod values;
 
 pub(crate) use address::{Server, response_peer_attributes, split_authority, truncated_host};
+pub(crate) use buckets::{BUCKETS_IN_MILLISECONDS, BUCKETS_IN_SECONDS};
 pub(crate) use captured_request::CapturedRequest;
 pub(crate) use client_request::ClientRequest;
 pub(crate) use descriptors::grpc_methods;

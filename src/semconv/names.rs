@@ -1,4 +1,4 @@
-//! The names of the conventions, and the bounds of the buckets that they give.
+//! The names of the conventions.
 
 pub(crate) use opentelemetry_semantic_conventions::attribute::{
     CLIENT_ADDRESS, CODE_FUNCTION_NAME, ERROR_TYPE, EXCEPTION_MESSAGE, EXCEPTION_TYPE,
@@ -39,14 +39,3 @@ pub(crate) const FUNCTION_DURATION: &str = "function.duration";
 
 /// Marks the series that counts what has no series of its own (Metrics SDK, "Overflow attribute").
 pub(crate) const METRIC_OVERFLOW: &str = "otel.metric.overflow";
-
-/// Bucket boundaries for durations in seconds.
-pub(crate) const SECONDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
-/// Bucket boundaries for durations in milliseconds.
-pub(crate) const MILLISECONDS: [f64; 14] = [
-    5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
-    10000.0,
-];

@@ -28,7 +28,7 @@ impl Code {
         if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
             return Self::RESOURCE_EXHAUSTED;
         }
-        // Like tonic by `Error::source` alone; `ErrorChain` finds more sources.
+        // Only `Error::source`, as in tonic: `ErrorChain` finds more sources.
         walk_errors(error, |error| error.source())
             .find_map(Self::from_source)
             .unwrap_or(fallback)
@@ -81,28 +81,11 @@ impl Code {
 
 #[cfg(all(test, feature = "tonic"))]
 mod tests {
-    use std::fmt;
     use std::io;
     use std::time::Duration;
 
     use super::*;
-
-    type Erased = Box<dyn Error + Send + Sync>;
-
-    #[derive(Debug)]
-    struct Wrapped(Erased);
-
-    impl fmt::Display for Wrapped {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("it failed")
-        }
-    }
-
-    impl Error for Wrapped {
-        fn source(&self) -> Option<&(dyn Error + 'static)> {
-            Some(&*self.0)
-        }
-    }
+    use crate::semconv::test_errors::{Erased, Wrapped};
 
     fn errors() -> Vec<Erased> {
         let mut errors: Vec<Erased> = (0..16)

@@ -35,7 +35,7 @@ pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
 /// Returns the first `limit` bytes, and a few more that show a later reader that the text is cut.
 #[inline]
 pub(crate) fn bounded_bytes(bytes: &[u8], limit: usize) -> &[u8] {
-    // As many as the longest character has, so that no cut character is within the limit.
+    // The longest character has four bytes, so no cut character is within the limit.
     const MORE: usize = 4;
     bytes.get(..limit + MORE).unwrap_or(bytes)
 }

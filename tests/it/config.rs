@@ -21,8 +21,8 @@ fn warnings(variables: &[(&str, &str)]) -> Vec<String> {
 fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
     for (variables, expected) in [
         (
-            &[("ENVIRONMENT", "prod")][..],
-            "ENVIRONMENT=\"prod\" is none of development, staging and production; using development",
+            &[("ENVIRONMENT", "moon")][..],
+            "ENVIRONMENT=\"moon\" is none of development, test, staging and production; using development",
         ),
         (
             &[("ENABLE_TELEMETRY", "no")],

@@ -8,6 +8,8 @@ mod support;
 
 #[cfg(feature = "logs")]
 mod access_log;
+#[cfg(feature = "init")]
+mod all_variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod b3;
 #[cfg(feature = "axum")]

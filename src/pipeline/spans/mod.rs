@@ -1,6 +1,6 @@
 //! Spans without the SDK: sampled, recorded, ended and written as OTLP.
 
-pub(crate) mod decided;
+pub(crate) mod b3_sampler;
 pub(crate) mod ended;
 pub(crate) mod message;
 pub(crate) mod queues;

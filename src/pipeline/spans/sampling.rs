@@ -26,19 +26,15 @@ pub(crate) enum Below {
 impl Sampling {
     /// `None` for a sampler of the application.
     pub(crate) fn of(sampler: &Sampler) -> Option<Self> {
-        use Below::{Otherwise, Parent};
-        let (below, otherwise) = match *sampler {
-            Sampler::AlwaysOn => (Otherwise, SdkSampler::AlwaysOn),
-            Sampler::AlwaysOff => (Otherwise, SdkSampler::AlwaysOff),
-            Sampler::TraceIdRatio(ratio) => (Otherwise, SdkSampler::TraceIdRatioBased(ratio)),
-            Sampler::ParentBasedAlwaysOn => (Parent, SdkSampler::AlwaysOn),
-            Sampler::ParentBasedAlwaysOff => (Parent, SdkSampler::AlwaysOff),
-            Sampler::ParentBasedTraceIdRatio(ratio) => {
-                (Parent, SdkSampler::TraceIdRatioBased(ratio))
-            }
-            Sampler::Custom(_) => return None,
+        let rule = sampler.rule().ok()?;
+        let below = match rule.follows_parent {
+            true => Below::Parent,
+            false => Below::Otherwise,
         };
-        Some(Self { below, otherwise })
+        Some(Self {
+            below,
+            otherwise: rule.root,
+        })
     }
 
     pub(crate) fn samples(

@@ -95,14 +95,14 @@ impl StartSpan for Tracer {
         }
         let ids = RandomIdGenerator::default();
         let trace_id = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
-        let beside = TraceExtra::of(cx, parent);
-        let decision = beside.and_then(|beside| beside.decision(parent));
+        let extra = TraceExtra::of(cx, parent);
+        let decision = extra.and_then(|extra| extra.decision(parent));
         let is_sampled = self.sampling.samples(parent, decision, trace_id);
         // The id of a new trace is random (Trace Context Level 2, "random-trace-id flag").
         let random = parent.map_or(RANDOM_FLAG, |parent| {
             parent.trace_flags().to_u8() & RANDOM_FLAG
         });
-        let state = parent.and_then(|parent| state_text(parent, beside));
+        let state = parent.and_then(|parent| state_text(parent, extra));
         // The span of a request holds its state. The spans below it hold a small one alone: of a
         // large one each would take two allocations for a member, again and again. Headers and
         // exported spans are written from the text, which all share.
@@ -115,7 +115,7 @@ impl StartSpan for Tracer {
             false,
             held.and_then(parse_state).unwrap_or_default(),
         );
-        let cx = TraceExtra::below(cx, beside, &span_context, state.as_ref());
+        let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
@@ -616,8 +616,8 @@ mod tests {
         let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
-            let beside = TraceExtra::new(Some(&remote), None, decision);
-            let cx = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), None, decision);
+            let cx = Context::new().with_value(extra);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
             assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
         }
@@ -641,8 +641,8 @@ mod tests {
             let remote = with_state(&span_context(0x01, true), TraceState::NONE);
             let shared: Option<Arc<str>> =
                 Some(&*state).filter(|text| !text.is_empty()).map(Arc::from);
-            let beside = TraceExtra::new(Some(&remote), shared.clone(), None);
-            let root = Context::new().with_value(beside);
+            let extra = TraceExtra::new(Some(&remote), shared.clone(), None);
+            let root = Context::new().with_value(extra);
             let parent = Parent {
                 cx: &root,
                 span_context: Some(&remote),

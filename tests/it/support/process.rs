@@ -1,9 +1,10 @@
 //! Programs as child processes: what they say, and how they end.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,17 +33,9 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Starts an example of this package, which `cargo test` has built beside the tests.
+    /// Builds an example of this package, with the features of this test, and starts it.
     pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Self {
-        let mut path = std::env::current_exe().expect("a test is a program");
-        path.pop();
-        path.pop();
-        let path: PathBuf = path.join("examples").join(name);
-        assert!(
-            path.exists(),
-            "there is no {path:?}; `cargo test` builds it"
-        );
-        let mut command = Command::new(path);
+        let mut command = Command::new(built_example(name));
         for (name, _) in std::env::vars() {
             let others = [
                 "ENABLE_TELEMETRY",
@@ -119,6 +112,55 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Returns the program of an example, which is built at the first call of a test process.
+fn built_example(name: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(name) {
+        return path.clone();
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args([
+            "build",
+            "--quiet",
+            "--message-format=json",
+            "--example",
+            name,
+        ])
+        .args(["--no-default-features", "--features", &features()])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.output().expect("cargo is there");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} does not build: {words}");
+    let messages = String::from_utf8(output.stdout).expect("it is JSON");
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let path = messages
+        .filter(|message: &serde_json::Value| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the program");
+    built.insert(name.to_owned(), path.clone());
+    path
+}
+
+/// Returns the features of this package that this test was built with.
+fn features() -> String {
+    macro_rules! features {
+        ($($name:literal)*) => {
+            [$(cfg!(feature = $name).then_some($name)),*]
+        };
+    }
+    let features =
+        features!("axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
+    Vec::from_iter(features.into_iter().flatten()).join(",")
 }
 
 fn collect(output: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {

@@ -12,10 +12,10 @@ use crate::attribute_set;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
 use crate::layer_state::access_log;
 use crate::providers::exceptions::{Exception, LogException};
-use crate::request::end::RequestEnd;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::InFlight;
 use crate::request::received::Received;
+use crate::request::request_end::RequestEnd;
 use crate::semconv::is_defined;
 use crate::semconv::status_attribute;
 use crate::semconv::{self, ErrorType, Side};
@@ -217,18 +217,18 @@ impl InFlight {
         if !self.span_is_recording {
             return;
         }
+        let span = cx.span();
         if let Some(error) = error {
-            self.set_on_span(cx, error.attribute());
+            attribute_set::write_as_crate(|| span.set_attribute(error.attribute()));
             // The server did not fail if the client went away.
             let is_cancelled = error == ErrorType::Name(semconv::CANCELLED)
                 && matches!(end, RequestEnd::Cancelled);
             if !is_cancelled {
-                let description = self.error_description(end);
-                cx.span().set_status(Status::error(description));
+                span.set_status(Status::error(self.error_description(end)));
             }
         }
         if let Some(start_time) = self.start_time {
-            cx.span().end_with_timestamp(start_time + duration);
+            span.end_with_timestamp(start_time + duration);
         }
     }
 

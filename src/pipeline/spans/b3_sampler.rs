@@ -13,9 +13,9 @@ use crate::providers::scope::without_span_of;
 
 /// A sampler that is asked as the decision that came by B3 has it.
 #[derive(Clone, Debug)]
-pub(crate) struct Decided(pub(crate) Box<dyn ShouldSample>);
+pub(crate) struct B3Sampler(pub(crate) Box<dyn ShouldSample>);
 
-impl ShouldSample for Decided {
+impl ShouldSample for B3Sampler {
     fn should_sample(
         &self,
         parent: Option<&Context>,
@@ -105,7 +105,7 @@ mod tests {
             }
             for (samplers, expected) in [&on[..], &off, &always, &never].into_iter().zip(expected) {
                 for sampler in samplers {
-                    let sampler = Decided(sampler.clone());
+                    let sampler = B3Sampler(sampler.clone());
                     let kind = SpanKind::Server;
                     let trace_id = TraceId::from(0x1a2b);
                     let result = sampler.should_sample(Some(&cx), trace_id, "", &kind, &[], &[]);

@@ -1,0 +1,87 @@
+//! Variables of receivers of OTLP.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use crate::config::settings::otlp::{Compression, Endpoint, OtlpSettings, Protocol};
+use crate::config::settings::signal::Signal;
+use crate::providers::variables::Variables;
+
+impl Variables<'_> {
+    /// `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
+    pub(crate) fn otlp(&mut self, signal: Option<Signal>) -> OtlpSettings {
+        let prefix = match signal {
+            Some(signal) => {
+                format!("OTEL_EXPORTER_OTLP_{}", signal.name().to_ascii_uppercase())
+            }
+            None => "OTEL_EXPORTER_OTLP".to_owned(),
+        };
+        let name = |setting: &str| format!("{prefix}_{setting}");
+        let compressions = [("gzip", Compression::Gzip), ("none", Compression::None)];
+        let endpoint = name("ENDPOINT");
+        let insecure = name("INSECURE");
+        let timeout = name("TIMEOUT");
+        OtlpSettings {
+            endpoint: self.text(&endpoint).map(|text| Endpoint {
+                origin: endpoint,
+                text,
+            }),
+            insecure: self.flag_or(&insecure, "it is left out"),
+            protocol: self.protocol(&name("PROTOCOL")),
+            compression: self.word(&name("COMPRESSION"), &compressions, "it is left out"),
+            headers: self.headers(&name("HEADERS")),
+            timeout: self.milliseconds_or(&timeout, "it is left out"),
+            certificate: self.file(&name("CERTIFICATE")),
+            client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
+            client_key: self.file(&name("CLIENT_KEY")),
+        }
+    }
+
+    fn protocol(&mut self, name: &str) -> Option<Protocol> {
+        let protocols = [
+            ("grpc", Protocol::Grpc),
+            ("http/protobuf", Protocol::HttpProtobuf),
+            #[cfg(feature = "http-json")]
+            ("http/json", Protocol::HttpJson),
+        ];
+        if cfg!(not(feature = "http-json"))
+            && let Some(value) = self.text(name)
+            && value.eq_ignore_ascii_case("http/json")
+        {
+            let consequence = "needs the feature `http-json`; using http/protobuf";
+            self.warn(name, Some(&value), consequence);
+            return Some(Protocol::HttpProtobuf);
+        }
+        self.word(name, &protocols, "it is left out")
+    }
+
+    /// `name=value` pairs, values percent-encoded. What is wrong with one is said without it.
+    fn headers(&mut self, variable: &str) -> Option<HeaderMap> {
+        let text = self.text(variable)?;
+        let mut headers = HeaderMap::new();
+        for (n, pair) in text.split(',').enumerate() {
+            if pair.trim().is_empty() {
+                continue;
+            }
+            match header(pair) {
+                Some((name, value)) => {
+                    headers.insert(name, value);
+                }
+                None => {
+                    let consequence =
+                        format!("is not a list of name=value: entry {} is left out", n + 1);
+                    self.warn(variable, None, consequence);
+                }
+            }
+        }
+        Some(headers)
+    }
+}
+
+fn header(pair: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = pair.split_once('=')?;
+    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    let mut value = HeaderValue::from_str(&value).ok()?;
+    value.set_sensitive(true);
+    Some((name.trim().parse().ok()?, value))
+}

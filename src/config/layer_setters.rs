@@ -1,0 +1,94 @@
+//! Setters of what layers record.
+
+use http::HeaderName;
+
+use crate::config::builder::Config;
+use crate::providers::layer_variables;
+
+impl Config {
+    /// Sets the known methods of all layers, in place of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS` and
+    /// of the methods of the conventions. Other methods are recorded as `_OTHER`.
+    ///
+    /// A layer's own setter beats it. It holds for [`init`](Self::init) alone. What is not an HTTP
+    /// method is left out, and one of the [`warnings`](Self::warnings).
+    pub fn with_known_methods<N: Into<String>>(
+        mut self,
+        methods: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let methods: Vec<String> = methods.into_iter().map(Into::into).collect();
+        let methods = methods.iter().map(String::as_str);
+        let (origin, warnings) = ("Config::with_known_methods", &mut self.warnings);
+        self.layers.known_methods = layer_variables::known_methods(origin, methods, warnings);
+        self
+    }
+
+    /// Sets the request headers that server layers capture, in place of
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST`.
+    ///
+    /// A layer's own setter beats it. It holds for [`init`](Self::init) alone. A header that carries
+    /// credentials by its name is not captured, and is one of the [`warnings`](Self::warnings).
+    ///
+    /// ```
+    /// use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION};
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_env()
+    ///     .with_captured_server_request_headers([ACCEPT_LANGUAGE, AUTHORIZATION]);
+    /// let warning = config.warnings().last().map(ToString::to_string);
+    /// assert!(warning.is_some_and(|warning| warning.contains("authorization")));
+    /// ```
+    pub fn with_captured_server_request_headers(
+        mut self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        const NAME: &str = "Config::with_captured_server_request_headers";
+        self.layers.server.request = self.header_names(NAME, names);
+        self
+    }
+
+    /// Sets the response headers that server layers capture, in place of
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE`, as
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    pub fn with_captured_server_response_headers(
+        mut self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        const NAME: &str = "Config::with_captured_server_response_headers";
+        self.layers.server.response = self.header_names(NAME, names);
+        self
+    }
+
+    /// Sets the request headers that client layers capture, in place of
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST`, as
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    pub fn with_captured_client_request_headers(
+        mut self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        const NAME: &str = "Config::with_captured_client_request_headers";
+        self.layers.client.request = self.header_names(NAME, names);
+        self
+    }
+
+    /// Sets the response headers that client layers capture, in place of
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE`, as
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    pub fn with_captured_client_response_headers(
+        mut self,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        const NAME: &str = "Config::with_captured_client_response_headers";
+        self.layers.client.response = self.header_names(NAME, names);
+        self
+    }
+
+    fn header_names(
+        &mut self,
+        origin: &str,
+        names: impl IntoIterator<Item = HeaderName>,
+    ) -> Vec<HeaderName> {
+        let names: Vec<_> = names.into_iter().collect();
+        let names = names.iter().map(HeaderName::as_str);
+        layer_variables::header_names(origin, names, &mut self.warnings)
+    }
+}

@@ -1,0 +1,24 @@
+//! The types of settings. Each subject has a file of its own.
+
+pub(crate) mod batch;
+pub(crate) mod environment;
+pub(crate) mod exception_signal;
+pub(crate) mod exporter;
+pub(crate) mod histogram;
+pub(crate) mod limits;
+#[cfg(feature = "logs")]
+pub(crate) mod log_lines;
+pub(crate) mod otlp;
+pub(crate) mod propagator;
+pub(crate) mod sampler;
+pub(crate) mod signal;
+
+pub(crate) use crate::config::settings::batch::Batch;
+pub(crate) use crate::config::settings::exception_signal::ExceptionSignal;
+pub(crate) use crate::config::settings::exporter::Exporter;
+pub(crate) use crate::config::settings::histogram::HistogramAggregation;
+pub(crate) use crate::config::settings::limits::Limits;
+pub(crate) use crate::config::settings::otlp::{Compression, PemFile, Protocol};
+pub(crate) use crate::config::settings::propagator::Propagator;
+pub(crate) use crate::config::settings::sampler::Sampler;
+pub(crate) use crate::config::settings::signal::{PerSignal, Signal};

@@ -1,0 +1,88 @@
+//! The line at the start, which says what is configured.
+
+use std::fmt;
+
+use opentelemetry::Key;
+
+use crate::config::builder::Config;
+use crate::config::env::ENVIRONMENT;
+use crate::config::resource::resource;
+use crate::config::settings::exporter::Exporter;
+use crate::config::settings::signal::Signal;
+use crate::semconv::resource as names;
+
+/// Attributes of the resource that the line shows.
+const SHOWN: [(&str, &str); 3] = [
+    ("service", names::SERVICE_NAME),
+    ("version", names::SERVICE_VERSION),
+    ("environment", names::DEPLOYMENT_ENVIRONMENT_NAME),
+];
+
+/// Says what telemetry there will be, in one line without secrets. [`Config::init`] logs it.
+///
+/// ```
+/// use tower_telemetry::Config;
+///
+/// let config = Config::from_vars(|name| match name {
+///     "ENVIRONMENT" => Some("staging".to_owned()),
+///     "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://collector:4317".to_owned()),
+///     _ => None,
+/// });
+/// assert_eq!(
+///     config.with_service_name("shop").to_string(),
+///     "service=shop environment=staging traces=otlp(grpc,http://collector:4317) \
+///      metrics=otlp(grpc,http://collector:4317) logs=otlp(grpc,http://collector:4317) \
+///      sampler=parentbased_always_on(because ENVIRONMENT=staging) propagators=tracecontext,baggage",
+/// );
+/// ```
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.enabled {
+            return f.write_str("telemetry is switched off");
+        }
+        // As it is sent, whichever way it was given.
+        let resource = resource(self);
+        let mut separator = "";
+        for (word, key) in SHOWN {
+            if let Some(value) = resource.get(&Key::from_static_str(key)) {
+                write!(f, "{separator}{word}={value}")?;
+                separator = " ";
+            }
+        }
+        for signal in Signal::ALL {
+            let exporters = self.exporters(signal).into_iter();
+            let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
+                (Exporter::Console, _) => "console".to_owned(),
+                (Exporter::Otlp, Ok(target)) => format!("otlp({target})"),
+                (Exporter::Otlp, Err(_)) => "otlp(no endpoint)".to_owned(),
+            });
+            write!(f, " {}={}", signal.name(), list(exporters))?;
+        }
+        let (sampler, because) = match &self.sampler {
+            Some(sampler) => (sampler.to_string(), self.sampler_origin.map(str::to_owned)),
+            None => {
+                let environment = self.environment();
+                let because = self.environment_origin.map(|origin| match origin {
+                    ENVIRONMENT => format!("{origin}={}", environment.as_str()),
+                    setter => setter.to_owned(),
+                });
+                (self.default_sampler().to_string(), because)
+            }
+        };
+        match (because, sampler.strip_suffix(')')) {
+            (Some(because), Some(sampler)) => write!(f, " sampler={sampler}, because {because})")?,
+            (Some(because), None) => write!(f, " sampler={sampler}(because {because})")?,
+            (None, _) => write!(f, " sampler={sampler}")?,
+        }
+        let propagators = self.propagators.iter().map(|one| one.name().to_owned());
+        write!(f, " propagators={}", list(propagators))
+    }
+}
+
+fn list(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<_> = words.collect();
+    match words.is_empty() {
+        true => "none".to_owned(),
+        false => words.join(","),
+    }
+}

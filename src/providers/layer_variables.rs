@@ -1,0 +1,173 @@
+//! Variables that set up layers. `Config` reads them with all others; without `init`, a layer reads
+//! them itself.
+
+use std::sync::OnceLock;
+
+use http::{HeaderName, Method};
+
+use crate::providers::variables::{ConfigWarning, Variables};
+use crate::semconv::{self, Side};
+
+/// Settings of layers, which the setters of a layer beat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LayerSettings {
+    /// Empty for the methods of the conventions.
+    pub(crate) known_methods: Vec<String>,
+    pub(crate) server: HeaderNames,
+    pub(crate) client: HeaderNames,
+}
+
+/// Headers to capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeaderNames {
+    pub(crate) request: Vec<HeaderName>,
+    pub(crate) response: Vec<HeaderName>,
+}
+
+impl LayerSettings {
+    /// Reads the variables.
+    pub(crate) fn read(variables: &mut Variables<'_>) -> Self {
+        let mut headers = |name: &str| {
+            let name = format!("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_{name}");
+            let text = variables.text(&name).unwrap_or_default();
+            header_names(&name, elements(&text), &mut variables.warnings)
+        };
+        let server = HeaderNames {
+            request: headers("SERVER_REQUEST"),
+            response: headers("SERVER_RESPONSE"),
+        };
+        let client = HeaderNames {
+            request: headers("CLIENT_REQUEST"),
+            response: headers("CLIENT_RESPONSE"),
+        };
+        let name = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS";
+        let text = variables.text(name).unwrap_or_default();
+        Self {
+            known_methods: known_methods(name, elements(&text), &mut variables.warnings),
+            server,
+            client,
+        }
+    }
+
+    /// Returns the settings of the process environment, which is read once. A value that cannot be used
+    /// is logged then.
+    pub(crate) fn of_environment() -> &'static Self {
+        static READ: OnceLock<LayerSettings> = OnceLock::new();
+        if let Some(read) = READ.get() {
+            return read;
+        }
+        let mut variables = Variables::new(&|name| std::env::var_os(name));
+        let settings = Self::read(&mut variables);
+        let mut is_first = false;
+        let read = READ.get_or_init(|| {
+            is_first = true;
+            settings
+        });
+        // Not under the lock: a subscriber may send a request of its own through a layer.
+        if is_first {
+            for warning in variables.warnings {
+                tracing::warn!(target: "tower_telemetry", "{warning}");
+            }
+        }
+        read
+    }
+
+    pub(crate) fn headers(&self, side: Side) -> &HeaderNames {
+        match side {
+            Side::Server => &self.server,
+            Side::Client => &self.client,
+        }
+    }
+}
+
+fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let elements = text.split(',').map(str::trim);
+    elements.filter(|element| !element.is_empty())
+}
+
+/// Returns the methods that can be used of those that `origin` names, each once.
+pub(crate) fn known_methods<'a>(
+    origin: &str,
+    methods: impl IntoIterator<Item = &'a str>,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Vec<String> {
+    let mut known: Vec<String> = Vec::new();
+    for method in methods {
+        if Method::from_bytes(method.as_bytes()).is_err() {
+            let consequence = "is not an HTTP method; it is left out";
+            warnings.push(ConfigWarning::new(origin, Some(method), consequence));
+        } else if !known.iter().any(|before| before == method) {
+            known.push(method.to_owned());
+        }
+    }
+    known
+}
+
+/// Returns the headers that can be captured of those that `origin` names, each once.
+pub(crate) fn header_names<'a>(
+    origin: &str,
+    names: impl IntoIterator<Item = &'a str>,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Vec<HeaderName> {
+    let mut captured: Vec<HeaderName> = Vec::new();
+    for text in names {
+        let consequence = match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(name) if semconv::is_sensitive_header(&name) => {
+                "is a header that carries credentials; it is not captured"
+            }
+            Ok(name) => {
+                if !captured.contains(&name) {
+                    captured.push(name);
+                }
+                continue;
+            }
+            Err(_) => "is not the name of a header; it is left out",
+        };
+        // By mistake a value may stand behind the name.
+        let mut inner = text.char_indices().skip(1);
+        let end = inner.find(|(_, found)| matches!(found, '=' | ':'));
+        let name = &text[..end.map_or(text.len(), |(end, _)| end)];
+        warnings.push(ConfigWarning::new(origin, Some(name), consequence));
+    }
+    captured
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_that_cannot_be_used_is_warned_of_once_and_the_others_hold() {
+        let mut warnings = Vec::new();
+        let methods = known_methods(
+            "METHODS",
+            ["GET", "PUR GE", "get", "GET", "é"],
+            &mut warnings,
+        );
+        assert_eq!(methods, ["GET", "get"]);
+        let names = [
+            "X-Tenant",
+            "x-tenant",
+            "cookie",
+            "a b",
+            "token: canary",
+            ":path",
+            "",
+        ];
+        let names = header_names("NAMES", names, &mut warnings);
+        assert_eq!(names, ["x-tenant"]);
+        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            [
+                "METHODS=\"PUR GE\" is not an HTTP method; it is left out",
+                "METHODS=\"é\" is not an HTTP method; it is left out",
+                "NAMES=\"cookie\" is a header that carries credentials; it is not captured",
+                "NAMES=\"a b\" is not the name of a header; it is left out",
+                "NAMES=\"token\" is not the name of a header; it is left out",
+                "NAMES=\":path\" is not the name of a header; it is left out",
+                "NAMES=\"\" is not the name of a header; it is left out",
+            ]
+        );
+    }
+}
