@@ -400,4 +400,60 @@ mod tests {
         let stats = counters.stats();
         assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 3));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_about_loss_names_the_receiver_the_reason_and_what_to_try() {
+        let (lines, _subscriber) = lines();
+        for (failure, hint) in [
+            (Failure::Refused, "check that the receiver runs"),
+            (Failure::Dns, "host name"),
+            (Failure::HttpStatus(401), "OTEL_EXPORTER_OTLP_HEADERS"),
+            (
+                Failure::GrpcStatus("UNAUTHENTICATED"),
+                "OTEL_EXPORTER_OTLP_HEADERS",
+            ),
+            (Failure::Connection, "4317"),
+            (Failure::TooLarge, "record less"),
+        ] {
+            let receiver = "http://collector:4317 (grpc)".to_owned();
+            let mut losses = Losses::new(Signal::Traces, receiver, Arc::default());
+            let mut outcome = SendOutcome::default();
+            outcome.fail(3, failure, "the reason".to_owned());
+            losses.settle(outcome);
+            let text = lines.text();
+            let kind = failure.to_string();
+            let parts = [
+                "traces",
+                "http://collector:4317 (grpc)",
+                "lost=3",
+                "the reason",
+                &kind,
+                hint,
+            ];
+            for part in parts {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_told_after_five_seconds_and_its_end_once() {
+        let (lines, _subscriber) = lines();
+        let mut losses = Losses::new(Signal::Logs, "there".to_owned(), Arc::default());
+        let refused = || Some((Failure::Refused, "refused".to_owned()));
+        losses.note_failure(refused(), Duration::from_secs(4));
+        assert!(lines.levels().is_empty(), "it is nothing to tell of");
+        losses.note_failure(refused(), Duration::from_secs(5));
+        losses.note_failure(refused(), Duration::from_secs(70));
+        let text = lines.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("telemetry waits: logs are kept"), "{text}");
+        for expected in [&["INFO"][..], &[]] {
+            losses.settle(SendOutcome {
+                exported: 1,
+                ..SendOutcome::default()
+            });
+            assert_eq!(lines.levels(), expected);
+        }
+    }
 }
