@@ -290,12 +290,12 @@ fn wrong_input_is_told_in_one_line() {
         &[
             ("OTEL_TRACES_SAMPLER", "traceidratio"),
             ("OTEL_TRACES_SAMPLER_ARG", "abc"),
-            ("ENVIRONMENT", "prod"),
+            ("ENVIRONMENT", "moon"),
         ],
     );
     let line = server.line("OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; using 1");
     assert!(line.contains("WARN"), "{line}");
-    server.line("ENVIRONMENT=\"prod\" is none of development, staging and production");
+    server.line("ENVIRONMENT=\"moon\" is none of development, test, staging and production");
     server.url();
 
     let mut server = Process::example("server", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")]);
