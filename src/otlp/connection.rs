@@ -246,7 +246,7 @@ fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tls"))]
 mod tests {
     use super::*;
 
@@ -256,7 +256,6 @@ mod tests {
         Connection::new(origin).expect("it needs no file")
     }
 
-    #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_says_nothing_is_not_waited_for_without_end() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
