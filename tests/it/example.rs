@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use crate::support::process::Process;
 use crate::support::receiver::{Fault, Receiver, attributes_of};
 use crate::support::refused::RefusedPort;
-use crate::support::{TRACE_ID, TRACEPARENT, eventually, send};
+use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, eventually, send};
 
 async fn get(server: &Process, path: &str) -> Response<Bytes> {
     let request = Request::get(format!("{}{path}", server.url()))
@@ -318,7 +318,7 @@ fn a_collector_that_is_down_holds_no_server() {
     let start = std::time::Instant::now();
     server.terminate();
     assert!(server.wait().success());
-    assert!(start.elapsed() < std::time::Duration::from_secs(6));
+    assert!(start.elapsed() < DEADLINE);
 }
 
 #[test]
