@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What became of the spans, the metric points or the log records of a process so far.
 ///
-/// `accepted` is the sum of `exported`, `failed` and `dropped`, once nothing waits any more.
+/// `accepted` is the sum of `exported`, `failed`, `dropped` and `waiting` at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalStats {
@@ -17,12 +17,15 @@ pub struct SignalStats {
     /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
     /// some may have arrived.
     pub dropped: u64,
-    /// Why an export failed the last time that one did.
+    /// In the queue, on their way, or kept for another attempt.
+    pub waiting: u64,
+    /// Why an attempt to export failed the last time that one did. It may have been followed by an
+    /// attempt that did not fail.
     pub last_failure: Option<Failure>,
 }
 
 /// Why an export failed. Its text is short, and says nothing of what was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
     /// The name of the receiver could not be resolved.

@@ -2,6 +2,9 @@
 
 #![cfg(feature = "init")]
 
+#[path = "it/support/refused.rs"]
+mod refused;
+
 use std::alloc::System;
 use std::convert::Infallible;
 
@@ -9,6 +12,7 @@ use bytes::Bytes;
 use cap::Cap;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Empty;
+use refused::refused_address;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{Config, TelemetryLayer, add_span_event, attributes};
 
@@ -28,8 +32,7 @@ const REQUESTS: usize = if cfg!(debug_assertions) {
 async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_is_down() {
     let telemetry = Config::from_vars(|name| match name {
         "ENVIRONMENT" => Some("staging".to_owned()),
-        // Nobody listens there.
-        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://127.0.0.1:9".to_owned()),
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("http://{}", refused_address())),
         _ => None,
     });
     let telemetry = telemetry.init().expect("it is valid");

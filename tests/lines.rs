@@ -68,11 +68,6 @@ mod programs {
             "requests" => requests(config()),
             "requests, with a subscriber that blocks" => {
                 tracing_subscriber::fmt().init();
-                std::thread::spawn(|| {
-                    loop {
-                        log_lines();
-                    }
-                });
                 requests(config().without_subscriber());
             }
             "lines that nobody reads" => {
@@ -114,6 +109,14 @@ mod programs {
     fn requests(config: Config) {
         let telemetry: TelemetryGuard = config.init().expect("it is the first");
         let logs = !std::env::var("PROGRAM").is_ok_and(|program| program.contains("blocks"));
+        if !logs {
+            // After `init`, which writes its line with the subscriber of the application.
+            std::thread::spawn(|| {
+                loop {
+                    log_lines();
+                }
+            });
+        }
         let service = TelemetryLayer::new().layer(service_fn(move |_: Request<()>| async move {
             if logs {
                 tracing::info!("a line of a request, which is long enough to fill a pipe soon");

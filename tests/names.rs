@@ -2,9 +2,13 @@
 
 #![cfg(feature = "init")]
 
+#[path = "it/support/refused.rs"]
+mod refused;
+
 use std::alloc::System;
 
 use cap::Cap;
+use refused::refused_address;
 use tower_telemetry::{
     Config, config::Exporter, increment_counter, record_histogram_value, set_gauge,
 };
@@ -18,7 +22,7 @@ const MIB: usize = 1024 * 1024;
 fn a_million_names_take_no_more_memory_than_the_first_256() {
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
-        .with_endpoint("http://127.0.0.1:9")
+        .with_endpoint(format!("http://{}", refused_address()))
         .init()
         .expect("it is the first");
     let name = |n: u32| {

@@ -63,6 +63,8 @@ pub struct Config {
     pub(crate) logs: Batch,
     pub(crate) metric_interval: Duration,
     pub(crate) metric_timeout: Duration,
+    pub(crate) max_retry_age: Duration,
+    pub(crate) self_metrics: bool,
     pub(crate) temporality: Temporality,
     pub(crate) histograms: HistogramAggregation,
     pub(crate) exceptions: ExceptionSignal,
@@ -205,6 +207,20 @@ impl Config {
     ) -> Self {
         self.exporters[signal] = Some(exporters.into_iter().collect());
         self.exporters_from_variable[signal] = false;
+        self
+    }
+
+    /// Sets whether there are metrics about the export itself, in place of `TELEMETRY_SELF_METRICS`. Off
+    /// by default. Alert on them (semantic conventions, "OpenTelemetry SDK metrics", in development):
+    ///
+    /// | metric | of [`SignalStats`](crate::stats::SignalStats) |
+    /// |---|---|
+    /// | `otel.sdk.exporter.{span,log,metric_data_point}.exported` | without `error.type` `exported`; with it `failed`, and `dropped` after attempts |
+    /// | `otel.sdk.exporter.{span,log,metric_data_point}.inflight` | the part of `waiting` that is on its way, or kept for another attempt |
+    /// | `otel.sdk.processor.{span,log}.queue.size`, `.capacity` | the rest of `waiting`, and its bound |
+    /// | `otel.sdk.processor.{span,log}.processed` | the items that left the queue; with `error.type=queue_full` the rest of `dropped` |
+    pub fn with_self_metrics(mut self, wanted: bool) -> Self {
+        self.self_metrics = wanted;
         self
     }
 

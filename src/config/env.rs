@@ -113,6 +113,8 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         logs: vars.batch("OTEL_BLRP", Batch::for_logs()),
         metric_interval: interval,
         metric_timeout,
+        max_retry_age: Duration::from_secs(5 * 60),
+        self_metrics: vars.flag("TELEMETRY_SELF_METRICS", false),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),

@@ -138,11 +138,35 @@ impl Config {
         self
     }
 
-    /// Sets how long the export of one message may take, all attempts together, in place of
-    /// `OTEL_EXPORTER_OTLP_TIMEOUT` and its like. Default 10 seconds, from 1 ms to a day. The time
-    /// for which the receiver asks for quiet does not count.
+    /// Sets the bound of one attempt to send a message, in place of `OTEL_EXPORTER_OTLP_TIMEOUT` and
+    /// its like. Default 10 seconds, from 1 ms to a day.
+    ///
+    /// The specification bounds an export with all its attempts. Here an attempt that fails is
+    /// followed by others for as long as there is room for what waits, so that an outage loses
+    /// nothing; see [`with_max_retry_age`](Self::with_max_retry_age).
     pub fn with_export_timeout(self, timeout: Duration) -> Self {
         self.with_otlp_setting(within_a_day(timeout), |otlp| &mut otlp.timeout)
+    }
+
+    /// Sets for how long a message that its receiver does not take is kept and sent again. Default 5
+    /// minutes, from 1 ms to a day.
+    ///
+    /// Spans, log records and, of delta temporality, metric points are kept after connection errors
+    /// and answers that OTLP calls retryable; spans and log records after timeouts too, so that a
+    /// receiver may get them twice. The pauses between attempts are random and grow from 100 ms to 5
+    /// seconds, or are as long as the receiver asks (`Retry-After`, `RetryInfo`). What is kept has
+    /// its place in the queue. When newer items need that, the oldest message goes, and is counted as
+    /// [`dropped`](crate::stats::SignalStats::dropped). A shutdown tries until its timeout.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_env().with_max_retry_age(Duration::from_secs(60));
+    /// ```
+    pub fn with_max_retry_age(mut self, age: Duration) -> Self {
+        self.max_retry_age = within_a_day(age);
+        self
     }
 
     /// Sets one setting of OTLP for all signals, in place of what was set for one of them.

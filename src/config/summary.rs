@@ -118,6 +118,8 @@ impl fmt::Debug for Config {
             layers,
             #[cfg(feature = "logs")]
             log_lines,
+            max_retry_age,
+            self_metrics,
             shutdown_timeout,
             warnings,
         } = self;
@@ -151,6 +153,8 @@ impl fmt::Debug for Config {
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
         shown
+            .field("max_retry_age", max_retry_age)
+            .field("self_metrics", self_metrics)
             .field("shutdown_timeout", shutdown_timeout)
             .field("warnings", warnings)
             .finish()

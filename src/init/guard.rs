@@ -3,18 +3,17 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tokio::sync::oneshot;
 
 use crate::config::settings::{Propagator, Signal};
 use crate::logs::{self, LogWriter, tell};
 #[cfg(feature = "logs")]
 use crate::logs::{Source, filtered_log_records};
 use crate::pipeline::counts::Counters;
+use crate::pipeline::deadlines;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
 use crate::providers::generations;
@@ -50,7 +49,8 @@ pub(crate) struct Pipeline {
 impl TelemetryGuard {
     /// Sends what still waits, ends export, and says what was sent and what was lost.
     ///
-    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together.
+    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together. While
+    /// a receiver is down it takes all of it, because the receiver may come back.
     /// Call it when the server has stopped: what is recorded later is lost, and one warning says so.
     /// Layers and functions that go on then do nothing but pass context on, until
     /// [`init`](crate::init) is called again.
@@ -76,7 +76,8 @@ impl TelemetryGuard {
 
     /// Sends what waits now, and goes on.
     ///
-    /// Takes at most the shutdown timeout, all signals together.
+    /// Takes at most the shutdown timeout, all signals together. What a receiver does not take by then
+    /// is kept and sent again.
     pub async fn force_flush(&self) -> Report {
         match &self.pipeline {
             Some(pipeline) => {
@@ -185,19 +186,12 @@ fn write_lines_within(timeout: Duration) {
 
 /// The same, on any executor or none.
 async fn write_last_lines(timeout: Duration) {
-    if !logs::was_told() && LogWriter::stdout().is_idle() {
-        return;
-    }
-    let (done, written) = oneshot::channel();
-    let waiter = thread::Builder::new()
-        .name("telemetry-flush".to_owned())
-        .spawn(move || {
-            write_lines_within(timeout);
-            let _ = done.send(());
-        });
-    if waiter.is_ok() {
-        let _ = written.await;
-    }
+    let lines = async {
+        if !logs::was_told() || logs::told().await {
+            LogWriter::stdout().written().await;
+        }
+    };
+    deadlines::within(timeout, lines).await;
 }
 
 impl TelemetryGuard {
@@ -303,12 +297,22 @@ mod tests {
     use crate::stats::Failure;
 
     #[test]
+    fn a_flush_and_a_shutdown_can_be_spawned() {
+        fn is_send(_: impl Send) {}
+        let telemetry = || crate::Config::from_vars(|_| Some("false".to_owned())).build();
+        let [one, other] = [telemetry(), telemetry()].map(|guard| guard.expect("it is off"));
+        is_send(one.force_flush());
+        is_send(other.shutdown());
+    }
+
+    #[test]
     fn a_report_is_one_short_paragraph() {
         let stats = |exported, failed, dropped, last_failure| SignalStats {
             accepted: exported + failed + dropped,
             exported,
             failed,
             dropped,
+            waiting: 0,
             last_failure,
         };
         let none = SignalStats::default();

@@ -26,5 +26,5 @@ pub use lines::{LogLines, log_lines};
 pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 
 #[cfg(feature = "init")]
-pub(crate) use teller::{EndNotice, flush as flush_told, tell, was_used as was_told};
+pub(crate) use teller::{EndNotice, flush as flush_told, tell, told, was_used as was_told};
 pub use writer::LogWriter;

@@ -50,6 +50,15 @@ pub(crate) fn flush(timeout: Duration) -> bool {
     sent && told.recv_timeout(left).is_ok()
 }
 
+/// As [`flush`], on any executor or none, and for as long as it takes.
+pub(crate) async fn told() -> bool {
+    let (done, told) = tokio::sync::oneshot::channel();
+    let sent = send(Box::new(move || {
+        let _ = done.send(());
+    }));
+    sent && told.await.is_ok()
+}
+
 /// Whether a line was ever told in this process.
 pub(crate) fn was_used() -> bool {
     let teller = TELLER.lock().unwrap_or_else(PoisonError::into_inner);

@@ -73,6 +73,9 @@ struct State {
     told: u64,
     /// What was done when somebody last waited in vain.
     in_vain: Option<u64>,
+    /// Those who wait until so much is done.
+    #[cfg(feature = "init")]
+    waiters: Vec<(u64, tokio::sync::oneshot::Sender<()>)>,
 }
 
 impl LogWriter {
@@ -125,11 +128,12 @@ impl LogWriter {
         self.shared().flush(timeout)
     }
 
-    /// Whether nothing waits.
+    /// As [`flush`](Self::flush), on any executor or none, and for as long as it takes.
     #[cfg(feature = "init")]
-    pub(crate) fn is_idle(&self) -> bool {
-        let state = locked(&self.shared().state);
-        state.done == state.came
+    pub(crate) async fn written(&self) {
+        let (done, written) = tokio::sync::oneshot::channel();
+        self.shared().call_when_written(done);
+        let _ = written.await;
     }
 
     /// Writes whole lines.
@@ -197,26 +201,45 @@ impl Shared {
             return;
         }
         let mut state = locked(&self.state);
+        // First, because it may have failed until there was no more room.
+        self.start(&mut state);
         if state.waiting.len() + lines.len() > MAX_WAITING {
             state.lost += count(lines);
             return;
         }
         state.waiting.extend_from_slice(lines);
         state.came += lines.len() as u64;
-        if !state.running {
-            let shared = self.clone();
-            let thread = thread::Builder::new().name("log-lines".to_owned());
-            // Where there can be no thread now, there may be one for the next line.
-            state.running = thread.spawn(move || shared.run()).is_ok();
-        }
         drop(state);
         self.wake.notify_one();
     }
 
-    fn flush(&self, timeout: Duration) -> bool {
+    /// Starts the thread, unless it runs. If that fails now, it may not the next time.
+    fn start(self: &Arc<Self>, state: &mut State) {
+        if !state.running {
+            let shared = self.clone();
+            let thread = thread::Builder::new().name("log-lines".to_owned());
+            state.running = thread.spawn(move || shared.run()).is_ok();
+        }
+    }
+
+    /// Answers when all that came before is written or given up.
+    #[cfg(feature = "init")]
+    fn call_when_written(self: &Arc<Self>, done: tokio::sync::oneshot::Sender<()>) {
+        let mut state = locked(&self.state);
+        let came = state.came;
+        if state.done < came {
+            self.start(&mut state);
+            state.waiters.push((came, done));
+        }
+    }
+
+    fn flush(self: &Arc<Self>, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
         let mut state = locked(&self.state);
         let came = state.came;
+        if state.done < came {
+            self.start(&mut state);
+        }
         while state.done < came {
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -247,6 +270,15 @@ impl Shared {
             let mut state = locked(&self.state);
             state.done += lines.len() as u64;
             state.in_vain = None;
+            #[cfg(feature = "init")]
+            {
+                let done = state.done;
+                state.waiters.retain(|(_, waiter)| !waiter.is_closed());
+                let is_done = |(came, _): &mut (u64, _)| *came <= done;
+                for (_, waiter) in state.waiters.extract_if(.., is_done) {
+                    let _ = waiter.send(());
+                }
+            }
             let mut untold = 0;
             match written {
                 Ok(()) => {
@@ -343,5 +375,31 @@ mod last_lines {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_whose_thread_could_not_start_until_it_was_full_writes_again() {
+        let writer = LogWriter::new(io::sink());
+        let state = || locked(&writer.0.state);
+        // As after thread starts that failed.
+        state().waiting = vec![b'\n'; MAX_WAITING];
+        state().came = MAX_WAITING as u64;
+        assert!(!state().running);
+        writer.push(b"one more\n");
+        assert!(writer.flush(Duration::from_secs(20)));
+        assert_eq!(writer.lost(), 1);
+    }
+
+    #[test]
+    fn lines_that_wait_for_a_thread_get_one_when_they_are_flushed() {
+        let writer = LogWriter::new(io::sink());
+        locked(&writer.0.state).waiting = b"line\n".to_vec();
+        locked(&writer.0.state).came = 5;
+        assert!(writer.flush(Duration::from_secs(20)));
     }
 }

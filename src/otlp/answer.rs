@@ -47,7 +47,7 @@ impl AttemptError {
     }
 
     pub(crate) fn timeout() -> Self {
-        Self::new(Failure::Timeout, "no answer in time", Retry::Never)
+        Self::new(Failure::Timeout, "no answer in time", Retry::Soon)
     }
 
     pub(crate) fn no_receiver(detail: &str) -> Self {

@@ -1,28 +1,26 @@
-//! One OTLP export: cut to size, encode, send, judge the answer, try again where that can help.
+//! One OTLP export: split to size, encode, send, judge the answer, and keep the message for another
+//! attempt where that can help.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::config::settings::headers::HeadersFrom;
 use crate::config::settings::{Compression, Protocol};
 use crate::otlp::answer::{AttemptError, Retry};
-use crate::otlp::connection::{Connection, MAX_QUIET};
+use crate::otlp::connection::Connection;
 use crate::otlp::messages;
 use crate::otlp::outcome::SendOutcome;
+use crate::otlp::retention::Retention;
+use crate::otlp::retries::{Repeat, Retries, Unsent};
 use crate::semconv;
 use crate::stats::Failure;
 
 /// Receivers of gRPC take 4 MiB, unless told otherwise.
 const MAX_MESSAGE: usize = 3584 * 1024;
-
-/// Attempts at one export, and the pauses between them, doubled each time.
-const ATTEMPTS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends the telemetry of one signal to its receiver.
 pub(crate) struct OtlpClient {
@@ -32,13 +30,20 @@ pub(crate) struct OtlpClient {
     pub(crate) compression: Compression,
     pub(crate) headers: HeaderMap,
     pub(crate) headers_from: Option<HeadersFrom>,
-    /// For one message, all attempts together.
+    /// The bound of one attempt.
     pub(crate) timeout: Duration,
+    pub(crate) retries: Retries,
 }
 
 impl OtlpClient {
-    /// Sends a message, in parts where it is too large, and says what became of what it holds.
-    pub(crate) async fn export<Q: messages::Request>(&self, message: Q) -> SendOutcome {
+    /// Sends a message, in parts where it is too large, and returns the outcome.
+    pub(crate) async fn export<Q: messages::Request>(
+        &self,
+        message: Q,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> SendOutcome {
+        let oldest = self.retries.oldest();
         let mut outcome = SendOutcome::default();
         let mut parts = vec![message];
         while let Some(mut part) = parts.pop() {
@@ -52,82 +57,72 @@ impl OtlpClient {
                     let detail = format!(
                         "one alone is larger than {MAX_MESSAGE} bytes, or cannot be written"
                     );
-                    outcome.lose(count, Failure::TooLarge, detail);
+                    outcome.fail(count, Failure::TooLarge, detail);
                 }
                 continue;
             };
-            match self.send::<Q>(self.packed(body)).await {
+            // It may be kept for minutes, and once is enough.
+            drop(part);
+            let body = self.packed(body);
+            match self.send::<Q>(body, oldest, repeat, retention).await {
                 Ok((rejected, reason)) => {
                     let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
                     let reason = semconv::truncate(&reason, 256);
                     outcome.exported += count - rejected;
                     if rejected > 0 {
                         let detail = format!("the receiver rejected some: {reason}");
-                        outcome.lose(rejected, Failure::Rejected, detail);
+                        outcome.fail(rejected, Failure::Rejected, detail);
                     } else if !reason.is_empty() {
                         outcome.warning = Some(reason.into_owned());
                     }
                 }
-                Err(error) => outcome.lose(count, error.failure, error.detail),
+                Err(Unsent::Failed(error)) => {
+                    outcome.may_pass |= error.retry != Retry::Never;
+                    outcome.fail(count, error.failure, error.detail);
+                }
+                Err(Unsent::GivenUp(failure, detail)) => {
+                    let rest: usize = parts.drain(..).map(|part| part.count()).sum();
+                    outcome.give_up(count + rest as u64, failure, detail);
+                }
             }
         }
         outcome
     }
 
-    /// Sends one message within the timeout, and says how many the receiver rejected of it.
-    async fn send<Q: messages::Request>(&self, body: Bytes) -> Result<(i64, String), AttemptError> {
-        let give_up = Instant::now() + MAX_QUIET;
-        let mut budget = self.timeout;
-        let mut pause = FIRST_PAUSE;
-        let mut attempt = 1;
-        let mut previous = None;
-        loop {
-            // It is the receiver who wants this; it does not use up the time for the export.
-            self.connection.may_be_used().await;
-            let start = Instant::now();
-            let error = match timeout(budget, self.attempt(body.clone())).await {
-                Ok(Ok(answer)) => {
-                    return self.rejected::<Q>(answer).ok_or_else(|| {
-                        AttemptError::no_receiver("the answer is not that of an OTLP receiver")
-                    });
-                }
-                Ok(Err(error)) => error,
-                // What little time was left proves nothing.
-                Err(_) if budget < self.timeout / 2 && previous.is_some() => {
-                    return Err(previous.unwrap_or_else(AttemptError::timeout));
-                }
-                Err(_) => {
-                    self.connection.renew();
-                    AttemptError::timeout()
-                }
+    /// Sends one message, again and again if need be, and returns how many items the receiver rejected.
+    async fn send<Q: messages::Request>(
+        &self,
+        body: Bytes,
+        oldest: Instant,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> Result<(i64, String), Unsent> {
+        let attempt = || async {
+            let attempt = timeout(self.timeout, self.attempt(body.clone())).await;
+            let Ok(answer) = attempt else {
+                self.connection.renew();
+                return Err(AttemptError::timeout());
             };
-            let wait = match error.retry {
-                Retry::Never => return Err(error),
-                Retry::Soon => pause + jitter(),
-                Retry::After(quiet) => {
-                    self.connection
-                        .keep_quiet(quiet.max(pause).saturating_add(jitter()));
-                    pause = (pause * 2).min(self.timeout);
-                    if Instant::now() >= give_up {
-                        return Err(error);
-                    }
-                    previous = Some(error);
-                    continue;
-                }
-            };
-            budget = budget.saturating_sub(start.elapsed());
-            if attempt == ATTEMPTS || wait >= budget {
-                return Err(error);
-            }
-            sleep(wait).await;
-            budget = budget.saturating_sub(wait);
-            attempt += 1;
-            pause *= 2;
-            previous = Some(error);
-        }
+            self.rejected::<Q>(answer?).ok_or_else(|| {
+                AttemptError::no_receiver("the answer is not that of an OTLP receiver")
+            })
+        };
+        self.retries.run(attempt, oldest, repeat, retention).await
     }
 
-    /// `None` where the message is too large, or cannot be written.
+    /// Returns the receiver's URL and protocol for log lines: neither a query nor a path of its own,
+    /// either of which may hold a secret.
+    pub(crate) fn receiver(&self) -> String {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let host = self.uri.host().unwrap_or_default();
+        let port = self.uri.port().map(|port| format!(":{port}"));
+        let is_usual = ["/v1/traces", "/v1/metrics", "/v1/logs"].contains(&self.uri.path());
+        let path = if is_usual { self.uri.path() } else { "" };
+        let port = port.unwrap_or_default();
+        format!("{scheme}://{host}{port}{path} ({})", self.protocol.name())
+    }
+
+    /// Returns `None` where the message is too large, or cannot be written.
     fn encode<Q: messages::Request>(&self, message: &Q) -> Option<Vec<u8>> {
         match self.protocol {
             Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE),
@@ -135,9 +130,4 @@ impl OtlpClient {
             Protocol::HttpJson => message.to_json(MAX_MESSAGE),
         }
     }
-}
-
-/// Keeps clients that failed together from coming back together.
-fn jitter() -> Duration {
-    Duration::from_millis(RandomState::new().hash_one(()) % 100)
 }

@@ -1,4 +1,4 @@
-//! Connections to a receiver, and when it may be written to.
+//! Connections to a receiver.
 
 use std::error::Error;
 use std::future::Future;
@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::config::error::InitError;
@@ -34,9 +34,6 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest time for which a receiver can ask for quiet, and for which a message is kept for it.
-pub(crate) const MAX_QUIET: Duration = Duration::from_secs(5 * 60);
 
 /// What connections are made of; what has the same shares them.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +69,6 @@ pub(crate) struct Connection {
     pub(crate) origin: Origin,
     connector: Connector,
     client: Mutex<HttpClient>,
-    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Connection {
@@ -80,7 +76,6 @@ impl Connection {
         let connector = Connector(secured(&origin)?);
         Ok(Self {
             client: Mutex::new(client(connector.clone(), origin.is_grpc)),
-            quiet_until: Mutex::new(None),
             connector,
             origin,
         })
@@ -94,24 +89,6 @@ impl Connection {
     /// long to say so.
     pub(crate) fn renew(&self) {
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
-    }
-
-    /// Keeps quiet for a while, as the receiver has asked (OTLP specification, "throttling").
-    pub(crate) fn keep_quiet(&self, time: Duration) {
-        let until = Instant::now() + time.min(MAX_QUIET);
-        let mut quiet_until = locked(&self.quiet_until);
-        *quiet_until = (*quiet_until).max(Some(until));
-    }
-
-    /// Waits until the receiver may be written to.
-    pub(crate) async fn may_be_used(&self) {
-        loop {
-            let quiet_until = *locked(&self.quiet_until);
-            match quiet_until.filter(|until| *until > Instant::now()) {
-                Some(until) => sleep_until(until).await,
-                None => return,
-            }
-        }
     }
 }
 
@@ -269,7 +246,7 @@ fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tls"))]
 mod tests {
     use super::*;
 
@@ -280,29 +257,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quiet_is_kept_for_as_long_as_it_is_asked_for_and_for_five_minutes_at_most() {
-        let connection = connection("http://localhost:4317");
-        for (asked, kept) in [(1, 1), (300, 300), (u64::MAX, 300)] {
-            let start = Instant::now();
-            connection.may_be_used().await;
-            assert_eq!(start.elapsed(), Duration::ZERO);
-            connection.keep_quiet(Duration::from_secs(asked));
-            // What asks for less does not shorten it.
-            connection.keep_quiet(Duration::ZERO);
-            connection.may_be_used().await;
-            let kept = Duration::from_secs(kept);
-            assert!(start.elapsed() >= kept && start.elapsed() < kept + TCP_TIMEOUT);
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    #[tokio::test(start_paused = true)]
     async fn a_peer_that_says_nothing_is_not_waited_for_without_end() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let uri = format!("https://{address}");
         let mut connector = connection(&uri).connector;
-        let start = Instant::now();
+        let start = tokio::time::Instant::now();
         let connected = connector.call(uri.parse().expect("it is a URI")).await;
         let Err(error) = connected else {
             panic!("nobody speaks TLS there");

@@ -1,6 +1,6 @@
 //! OTLP: one message to one receiver, and its outcome.
 
-mod answer;
+pub(crate) mod answer;
 mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
@@ -8,3 +8,6 @@ pub(crate) mod connection;
 pub(crate) mod json;
 pub(crate) mod messages;
 pub(crate) mod outcome;
+pub(crate) mod pace;
+pub(crate) mod retention;
+pub(crate) mod retries;

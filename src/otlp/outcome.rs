@@ -7,15 +7,24 @@ use crate::stats::Failure;
 pub(crate) struct SendOutcome {
     pub(crate) exported: u64,
     pub(crate) failed: u64,
-    /// Why, and in more words, where some failed.
+    /// Given up while they waited for another attempt.
+    pub(crate) dropped: u64,
+    /// Why, and in more words, where some were lost.
     pub(crate) failure: Option<(Failure, String)>,
-    /// What the receiver had to say, although it took everything.
+    /// Whether another attempt might have helped.
+    pub(crate) may_pass: bool,
+    /// A message of the receiver, although it took everything.
     pub(crate) warning: Option<String>,
 }
 
 impl SendOutcome {
-    pub(crate) fn lose(&mut self, count: u64, failure: Failure, detail: String) {
+    pub(crate) fn fail(&mut self, count: u64, failure: Failure, detail: String) {
         self.failed += count;
+        self.failure = Some((failure, detail));
+    }
+
+    pub(crate) fn give_up(&mut self, count: u64, failure: Failure, detail: String) {
+        self.dropped += count;
         self.failure = Some((failure, detail));
     }
 }

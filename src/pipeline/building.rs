@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 
 use crate::config::Config;
@@ -12,8 +13,10 @@ use crate::config::settings::{PerSignal, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connection, Origin, Tls};
-use crate::pipeline::counts::Counters;
+use crate::otlp::retries::Retries;
+use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::self_metrics::Observed;
 use crate::pipeline::worker::Worker;
 
 /// Shared by the signals while their providers are built.
@@ -23,6 +26,8 @@ pub(crate) struct Building<'a> {
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) workers: Vec<Worker>,
     connections: Vec<Arc<Connection>>,
+    /// The signals that go to an OTLP receiver.
+    pub(crate) observed: Vec<Observed>,
     pub(crate) flush: FlushHandle,
     pub(crate) end: EndNotice,
 }
@@ -35,6 +40,7 @@ impl<'a> Building<'a> {
             counters: PerSignal::default(),
             workers: Vec::new(),
             connections: Vec::new(),
+            observed: Vec::new(),
             flush: FlushHandle::default(),
             end: EndNotice::default(),
         }
@@ -74,6 +80,24 @@ impl<'a> Building<'a> {
             headers: headers.unwrap_or_default(),
             headers_from: config.otlp(signal, |settings| settings.headers_from.clone()),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
+            retries: Retries::new(config.max_retry_age),
         })
+    }
+
+    /// Describes the way of a signal for metrics about the export.
+    pub(crate) fn observe(
+        &mut self,
+        signal: Signal,
+        exporter: Vec<KeyValue>,
+        queue: Option<Arc<dyn ObservedQueue>>,
+    ) {
+        let counters = self.counters[signal].clone();
+        self.observed
+            .push(Observed::new(signal, counters, queue, exporter));
+    }
+
+    /// Makes the counts of the losses on the way to a receiver, which is shown by this name.
+    pub(crate) fn losses(&self, signal: Signal, receiver: String) -> Losses {
+        Losses::new(signal, receiver, self.counters[signal].clone())
     }
 }

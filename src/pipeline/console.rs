@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanLimits};
 
 use crate::logs::LogWriter;
 use crate::otlp::outcome::SendOutcome;
+use crate::otlp::retention::Retention;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::worker::Sink;
 use crate::semconv;
@@ -113,7 +114,7 @@ impl SpanPrinter {
 }
 
 impl Sink<EndedSpan> for SpanPrinter {
-    async fn export(&self, batch: Vec<EndedSpan>) -> SendOutcome {
+    async fn export(&self, batch: Vec<EndedSpan>, _: &Retention) -> SendOutcome {
         let exported = batch.len() as u64;
         let text = self.write(|waiting, text| {
             for span in batch {

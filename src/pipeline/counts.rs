@@ -1,8 +1,8 @@
-//! What became of telemetry: counted, and said.
+//! The counts of exported and of lost telemetry, and the log lines about losses.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -12,6 +12,7 @@ use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Signal;
 use crate::logs::tell;
 use crate::otlp::outcome::SendOutcome;
+use crate::pipeline::hints::hint;
 use crate::stats::{Failure, SignalStats};
 
 /// The counts behind [`SignalStats`].
@@ -21,8 +22,18 @@ pub(crate) struct Counters {
     accepted: PerThread<CachePadded<AtomicU64>>,
     exported: AtomicU64,
     failed: AtomicU64,
-    dropped: AtomicU64,
-    last_failure: Mutex<Option<Failure>>,
+    /// Did not fit into the queue.
+    queue_full: AtomicU64,
+    /// Given up while they waited for another attempt.
+    given_up: AtomicU64,
+    failures: Mutex<Failures>,
+}
+
+#[derive(Default)]
+struct Failures {
+    last: Option<Failure>,
+    /// How many items were lost by each kind of failure. An answer has one of a thousand at most.
+    lost: HashMap<Failure, u64>,
 }
 
 impl Counters {
@@ -33,71 +44,128 @@ impl Counters {
     }
 
     pub(crate) fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.queue_full.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> SignalStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let last_failure = self.last_failure.lock();
+        // The counts of settled items first: each of them was accepted before.
+        let [exported, failed] = [&self.exported, &self.failed].map(get);
+        let dropped = get(&self.queue_full) + get(&self.given_up);
+        let accepted = self.accepted.iter().map(|count| get(count)).sum::<u64>();
         SignalStats {
-            accepted: self.accepted.iter().map(|count| get(count)).sum(),
-            exported: get(&self.exported),
-            failed: get(&self.failed),
-            dropped: get(&self.dropped),
-            last_failure: *last_failure.unwrap_or_else(PoisonError::into_inner),
+            accepted,
+            exported,
+            failed,
+            dropped,
+            waiting: accepted.saturating_sub(exported + failed + dropped),
+            last_failure: self.failures().last,
         }
     }
 
-    /// What became of all when nothing will be exported any more: what still waits is dropped.
+    /// Returns the counts when nothing will be exported any more: waiting items are dropped.
     pub(crate) fn last_stats(&self) -> SignalStats {
         let stats = self.stats();
         SignalStats {
-            dropped: stats.accepted.saturating_sub(stats.exported + stats.failed),
+            dropped: stats.dropped + stats.waiting,
+            waiting: 0,
             ..stats
+        }
+    }
+
+    /// Takes `count` accepted items back, on the thread that accepted them: newer ones replace them.
+    pub(crate) fn take_back(&self, count: u64) {
+        self.accepted
+            .for_this_thread()
+            .fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Returns how many items did not fit into the queue.
+    pub(crate) fn queue_full(&self) -> u64 {
+        self.queue_full.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many items were handed to the exporter and lost, by the kind of failure.
+    pub(crate) fn lost_by_failure(&self) -> Vec<(Failure, u64)> {
+        let failures = self.failures();
+        failures
+            .lost
+            .iter()
+            .map(|(kind, count)| (*kind, *count))
+            .collect()
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, outcome: &SendOutcome) {
+        let add = |counter: &AtomicU64, count| counter.fetch_add(count, Ordering::Relaxed);
+        add(&self.exported, outcome.exported);
+        add(&self.failed, outcome.failed);
+        add(&self.given_up, outcome.dropped);
+        if let Some((failure, _)) = outcome.failure {
+            let mut failures = self.failures();
+            failures.last = Some(failure);
+            *failures.lost.entry(failure).or_default() += outcome.failed + outcome.dropped;
         }
     }
 }
 
-/// Counts what becomes of batches, and says when loss begins and when it ends, each at most once a
+/// A queue, for those who observe it.
+pub(crate) trait ObservedQueue: Send + Sync {
+    /// Returns how many items wait to be taken, and how many there may be.
+    fn size_and_capacity(&self) -> [u64; 2];
+}
+
+/// Counts the outcomes of batches. It logs when loss begins and when it ends, each at most once a
 /// minute.
 pub(crate) struct Losses {
     signal: Signal,
+    /// Shown in log lines: it holds no secret.
+    receiver: String,
     counters: Arc<Counters>,
-    /// What was lost when this last looked.
+    /// How much was lost at the last look.
     lost: u64,
     /// When a line of each kind was last written.
     told: HashMap<String, Instant>,
-    /// Whether it was said that loss has begun, and not yet that it has ended.
-    losing: bool,
-    /// Whether it was said that the receiver does not take this signal at all.
+    /// The loss or the waiting that was told, and whose end was not told yet.
+    trouble: Option<Trouble>,
+    /// Whether a line has said that the receiver does not take this signal at all.
     told_unsupported: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    Waiting,
+    Loss,
 }
 
 impl Losses {
     const PAUSE: Duration = Duration::from_secs(60);
 
-    pub(crate) fn new(signal: Signal, counters: Arc<Counters>) -> Self {
+    /// A batch that waits for less is nothing to tell of.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    pub(crate) fn new(signal: Signal, receiver: String, counters: Arc<Counters>) -> Self {
         Self {
             signal,
+            receiver,
             counters,
             lost: 0,
             told: HashMap::new(),
-            losing: false,
+            trouble: None,
             told_unsupported: false,
         }
     }
 
-    /// Counts what became of a batch.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Counts the outcome of a batch.
     pub(crate) fn settle(&mut self, outcome: SendOutcome) {
-        let counters = &self.counters;
-        counters
-            .exported
-            .fetch_add(outcome.exported, Ordering::Relaxed);
-        counters.failed.fetch_add(outcome.failed, Ordering::Relaxed);
-        if let Some((failure, _)) = outcome.failure {
-            let last = counters.last_failure.lock();
-            *last.unwrap_or_else(PoisonError::into_inner) = Some(failure);
-        }
+        self.counters.settle(&outcome);
         let signal = self.signal.name();
         if let Some(warning) = outcome.warning
             && self.allowed("warning")
@@ -106,25 +174,61 @@ impl Losses {
                 move || tracing::warn!(target: "tower_telemetry", warning, "the receiver of {signal} warns"),
             );
         }
-        if !self.look(outcome.failure) && self.losing {
-            let lost = self.lost;
-            tell(move || {
+        if self.look(outcome.failure) {
+            return;
+        }
+        let lost = self.lost;
+        match self.trouble.take_if(|_| outcome.exported > 0) {
+            Some(Trouble::Loss) => tell(move || {
                 tracing::info!(
                     target: "tower_telemetry",
                     lost,
                     "no more telemetry is lost: {signal} are exported again"
                 );
-            });
-            self.losing = false;
+            }),
+            Some(Trouble::Waiting) => tell(move || {
+                tracing::info!(
+                    target: "tower_telemetry",
+                    lost,
+                    "telemetry waits no longer: {signal} are exported again"
+                );
+            }),
+            None => {}
         }
     }
 
-    /// Says that more is lost than when this last looked, and returns whether it is.
+    /// Notes why the last attempt failed to send a batch that has been kept for `waited`.
+    pub(crate) fn note_failure(&mut self, failure: Option<(Failure, String)>, waited: Duration) {
+        let Some((failure, reason)) = failure else {
+            return;
+        };
+        self.counters.failures().last = Some(failure);
+        if waited < Self::PATIENCE || self.trouble.is_some() || !self.allowed("waiting") {
+            return;
+        }
+        let (signal, receiver) = (self.signal.name(), self.receiver.clone());
+        let (kind, hint) = (failure.to_string(), hint(failure));
+        tell(move || {
+            tracing::warn!(
+                target: "tower_telemetry",
+                kind,
+                reason,
+                "telemetry waits: {signal} are kept and sent again, because {receiver} does not take \
+                 them; {hint}"
+            );
+        });
+        self.trouble = Some(Trouble::Waiting);
+    }
+
+    /// Tells of a loss since the last look, and returns whether there is one.
     pub(crate) fn look(&mut self, failure: Option<(Failure, String)>) -> bool {
         let stats = self.counters.stats();
         let lost = stats.failed + stats.dropped;
         let more_is_lost = lost > self.lost;
         self.lost = lost;
+        if !more_is_lost {
+            return false;
+        }
         let is_unsupported = matches!(
             failure,
             Some((
@@ -132,12 +236,18 @@ impl Losses {
                 _
             ))
         );
-        let (kind, reason) = match failure {
-            Some((failure, detail)) => (failure.to_string(), detail),
-            None => ("queue".to_owned(), "the queue was full".to_owned()),
+        let (kind, reason, hint) = match failure {
+            Some((failure, detail)) => (failure.to_string(), detail, hint(failure)),
+            None => {
+                let hint = match self.counters.stats().last_failure {
+                    Some(failure) => hint(failure),
+                    None => "a larger queue holds more (Batch::with_max_queue_size)",
+                };
+                ("queue".to_owned(), "the queue was full".to_owned(), hint)
+            }
         };
-        let signal = self.signal.name();
-        if more_is_lost && is_unsupported {
+        let (signal, receiver) = (self.signal.name(), self.receiver.clone());
+        if is_unsupported {
             // Nothing changes by itself: once is enough.
             if !std::mem::replace(&mut self.told_unsupported, true) {
                 let variable = self.signal.exporter_variable();
@@ -146,27 +256,28 @@ impl Losses {
                         target: "tower_telemetry",
                         lost,
                         kind,
+                        receiver,
                         "telemetry is lost: the receiver takes no {signal}; set {variable}=none, or \
                          an endpoint that takes them. This is not said again"
                     );
                 });
             }
-        } else if more_is_lost && self.allowed(&kind) {
+        } else if self.allowed(&kind) {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     lost,
                     kind,
                     reason,
-                    "telemetry is lost: not all {signal} are exported"
+                    "telemetry is lost: not all {signal} are exported to {receiver}; {hint}"
                 );
             });
-            self.losing = true;
+            self.trouble = Some(Trouble::Loss);
         }
-        more_is_lost
+        true
     }
 
-    /// Whether a line of this kind may be written, which is then taken to be done.
+    /// Returns whether a line of this kind may be written now, and takes it for written.
     fn allowed(&mut self, kind: &str) -> bool {
         let told = self.told.get(kind);
         let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
@@ -236,10 +347,10 @@ mod tests {
             Failure::GrpcStatus("UNIMPLEMENTED"),
         ] {
             let (lines, _subscriber) = lines();
-            let mut losses = Losses::new(Signal::Logs, Arc::default());
+            let mut losses = Losses::new(Signal::Logs, "there".to_owned(), Arc::default());
             for _ in 0..3 {
                 let mut outcome = SendOutcome::default();
-                outcome.lose(1, failure, "refused".to_owned());
+                outcome.fail(1, failure, "refused".to_owned());
                 losses.settle(outcome);
                 tokio::time::advance(Losses::PAUSE).await;
             }
@@ -253,14 +364,14 @@ mod tests {
     async fn loss_is_told_when_it_begins_and_when_it_ends_and_at_most_once_a_minute() {
         let (lines, _subscriber) = lines();
         let counters = Arc::new(Counters::default());
-        let mut losses = Losses::new(Signal::Traces, counters.clone());
+        let mut losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
         let good = || SendOutcome {
             exported: 1,
             ..SendOutcome::default()
         };
         let bad = || {
             let mut outcome = SendOutcome::default();
-            outcome.lose(1, Failure::Refused, "refused".to_owned());
+            outcome.fail(1, Failure::Refused, "refused".to_owned());
             outcome
         };
         losses.settle(good());
@@ -288,5 +399,61 @@ mod tests {
         assert_eq!(lines.levels(), ["INFO"]);
         let stats = counters.stats();
         assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_about_loss_names_the_receiver_the_reason_and_what_to_try() {
+        let (lines, _subscriber) = lines();
+        for (failure, hint) in [
+            (Failure::Refused, "check that the receiver runs"),
+            (Failure::Dns, "host name"),
+            (Failure::HttpStatus(401), "OTEL_EXPORTER_OTLP_HEADERS"),
+            (
+                Failure::GrpcStatus("UNAUTHENTICATED"),
+                "OTEL_EXPORTER_OTLP_HEADERS",
+            ),
+            (Failure::Connection, "4317"),
+            (Failure::TooLarge, "record less"),
+        ] {
+            let receiver = "http://collector:4317 (grpc)".to_owned();
+            let mut losses = Losses::new(Signal::Traces, receiver, Arc::default());
+            let mut outcome = SendOutcome::default();
+            outcome.fail(3, failure, "the reason".to_owned());
+            losses.settle(outcome);
+            let text = lines.text();
+            let kind = failure.to_string();
+            let parts = [
+                "traces",
+                "http://collector:4317 (grpc)",
+                "lost=3",
+                "the reason",
+                &kind,
+                hint,
+            ];
+            for part in parts {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_told_after_five_seconds_and_its_end_once() {
+        let (lines, _subscriber) = lines();
+        let mut losses = Losses::new(Signal::Logs, "there".to_owned(), Arc::default());
+        let refused = || Some((Failure::Refused, "refused".to_owned()));
+        losses.note_failure(refused(), Duration::from_secs(4));
+        assert!(lines.levels().is_empty(), "it is nothing to tell of");
+        losses.note_failure(refused(), Duration::from_secs(5));
+        losses.note_failure(refused(), Duration::from_secs(70));
+        let text = lines.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("telemetry waits: logs are kept"), "{text}");
+        for expected in [&["INFO"][..], &[]] {
+            losses.settle(SendOutcome {
+                exported: 1,
+                ..SendOutcome::default()
+            });
+            assert_eq!(lines.levels(), expected);
+        }
     }
 }

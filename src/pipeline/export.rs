@@ -18,7 +18,7 @@ use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
 use crate::pipeline::worker::Worker;
-use crate::pipeline::{metrics, traces};
+use crate::pipeline::{metrics, self_metrics, traces};
 use crate::providers::exceptions::Exceptions;
 
 /// What `Config` describes, ready to run.
@@ -67,6 +67,9 @@ impl Export {
         let meter_provider = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = crate::pipeline::logs::provider(&mut building)?;
+        if building.config.self_metrics {
+            self_metrics::register(&meter_provider, &building.observed);
+        }
         let export = Self {
             tracer_provider,
             meter_provider,

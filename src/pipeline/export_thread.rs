@@ -21,7 +21,11 @@ use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, dispatcher};
 
 use crate::logs::tell;
+use crate::pipeline::deadlines;
 use crate::pipeline::worker::Worker;
+
+/// Added to a timeout, so that usually the export thread says what was done in time.
+const GRACE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub(crate) struct ExportThread {
@@ -36,7 +40,8 @@ enum Command {
         /// Whether the thread ends with this.
         last: bool,
         timeout: Duration,
-        done: blocking::Sender<bool>,
+        /// Called with whether all was handled in time.
+        done: Box<dyn FnOnce(bool) + Send>,
     },
     /// Writes a log line once there is a subscriber.
     Say(String),
@@ -62,7 +67,7 @@ impl FlushHandle {
         if thread.was_left_behind() {
             return failed("the process was forked after `init`, and exports nothing");
         }
-        match thread.command(false, *timeout).wait() {
+        match thread.command_blocking(false, *timeout) {
             true => Ok(()),
             false if thread.commands.is_closed() => Err(OTelSdkError::AlreadyShutdown),
             false => Err(OTelSdkError::Timeout(*timeout)),
@@ -80,6 +85,7 @@ impl ExportThread {
     /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
     /// there is none.
     pub(crate) fn start(workers: Vec<Worker>, awaits_subscriber: bool) -> io::Result<Self> {
+        deadlines::start()?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, start) = blocking::channel();
         let thread = thread::Builder::new()
@@ -121,23 +127,18 @@ impl ExportThread {
             return false;
         }
         let (done, flushed) = oneshot::channel();
-        let flushing = self.command(last, timeout);
+        self.command(last, timeout, move |complete| {
+            let _ = done.send(complete);
+        });
         // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
-        // the application or by its callbacks. This thread is not.
-        let waiter = thread::Builder::new()
-            .name("telemetry-flush".to_owned())
-            .spawn(move || {
-                let _ = done.send(flushing.wait());
-            });
-        match waiter {
-            Ok(_) => flushed.await.unwrap_or(false),
-            Err(_) => false,
-        }
+        // the application or by its callbacks.
+        let flushed = deadlines::within(timeout + GRACE, flushed).await;
+        flushed.is_some_and(|flushed| flushed.unwrap_or(false))
     }
 
     /// As [`flush`](Self::flush), on the current thread.
     pub(crate) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
-        !self.was_left_behind() && self.command(last, timeout).wait()
+        !self.was_left_behind() && self.command_blocking(last, timeout)
     }
 
     /// Whether this is a process that was forked from the one with the thread: there is none here.
@@ -154,33 +155,25 @@ impl ExportThread {
         was
     }
 
-    fn command(&self, last: bool, timeout: Duration) -> Flushing {
-        let (done, flushed) = blocking::channel();
+    fn command(&self, last: bool, timeout: Duration, done: impl FnOnce(bool) + Send + 'static) {
         let _ = self.commands.send(Command::Flush {
             last,
             timeout,
-            done,
+            done: Box::new(done),
         });
-        Flushing { flushed, timeout }
+    }
+
+    fn command_blocking(&self, last: bool, timeout: Duration) -> bool {
+        let (done, flushed) = blocking::channel();
+        self.command(last, timeout, move |complete| {
+            let _ = done.send(complete);
+        });
+        flushed.recv_timeout(timeout + GRACE).unwrap_or(false)
     }
 
     /// Has a log line written once there is a subscriber to take it.
     pub(crate) fn say(&self, line: String) {
         let _ = self.commands.send(Command::Say(line));
-    }
-}
-
-/// A flush that was asked for.
-struct Flushing {
-    flushed: blocking::Receiver<bool>,
-    timeout: Duration,
-}
-
-impl Flushing {
-    fn wait(self) -> bool {
-        // A little longer, so that it is the export thread that says what was done in time.
-        let timeout = self.timeout + Duration::from_millis(50);
-        self.flushed.recv_timeout(timeout).unwrap_or(false)
     }
 }
 
@@ -258,7 +251,7 @@ async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 complete
             };
             let complete = tokio::time::timeout(timeout, all).await.unwrap_or(false);
-            let _ = done.send(complete);
+            done(complete);
         };
         if last {
             return flush.await;

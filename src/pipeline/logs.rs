@@ -19,9 +19,12 @@ use crate::config::settings::{Exporter, Limits, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::outcome::SendOutcome;
+use crate::otlp::retention::Retention;
+use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::queue::{Item, Queue};
+use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Sink};
 
@@ -35,13 +38,16 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
         return Ok(None);
     }
     let batch = building.config.logs;
+    let client = building.client(Signal::Logs, batch.export_timeout)?;
+    let losses = building.losses(Signal::Logs, client.receiver());
+    let exporter = self_metrics::exporter(Signal::Logs, &client);
     let sink = LogSink {
-        client: building.client(Signal::Logs, batch.export_timeout)?,
+        client,
         resource: (&building.resource).into(),
         limits: building.config.limits,
     };
-    let counters = building.counters[Signal::Logs].clone();
-    let (queue, worker) = worker::queue(Signal::Logs, batch, counters, sink);
+    let (queue, worker) = worker::queue(batch, losses, sink);
+    building.observe(Signal::Logs, exporter, Some(queue.clone()));
     building.workers.push(worker);
     let provider = SdkLoggerProvider::builder()
         .with_resource(building.resource.clone())
@@ -145,7 +151,7 @@ struct LogSink {
 }
 
 impl Sink<Record> for LogSink {
-    async fn export(&self, batch: Vec<Record>) -> SendOutcome {
+    async fn export(&self, batch: Vec<Record>, retention: &Retention) -> SendOutcome {
         let records: Vec<_> = batch.iter().map(|record| (&record.0, &record.1)).collect();
         let mut request = ExportLogsServiceRequest {
             resource_logs: group_logs_by_resource_and_scope(
@@ -157,6 +163,8 @@ impl Sink<Record> for LogSink {
         name_events(&mut request);
         unique_keys::in_logs(&mut request);
         self.limits.cut_logs(&mut request);
-        self.client.export(request).await
+        self.client
+            .export(request, Repeat::IfItMayPass, retention)
+            .await
     }
 }

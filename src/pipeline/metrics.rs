@@ -15,18 +15,23 @@ use opentelemetry_sdk::metrics::{
     Temporality,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::config::error::InitError;
 use crate::config::settings::{Exporter, HistogramAggregation, Signal};
 use crate::logs::tell;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::messages::Splittable;
+use crate::otlp::outcome::SendOutcome;
+use crate::otlp::retention::Retention;
+use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
 use crate::pipeline::console;
-use crate::pipeline::counts::{Counters, Losses};
+use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
-use crate::pipeline::worker::{self, Worker};
+use crate::pipeline::worker::{self, Flushes, Worker};
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
     let histograms = building.config.histograms;
@@ -45,12 +50,18 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
             flush: building.flush.clone(),
         });
         let worker = match exporter {
-            Exporter::Otlp => otlp_worker(
-                building.config.metric_interval,
-                building.counters[Signal::Metrics].clone(),
-                reader,
-                building.client(Signal::Metrics, building.config.metric_timeout)?,
-            ),
+            Exporter::Otlp => {
+                let client = building.client(Signal::Metrics, building.config.metric_timeout)?;
+                let exporter = self_metrics::exporter(Signal::Metrics, &client);
+                building.observe(Signal::Metrics, exporter, None);
+                otlp_worker(
+                    building.config.metric_interval,
+                    building.config.temporality,
+                    building.losses(Signal::Metrics, client.receiver()),
+                    reader,
+                    client,
+                )
+            }
             Exporter::Console => console_worker(reader),
         };
         building.workers.push(worker);
@@ -86,8 +97,15 @@ fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<S
 /// for each route; past the limit, what is new would go unseen for good.
 pub(crate) const MAX_SERIES: usize = 10_000;
 
-/// Collects what was recorded. An observable callback of the application may panic in this.
-fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
+/// Collects all points as a message.
+fn collect(reader: &ManualReader) -> Option<ExportMetricsServiceRequest> {
+    let mut request = ExportMetricsServiceRequest::from(&collect_from(reader)?);
+    unique_keys::in_metrics(&mut request);
+    Some(request)
+}
+
+/// Collects all points. An observable callback of the application may panic in this.
+fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
     let mut metrics = ResourceMetrics::default();
     let collected = catch_unwind(AssertUnwindSafe(|| reader.collect(&mut metrics)));
     match collected {
@@ -111,30 +129,73 @@ fn collect(reader: &ManualReader) -> Option<ResourceMetrics> {
 /// Sends all metrics at intervals, and when a flush is asked for.
 fn otlp_worker(
     interval: Duration,
-    counters: Arc<Counters>,
+    temporality: Temporality,
+    mut losses: Losses,
     reader: Arc<ManualReader>,
     client: OtlpClient,
 ) -> Worker {
-    let (flush, mut flushes) = mpsc::unbounded_channel();
+    let (flush, flushes) = mpsc::unbounded_channel();
     let client = Arc::new(client);
-    let mut losses = Losses::new(Signal::Metrics, counters.clone());
+    // Totals are collected anew for each attempt. Others are gone from the reader.
+    let repeat = match temporality {
+        Temporality::Cumulative => Repeat::Never,
+        _ => Repeat::IfSurelyNotTaken,
+    };
     let task = async move {
-        while let Some(waiters) = worker::next(&mut flushes, pending(), interval).await {
-            // Collected when it can be sent, so that what is sent is what holds then.
-            client.connection.may_be_used().await;
-            // Who waits then learns that it was not done.
-            let Some(metrics) = collect(&reader) else {
-                continue;
-            };
-            let mut request = ExportMetricsServiceRequest::from(&metrics);
-            unique_keys::in_metrics(&mut request);
-            let points = request.count() as u64;
-            if points > 0 {
-                counters.accept(points);
-                let client = client.clone();
-                let export = async move { client.export(request).await };
-                worker::settle(&mut losses, points, export).await;
+        let mut flushes = Flushes::new(flushes);
+        let retention = Arc::new(Retention::default());
+        'passes: while let Some(waiters) = flushes.next(pending(), interval).await {
+            let start = Instant::now();
+            if !waiters.is_empty() {
+                retention.hurry();
             }
+            // Points that wait for another attempt, until newer ones replace them.
+            let mut kept = 0;
+            loop {
+                let ready = {
+                    let (client, retention) = (client.clone(), retention.clone());
+                    async move {
+                        client.retries.ready(&retention).await;
+                        SendOutcome::default()
+                    }
+                };
+                let run =
+                    worker::run_export(&mut losses, 0, ready, &mut flushes, &retention, start);
+                run.await;
+                // Collected when they can be sent, so that they are new.
+                let collected = collect(&reader);
+                losses.counters().take_back(kept);
+                let Some(request) = collected else {
+                    // Whoever waits for a flush learns of it, because nobody answers.
+                    continue 'passes;
+                };
+                let points = request.count() as u64;
+                if points == 0 {
+                    break;
+                }
+                losses.counters().accept(points);
+                let export = {
+                    let (client, retention) = (client.clone(), retention.clone());
+                    async move { client.export(request, repeat, &retention).await }
+                };
+                let run = worker::run_export(
+                    &mut losses,
+                    points,
+                    export,
+                    &mut flushes,
+                    &retention,
+                    start,
+                );
+                let outcome = run.await;
+                if repeat == Repeat::Never && outcome.may_pass && outcome.exported == 0 {
+                    retention.note(outcome.failure);
+                    kept = points;
+                } else {
+                    losses.settle(outcome);
+                    break;
+                }
+            }
+            retention.reset();
             worker::answer(waiters);
         }
     };
@@ -148,7 +209,7 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
     let (flush, mut flushes) = mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
     let task = async move {
         while let Some(flushed) = flushes.recv().await {
-            if let Some(metrics) = collect(&reader) {
+            if let Some(metrics) = collect_from(&reader) {
                 console::print_metrics(&metrics);
             }
             let _ = flushed.send(());

@@ -3,15 +3,18 @@
 mod building;
 mod console;
 pub(crate) mod counts;
+pub(crate) mod deadlines;
 #[cfg(feature = "logs")]
 mod exceptions;
 pub(crate) mod export;
 pub(crate) mod export_thread;
+mod hints;
 mod limits;
 #[cfg(feature = "logs")]
 mod logs;
 pub(crate) mod metrics;
 mod queue;
+mod self_metrics;
 pub(crate) mod spans;
 mod traces;
 mod unique_keys;

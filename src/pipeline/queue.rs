@@ -3,8 +3,8 @@
 //! Each thread has a lane, and room in it that it has taken beforehand, so that threads do not
 //! write to the same memory with every item.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 
 use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Batch;
-use crate::pipeline::counts::Counters;
+use crate::otlp::retention::Retention;
+use crate::pipeline::counts::{Counters, ObservedQueue};
 
 /// Something that waits in a queue.
 pub(crate) trait Item: Send + 'static {
@@ -40,6 +41,19 @@ pub(crate) struct Queue<T> {
     closed: AtomicBool,
     wake: Notify,
     counters: Arc<Counters>,
+    /// The batch that was taken last. It keeps its places until it is settled.
+    batch: Mutex<Taken>,
+    /// How many items were taken and are not settled.
+    taken: AtomicUsize,
+    /// Whether that batch merely waits for another attempt, and can be given up.
+    pub(crate) retention: Arc<Retention>,
+}
+
+/// The room of a batch that was taken.
+#[derive(Default)]
+struct Taken {
+    places: usize,
+    bytes: usize,
 }
 
 struct Lane<T> {
@@ -81,6 +95,9 @@ impl<T: Item> Queue<T> {
             closed: AtomicBool::new(false),
             wake: Notify::new(),
             counters,
+            batch: Mutex::default(),
+            taken: AtomicUsize::new(0),
+            retention: Arc::default(),
         }
     }
 
@@ -88,12 +105,14 @@ impl<T: Item> Queue<T> {
     pub(crate) fn push(&self, item: T) {
         self.counters.accept(1);
         let lane = self.lanes.for_this_thread();
-        let room = if self.closed.load(Ordering::Relaxed) {
+        let reservation = if self.closed.load(Ordering::Relaxed) {
             None
         } else {
-            self.reserve(&lane.room, item.estimated_size())
+            let size = item.estimated_size();
+            self.reserve(&lane.room, size)
+                .or_else(|| self.reserve_in_place_of_oldest(&lane.room, size))
         };
-        let Some(Reservation { batch_is_complete }) = room else {
+        let Some(Reservation { batch_is_complete }) = reservation else {
             self.counters.drop_one();
             return;
         };
@@ -101,6 +120,33 @@ impl<T: Item> Queue<T> {
         if batch_is_complete {
             self.wake();
         }
+    }
+
+    /// Makes room where there is none: by the oldest batch, if that merely waits for another attempt.
+    #[cold]
+    fn reserve_in_place_of_oldest(&self, lane: &Room, size: usize) -> Option<Reservation> {
+        if !self.retention.is_waiting() {
+            return None;
+        }
+        // Another thread that holds the lock makes room, too.
+        if let Ok(mut batch) = self.batch.try_lock() {
+            // Threads may hold room that they do not use.
+            self.level();
+            if let Some(reservation) = self.reserve(lane, size) {
+                return Some(reservation);
+            }
+            let left = self.free.bytes.load(Ordering::Relaxed);
+            if left.saturating_add(batch.bytes) >= size && self.retention.abandon() {
+                let Taken { places, bytes } = std::mem::take(&mut *batch);
+                self.give_back(places, bytes);
+            }
+        }
+        self.reserve(lane, size)
+    }
+
+    fn give_back(&self, places: usize, bytes: usize) {
+        self.free.places.fetch_add(places, Ordering::Relaxed);
+        self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Has what waits exported soon.
@@ -117,9 +163,9 @@ impl<T: Item> Queue<T> {
         self.lanes.iter().map(|lane| lane.items.len()).collect()
     }
 
-    /// Takes a batch of what is `waiting`, and says how much memory it takes. Its places are free
-    /// again; its memory is when it is [given back](Self::give_back).
-    pub(crate) fn take(&self, waiting: &mut [usize]) -> (Vec<T>, usize) {
+    /// Takes a batch of the items that are `waiting`. It keeps its room until it is
+    /// [settled](Self::settle), and only one batch is taken at a time.
+    pub(crate) fn take(&self, waiting: &mut [usize]) -> Vec<T> {
         let mut batch = Vec::new();
         for (lane, waiting) in self.lanes.iter().zip(waiting) {
             while batch.len() < self.batch_size
@@ -130,14 +176,26 @@ impl<T: Item> Queue<T> {
                 *waiting -= 1;
             }
         }
-        self.free.places.fetch_add(batch.len(), Ordering::Relaxed);
+        self.taken.store(batch.len(), Ordering::Relaxed);
+        *self.batch() = Taken {
+            places: batch.len(),
+            bytes: batch.iter().map(Item::estimated_size).sum(),
+        };
         self.level();
-        let bytes = batch.iter().map(Item::estimated_size).sum();
-        (batch, bytes)
+        batch
     }
 
-    pub(crate) fn give_back(&self, bytes: usize) {
-        self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Gives the room of the batch that was taken back, unless newer items have it already.
+    pub(crate) fn settle(&self) {
+        let mut batch = self.batch();
+        let Taken { places, bytes } = std::mem::take(&mut *batch);
+        self.give_back(places, bytes);
+        self.taken.store(0, Ordering::Relaxed);
+        self.retention.reset();
+    }
+
+    fn batch(&self) -> std::sync::MutexGuard<'_, Taken> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes from all lanes the room that they have not used: their threads may need it no more.
@@ -169,7 +227,9 @@ impl<T: Item> Queue<T> {
                 return None;
             }
             let free = self.free.places.load(Ordering::Relaxed);
-            reservation.batch_is_complete = self.capacity.saturating_sub(free) >= self.batch_size;
+            let used = self.capacity.saturating_sub(free);
+            let queued = used.saturating_sub(self.taken.load(Ordering::Relaxed));
+            reservation.batch_is_complete = queued >= self.batch_size;
         }
         let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
         let fits =
@@ -181,6 +241,13 @@ impl<T: Item> Queue<T> {
             return None;
         }
         Some(reservation)
+    }
+}
+
+impl<T: Item> ObservedQueue for Queue<T> {
+    fn size_and_capacity(&self) -> [u64; 2] {
+        let size: usize = self.lanes.iter().map(|lane| lane.items.len()).sum();
+        [size as u64, self.capacity as u64]
     }
 }
 
@@ -229,6 +296,17 @@ mod tests {
         fn len(&self) -> usize {
             self.waiting().iter().sum()
         }
+
+        pub(crate) fn taken(&self) -> u64 {
+            self.taken.load(Ordering::Relaxed) as u64
+        }
+
+        /// Takes a batch, and settles it at once.
+        pub(crate) fn drain(&self) -> Vec<T> {
+            let batch = self.take(&mut self.waiting());
+            self.settle();
+            batch
+        }
     }
 
     fn queue(size: usize) -> Queue<u64> {
@@ -247,18 +325,22 @@ mod tests {
             queue.push(item as u64);
         }
         assert_eq!(queue.counters.stats().dropped, 2);
-        let (batch, bytes) = queue.take(&mut queue.waiting());
-        assert_eq!((batch, bytes), (vec![room as u64], room));
+        let batch = queue.take(&mut queue.waiting());
+        assert_eq!(batch, vec![room as u64]);
         // It is on its way, and still takes its memory.
         queue.push(1);
         assert_eq!(queue.counters.stats().dropped, 3);
-        queue.give_back(bytes);
+        queue.settle();
         // Now the number bounds.
         for _ in 0..5 {
             queue.push(0);
         }
         assert_eq!((queue.len(), queue.counters.stats().dropped), (4, 4));
+        // A batch that is on its way has its places, too.
         queue.take(&mut queue.waiting());
+        queue.push(0);
+        assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 5));
+        queue.settle();
         assert_eq!(queue.free.places.into_inner(), 4);
         assert_eq!(queue.free.bytes.into_inner(), room);
     }
@@ -309,7 +391,7 @@ mod tests {
             }
             waiting
         });
-        let (batch, _) = queue.take(&mut waiting.clone());
+        let batch = queue.take(&mut waiting.clone());
         assert_eq!(batch, [1; 4]);
         assert_eq!(queue.len(), 4);
     }

@@ -13,9 +13,13 @@ use crate::config::error::InitError;
 use crate::config::settings::{Exporter, Limits, Signal};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::outcome::SendOutcome;
+use crate::otlp::retention::Retention;
+use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
+use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::self_metrics;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
 use crate::pipeline::spans::queues::SpanQueues;
@@ -31,21 +35,26 @@ pub(crate) fn provider(
     for exporter in building.config.exporters(Signal::Traces) {
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
+                let client = building.client(Signal::Traces, batch.export_timeout)?;
+                let losses = building.losses(Signal::Traces, client.receiver());
+                let exporter = self_metrics::exporter(Signal::Traces, &client);
                 let sink = SpanSink {
-                    client: building.client(Signal::Traces, batch.export_timeout)?,
+                    client,
                     header: BatchHeader::new(
                         (&building.resource).into(),
                         limits,
                         building.config.limits.span_value_length,
                     ),
                 };
-                let counters = building.counters[Signal::Traces].clone();
-                worker::queue(Signal::Traces, batch, counters, sink)
+                let (queue, worker) = worker::queue(batch, losses, sink);
+                building.observe(Signal::Traces, exporter, Some(queue.clone()));
+                (queue, worker)
             }
             // Who reads the console is no receiver: what is shown there is not counted.
             Exporter::Console => {
-                let printer = SpanPrinter::new(limits);
-                worker::queue(Signal::Traces, batch, Default::default(), printer)
+                let console = "the console".to_owned();
+                let losses = Losses::new(Signal::Traces, console, Default::default());
+                worker::queue(batch, losses, SpanPrinter::new(limits))
             }
         };
         building.workers.push(worker);
@@ -110,9 +119,11 @@ struct SpanSink {
 }
 
 impl Sink<EndedSpan> for SpanSink {
-    async fn export(&self, batch: Vec<EndedSpan>) -> SendOutcome {
+    async fn export(&self, batch: Vec<EndedSpan>, retention: &Retention) -> SendOutcome {
         let message = SpanMessage::new(batch, self.header.clone());
-        self.client.export(message).await
+        self.client
+            .export(message, Repeat::IfItMayPass, retention)
+            .await
     }
 }
 

@@ -6,63 +6,75 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::config::settings::{Batch, Signal};
+use crate::config::settings::Batch;
 use crate::otlp::outcome::SendOutcome;
-use crate::pipeline::counts::{Counters, Losses};
+use crate::otlp::retention::Retention;
+use crate::pipeline::counts::Losses;
 use crate::pipeline::queue::{Item, Queue};
 use crate::stats::Failure;
 
-/// Where batches go.
+/// Takes batches to their receiver.
 pub(crate) trait Sink<T>: Send + Sync + 'static {
-    /// Hands over a batch, and says what became of it.
-    fn export(&self, batch: Vec<T>) -> impl Future<Output = SendOutcome> + Send;
+    /// Sends a batch and returns the outcome. `retention` connects it with the queue while it waits
+    /// for another attempt.
+    fn export(
+        &self,
+        batch: Vec<T>,
+        retention: &Retention,
+    ) -> impl Future<Output = SendOutcome> + Send;
 
-    /// Everything that waited was handed over; `flush` says whether somebody asked for it.
+    /// Ends a pass: all items that waited were handed over. `flush` says whether somebody asked for it.
     fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
         let _ = flush;
         std::future::ready(())
     }
 }
 
+/// Somebody who waits until all that was recorded before is settled.
+pub(crate) type Waiter = oneshot::Sender<()>;
+
 /// A task of the export thread, and the way to have it export all that waits.
 pub(crate) struct Worker {
-    pub(crate) flush: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    pub(crate) flush: mpsc::UnboundedSender<Waiter>,
     pub(crate) task: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// Makes a queue and the worker that takes batches from it to `sink`.
-pub(crate) fn queue<T, S>(
-    signal: Signal,
-    batch: Batch,
-    counters: Arc<Counters>,
-    sink: S,
-) -> (Arc<Queue<T>>, Worker)
+/// Makes a queue and the worker that takes batches from it to `sink`. `losses` counts and tells what
+/// becomes of them.
+pub(crate) fn queue<T, S>(batch: Batch, mut losses: Losses, sink: S) -> (Arc<Queue<T>>, Worker)
 where
     T: Item,
     S: Sink<T>,
 {
-    let (flush, mut flushes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
-    let queue = Arc::new(Queue::new(batch, counters.clone()));
+    let (flush, flushes) = mpsc::unbounded_channel();
+    let queue = Arc::new(Queue::new(batch, losses.counters().clone()));
     let closing = Closing(queue.clone());
     let task = async move {
         let queue = &*closing.0;
         let sink = Arc::new(sink);
-        let mut losses = Losses::new(signal, counters);
-        while let Some(waiters) = next(&mut flushes, queue.woken(), batch.schedule_delay).await {
+        let mut flushes = Flushes::new(flushes);
+        while let Some(waiters) = flushes.next(queue.woken(), batch.schedule_delay).await {
             // Not what comes while this is sent: there may be no end to that.
             let mut waiting = queue.waiting();
             loop {
-                let (taken, bytes) = queue.take(&mut waiting);
+                let taken = queue.take(&mut waiting);
                 if taken.is_empty() {
+                    queue.settle();
                     break;
                 }
+                if !waiters.is_empty() {
+                    queue.retention.hurry();
+                }
                 let count = taken.len() as u64;
-                let sink = sink.clone();
-                let export = async move { sink.export(taken).await };
-                settle(&mut losses, count, export).await;
-                queue.give_back(bytes);
+                let (sink, retention) = (sink.clone(), queue.retention.clone());
+                let export = async move { sink.export(taken, &retention).await };
+                let (retention, start) = (&queue.retention, Instant::now());
+                let run = run_export(&mut losses, count, export, &mut flushes, retention, start);
+                let outcome = run.await;
+                losses.settle(outcome);
+                queue.settle();
             }
             sink.settled(!waiters.is_empty()).await;
             answer(waiters);
@@ -81,24 +93,50 @@ impl<T: Item> Drop for Closing<T> {
     }
 }
 
-/// Waits until there may be something to do: someone waits for a flush, or a batch is complete, or
-/// time is up. Returns all who wait for a flush, for one will do for them; `None` once nobody can
-/// ask any more.
-pub(crate) async fn next(
-    flushes: &mut mpsc::UnboundedReceiver<oneshot::Sender<()>>,
-    woken: impl Future<Output = ()>,
-    delay: Duration,
-) -> Option<Vec<oneshot::Sender<()>>> {
-    let first = tokio::select! {
-        flush = flushes.recv() => Some(flush?),
-        () = woken => None,
-        () = sleep(delay) => None,
-    };
-    let mut waiters = Vec::from_iter(first);
-    while let Ok(waiter) = flushes.try_recv() {
-        waiters.push(waiter);
+/// Those who ask a worker for a flush.
+pub(crate) struct Flushes {
+    receiver: mpsc::UnboundedReceiver<Waiter>,
+    /// They came during an export, and wait for the next pass.
+    early: Vec<Waiter>,
+}
+
+impl Flushes {
+    pub(crate) fn new(receiver: mpsc::UnboundedReceiver<Waiter>) -> Self {
+        Self {
+            receiver,
+            early: Vec::new(),
+        }
     }
-    Some(waiters)
+
+    /// Waits until there may be something to do: somebody waits for a flush, a batch is complete, or
+    /// time is up. Returns all who wait for a flush, because one is enough for them; `None` once
+    /// nobody can ask any more.
+    pub(crate) async fn next(
+        &mut self,
+        woken: impl Future<Output = ()>,
+        delay: Duration,
+    ) -> Option<Vec<Waiter>> {
+        let mut waiters = std::mem::take(&mut self.early);
+        if waiters.is_empty() {
+            tokio::select! {
+                waiter = self.receiver.recv() => waiters.push(waiter?),
+                () = woken => {}
+                () = sleep(delay) => {}
+            }
+        }
+        while let Ok(waiter) = self.receiver.try_recv() {
+            waiters.push(waiter);
+        }
+        Some(waiters)
+    }
+
+    /// Waits for the next one who asks during an export.
+    async fn ask_early(&mut self) {
+        match self.receiver.recv().await {
+            Some(waiter) => self.early.push(waiter),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Tells those who wait that all was handed over.
@@ -108,41 +146,57 @@ pub(crate) fn answer(waiters: Vec<oneshot::Sender<()>>) {
     }
 }
 
-/// Runs an export of `count` items, and counts what became of them. It has a task of its own, so
-/// that a panic in it is a failed export.
-pub(crate) async fn settle(
+/// Runs an export of `count` items, which wait since `start`. It has a task of its own, so that a panic
+/// in it is a failed export. Whoever asks for a flush meanwhile makes it hurry.
+pub(crate) async fn run_export(
     losses: &mut Losses,
     count: u64,
     export: impl Future<Output = SendOutcome> + Send + 'static,
-) {
+    flushes: &mut Flushes,
+    retention: &Retention,
+    start: Instant,
+) -> SendOutcome {
     const LOOK: Duration = Duration::from_secs(1);
 
     let mut export = pin!(tokio::spawn(export));
     let outcome = loop {
-        // A receiver may ask for minutes of quiet, while the queue is full.
+        // It may be kept for minutes, while the queue is full.
         tokio::select! {
             outcome = &mut export => break outcome,
+            () = flushes.ask_early() => retention.hurry(),
+            () = retention.failed() => losses.note_failure(retention.last_failure(), start.elapsed()),
             () = sleep(LOOK) => {
                 losses.look(None);
+                losses.note_failure(retention.last_failure(), start.elapsed());
             }
         }
     };
-    losses.settle(outcome.unwrap_or_else(|_| {
+    outcome.unwrap_or_else(|_| {
         let mut outcome = SendOutcome::default();
-        outcome.lose(count, Failure::Panic, "the exporter panicked".to_owned());
+        outcome.fail(count, Failure::Panic, "the exporter panicked".to_owned());
         outcome
-    }));
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashSet, VecDeque};
+    use std::sync::Mutex;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::config::settings::Signal;
+    use crate::otlp::answer::{AttemptError, Retry};
+    use crate::otlp::retries::{Repeat, Retries, Unsent};
+    use crate::pipeline::counts::Counters;
 
     /// Panics at a batch with a 13 in it, and takes all others.
     struct Superstitious;
 
     impl Sink<u64> for Superstitious {
-        async fn export(&self, batch: Vec<u64>) -> SendOutcome {
+        async fn export(&self, batch: Vec<u64>, _: &Retention) -> SendOutcome {
             assert!(!batch.contains(&13), "as it should");
             SendOutcome {
                 exported: batch.len() as u64,
@@ -166,8 +220,8 @@ mod tests {
     #[tokio::test]
     async fn an_exporter_that_panics_has_failed_one_batch_and_goes_on() {
         let counters = Arc::new(Counters::default());
-        let (queue, worker) =
-            queue::<u64, _>(Signal::Traces, small(16), counters.clone(), Superstitious);
+        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let (queue, worker) = queue::<u64, _>(small(16), losses, Superstitious);
         tokio::spawn(worker.task);
         for item in [1, 13, 2] {
             queue.push(item);
@@ -180,20 +234,230 @@ mod tests {
 
     #[tokio::test]
     async fn one_export_answers_all_who_wait_for_a_flush() {
-        let (flush, mut flushes) = mpsc::unbounded_channel();
+        let (flush, flushes) = mpsc::unbounded_channel();
+        let mut flushes = Flushes::new(flushes);
         let (waiters, flushed): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
         for waiter in waiters {
             flush.send(waiter).expect("it is open");
         }
-        let waiters = next(
-            &mut flushes,
-            std::future::pending(),
-            Duration::from_secs(60),
-        )
-        .await;
+        let waiters = flushes
+            .next(std::future::pending(), Duration::from_secs(60))
+            .await;
         answer(waiters.expect("the channel is open"));
         for flushed in flushed {
             flushed.await.expect("it was answered");
         }
+    }
+
+    /// Takes items as a script has it: for each attempt an answer, and how long it takes.
+    struct Scripted {
+        retries: Retries,
+        script: Mutex<VecDeque<(Answer, Duration)>>,
+        taken: Mutex<Vec<u64>>,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Answer {
+        Good,
+        /// Another attempt cannot help.
+        Bad,
+        /// Another attempt may help, soon or after so many milliseconds.
+        Later(Option<u64>),
+        /// The receiver takes the items, and does not say so.
+        Mute,
+    }
+
+    impl Sink<Numbered> for Arc<Scripted> {
+        async fn export(&self, batch: Vec<Numbered>, retention: &Retention) -> SendOutcome {
+            let take = || {
+                let numbers = batch.iter().map(|item| item.0);
+                self.taken.lock().expect("not poisoned").extend(numbers);
+            };
+            let attempt = || async {
+                let next = self.script.lock().expect("not poisoned").pop_front();
+                let (answer, latency) = next.unwrap_or((Answer::Good, Duration::ZERO));
+                sleep(latency).await;
+                let failed = |retry| Err(AttemptError::new(Failure::Refused, "refused", retry));
+                match answer {
+                    Answer::Good => {
+                        take();
+                        Ok(())
+                    }
+                    Answer::Bad => failed(Retry::Never),
+                    Answer::Later(None) => failed(Retry::Soon),
+                    Answer::Later(Some(quiet)) => {
+                        failed(Retry::After(Duration::from_millis(quiet)))
+                    }
+                    Answer::Mute => {
+                        take();
+                        Err(AttemptError::timeout())
+                    }
+                }
+            };
+            let oldest = self.retries.oldest();
+            let run = self
+                .retries
+                .run(attempt, oldest, Repeat::IfItMayPass, retention);
+            let (mut outcome, count) = (SendOutcome::default(), batch.len() as u64);
+            match run.await {
+                Ok(()) => outcome.exported = count,
+                Err(Unsent::Failed(error)) => outcome.fail(count, error.failure, error.detail),
+                Err(Unsent::GivenUp(failure, detail)) => outcome.give_up(count, failure, detail),
+            }
+            outcome
+        }
+    }
+
+    /// An item that is one of many.
+    struct Numbered(u64);
+
+    impl Item for Numbered {
+        fn estimated_size(&self) -> usize {
+            1
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push(u64),
+        Wait(u64),
+        Flush,
+    }
+
+    const CAPACITY: u64 = 32;
+
+    async fn check_accounts(script: Vec<(Answer, Duration)>, steps: Vec<Step>) {
+        let is_bad = |(answer, _): &(Answer, Duration)| matches!(answer, Answer::Bad);
+        let has_bad = script.iter().any(is_bad);
+        let sink = Arc::new(Scripted {
+            retries: Retries::new(Duration::from_secs(24 * 60 * 60)),
+            script: Mutex::new(script.into()),
+            taken: Mutex::default(),
+        });
+        let counters = Arc::new(Counters::default());
+        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let batch = Batch::default()
+            .with_max_queue_size(CAPACITY as usize)
+            .with_max_export_batch_size(8)
+            .with_schedule_delay(Duration::from_millis(50));
+        let (queue, worker) = queue::<Numbered, _>(batch, losses, sink.clone());
+        tokio::spawn(worker.task);
+        let mut was_full = false;
+        let mut check = || {
+            let stats = counters.stats();
+            let waiting = queue.waiting().iter().sum::<usize>() as u64 + queue.taken();
+            let settled = stats.exported + stats.failed + stats.dropped;
+            assert_eq!(stats.accepted, settled + waiting, "{stats:?}");
+            assert_eq!(stats.waiting, waiting, "{stats:?}");
+            // A batch that was given up has its memory until the worker runs.
+            assert!(waiting <= CAPACITY + 8, "{stats:?}");
+            was_full |= waiting >= CAPACITY;
+            assert!(was_full || stats.dropped == 0, "there was room: {stats:?}");
+            assert!(has_bad || stats.failed == 0, "{stats:?}");
+        };
+        let mut pushed = 0;
+        for step in steps {
+            match step {
+                Step::Push(count) => {
+                    for _ in 0..count {
+                        queue.push(Numbered(pushed));
+                        pushed += 1;
+                        check();
+                    }
+                }
+                Step::Wait(milliseconds) => {
+                    let end = Instant::now() + Duration::from_millis(milliseconds);
+                    while Instant::now() < end {
+                        sleep(Duration::from_millis(7)).await;
+                        check();
+                    }
+                }
+                Step::Flush => {
+                    let (done, _) = oneshot::channel();
+                    worker.flush.send(done).expect("the worker lives");
+                    tokio::task::yield_now().await;
+                    check();
+                }
+            }
+        }
+        flush(&worker.flush).await;
+        check();
+        let stats = counters.stats();
+        assert_eq!((stats.accepted, stats.waiting), (pushed, 0));
+        let taken = sink.taken.lock().expect("not poisoned");
+        let unique: HashSet<_> = taken.iter().collect();
+        // A batch that was taken in silence may be given up later.
+        assert!(unique.len() as u64 >= stats.exported);
+        assert!(unique.len() as u64 <= pushed);
+        if stats.failed + stats.dropped == 0 {
+            assert_eq!(unique.len() as u64, pushed);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn accounts_hold_at_every_moment_whatever_the_receiver_does(
+            script in vec((
+                prop_oneof![
+                    Just(Answer::Good),
+                    Just(Answer::Bad),
+                    Just(Answer::Later(None)),
+                    Just(Answer::Later(None)),
+                    (0u64..3000).prop_map(|quiet| Answer::Later(Some(quiet))),
+                    Just(Answer::Mute),
+                ],
+                (0u64..300).prop_map(Duration::from_millis),
+            ), 0..40),
+            steps in vec(prop_oneof![
+                (1u64..20).prop_map(Step::Push),
+                (1u64..20).prop_map(Step::Push),
+                (1u64..400).prop_map(Step::Wait),
+                Just(Step::Flush),
+            ], 1..60),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
+            runtime.block_on(check_accounts(script, steps));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_batch_goes_when_newer_items_need_its_place_and_no_earlier() {
+        let later = (Answer::Later(Some(60_000)), Duration::ZERO);
+        let sink = Arc::new(Scripted {
+            retries: Retries::new(Duration::from_secs(300)),
+            script: Mutex::new([later].into()),
+            taken: Mutex::default(),
+        });
+        let counters = Arc::new(Counters::default());
+        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let batch = Batch::default()
+            .with_max_queue_size(CAPACITY as usize)
+            .with_max_export_batch_size(8);
+        let (queue, worker) = queue::<Numbered, _>(batch, losses, sink.clone());
+        tokio::spawn(worker.task);
+        for number in 0..CAPACITY {
+            queue.push(Numbered(number));
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(
+            (counters.stats().waiting, counters.stats().dropped),
+            (32, 0)
+        );
+        // The oldest eight are in their backoff, and the place of one is enough.
+        queue.push(Numbered(CAPACITY));
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(
+            (counters.stats().waiting, counters.stats().dropped),
+            (25, 8)
+        );
+        flush(&worker.flush).await;
+        let stats = counters.stats();
+        assert_eq!((stats.exported, stats.dropped, stats.failed), (25, 8, 0));
+        let taken = sink.taken.lock().expect("not poisoned");
+        assert_eq!(*taken, Vec::from_iter(8..=CAPACITY));
     }
 }

@@ -136,7 +136,9 @@ impl InFlight {
             extra,
         };
         self.state.instruments.record_http(route, &key, measured);
-        if let Some(status) = self.status {
+        if self.span_is_recording
+            && let Some(status) = self.status
+        {
             self.set_on_span(cx, status_attribute(status));
         }
         error

@@ -74,6 +74,11 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is neither true nor false; using true",
     );
     add(
+        "TELEMETRY_SELF_METRICS",
+        "yes",
+        "is neither true nor false; using false",
+    );
+    add(
         "OTEL_SDK_DISABLED",
         "1",
         "is neither true nor false; using false",

@@ -23,6 +23,7 @@ use tower_telemetry::{
     layers::{ClientTelemetry, MetricSet},
 };
 
+use crate::support::refused::RefusedPort;
 use crate::support::{
     Attributes, Server, TestTelemetry, Value, attributes, span_attributes, tree, within_deadline,
 };
@@ -268,9 +269,8 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
 
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_is_an_error() {
-    let refusing = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let refused = refusing.local_addr().expect("it is bound");
-    drop(refusing);
+    let port = RefusedPort::hold();
+    let refused = port.address();
     for (uri, error, message) in [
         (
             format!("http://{refused}/"),
@@ -836,7 +836,11 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
     let spans = telemetry.wait_for_spans(2).await;
     assert_eq!(span_attributes(&spans[1])["url.full"], url("/moved"));
 
-    let refused = client.get("http://127.0.0.1:9/").send().await;
+    let port = RefusedPort::hold();
+    let refused = client
+        .get(format!("http://{}/", port.address()))
+        .send()
+        .await;
     assert!(refused.is_err());
     let spans = telemetry.wait_for_spans(3).await;
     let error = "connection_refused";
@@ -844,8 +848,9 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
     let Status::Error { description } = &spans[2].status else {
         panic!("{:?}", spans[2].status);
     };
-    let message = "error sending request for url (http://127.0.0.1:9/): client error (Connect): ";
-    assert!(description.starts_with(message), "{description}");
+    let url = format!("http://{}", port.address());
+    let message = format!("error sending request for url ({url}/): client error (Connect): ");
+    assert!(description.starts_with(&message), "{description}");
 }
 
 /// Sends a request of `reqwest` twice.

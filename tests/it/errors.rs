@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_telemetry::{async_try_with_tracer, set_span_error, set_span_error_with_sources};
 
+use crate::support::refused::refused_address;
 use crate::support::{TestTelemetry, span_attributes, within_deadline};
 
 type Erased = Box<dyn Error + Send + Sync>;
@@ -106,12 +107,6 @@ async fn behave(mut stream: TcpStream, act: Act) {
     }
 }
 
-/// An address where nobody listens.
-fn refusing() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound")
-}
-
 /// A time that nothing takes here.
 const SOON: Duration = Duration::from_millis(20);
 
@@ -124,7 +119,7 @@ const PLAIN: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
 async fn let_downs() -> Vec<(&'static str, String, &'static str)> {
     let uri = |address: SocketAddr| format!("http://{address}/");
     vec![
-        ("refused", uri(refusing()), "connection_refused"),
+        ("refused", uri(refused_address()), "connection_refused"),
         ("reset", uri(serve(Act::Reset).await), "connection_reset"),
         ("closed", uri(serve(Act::Close).await), "connection_closed"),
         (
@@ -427,7 +422,7 @@ mod with_reqwest {
 
     #[tokio::test]
     async fn secrets_in_urls_do_not_get_into_descriptions() {
-        let address = refusing();
+        let address = refused_address();
         let url = format!("http://user:canary@{address}/a?q=1&sig=canary&token=canary2#canary");
         for (layer, query) in [
             (0, "?q=1&sig=REDACTED&token=canary2"),
@@ -480,7 +475,13 @@ mod with_reqwest {
             .with(telemetry.client_layer())
             .with(Refuses)
             .build();
-        assert!(client.get("http://127.0.0.1:9/").send().await.is_err());
+        assert!(
+            client
+                .get(format!("http://{}/", refused_address()))
+                .send()
+                .await
+                .is_err()
+        );
         assert_eq!(recorded(&telemetry).await.error_type, "overloaded");
     }
 }
@@ -952,7 +953,7 @@ mod with_grpc {
     async fn a_server_that_is_not_there_has_the_code_that_the_caller_sees() {
         let goes: H2Act = |connection, _, _| connection.abrupt_shutdown(h2::Reason::NO_ERROR);
         for (case, address, error_type) in [
-            ("refused", refusing(), "connection_refused"),
+            ("refused", refused_address(), "connection_refused"),
             // hyper says nothing else of a reset in HTTP/2.
             ("reset", serve(Act::Reset).await, "connection_closed"),
             ("closed", serve(Act::Close).await, "connection_closed"),
@@ -980,7 +981,7 @@ mod with_grpc {
         let service = ServiceBuilder::new()
             .load_shed()
             .concurrency_limit(0)
-            .service(endpoint(refusing()).connect_lazy());
+            .service(endpoint(refused_address()).connect_lazy());
         let status = client(&telemetry, service).check(check("known")).await;
         let status = status.expect_err("there is no room");
         let call = recorded_call(&telemetry, "client").await;
@@ -1070,7 +1071,7 @@ mod with_grpc {
                 "connection_reset",
             ),
             (
-                refusing(),
+                refused_address(),
                 if with_tonic { "UNKNOWN" } else { "UNAVAILABLE" },
                 "connection_refused",
             ),

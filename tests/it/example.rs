@@ -7,7 +7,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::process::Process;
 use crate::support::receiver::{Fault, Receiver, attributes_of};
-use crate::support::{TRACE_ID, TRACEPARENT, eventually, send};
+use crate::support::refused::RefusedPort;
+use crate::support::{DEADLINE, TRACE_ID, TRACEPARENT, eventually, send};
 
 async fn get(server: &Process, path: &str) -> Response<Bytes> {
     let request = Request::get(format!("{}{path}", server.url()))
@@ -304,9 +305,8 @@ fn wrong_input_is_told_in_one_line() {
 
 #[test]
 fn a_collector_that_is_down_holds_no_server() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
-    drop(listener);
+    let port = RefusedPort::hold();
+    let endpoint = format!("http://{}", port.address());
     let mut server = Process::example(
         "server",
         &[
@@ -318,7 +318,7 @@ fn a_collector_that_is_down_holds_no_server() {
     let start = std::time::Instant::now();
     server.terminate();
     assert!(server.wait().success());
-    assert!(start.elapsed() < std::time::Duration::from_secs(6));
+    assert!(start.elapsed() < DEADLINE);
 }
 
 #[test]

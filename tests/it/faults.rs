@@ -1,6 +1,7 @@
 //! Receivers that misbehave in every way: requests stay fast, nothing hangs, every item is
 //! accounted for, and export goes on when the fault ends.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -48,7 +49,7 @@ async fn requests(telemetry: &TelemetryGuard, count: usize) {
     assert!(took < 2 * TIMEOUT, "{count} requests took {took:?}");
 }
 
-/// Goes through a fault and its end.
+/// Goes through a fault that no other attempt can help against, and its end.
 async fn survive(
     case: String,
     telemetry: TelemetryGuard,
@@ -87,6 +88,7 @@ async fn survive(
     ] {
         assert!(signal.exported > 0, "{case}");
         assert_eq!(signal.exported, received as u64, "{case}: {signal:?}");
+        assert_eq!(signal.waiting, 0, "{case}: {signal:?}");
         assert_eq!(
             signal.accepted,
             signal.exported + signal.failed + signal.dropped,
@@ -96,13 +98,50 @@ async fn survive(
     assert_eq!(telemetry.shutdown().await.stats.traces, stats.traces);
 }
 
+/// Goes through a fault that passes, and its end, without any loss.
+async fn outlive(
+    case: String,
+    telemetry: TelemetryGuard,
+    receiver: Receiver,
+    expected: Failure,
+    end: impl FnOnce(&Receiver),
+) {
+    const BEFORE: usize = 40;
+
+    requests(&telemetry, BEFORE).await;
+    let ended = async {
+        eventually(&format!("{case}: both signals fail"), || {
+            let stats = telemetry.stats();
+            let failures = [stats.traces, stats.metrics].map(|signal| signal.last_failure);
+            failures == [Some(expected); 2]
+        })
+        .await;
+        let stats = telemetry.stats();
+        assert_eq!(stats.traces.waiting, BEFORE as u64, "{case}: {stats:?}");
+        end(&receiver);
+    };
+    // The flush makes attempts come at once, and goes on when one fails.
+    let (report, ()) = tokio::join!(telemetry.force_flush(), ended);
+    assert!(!report.timed_out, "{case}: {report:?}");
+    let report = telemetry.shutdown().await;
+    assert_eq!(report.lost(), 0, "{case}: {report:?}");
+    let traces = report.stats.traces;
+    assert_eq!(traces.exported, BEFORE as u64, "{case}: {traces:?}");
+    // A receiver may get a message twice that it could not answer.
+    let spans = receiver.received().spans();
+    let unique: HashSet<_> = spans.iter().map(|span| span.span_id.clone()).collect();
+    assert_eq!(unique.len(), BEFORE, "{case}");
+    let points = receiver.received().points() as u64;
+    assert!(points >= report.stats.metrics.exported, "{case}");
+}
+
 /// Runs cases at once, which mostly wait.
 async fn all(cases: JoinSet<()>) {
     cases.join_all().await;
 }
 
 #[tokio::test]
-async fn it_survives_connections_that_go_wrong() {
+async fn connections_that_go_wrong_cost_nothing() {
     let mut cases = JoinSet::new();
     for (mode, expected) in [
         (Mode::Refuse, Failure::Refused),
@@ -119,7 +158,7 @@ async fn it_survives_connections_that_go_wrong() {
                 let case = format!("{mode:?} {protocol:?}");
                 let telemetry = telemetry(&endpoint, protocol);
                 let end = |_: &Receiver| proxy.set(Mode::Pass);
-                survive(case, telemetry, receiver, expected, end).await;
+                outlive(case, telemetry, receiver, expected, end).await;
             });
         }
     }
@@ -132,8 +171,10 @@ async fn a_receiver_whose_name_is_unknown_is_told_as_that() {
     let endpoint = format!("http://{}:4318", "a".repeat(64));
     let telemetry = telemetry(&endpoint, Protocol::HttpProtobuf);
     requests(&telemetry, 1).await;
-    let stats = telemetry.shutdown().await.stats.traces;
-    assert_eq!(stats.last_failure, Some(Failure::Dns));
+    eventually("it is tried", || {
+        telemetry.stats().traces.last_failure == Some(Failure::Dns)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -173,20 +214,24 @@ async fn what_the_queue_cannot_hold_is_dropped_and_counted() {
         .build()
         .expect("it is valid");
     requests(&telemetry, 100).await;
+    eventually("a batch that was given up is settled", || {
+        telemetry.stats().traces.waiting <= 8
+    })
+    .await;
     let stats = telemetry.stats().traces;
-    assert_eq!(stats.accepted, 100);
-    // The queue, and a batch on its way.
-    assert!((84..=92).contains(&stats.dropped), "{stats:?}");
+    assert_eq!((stats.accepted, stats.failed), (100, 0));
+    assert!((1..=8).contains(&stats.waiting), "{stats:?}");
+    assert_eq!(stats.dropped, 100 - stats.waiting);
     proxy.set(Mode::Pass);
     assert!(!telemetry.force_flush().await.timed_out);
     let after = telemetry.stats().traces;
-    assert_eq!(after.dropped, stats.dropped);
-    assert_eq!(after.exported + after.failed, 100 - after.dropped);
+    assert_eq!((after.dropped, after.failed), (stats.dropped, 0));
+    assert_eq!(after.exported, stats.waiting);
     assert_eq!(receiver.received().spans().len() as u64, after.exported);
 }
 
 #[tokio::test]
-async fn it_survives_a_connection_that_freezes_while_it_is_used() {
+async fn a_connection_that_freezes_while_it_is_used_costs_nothing() {
     for protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let proxy = Proxy::start(receiver.address, Mode::Pass);
@@ -195,15 +240,17 @@ async fn it_survives_a_connection_that_freezes_while_it_is_used() {
         assert!(!telemetry.force_flush().await.timed_out);
         proxy.set(Mode::Freeze);
         requests(&telemetry, 1).await;
-        assert!(!telemetry.force_flush().await.timed_out);
-        assert_eq!(telemetry.stats().traces.failed, 1);
+        eventually("it is not answered", || {
+            telemetry.stats().traces.last_failure == Some(Failure::Timeout)
+        })
+        .await;
         // The old connection stays as dead as it is; a new one is made at once.
         proxy.set(Mode::Pass);
         requests(&telemetry, 1).await;
-        assert!(!telemetry.force_flush().await.timed_out);
-        let stats = telemetry.shutdown().await.stats;
-        assert_eq!((stats.traces.exported, stats.traces.failed), (2, 1));
-        assert_eq!(receiver.received().spans().len(), 2);
+        let report = telemetry.shutdown().await;
+        assert!(!report.timed_out);
+        assert_eq!(report.lost(), 0, "{report:?}");
+        assert_eq!(receiver.received().spans().len(), 3);
     }
 }
 
@@ -217,8 +264,6 @@ async fn it_survives_answers_that_are_wrong() {
     let cases = [
         (Fault::Status(404, None), both(Failure::HttpStatus(404))),
         (Fault::Status(500, None), both(Failure::HttpStatus(500))),
-        (Fault::Status(503, None), both(Failure::HttpStatus(503))),
-        (Fault::Grpc(14, None), grpc("UNAVAILABLE")),
         (Fault::Grpc(16, None), grpc("UNAUTHENTICATED")),
         (Fault::Grpc(8, None), grpc("RESOURCE_EXHAUSTED")),
         (
@@ -257,6 +302,41 @@ async fn it_survives_answers_that_are_wrong() {
 }
 
 #[tokio::test]
+async fn answers_that_may_be_repeated_cost_nothing() {
+    let mut cases = JoinSet::new();
+    for code in [429, 502, 503, 504] {
+        cases.spawn(repeatable(
+            Fault::Status(code, None),
+            Protocol::HttpProtobuf,
+            Failure::HttpStatus(code),
+        ));
+    }
+    for (code, name) in [
+        (1, "CANCELLED"),
+        (4, "DEADLINE_EXCEEDED"),
+        (10, "ABORTED"),
+        (11, "OUT_OF_RANGE"),
+        (14, "UNAVAILABLE"),
+        (15, "DATA_LOSS"),
+    ] {
+        let failure = Failure::GrpcStatus(name);
+        cases.spawn(repeatable(Fault::Grpc(code, None), Protocol::Grpc, failure));
+    }
+    let exhausted = Fault::Grpc(8, Some(retry_info(Duration::from_millis(1))));
+    let failure = Failure::GrpcStatus("RESOURCE_EXHAUSTED");
+    cases.spawn(repeatable(exhausted, Protocol::Grpc, failure));
+    all(cases).await;
+}
+
+async fn repeatable(fault: Fault, protocol: Protocol, expected: Failure) {
+    let case = format!("{fault:?}");
+    let receiver = Receiver::start_with(fault);
+    let telemetry = telemetry(&receiver.endpoint(), protocol);
+    let end = |receiver: &Receiver| receiver.set_fault(Fault::None);
+    outlive(case, telemetry, receiver, expected, end).await;
+}
+
+#[tokio::test]
 async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
     for protocol in PROTOCOLS {
         let receiver = Receiver::start_with(Fault::Partial(3));
@@ -264,10 +344,19 @@ async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
         requests(&telemetry, 10).await;
         let stats = telemetry.shutdown().await.stats;
         let received = receiver.received();
-        // Three of each message, whatever the batches were.
-        let messages = received.traces.len() as u64;
+        // Three of each message, or all of a smaller one.
+        let messages = received.traces.iter().map(|message| {
+            let scopes = message
+                .resource_spans
+                .iter()
+                .flat_map(|one| &one.scope_spans);
+            scopes.map(|scope| scope.spans.len() as u64).sum::<u64>()
+        });
         assert_eq!(received.spans().len(), 10);
-        assert_eq!(stats.traces.failed, (3 * messages).min(10));
+        assert_eq!(
+            stats.traces.failed,
+            messages.map(|count| count.min(3)).sum::<u64>()
+        );
         assert_eq!(stats.traces.exported, 10 - stats.traces.failed);
         assert_eq!(stats.traces.last_failure, Some(Failure::Rejected));
         assert_eq!((stats.metrics.exported, stats.metrics.failed), (1, 3));
@@ -324,7 +413,7 @@ fn retry_info(delay: Duration) -> String {
 }
 
 #[tokio::test]
-async fn a_receiver_that_asks_for_quiet_gets_it_from_all_signals_and_loses_nothing() {
+async fn a_receiver_that_asks_for_quiet_gets_it_and_loses_nothing() {
     // Longer than an export may take, and it does not count as that.
     let quiet = Duration::from_secs(1);
     for (protocol, fault) in [
@@ -338,6 +427,7 @@ async fn a_receiver_that_asks_for_quiet_gets_it_from_all_signals_and_loses_nothi
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint())
             .with_protocol(protocol)
+            .with_metrics_exporters([])
             .with_export_timeout(quiet / 2)
             .with_shutdown_timeout(DEADLINE)
             .with_span_batch(Batch::default().with_schedule_delay(Duration::from_millis(5)))
@@ -379,5 +469,70 @@ async fn a_shutdown_does_not_wait_for_the_end_of_the_quiet() {
         assert_eq!(report.stats.traces.dropped, 10);
         // One for each signal at most, as they start together.
         assert!(receiver.arrivals().len() <= 2, "{:?}", receiver.arrivals());
+    }
+}
+
+#[cfg(feature = "logs")]
+#[tokio::test]
+async fn quiet_that_is_asked_of_one_signal_holds_up_no_other() {
+    use opentelemetry::logs::{Logger, LoggerProvider};
+
+    for (protocol, fault) in [
+        (Protocol::HttpProtobuf, Fault::Status(429, Some("30"))),
+        (
+            Protocol::Grpc,
+            Fault::Grpc(8, Some(retry_info(Duration::from_secs(30)))),
+        ),
+    ] {
+        let receiver = Receiver::start_with(Fault::On("logs", Box::new(fault)));
+        let batch = Batch::default()
+            .with_schedule_delay(Duration::from_millis(5))
+            .with_max_queue_size(64);
+        let telemetry = Config::from_vars(|_| None)
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(receiver.endpoint())
+            .with_protocol(protocol)
+            .with_span_batch(batch)
+            .with_log_batch(batch)
+            .with_metric_interval(Duration::from_millis(20))
+            .with_shutdown_timeout(Duration::from_millis(500))
+            .build()
+            .expect("it is valid");
+        let loggers = telemetry.logger_provider().expect("it is on");
+        let logger = loggers.logger("test");
+        let log = || logger.emit(logger.create_log_record());
+        log();
+        eventually("logs are throttled", || {
+            telemetry.stats().logs.last_failure.is_some()
+        })
+        .await;
+        let throttled = receiver.arrivals().len();
+        // More than the queue holds, of all signals.
+        for count in 1..=200 {
+            log();
+            requests(&telemetry, 1).await;
+            if count % 20 == 0 {
+                eventually("spans go out", || {
+                    telemetry.stats().traces.exported == count
+                })
+                .await;
+            }
+        }
+        let metrics = telemetry.stats().metrics.exported;
+        eventually("metrics go out", || {
+            telemetry.stats().metrics.exported > metrics
+        })
+        .await;
+        assert!(receiver.arrivals().len() > throttled);
+        let stats = telemetry.shutdown().await.stats;
+        for signal in [stats.traces, stats.metrics] {
+            assert_eq!((signal.failed, signal.dropped), (0, 0), "{signal:?}");
+        }
+        assert_eq!((stats.traces.exported, stats.logs.dropped), (200, 201));
+        let received = receiver.received();
+        assert_eq!(
+            (received.spans().len(), received.log_records().len()),
+            (200, 0)
+        );
     }
 }

@@ -57,6 +57,8 @@ mod one_line;
 mod logs;
 mod meters;
 mod options;
+#[cfg(feature = "init")]
+mod outage;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;

@@ -41,8 +41,9 @@ impl Batch {
     /// Largest queue, and largest batch, that is accepted.
     pub(crate) const MAX_SIZE: usize = 1 << 20;
 
-    /// How many wait at most; what comes when the queue is full is dropped and counted.
-    /// Default 2048, at least 1, at most 1,048,576. Their memory is bounded too, at 8 KiB for each
+    /// How many wait at most, those included that are on their way or kept for another attempt. An item
+    /// that finds no room takes that of the oldest message that is kept for another attempt, else it
+    /// is dropped; both are counted. Default 2048, at least 1, at most 1,048,576. Their memory is bounded too, at 8 KiB for each
     /// that may wait. Threads take room beforehand, all together an eighth of a batch at most, of
     /// which some may stay unused.
     pub fn with_max_queue_size(mut self, size: usize) -> Self {
@@ -63,9 +64,8 @@ impl Batch {
         self
     }
 
-    /// How long the export of one message may take, its retries included; the export timeout of
-    /// the [`Config`](crate::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a
-    /// day.
+    /// The bound of one attempt to send a message; the export timeout of the
+    /// [`Config`](crate::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a day.
     pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
         self.export_timeout = within_a_day(timeout);
         self

@@ -517,7 +517,7 @@ mod tests {
             }
             span.end();
         }
-        let (mut ended, _) = queue.take(&mut queue.waiting());
+        let mut ended = queue.drain();
         let mut data = ended[1].view(&limits).to_data();
         data.name = "of the SDK".into();
         data.span_kind = SpanKind::Client;

@@ -288,7 +288,7 @@ mod tests {
 
     use super::*;
     use crate::config::settings::{Batch, Sampler};
-    use crate::pipeline::queue::Queue;
+    use crate::pipeline::queue::{Item, Queue};
     use crate::pipeline::spans::sampling::Below;
     use crate::propagation::{self, Decision};
     use crate::providers::tracer::TracersOf;
@@ -339,7 +339,7 @@ mod tests {
         }
 
         fn exported(&self) -> [Vec<SpanData>; 2] {
-            let (own, _) = self.queue.take(&mut self.queue.waiting());
+            let own = self.queue.drain();
             let own = own
                 .iter()
                 .map(|span| span.view(&LIMITS).to_data())
@@ -420,7 +420,7 @@ mod tests {
                 span_context: None,
             };
             drop(tracer.start(parent, &mut new_span));
-            let (mut ended, _) = both.queue.take(&mut both.queue.waiting());
+            let mut ended = both.queue.drain();
             match ended.pop() {
                 Some(EndedSpan::Own(_, record)) => record.scope.clone(),
                 ended => panic!("{ended:?}"),
@@ -450,8 +450,7 @@ mod tests {
                 span_context: None,
             };
             drop(both.own.start(parent, description));
-            let (_, bytes) = both.queue.take(&mut both.queue.waiting());
-            bytes
+            both.queue.drain()[0].estimated_size()
         };
         let text = || "t".repeat(1000);
         let empty = bytes(&mut |_: &mut NewSpan| ());
@@ -664,8 +663,9 @@ mod tests {
             assert_eq!(held(&child), expected(child_holds), "{case}");
             assert_eq!(held(&grandchild), expected(child_holds), "{case}");
             drop((request, child, grandchild));
-            let (ended, bytes) = both.queue.take(&mut both.queue.waiting());
+            let ended = both.queue.drain();
             assert_eq!(ended.len(), 3);
+            let bytes: usize = ended.iter().map(Item::estimated_size).sum();
             assert!(bytes >= 3 * (size_of::<SpanRecord>() + state.len()));
             for ended in ended {
                 assert_eq!(ended.view(&LIMITS).trace_state(), state, "{case}");
@@ -702,7 +702,7 @@ mod tests {
             cx = both.own.start(parent, &mut new_span).cx;
         }
         drop(cx);
-        let (ended, _) = both.queue.take(&mut both.queue.waiting());
+        let ended = both.queue.drain();
         assert_eq!(ended.len(), 3);
         for ended in ended {
             assert_eq!(ended.view(&LIMITS).trace_state(), state.header());

@@ -8,6 +8,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 #[cfg(feature = "init")]
 pub(crate) mod receiver;
+pub(crate) mod refused;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -16,7 +17,7 @@ use tokio_rustls::rustls::ServerConfig;
 pub(crate) enum Mode {
     /// They are what they should be.
     Pass,
-    /// Nobody listens. Only from the start on.
+    /// Nobody listens, and all connections are closed.
     Refuse,
     /// They are accepted, and that is all.
     Mute,
@@ -49,19 +50,34 @@ impl Proxy {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async {
-                let socket = TcpSocket::new_v4().expect("a socket");
-                let any = "127.0.0.1:0".parse().expect("it is an address");
-                socket.bind(any).expect("loopback has free ports");
+                let mut socket = socket("127.0.0.1:0".parse().expect("it is an address"));
                 let bound = socket.local_addr().expect("it is bound");
                 sender.send(bound).expect("somebody waits for it");
-                let mut listens = watched.clone();
-                let listens = listens.wait_for(|mode| *mode != Mode::Refuse);
-                if listens.await.is_err() {
-                    return;
-                }
-                let listener = socket.listen(128).expect("it is bound");
-                while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(serve(client, target, watched.clone(), tls.clone()));
+                loop {
+                    let mut refuses = watched.clone();
+                    if refuses.wait_for(|mode| *mode != Mode::Refuse).await.is_err() {
+                        return;
+                    }
+                    let listener = socket.listen(128).expect("it is bound");
+                    let mut connections = JoinSet::new();
+                    loop {
+                        tokio::select! {
+                            accepted = listener.accept() => {
+                                let Ok((client, _)) = accepted else {
+                                    return;
+                                };
+                                connections.spawn(serve(client, target, watched.clone(), tls.clone()));
+                            }
+                            refused = refuses.wait_for(|mode| *mode == Mode::Refuse) => {
+                                if refused.is_err() {
+                                    return;
+                                }
+                                break;
+                            }
+                        }
+                    }
+                    // The port stays this one's.
+                    socket = self::socket(bound);
                 }
             });
         });
@@ -75,6 +91,16 @@ impl Proxy {
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
+}
+
+/// A socket that is bound, besides another of this process.
+fn socket(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("it is a socket");
+    #[cfg(unix)]
+    socket.set_reuseport(true).expect("it is a socket");
+    socket.bind(address).expect("loopback has free ports");
+    socket
 }
 
 async fn serve(
@@ -104,16 +130,20 @@ async fn serve(
     match tls {
         None => {
             let (from_client, to_client) = client.into_split();
-            tokio::spawn(pump(from_server, to_client, mode.clone()));
-            pump(from_client, to_server, mode).await;
+            tokio::join!(
+                pump(from_server, to_client, mode.clone()),
+                pump(from_client, to_server, mode),
+            );
         }
         Some(tls) => {
             let Ok(client) = tls.accept(client).await else {
                 return;
             };
             let (from_client, to_client) = tokio::io::split(client);
-            tokio::spawn(pump(from_server, to_client, mode.clone()));
-            pump(from_client, to_server, mode).await;
+            tokio::join!(
+                pump(from_server, to_client, mode.clone()),
+                pump(from_client, to_server, mode),
+            );
         }
     }
 }

@@ -143,6 +143,8 @@ pub(crate) enum Fault {
     Redirect(String),
     /// Answers with a message and trailers that are neither.
     Garbage,
+    /// Does this to requests whose path contains the text, and nothing to others.
+    On(&'static str, Box<Fault>),
 }
 
 pub(crate) struct Receiver {
@@ -258,14 +260,18 @@ async fn misbehave(
     next: Next,
 ) -> axum::response::Response {
     // Before the arrival can be seen, which may be what ends the fault.
-    let fault = service.fault.lock().expect("not poisoned").clone();
+    let mut fault = service.fault.lock().expect("not poisoned").clone();
+    if let Fault::On(path, inner) = fault {
+        let is_meant = request.uri().path().contains(path);
+        fault = if is_meant { *inner } else { Fault::None };
+    }
     service
         .arrivals
         .lock()
         .expect("not poisoned")
         .push(Instant::now());
     match fault {
-        Fault::None | Fault::Partial(_) => next.run(request).await,
+        Fault::None | Fault::Partial(_) | Fault::On(..) => next.run(request).await,
         Fault::Status(code, retry_after) => {
             let status = StatusCode::from_u16(code).expect("it is one");
             let retry_after = retry_after.map(|after| [(header::RETRY_AFTER, after)]);

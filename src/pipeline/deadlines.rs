@@ -1,0 +1,121 @@
+//! Deadlines that hold on any executor or none, whatever the export thread does.
+//!
+//! One thread of the process watches them for all who wait. It is started with the first export
+//! thread, because a shutdown may come when there can be no new thread.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
+
+use tokio::sync::oneshot;
+
+/// With more deadlines than this, those that nobody waits for any more are removed.
+const MANY: usize = 1024;
+
+struct Watch {
+    process: u32,
+    deadlines: Sender<Deadline>,
+}
+
+struct Deadline {
+    time: Instant,
+    due: oneshot::Sender<()>,
+}
+
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+/// Starts the thread, unless it runs.
+pub(crate) fn start() -> io::Result<()> {
+    watch().map(drop)
+}
+
+/// Waits for a future, `timeout` at most; `None` where it is not ready by then.
+pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let (due, deadline) = oneshot::channel();
+    let time = Instant::now() + timeout;
+    if let Ok(watch) = watch() {
+        let watch = watch.as_ref().map(|watch| &watch.deadlines);
+        let _ = watch.map(|deadlines| deadlines.send(Deadline { time, due }));
+    }
+    let mut future = pin!(future);
+    tokio::select! {
+        biased;
+        value = &mut future => Some(value),
+        // Without the thread, the future alone ends this.
+        Ok(()) = deadline => None,
+    }
+}
+
+fn watch() -> io::Result<MutexGuard<'static, Option<Watch>>> {
+    let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    // A forked process has no thread.
+    if watch
+        .as_ref()
+        .is_none_or(|watch| watch.process != process::id())
+    {
+        let (deadlines, receiver) = channel();
+        thread::Builder::new()
+            .name("telemetry-deadlines".to_owned())
+            .spawn(move || run(&receiver))?;
+        *watch = Some(Watch {
+            process: process::id(),
+            deadlines,
+        });
+    }
+    Ok(watch)
+}
+
+fn run(deadlines: &Receiver<Deadline>) {
+    let mut watched: BTreeMap<(Instant, u64), oneshot::Sender<()>> = BTreeMap::new();
+    for number in 0.. {
+        let next = watched.first_key_value().map(|((time, _), _)| *time);
+        let received = match next {
+            Some(time) => deadlines.recv_timeout(time.saturating_duration_since(Instant::now())),
+            None => deadlines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(Deadline { time, due }) => {
+                if watched.len() >= MANY {
+                    watched.retain(|_, due| !due.is_closed());
+                }
+                watched.insert((time, number), due);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let later = watched.split_off(&(Instant::now(), u64::MAX));
+        for (_, due) in std::mem::replace(&mut watched, later) {
+            let _ = due.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_hold_without_a_runtime_in_whatever_order_they_come() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        // It has no timer.
+        let runtime = { runtime }.build().expect("a runtime");
+        runtime.block_on(async {
+            let wait = |milliseconds| {
+                let timeout = Duration::from_millis(milliseconds);
+                async move {
+                    let start = Instant::now();
+                    let never = std::future::pending::<()>();
+                    assert_eq!(within(timeout, never).await, None);
+                    assert!(start.elapsed() >= timeout);
+                }
+            };
+            tokio::join!(wait(30), wait(1), wait(20), wait(10));
+            let ready = within(Duration::ZERO, std::future::ready(1)).await;
+            assert_eq!(ready, Some(1));
+        });
+    }
+}

@@ -1,0 +1,36 @@
+//! Advice for log lines about telemetry that a receiver does not take.
+
+use crate::stats::Failure;
+
+/// Returns what to try after a failure.
+pub(crate) fn hint(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Dns => "check the host name of the endpoint",
+        Failure::Refused => "check that the receiver runs, and its port",
+        Failure::Timeout => "check the network and the load of the receiver",
+        Failure::Tls => {
+            "check the certificates (OTEL_EXPORTER_OTLP_CERTIFICATE), and whether the port speaks TLS"
+        }
+        Failure::Connection | Failure::NoReceiver => {
+            "check that the port speaks this protocol (4317 is usually gRPC, 4318 HTTP)"
+        }
+        Failure::HttpStatus(401 | 403)
+        | Failure::GrpcStatus("UNAUTHENTICATED" | "PERMISSION_DENIED") => {
+            "check the credentials (OTEL_EXPORTER_OTLP_HEADERS)"
+        }
+        Failure::HttpStatus(413) | Failure::TooLarge => {
+            "record less, or send smaller batches (Batch::with_max_export_batch_size)"
+        }
+        Failure::HttpStatus(429 | 503)
+        | Failure::GrpcStatus("RESOURCE_EXHAUSTED" | "UNAVAILABLE") => {
+            "the receiver is overloaded or throttles"
+        }
+        Failure::HttpStatus(301 | 302 | 303 | 307 | 308) => {
+            "use the endpoint that the receiver redirects to"
+        }
+        Failure::HttpStatus(_) | Failure::GrpcStatus(_) | Failure::Rejected => {
+            "see the log of the receiver"
+        }
+        Failure::Panic => "this is a defect of the exporter",
+    }
+}

@@ -1,0 +1,353 @@
+//! Outages of the receiver: they cost nothing while there is room, and what they cost is counted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use opentelemetry::trace::{Tracer, TracerProvider};
+use tower_telemetry::{
+    Config, TelemetryGuard,
+    config::{Batch, Exporter, Protocol, Temporality},
+    stats::Failure,
+};
+
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::receiver::{Fault, Receiver, attributes_of};
+use crate::support::{DEADLINE, eventually};
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+
+fn config(endpoint: String, protocol: Protocol) -> Config {
+    Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(endpoint)
+        .with_protocol(protocol)
+        .with_shutdown_timeout(DEADLINE)
+}
+
+fn batch() -> Batch {
+    Batch::default()
+        .with_schedule_delay(Duration::from_millis(5))
+        .with_max_queue_size(64)
+        .with_max_export_batch_size(16)
+}
+
+/// Records spans that are named by their numbers.
+fn record(telemetry: &TelemetryGuard, numbers: impl IntoIterator<Item = usize>) {
+    let provider = telemetry.tracer_provider().expect("it is on");
+    let tracer = provider.tracer("test");
+    for number in numbers {
+        drop(tracer.start(number.to_string()));
+    }
+}
+
+fn numbers(receiver: &Receiver) -> HashSet<usize> {
+    let spans = receiver.received().spans();
+    spans
+        .iter()
+        .map(|span| span.name.parse().expect("it is a number"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_receiver_that_restarts_again_and_again_costs_nothing() {
+    const RESTARTS: usize = 5;
+
+    for (protocol, pause) in [
+        (Protocol::Grpc, Duration::from_millis(60)),
+        (Protocol::Grpc, Duration::from_millis(3)),
+        (Protocol::HttpProtobuf, Duration::from_millis(60)),
+        (Protocol::HttpProtobuf, Duration::from_millis(3)),
+    ] {
+        let receiver = Receiver::start();
+        let proxy = Proxy::start(receiver.address, Mode::Pass);
+        let delay = Duration::from_millis(20);
+        let telemetry = config(format!("http://{}", proxy.address), protocol)
+            .with_span_batch(Batch::default().with_schedule_delay(delay))
+            .build()
+            .expect("it is valid");
+        let mut recorded = 0;
+        for mode in [Mode::Refuse, Mode::Pass].repeat(RESTARTS) {
+            proxy.set(mode);
+            let until = tokio::time::Instant::now() + Duration::from_millis(300);
+            while tokio::time::Instant::now() < until {
+                record(&telemetry, [recorded]);
+                recorded += 1;
+                tokio::time::sleep(pause).await;
+            }
+            let stats = telemetry.stats().traces;
+            assert_eq!((stats.failed, stats.dropped), (0, 0), "{stats:?}");
+        }
+        let report = telemetry.shutdown().await;
+        assert_eq!(report.lost(), 0, "{report:?}");
+        assert_eq!(report.stats.traces.exported, recorded as u64);
+        assert_eq!(numbers(&receiver), (0..recorded).collect());
+    }
+}
+
+#[tokio::test]
+async fn an_outage_that_fills_the_queue_costs_the_oldest_to_the_item_and_ends_by_itself() {
+    const COUNT: usize = 1000;
+
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let proxy = Proxy::start(receiver.address, Mode::Refuse);
+        let telemetry = config(format!("http://{}", proxy.address), protocol)
+            .with_span_batch(batch())
+            .build()
+            .expect("it is valid");
+        for number in 0..COUNT {
+            record(&telemetry, [number]);
+            let stats = telemetry.stats().traces;
+            // A batch that was given up waits for its end.
+            assert!(stats.waiting <= 64 + 16, "{stats:?}");
+            if number % 16 == 0 {
+                // So that the oldest batch is in its backoff when its place is needed.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        eventually("the last one is settled", || {
+            telemetry.stats().traces.waiting <= 64
+        })
+        .await;
+        let stats = telemetry.stats().traces;
+        assert_eq!((stats.accepted, stats.failed), (COUNT as u64, 0));
+        assert_eq!(stats.dropped + stats.waiting, stats.accepted);
+        assert_eq!(stats.last_failure, Some(Failure::Refused));
+        assert!(stats.waiting > 64 / 2, "{stats:?}");
+        proxy.set(Mode::Pass);
+        eventually("it recovers by itself", || {
+            telemetry.stats().traces.waiting == 0
+        })
+        .await;
+        let after = telemetry.stats().traces;
+        assert_eq!((after.exported, after.failed), (stats.waiting, 0));
+        let numbers = numbers(&receiver);
+        assert_eq!(numbers.len() as u64, after.exported);
+        assert!(numbers.contains(&(COUNT - 1)), "the newest are kept");
+        assert!(!numbers.contains(&0), "the oldest are not");
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_given_up_when_it_is_too_old() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+    let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
+        .with_span_batch(batch())
+        .with_max_retry_age(Duration::from_millis(100))
+        .build()
+        .expect("it is valid");
+    record(&telemetry, 0..5);
+    eventually("it is given up", || {
+        let stats = telemetry.stats().traces;
+        (stats.dropped, stats.waiting) == (5, 0)
+    })
+    .await;
+    assert_eq!(
+        telemetry.stats().traces.last_failure,
+        Some(Failure::Refused)
+    );
+}
+
+#[tokio::test]
+async fn a_flush_ends_at_its_deadline_and_keeps_what_was_not_taken() {
+    let receiver = Receiver::start_with(Fault::Status(503, None));
+    let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
+        .with_shutdown_timeout(Duration::from_millis(200))
+        .build()
+        .expect("it is valid");
+    record(&telemetry, 0..5);
+    let report = telemetry.force_flush().await;
+    assert!(report.timed_out);
+    assert_eq!((report.stats.traces.waiting, report.lost()), (5, 0));
+    receiver.set_fault(Fault::None);
+    eventually("it is sent again", || {
+        telemetry.stats().traces.exported == 5
+    })
+    .await;
+}
+
+/// The sum of all points of a counter.
+fn sum(receiver: &Receiver, name: &str) -> i64 {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+
+    let received = receiver.received();
+    let resources = received
+        .metrics
+        .iter()
+        .flat_map(|one| &one.resource_metrics);
+    let scopes = resources.flat_map(|resource| &resource.scope_metrics);
+    let metrics = scopes.flat_map(|scope| &scope.metrics);
+    let sums = metrics.filter(|metric| metric.name == name).map(|metric| {
+        let Some(Data::Sum(sum)) = &metric.data else {
+            panic!("it is a counter");
+        };
+        let points = sum.data_points.iter();
+        let values = points.map(|point| match point.value {
+            Some(Value::AsInt(value)) => value,
+            other => panic!("{other:?}"),
+        });
+        values.sum::<i64>()
+    });
+    sums.sum()
+}
+
+#[tokio::test]
+async fn delta_windows_that_were_surely_not_taken_are_sent_again_and_no_window_twice() {
+    use opentelemetry::metrics::MeterProvider;
+
+    for (fault, lost) in [
+        (Fault::Status(503, None), false),
+        (Fault::Status(429, None), false),
+        // The receiver behind a gateway may have taken it.
+        (Fault::Status(504, None), true),
+        (Fault::Endless, true),
+    ] {
+        let receiver = Receiver::start();
+        let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
+            .with_temporality(Temporality::Delta)
+            .with_metric_interval(Duration::from_millis(20))
+            .build()
+            .expect("it is valid");
+        let provider = telemetry.meter_provider().expect("it is on");
+        let counter = provider.meter("test").u64_counter("count").build();
+        counter.add(1, &[]);
+        eventually("it arrives", || sum(&receiver, "count") == 1).await;
+        receiver.set_fault(fault.clone());
+        counter.add(10, &[]);
+        eventually("it is not taken", || {
+            telemetry.stats().metrics.last_failure.is_some()
+        })
+        .await;
+        receiver.set_fault(Fault::None);
+        counter.add(100, &[]);
+        let report = telemetry.shutdown().await;
+        assert_eq!(report.lost() > 0, lost, "{fault:?}: {report:?}");
+        let expected = if lost { 101 } else { 111 };
+        assert_eq!(sum(&receiver, "count"), expected, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn totals_that_were_not_taken_are_replaced_by_newer_ones() {
+    use opentelemetry::metrics::MeterProvider;
+
+    let receiver = Receiver::start_with(Fault::Status(503, None));
+    let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
+        .with_metric_interval(Duration::from_millis(20))
+        .build()
+        .expect("it is valid");
+    let provider = telemetry.meter_provider().expect("it is on");
+    let counter = provider.meter("test").u64_counter("count").build();
+    counter.add(1, &[]);
+    eventually("they are tried again", || receiver.arrivals().len() > 2).await;
+    counter.add(10, &[]);
+    receiver.set_fault(Fault::None);
+    let report = telemetry.shutdown().await;
+    assert_eq!(report.lost(), 0, "{report:?}");
+    let metric = receiver.received().metric("count").expect("it was sent");
+    assert!(format!("{metric:?}").contains("AsInt(11)"), "{metric:?}");
+}
+
+#[tokio::test]
+async fn thousands_of_flushes_wait_without_threads_of_their_own() {
+    const COUNT: usize = 3000;
+
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
+        .with_shutdown_timeout(Duration::from_millis(500))
+        .build()
+        .expect("it is valid");
+    record(&telemetry, 0..1);
+    let telemetry = std::sync::Arc::new(telemetry);
+    let mut flushes = tokio::task::JoinSet::new();
+    for _ in 0..COUNT {
+        let telemetry = telemetry.clone();
+        flushes.spawn(async move { telemetry.force_flush().await });
+    }
+    // Each of them has been polled once.
+    tokio::task::yield_now().await;
+    #[cfg(target_os = "linux")]
+    {
+        let threads = std::fs::read_dir("/proc/self/task").expect("it is Linux");
+        assert!(threads.count() < COUNT / 2);
+    }
+    for report in flushes.join_all().await {
+        assert!(report.timed_out);
+    }
+}
+
+/// The points of all metrics about the export, by name and `error.type`.
+fn self_metrics(receiver: &Receiver) -> BTreeMap<(String, String), i64> {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+
+    let received = receiver.received();
+    let last = received.metrics.last().expect("there were metrics");
+    let scopes = last
+        .resource_metrics
+        .iter()
+        .flat_map(|one| &one.scope_metrics);
+    let metrics = scopes.flat_map(|scope| &scope.metrics);
+    let metrics = metrics.filter(|metric| metric.name.starts_with("otel.sdk."));
+    let points = metrics.flat_map(|metric| {
+        let Some(Data::Sum(sum)) = &metric.data else {
+            panic!("it is a sum");
+        };
+        sum.data_points.iter().map(|point| {
+            let mut found = attributes_of(&point.attributes);
+            assert!(found.contains_key("otel.component.name"), "{found:?}");
+            let error = found.remove("error.type").unwrap_or_default();
+            let Some(Value::AsInt(value)) = point.value else {
+                panic!("{point:?}");
+            };
+            ((metric.name.clone(), error), value)
+        })
+    });
+    points.collect()
+}
+
+#[tokio::test]
+async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_asked_for() {
+    let receiver = Receiver::start();
+    let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
+        .with_span_batch(batch())
+        .with_self_metrics(true)
+        .build()
+        .expect("it is valid");
+    record(&telemetry, 0..5);
+    telemetry.force_flush().await;
+    receiver.set_fault(Fault::On("traces", Box::new(Fault::Status(400, None))));
+    record(&telemetry, 5..8);
+    telemetry.force_flush().await;
+    receiver.set_fault(Fault::None);
+    telemetry.force_flush().await;
+    let found = self_metrics(&receiver);
+    let stats = telemetry.stats();
+    let get = |name: &str, error: &str| {
+        let value = found.get(&(format!("otel.sdk.{name}"), error.to_owned()));
+        *value.unwrap_or_else(|| panic!("{name} {error}: {found:#?}")) as u64
+    };
+    assert_eq!(get("exporter.span.exported", ""), stats.traces.exported);
+    assert_eq!(get("exporter.span.exported", "400"), stats.traces.failed);
+    assert_eq!((stats.traces.exported, stats.traces.failed), (5, 3));
+    assert_eq!(get("exporter.span.inflight", ""), 0);
+    assert_eq!(get("processor.span.queue.size", ""), 0);
+    assert_eq!(get("processor.span.queue.capacity", ""), 64);
+    assert_eq!(get("processor.span.processed", ""), 8);
+    assert_eq!(get("processor.span.processed", "queue_full"), 0);
+    // As it was when they were collected, before their own export.
+    let points = get("exporter.metric_data_point.exported", "");
+    assert!(points > 0 && points < stats.metrics.exported);
+    #[cfg(feature = "logs")]
+    assert_eq!(get("exporter.log.exported", ""), 0);
+
+    let receiver = Receiver::start();
+    let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf);
+    let telemetry = telemetry.build().expect("it is valid");
+    let meters = telemetry.meter_provider().expect("it is on");
+    let meter = opentelemetry::metrics::MeterProvider::meter(meters, "test");
+    meter.u64_counter("count").build().add(1, &[]);
+    telemetry.shutdown().await;
+    assert!(self_metrics(&receiver).is_empty());
+}
