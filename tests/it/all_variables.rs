@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tower_telemetry::Config;
 
+#[cfg(feature = "logs")]
 const README: &str = include_str!("../../README.md");
 
 /// Read to warn of them alone, which is why the README does not list them.
@@ -34,6 +35,7 @@ fn warnings(config: &Config) -> Vec<String> {
 }
 
 /// The names that `text` stands for, which may have alternatives in braces.
+#[cfg(feature = "logs")]
 fn expanded(text: &str) -> Vec<String> {
     let Some((before, rest)) = text.split_once('{') else {
         return vec![text.to_owned()];
