@@ -74,6 +74,7 @@ pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Config {
         environment_origin,
         otlp: vars.otlp(None),
         otlp_by_signal,
+        proxies: vars.proxies(),
         spans: vars.batch("OTEL_BSP", Batch::default()),
         logs: vars.batch("OTEL_BLRP", log_delay),
         metric_interval: interval,

@@ -3,6 +3,8 @@
 pub(crate) mod endpoint;
 pub(crate) mod env;
 pub(crate) mod error;
+mod proxied;
+pub(crate) mod proxy;
 pub(crate) mod resource;
 pub(crate) mod settings;
 mod vars;
@@ -11,6 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::proxy::ProxySettings;
 #[cfg(feature = "logs")]
 use crate::config::settings::LogLineSettings;
 use crate::config::settings::{
@@ -68,6 +71,7 @@ pub struct Config {
     /// For all signals, and where it is set, for one.
     pub(crate) otlp: OtlpSettings,
     pub(crate) otlp_by_signal: PerSignal<OtlpSettings>,
+    pub(crate) proxies: ProxySettings,
     pub(crate) spans: Batch,
     pub(crate) logs: Batch,
     pub(crate) metric_interval: Duration,
@@ -440,7 +444,10 @@ impl fmt::Display for Config {
             let exporters = self.exporters(signal).into_iter();
             let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
                 (Exporter::Console, _) => "console".to_owned(),
-                (Exporter::Otlp, Ok(target)) => format!("otlp({target})"),
+                (Exporter::Otlp, Ok(target)) => match self.proxy(&target) {
+                    Ok(Some(proxy)) => format!("otlp({target},proxy={proxy})"),
+                    _ => format!("otlp({target})"),
+                },
                 (Exporter::Otlp, Err(_)) => "otlp(no endpoint)".to_owned(),
             });
             write!(f, " {}={}", signal.name(), list(exporters))?;

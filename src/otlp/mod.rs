@@ -4,7 +4,11 @@ mod answer;
 mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
+mod dial;
+mod first_bytes;
 #[cfg(feature = "http-json")]
 pub(crate) mod json;
 pub(crate) mod messages;
 pub(crate) mod outcome;
+mod reconnects;
+mod trust;
