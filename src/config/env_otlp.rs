@@ -70,7 +70,7 @@ impl Variables<'_> {
             }
             match header(pair) {
                 Some((name, _)) if is_framing(&name) => {
-                    self.warn(variable, None, headers::framing(&name));
+                    self.warn(variable, None, headers::framing(name.as_str()));
                 }
                 Some((name, value)) => {
                     usable.insert(name, value);

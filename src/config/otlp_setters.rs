@@ -68,7 +68,7 @@ impl Config {
     /// Headers that belong to the message itself, such as `content-length` and `host`, are left out, as
     /// are more than 256 headers. Each is one of the [`warnings`](Self::warnings).
     pub fn with_headers(mut self, headers: HeaderMap) -> Self {
-        let headers = usable("Config::with_headers", &headers, &mut self.warnings);
+        let headers = usable("Config::with_headers", headers, &mut self.warnings);
         self.with_otlp_setting(headers, |otlp| &mut otlp.headers)
     }
 
@@ -121,9 +121,8 @@ impl Config {
     }
 
     fn with_otlp_of(mut self, signal: Signal, origin: &str, mut settings: OtlpSettings) -> Self {
-        if let Some(headers) = &mut settings.headers {
-            *headers = usable(origin, headers, &mut self.warnings);
-        }
+        let headers = settings.headers.take();
+        settings.headers = headers.map(|headers| usable(origin, headers, &mut self.warnings));
         let files = [
             &mut settings.certificate,
             &mut settings.client_certificate,

@@ -437,9 +437,10 @@ mod setters {
     use super::*;
 
     type Variables = Vec<(String, &'static str)>;
+    type Setter = Box<dyn Fn(Config) -> Config>;
 
     /// Variables, and the setters that say the same.
-    struct Same(Vec<(Variables, Box<dyn Fn(Config) -> Config>)>);
+    struct Same(Vec<(Variables, Setter)>);
 
     impl Same {
         fn add(

@@ -44,26 +44,24 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
 /// Returns the headers that can be sent of those that `origin` sets in code.
 pub(crate) fn usable(
     origin: &str,
-    headers: &HeaderMap,
+    mut headers: HeaderMap,
     warnings: &mut Vec<ConfigWarning>,
 ) -> HeaderMap {
-    let mut usable = HeaderMap::new();
-    let mut is_full = false;
-    for (name, value) in headers {
-        if is_framing(name) {
+    for name in FRAMING {
+        if headers.remove(name).is_some() {
             warnings.push(ConfigWarning::new(origin, None, framing(name)));
-        } else {
-            is_full |= !add(&mut usable, name, value);
         }
     }
-    if is_full {
+    let mut usable = HeaderMap::new();
+    let mut pairs = headers.iter();
+    if !pairs.all(|(name, value)| add(&mut usable, name, value)) {
         warnings.push(ConfigWarning::new(origin, None, too_many()));
     }
     usable
 }
 
 /// Says that a header is not sent. The name is one of a list, and so no secret.
-pub(crate) fn framing(name: &HeaderName) -> String {
+pub(crate) fn framing(name: &str) -> String {
     format!("has {name}, which belongs to the message itself; it is left out")
 }
 

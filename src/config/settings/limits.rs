@@ -12,10 +12,6 @@
 /// let config = Config::from_env().with_limits(limits);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "logs"),
-    expect(dead_code, reason = "some are for log records")
-)]
 pub struct Limits {
     pub(crate) span_attributes: u32,
     pub(crate) span_events: u32,
