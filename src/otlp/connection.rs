@@ -150,12 +150,17 @@ impl Connection {
     /// protocol.
     pub(crate) fn failed(&self, error: &(dyn Error + 'static), start: Instant) -> AttemptFailure {
         let mut found = failure(error);
-        // Who waits for a connection that another request makes hears only that it is off.
-        if found.kind == Failure::Connection
-            && let Some((at, last)) = &*locked(&self.shared.last)
-            && *at >= start
-        {
-            found = last.clone();
+        // A request that waits for the connection of another one sees only that it is cancelled:
+        // because it failed, or because the other request has run out of time.
+        if found.kind == Failure::Connection {
+            let last = locked(&self.shared.last).clone();
+            if let Some((_, last)) = last.filter(|(at, _)| *at >= start) {
+                found = last;
+            } else if found.words.ends_with("request was canceled")
+                && let Some((kind, words)) = self.shared.reconnects.last()
+            {
+                (found.kind, found.words, found.is_postponed) = (kind, words, true);
+            }
         }
         if !found.is_postponed {
             if let Some(advice) = self.advice(&found) {
@@ -435,5 +440,33 @@ mod tests {
             assert!(response.is_ok(), "{response:?}");
             connection.answered();
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_waits_for_a_connection_of_another_one_fails_as_that_does() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let uri = format!("http://{}", closed.local_addr().expect("it is bound"));
+        drop(closed);
+        let connection = connection(&uri);
+        let request = || {
+            let request = http::Request::post(&uri).body(Full::default());
+            Box::pin(connection.client().request(request.expect("it is valid")))
+        };
+        let start = Instant::now();
+        let (first, second) = tokio::join!(request(), request());
+        for response in [first, second] {
+            let error = response.expect_err("nobody listens");
+            assert_eq!(connection.failed(&error, start).kind, Failure::Refused);
+        }
+        // Now the first one waits for the end of the pause, and is given up before.
+        let (mut first, mut second) = (request(), request());
+        let start = Instant::now();
+        for waiting in [&mut first, &mut second] {
+            assert!(timeout(Duration::ZERO, waiting).await.is_err());
+        }
+        drop(first);
+        let error = second.await.expect_err("nobody connects");
+        let found = connection.failed(&error, start);
+        assert_eq!(found.kind, Failure::Refused, "{found:?}");
     }
 }

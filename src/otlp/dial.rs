@@ -75,7 +75,8 @@ impl Service<Uri> for Dial {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let mut dial = self.clone();
         Box::pin(async move {
-            dial.reconnects.may_connect().await?;
+            let reconnects = dial.reconnects.clone();
+            let token = reconnects.may_connect().await?;
             let reached = match &dial.route {
                 Route::Direct => over_tcp(&mut dial.tcp, uri.clone()).await,
                 #[cfg(unix)]
@@ -85,13 +86,13 @@ impl Service<Uri> for Dial {
             let stream = match reached {
                 Ok(stream) => stream,
                 Err(error) => {
-                    dial.reconnects.was_not_accepted();
                     return Err(match &dial.route {
                         Route::Proxy(route) => ProxyError::unreachable(&route.proxy, error).into(),
                         _ => error,
                     });
                 }
             };
+            token.spend();
             let (stream, connected) = match dial.route {
                 Route::Proxy(route) => {
                     let connected = Connected::new().proxy(route.forwards);

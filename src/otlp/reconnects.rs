@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,23 @@ impl fmt::Display for Postponed {
 
 impl Error for Postponed {}
 
+/// The token of a connection, which is given back unless somebody accepts the connection.
+pub(crate) struct Token<'a>(&'a Reconnects);
+
+impl Token<'_> {
+    /// Notes that the connection was accepted.
+    pub(crate) fn spend(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.tokens = (state.tokens + 1.0).min(BURST);
+    }
+}
+
 impl Reconnects {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
@@ -65,15 +83,14 @@ impl Reconnects {
     }
 
     /// Waits until a connection may be made, and takes its token.
-    pub(crate) async fn may_connect(&self) -> Result<(), Postponed> {
+    pub(crate) async fn may_connect(&self) -> Result<Token<'_>, Postponed> {
         let until = Instant::now() + LONGEST_PAUSE;
         loop {
             match self.take(Instant::now()) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Token(self)),
                 Err(wait) if Instant::now() + wait <= until => sleep(wait).await,
                 Err(_) => {
-                    let last = self.state().last.clone();
-                    let (failure, detail) = last.unwrap_or_else(|| {
+                    let (failure, detail) = self.last().unwrap_or_else(|| {
                         let detail = "too many connections without an answer";
                         (Failure::Connection, detail.to_owned())
                     });
@@ -110,18 +127,17 @@ impl Reconnects {
         Ok(())
     }
 
-    /// Gives the token of a connection back that nobody has accepted.
-    pub(crate) fn was_not_accepted(&self) {
-        let mut state = self.state();
-        state.tokens = (state.tokens + 1.0).min(BURST);
-    }
-
     /// Counts a connection that failed, or that brought no answer.
     pub(crate) fn failed(&self, failure: Failure, detail: &str) {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         state.failed = Instant::now();
         state.last = Some((failure, detail.to_owned()));
+    }
+
+    /// Returns the failure after which nothing was answered.
+    pub(crate) fn last(&self) -> Option<(Failure, String)> {
+        self.state().last.clone()
     }
 
     /// Forgets all failures: the receiver is there.
@@ -193,7 +209,7 @@ mod tests {
                     break Instant::now();
                 }
                 tries += 1;
-                reconnects.was_not_accepted();
+                drop(asked);
                 reconnects.failed(Failure::Refused, "it is refused");
             };
             assert!(
@@ -211,7 +227,10 @@ mod tests {
         let start = Instant::now();
         let refusal = loop {
             match reconnects.may_connect().await {
-                Ok(()) => reconnects.failed(Failure::Tls, "it is not trusted"),
+                Ok(token) => {
+                    token.spend();
+                    reconnects.failed(Failure::Tls, "it is not trusted");
+                }
                 Err(postponed) => break postponed,
             }
         };
