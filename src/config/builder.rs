@@ -5,6 +5,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::Temporality;
 
+use crate::config::proxy::ProxySettings;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -63,6 +64,7 @@ pub struct Config {
     pub(crate) logs: Batch,
     pub(crate) metric_interval: Duration,
     pub(crate) metric_timeout: Duration,
+    pub(crate) proxies: ProxySettings,
     pub(crate) max_retry_age: Duration,
     pub(crate) self_metrics: bool,
     pub(crate) temporality: Temporality,

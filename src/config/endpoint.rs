@@ -1,6 +1,7 @@
 //! Where the telemetry of a signal is sent.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use http::Uri;
 use http::uri::PathAndQuery;
@@ -16,6 +17,8 @@ use crate::config::settings::signal::Signal;
 pub(crate) struct Target {
     pub(crate) protocol: Protocol,
     pub(crate) uri: Uri,
+    /// The Unix socket that is connected to, whatever host the URL has.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 impl Config {
@@ -24,7 +27,7 @@ impl Config {
     pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];
         let protocol = self.otlp(signal, |settings| settings.protocol);
-        let (endpoint, is_base) = match (&own.endpoint, &self.otlp.endpoint) {
+        let (endpoint, mut is_base) = match (&own.endpoint, &self.otlp.endpoint) {
             (Some(endpoint), _) => (endpoint.clone(), false),
             (None, Some(endpoint)) => (endpoint.clone(), true),
             (None, None) => {
@@ -39,7 +42,7 @@ impl Config {
                 (endpoint, true)
             }
         };
-        let endpoint = match self.otlp(signal, |settings| settings.insecure) {
+        let mut endpoint = match self.otlp(signal, |settings| settings.insecure) {
             Some(insecure) if is_bare(&endpoint.text) => {
                 let scheme = if insecure { "http" } else { "https" };
                 let text = format!("{scheme}://{}", endpoint.text);
@@ -47,6 +50,13 @@ impl Config {
             }
             _ => endpoint,
         };
+        let socket = endpoint.text.strip_prefix("unix://").map(PathBuf::from);
+        if let Some(path) = &socket {
+            check_socket(&endpoint, path)?;
+            // A socket is no host, and each request names one.
+            endpoint.text = "http://localhost".to_owned();
+            is_base = true;
+        }
         let uri = parse(&endpoint)?;
         let protocol = protocol.unwrap_or_else(|| protocol_of(&uri));
         let path = match protocol {
@@ -58,12 +68,22 @@ impl Config {
                     None => format!("{base}/v1/{}", signal.name()),
                 }
             }
-            _ => return Ok(Target { protocol, uri }),
+            _ => {
+                return Ok(Target {
+                    protocol,
+                    uri,
+                    socket,
+                });
+            }
         };
         let mut parts = uri.into_parts();
         parts.path_and_query = PathAndQuery::try_from(path).ok();
         let uri = Uri::from_parts(parts).map_err(|_| invalid(&endpoint, "is not a URL"))?;
-        Ok(Target { protocol, uri })
+        Ok(Target {
+            protocol,
+            uri,
+            socket,
+        })
     }
 }
 
@@ -75,6 +95,9 @@ fn is_bare(endpoint: &str) -> bool {
 /// Writes the protocol and the URL without secrets, and without the path that gRPC has by itself.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.socket {
+            return write!(f, "{},unix://{}", self.protocol.name(), path.display());
+        }
         let uri = self.uri.to_string();
         let shown = shown::endpoint(match self.protocol {
             Protocol::Grpc => uri.strip_suffix(self.uri.path()).unwrap_or(&uri),
@@ -95,6 +118,31 @@ impl Target {
                 .parse()
                 .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
     }
+}
+
+#[cfg(unix)]
+fn check_socket(endpoint: &Endpoint, path: &std::path::Path) -> Result<(), InitError> {
+    use std::os::unix::net::SocketAddr;
+
+    if !path.is_absolute() {
+        let reason = "is not the whole path of a socket; write one such as unix:///run/otel.sock";
+        return Err(invalid(endpoint, reason));
+    }
+    match SocketAddr::from_pathname(path) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(invalid(
+            endpoint,
+            "is longer than the path of a socket can be",
+        )),
+    }
+}
+
+#[cfg(not(unix))]
+fn check_socket(endpoint: &Endpoint, _: &std::path::Path) -> Result<(), InitError> {
+    Err(invalid(
+        endpoint,
+        "is a Unix socket, which is for Unix alone",
+    ))
 }
 
 fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {

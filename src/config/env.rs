@@ -109,6 +109,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         environment_origin: environment.map(|_| ENVIRONMENT),
         otlp: vars.otlp(None),
         otlp_by_signal,
+        proxies: vars.proxies(),
         spans: vars.batch("OTEL_BSP", Batch::default()),
         logs: vars.batch("OTEL_BLRP", Batch::for_logs()),
         metric_interval: interval,

@@ -8,6 +8,8 @@ mod env_otlp;
 pub(crate) mod error;
 mod layer_setters;
 mod otlp_setters;
+mod proxied;
+pub(crate) mod proxy;
 pub(crate) mod resource;
 pub(crate) mod settings;
 mod summary;

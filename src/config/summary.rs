@@ -118,6 +118,7 @@ impl fmt::Debug for Config {
             layers,
             #[cfg(feature = "logs")]
             log_lines,
+            proxies,
             max_retry_age,
             self_metrics,
             shutdown_timeout,
@@ -153,6 +154,7 @@ impl fmt::Debug for Config {
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
         shown
+            .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)
             .field("self_metrics", self_metrics)
             .field("shutdown_timeout", shutdown_timeout)

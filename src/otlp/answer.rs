@@ -8,16 +8,21 @@ use base64::engine::DecodePaddingMode::Indifferent;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode};
 use prost::Message;
+use serde_json::Value;
 
-use crate::otlp::connection;
+use crate::otlp::connection::AttemptFailure;
+use crate::otlp::messages;
 use crate::semconv::rpc::Code;
 use crate::stats::Failure;
 
 /// Bound of an answer, in bytes. A longer one is not from a receiver of telemetry.
 pub(crate) const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Bound of an answer in words, in bytes.
+const MAX_WORDS: usize = 64 * 1024;
 
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
@@ -54,10 +59,107 @@ impl AttemptError {
         Self::new(Failure::NoReceiver, detail, Retry::Never)
     }
 
-    pub(crate) fn connection(error: &(dyn std::error::Error + 'static)) -> Self {
-        let (failure, detail) = connection::failure(error);
-        Self::new(failure, detail, Retry::Soon)
+    pub(crate) fn connection(found: AttemptFailure) -> Self {
+        let retry = if found.is_final {
+            Retry::Never
+        } else {
+            Retry::Soon
+        };
+        Self::new(found.kind, found.words, retry)
     }
+
+    /// Adds what to try.
+    pub(crate) fn advise(mut self, advice: &str) -> Self {
+        self.detail = format!("{}; {advice}", self.detail);
+        self
+    }
+}
+
+/// Says how many items an answer rejects, and why; `None` where it is not from a receiver of telemetry.
+///
+/// The specification wants a protobuf message, or JSON for JSON. Receivers, gateways and proxies also
+/// answer with nothing, with `{}`, with `ok`, or with the other encoding. The status has said that
+/// they took the message, so only a web page and bytes that mean nothing are refused.
+pub(crate) fn rejected<Q: messages::Request>(
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Option<(i64, String)> {
+    const NOTHING: (i64, String) = (0, String::new());
+
+    let body = match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if encoding == "gzip" => gunzip(&body)?,
+        _ => body,
+    };
+    let content_type = headers.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or("").trim().to_ascii_lowercase();
+    let is = |prefix: &str| content_type.starts_with(prefix);
+    if is("application/grpc") {
+        return None;
+    }
+    let words = body.trim_ascii();
+    if words.is_empty() {
+        return Some(NOTHING);
+    }
+    if is("text/html") || is("application/xhtml") || words.starts_with(b"<") {
+        return None;
+    }
+    // No message of OTLP begins with a brace: in protobuf it would be a group.
+    if words.starts_with(b"{")
+        && let Ok(Value::Object(fields)) = serde_json::from_slice(words)
+    {
+        return Some(rejected_in_json(&fields));
+    }
+    if !is("text/")
+        && !is("application/json")
+        && let Some(rejected) = Q::rejected(body.clone())
+    {
+        return Some(rejected);
+    }
+    let is_text = std::str::from_utf8(words).is_ok_and(|text| {
+        let is_odd = |letter: char| letter.is_control() && !letter.is_ascii_whitespace();
+        !text.contains(is_odd)
+    });
+    (is_text && words.len() <= MAX_WORDS).then_some(NOTHING)
+}
+
+/// An answer in JSON, which has one shape for all signals.
+fn rejected_in_json(answer: &serde_json::Map<String, Value>) -> (i64, String) {
+    // Parsers of protobuf take both spellings of a name.
+    fn field<'a>(of: &'a serde_json::Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
+        names.iter().find_map(|name| of.get(*name))
+    }
+
+    let partial = field(answer, &["partialSuccess", "partial_success"]);
+    let Some(Value::Object(partial)) = partial else {
+        return (0, String::new());
+    };
+    let rejected = field(
+        partial,
+        &[
+            "rejectedSpans",
+            "rejectedDataPoints",
+            "rejectedLogRecords",
+            "rejected_spans",
+            "rejected_data_points",
+            "rejected_log_records",
+        ],
+    );
+    // 64-bit numbers are text in JSON, and some write them as numbers.
+    let rejected = rejected.and_then(|number| match number {
+        Value::String(text) => text.parse().ok(),
+        number => number.as_i64(),
+    });
+    let reason = field(partial, &["errorMessage", "error_message"]).and_then(Value::as_str);
+    (rejected.unwrap_or(0), reason.unwrap_or("").to_owned())
+}
+
+fn gunzip(packed: &[u8]) -> Option<Bytes> {
+    let limit = u64::try_from(MAX_ANSWER).ok()?;
+    let mut plain = Vec::new();
+    let mut decoder = GzDecoder::new(packed).take(limit);
+    decoder.read_to_end(&mut plain).ok()?;
+    Some(plain.into())
 }
 
 pub(crate) fn grpc_message(frame: &Bytes, headers: &HeaderMap) -> Result<Bytes, AttemptError> {
@@ -68,13 +170,7 @@ pub(crate) fn grpc_message(frame: &Bytes, headers: &HeaderMap) -> Result<Bytes, 
         match flag {
             _ if message.len() != length => None,
             0 => Some(message),
-            1 if headers.get(GRPC_ENCODING)? == "gzip" => {
-                let limit = u64::try_from(MAX_ANSWER).ok()?;
-                let mut plain = Vec::new();
-                let mut decoder = GzDecoder::new(&*message).take(limit);
-                decoder.read_to_end(&mut plain).ok()?;
-                Some(plain.into())
-            }
+            1 if headers.get(GRPC_ENCODING)? == "gzip" => gunzip(&message),
             _ => None,
         }
     };

@@ -1,18 +1,44 @@
 //! One attempt to send a message.
 
+use std::error::Error;
 use std::io::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, TE, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, Request};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::config::settings::{Compression, Protocol};
-use crate::otlp::answer::{AttemptError, GRPC_ENCODING, MAX_ANSWER, failed, grpc_message, refused};
+use crate::otlp::answer::{
+    self, AttemptError, GRPC_ENCODING, MAX_ANSWER, Retry, failed, grpc_message, refused,
+};
 use crate::otlp::client::OtlpClient;
+use crate::otlp::first_bytes::{GRPC_ALONE, NO_GRPC, TLS_ALONE};
 use crate::otlp::messages;
 use crate::semconv::rpc::Code;
+
+/// Headers that say how a message is sent. A value of the configuration would contradict the message,
+/// and have it lost.
+const FRAMING: [HeaderName; 8] = [
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    GRPC_ENCODING,
+];
+
+/// Bound of a page that is read for its words, in bytes.
+const MAX_PAGE: usize = 8 * 1024;
 
 impl OtlpClient {
     /// A message as it travels: compressed, and framed for gRPC.
@@ -29,39 +55,92 @@ impl OtlpClient {
         frame.freeze()
     }
 
-    pub(crate) async fn attempt(&self, body: Bytes) -> Result<Bytes, AttemptError> {
+    pub(crate) async fn attempt(&self, body: Bytes) -> Result<Answer, AttemptError> {
         let mut request = Request::post(self.uri.clone())
             .body(Full::new(body))
             .map_err(|error| AttemptError::no_receiver(&error.to_string()))?;
         *request.headers_mut() = self.request_headers();
+        let start = Instant::now();
+        let failed_connection = |error: &(dyn Error + 'static)| {
+            AttemptError::connection(self.connection.failed(error, start))
+        };
         let response = self.connection.client().request(request).await;
         let (head, body) = response
-            .map_err(|error| AttemptError::connection(&error))?
+            .map_err(|error| failed_connection(&error))?
             .into_parts();
+        self.connection.answered();
+        let is_grpc_answer = has_type(&head.headers, "application/grpc");
         if !head.status.is_success() {
-            return Err(refused(head.status, &head.headers));
+            return Err(self.refused(&head, body).await);
         }
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 return AttemptError::no_receiver("the answer has no end");
             }
-            AttemptError::connection(&*error)
+            failed_connection(&*error)
         })?;
         if self.protocol != Protocol::Grpc {
-            return Ok(body.to_bytes());
+            if is_grpc_answer {
+                let error = AttemptError::no_receiver("the answer is that of a gRPC server");
+                return Err(error.advise(GRPC_ALONE));
+            }
+            return Ok(Answer {
+                headers: head.headers,
+                body: body.to_bytes(),
+            });
         }
         let trailers = body
             .trailers()
             .filter(|trailers| Code::in_headers(trailers).is_some());
         let trailers = trailers.unwrap_or(&head.headers).clone();
         match Code::in_headers(&trailers) {
-            Some(code) if code.name() == "OK" => grpc_message(&body.to_bytes(), &head.headers),
+            Some(code) if code.name() == "OK" => Ok(Answer {
+                body: grpc_message(&body.to_bytes(), &head.headers)?,
+                headers: head.headers,
+            }),
             Some(code) => Err(failed(code, &trailers)),
-            None => Err(AttemptError::no_receiver(
-                "the answer is not that of a gRPC server",
-            )),
+            None => {
+                let error = AttemptError::no_receiver("the answer is not that of a gRPC server");
+                let advice = (!is_grpc_answer).then_some(NO_GRPC);
+                Err(advice.into_iter().fold(error, AttemptError::advise))
+            }
         }
+    }
+
+    /// Says what a status other than of success means, and where it may come from.
+    async fn refused(&self, head: &Parts, body: Incoming) -> AttemptError {
+        let mut error = refused(head.status, &head.headers);
+        let is_grpc_answer = has_type(&head.headers, "application/grpc");
+        // None of these is of a gateway before a receiver that does speak the protocol.
+        let is_unknown = [400, 404, 405, 415, 505].contains(&head.status.as_u16());
+        match self.protocol {
+            Protocol::Grpc if is_unknown && !is_grpc_answer => error = error.advise(NO_GRPC),
+            Protocol::Grpc => {}
+            _ if is_grpc_answer => error = error.advise(GRPC_ALONE),
+            _ if head.status == 400 && self.uri.scheme_str() == Some("http") => {
+                // Written by those who expect TLS and see none.
+                let page = Limited::new(body, MAX_PAGE).collect().await;
+                let page = page.map(|page| page.to_bytes()).unwrap_or_default();
+                let page = String::from_utf8_lossy(&page);
+                let words = ["HTTPS port", "HTTPS server", "SSL-enabled server port"];
+                if words.iter().any(|words| page.contains(words)) {
+                    error = error.advise(TLS_ALONE);
+                }
+            }
+            _ => {}
+        }
+        if let Some((proxy, _)) = self.connection.forwarder() {
+            error.detail = match head.status.as_u16() {
+                407 => format!("the proxy {proxy} wants a name and a password in its URL"),
+                _ => format!("{} through the proxy {proxy}", error.detail),
+            };
+            // Written by proxies for a receiver that they do not reach; receivers have no pages.
+            if head.status == 500 && has_type(&head.headers, "text/html") {
+                error.retry = Retry::Soon;
+            }
+        }
+        error
     }
 
     fn request_headers(&self) -> HeaderMap {
@@ -70,6 +149,9 @@ impl OtlpClient {
             Some(callback) => callback.over(&self.headers),
             None => self.headers.clone(),
         };
+        for name in &FRAMING {
+            headers.remove(name);
+        }
         let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
         set(USER_AGENT, AGENT);
         let encoding = match self.protocol {
@@ -93,16 +175,30 @@ impl OtlpClient {
         if self.compression == Compression::Gzip {
             set(encoding, "gzip");
         }
+        if let Some((_, Some(credentials))) = self.connection.forwarder() {
+            headers.insert(PROXY_AUTHORIZATION, credentials.clone());
+        }
         headers
     }
 
-    pub(crate) fn rejected<Q: messages::Request>(&self, answer: Bytes) -> Option<(i64, String)> {
+    pub(crate) fn rejected<Q: messages::Request>(&self, answer: Answer) -> Option<(i64, String)> {
         match self.protocol {
-            Protocol::Grpc | Protocol::HttpProtobuf => Q::rejected(answer),
-            #[cfg(feature = "http-json")]
-            Protocol::HttpJson => messages::rejected_in_json(&answer),
+            Protocol::Grpc => Q::rejected(answer.body),
+            _ => answer::rejected::<Q>(&answer.headers, answer.body),
         }
     }
+}
+
+/// What a receiver says that took a message.
+pub(crate) struct Answer {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+fn has_type(headers: &HeaderMap, content_type: &str) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(content_type.as_bytes()))
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
@@ -110,4 +206,341 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     // Writing to a vector does not fail.
     let _ = encoder.write_all(body);
     encoder.finish().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use opentelemetry_proto::tonic::collector::metrics::v1::{
+        ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    };
+    use prost::Message;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::proxy::Proxy;
+    use crate::otlp::connection::{Connection, Origin, Tls};
+    use crate::otlp::retries::Retries;
+    use crate::stats::Failure;
+
+    fn client(uri: &str, protocol: Protocol, proxy: Option<Proxy>) -> OtlpClient {
+        let uri: http::Uri = uri.parse().expect("it is a URI");
+        let origin = Origin::new(&uri, protocol, Tls::default()).by(None, proxy);
+        OtlpClient {
+            connection: Arc::new(Connection::new(origin).expect("it needs no file")),
+            uri,
+            protocol,
+            compression: Compression::None,
+            headers: HeaderMap::new(),
+            headers_from: None,
+            timeout: Duration::from_secs(10),
+            retries: Retries::new(Duration::from_secs(60)),
+        }
+    }
+
+    /// Answers each connection with some bytes when the client has sent its first ones.
+    async fn serve(answer: Vec<u8>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tokio::spawn(async move {
+            while let Ok((mut peer, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    let _ = peer.read(&mut buffer).await;
+                    let _ = peer.write_all(&answer).await;
+                    while let Ok(1..) = peer.read(&mut buffer).await {}
+                });
+            }
+        });
+        address
+    }
+
+    fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!("HTTP/1.1 {head}content-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    }
+
+    /// Sends a message, and says how many were rejected, or how it failed.
+    async fn send(client: &OtlpClient) -> Result<i64, AttemptError> {
+        let answer = client.attempt(client.packed(vec![1, 2, 3])).await?;
+        let rejected = client.rejected::<ExportMetricsServiceRequest>(answer);
+        let rejected = rejected.ok_or_else(|| AttemptError::no_receiver("it is no answer"))?;
+        Ok(rejected.0)
+    }
+
+    #[tokio::test]
+    async fn headers_of_the_configuration_that_frame_a_message_are_left_out() {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            let mut client = client("http://receiver.example/", protocol, None);
+            let plain = client.request_headers();
+            for name in FRAMING {
+                client.headers.insert(name, HeaderValue::from_static("0"));
+            }
+            assert_eq!(client.request_headers(), plain, "{protocol:?}");
+            let key = HeaderValue::from_static("secret");
+            client.headers.insert("x-key", key.clone());
+            assert_eq!(client.request_headers()["x-key"], key);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_success_counts_as_one_however_it_is_worded_and_a_web_page_does_not() {
+        const PROTOBUF: &str = "content-type: application/x-protobuf\r\n";
+        const JSON: &str = "content-type: application/json\r\n";
+        const TEXT: &str = "content-type: text/plain; charset=utf-8\r\n";
+        const HTML: &str = "content-type: text/html; charset=utf-8\r\n";
+        const NONE: &str = "";
+        let partial = ExportMetricsServiceResponse {
+            partial_success: Some(ExportMetricsPartialSuccess {
+                rejected_data_points: 3,
+                error_message: "too old".to_owned(),
+            }),
+        };
+        let partial = partial.encode_to_vec();
+        let json = br#"{"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"too old"}}"#;
+        let snake = br#"{"partial_success":{"rejected_data_points":3}}"#;
+        let nginx = b"<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n";
+        let login = b"\n  <html><body>Sign in</body></html>";
+        let long = vec![b'a'; MAX_ANSWER / 2];
+        let table: Vec<(&str, &str, &[u8], Option<i64>)> = vec![
+            // The Collector, Jaeger, Tempo: an empty message.
+            ("200 OK", PROTOBUF, b"", Some(0)),
+            ("200 OK", PROTOBUF, &partial, Some(3)),
+            ("200 OK", PROTOBUF, b"\x0a\x00", Some(0)),
+            (
+                "200 OK",
+                "content-type: application/protobuf\r\n",
+                &partial,
+                Some(3),
+            ),
+            (
+                "200 OK",
+                "content-type: application/octet-stream\r\n",
+                &partial,
+                Some(3),
+            ),
+            ("200 OK", NONE, &partial, Some(3)),
+            ("202 Accepted", PROTOBUF, &partial, Some(3)),
+            // The same in JSON, whatever was asked for.
+            ("200 OK", JSON, br#"{"partialSuccess":{}}"#, Some(0)),
+            ("200 OK", JSON, br#"{"partialSuccess":null}"#, Some(0)),
+            ("200 OK", JSON, json, Some(3)),
+            (
+                "200 OK",
+                "content-type: application/json; charset=utf-8\r\n",
+                json,
+                Some(3),
+            ),
+            ("200 OK", NONE, json, Some(3)),
+            ("200 OK", TEXT, json, Some(3)),
+            ("200 OK", JSON, snake, Some(3)),
+            ("200 OK", PROTOBUF, json, Some(3)),
+            // Prometheus, Loki and gateways: a status, and few words or none.
+            ("200 OK", NONE, b"", Some(0)),
+            ("202 Accepted", NONE, b"", Some(0)),
+            ("202 Accepted", JSON, b"{}", Some(0)),
+            ("200 OK", JSON, b"{ }\n", Some(0)),
+            ("200 OK", JSON, b"[]", Some(0)),
+            ("200 OK", JSON, b"null", Some(0)),
+            ("200 OK", JSON, b"\"OK\"", Some(0)),
+            ("200 OK", JSON, b"{broken", Some(0)),
+            ("200 OK", JSON, br#"{"text":"Success","code":0}"#, Some(0)),
+            ("200 OK", PROTOBUF, b"{}", Some(0)),
+            ("200 OK", TEXT, b"ok", Some(0)),
+            ("200 OK", TEXT, b"OK\n", Some(0)),
+            ("200 OK", NONE, b"ok", Some(0)),
+            ("200 OK", PROTOBUF, b"success", Some(0)),
+            ("201 Created", TEXT, b"", Some(0)),
+            ("200 OK", HTML, b"", Some(0)),
+            // Somebody else.
+            ("200 OK", HTML, nginx, None),
+            ("200 OK", HTML, b"ok", None),
+            ("200 OK", TEXT, login, None),
+            ("200 OK", NONE, nginx, None),
+            ("200 OK", PROTOBUF, login, None),
+            ("200 OK", PROTOBUF, b"\xff\xff\xff\xff", None),
+            ("200 OK", TEXT, &long, None),
+            ("200 OK", "content-type: application/grpc\r\n", b"", None),
+            (
+                "200 OK",
+                "content-type: application/grpc\r\ngrpc-status: 12\r\n",
+                b"",
+                None,
+            ),
+        ];
+        let protocols = [
+            Protocol::HttpProtobuf,
+            #[cfg(feature = "http-json")]
+            Protocol::HttpJson,
+        ];
+        for protocol in protocols {
+            for (status, content_type, body, expected) in &table {
+                let mut forms = vec![(format!("{status}\r\n{content_type}"), body.to_vec())];
+                if !body.is_empty() && body.len() < 1024 {
+                    let head = format!("{status}\r\n{content_type}content-encoding: gzip\r\n");
+                    forms.push((head, gzip(body)));
+                }
+                for (head, body) in forms {
+                    let case = format!("{protocol:?} {head} {:?}", body.get(..body.len().min(80)));
+                    let address = serve(answer(&head, &body)).await;
+                    let client = client(&format!("http://{address}/v1/metrics"), protocol, None);
+                    let found = send(&client).await;
+                    match expected {
+                        Some(rejected) => assert_eq!(found, Ok(*rejected), "{case}"),
+                        None => {
+                            let error = found.expect_err(&case);
+                            assert_eq!(error.failure, Failure::NoReceiver, "{case}");
+                        }
+                    }
+                }
+            }
+            let address = serve(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await;
+            let client = client(&format!("http://{address}/v1/metrics"), protocol, None);
+            assert_eq!(send(&client).await, Ok(0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_of_another_protocol_is_told_with_the_one_to_try() {
+        const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
+        const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
+        let bad = || answer("400 Bad Request\r\n", b"400 Bad Request");
+        let page = |text: &str| answer("400 Bad Request\r\n", text.as_bytes());
+        let go = page("Client sent an HTTP request to an HTTPS server.\n");
+        let nginx = page("<title>400 The plain HTTP request was sent to HTTPS port</title>");
+        let no_tls = "this port does not speak TLS; try an http:// endpoint";
+        let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
+        for (scheme, protocol, bytes, advice) in [
+            ("http", grpc, bad(), Some(NO_GRPC)),
+            (
+                "http",
+                grpc,
+                answer("505 Not Supported\r\n", b""),
+                Some(NO_GRPC),
+            ),
+            ("http", grpc, ALERT.to_vec(), Some(TLS_ALONE)),
+            ("http", http, SETTINGS.to_vec(), Some(GRPC_ALONE)),
+            ("http", http, ALERT.to_vec(), Some(TLS_ALONE)),
+            ("http", http, go, Some(TLS_ALONE)),
+            ("http", http, nginx, Some(TLS_ALONE)),
+            ("https", grpc, bad(), Some(no_tls)),
+            ("https", http, bad(), Some(no_tls)),
+            ("https", grpc, SETTINGS.to_vec(), Some(no_tls)),
+            ("https", http, SETTINGS.to_vec(), Some(no_tls)),
+            ("http", http, bad(), None),
+            ("http", http, b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec(), None),
+        ] {
+            if scheme == "https" && cfg!(not(feature = "tls")) {
+                continue;
+            }
+            let case = format!("{protocol:?} over {scheme}, {bytes:?}");
+            let address = serve(bytes).await;
+            let client = client(&format!("{scheme}://{address}/v1/metrics"), protocol, None);
+            let error = send(&client).await.expect_err("it is no receiver");
+            let advised = advice.is_some_and(|advice| error.detail.ends_with(advice));
+            assert_eq!(advised, advice.is_some(), "{case}: {error:?}");
+            assert_eq!(
+                error.detail.contains("this port"),
+                advised,
+                "{case}: {error:?}"
+            );
+        }
+    }
+
+    /// A server of HTTP/2 that answers everything like this.
+    async fn serve_http_2(status: u16, content_type: &'static str) -> SocketAddr {
+        use hyper::service::service_fn;
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tokio::spawn(async move {
+            while let Ok((peer, _)) = listener.accept().await {
+                let service = service_fn(move |_: Request<Incoming>| async move {
+                    let response = http::Response::builder().status(status);
+                    let response = response.header(CONTENT_TYPE, content_type);
+                    response.body(Full::<Bytes>::default())
+                });
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(peer), service),
+                );
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_server_of_http_2_that_knows_no_grpc_is_told_from_one_that_does() {
+        for (status, content_type, advised) in [
+            (404, "text/plain", true),
+            (415, "application/json", true),
+            (200, "text/plain", true),
+            (404, "application/grpc", false),
+            (200, "application/grpc", false),
+            (503, "text/html", false),
+            (401, "text/plain", false),
+        ] {
+            let address = serve_http_2(status, content_type).await;
+            let client = client(
+                &format!("http://{address}/x.y/Export"),
+                Protocol::Grpc,
+                None,
+            );
+            let error = send(&client).await.expect_err("it is no receiver");
+            let case = format!("{status} {content_type}: {error:?}");
+            assert_eq!(error.detail.ends_with(NO_GRPC), advised, "{case}");
+            // And it speaks nothing else.
+            let uri = format!("http://{address}/v1/metrics");
+            let client = self::client(&uri, Protocol::HttpProtobuf, None);
+            let error = send(&client).await.expect_err("it does not speak HTTP/1");
+            assert!(error.detail.ends_with(GRPC_ALONE), "{error:?}");
+        }
+    }
+
+    fn proxy(address: SocketAddr) -> Option<Proxy> {
+        Some(Proxy::parse(&format!("http://user:secret@{address}")).expect("it is valid"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_a_proxy_names_it_without_its_password() {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            for (status, words, retry) in [
+                (407, "a name and a password in its URL", Retry::Never),
+                (403, "403", Retry::Never),
+                (429, "429", Retry::Soon),
+                (502, "502", Retry::Soon),
+                (500, "500", Retry::Soon),
+            ] {
+                let head = format!("{status} No\r\ncontent-type: text/html\r\n");
+                let address = serve(answer(&head, b"<html>")).await;
+                let uri = "http://receiver.example:4318/v1/metrics";
+                let client = client(uri, protocol, proxy(address));
+                // Two signals: one makes the connection, and the other waits for it.
+                for error in <[_; 2]>::from(tokio::join!(send(&client), send(&client))) {
+                    let error = error.expect_err("it refuses");
+                    let case = format!("{protocol:?} {status}: {error:?}");
+                    assert_eq!(error.failure, Failure::HttpStatus(status), "{case}");
+                    assert_eq!(error.retry, retry, "{case}");
+                    let name = format!("the proxy http://{address}");
+                    assert!(error.detail.contains(&name), "{case}");
+                    assert!(error.detail.contains(words), "{case}");
+                    assert!(!case.contains("secret"), "{case}");
+                }
+            }
+            let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = closed.local_addr().expect("it is bound");
+            drop(closed);
+            let client = client("http://receiver.example:4318/", protocol, proxy(address));
+            let error = send(&client).await.expect_err("nobody listens");
+            assert_eq!(error.failure, Failure::Refused, "{error:?}");
+            let words = format!("the proxy http://{address} cannot be reached");
+            assert!(error.detail.contains(&words), "{error:?}");
+        }
+    }
 }

@@ -3,28 +3,31 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::timeout;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::config::error::InitError;
-use crate::config::settings::{PemFile, Protocol};
+use crate::config::proxy::Proxy;
+use crate::config::settings::Protocol;
+use crate::otlp::dial::{BoxError, Dial, ProxyError, ProxyRoute, Route};
+use crate::otlp::first_bytes::{FirstBytes, NO_GRPC, Spoken, Watched, advice};
+use crate::otlp::reconnects::{Postponed, Reconnects};
+use crate::otlp::trust::{self, Secured};
 use crate::stats::Failure;
 
-#[cfg(feature = "tls")]
-type Secured = hyper_rustls::HttpsConnector<HttpConnector>;
-#[cfg(not(feature = "tls"))]
-type Secured = HttpConnector;
+pub(crate) use crate::otlp::trust::Tls;
 
 pub(crate) type HttpClient = Client<Connector, Full<Bytes>>;
 
@@ -42,15 +45,8 @@ pub(crate) struct Origin {
     pub(crate) authority: Option<String>,
     pub(crate) is_grpc: bool,
     pub(crate) tls: Tls,
-}
-
-/// Who is trusted, and who we are.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tls {
-    /// In place of the platform's roots.
-    pub(crate) certificate: Option<PemFile>,
-    pub(crate) client_certificate: Option<PemFile>,
-    pub(crate) client_key: Option<PemFile>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) proxy: Option<Proxy>,
 }
 
 impl Origin {
@@ -60,7 +56,45 @@ impl Origin {
             authority: uri.authority().map(|authority| authority.to_string()),
             is_grpc: protocol == Protocol::Grpc,
             tls,
+            socket: None,
+            proxy: None,
         }
+    }
+
+    /// Sets the way there, in place of a connection to the host itself.
+    pub(crate) fn by(mut self, socket: Option<PathBuf>, proxy: Option<Proxy>) -> Self {
+        self.socket = socket;
+        self.proxy = proxy;
+        self
+    }
+
+    fn is_https(&self) -> bool {
+        self.scheme.as_deref() == Some("https")
+    }
+
+    /// The proxy that is given each request, in place of a tunnel.
+    fn forwarder(&self) -> Option<&Proxy> {
+        let is_forwarded = |proxy: &&Proxy| !proxy.is_socks() && !self.is_grpc && !self.is_https();
+        self.proxy.as_ref().filter(is_forwarded)
+    }
+
+    fn route(&self) -> Result<Route, InitError> {
+        #[cfg(unix)]
+        if let Some(path) = &self.socket {
+            return Ok(Route::Socket(path.clone()));
+        }
+        let Some(proxy) = &self.proxy else {
+            return Ok(Route::Direct);
+        };
+        Ok(Route::Proxy(Box::new(ProxyRoute {
+            proxy: proxy.clone(),
+            forwards: self.forwarder().is_some(),
+            #[cfg(feature = "tls")]
+            tls: match proxy.uri.scheme_str() {
+                Some("https") => Some(trust::with_proxy()?),
+                _ => None,
+            },
+        })))
     }
 }
 
@@ -68,15 +102,28 @@ impl Origin {
 pub(crate) struct Connection {
     pub(crate) origin: Origin,
     connector: Connector,
+    shared: Arc<Shared>,
     client: Mutex<HttpClient>,
 }
 
 impl Connection {
     pub(crate) fn new(origin: Origin) -> Result<Self, InitError> {
-        let connector = Connector(secured(&origin)?);
+        let shared = Arc::new(Shared::default());
+        let dial = Dial {
+            route: origin.route()?,
+            tcp: tcp(),
+            reconnects: shared.reconnects.clone(),
+            first: shared.raw.clone(),
+        };
+        let secured = trust::secured(&origin.tls, origin.is_https(), origin.is_grpc, dial)?;
+        let connector = Connector {
+            secured,
+            shared: shared.clone(),
+        };
         Ok(Self {
             client: Mutex::new(client(connector.clone(), origin.is_grpc)),
             connector,
+            shared,
             origin,
         })
     }
@@ -88,7 +135,59 @@ impl Connection {
     /// Has what comes connect anew: what gave no answer in time may be dead, and the kernel takes
     /// long to say so.
     pub(crate) fn renew(&self) {
+        self.shared
+            .reconnects
+            .failed(Failure::Timeout, "no answer in time");
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
+    }
+
+    /// Notes that the receiver, or a proxy in its place, has answered.
+    pub(crate) fn answered(&self) {
+        self.shared.reconnects.answered();
+    }
+
+    /// Says why a request failed that began at `start`, and what to try where the port speaks another
+    /// protocol.
+    pub(crate) fn failed(&self, error: &(dyn Error + 'static), start: Instant) -> AttemptFailure {
+        let mut found = failure(error);
+        // A request that waits for the connection of another one sees only that it is cancelled:
+        // because it failed, or because the other request has run out of time.
+        if found.kind == Failure::Connection {
+            let last = locked(&self.shared.last).clone();
+            if let Some((_, last)) = last.filter(|(at, _)| *at >= start) {
+                found = last;
+            } else if found.words.ends_with("request was canceled")
+                && let Some((kind, words)) = self.shared.reconnects.last()
+            {
+                (found.kind, found.words, found.is_postponed) = (kind, words, true);
+            }
+        }
+        if !found.is_postponed {
+            if let Some(advice) = self.advice(&found) {
+                found.words = format!("{}; {advice}", found.words);
+            }
+            self.shared.reconnects.failed(found.kind, &found.words);
+        }
+        found
+    }
+
+    fn advice(&self, found: &AttemptFailure) -> Option<&'static str> {
+        let spoken = Spoken {
+            is_grpc: self.origin.is_grpc,
+            is_tls: self.origin.is_https(),
+        };
+        // The receiver says so where TLS begins.
+        if spoken.is_grpc && found.words.contains("NoApplicationProtocol") {
+            return Some(NO_GRPC);
+        }
+        advice(spoken, &self.shared.raw.get(), &self.shared.plain.get())
+            .filter(|_| matches!(found.kind, Failure::Connection | Failure::Tls))
+    }
+
+    /// The proxy that is given each request, and `Proxy-Authorization` for it.
+    pub(crate) fn forwarder(&self) -> Option<(&Proxy, Option<&HeaderValue>)> {
+        let proxy = self.origin.forwarder()?;
+        Some((proxy, proxy.basic.as_ref()))
     }
 }
 
@@ -106,26 +205,58 @@ fn client(connector: Connector, is_grpc: bool) -> HttpClient {
         .build(connector)
 }
 
+/// What is known of the connections so far.
+struct Shared {
+    reconnects: Arc<Reconnects>,
+    /// What the receiver said first, and what TLS made of it.
+    raw: FirstBytes,
+    plain: FirstBytes,
+    /// How the last connection failed, and when.
+    last: Mutex<Option<(Instant, AttemptFailure)>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            reconnects: Arc::new(Reconnects::new()),
+            raw: FirstBytes::default(),
+            plain: FirstBytes::default(),
+            last: Mutex::new(None),
+        }
+    }
+}
+
 /// Makes connections, within a time.
 #[derive(Clone)]
-pub(crate) struct Connector(Secured);
+pub(crate) struct Connector {
+    secured: Secured,
+    shared: Arc<Shared>,
+}
 
 impl Service<Uri> for Connector {
-    type Response = <Secured as Service<Uri>>::Response;
-    type Error = Box<dyn Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Response = TokioIo<Watched<TokioIo<<Secured as Service<Uri>>::Response>>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.secured.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.0.call(uri);
+        let connecting = self.secured.call(uri);
+        let shared = self.shared.clone();
         Box::pin(async move {
-            match timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(connected) => Ok(connected?),
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
+            let error = match timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(Ok(stream)) => {
+                    let connected = stream.connected();
+                    let stream = Watched::new(TokioIo::new(stream), &shared.plain);
+                    return Ok(TokioIo::new(stream.known(&connected)));
+                }
+                Ok(Err(error)) => error,
+                Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
+            };
+            *locked(&shared.last) = Some((Instant::now(), failure(&*error)));
+            Err(error)
         })
     }
 }
@@ -140,85 +271,47 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
-#[cfg(not(feature = "tls"))]
-fn secured(_: &Origin) -> Result<Secured, InitError> {
-    Ok(tcp())
-}
-
-#[cfg(feature = "tls")]
-fn secured(origin: &Origin) -> Result<Secured, InitError> {
-    use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    use rustls::{ClientConfig, RootCertStore, crypto::ring};
-
-    fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, InitError> {
-        let read = CertificateDer::pem_file_iter(&file.path).and_then(Iterator::collect);
-        let read: Vec<_> = read.map_err(|error| InitError::pem(file, &error.to_string()))?;
-        if read.is_empty() {
-            return Err(InitError::pem(file, "there is no certificate in it"));
-        }
-        Ok(read)
-    }
-
-    let is_https = origin.scheme.as_deref() == Some("https");
-    // Named, because a program may well contain several providers.
-    let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| InitError::RootCertificates(io::Error::other(error)))?;
-    let settings = &origin.tls;
-    let tls = match &settings.certificate {
-        _ if !is_https => tls.with_root_certificates(RootCertStore::empty()),
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| InitError::pem(file, &error.to_string()))?;
-            }
-            tls.with_root_certificates(roots)
-        }
-        None => tls
-            .with_native_roots()
-            .map_err(InitError::RootCertificates)?,
-    };
-    let tls = match (&settings.client_certificate, &settings.client_key) {
-        _ if !is_https => tls.with_no_client_auth(),
-        (Some(certificate), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(&key.path)
-                .map_err(|error| InitError::pem(key, &error.to_string()))?;
-            tls.with_client_auth_cert(certificates(certificate)?, private)
-                .map_err(|error| InitError::pem(key, &error.to_string()))?
-        }
-        (None, None) => tls.with_no_client_auth(),
-        (Some(one), None) | (None, Some(one)) => {
-            let reason = "a client certificate and its key are needed together";
-            return Err(InitError::pem(one, reason));
-        }
-    };
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
-    Ok(if origin.is_grpc {
-        builder.enable_http2().wrap_connector(tcp())
-    } else {
-        builder.enable_all_versions().wrap_connector(tcp())
-    })
-}
-
 /// What kind of failure an error of a connection is, and its words with those of its sources.
-pub(crate) fn failure(error: &(dyn Error + 'static)) -> (Failure, String) {
-    let mut kind = Failure::Connection;
-    let mut words = String::new();
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AttemptFailure {
+    pub(crate) kind: Failure,
+    pub(crate) words: String,
+    /// Whether a proxy has refused for good.
+    pub(crate) is_final: bool,
+    /// Whether there was no attempt, as those before had come to nothing.
+    is_postponed: bool,
+}
+
+fn failure(error: &(dyn Error + 'static)) -> AttemptFailure {
+    let mut found = AttemptFailure {
+        kind: Failure::Connection,
+        words: String::new(),
+        is_final: false,
+        is_postponed: false,
+    };
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
-        if !words.contains(&text) {
-            let separator = if words.is_empty() { "" } else { ": " };
-            words = format!("{words}{separator}{text}");
+        if let Some(postponed) = error.downcast_ref::<Postponed>() {
+            found.kind = postponed.failure;
+            found.words = postponed.detail.clone();
+            found.is_postponed = true;
+            return found;
         }
-        if let Some(found) = kind_of(error, &text) {
-            kind = found;
+        let text = error.to_string();
+        if !found.words.contains(&text) {
+            let separator = if found.words.is_empty() { "" } else { ": " };
+            found.words = format!("{}{separator}{text}", found.words);
+        }
+        if let Some(kind) = kind_of(error, &text) {
+            found.kind = kind;
+        }
+        if let Some(status) = error
+            .downcast_ref::<ProxyError>()
+            .and_then(|one| one.status)
+        {
+            // 5xx is of a receiver that the proxy does not reach, 408 and 429 pass.
+            found.kind = Failure::HttpStatus(status);
+            found.is_final = (400..500).contains(&status) && ![408, 429].contains(&status);
         }
         // What an `io::Error` wraps is not its source, but its source's parent.
         let wrapped = error
@@ -227,7 +320,7 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> (Failure, String) {
             .map(|wrapped| wrapped as &(dyn Error + 'static));
         next = wrapped.or_else(|| error.source());
     }
-    (kind, words)
+    found
 }
 
 fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
@@ -240,7 +333,8 @@ fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
         return Some(Failure::Dns);
     }
     match error.downcast_ref::<io::Error>()?.kind() {
-        io::ErrorKind::ConnectionRefused => Some(Failure::Refused),
+        // The socket of a sidecar that does not run yet is not there.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Some(Failure::Refused),
         io::ErrorKind::TimedOut => Some(Failure::Timeout),
         _ => None,
     }
@@ -267,7 +361,112 @@ mod tests {
         let Err(error) = connected else {
             panic!("nobody speaks TLS there");
         };
-        assert_eq!(failure(&*error).0, Failure::Timeout);
+        assert_eq!(failure(&*error).kind, Failure::Timeout);
         assert!(start.elapsed() <= CONNECT_TIMEOUT + Duration::from_secs(1));
+    }
+
+    /// Accepts and closes.
+    fn closing() -> std::net::SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        address
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_accepts_and_closes_is_left_in_peace_whichever_signals_ask() {
+        const MINUTE: Duration = Duration::from_secs(60);
+
+        let uri: Uri = format!("http://{}", closing())
+            .parse()
+            .expect("it is a URI");
+        let connection = Arc::new(connection(&uri.to_string()));
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let start = Instant::now();
+        let signals = (0..3).map(|_| {
+            let (connection, made, uri) = (connection.clone(), made.clone(), uri.clone());
+            tokio::spawn(async move {
+                while start.elapsed() < 3 * MINUTE {
+                    let asked = Instant::now();
+                    match connection.connector.clone().call(uri.clone()).await {
+                        Ok(_) => {
+                            locked(&made).push(Instant::now());
+                            let closed = io::Error::from(io::ErrorKind::ConnectionReset);
+                            connection.failed(&closed, asked);
+                        }
+                        Err(error) => drop(connection.failed(&*error, asked)),
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        });
+        for signal in signals.collect::<Vec<_>>() {
+            signal.await.expect("it does not panic");
+        }
+        let made = locked(&made);
+        for start in made.iter() {
+            let end = *start + MINUTE;
+            let within = made.iter().filter(|one| (start..&end).contains(one));
+            let count = within.count();
+            assert!(count <= 15, "{count} in a minute");
+        }
+        assert!(made.len() >= 20, "it is given up: {}", made.len());
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_answers_and_closes_is_connected_to_each_time() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let uri = format!("http://{}", listener.local_addr().expect("it is bound"));
+        tokio::spawn(async move {
+            while let Ok((mut peer, _)) = listener.accept().await {
+                let _ = peer.read(&mut [0; 1024]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = peer.write_all(answer).await;
+            }
+        });
+        let origin = Origin::new(
+            &uri.parse().expect("it is a URI"),
+            Protocol::HttpProtobuf,
+            Tls::default(),
+        );
+        let connection = Connection::new(origin).expect("it needs no file");
+        for _ in 0..50 {
+            let request = http::Request::post(&uri).body(Full::default());
+            let request = request.expect("it is valid");
+            let response = connection.client().request(request).await;
+            assert!(response.is_ok(), "{response:?}");
+            connection.answered();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_waits_for_a_connection_of_another_one_fails_as_that_does() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let uri = format!("http://{}", closed.local_addr().expect("it is bound"));
+        drop(closed);
+        let connection = connection(&uri);
+        let request = || {
+            let request = http::Request::post(&uri).body(Full::default());
+            Box::pin(connection.client().request(request.expect("it is valid")))
+        };
+        let start = Instant::now();
+        let (first, second) = tokio::join!(request(), request());
+        for response in [first, second] {
+            let error = response.expect_err("nobody listens");
+            assert_eq!(connection.failed(&error, start).kind, Failure::Refused);
+        }
+        // Now the first one waits for the end of the pause, and is given up before.
+        let (mut first, mut second) = (request(), request());
+        let start = Instant::now();
+        for waiting in [&mut first, &mut second] {
+            assert!(timeout(Duration::ZERO, waiting).await.is_err());
+        }
+        drop(first);
+        let error = second.await.expect_err("nobody connects");
+        let found = connection.failed(&error, start);
+        assert_eq!(found.kind, Failure::Refused, "{found:?}");
     }
 }

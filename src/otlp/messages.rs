@@ -47,30 +47,6 @@ pub(crate) fn in_json(json: serde_json::Result<Vec<u8>>, limit: usize) -> Option
     json.ok().filter(|json| json.len() <= limit)
 }
 
-/// The same of an answer in JSON, which has one shape for all signals.
-#[cfg(feature = "http-json")]
-pub(crate) fn rejected_in_json(answer: &[u8]) -> Option<(i64, String)> {
-    use serde_json::Value;
-
-    if answer.is_empty() {
-        return Some((0, String::new()));
-    }
-    let Ok(Value::Object(answer)) = serde_json::from_slice(answer) else {
-        return None;
-    };
-    let Some(partial) = answer.get("partialSuccess") else {
-        return Some((0, String::new()));
-    };
-    let keys = ["rejectedSpans", "rejectedDataPoints", "rejectedLogRecords"];
-    // 64-bit numbers are text in JSON, and some write them as numbers.
-    let rejected = keys.iter().find_map(|key| match partial.get(key)? {
-        Value::String(text) => text.parse().ok(),
-        number => number.as_i64(),
-    });
-    let reason = partial.get("errorMessage").and_then(Value::as_str);
-    Some((rejected.unwrap_or(0), reason.unwrap_or("").to_owned()))
-}
-
 fn count<T: Splittable>(list: &[T]) -> usize {
     list.iter().map(Splittable::count).sum()
 }

@@ -4,10 +4,14 @@ pub(crate) mod answer;
 mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
+mod dial;
+mod first_bytes;
 #[cfg(feature = "http-json")]
 pub(crate) mod json;
 pub(crate) mod messages;
 pub(crate) mod outcome;
 pub(crate) mod pace;
+mod reconnects;
 pub(crate) mod retention;
 pub(crate) mod retries;
+mod trust;

@@ -59,7 +59,8 @@ impl<'a> Building<'a> {
             client_certificate: config.otlp(signal, |settings| settings.client_certificate.clone()),
             client_key: config.otlp(signal, |settings| settings.client_key.clone()),
         };
-        let origin = Origin::new(&target.uri, target.protocol, tls);
+        let proxy = config.proxy(&target)?;
+        let origin = Origin::new(&target.uri, target.protocol, tls).by(target.socket, proxy);
         let shared = self.connections.iter().find(|one| one.origin == origin);
         let connection = match shared {
             Some(connection) => connection.clone(),

@@ -50,6 +50,8 @@ fn may_be_secret(variable: &str, value: &str) -> bool {
         "_CERTIFICATE",
         "_CLIENT_KEY",
         "_RESOURCE_ATTRIBUTES",
+        "_PROXY",
+        "_proxy",
     ];
     let marks = ["://", "@", "-----"];
     ends.iter().any(|end| variable.ends_with(end)) || marks.iter().any(|mark| value.contains(mark))

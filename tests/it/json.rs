@@ -12,7 +12,7 @@ use tower_telemetry::{
 };
 use tracing_subscriber::prelude::*;
 
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, protobuf_json};
 
 /// All values of a field, wherever it is.
 fn values_of(key: &str, json: &Json, found: &mut Vec<Json>) {
@@ -120,5 +120,36 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
         let mut sums = all("sum");
         sums.retain(|sum| !sum.is_object());
         assert_eq!(sums, [of_sums]);
+    }
+}
+
+#[test]
+fn the_receiver_takes_the_json_of_otlp_alone() {
+    for (json, is_taken) in [
+        (r#"{"intValue":"-9223372036854775808"}"#, true),
+        (r#"{"intValue":1}"#, false),
+        (r#"{"intValue":"1.5"}"#, false),
+        (r#"{"timeUnixNano":"18446744073709551615"}"#, true),
+        (r#"{"timeUnixNano":1700000000000000000}"#, false),
+        (r#"{"bucketCounts":["0","1"]}"#, true),
+        (r#"{"bucketCounts":[0,1]}"#, false),
+        (r#"{"traceId":"0af7651916cd43dd8448eb211c80319c"}"#, true),
+        (r#"{"traceId":"CvdlGRbNQ92ESOshHIAxnA=="}"#, false),
+        (r#"{"spanId":"b7ad6b7169203331","parentSpanId":""}"#, true),
+        (r#"{"spanId":[183,173]}"#, false),
+        (r#"{"kind":2,"severityNumber":9}"#, true),
+        (r#"{"kind":"SPAN_KIND_SERVER"}"#, false),
+        (
+            r#"{"doubleValue":"NaN","explicitBounds":[0.5,"Infinity"]}"#,
+            true,
+        ),
+        (r#"{"doubleValue":null}"#, false),
+        (r#"{"doubleValue":"inf"}"#, false),
+        (r#"{"name":null}"#, false),
+        (r#"{"name":7}"#, false),
+        (r#"{"boolValue":"true"}"#, false),
+        ("[]", false),
+    ] {
+        assert_eq!(protobuf_json(json.as_bytes()).is_some(), is_taken, "{json}");
     }
 }

@@ -79,5 +79,7 @@ mod unique;
 mod variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod w3c;
+#[cfg(feature = "init")]
+mod ways;
 #[cfg(feature = "macros")]
 mod with_tracer;

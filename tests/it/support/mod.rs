@@ -1,5 +1,7 @@
 //! Telemetry in memory, and servers on loopback, for tests.
 
+#[cfg(feature = "init")]
+pub(crate) mod http_proxy;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 pub(crate) mod npm;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]

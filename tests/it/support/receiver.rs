@@ -344,10 +344,57 @@ const DOUBLES: [&str; 9] = [
     "zeroThreshold",
 ];
 
-/// A message that is JSON as protobuf writes it: nothing is `null`, and doubles are numbers or one of
-/// three texts. `opentelemetry-proto` cannot read the latter, which are 0 in what is returned.
+/// Whether a field that is no message and no double is as OTLP writes it in JSON: integers of 64 bits
+/// are text, ids are in hex, enumerations are numbers, bytes are in base64.
 #[cfg(feature = "http-json")]
-fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
+fn is_otlp_scalar(key: &str, value: &serde_json::Value) -> bool {
+    use base64::Engine;
+    use serde_json::Value;
+
+    let is_id = |bytes: usize| {
+        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let text = value.as_str();
+        text.is_some_and(|text| text.is_empty() || text.len() == 2 * bytes && is_hex(text))
+    };
+    let text_is = |is: &dyn Fn(&str) -> bool| value.as_str().is_some_and(is);
+    match key {
+        "timeUnixNano"
+        | "startTimeUnixNano"
+        | "endTimeUnixNano"
+        | "observedTimeUnixNano"
+        | "count"
+        | "zeroCount"
+        | "bucketCounts" => text_is(&|text| text.parse::<u64>().is_ok()),
+        "intValue" | "asInt" => text_is(&|text| text.parse::<i64>().is_ok()),
+        "traceId" => is_id(16),
+        "spanId" | "parentSpanId" => is_id(8),
+        "bytesValue" => text_is(&|text| {
+            base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok()
+        }),
+        "boolValue" | "isMonotonic" => value.is_boolean(),
+        "kind"
+        | "code"
+        | "severityNumber"
+        | "aggregationTemporality"
+        | "flags"
+        | "scale"
+        | "offset"
+        | "droppedAttributesCount"
+        | "droppedEventsCount"
+        | "droppedLinksCount" => value
+            .as_i64()
+            .is_some_and(|number| u32::try_from(number.abs()).is_ok()),
+        _ => matches!(value, Value::String(_)),
+    }
+}
+
+/// A message that is JSON as protobuf writes it, with what OTLP makes different: nothing is `null`,
+/// doubles are numbers or one of three texts, and all else is as [`is_otlp_scalar`] says.
+/// `opentelemetry-proto` cannot read the three texts, which are 0 in what is returned.
+#[cfg(feature = "http-json")]
+pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
     use serde_json::Value;
 
     fn double(value: &mut Value) -> bool {
@@ -362,23 +409,18 @@ fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
         }
     }
 
-    fn check(value: &mut Value) -> bool {
+    fn check(key: &str, value: &mut Value) -> bool {
         match value {
-            Value::Null => false,
-            Value::Array(elements) => elements.iter_mut().all(check),
-            Value::Object(fields) => fields.iter_mut().all(|(key, value)| {
-                // `value` is a double in a quantile of a summary alone, else a message.
-                match DOUBLES.contains(&key.as_str()) && !value.is_object() {
-                    true => double(value),
-                    false => check(value),
-                }
-            }),
-            _ => true,
+            // `value` is a double in a quantile of a summary alone, else a message.
+            Value::Object(fields) => fields.iter_mut().all(|(key, value)| check(key, value)),
+            value if DOUBLES.contains(&key) => double(value),
+            Value::Array(elements) => elements.iter_mut().all(|element| check(key, element)),
+            value => is_otlp_scalar(key, value),
         }
     }
 
-    let mut value = serde_json::from_slice(body).ok()?;
-    check(&mut value).then_some(value)
+    let mut value: Value = serde_json::from_slice(body).ok()?;
+    (value.is_object() && check("", &mut value)).then_some(value)
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

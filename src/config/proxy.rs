@@ -1,0 +1,212 @@
+//! Proxies between this service and its receivers.
+
+use std::fmt;
+
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::Matcher;
+
+use crate::providers::variables::Variables;
+
+/// Which proxies there are, and for which receivers.
+#[derive(Clone, Default)]
+pub(crate) enum ProxySettings {
+    /// None.
+    #[default]
+    Direct,
+    Environment(Box<ProxyVariables>),
+    /// From code, for all receivers. The text may be none of a proxy.
+    Always(String),
+}
+
+/// Proxies by the scheme of the endpoint, except for some hosts.
+#[derive(Clone, Debug)]
+pub(crate) struct ProxyVariables {
+    http: Option<Proxy>,
+    https: Option<Proxy>,
+    except: String,
+}
+
+/// One proxy.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Proxy {
+    /// Scheme, host and port. Credentials are not in it.
+    pub(crate) uri: Uri,
+    /// `Proxy-Authorization`, for a proxy that speaks HTTP.
+    pub(crate) basic: Option<HeaderValue>,
+    /// Name and password, for one that speaks SOCKS.
+    pub(crate) user: Option<(String, String)>,
+}
+
+impl ProxySettings {
+    /// The proxy on the way to a receiver, or why the text of code names none.
+    pub(crate) fn on_the_way_to(
+        &self,
+        uri: &Uri,
+        is_local: bool,
+    ) -> Result<Option<Proxy>, &'static str> {
+        match self {
+            Self::Direct => Ok(None),
+            Self::Always(text) => Proxy::parse(text).map(Some),
+            // As Go has it: no proxy leads to the loopback interface of this machine, which is where
+            // the default endpoint is.
+            Self::Environment(_) if is_local => Ok(None),
+            Self::Environment(variables) => {
+                let proxy = match uri.scheme_str() {
+                    Some("https") => &variables.https,
+                    _ => &variables.http,
+                };
+                let is_asked = |_: &Proxy| !is_excepted(uri, &variables.except);
+                Ok(proxy.clone().filter(is_asked))
+            }
+        }
+    }
+}
+
+/// Whether `NO_PROXY` names the host: as curl reads it, and as Go does `*.example.com` and ports.
+fn is_excepted(uri: &Uri, except: &str) -> bool {
+    let is_https = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    let entries = except.split([',', ' ', '\t']).filter(|one| !one.is_empty());
+    let entries = entries.filter_map(|entry| {
+        let (host, of_port) = match entry.rsplit_once(':') {
+            Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
+                (host, Some(number))
+            }
+            _ => (entry, None),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = host
+            .strip_prefix('*')
+            .filter(|rest| !rest.is_empty())
+            .unwrap_or(host);
+        of_port
+            .is_none_or(|number| number.parse() == Ok(port))
+            .then_some(host)
+    });
+    let list = entries.collect::<Vec<_>>().join(",");
+    let all = Matcher::builder().all("http://proxy").no(list).build();
+    all.intercept(uri).is_none()
+}
+
+impl Proxy {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        const NOT_A_URL: &str = "is not the URL of a proxy; write one such as http://user:password@proxy:3128, \
+             percent-encoded";
+
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let host = authority.rsplit('@').next().unwrap_or("");
+        // What is not encoded may end the host early, and would have a password taken for it.
+        if authority.contains(['/', '?', '#', '\\']) || authority.matches('@').count() > 1 {
+            return Err(NOT_A_URL);
+        }
+        let default_port = match scheme.to_ascii_lowercase().as_str() {
+            "http" => 80,
+            "https" if cfg!(feature = "tls") => 443,
+            "https" => return Err("needs TLS; switch on the feature `tls` of tower-telemetry"),
+            "socks5" | "socks5h" => 1080,
+            _ => return Err("has a scheme that is none of http, https and socks5"),
+        };
+        let matcher = Matcher::builder().all(text).build();
+        let found = matcher.intercept(&Uri::from_static("http://receiver"));
+        let found = found.ok_or(NOT_A_URL)?;
+        let uri = found.uri();
+        let after_host = host.rsplit(']').next().unwrap_or(host);
+        let has_bad_port = after_host.contains(':') && uri.port_u16().is_none();
+        let name = uri.host().filter(|host| !host.is_empty());
+        let (Some(name), false) = (name, has_bad_port) else {
+            return Err(NOT_A_URL);
+        };
+        let user = found.raw_auth();
+        if user.is_some_and(|(name, password)| name.len().max(password.len()) > 255) {
+            return Err("has a name or a password that is too long for SOCKS");
+        }
+        let port = uri.port_u16().unwrap_or(default_port);
+        Ok(Self {
+            uri: Uri::builder()
+                .scheme(uri.scheme_str().unwrap_or("http"))
+                .authority(format!("{name}:{port}"))
+                .path_and_query("/")
+                .build()
+                .map_err(|_| NOT_A_URL)?,
+            basic: found.basic_auth().cloned(),
+            user: user.map(|(name, password)| (name.to_owned(), password.to_owned())),
+        })
+    }
+
+    pub(crate) fn is_socks(&self) -> bool {
+        self.uri
+            .scheme_str()
+            .is_some_and(|scheme| scheme.starts_with("socks"))
+    }
+}
+
+/// The proxy without credentials.
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authority = self.uri.authority().map_or("", |one| one.as_str());
+        write!(f, "{}://{authority}", self.uri.scheme_str().unwrap_or(""))
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for ProxySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("Direct"),
+            Self::Environment(variables) => fmt::Debug::fmt(variables, f),
+            Self::Always(text) => match Proxy::parse(text) {
+                Ok(proxy) => write!(f, "Always({proxy})"),
+                Err(_) => f.write_str("Always(not shown)"),
+            },
+        }
+    }
+}
+
+impl Variables<'_> {
+    pub(crate) fn proxies(&mut self) -> ProxySettings {
+        // Of CGI: there a request's header `Proxy` would be this variable.
+        let is_cgi = self.text("REQUEST_METHOD").is_some();
+        if is_cgi && self.text("HTTP_PROXY").is_some() {
+            let consequence =
+                "is not used, as REQUEST_METHOD is set: a CGI request may have set it";
+            self.warn("HTTP_PROXY", None, consequence);
+        }
+        let names: &[_] = match is_cgi {
+            true => &["http_proxy"],
+            false => &["HTTP_PROXY", "http_proxy"],
+        };
+        let http = self.proxy(names);
+        let https = self.proxy(&["HTTPS_PROXY", "https_proxy"]);
+        let all = self.proxy(&["ALL_PROXY", "all_proxy"]);
+        let (http, https) = (http.or_else(|| all.clone()), https.or(all));
+        if http.is_none() && https.is_none() {
+            return ProxySettings::Direct;
+        }
+        let except = self.text("NO_PROXY").or_else(|| self.text("no_proxy"));
+        ProxySettings::Environment(Box::new(ProxyVariables {
+            http,
+            https,
+            except: except.unwrap_or_default(),
+        }))
+    }
+
+    /// The proxy of the first of some variables that is set.
+    fn proxy(&mut self, names: &[&str]) -> Option<Proxy> {
+        let mut found = names.iter().map(|name| (name, self.text(name)));
+        let (name, text) = found.find_map(|(name, text)| Some((*name, text?)))?;
+        match Proxy::parse(&text) {
+            Ok(proxy) => Some(proxy),
+            Err(reason) => {
+                // Not shown: a password can be anywhere in it.
+                self.warn(name, None, format!("{reason}; it is left out"));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The way to a receiver: over TCP, through a proxy, or over a Unix socket.
+
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::io;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, HttpConnector};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_service::Service;
+
+use crate::config::proxy::Proxy;
+use crate::otlp::first_bytes::{FirstBytes, Watched};
+use crate::otlp::reconnects::Reconnects;
+
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A connection of any kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+pub(crate) type Dialled = TokioIo<Watched<Box<dyn Stream>>>;
+
+/// Connects to a receiver.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    pub(crate) route: Route,
+    pub(crate) tcp: HttpConnector,
+    pub(crate) reconnects: Arc<Reconnects>,
+    /// What the receiver says first, below TLS.
+    pub(crate) first: FirstBytes,
+}
+
+/// The way that connections take.
+#[derive(Clone)]
+pub(crate) enum Route {
+    Direct,
+    #[cfg(unix)]
+    Socket(PathBuf),
+    Proxy(Box<ProxyRoute>),
+}
+
+#[derive(Clone)]
+pub(crate) struct ProxyRoute {
+    pub(crate) proxy: Proxy,
+    /// Whether the proxy is given each request, in place of a tunnel.
+    ///
+    /// Squid allows tunnels to port 443 alone unless it is told otherwise, and forwards requests to
+    /// nearly all ports; tinyproxy does both. So `http` endpoints that speak HTTP/1 are forwarded.
+    /// gRPC cannot be: proxies do not forward HTTP/2 in the clear.
+    pub(crate) forwards: bool,
+    /// TLS with the proxy itself.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Service<Uri> for Dial {
+    type Response = Dialled;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Dialled, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut dial = self.clone();
+        Box::pin(async move {
+            let reconnects = dial.reconnects.clone();
+            let token = reconnects.may_connect().await?;
+            let reached = match &dial.route {
+                Route::Direct => over_tcp(&mut dial.tcp, uri.clone()).await,
+                #[cfg(unix)]
+                Route::Socket(path) => over_socket(path).await,
+                Route::Proxy(route) => over_tcp(&mut dial.tcp, route.proxy.uri.clone()).await,
+            };
+            let stream = match reached {
+                Ok(stream) => stream,
+                Err(error) => {
+                    return Err(match &dial.route {
+                        Route::Proxy(route) => ProxyError::unreachable(&route.proxy, error).into(),
+                        _ => error,
+                    });
+                }
+            };
+            token.spend();
+            let (stream, connected) = match dial.route {
+                Route::Proxy(route) => {
+                    let connected = Connected::new().proxy(route.forwards);
+                    (route.through(stream, &uri).await?, connected)
+                }
+                _ => (stream, Connected::new()),
+            };
+            Ok(TokioIo::new(
+                Watched::new(stream, &dial.first).known(&connected),
+            ))
+        })
+    }
+}
+
+async fn over_tcp(tcp: &mut HttpConnector, uri: Uri) -> Result<Box<dyn Stream>, BoxError> {
+    Ok(Box::new(tcp.call(uri).await?.into_inner()))
+}
+
+#[cfg(unix)]
+async fn over_socket(path: &std::path::Path) -> Result<Box<dyn Stream>, BoxError> {
+    Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
+}
+
+impl ProxyRoute {
+    /// A connection to the receiver on one to the proxy.
+    async fn through(
+        self,
+        stream: Box<dyn Stream>,
+        uri: &Uri,
+    ) -> Result<Box<dyn Stream>, BoxError> {
+        let proxy = &self.proxy;
+        #[cfg(feature = "tls")]
+        let stream = match self.tls {
+            None => stream,
+            Some(tls) => {
+                let ignored = FirstBytes::default();
+                let mut connector = hyper_rustls::HttpsConnector::from((
+                    Once(Some(TokioIo::new(Watched::new(stream, &ignored)))),
+                    tls,
+                ));
+                let stream = connector.call(proxy.uri.clone()).await;
+                let stream = stream.map_err(|error| ProxyError::unreachable(proxy, error))?;
+                Box::new(TokioIo::new(stream))
+            }
+        };
+        if self.forwards {
+            return Ok(stream);
+        }
+        let host = uri.host().unwrap_or("");
+        let is_https = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        let to = format!("{host}:{port}");
+        // With the port, in whose place either way of asking has 443.
+        let receiver = Uri::builder().scheme("http").authority(&*to);
+        let receiver = receiver.path_and_query("/").build()?;
+        let answer = FirstBytes::default();
+        let stream = Watched::new(stream, &answer);
+        let made = Once(Some(TokioIo::new(stream)));
+        let refused = |error: BoxError| ProxyError {
+            words: format!("the proxy {proxy} does not connect to {to}"),
+            status: status(&answer.get()),
+            source: error,
+        };
+        let stream = if proxy.is_socks() {
+            let mut socks = SocksV5::new(proxy.uri.clone(), made);
+            if let Some((name, password)) = proxy.user.clone() {
+                socks = socks.with_auth(name, password);
+            }
+            let stream = socks.call(receiver).await;
+            stream.map_err(|error| refused(error.into()))?
+        } else {
+            let mut tunnel = Tunnel::new(proxy.uri.clone(), made);
+            if let Some(credentials) = proxy.basic.clone() {
+                tunnel = tunnel.with_auth(credentials);
+            }
+            let stream = tunnel.call(receiver).await;
+            stream.map_err(|error| refused(error.into()))?
+        };
+        Ok(Box::new(stream.into_inner()))
+    }
+}
+
+/// The number in a status line.
+fn status(answer: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(answer.strip_prefix(b"HTTP/1.")?.get(..5)?).ok()?;
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+/// A proxy that cannot be reached, or that does not connect to the receiver.
+#[derive(Debug)]
+pub(crate) struct ProxyError {
+    words: String,
+    /// What it answered.
+    pub(crate) status: Option<u16>,
+    source: BoxError,
+}
+
+impl ProxyError {
+    fn unreachable(proxy: &Proxy, source: BoxError) -> Self {
+        Self {
+            words: format!("the proxy {proxy} cannot be reached"),
+            status: None,
+            source,
+        }
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)?;
+        match self.status {
+            Some(407) => {
+                f.write_str(": HTTP status 407, it wants a name and a password in its URL")
+            }
+            Some(status) => write!(f, ": HTTP status {status}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for ProxyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// A connector that hands out the one connection that it has.
+struct Once<T>(Option<T>);
+
+impl<T> Service<Uri> for Once<T> {
+    type Response = T;
+    type Error = io::Error;
+    type Future = Ready<io::Result<T>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(
+            self.0
+                .take()
+                .ok_or_else(|| io::ErrorKind::NotConnected.into()),
+        )
+    }
+}

@@ -1,0 +1,248 @@
+//! How often a receiver is connected to that does not answer.
+
+use std::error::Error;
+use std::fmt;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::stats::Failure;
+
+/// Bounds the connections to one receiver, whichever signal asks for them.
+///
+/// Two rules hold until the receiver answers, which ends both:
+///
+/// * After each failure there is a pause, doubled each time, from 0.1 to 0.75 seconds. A receiver
+///   that was away for two seconds is so found within a second of its return, and so is one that was
+///   away for an hour, as long as its port refuses connections: those cost it nothing.
+/// * A connection that is accepted takes a token, of which there are 8, and 7 more each minute. A
+///   receiver, or a balancer without one, that accepts and closes gets 15 connections in any minute
+///   at most.
+pub(crate) struct Reconnects(Mutex<State>);
+
+struct State {
+    tokens: f64,
+    /// The time of that number.
+    counted: Instant,
+    failures: u32,
+    failed: Instant,
+    last: Option<(Failure, String)>,
+}
+
+const BURST: f64 = 8.0;
+const PER_SECOND: f64 = 7.0 / 60.0;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause, which a request waits for. It fails at once where it would have to wait longer.
+const LONGEST_PAUSE: Duration = Duration::from_millis(750);
+
+/// A connection that was not made, because the ones before had come to nothing.
+#[derive(Debug)]
+pub(crate) struct Postponed {
+    pub(crate) failure: Failure,
+    /// How the last of them failed.
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for Postponed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl Error for Postponed {}
+
+/// The token of a connection, which is given back unless somebody accepts the connection.
+pub(crate) struct Token<'a>(&'a Reconnects);
+
+impl Token<'_> {
+    /// Notes that the connection was accepted.
+    pub(crate) fn spend(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.tokens = (state.tokens + 1.0).min(BURST);
+    }
+}
+
+impl Reconnects {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self(Mutex::new(State {
+            tokens: BURST,
+            counted: now,
+            failures: 0,
+            failed: now,
+            last: None,
+        }))
+    }
+
+    /// Waits until a connection may be made, and takes its token.
+    pub(crate) async fn may_connect(&self) -> Result<Token<'_>, Postponed> {
+        let until = Instant::now() + LONGEST_PAUSE;
+        loop {
+            match self.take(Instant::now()) {
+                Ok(()) => return Ok(Token(self)),
+                Err(wait) if Instant::now() + wait <= until => sleep(wait).await,
+                Err(_) => {
+                    let (failure, detail) = self.last().unwrap_or_else(|| {
+                        let detail = "too many connections without an answer";
+                        (Failure::Connection, detail.to_owned())
+                    });
+                    return Err(Postponed { failure, detail });
+                }
+            }
+        }
+    }
+
+    /// Takes a token, or says how long there is none.
+    fn take(&self, now: Instant) -> Result<(), Duration> {
+        let mut state = self.state();
+        let past = now.saturating_duration_since(state.counted).as_secs_f64();
+        state.tokens = (state.tokens + past * PER_SECOND).min(BURST);
+        state.counted = now;
+        let pause = match state.failures {
+            0 => Duration::ZERO,
+            failures => {
+                let doubled = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10));
+                doubled.min(LONGEST_PAUSE)
+            }
+        };
+        let wait = (state.failed + pause).saturating_duration_since(now);
+        let missing = (1.0 - state.tokens).max(0.0) / PER_SECOND;
+        // A little longer, as a token that is short of one by a rounding error is none.
+        let wait = match missing > 0.0 {
+            true => wait.max(Duration::from_secs_f64(missing) + Duration::from_millis(1)),
+            false => wait,
+        };
+        if wait > Duration::ZERO {
+            return Err(wait);
+        }
+        state.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// Counts a connection that failed, or that brought no answer.
+    pub(crate) fn failed(&self, failure: Failure, detail: &str) {
+        let mut state = self.state();
+        state.failures = state.failures.saturating_add(1);
+        state.failed = Instant::now();
+        state.last = Some((failure, detail.to_owned()));
+    }
+
+    /// Returns the failure after which nothing was answered.
+    pub(crate) fn last(&self) -> Option<(Failure, String)> {
+        self.state().last.clone()
+    }
+
+    /// Forgets all failures: the receiver is there.
+    pub(crate) fn answered(&self) {
+        let mut state = self.state();
+        state.tokens = BURST;
+        state.failures = 0;
+        state.last = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// The most connections in any minute.
+    fn most(made: &[Instant]) -> usize {
+        let within = |start: &Instant| {
+            let end = *start + MINUTE;
+            made.iter()
+                .filter(|one| (start..&end).contains(one))
+                .count()
+        };
+        made.iter().map(within).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the times at which signals ask, and however long a connection stays open.
+        #[test]
+        fn what_accepts_and_closes_gets_15_connections_in_any_minute_at_most(
+            steps in prop::collection::vec((0u64..2000, 0u8..4), 50..400),
+        ) {
+            let reconnects = Reconnects::new();
+            let mut now = Instant::now();
+            let mut made = Vec::new();
+            for (pause, closed) in steps {
+                now += Duration::from_millis(pause);
+                if reconnects.take(now).is_ok() {
+                    made.push(now);
+                }
+                for _ in 0..closed {
+                    reconnects.failed(Failure::Connection, "it is closed");
+                }
+            }
+            prop_assert!(most(&made) <= 15, "{}", most(&made));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_refuses_is_found_within_a_second_of_its_return() {
+        for away in [2, 30, 3600] {
+            let reconnects = Reconnects::new();
+            let back = Instant::now() + Duration::from_secs(away);
+            let mut tries = 0;
+            let found = loop {
+                let asked = reconnects.may_connect().await;
+                assert!(asked.is_ok(), "a refused connection costs no token");
+                if Instant::now() >= back {
+                    break Instant::now();
+                }
+                tries += 1;
+                drop(asked);
+                reconnects.failed(Failure::Refused, "it is refused");
+            };
+            assert!(
+                found - back <= LONGEST_PAUSE,
+                "after {away} s: {:?}",
+                found - back
+            );
+            assert!(tries <= 4 + 2 * away, "{tries} tries in {away} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_the_pauses_and_a_request_that_would_wait_long_fails_as_the_last_did() {
+        let reconnects = Reconnects::new();
+        let start = Instant::now();
+        let refusal = loop {
+            match reconnects.may_connect().await {
+                Ok(token) => {
+                    token.spend();
+                    reconnects.failed(Failure::Tls, "it is not trusted");
+                }
+                Err(postponed) => break postponed,
+            }
+        };
+        assert_eq!(refusal.failure, Failure::Tls);
+        assert_eq!(refusal.to_string(), "it is not trusted");
+        assert!(start.elapsed() < Duration::from_secs(8));
+
+        reconnects.answered();
+        let start = Instant::now();
+        for _ in 0..3 {
+            assert!(reconnects.may_connect().await.is_ok());
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO, "signals start together");
+    }
+}

@@ -1,0 +1,113 @@
+//! TLS: which receivers are trusted, and the certificate that they are shown.
+
+#[cfg(feature = "tls")]
+use std::io;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
+
+#[cfg(feature = "tls")]
+use hyper_rustls::ConfigBuilderExt;
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, crypto::ring};
+
+use crate::config::error::InitError;
+use crate::config::settings::PemFile;
+use crate::otlp::dial::Dial;
+
+#[cfg(feature = "tls")]
+pub(crate) type Secured = hyper_rustls::HttpsConnector<Dial>;
+#[cfg(not(feature = "tls"))]
+pub(crate) type Secured = Dial;
+
+/// Who is trusted, and who we are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tls {
+    /// In place of the platform's roots.
+    pub(crate) certificate: Option<PemFile>,
+    pub(crate) client_certificate: Option<PemFile>,
+    pub(crate) client_key: Option<PemFile>,
+}
+
+#[cfg(not(feature = "tls"))]
+pub(crate) fn secured(_: &Tls, _: bool, _: bool, dial: Dial) -> Result<Secured, InitError> {
+    Ok(dial)
+}
+
+#[cfg(feature = "tls")]
+pub(crate) fn secured(
+    settings: &Tls,
+    is_https: bool,
+    is_grpc: bool,
+    dial: Dial,
+) -> Result<Secured, InitError> {
+    use hyper_rustls::HttpsConnectorBuilder;
+    use rustls::RootCertStore;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    fn certificates(file: &PemFile) -> Result<Vec<CertificateDer<'static>>, InitError> {
+        let read = CertificateDer::pem_file_iter(&file.path).and_then(Iterator::collect);
+        let read: Vec<_> = read.map_err(|error| InitError::pem(file, &error.to_string()))?;
+        if read.is_empty() {
+            return Err(InitError::pem(file, "there is no certificate in it"));
+        }
+        Ok(read)
+    }
+
+    let tls = client_config()?;
+    let tls = match &settings.certificate {
+        _ if !is_https => tls.with_root_certificates(RootCertStore::empty()),
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(file)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| InitError::pem(file, &error.to_string()))?;
+            }
+            tls.with_root_certificates(roots)
+        }
+        None => tls
+            .with_native_roots()
+            .map_err(InitError::RootCertificates)?,
+    };
+    let tls = match (&settings.client_certificate, &settings.client_key) {
+        _ if !is_https => tls.with_no_client_auth(),
+        (Some(certificate), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(&key.path)
+                .map_err(|error| InitError::pem(key, &error.to_string()))?;
+            tls.with_client_auth_cert(certificates(certificate)?, private)
+                .map_err(|error| InitError::pem(key, &error.to_string()))?
+        }
+        (None, None) => tls.with_no_client_auth(),
+        (Some(one), None) | (None, Some(one)) => {
+            let reason = "a client certificate and its key are needed together";
+            return Err(InitError::pem(one, reason));
+        }
+    };
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http();
+    Ok(if is_grpc {
+        builder.enable_http2().wrap_connector(dial)
+    } else {
+        builder.enable_all_versions().wrap_connector(dial)
+    })
+}
+
+/// How TLS is spoken with a proxy, which the platform's root certificates vouch for.
+#[cfg(feature = "tls")]
+pub(crate) fn with_proxy() -> Result<Arc<ClientConfig>, InitError> {
+    let tls = client_config()?
+        .with_native_roots()
+        .map_err(InitError::RootCertificates)?;
+    Ok(Arc::new(tls.with_no_client_auth()))
+}
+
+#[cfg(feature = "tls")]
+fn client_config() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, InitError>
+{
+    // Named, because a program may well contain several providers.
+    ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| InitError::RootCertificates(io::Error::other(error)))
+}

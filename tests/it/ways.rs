@@ -1,0 +1,189 @@
+//! Ways to a receiver other than a connection to it: proxies and Unix sockets.
+
+use std::time::Duration;
+
+use tower_telemetry::{
+    Config,
+    config::Protocol,
+    stats::{Failure, SignalStats},
+};
+
+use crate::export::{layer, request};
+use crate::support::http_proxy::HttpProxy;
+use crate::support::receiver::Receiver;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+
+fn config(variables: &[(&str, String)]) -> Config {
+    let config = Config::from_vars(|name| {
+        let found = variables.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    });
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    config
+}
+
+/// Only traces, to a name that nobody but the proxy knows.
+fn variables(scheme: &str, variable: &'static str, proxy: String) -> Vec<(&'static str, String)> {
+    let endpoint = format!("{scheme}://receiver.invalid:4321");
+    vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
+        ("OTEL_METRICS_EXPORTER", "none".to_owned()),
+        ("OTEL_LOGS_EXPORTER", "none".to_owned()),
+        (variable, proxy),
+    ]
+}
+
+async fn export(config: Config) -> SignalStats {
+    let telemetry = config.build().expect("it is valid");
+    request(layer(&telemetry), None).await;
+    telemetry.shutdown().await.stats.traces
+}
+
+#[tokio::test]
+async fn a_proxy_with_a_password_carries_grpc_and_http() {
+    for (variable, scheme) in [
+        ("HTTP_PROXY", "http"),
+        ("http_proxy", "http"),
+        ("ALL_PROXY", "http"),
+        ("all_proxy", "socks5"),
+        ("HTTP_PROXY", "socks5h"),
+    ] {
+        for protocol in PROTOCOLS {
+            let receiver = Receiver::start();
+            let proxy = HttpProxy::start(receiver.address);
+            let config = config(&variables("http", variable, proxy.url(scheme)));
+            let config = config.with_protocol(protocol);
+            let shown = format!("{config} {config:?}");
+            let named = format!("proxy={scheme}://{}", proxy.address);
+            assert!(shown.contains(&named), "{shown}");
+            assert!(!shown.contains("cret"), "{shown}");
+
+            let stats = export(config).await;
+            let case = format!("{variable} {scheme} {protocol:?} {:?}", proxy.asked());
+            assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
+            assert_eq!(receiver.received().spans().len(), 1, "{case}");
+            let headers = &receiver.received().headers[0];
+            assert!(!headers.contains_key("proxy-authorization"), "{case}");
+            let expected = match (scheme, protocol) {
+                ("http", Protocol::Grpc) => "CONNECT receiver.invalid:4321 HTTP/1.1",
+                ("http", _) => "POST http://receiver.invalid:4321/v1/traces HTTP/1.1",
+                _ => "receiver.invalid:4321",
+            };
+            assert_eq!(proxy.asked(), [expected], "{case}");
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_proxy_carries_tls_and_sees_the_name_of_the_receiver_alone() {
+    use crate::support::proxy::{Mode, Proxy};
+
+    let authority = crate::tls::Authority::new();
+    for (variable, scheme) in [("HTTPS_PROXY", "http"), ("https_proxy", "socks5")] {
+        for protocol in PROTOCOLS {
+            let receiver = Receiver::start();
+            let tls = authority.server("receiver.invalid", false, false);
+            let front = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
+            let proxy = HttpProxy::start(front.address);
+            let config = config(&variables("https", variable, proxy.url(scheme)));
+            let config = config.with_ca_certificate(authority.file());
+            let stats = export(config.with_protocol(protocol)).await;
+            let case = format!("{variable} {scheme} {protocol:?} {:?}", proxy.asked());
+            assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
+            assert_eq!(receiver.received().spans().len(), 1, "{case}");
+            assert!(proxy.asked()[0].contains("receiver.invalid:4321"), "{case}");
+            assert!(!proxy.asked()[0].contains("POST"), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let proxy = HttpProxy::start(receiver.address);
+        let without_password = format!("http://{}", proxy.address);
+        let refused = config(&variables("http", "HTTP_PROXY", without_password));
+        let stats = export(refused.with_protocol(protocol)).await;
+        assert_eq!((stats.exported, stats.failed), (0, 1), "{protocol:?}");
+        assert_eq!(stats.last_failure, Some(Failure::HttpStatus(407)));
+        assert!(receiver.arrivals().is_empty());
+
+        // Loopback is never behind a proxy, and code can switch proxies off.
+        let asked = proxy.asked().len();
+        let mut variables = variables("http", "HTTP_PROXY", proxy.url("http"));
+        variables[0].1 = receiver.endpoint();
+        for config in [config(&variables), config(&variables).without_proxy()] {
+            assert_eq!(export(config.with_protocol(protocol)).await.exported, 1);
+        }
+        assert_eq!(proxy.asked().len(), asked);
+        // And on.
+        let config = config(&variables).with_proxy(proxy.url("http"));
+        assert_eq!(export(config.with_protocol(protocol)).await.exported, 1);
+        assert_eq!(proxy.asked().len(), asked + 1);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::io::copy_bidirectional;
+
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let variables = |endpoint: &str| {
+        let mut variables = variables("http", "HTTP_PROXY", "http://nowhere.invalid".to_owned());
+        variables[0].1 = endpoint.to_owned();
+        variables
+    };
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("otlp-{}-{count}", std::process::id()));
+        let endpoint = format!("unix://{}", path.display());
+        let config = config(&variables(&endpoint)).with_protocol(protocol);
+        assert!(config.to_string().contains(&endpoint), "{config}");
+        let telemetry = config
+            .with_export_timeout(Duration::from_secs(10))
+            .with_shutdown_timeout(crate::support::DEADLINE)
+            .build()
+            .expect("it is valid");
+        request(layer(&telemetry), None).await;
+        assert!(!telemetry.force_flush().await.timed_out);
+        let stats = telemetry.stats().traces;
+        assert_eq!(stats.last_failure, Some(Failure::Refused), "{protocol:?}");
+
+        let listener = tokio::net::UnixListener::bind(&path).expect("it is new");
+        let address = receiver.address;
+        let sidecar = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = tokio::net::TcpStream::connect(address).await;
+                let mut server = server.expect("it listens");
+                tokio::spawn(async move {
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        request(layer(&telemetry), None).await;
+        let stats = telemetry.shutdown().await.stats.traces;
+        assert!(stats.exported >= 1, "{protocol:?} {stats:?}");
+        assert_eq!(receiver.received().spans().len() as u64, stats.exported);
+        sidecar.abort();
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
+#[test]
+fn the_path_of_a_unix_socket_is_whole_and_short_enough() {
+    let long = format!("unix:///{}", "a".repeat(200));
+    for endpoint in ["unix://", "unix://relative/path", &long] {
+        let config = Config::from_vars(|_| None).with_endpoint(endpoint);
+        let config = config.with_exporters([tower_telemetry::config::Exporter::Otlp]);
+        let error = config.build().expect_err("it cannot work").to_string();
+        let start = format!("Config::with_endpoint=\"{endpoint}\" is ");
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
