@@ -185,10 +185,10 @@ impl Variables<'_> {
         let https = self.proxy(&["HTTPS_PROXY", "https_proxy"]);
         let all = self.proxy(&["ALL_PROXY", "all_proxy"]);
         let (http, https) = (http.or_else(|| all.clone()), https.or(all));
+        let except = self.text("NO_PROXY").or_else(|| self.text("no_proxy"));
         if http.is_none() && https.is_none() {
             return ProxySettings::Direct;
         }
-        let except = self.text("NO_PROXY").or_else(|| self.text("no_proxy"));
         ProxySettings::Environment(Box::new(ProxyVariables {
             http,
             https,

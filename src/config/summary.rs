@@ -53,7 +53,10 @@ impl fmt::Display for Config {
             let exporters = self.exporters(signal).into_iter();
             let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
                 (Exporter::Console, _) => "console".to_owned(),
-                (Exporter::Otlp, Ok(target)) => format!("otlp({target})"),
+                (Exporter::Otlp, Ok(target)) => match self.proxy(&target) {
+                    Ok(Some(proxy)) => format!("otlp({target},proxy={proxy})"),
+                    _ => format!("otlp({target})"),
+                },
                 (Exporter::Otlp, Err(_)) => "otlp(no endpoint)".to_owned(),
             });
             write!(f, " {}={}", signal.name(), list(exporters))?;

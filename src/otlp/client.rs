@@ -107,7 +107,12 @@ impl OtlpClient {
                 AttemptError::no_receiver("the answer is not that of an OTLP receiver")
             })
         };
-        self.retries.run(attempt, oldest, repeat, retention).await
+        // Waits here, and not in the attempt, where the queue could not take the message's place.
+        let not_before = || self.connection.pause_until();
+        let run = self
+            .retries
+            .run(attempt, not_before, oldest, repeat, retention);
+        run.await
     }
 
     /// Returns the receiver's URL and protocol for log lines: neither a query nor a path of its own,

@@ -141,6 +141,11 @@ impl Connection {
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
     }
 
+    /// Returns when the pause after the last failed connection ends; `None` if there is none.
+    pub(crate) fn pause_until(&self) -> Option<Instant> {
+        self.shared.reconnects.pause_until()
+    }
+
     /// Notes that the receiver, or a proxy in its place, has answered.
     pub(crate) fn answered(&self) {
         self.shared.reconnects.answered();

@@ -31,6 +31,20 @@ struct State {
     last: Option<(Failure, String)>,
 }
 
+impl State {
+    /// Returns the end of the pause after the last failure.
+    fn pause_end(&self) -> Instant {
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            failures => {
+                let doubled = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10));
+                doubled.min(LONGEST_PAUSE)
+            }
+        };
+        self.failed + pause
+    }
+}
+
 const BURST: f64 = 8.0;
 const PER_SECOND: f64 = 7.0 / 60.0;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -106,14 +120,7 @@ impl Reconnects {
         let past = now.saturating_duration_since(state.counted).as_secs_f64();
         state.tokens = (state.tokens + past * PER_SECOND).min(BURST);
         state.counted = now;
-        let pause = match state.failures {
-            0 => Duration::ZERO,
-            failures => {
-                let doubled = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10));
-                doubled.min(LONGEST_PAUSE)
-            }
-        };
-        let wait = (state.failed + pause).saturating_duration_since(now);
+        let wait = state.pause_end().saturating_duration_since(now);
         let missing = (1.0 - state.tokens).max(0.0) / PER_SECOND;
         // A little longer, as a token that is short of one by a rounding error is none.
         let wait = match missing > 0.0 {
@@ -125,6 +132,12 @@ impl Reconnects {
         }
         state.tokens -= 1.0;
         Ok(())
+    }
+
+    /// Returns when the pause after the last failure ends; `None` if it has ended.
+    pub(crate) fn pause_until(&self) -> Option<Instant> {
+        let end = self.state().pause_end();
+        (end > Instant::now()).then_some(end)
     }
 
     /// Counts a connection that failed, or that brought no answer.

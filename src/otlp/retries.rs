@@ -52,6 +52,7 @@ impl Retries {
     pub(crate) async fn run<T, F>(
         &self,
         attempt: impl Fn() -> F,
+        not_before: impl Fn() -> Option<Instant>,
         oldest: Instant,
         repeat: Repeat,
         retention: &Retention,
@@ -60,7 +61,7 @@ impl Retries {
         F: Future<Output = Result<T, AttemptError>>,
     {
         loop {
-            self.wait(oldest, retention).await?;
+            self.wait(&not_before, oldest, retention).await?;
             let error = match attempt().await {
                 Ok(taken) => {
                     self.pace.succeed();
@@ -84,15 +85,20 @@ impl Retries {
         }
     }
 
-    /// Waits until the pace allows an attempt.
-    async fn wait(&self, oldest: Instant, retention: &Retention) -> Result<(), Unsent> {
+    /// Waits until the pace and the connection allow an attempt.
+    async fn wait(
+        &self,
+        not_before: impl Fn() -> Option<Instant>,
+        oldest: Instant,
+        retention: &Retention,
+    ) -> Result<(), Unsent> {
         let mut is_hurried = false;
         let given_up = |reason: &str| {
             let failure = self.pace.last_failure();
             let (failure, detail) = failure.unwrap_or((Failure::Timeout, String::new()));
             Unsent::GivenUp(failure, format!("{detail} ({reason})"))
         };
-        while let Some(next) = self.pace.next_attempt(is_hurried) {
+        while let Some(next) = self.pace.next_attempt(is_hurried).max(not_before()) {
             if Instant::now() >= oldest {
                 return Err(given_up("given up after the longest time for retries"));
             }

@@ -295,9 +295,10 @@ mod tests {
                 }
             };
             let oldest = self.retries.oldest();
+            let (repeat, not_before) = (Repeat::IfItMayPass, || None);
             let run = self
                 .retries
-                .run(attempt, oldest, Repeat::IfItMayPass, retention);
+                .run(attempt, not_before, oldest, repeat, retention);
             let (mut outcome, count) = (SendOutcome::default(), batch.len() as u64);
             match run.await {
                 Ok(()) => outcome.exported = count,

@@ -18,6 +18,15 @@ const UNSUPPORTED: [&str; 6] = [
     "OTEL_METRICS_EXEMPLAR_FILTER",
 ];
 
+/// Variables of proxies in lower case, and the mark of a CGI process, which the README names in its text.
+const OF_PROXIES: [&str; 5] = [
+    "REQUEST_METHOD",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
 const OF_OTLP: [&str; 4] = ["", "_TRACES", "_METRICS", "_LOGS"];
 
 /// The variables that are read.
@@ -59,7 +68,8 @@ fn the_readme_lists_the_variables_that_are_read() {
     let once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len());
     let unsupported: BTreeSet<_> = UNSUPPORTED.map(str::to_owned).into();
-    let read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
+    let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
+    read.retain(|name| !OF_PROXIES.contains(&name.as_str()));
     assert_eq!(once, read);
 }
 
@@ -279,7 +289,22 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     for name in UNSUPPORTED {
         add(name, "1", "is not supported and has no effect");
     }
-    for name in ["SERVICE_NAME", "OTEL_SERVICE_NAME"] {
+    for name in ["http", "https", "all"] {
+        let consequence = "has a scheme that is none of http, https and socks5; it is left out";
+        for name in [
+            format!("{name}_proxy"),
+            format!("{name}_proxy").to_uppercase(),
+        ] {
+            add(&name, "ftp://proxy:21", consequence);
+        }
+    }
+    for name in [
+        "SERVICE_NAME",
+        "OTEL_SERVICE_NAME",
+        "NO_PROXY",
+        "no_proxy",
+        "REQUEST_METHOD",
+    ] {
         all.insert(name.to_owned(), None);
     }
     for signal in OF_OTLP {
@@ -303,6 +328,8 @@ fn is_hidden(name: &str) -> bool {
         "_CERTIFICATE",
         "_CLIENT_KEY",
         "_RESOURCE_ATTRIBUTES",
+        "_PROXY",
+        "_proxy",
     ];
     ends.iter().any(|end| name.ends_with(end))
 }
@@ -642,6 +669,9 @@ mod setters {
 
     fn all() -> Same {
         let mut same = Same(Vec::new());
+        same.add("TELEMETRY_SELF_METRICS", "true", |config| {
+            config.with_self_metrics(true)
+        });
         let ratio = || Sampler::ParentBasedTraceIdRatio(0.5);
         same.add("ENABLE_TELEMETRY", "false", |config| {
             config.with_enabled(false)
@@ -727,6 +757,10 @@ mod setters {
     fn every_variable_has_a_setter_that_says_the_same() {
         // Its setter adds an attribute that beats `SERVICE_NAME`, which the variable does not.
         let mut covered: BTreeSet<_> = ["OTEL_RESOURCE_ATTRIBUTES".to_owned()].into();
+        // Variables choose a proxy by scheme and host, `with_proxy` names the one for all receivers.
+        covered.extend(OF_PROXIES.map(str::to_owned));
+        let upper = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+        covered.extend(upper.map(str::to_owned));
         let unset = format!("{:?}", Config::from_vars(|_| None));
         for (variables, set) in all().0 {
             let read = Config::from_vars(|name| {

@@ -51,6 +51,10 @@ pub(crate) fn endpoint(text: &str) -> String {
         Some((_, rest)) => (format!("{REDACTED}://"), rest),
         None => (String::new(), text),
     };
+    // The path of a socket is the name of a file.
+    if scheme.eq_ignore_ascii_case("unix://") {
+        return format!("{scheme}{}", file(Path::new(rest)).display());
+    }
     let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(end);
     // A password may hold what ends a host: then no part of the text is known to be one.
