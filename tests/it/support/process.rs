@@ -126,6 +126,8 @@ fn built_example(name: &str) -> PathBuf {
     cargo
         .args([
             "build",
+            // As tests are run, so that nothing is built a second time.
+            "--workspace",
             "--quiet",
             "--message-format=json",
             "--example",
@@ -159,7 +161,7 @@ fn features() -> String {
         };
     }
     let features =
-        features!("axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
+        features!("default" "axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
     Vec::from_iter(features.into_iter().flatten()).join(",")
 }
 
