@@ -221,6 +221,7 @@ impl Config {
     /// | `otel.sdk.exporter.{span,log,metric_data_point}.inflight` | the part of `waiting` that is on its way, or kept for another attempt |
     /// | `otel.sdk.processor.{span,log}.queue.size`, `.capacity` | the rest of `waiting`, and its bound |
     /// | `otel.sdk.processor.{span,log}.processed` | the items that left the queue; with `error.type=queue_full` the rest of `dropped` |
+    /// | `otel.sdk.span.live` | recorded spans that have not ended |
     pub fn with_self_metrics(mut self, wanted: bool) -> Self {
         self.self_metrics = wanted;
         self

@@ -68,7 +68,7 @@ impl Export {
         #[cfg(feature = "logs")]
         let logger_provider = crate::pipeline::logs::provider(&mut building)?;
         if building.config.self_metrics {
-            self_metrics::register(&meter_provider, &building.observed);
+            self_metrics::register(&meter_provider, &building.observed, &queues);
         }
         let export = Self {
             tracer_provider,

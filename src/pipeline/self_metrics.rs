@@ -12,6 +12,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use crate::config::settings::{Protocol, Signal};
 use crate::otlp::client::OtlpClient;
 use crate::pipeline::counts::{Counters, ObservedQueue};
+use crate::pipeline::spans::queues::SpanQueues;
 use crate::providers::instrumentation_scope;
 use crate::stats::Failure;
 
@@ -65,14 +66,32 @@ pub(crate) fn exporter(signal: Signal, client: &OtlpClient) -> Vec<KeyValue> {
 }
 
 /// Observes the signals with instruments of a meter provider.
-pub(crate) fn register(provider: &SdkMeterProvider, signals: &[Observed]) {
+pub(crate) fn register(
+    provider: &SdkMeterProvider,
+    signals: &[Observed],
+    queues: &Arc<SpanQueues>,
+) {
     let meter = provider.meter_with_scope(instrumentation_scope());
+    register_live_spans(&meter, queues.clone());
     for observed in signals {
         register_exporter(&meter, observed);
         if observed.queue.is_some() {
             register_processor(&meter, observed);
         }
     }
+}
+
+fn register_live_spans(meter: &Meter, queues: Arc<SpanQueues>) {
+    let sampled = [KeyValue::new(
+        "otel.span.sampling_result",
+        "RECORD_AND_SAMPLE",
+    )];
+    meter
+        .i64_observable_up_down_counter("otel.sdk.span.live")
+        .with_unit("{span}")
+        .with_description("Recorded spans that have not ended.")
+        .with_callback(move |observer| observer.observe(queues.live(), &sampled))
+        .build();
 }
 
 fn register_exporter(meter: &Meter, observed: &Observed) {

@@ -32,6 +32,7 @@ pub(crate) fn provider(
     let batch = building.config.spans;
     let limits = span_limits(&building.config.limits);
     let mut queues = SpanQueues::new(limits, building.end.clone());
+    queues.live = building.config.self_metrics.then(Box::default);
     for exporter in building.config.exporters(Signal::Traces) {
         let (queue, worker) = match exporter {
             Exporter::Otlp => {
@@ -94,9 +95,12 @@ struct Processor {
 }
 
 impl SpanProcessor for Processor {
-    fn on_start(&self, _: &mut Span, _: &Context) {}
+    fn on_start(&self, _: &mut Span, _: &Context) {
+        self.queues.add_live(1);
+    }
 
     fn on_end(&self, span: SpanData) {
+        self.queues.add_live(-1);
         // A sampler may ask for a span to be recorded and yet not be exported.
         if span.span_context.is_sampled() {
             self.queues.push(EndedSpan::Sdk(Box::new(span)));

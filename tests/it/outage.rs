@@ -296,7 +296,8 @@ fn self_metrics(receiver: &Receiver) -> BTreeMap<(String, String), i64> {
         };
         sum.data_points.iter().map(|point| {
             let mut found = attributes_of(&point.attributes);
-            assert!(found.contains_key("otel.component.name"), "{found:?}");
+            let is_of_component = metric.name != "otel.sdk.span.live";
+            assert_eq!(found.contains_key("otel.component.name"), is_of_component);
             let error = found.remove("error.type").unwrap_or_default();
             let Some(Value::AsInt(value)) = point.value else {
                 panic!("{point:?}");
@@ -316,7 +317,16 @@ async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_ask
         .build()
         .expect("it is valid");
     record(&telemetry, 0..5);
+    let tracer = telemetry.tracer_provider().expect("it is on").tracer("test");
+    let open = [tracer.start("open"), tracer.start("open")];
     telemetry.force_flush().await;
+    let live = ("otel.sdk.span.live".to_owned(), String::new());
+    assert_eq!(self_metrics(&receiver)[&live], 2);
+    for mut span in open {
+        opentelemetry::trace::Span::end(&mut span);
+    }
+    telemetry.force_flush().await;
+    assert_eq!(self_metrics(&receiver)[&live], 0);
     receiver.set_fault(Fault::On("traces", Box::new(Fault::Status(400, None))));
     record(&telemetry, 5..8);
     telemetry.force_flush().await;
@@ -330,11 +340,11 @@ async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_ask
     };
     assert_eq!(get("exporter.span.exported", ""), stats.traces.exported);
     assert_eq!(get("exporter.span.exported", "400"), stats.traces.failed);
-    assert_eq!((stats.traces.exported, stats.traces.failed), (5, 3));
+    assert_eq!((stats.traces.exported, stats.traces.failed), (7, 3));
     assert_eq!(get("exporter.span.inflight", ""), 0);
     assert_eq!(get("processor.span.queue.size", ""), 0);
     assert_eq!(get("processor.span.queue.capacity", ""), 64);
-    assert_eq!(get("processor.span.processed", ""), 8);
+    assert_eq!(get("processor.span.processed", ""), 10);
     assert_eq!(get("processor.span.processed", "queue_full"), 0);
     // As it was when they were collected, before their own export.
     let points = get("exporter.metric_data_point.exported", "");

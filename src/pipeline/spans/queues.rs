@@ -1,10 +1,12 @@
 //! The queues in which ended spans wait for export, one for each exporter.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use opentelemetry_sdk::trace::SpanLimits;
 
+use crate::concurrent::per_thread::PerThread;
 use crate::logs::EndNotice;
 use crate::pipeline::queue::Queue;
 use crate::pipeline::spans::ended::EndedSpan;
@@ -14,6 +16,8 @@ pub(crate) struct SpanQueues {
     pub(crate) limits: SpanLimits,
     pub(crate) console: Option<Arc<Queue<EndedSpan>>>,
     pub(crate) otlp: Option<Arc<Queue<EndedSpan>>>,
+    /// The recorded spans that have not ended, per thread; `None` where no metric asks for them.
+    pub(crate) live: Option<Box<PerThread<CachePadded<AtomicI64>>>>,
     stopped: AtomicBool,
     end: EndNotice,
 }
@@ -24,6 +28,7 @@ impl SpanQueues {
             limits,
             console: None,
             otlp: None,
+            live: None,
             stopped: AtomicBool::new(false),
             end,
         }
@@ -46,6 +51,21 @@ impl SpanQueues {
         if let Some(otlp) = &self.otlp {
             otlp.push(span);
         }
+    }
+
+    /// Adds to the number of recorded spans that have not ended.
+    #[inline]
+    pub(crate) fn add_live(&self, change: i64) {
+        if let Some(live) = &self.live {
+            let live = live.for_this_thread();
+            live.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of recorded spans that have not ended.
+    pub(crate) fn live(&self) -> i64 {
+        let live = self.live.iter().flat_map(|live| live.iter());
+        live.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Ends recording: nothing new is queued from here on.

@@ -122,6 +122,7 @@ impl StartSpan for Tracer {
                 is_recording: false,
             };
         }
+        self.queues.add_live(1);
         // Written where it stays: it is large, and would be moved there otherwise.
         let place = Box::new_uninit();
         let mut record = Box::write(
@@ -256,10 +257,12 @@ impl opentelemetry::trace::Span for Span {
     }
 
     fn end_with_timestamp(&mut self, timestamp: SystemTime) {
-        if let Some(mut record) = self.record.take()
-            // What ends later is not counted: nobody would export it.
-            && !self.queues.has_stopped()
-        {
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
+        self.queues.add_live(-1);
+        // A span that ends later is not counted: it would never be exported.
+        if !self.queues.has_stopped() {
             record.end_time = Some(timestamp);
             // Without its state, which is there as text.
             let span_context = with_state(&self.span_context, TraceState::NONE);
