@@ -317,7 +317,10 @@ async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_ask
         .build()
         .expect("it is valid");
     record(&telemetry, 0..5);
-    let tracer = telemetry.tracer_provider().expect("it is on").tracer("test");
+    let tracer = telemetry
+        .tracer_provider()
+        .expect("it is on")
+        .tracer("test");
     let open = [tracer.start("open"), tracer.start("open")];
     telemetry.force_flush().await;
     let live = ("otel.sdk.span.live".to_owned(), String::new());

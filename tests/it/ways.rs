@@ -187,10 +187,9 @@ fn the_path_of_a_unix_socket_is_whole_and_short_enough() {
         let config = Config::from_vars(|_| None).with_endpoint(endpoint);
         let config = config.with_exporters([tower_telemetry::config::Exporter::Otlp]);
         let error = config.build().expect_err("it cannot work").to_string();
-        assert!(
-            error.starts_with("Config::with_endpoint=\"unix://"),
-            "{error}"
-        );
-        assert!(error.contains("such as unix:///run/"), "{error}");
+        let start = "Config::with_endpoint=\"unix://";
+        assert!(error.starts_with(start), "{error}");
+        let says = ["is longer than", "is not the whole path"];
+        assert!(says.iter().any(|words| error.contains(words)), "{error}");
     }
 }

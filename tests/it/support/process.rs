@@ -160,8 +160,7 @@ fn features() -> String {
             [$(cfg!(feature = $name).then_some($name)),*]
         };
     }
-    let features =
-        features!("default" "axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
+    let features = features!("default" "axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
     Vec::from_iter(features.into_iter().flatten()).join(",")
 }
 
