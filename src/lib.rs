@@ -32,7 +32,7 @@
 //!    panic or an error, the request ends, once: its span, its count and its duration.
 //! 5. A thread of this crate's own sends batches of spans, metrics and log records to the OTLP
 //!    receiver that [`init`] was told of. It never holds up a request. What is lost is counted in
-//!    [`Stats`].
+//!    [`Stats`](stats::Stats).
 //!
 //! # Spans of your own
 //!
@@ -56,7 +56,7 @@
 //! # });
 //! ```
 //!
-//! [`Tracer::span`] describes a span with a kind, attributes, links or a parent of its own.
+//! [`Tracer::span`](handler::Tracer::span) describes a span with a kind, attributes, links or a parent of its own.
 //!
 //! On the span that is current, attributes, events and errors:
 //!
@@ -110,7 +110,7 @@
 //! | `tokio::spawn` | [`spawn_traced`]: a child span. [`spawn_linked`]: a new trace with a link, for work that outlives the request by far |
 //! | `tokio::task::spawn_blocking` | [`spawn_blocking_traced`] |
 //! | another thread | take `Context::current()` along, and hold its `attach()` there |
-//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)`, or with the parent that [`SpanBuilder::with_parent`] is given |
+//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)`, or with the parent that [`SpanBuilder::with_parent`](handler::SpanBuilder::with_parent) is given |
 //! | a stream or future that is polled elsewhere | `with_current_context()` on it, before it goes |
 //!
 //! `Context` is [`opentelemetry::Context`], the methods are those of
@@ -149,7 +149,7 @@
 //! Whoever sends a request chooses its headers. Trace headers that are not exactly valid are left
 //! alone, `Forwarded` and its like are believed of no proxy that was not named, and what is taken
 //! from a request is bounded, on spans in size and on metrics in number. An inbound trace is
-//! continued by default; a service that the public can reach should use [`Trust::Link`].
+//! continued by default; a service that the public can reach should use [`Trust::Link`](layers::Trust::Link).
 //!
 //! # Features
 //!

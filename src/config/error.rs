@@ -11,7 +11,7 @@ use crate::config::settings::otlp::PemFile;
 /// Why [`init`](crate::init) failed.
 ///
 /// Only what cannot work at all is an error. A value that cannot be used while there is another
-/// to go on with is a [`ConfigWarning`].
+/// to go on with is a [`ConfigWarning`](crate::config::ConfigWarning).
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {

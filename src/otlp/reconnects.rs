@@ -14,7 +14,7 @@ use crate::stats::Failure;
 ///
 /// Two rules hold until the receiver answers, which ends both:
 ///
-/// * After each failure there is a pause, doubled each time, from 0.1 to 0.75 seconds. A receiver
+/// * After each failure there is a pause, doubled each time, from 0.1 to 0.5 seconds. A receiver
 ///   that was away for two seconds is so found within a second of its return, and so is one that was
 ///   away for an hour, as long as its port refuses connections: those cost it nothing.
 /// * A connection that is accepted takes a token, of which there are 8, and 7 more each minute. A
@@ -49,7 +49,7 @@ const BURST: f64 = 8.0;
 const PER_SECOND: f64 = 7.0 / 60.0;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause, which a request waits for. It fails at once where it would have to wait longer.
-const LONGEST_PAUSE: Duration = Duration::from_millis(750);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A connection that was not made, because the ones before had come to nothing.
 #[derive(Debug)]
