@@ -96,7 +96,8 @@ fn is_bare(endpoint: &str) -> bool {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.socket {
-            return write!(f, "{},unix://{}", self.protocol.name(), path.display());
+            let path = shown::file(path).display();
+            return write!(f, "{},unix://{path}", self.protocol.name());
         }
         let uri = self.uri.to_string();
         let shown = shown::endpoint(match self.protocol {

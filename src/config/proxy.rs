@@ -5,6 +5,7 @@ use std::fmt;
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 
+use crate::config::settings::shown;
 use crate::providers::variables::Variables;
 
 /// Which proxies there are, and for which receivers.
@@ -145,7 +146,8 @@ impl Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = self.uri.authority().map_or("", |one| one.as_str());
-        write!(f, "{}://{authority}", self.uri.scheme_str().unwrap_or(""))
+        let scheme = self.uri.scheme_str().unwrap_or("");
+        f.write_str(&shown::endpoint(&format!("{scheme}://{authority}")))
     }
 }
 

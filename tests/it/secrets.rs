@@ -54,6 +54,8 @@ fn urls() -> Vec<String> {
         "h:1?$",
         "$",
         "http:$",
+        "unix:///run/$",
+        "unix://$",
     ];
     forms.iter().map(|form| form.replace('$', SECRET)).collect()
 }
@@ -141,6 +143,7 @@ fn no_variable_shows_a_secret() {
             // Their values are sent with all telemetry, and shown.
             "SERVICE_NAME" | "OTEL_SERVICE_NAME" => continue,
             name if name.ends_with("_ENDPOINT") => urls(),
+            "ALL_PROXY" | "HTTP_PROXY" | "HTTPS_PROXY" => urls(),
             name if name.ends_with("_HEADERS") => headers(),
             name if is_file(name) => contents(),
             "OTEL_RESOURCE_ATTRIBUTES" => vec![

@@ -26,7 +26,9 @@ const OPEN_PARTS: [&str; 16] = [
     "v4",
 ];
 
-const SCHEMES: [&str; 7] = ["http", "https", "ftp", "grpc", "grpcs", "tcp", "unix"];
+const SCHEMES: [&str; 9] = [
+    "http", "https", "ftp", "grpc", "grpcs", "socks5", "socks5h", "tcp", "unix",
+];
 
 /// Headers whose names are shown. Others may be a value that stands where the name belongs.
 const OPEN_HEADERS: [&str; 10] = [
