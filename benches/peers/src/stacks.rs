@@ -14,7 +14,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tower_http::trace::TraceLayer;
-use tower_telemetry::{layers::MetricSet, TelemetryLayer};
+use tower_telemetry::{TelemetryLayer, layers::MetricSet};
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Registry;
