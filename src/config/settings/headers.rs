@@ -1,11 +1,13 @@
 //! Headers of OTLP requests.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::concurrent::caught::guarded;
+use crate::concurrent::caught::warn_once;
+use crate::logs::tell;
 use crate::providers::variables::ConfigWarning;
 
 /// Most headers that are sent with a message. Receivers refuse larger heads.
@@ -85,7 +87,10 @@ impl HeadersFrom {
     /// `fixed` alone where the callback panics.
     pub(crate) fn over(&self, fixed: &HeaderMap) -> HeaderMap {
         let mut headers = fixed.clone();
-        let given = guarded(|| (self.0)()).unwrap_or_default();
+        let given = catch_unwind(AssertUnwindSafe(|| (self.0)())).unwrap_or_else(|_| {
+            warn_of_panic();
+            HeaderMap::new()
+        });
         for name in given.keys().filter(|name| !is_framing(name)) {
             headers.remove(name);
             for value in given.get_all(name) {
@@ -94,6 +99,15 @@ impl HeadersFrom {
         }
         headers
     }
+}
+
+/// Warns of a callback that panics, from a thread that no export waits for.
+fn warn_of_panic() {
+    tell(|| {
+        warn_once!(
+            "the callback of `with_headers_from` panicked; a message goes without its headers"
+        );
+    });
 }
 
 impl fmt::Debug for HeadersFrom {
