@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use prost::Message;
 use serde_json::Value;
 
-use crate::otlp::connection::AttemptFailure;
+use crate::otlp::failure::AttemptFailure;
 use crate::otlp::messages;
 use crate::semconv::rpc::Code;
 use crate::stats::Failure;

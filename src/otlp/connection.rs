@@ -21,9 +21,10 @@ use tower_service::Service;
 use crate::config::error::InitError;
 use crate::config::proxy::Proxy;
 use crate::config::settings::Protocol;
-use crate::otlp::dial::{BoxError, Dial, ProxyError, ProxyRoute, Route};
+use crate::otlp::dial::{BoxError, Dial, ProxyRoute, Route};
+use crate::otlp::failure::{AttemptFailure, failure};
 use crate::otlp::first_bytes::{FirstBytes, NO_GRPC, Spoken, Watched, advice};
-use crate::otlp::reconnects::{Postponed, Reconnects};
+use crate::otlp::reconnects::Reconnects;
 use crate::otlp::trust::{self, Secured};
 use crate::stats::Failure;
 
@@ -276,76 +277,7 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
-/// What kind of failure an error of a connection is, and its words with those of its sources.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AttemptFailure {
-    pub(crate) kind: Failure,
-    pub(crate) words: String,
-    /// Whether a proxy has refused for good.
-    pub(crate) is_final: bool,
-    /// Whether there was no attempt, as those before had come to nothing.
-    is_postponed: bool,
-}
-
-fn failure(error: &(dyn Error + 'static)) -> AttemptFailure {
-    let mut found = AttemptFailure {
-        kind: Failure::Connection,
-        words: String::new(),
-        is_final: false,
-        is_postponed: false,
-    };
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(postponed) = error.downcast_ref::<Postponed>() {
-            found.kind = postponed.failure;
-            found.words = postponed.detail.clone();
-            found.is_postponed = true;
-            return found;
-        }
-        let text = error.to_string();
-        if !found.words.contains(&text) {
-            let separator = if found.words.is_empty() { "" } else { ": " };
-            found.words = format!("{}{separator}{text}", found.words);
-        }
-        if let Some(kind) = kind_of(error, &text) {
-            found.kind = kind;
-        }
-        if let Some(status) = error
-            .downcast_ref::<ProxyError>()
-            .and_then(|one| one.status)
-        {
-            // 5xx is of a receiver that the proxy does not reach, 408 and 429 pass.
-            found.kind = Failure::HttpStatus(status);
-            found.is_final = (400..500).contains(&status) && ![408, 429].contains(&status);
-        }
-        // What an `io::Error` wraps is not its source, but its source's parent.
-        let wrapped = error
-            .downcast_ref::<io::Error>()
-            .and_then(|error| error.get_ref())
-            .map(|wrapped| wrapped as &(dyn Error + 'static));
-        next = wrapped.or_else(|| error.source());
-    }
-    found
-}
-
-fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
-    #[cfg(feature = "tls")]
-    if error.is::<rustls::Error>() {
-        return Some(Failure::Tls);
-    }
-    // The connector's error for it is private.
-    if text.starts_with("dns error") {
-        return Some(Failure::Dns);
-    }
-    match error.downcast_ref::<io::Error>()?.kind() {
-        // The socket of a sidecar that does not run yet is not there.
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Some(Failure::Refused),
-        io::ErrorKind::TimedOut => Some(Failure::Timeout),
-        _ => None,
-    }
-}
-
-#[cfg(all(test, feature = "tls"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -355,6 +287,7 @@ mod tests {
         Connection::new(origin).expect("it needs no file")
     }
 
+    #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_says_nothing_is_not_waited_for_without_end() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -449,9 +382,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_waits_for_a_connection_of_another_one_fails_as_that_does() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let uri = format!("http://{}", closed.local_addr().expect("it is bound"));
-        drop(closed);
+        // Bound, and not listening: the port refuses connections, and is nobody else's.
+        let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let any = "127.0.0.1:0".parse().expect("it is an address");
+        held.bind(any).expect("loopback has free ports");
+        let uri = format!("http://{}", held.local_addr().expect("it is bound"));
         let connection = connection(&uri);
         let request = || {
             let request = http::Request::post(&uri).body(Full::default());

@@ -5,6 +5,7 @@ mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
 mod dial;
+mod failure;
 mod first_bytes;
 #[cfg(feature = "http-json")]
 pub(crate) mod json;
