@@ -26,7 +26,7 @@ use tower_telemetry::{
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
 
-/// What is measured: made and warmed up before, and dropped after.
+/// The measured service: made and warmed up before, and dropped after.
 type Rung = Box<dyn FnMut()>;
 
 /// Once is nothing yet: memory is new, and series have to be found.
@@ -55,7 +55,7 @@ where
     })
 }
 
-/// What is recorded.
+/// The telemetry that is recorded.
 #[derive(Clone, Copy)]
 enum Recorded {
     Nothing,

@@ -59,7 +59,7 @@ fn main() {
         used / 1024
     );
 
-    // Those that are sampled come last: when they are given up, their spans wait for export.
+    // Sampled requests come last: when they are given up, their spans wait for export.
     let without = in_flight(PassThroughLayer::default(), Inbound::Sampled);
     for (name, inbound) in [
         ("not sampled", Inbound::NotSampled),

@@ -23,7 +23,7 @@ use tower_telemetry::{
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
 
-/// What all rungs record with; a tenth of the requests that bring no context is sampled.
+/// The telemetry of all rungs; a tenth of the requests that bring no context is sampled.
 static TELEMETRY: LazyLock<TelemetryGuard> = LazyLock::new(|| {
     let enabled = std::env::var("ENABLE_TELEMETRY").as_deref() != Ok("false");
     support::init("parentbased_traceidratio", enabled, receiver())

@@ -177,7 +177,7 @@
 //!
 //! # Stability
 //!
-//! What is emitted follows the OpenTelemetry semantic conventions 1.45. A release that changes a
+//! Emitted telemetry follows the OpenTelemetry semantic conventions 1.45. A release that changes a
 //! name or a value of it says so in the changelog and counts as breaking. The lines on the console
 //! are for people and may change in any release.
 
@@ -232,7 +232,7 @@ pub use request::handler_attributes::add_request_attributes;
 #[doc = include_str!("handler/with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
 
-/// What `#[with_tracer]` expands to. Not part of the interface.
+/// Items that `#[with_tracer]` expands to. Not part of the interface.
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub mod __private {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What became of the spans, the metric points or the log records of a process so far.
+/// Counts of the spans, the metric points or the log records of a process so far.
 ///
 /// `accepted` is the sum of `exported`, `failed`, `dropped` and `waiting` at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What became of the telemetry of a process so far.
+/// Counts of the telemetry of a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -92,7 +92,7 @@ pub struct Report {
     /// Whether something was left undone: time ran out before all was sent or given up, or the
     /// metrics could not be collected.
     pub timed_out: bool,
-    /// What became of all telemetry so far; after a shutdown nothing waits any more.
+    /// The counts at the end of the flush or shutdown; after a shutdown nothing waits.
     pub stats: Stats,
 }
 

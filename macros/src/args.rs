@@ -1,4 +1,4 @@
-//! What is written in the parentheses of the attribute.
+//! The arguments in the parentheses of the attribute.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -182,7 +182,7 @@ impl Parse for Record {
 }
 
 impl Record {
-    /// What is behind the `=`.
+    /// The value after the `=`.
     fn parse_value(key: LitStr, input: ParseStream) -> Result<Self> {
         let form = Form::parse(input)?;
         let value = Value::Expr(input.parse()?);

@@ -19,7 +19,7 @@ pub(crate) struct Function {
     visibility: Visibility,
     defaultness: Option<syn::Token![default]>,
     signature: Signature,
-    /// Those at the beginning of the body.
+    /// The attributes at the beginning of the body.
     inner_attributes: Vec<Attribute>,
     block: Block,
 }

@@ -26,7 +26,7 @@ use crate::providers::variables::ConfigWarning;
 /// How telemetry is set up: read from the environment, changed in code.
 ///
 /// A call in code beats a variable, a variable beats a default. The README lists the variables.
-/// What cannot be used of them is in [`warnings`](Self::warnings), and is logged by
+/// Values that cannot be used are in [`warnings`](Self::warnings), and are logged by
 /// [`init`](Self::init).
 ///
 /// ```
@@ -79,7 +79,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What could not be used of the variables, and what is used in its place.
+    /// Returns the values that cannot be used, and what is used in their place.
     pub fn warnings(&self) -> &[ConfigWarning] {
         &self.warnings
     }

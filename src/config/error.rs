@@ -1,4 +1,4 @@
-//! What can go wrong in `init`.
+//! The errors of `init`.
 
 use std::error::Error;
 use std::fmt;
@@ -29,7 +29,7 @@ pub enum InitError {
         origin: String,
         /// The endpoint, without credentials.
         endpoint: String,
-        /// What is wrong with it and what to do.
+        /// The reason, and what to do.
         reason: &'static str,
     },
     /// The root certificates for `https` endpoints could not be read.
@@ -43,7 +43,7 @@ pub enum InitError {
         origin: String,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The thread that exports could not be started.

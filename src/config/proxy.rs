@@ -97,7 +97,7 @@ impl Proxy {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let host = authority.rsplit('@').next().unwrap_or("");
-        // What is not encoded may end the host early, and would have a password taken for it.
+        // A character that is not encoded may end the host early: a password would be taken for a host.
         if authority.contains(['/', '?', '#', '\\']) || authority.matches('@').count() > 1 {
             return Err(NOT_A_URL);
         }

@@ -1,4 +1,4 @@
-//! What describes the service on all of its telemetry.
+//! The attributes that describe the service on all of its telemetry.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn program() -> Option<String> {
     Some(path.file_name()?.to_str()?.to_owned())
 }
 
-/// What can be found out of the process and where it runs. Not its arguments, which may hold
+/// Returns attributes of the process and of its machine. Its arguments are left out: they may hold
 /// secrets.
 fn found() -> Vec<KeyValue> {
     let mut found = vec![
@@ -101,7 +101,7 @@ fn container_in_cgroup(text: &str) -> Option<String> {
 /// The same of version 2, where files of the container's folder are mounted into it.
 fn container_in_mounts(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
-        // What is mounted, not where: a host can see the folders of all of its containers.
+        // The mounted folder decides, not the mount point: a host sees the folders of all its containers.
         let (_, path) = line.split(' ').nth(3)?.split_once("/containers/")?;
         container_id(path.split('/').next()?)
     })

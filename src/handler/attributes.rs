@@ -119,9 +119,9 @@ impl<const N: usize, T: AsRef<[KeyValue]> + ?Sized> PartialEq<T> for Attributes<
     }
 }
 
-/// What can be the value of an attribute, in [`attributes!`](crate::attributes).
+/// Converts into the value of an attribute, in [`attributes!`](crate::attributes).
 ///
-/// That are truth values, numbers, texts, lists of them, and references to all of these. Attributes
+/// Booleans, numbers, texts, lists of them, and references to all of these convert. Attributes
 /// know one kind of integer, `i64`; a larger one becomes a text of its digits.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of an attribute",
@@ -134,7 +134,7 @@ pub trait IntoValue {
     fn into_value(self) -> Value;
 }
 
-/// What can be the value of an attribute that may be missing: anything that is [`IntoValue`], and an
+/// Converts into the value of an attribute that may be missing: any [`IntoValue`], and an
 /// [`Option`] of it.
 ///
 /// It is implemented for these alone; implement [`IntoValue`] for types of your own.

@@ -11,7 +11,7 @@ use crate::providers::bound::{self, Bind};
 use crate::providers::generations::ByGeneration;
 use crate::providers::registry::{COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, UP_DOWN_COUNTER};
 
-/// What a handle is bound to, once it is recorded to: a series that nothing is recorded to would
+/// The series of a handle. It is bound at the first recording: a series without a recording would
 /// be exported as zero.
 struct Lazy<B> {
     name: Cow<'static, str>,

@@ -1,4 +1,4 @@
-//! What `#[with_tracer]` expands to calls of.
+//! Functions that the expansion of `#[with_tracer]` calls.
 
 use std::fmt::{Arguments, Debug, Display};
 use std::future::Future;

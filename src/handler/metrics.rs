@@ -179,7 +179,7 @@ pub struct Timer {
 }
 
 struct RunningTimer {
-    /// Those of the start: it may end outside of its request.
+    /// The providers at the start: the timer may end outside of its request.
     providers: Current,
     name: Cow<'static, str>,
     description: Cow<'static, str>,

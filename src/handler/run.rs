@@ -22,13 +22,13 @@ use crate::semconv::{self, SensitiveParameters};
 /// Adds the attributes of a span to a list.
 pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
 
-/// What is to be run in a span.
+/// A function or a piece of code that is to run in a span.
 pub(crate) struct Function {
-    /// Whose tracer starts the span.
+    /// The component whose tracer starts the span.
     pub(crate) component: &'static str,
     /// The name of the span.
     pub(crate) name: Cow<'static, str>,
-    /// What the span stands for.
+    /// The kind of the span.
     pub(crate) kind: SpanKind,
     /// Where metrics are recorded of the function: the module or type that it is in, and its name.
     pub(crate) metrics: Option<(&'static str, &'static str)>,
@@ -64,7 +64,7 @@ struct OpenSpan {
 }
 
 struct Metrics {
-    /// Those of the start: where a future is dropped, it may be outside of its request.
+    /// The providers at the start: a future may be dropped outside of its request.
     providers: Current,
     function: (&'static str, &'static str),
     start: Instant,
@@ -251,7 +251,7 @@ impl Run {
     pub(crate) fn fail(&mut self, error_type: &'static str, message: impl FnOnce() -> String) {
         self.error = Some(error_type);
         if let Some(span) = self.span() {
-            // What an error says of itself is code of the application, and may panic.
+            // The `Display` of an error is code of the application, and may panic.
             span.set_status(Status::error(guarded(message).unwrap_or_default()));
         }
     }

@@ -91,7 +91,7 @@ impl TelemetryGuard {
         }
     }
 
-    /// What became of all telemetry so far; all zero where telemetry is switched off.
+    /// Returns the counts of all telemetry so far; all are zero if telemetry is switched off.
     pub fn stats(&self) -> Stats {
         self.pipeline
             .as_ref()

@@ -1,4 +1,4 @@
-//! What instruments know of methods, routes and servers.
+//! Entries of the instruments for methods, routes and servers.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -19,7 +19,7 @@ use crate::semconv::{self, OTHER};
 const MAX_ROUTES: usize = 1024;
 const MAX_NAMES: usize = 8192;
 
-/// What is known of the requests with one method.
+/// The entry of one method.
 pub(crate) struct MethodEntry {
     pub(crate) index: usize,
     pub(crate) method: &'static str,
@@ -47,7 +47,7 @@ pub(crate) enum RouteRef {
     Own(Box<Route>),
 }
 
-/// What is known of the requests with one method and route.
+/// The entry of one method and route.
 pub(crate) struct Route {
     /// `http.request.method`
     pub(crate) method: &'static str,
@@ -90,7 +90,7 @@ impl Rooms {
             return room.clone();
         }
         if self.by_route.is_full() {
-            // What is not kept takes no room: it would do so with each request.
+            // An entry that is not kept takes no room: each request would take it again.
             return self.unmatched.clone();
         }
         let make = || self.room.route();
@@ -171,7 +171,7 @@ impl MethodEntry {
             let room = rooms.of(Some(route));
             let made = Route::new(self.index, self.method, Some(route), room);
             match self.routes.insert(route.to_owned(), made) {
-                // What is not kept takes no room for series: it would do so with each request.
+                // An entry that is not kept takes no room for series: each request would take it again.
                 Inserted::Full(made) => RouteRef::Own(Box::new(Route {
                     series: None,
                     ..made
@@ -240,7 +240,7 @@ impl Route {
         }
     }
 
-    /// What tells the active requests of a client apart.
+    /// Returns the attributes of a client's active requests.
     pub(crate) fn client_attributes(&self) -> Vec<KeyValue> {
         let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
         attributes.extend(self.peer.iter().flat_map(Peer::attributes));

@@ -275,7 +275,7 @@ impl Instruments {
         let bind_overflow = || self.bind_call_overflow(&entry);
         match self.calls.get(&entry) {
             Some(series) => series.record(key, measured, bind, bind_overflow),
-            // What is not kept takes no room: it would do so with each call.
+            // An entry that is not kept takes no room: each call would take it again.
             None if self.calls.is_full() => bind().record(measured),
             None => match self.calls.get_or_insert_with(&entry, make) {
                 Ok(series) => series.record(key, measured, bind, bind_overflow),

@@ -16,7 +16,7 @@ use crate::semconv::{ErrorType, Scheme, rpc};
 /// each status that the handler gives.
 const MAX_SERIES: usize = 512;
 
-/// What tells the series of one route apart.
+/// The key of a series among the series of one route.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SeriesKey {
     /// Whether the bytes of the request's body were counted. A series that is bound is exported,
@@ -32,7 +32,7 @@ pub(crate) struct SeriesKey {
     pub(crate) extra: Vec<KeyValue>,
 }
 
-/// What tells the series of one gRPC method apart.
+/// The key of a series among the series of one gRPC method.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CallKey {
     pub(crate) code: rpc::Code,
@@ -51,7 +51,7 @@ pub(crate) struct Series {
     pub(crate) response_size: Option<BoundHistogram<u64>>,
 }
 
-/// What was measured of a request.
+/// The measurements of a request.
 pub(crate) struct Measured {
     pub(crate) duration: Duration,
     /// Bytes of the request's body, where they were counted.

@@ -22,7 +22,7 @@ impl HostPattern {
     /// `example.com`, `*.example.com` for the hosts below it, or `*`, each perhaps with a port.
     pub(crate) fn new(pattern: &str) -> Self {
         let pattern = pattern.to_ascii_lowercase();
-        // What has several colons and no brackets is an address alone.
+        // Text with several colons and no brackets is an address without a port.
         let is_address = pattern.parse::<std::net::Ipv6Addr>().is_ok();
         let split = split_authority(&pattern).filter(|_| !is_address);
         let (host, port) = split.unwrap_or((&pattern, None));

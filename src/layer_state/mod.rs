@@ -1,4 +1,4 @@
-//! What the requests of a layer are recorded with.
+//! The state that the requests of a layer share.
 
 pub(crate) mod access_log;
 pub(crate) mod host_pattern;
@@ -60,7 +60,7 @@ impl CapturedHeaders {
     }
 }
 
-/// What all services of a layer have in common.
+/// The options and states that all services of a layer share.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -85,7 +85,7 @@ impl Shared {
     }
 }
 
-/// What requests are recorded with: made for a layer when a request arrives, once a generation.
+/// The state that requests are recorded with: made when a request arrives, once per generation.
 pub(crate) struct LayerState {
     pub(crate) tracer: Arc<dyn StartSpan>,
     pub(crate) instruments: Instruments,
@@ -108,7 +108,7 @@ impl LayerState {
         if options.tracers.is_some() {
             tracer::note_tracers_of_a_layer();
         }
-        // What is not given here is that of OpenTelemetry's global module, as it is now.
+        // A provider that the layer was not given is OpenTelemetry's global one, as it is now.
         let tracers = options.tracers.clone();
         let meters = options.meters.clone();
         let providers = Arc::new(Providers::new(

@@ -1,4 +1,4 @@
-//! What a layer can be told, and what it makes of it.
+//! The options of a layer, and the answers that requests get from them.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -50,7 +50,7 @@ pub(crate) struct Options {
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
     /// Room in the instruments of these meters, which the clones of a layer share.
     pub(crate) room: Option<Arc<Room>>,
-    /// Those of `init`, else those of the W3C, where none are named.
+    /// `None` for the propagators of `init`, or W3C's without `init`.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
@@ -70,7 +70,7 @@ pub(crate) struct Options {
     pub(crate) trusted_proxies: TrustedProxies,
     /// The scheme of the connections that requests come on.
     pub(crate) scheme: Scheme,
-    /// Those of the environment, else those of the conventions, where none are named.
+    /// `None` for the methods of the environment, or else of the conventions.
     pub(crate) known_methods: Option<Vec<String>>,
     pub(crate) grpc_methods: Vec<String>,
     /// Hooks that name errors, one for each type.
@@ -79,7 +79,7 @@ pub(crate) struct Options {
     pub(crate) cancelled_error_type: bool,
     /// The server of a client whose requests do not name it.
     pub(crate) server: Option<Uri>,
-    /// Who is told of the trace; `None` for everybody.
+    /// The hosts that get trace context; `None` for all hosts.
     pub(crate) trace_targets: Option<Vec<HostPattern>>,
     pub(crate) baggage_targets: Vec<HostPattern>,
     pub(crate) access_log: Option<AccessLog>,
@@ -150,7 +150,7 @@ impl Options {
         Server::in_uri(&request.uri).or_else(|| Server::in_uri(self.server.as_ref()?))
     }
 
-    /// What a server may be told. Who is not known is told nothing that not everybody may know.
+    /// Returns the context that a server may get. An unknown server gets only what every server may get.
     pub(crate) fn allowed(&self, server: Option<Server<'_>>) -> Allowed {
         let is_among = |patterns: &[HostPattern]| {
             server.is_some_and(|server| patterns.iter().any(|pattern| pattern.matches(server)))
@@ -181,7 +181,7 @@ impl Options {
     pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
         match &self.trust {
             TrustOption::Always(trust) => *trust,
-            // Who cannot decide does not trust.
+            // A hook that panics does not trust.
             TrustOption::ByRequest(hook) => guarded(|| hook(request)).unwrap_or(Trust::Ignore),
         }
     }
@@ -265,7 +265,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// What a hook adds, also where it panics before its end.
+/// Returns the attributes that a hook adds, also if it panics before its end.
 fn hooked<H>(hook: &AttributesHook<H>, head: &H) -> Option<RequestAttributes> {
     let mut added = RequestAttributes::default();
     guarded(|| hook(head, &mut added));

@@ -82,7 +82,7 @@ pub(crate) fn is_installed() -> bool {
     INSTALLED.get().is_some()
 }
 
-/// What became of the subscriber of `init`.
+/// The outcome of installing the subscriber of `init`.
 pub(crate) enum Installed {
     Now,
     /// By an `init` before; `same` says whether lines look and are filtered as they would now.

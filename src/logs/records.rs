@@ -25,7 +25,7 @@ use crate::semconv::EXCEPTION_MESSAGE;
 pub(crate) enum Source {
     /// With a provider of its own.
     Own(Arc<SdkLogger>),
-    /// That of the process: of the `init` that was called last.
+    /// The provider of the process, made by the last call of `init`.
     Process,
 }
 

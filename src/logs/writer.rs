@@ -20,7 +20,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Writes log lines on a thread of its own, so that an output that nobody reads stops no request.
 ///
-/// What is written waits in memory, 4 MiB at most, and is written at once by the writer's thread, in
+/// Lines wait in memory, 4 MiB at most, and are written at once by the writer's thread, in
 /// the order in which it came. While the output is not read and the memory is full, lines are lost;
 /// they are [counted](Self::lost), and one log line says how many there were when the output is read
 /// again.
@@ -71,9 +71,9 @@ struct State {
     lost: u64,
     /// How many of the lost lines were told of.
     told: u64,
-    /// What was done when somebody last waited in vain.
+    /// The bytes that were written when a wait last ended in vain.
     in_vain: Option<u64>,
-    /// Those who wait until so much is done.
+    /// Waiters, each with the number of bytes that it waits for.
     #[cfg(feature = "init")]
     waiters: Vec<(u64, tokio::sync::oneshot::Sender<()>)>,
 }
@@ -143,7 +143,7 @@ impl LogWriter {
         last_lines::wait_for(shared);
     }
 
-    /// What this process writes with.
+    /// The writer of this process.
     fn shared(&self) -> &Arc<Shared> {
         let mut shared = &self.0;
         while shared.process != process::id() {

@@ -177,7 +177,7 @@ pub(crate) fn grpc_message(frame: &Bytes, headers: &HeaderMap) -> Result<Bytes, 
     message().ok_or_else(|| AttemptError::no_receiver("the answer is not one gRPC message"))
 }
 
-/// What an HTTP status says (OTLP specification, "OTLP/HTTP Response").
+/// Reads an HTTP status of failure (OTLP specification, "OTLP/HTTP Response").
 pub(crate) fn refused(status: StatusCode, headers: &HeaderMap) -> AttemptError {
     let retry = match status.as_u16() {
         429 | 502 | 503 | 504 => retry_after(headers).map_or(Retry::Soon, Retry::After),
@@ -201,7 +201,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// What a gRPC status says (OTLP specification, "OTLP/gRPC Response").
+/// Reads a gRPC status of failure (OTLP specification, "OTLP/gRPC Response").
 pub(crate) fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
     let name = code.name();
     let asked = retry_delay(trailers);

@@ -189,7 +189,7 @@ impl OtlpClient {
     }
 }
 
-/// What a receiver says that took a message.
+/// The answer of a receiver that took a message.
 pub(crate) struct Answer {
     headers: HeaderMap,
     body: Bytes,

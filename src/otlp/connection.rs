@@ -39,7 +39,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What connections are made of; what has the same shares them.
+/// The properties of a connection. Signals with an equal origin share connections.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Origin {
     pub(crate) scheme: Option<String>,
@@ -211,10 +211,10 @@ fn client(connector: Connector, is_grpc: bool) -> HttpClient {
         .build(connector)
 }
 
-/// What is known of the connections so far.
+/// Facts about the connections so far.
 struct Shared {
     reconnects: Arc<Reconnects>,
-    /// What the receiver said first, and what TLS made of it.
+    /// The first bytes of the receiver, below TLS and above it.
     raw: FirstBytes,
     plain: FirstBytes,
     /// How the last connection failed, and when.

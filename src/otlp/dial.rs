@@ -36,7 +36,7 @@ pub(crate) struct Dial {
     pub(crate) route: Route,
     pub(crate) tcp: HttpConnector,
     pub(crate) reconnects: Arc<Reconnects>,
-    /// What the receiver says first, below TLS.
+    /// The first bytes of the receiver, below TLS.
     pub(crate) first: FirstBytes,
 }
 
@@ -185,7 +185,7 @@ fn status(answer: &[u8]) -> Option<u16> {
 #[derive(Debug)]
 pub(crate) struct ProxyError {
     words: String,
-    /// What it answered.
+    /// The status of its answer.
     pub(crate) status: Option<u16>,
     source: BoxError,
 }

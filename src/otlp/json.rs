@@ -33,7 +33,7 @@ fn leave_out_unset(value: &mut Value) {
 /// A serializer that writes numbers that are not finite as protobuf does.
 struct Finite<S>(S);
 
-/// What is serialized with [`Finite`].
+/// A part of a message that is serialized with [`Finite`].
 struct Inner<'a, T: ?Sized>(&'a T);
 
 impl<T: Serialize + ?Sized> Serialize for Inner<'_, T> {

@@ -19,7 +19,7 @@ pub(crate) type Secured = hyper_rustls::HttpsConnector<Dial>;
 #[cfg(not(feature = "tls"))]
 pub(crate) type Secured = Dial;
 
-/// Who is trusted, and who we are.
+/// The certificates that are trusted, and the certificate of this service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tls {
     /// In place of the platform's roots.

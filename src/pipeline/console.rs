@@ -42,7 +42,7 @@ struct Waiting {
 /// The spans of a trace that have ended.
 struct Trace {
     since: Instant,
-    /// Those of requests, of which a trace may have several here.
+    /// The spans of requests; a trace may have several of them here.
     roots: Vec<SpanData>,
     others: Vec<SpanData>,
 }

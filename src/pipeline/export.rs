@@ -21,7 +21,7 @@ use crate::pipeline::worker::Worker;
 use crate::pipeline::{metrics, self_metrics, traces};
 use crate::providers::exceptions::Exceptions;
 
-/// What `Config` describes, ready to run.
+/// The pipeline that a `Config` describes, ready to run.
 pub(crate) struct Export {
     pub(crate) tracer_provider: SdkTracerProvider,
     pub(crate) meter_provider: SdkMeterProvider,

@@ -25,14 +25,14 @@ pub(crate) trait Item: Send + 'static {
 /// at most 6 KiB a span; the rest is for what handlers add.
 const BYTES_PER_ITEM: usize = 8 * 1024;
 
-/// What part of a batch all lanes together take beforehand, at most: so much earlier a batch may
+/// The part of a batch that all lanes together take beforehand, at most: so much earlier a batch may
 /// be taken for complete.
 const TAKEN_BEFOREHAND: usize = 8;
 
 /// A queue: it never blocks, and never wakes the exporting end for one item.
 pub(crate) struct Queue<T> {
     lanes: PerThread<CachePadded<Lane<T>>>,
-    /// What no lane has taken.
+    /// The room that no lane has taken.
     free: Room,
     capacity: usize,
     batch_size: usize,
@@ -58,7 +58,7 @@ struct Taken {
 
 struct Lane<T> {
     items: SegQueue<T>,
-    /// What it has taken, and not used.
+    /// The room that the lane has taken and not used.
     room: Room,
 }
 
@@ -236,7 +236,7 @@ impl<T: Item> Queue<T> {
             use_own(&lane.bytes, bytes) || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
-            // What waits is large, and an export makes room.
+            // The waiting items are large, and an export makes room.
             self.wake();
             return None;
         }

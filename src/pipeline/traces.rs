@@ -51,7 +51,7 @@ pub(crate) fn provider(
                 building.observe(Signal::Traces, exporter, Some(queue.clone()));
                 (queue, worker)
             }
-            // Who reads the console is no receiver: what is shown there is not counted.
+            // The console is no receiver: spans that are shown there are not counted.
             Exporter::Console => {
                 let console = "the console".to_owned();
                 let losses = Losses::new(Signal::Traces, console, Default::default());

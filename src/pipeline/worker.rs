@@ -93,7 +93,7 @@ impl<T: Item> Drop for Closing<T> {
     }
 }
 
-/// Those who ask a worker for a flush.
+/// The requests for a flush that a worker has received.
 pub(crate) struct Flushes {
     receiver: mpsc::UnboundedReceiver<Waiter>,
     /// They came during an export, and wait for the next pass.

@@ -46,7 +46,7 @@ struct State {
     end: Option<crate::logs::EndNotice>,
 }
 
-/// What this thread has last read of the state.
+/// The part of the state that this thread has read last.
 #[derive(Clone, Copy)]
 struct Cached {
     generation: usize,

@@ -10,7 +10,7 @@ use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use crate::attribute_set;
 use crate::semconv::{self, CapturedRequest};
 
-/// What makes tracers.
+/// Makes tracers for instrumentation scopes.
 pub(crate) trait MakeTracer: Send + Sync {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
 
@@ -40,15 +40,15 @@ impl<F: FnMut(&mut NewSpan)> DescribeSpan for F {
     }
 }
 
-/// What a span starts below.
+/// The parent of a span.
 pub(crate) struct Parent<'a> {
-    /// What the context of the span has besides the span.
+    /// The context of the new span, apart from the span.
     pub(crate) cx: &'a Context,
     /// The span that is the parent; that of `cx`, where none is given.
     pub(crate) span_context: Option<&'a SpanContext>,
 }
 
-/// What a span is like when it starts.
+/// The description of a span at its start.
 #[derive(Clone)]
 pub(crate) struct NewSpan {
     pub(crate) name: Cow<'static, str>,

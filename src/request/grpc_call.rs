@@ -12,7 +12,7 @@ use crate::request::request_end::RequestEnd;
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 
-/// What is remembered of a gRPC call.
+/// The facts about a gRPC call.
 #[derive(Default)]
 pub(crate) struct GrpcCall {
     /// As the request names it.
@@ -47,7 +47,7 @@ fn is_generated(request: &Parts) -> bool {
 }
 
 impl GrpcCall {
-    /// What a request claims; `None` where it does not look like a call. `uri` is the one that its
+    /// Reads a request that may be a call; `None` if it does not look like one. `uri` is the one that its
     /// router has left.
     #[inline]
     pub(crate) fn of(request: &Parts, uri: &Uri, instruments: &Instruments) -> Option<Self> {
@@ -131,7 +131,7 @@ impl GrpcCall {
             }
             (_, Some(code)) => code,
             (RequestEnd::Cancelled, None) => match status {
-                // What does not speak gRPC has answered, and is not read to its end.
+                // A server that does not speak gRPC has answered; its body is not read to the end.
                 Some(status) if side == Side::Client && status != StatusCode::OK => {
                     Code::from_http_status(status)
                 }

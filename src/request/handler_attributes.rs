@@ -22,7 +22,7 @@ pub(crate) enum CurrentRequest {
 thread_local! {
     // Apart from what is added, because most handlers add nothing, and every request comes by.
     static CURRENT: Cell<CurrentRequest> = const { Cell::new(CurrentRequest::Nothing) };
-    /// What was added to the request that runs; before it, to those that wait for it.
+    /// Attributes that were added to the request that runs, last, and to the requests that wait for it.
     static ADDED: RefCell<Vec<Vec<KeyValue>>> = const { RefCell::new(Vec::new()) };
 }
 

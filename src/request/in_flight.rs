@@ -21,7 +21,7 @@ use crate::semconv::response_peer_attributes;
 use crate::semconv::rpc::{self, Code};
 use crate::semconv::{self, ServerRequest};
 
-/// What is recorded of a request, until it ends.
+/// The record of a request, until it ends.
 pub(crate) struct InFlight {
     pub(crate) state: PerThreadArc<LayerState>,
     /// False once its end has begun.
@@ -45,7 +45,7 @@ pub(crate) struct InFlight {
     pub(crate) access: Option<Box<Entry>>,
 }
 
-/// What is remembered of a request over HTTP.
+/// The facts about a request over HTTP.
 pub(crate) struct Http {
     pub(crate) route: RouteRef,
     pub(crate) scheme: Scheme,
@@ -61,11 +61,11 @@ pub(crate) struct Http {
 /// Which responses to a request have a body.
 #[derive(Clone, Copy)]
 pub(crate) enum ResponseBodies {
-    /// Those to most methods, and not those with some statuses.
+    /// Responses to most methods, except for some statuses.
     ByStatus,
-    /// To CONNECT, those that do not open a tunnel.
+    /// Responses to CONNECT that do not open a tunnel.
     Unsuccessful,
-    /// To HEAD, none.
+    /// No response to HEAD.
     Never,
 }
 

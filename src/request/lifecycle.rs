@@ -32,7 +32,7 @@ pub(super) struct RequestState {
     in_flight: Option<InFlight>,
     /// Whether the attributes that handler code adds are those of another request.
     transparent: bool,
-    /// What is left of the response's body, where its length is known. A server need not poll it
+    /// The bytes that are left of the response's body, if its length is known. A server need not poll it
     /// further than that.
     remaining: Option<u64>,
     /// Whether the head of the response announces that length.

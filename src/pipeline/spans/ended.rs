@@ -65,7 +65,7 @@ pub(crate) struct View<'a> {
     pub(crate) name: &'a str,
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
-    /// Whose attributes come first.
+    /// The request, whose attributes come first.
     pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
     /// Whether the attributes may have a key twice, or have one of the request's.

@@ -38,7 +38,7 @@ pub(crate) struct SpanMessage {
 
 /// The part that all messages have in common.
 pub(crate) struct BatchHeader {
-    /// What the `ResourceSpans` has besides spans, as it is written.
+    /// The encoded fields of `ResourceSpans` other than spans.
     head: Vec<u8>,
     limits: SpanLimits,
     /// Limit of the characters of a value.
@@ -70,7 +70,7 @@ impl BatchHeader {
 /// The spans of one scope.
 struct ScopeSpans<'a> {
     scope: &'a InstrumentationScope,
-    /// What the message has besides spans, as it is written.
+    /// The encoded fields of the message other than spans.
     head: Vec<u8>,
     spans: Vec<u8>,
 }
@@ -365,7 +365,7 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
 /// Bytes of the key of a field.
 const KEY: usize = 1;
 
-/// What follows a key.
+/// The value after a key.
 const VARINT: u8 = 0;
 const LENGTH: u8 = 2;
 

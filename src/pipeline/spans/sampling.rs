@@ -11,7 +11,7 @@ use crate::propagation::Decision;
 pub(crate) struct Sampling {
     /// Below a span, whether it is that of another service or not.
     pub(crate) below: Below,
-    /// What decides otherwise.
+    /// The sampler for all other spans.
     pub(crate) otherwise: SdkSampler,
 }
 

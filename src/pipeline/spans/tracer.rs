@@ -30,9 +30,9 @@ use crate::semconv;
 /// More scopes than this are copied to each of their spans.
 const MAX_SCOPES: usize = 512;
 
-/// What makes the tracers of the process.
+/// Makes the tracers of the process.
 pub(crate) struct Tracers {
-    /// For as long as the process: spans on all threads would else count its owners at once.
+    /// Lives as long as the process: a shared reference count would be contended by all threads.
     queues: &'static SpanQueues,
     sampling: Sampling,
     scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
