@@ -14,6 +14,10 @@ pub struct SignalStats {
     pub exported: u64,
     /// Sent, or tried to, and not taken.
     pub failed: u64,
+    /// The part of `failed` that a receiver rejected of messages that it took (OTLP specification, "Partial
+    /// Success"). `None` where the exporter hides it, and counts rejected items as exported: the crate
+    /// `opentelemetry-otlp` over gRPC.
+    pub rejected: Option<u64>,
     /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
     /// some may have arrived.
     pub dropped: u64,
@@ -151,6 +155,15 @@ impl fmt::Display for Report {
             if lost.peek().is_some() {
                 f.write_str(", ")?;
             }
+        }
+        let hidden = signals.iter().filter(|(stats, _)| {
+            let is_hidden = stats.rejected.is_none();
+            is_hidden && stats.exported > 0
+        });
+        let hidden: Vec<_> = hidden.map(|(_, noun)| format!("{noun}s")).collect();
+        if !hidden.is_empty() {
+            let nouns = hidden.join(", ");
+            write!(f, "; unknown how many {nouns} the receiver rejected")?;
         }
         if lost_lines > 0 {
             write!(f, "; {} not written", Amount(lost_lines, "log line"))?;

@@ -351,6 +351,11 @@ impl Config {
         setting(&self.otlp_by_signal[signal]).or_else(|| setting(&self.otlp))
     }
 
+    /// Returns whether the crate `opentelemetry-otlp` sends a signal.
+    pub(crate) fn is_by_reference(&self, signal: Signal) -> bool {
+        self.otlp(signal, |settings| settings.reference) == Some(true)
+    }
+
     /// Returns the exporters of a signal, each once: as configured, else as the environment has them.
     pub(crate) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
         if let Some(told) = &self.exporters[signal] {

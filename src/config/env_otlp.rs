@@ -22,6 +22,7 @@ impl Variables<'_> {
         let endpoint = name("ENDPOINT");
         let insecure = name("INSECURE");
         let timeout = name("TIMEOUT");
+        let exporter = prefix.replacen("OTEL_EXPORTER_OTLP", "OTLP", 1) + "_EXPORTER";
         OtlpSettings {
             endpoint: self.text(&endpoint).map(|text| Endpoint {
                 origin: endpoint,
@@ -36,6 +37,7 @@ impl Variables<'_> {
             certificate: self.file(&name("CERTIFICATE")),
             client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
             client_key: self.file(&name("CLIENT_KEY")),
+            reference: self.reference(&exporter),
         }
     }
 
@@ -55,6 +57,23 @@ impl Variables<'_> {
             return Some(Protocol::HttpProtobuf);
         }
         self.word(name, &protocols, "it is left out")
+    }
+
+    /// `OTLP_EXPORTER`, `OTLP_TRACES_EXPORTER` and so on: which exporter sends OTLP. Returns whether it is
+    /// that of the crate `opentelemetry-otlp`.
+    fn reference(&mut self, name: &str) -> Option<bool> {
+        const REFERENCE: &str = "opentelemetry-otlp";
+        if cfg!(not(feature = "opentelemetry-otlp"))
+            && let Some(value) = self.text(name)
+            && value.eq_ignore_ascii_case(REFERENCE)
+        {
+            let consequence =
+                format!("needs the feature `{REFERENCE}`; using the exporter of tower-telemetry");
+            self.warn(name, Some(&value), consequence);
+            return Some(false);
+        }
+        let known = [(REFERENCE, true), ("tower-telemetry", false)];
+        self.word(name, &known, "it is left out")
     }
 
     /// `name=value` pairs, values percent-encoded. Warnings show neither.

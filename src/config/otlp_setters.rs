@@ -102,6 +102,27 @@ impl Config {
         self.with_otlp_setting(callback, |otlp| &mut otlp.headers_from)
     }
 
+    /// Has the crate `opentelemetry-otlp` send all telemetry, in place of this crate's own exporter and of
+    /// `OTLP_EXPORTER` and its like. For one signal, see
+    /// [`OtlpSettings::with_reference_exporter`].
+    ///
+    /// All settings hold for it, and queues, attempts, counts, flush and shutdown stay those of this crate.
+    /// It splits no metrics, passes on what it is given (a key twice, `NaN` as `null` in JSON), and hides over
+    /// gRPC how much a receiver rejected: [`SignalStats::rejected`](crate::stats::SignalStats::rejected)
+    /// is `None` then. The page [`docs/exporters.md`][page] compares both.
+    ///
+    /// ```
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_env().with_reference_exporter();
+    /// ```
+    ///
+    /// [page]: crate#exporters
+    #[cfg(feature = "opentelemetry-otlp")]
+    pub fn with_reference_exporter(self) -> Self {
+        self.with_otlp_setting(true, |otlp| &mut otlp.reference)
+    }
+
     /// Sets how traces reach their receiver, in place of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and its
     /// like. What `settings` does not set stays as it is.
     pub fn with_traces_otlp(self, settings: OtlpSettings) -> Self {

@@ -53,10 +53,16 @@ impl fmt::Display for Config {
             let exporters = self.exporters(signal).into_iter();
             let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
                 (Exporter::Console, _) => "console".to_owned(),
-                (Exporter::Otlp, Ok(target)) => match self.proxy(&target) {
-                    Ok(Some(proxy)) => format!("otlp({target},proxy={proxy})"),
-                    _ => format!("otlp({target})"),
-                },
+                (Exporter::Otlp, Ok(target)) => {
+                    let mut text = format!("otlp({target}");
+                    if let Ok(Some(proxy)) = self.proxy(&target) {
+                        text.push_str(&format!(",proxy={proxy}"));
+                    }
+                    if self.is_by_reference(signal) {
+                        text.push_str(",by opentelemetry-otlp");
+                    }
+                    text + ")"
+                }
                 (Exporter::Otlp, Err(_)) => "otlp(no endpoint)".to_owned(),
             });
             write!(f, " {}={}", signal.name(), list(exporters))?;

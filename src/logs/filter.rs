@@ -10,7 +10,7 @@ use tracing::{Event, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Filter};
 
-use crate::logs::sdk_events::is_of_sdk;
+use crate::logs::sdk_events::{is_of_sdk, tells_of_an_attempt};
 
 /// Which events become log lines and log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub(crate) struct SdkNowAndThen {
 
 impl<S> Filter<S> for SdkNowAndThen {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        !is_of_sdk(metadata) || *metadata.level() <= self.level
+        !is_of_sdk(metadata) || *metadata.level() <= self.level && !tells_of_an_attempt(metadata)
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {

@@ -56,10 +56,19 @@ impl OtlpClient {
     }
 
     pub(crate) async fn attempt(&self, body: Bytes) -> Result<Answer, AttemptError> {
+        self.post(body, self.request_headers()).await
+    }
+
+    /// Sends a message with these headers, and reads the answer.
+    pub(crate) async fn post(
+        &self,
+        body: Bytes,
+        headers: HeaderMap,
+    ) -> Result<Answer, AttemptError> {
         let mut request = Request::post(self.uri.clone())
             .body(Full::new(body))
             .map_err(|error| AttemptError::no_receiver(&error.to_string()))?;
-        *request.headers_mut() = self.request_headers();
+        *request.headers_mut() = headers;
         let start = Instant::now();
         let failed_connection = |error: &(dyn Error + 'static)| {
             AttemptError::connection(self.connection.failed(error, start))
@@ -143,8 +152,8 @@ impl OtlpClient {
         error
     }
 
-    fn request_headers(&self) -> HeaderMap {
-        const AGENT: &str = concat!("tower-telemetry/", env!("CARGO_PKG_VERSION"));
+    /// Returns the headers of the configuration.
+    pub(crate) fn configured_headers(&self) -> HeaderMap {
         let mut headers = match &self.headers_from {
             Some(callback) => callback.over(&self.headers),
             None => self.headers.clone(),
@@ -152,6 +161,12 @@ impl OtlpClient {
         for name in &FRAMING {
             headers.remove(name);
         }
+        headers
+    }
+
+    pub(crate) fn request_headers(&self) -> HeaderMap {
+        const AGENT: &str = concat!("tower-telemetry/", env!("CARGO_PKG_VERSION"));
+        let mut headers = self.configured_headers();
         let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
         set(USER_AGENT, AGENT);
         let encoding = match self.protocol {
@@ -190,9 +205,10 @@ impl OtlpClient {
 }
 
 /// The answer of a receiver that took a message.
+#[derive(Clone)]
 pub(crate) struct Answer {
-    headers: HeaderMap,
-    body: Bytes,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 fn has_type(headers: &HeaderMap, content_type: &str) -> bool {

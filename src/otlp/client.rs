@@ -10,13 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::settings::headers::HeadersFrom;
 use crate::config::settings::{Compression, Protocol};
-use crate::otlp::answer::{AttemptError, Retry};
+use crate::otlp::answer::AttemptError;
 use crate::otlp::connection::Connection;
 use crate::otlp::messages;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
 use crate::otlp::retries::{Repeat, Retries, Unsent};
-use crate::semconv;
 use crate::stats::Failure;
 
 /// Receivers of gRPC take 4 MiB, unless told otherwise.
@@ -64,26 +63,10 @@ impl OtlpClient {
             // It may be kept for minutes, and once is enough.
             drop(part);
             let body = self.packed(body);
-            match self.send::<Q>(body, oldest, repeat, retention).await {
-                Ok((rejected, reason)) => {
-                    let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
-                    let reason = semconv::truncate(&reason, 256);
-                    outcome.exported += count - rejected;
-                    if rejected > 0 {
-                        let detail = format!("the receiver rejected some: {reason}");
-                        outcome.fail(rejected, Failure::Rejected, detail);
-                    } else if !reason.is_empty() {
-                        outcome.warning = Some(reason.into_owned());
-                    }
-                }
-                Err(Unsent::Failed(error)) => {
-                    outcome.may_pass |= error.retry != Retry::Never;
-                    outcome.fail(count, error.failure, error.detail);
-                }
-                Err(Unsent::GivenUp(failure, detail)) => {
-                    let rest: usize = parts.drain(..).map(|part| part.count()).sum();
-                    outcome.give_up(count + rest as u64, failure, detail);
-                }
+            let sent = self.send::<Q>(body, oldest, repeat, retention).await;
+            if outcome.add(count, sent) {
+                let rest: usize = parts.drain(..).map(|part| part.count()).sum();
+                outcome.dropped += rest as u64;
             }
         }
         outcome

@@ -36,8 +36,8 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Name, TCP and TLS together. One that never answers must not be waited for in the background
 /// either, and they would add up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The properties of a connection. Signals with an equal origin share connections.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +131,12 @@ impl Connection {
 
     pub(crate) fn client(&self) -> HttpClient {
         locked(&self.client).clone()
+    }
+
+    /// Returns the way to connect, for a client that keeps connections of its own.
+    #[cfg(feature = "opentelemetry-otlp")]
+    pub(crate) fn connector(&self) -> Connector {
+        self.connector.clone()
     }
 
     /// Has what comes connect anew: what gave no answer in time may be dead, and the kernel takes

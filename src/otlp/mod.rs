@@ -13,6 +13,8 @@ pub(crate) mod messages;
 pub(crate) mod outcome;
 pub(crate) mod pace;
 mod reconnects;
+#[cfg(feature = "opentelemetry-otlp")]
+pub(crate) mod reference;
 pub(crate) mod retention;
 pub(crate) mod retries;
 mod trust;

@@ -1,5 +1,8 @@
 //! The outcome of sending one batch.
 
+use crate::otlp::answer::Retry;
+use crate::otlp::retries::Unsent;
+use crate::semconv;
 use crate::stats::Failure;
 
 /// The outcome of sending one batch.
@@ -7,6 +10,8 @@ use crate::stats::Failure;
 pub(crate) struct SendOutcome {
     pub(crate) exported: u64,
     pub(crate) failed: u64,
+    /// The part of `failed` that the receiver rejected of messages that it took.
+    pub(crate) rejected: u64,
     /// Given up while they waited for another attempt.
     pub(crate) dropped: u64,
     /// Why, and in more words, where some were lost.
@@ -21,6 +26,34 @@ impl SendOutcome {
     pub(crate) fn fail(&mut self, count: u64, failure: Failure, detail: String) {
         self.failed += count;
         self.failure = Some((failure, detail));
+    }
+
+    /// Adds the end of a message of `count` items: how many of them the receiver rejected, or why it was not
+    /// sent. Returns whether the message was given up, and with it all that comes after.
+    pub(crate) fn add(&mut self, count: u64, sent: Result<(i64, String), Unsent>) -> bool {
+        match sent {
+            Ok((rejected, reason)) => {
+                let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
+                let reason = semconv::truncate(&reason, 256);
+                self.exported += count - rejected;
+                if rejected > 0 {
+                    let detail = format!("the receiver rejected some: {reason}");
+                    self.rejected += rejected;
+                    self.fail(rejected, Failure::Rejected, detail);
+                } else if !reason.is_empty() {
+                    self.warning = Some(reason.into_owned());
+                }
+            }
+            Err(Unsent::Failed(error)) => {
+                self.may_pass |= error.retry != Retry::Never;
+                self.fail(count, error.failure, error.detail);
+            }
+            Err(Unsent::GivenUp(failure, detail)) => {
+                self.give_up(count, failure, detail);
+                return true;
+            }
+        }
+        false
     }
 
     pub(crate) fn give_up(&mut self, count: u64, failure: Failure, detail: String) {

@@ -13,6 +13,10 @@ use crate::config::settings::{PerSignal, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connection, Origin, Tls};
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::otlp::reference::client::ReferenceClient;
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::otlp::reference::exporters::Reference;
 use crate::otlp::retries::Retries;
 use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
@@ -83,6 +87,20 @@ impl<'a> Building<'a> {
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
             retries: Retries::new(config.max_retry_age),
         })
+    }
+
+    /// Makes an exporter of the crate `opentelemetry-otlp`, with the settings of a client.
+    #[cfg(feature = "opentelemetry-otlp")]
+    pub(crate) fn reference<E: Reference>(
+        &self,
+        signal: Signal,
+        client: OtlpClient,
+    ) -> ReferenceClient<E> {
+        let client = ReferenceClient::new(client, self.resource.clone());
+        if client.hides_rejected() {
+            self.counters[signal].hide_rejected();
+        }
+        client
     }
 
     /// Describes the way of a signal for metrics about the export.

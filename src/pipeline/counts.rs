@@ -1,7 +1,7 @@
 //! The counts of exported and of lost telemetry, and the log lines about losses.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ pub(crate) struct Counters {
     accepted: PerThread<CachePadded<AtomicU64>>,
     exported: AtomicU64,
     failed: AtomicU64,
+    /// The part of `failed` that a receiver rejected.
+    rejected: AtomicU64,
+    /// Whether the exporter hides how much a receiver rejects.
+    hides_rejected: AtomicBool,
     /// Did not fit into the queue.
     queue_full: AtomicU64,
     /// Given up while they waited for another attempt.
@@ -52,15 +56,23 @@ impl Counters {
         // The counts of settled items first: each of them was accepted before.
         let [exported, failed] = [&self.exported, &self.failed].map(get);
         let dropped = get(&self.queue_full) + get(&self.given_up);
+        let hides_rejected = self.hides_rejected.load(Ordering::Relaxed);
         let accepted = self.accepted.iter().map(|count| get(count)).sum::<u64>();
         SignalStats {
             accepted,
             exported,
             failed,
+            rejected: (!hides_rejected).then(|| get(&self.rejected)),
             dropped,
             waiting: accepted.saturating_sub(exported + failed + dropped),
             last_failure: self.failures().last,
         }
+    }
+
+    /// Notes that the exporter hides how much a receiver rejects.
+    #[cfg(feature = "opentelemetry-otlp")]
+    pub(crate) fn hide_rejected(&self) {
+        self.hides_rejected.store(true, Ordering::Relaxed);
     }
 
     /// Returns the counts when nothing will be exported any more: waiting items are dropped.
@@ -103,6 +115,7 @@ impl Counters {
         let add = |counter: &AtomicU64, count| counter.fetch_add(count, Ordering::Relaxed);
         add(&self.exported, outcome.exported);
         add(&self.failed, outcome.failed);
+        add(&self.rejected, outcome.rejected);
         add(&self.given_up, outcome.dropped);
         if let Some((failure, _)) = outcome.failure {
             let mut failures = self.failures();

@@ -22,11 +22,14 @@ use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
 use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
+use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::queue::{Item, Queue};
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::pipeline::reference::ReferenceLogs;
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
-use crate::pipeline::worker::{self, Sink};
+use crate::pipeline::worker::{self, Sink, Worker};
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
@@ -41,12 +44,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     let client = building.client(Signal::Logs, batch.export_timeout)?;
     let losses = building.losses(Signal::Logs, client.receiver());
     let exporter = self_metrics::exporter(Signal::Logs, &client);
-    let sink = LogSink {
-        client,
-        resource: (&building.resource).into(),
-        limits: building.config.limits,
-    };
-    let (queue, worker) = worker::queue(batch, losses, sink);
+    let (queue, worker) = otlp_queue(building, client, losses);
     building.observe(Signal::Logs, exporter, Some(queue.clone()));
     building.workers.push(worker);
     let provider = SdkLoggerProvider::builder()
@@ -58,6 +56,25 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
             end: building.end.clone(),
         });
     Ok(Some(provider.build()))
+}
+
+fn otlp_queue(
+    building: &Building,
+    client: OtlpClient,
+    losses: Losses,
+) -> (Arc<Queue<Record>>, Worker) {
+    let (batch, limits) = (building.config.logs, building.config.limits);
+    #[cfg(feature = "opentelemetry-otlp")]
+    if building.config.is_by_reference(Signal::Logs) {
+        let sink = ReferenceLogs::new(building.reference(Signal::Logs, client), limits);
+        return worker::queue(batch, losses, sink);
+    }
+    let sink = LogSink {
+        client,
+        resource: (&building.resource).into(),
+        limits,
+    };
+    worker::queue(batch, losses, sink)
 }
 
 /// Boxed, because a record is large and a queue of them grows in blocks.

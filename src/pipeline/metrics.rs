@@ -24,7 +24,7 @@ use crate::otlp::client::OtlpClient;
 use crate::otlp::messages::Splittable;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::Repeat;
+use crate::otlp::retries::{Repeat, Retries};
 use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
@@ -54,19 +54,29 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
                 let client = building.client(Signal::Metrics, building.config.metric_timeout)?;
                 let exporter = self_metrics::exporter(Signal::Metrics, &client);
                 building.observe(Signal::Metrics, exporter, None);
-                otlp_worker(
-                    building.config.metric_interval,
-                    building.config.temporality,
-                    building.losses(Signal::Metrics, client.receiver()),
-                    reader,
-                    client,
-                )
+                let losses = building.losses(Signal::Metrics, client.receiver());
+                otlp(building, losses, reader, client)
             }
             Exporter::Console => console_worker(reader),
         };
         building.workers.push(worker);
     }
     Ok(provider.build())
+}
+
+fn otlp(
+    building: &Building,
+    losses: Losses,
+    reader: Arc<ManualReader>,
+    client: OtlpClient,
+) -> Worker {
+    let (interval, temporality) = (building.config.metric_interval, building.config.temporality);
+    #[cfg(feature = "opentelemetry-otlp")]
+    if building.config.is_by_reference(Signal::Metrics) {
+        let client: ReferenceMetrics = building.reference(Signal::Metrics, client);
+        return otlp_worker(interval, temporality, losses, reader, client);
+    }
+    otlp_worker(interval, temporality, losses, reader, client)
 }
 
 /// How an instrument is kept, where that is not the SDK's default. One view for all, because an
@@ -97,11 +107,75 @@ fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<S
 /// for each route; past the limit, what is new would go unseen for good.
 pub(crate) const MAX_SERIES: usize = 10_000;
 
-/// Collects all points as a message.
-fn collect(reader: &ManualReader) -> Option<ExportMetricsServiceRequest> {
-    let mut request = ExportMetricsServiceRequest::from(&collect_from(reader)?);
-    unique_keys::in_metrics(&mut request);
-    Some(request)
+/// Sends what is collected.
+trait MetricSink: Send + Sync + 'static {
+    type Message: Send;
+
+    /// The attempts, whose pace says when to collect.
+    fn retries(&self) -> &Retries;
+
+    /// Makes a message of what was collected, and counts its points.
+    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64);
+
+    fn export(
+        &self,
+        message: Self::Message,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> impl Future<Output = SendOutcome> + Send;
+}
+
+impl MetricSink for OtlpClient {
+    type Message = ExportMetricsServiceRequest;
+
+    fn retries(&self) -> &Retries {
+        &self.retries
+    }
+
+    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64) {
+        let mut request = ExportMetricsServiceRequest::from(&metrics);
+        unique_keys::in_metrics(&mut request);
+        let points = request.count() as u64;
+        (request, points)
+    }
+
+    async fn export(
+        &self,
+        message: Self::Message,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> SendOutcome {
+        OtlpClient::export(self, message, repeat, retention).await
+    }
+}
+
+#[cfg(feature = "opentelemetry-otlp")]
+type ReferenceMetrics =
+    crate::otlp::reference::client::ReferenceClient<opentelemetry_otlp::MetricExporter>;
+
+#[cfg(feature = "opentelemetry-otlp")]
+impl MetricSink for ReferenceMetrics {
+    type Message = (ResourceMetrics, u64);
+
+    fn retries(&self) -> &Retries {
+        &self.client.retries
+    }
+
+    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64) {
+        let points = ExportMetricsServiceRequest::from(&metrics).count() as u64;
+        ((metrics, points), points)
+    }
+
+    async fn export(
+        &self,
+        message: Self::Message,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> SendOutcome {
+        let batches = vec![message];
+        self.export::<ExportMetricsServiceRequest>(batches, repeat, retention)
+            .await
+    }
 }
 
 /// Collects all points. An observable callback of the application may panic in this.
@@ -132,7 +206,7 @@ fn otlp_worker(
     temporality: Temporality,
     mut losses: Losses,
     reader: Arc<ManualReader>,
-    client: OtlpClient,
+    client: impl MetricSink,
 ) -> Worker {
     let (flush, flushes) = mpsc::unbounded_channel();
     let client = Arc::new(client);
@@ -155,7 +229,7 @@ fn otlp_worker(
                 let ready = {
                     let (client, retention) = (client.clone(), retention.clone());
                     async move {
-                        client.retries.ready(&retention).await;
+                        client.retries().ready(&retention).await;
                         SendOutcome::default()
                     }
                 };
@@ -163,20 +237,20 @@ fn otlp_worker(
                     worker::run_export(&mut losses, 0, ready, &mut flushes, &retention, start);
                 run.await;
                 // Collected when they can be sent, so that they are new.
-                let collected = collect(&reader);
+                let collected = collect_from(&reader);
                 losses.counters().take_back(kept);
-                let Some(request) = collected else {
+                let Some(metrics) = collected else {
                     // Whoever waits for a flush learns of it, because nobody answers.
                     continue 'passes;
                 };
-                let points = request.count() as u64;
+                let (message, points) = client.message(metrics);
                 if points == 0 {
                     break;
                 }
                 losses.counters().accept(points);
                 let export = {
                     let (client, retention) = (client.clone(), retention.clone());
-                    async move { client.export(request, repeat, &retention).await }
+                    async move { client.export(message, repeat, &retention).await }
                 };
                 let run = worker::run_export(
                     &mut losses,

@@ -14,6 +14,8 @@ mod limits;
 mod logs;
 pub(crate) mod metrics;
 mod queue;
+#[cfg(feature = "opentelemetry-otlp")]
+mod reference;
 mod self_metrics;
 pub(crate) mod spans;
 mod traces;

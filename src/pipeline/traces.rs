@@ -19,11 +19,14 @@ use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::queue::Queue;
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::pipeline::reference::ReferenceSpans;
 use crate::pipeline::self_metrics;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
 use crate::pipeline::spans::queues::SpanQueues;
-use crate::pipeline::worker::{self, Sink};
+use crate::pipeline::worker::{self, Sink, Worker};
 
 pub(crate) fn provider(
     building: &mut Building,
@@ -39,15 +42,7 @@ pub(crate) fn provider(
                 let client = building.client(Signal::Traces, batch.export_timeout)?;
                 let losses = building.losses(Signal::Traces, client.receiver());
                 let exporter = self_metrics::exporter(Signal::Traces, &client);
-                let sink = SpanSink {
-                    client,
-                    header: BatchHeader::new(
-                        (&building.resource).into(),
-                        limits,
-                        building.config.limits.span_value_length,
-                    ),
-                };
-                let (queue, worker) = worker::queue(batch, losses, sink);
+                let (queue, worker) = otlp_queue(building, client, losses, limits);
                 building.observe(Signal::Traces, exporter, Some(queue.clone()));
                 (queue, worker)
             }
@@ -75,6 +70,27 @@ pub(crate) fn provider(
         })
         .build();
     Ok((provider, queues))
+}
+
+fn otlp_queue(
+    building: &Building,
+    client: OtlpClient,
+    losses: Losses,
+    limits: SpanLimits,
+) -> (Arc<Queue<EndedSpan>>, Worker) {
+    let batch = building.config.spans;
+    let value_length = building.config.limits.span_value_length;
+    #[cfg(feature = "opentelemetry-otlp")]
+    if building.config.is_by_reference(Signal::Traces) {
+        let sink = ReferenceSpans {
+            client: building.reference(Signal::Traces, client),
+            limits,
+            value_length,
+        };
+        return worker::queue(batch, losses, sink);
+    }
+    let header = BatchHeader::new((&building.resource).into(), limits, value_length);
+    worker::queue(batch, losses, SpanSink { client, header })
 }
 
 fn span_limits(limits: &Limits) -> SpanLimits {

@@ -71,6 +71,8 @@ pub struct OtlpSettings {
     pub(crate) certificate: Option<PemFile>,
     pub(crate) client_certificate: Option<PemFile>,
     pub(crate) client_key: Option<PemFile>,
+    /// Whether the crate `opentelemetry-otlp` sends, in place of this crate's own exporter.
+    pub(crate) reference: Option<bool>,
 }
 
 impl OtlpSettings {
@@ -147,6 +149,22 @@ impl OtlpSettings {
         self
     }
 
+    /// Sets whether the crate `opentelemetry-otlp` sends, as
+    /// [`Config::with_reference_exporter`](crate::Config::with_reference_exporter) does for all signals,
+    /// or this crate's own exporter.
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, config::OtlpSettings};
+    ///
+    /// let config = Config::from_env()
+    ///     .with_traces_otlp(OtlpSettings::new().with_reference_exporter(true));
+    /// ```
+    #[cfg(feature = "opentelemetry-otlp")]
+    pub fn with_reference_exporter(mut self, wanted: bool) -> Self {
+        self.reference = Some(wanted);
+        self
+    }
+
     /// Takes the settings of `other`, where they are set.
     pub(crate) fn update(&mut self, other: Self) {
         fn update<T>(setting: &mut Option<T>, other: Option<T>) {
@@ -164,6 +182,7 @@ impl OtlpSettings {
         update(&mut self.certificate, other.certificate);
         update(&mut self.client_certificate, other.client_certificate);
         update(&mut self.client_key, other.client_key);
+        update(&mut self.reference, other.reference);
     }
 }
 
@@ -183,6 +202,7 @@ impl fmt::Debug for OtlpSettings {
             .field("certificate", &self.certificate)
             .field("client_certificate", &self.client_certificate)
             .field("client_key", &self.client_key)
+            .field("reference", &self.reference)
             .finish()
     }
 }

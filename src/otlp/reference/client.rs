@@ -1,0 +1,137 @@
+//! Exports of the crate `opentelemetry-otlp`, with the attempts of this crate around them.
+
+use std::error::Error;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkError;
+use tokio::time::{Instant, timeout};
+
+use crate::config::settings::Protocol;
+use crate::otlp::answer::{AttemptError, Retry};
+use crate::otlp::client::OtlpClient;
+use crate::otlp::messages;
+use crate::otlp::outcome::SendOutcome;
+use crate::otlp::reference::exporters::Reference;
+use crate::otlp::reference::grpc;
+use crate::otlp::reference::http::Exchange;
+use crate::otlp::retention::Retention;
+use crate::otlp::retries::Repeat;
+use crate::stats::Failure;
+
+/// Sends the telemetry of one signal with an exporter of `opentelemetry-otlp`.
+pub(crate) struct ReferenceClient<E> {
+    /// The settings, the connection and the attempts.
+    pub(crate) client: Arc<OtlpClient>,
+    resource: Resource,
+    exchange: Arc<Exchange>,
+    /// Built at the first export, because gRPC needs the runtime of the export thread, and anew after an
+    /// attempt that has run out of time.
+    exporter: Mutex<Option<Arc<E>>>,
+}
+
+impl<E: Reference> ReferenceClient<E> {
+    pub(crate) fn new(client: OtlpClient, resource: Resource) -> Self {
+        let client = Arc::new(client);
+        Self {
+            exchange: Arc::new(Exchange::new(client.clone())),
+            client,
+            resource,
+            exporter: Mutex::new(None),
+        }
+    }
+
+    /// Whether the exporter hides how much a receiver rejects. Over HTTP the answer is at hand.
+    pub(crate) fn hides_rejected(&self) -> bool {
+        self.client.protocol == Protocol::Grpc
+    }
+
+    /// Sends batches, each with its number of items, and returns the outcome. `Q` reads the answers.
+    pub(crate) async fn export<Q: messages::Request>(
+        &self,
+        batches: Vec<(E::Batch, u64)>,
+        repeat: Repeat,
+        retention: &Retention,
+    ) -> SendOutcome {
+        let oldest = self.client.retries.oldest();
+        let mut outcome = SendOutcome::default();
+        let mut batches = batches.into_iter();
+        while let Some((batch, count)) = batches.next() {
+            let attempt = || self.attempt::<Q>(&batch);
+            let not_before = || self.client.connection.pause_until();
+            let run = self
+                .client
+                .retries
+                .run(attempt, not_before, oldest, repeat, retention);
+            if outcome.add(count, run.await) {
+                outcome.dropped += batches.by_ref().map(|(_, count)| count).sum::<u64>();
+            }
+        }
+        outcome
+    }
+
+    /// Makes one attempt, and returns how many items the receiver rejected as far as that can be known.
+    async fn attempt<Q: messages::Request>(
+        &self,
+        batch: &E::Batch,
+    ) -> Result<(i64, String), AttemptError> {
+        let exporter = self.exporter().map_err(|reason| not_written(&reason))?;
+        // Left by an attempt that ran out of time.
+        self.exchange.take();
+        let start = Instant::now();
+        let Ok(sent) = timeout(self.client.timeout, exporter.send(batch)).await else {
+            self.client.connection.renew();
+            *self.kept() = None;
+            return Err(AttemptError::timeout());
+        };
+        if self.client.protocol == Protocol::Grpc {
+            sent.map_err(|error| self.grpc_failure(&error, start))?;
+            self.client.connection.answered();
+            return Ok((0, String::new()));
+        }
+        match (self.exchange.take(), sent) {
+            (Some(Ok(answer)), _) => self.client.rejected::<Q>(answer).ok_or_else(|| {
+                AttemptError::no_receiver("the answer is not that of an OTLP receiver")
+            }),
+            (Some(Err(error)), _) => Err(error),
+            (None, Err(error)) => Err(not_written(&words(&error))),
+            (None, Ok(())) => Err(not_written("it was not sent")),
+        }
+    }
+
+    fn grpc_failure(&self, error: &OTelSdkError, start: Instant) -> AttemptError {
+        let text = words(error);
+        if let Some(error) = grpc::status(&text) {
+            self.client.connection.answered();
+            return error;
+        }
+        let error: Box<dyn Error + Send + Sync> = io::Error::other(text).into();
+        AttemptError::connection(self.client.connection.failed(&*error, start))
+    }
+
+    fn exporter(&self) -> Result<Arc<E>, String> {
+        let mut kept = self.kept();
+        if let Some(exporter) = &*kept {
+            return Ok(exporter.clone());
+        }
+        let exporter = Arc::new(E::build(&self.client, &self.exchange, &self.resource)?);
+        *kept = Some(exporter.clone());
+        Ok(exporter)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Arc<E>>> {
+        self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn words(error: &OTelSdkError) -> String {
+    match error {
+        OTelSdkError::InternalFailure(reason) => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn not_written(reason: &str) -> AttemptError {
+    AttemptError::new(Failure::TooLarge, reason, Retry::Never)
+}

@@ -1,0 +1,79 @@
+//! gRPC for the exporters of `opentelemetry-otlp`.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::USER_AGENT;
+use http::{HeaderMap, Uri};
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tower_service::Service;
+
+use crate::otlp::answer::{self, AttemptError};
+use crate::otlp::client::OtlpClient;
+use crate::otlp::connection::{Connector, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::semconv::rpc::Code;
+
+/// Makes a channel, which connects when it is first used. It needs a runtime of tokio.
+pub(crate) fn channel(client: &OtlpClient) -> Result<Channel, tonic::transport::Error> {
+    let authority = client.uri.authority().map_or("", |one| one.as_str());
+    // `http` here, because TLS is the connector's; calls name the real scheme.
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
+        .origin(client.uri.clone())
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    Ok(endpoint.connect_with_connector_lazy(ToReceiver {
+        connector: client.connection.connector(),
+        uri: client.uri.clone(),
+    }))
+}
+
+/// Connects to the receiver, whatever the channel names.
+struct ToReceiver {
+    connector: Connector,
+    uri: Uri,
+}
+
+impl Service<Uri> for ToReceiver {
+    type Response = <Connector as Service<Uri>>::Response;
+    type Error = <Connector as Service<Uri>>::Error;
+    type Future = <Connector as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.connector.poll_ready(cx)
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        self.connector.call(self.uri.clone())
+    }
+}
+
+/// Sets the metadata of calls.
+pub(crate) struct Metadata(pub(crate) Arc<OtlpClient>);
+
+impl Interceptor for Metadata {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let given = std::mem::take(request.metadata_mut()).into_headers();
+        // Without the rest of its headers, which the exporter reads from variables once more.
+        let mut headers = self.0.configured_headers();
+        if let Some(agent) = given.get(USER_AGENT) {
+            headers.insert(USER_AGENT, agent.clone());
+        }
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        Ok(request)
+    }
+}
+
+/// Reads the status in the text of a failed export; `None` where it says no status of a receiver.
+///
+/// The exporter hides the message and the details of a status, which may hold secrets, and with them the
+/// time that a receiver asks for (`RetryInfo`).
+pub(crate) fn status(text: &str) -> Option<AttemptError> {
+    let (_, name) = text.split_once("gRPC code: ")?;
+    // What comes after the name is an error of the connection.
+    let code = (0..=16).find(|code| format!("{:?}", tonic::Code::from_i32(*code)) == name)?;
+    let code = Code(u8::try_from(code).ok()?);
+    Some(answer::failed(code, &HeaderMap::new()))
+}
