@@ -6,6 +6,8 @@ use crate::config::builder::Config;
 use crate::config::resource::resource;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::config::settings::otlp::Compression;
 use crate::config::settings::otlp::OtlpSettings;
 use crate::config::settings::signal::Signal;
 use crate::providers::variables::ConfigWarning;
@@ -19,6 +21,8 @@ impl Config {
             warnings.extend(self.exposed_credentials());
             warnings.extend(self.exceptions_without_logs());
             warnings.extend(self.unnamed_service());
+            #[cfg(feature = "opentelemetry-otlp")]
+            warnings.extend(self.compression_of_reference());
         }
         warnings
     }
@@ -50,6 +54,33 @@ impl Config {
         })?;
         let consequence = format!("can be read by all on the way to {target}; use https there");
         Some(ConfigWarning::new("the headers of OTLP", None, consequence))
+    }
+
+    /// Warns where `opentelemetry-otlp` compresses although code says otherwise: it reads the variables of the
+    /// process itself where no compression is set, and has no value for none.
+    #[cfg(feature = "opentelemetry-otlp")]
+    fn compression_of_reference(&self) -> Option<ConfigWarning> {
+        Signal::ALL.into_iter().find_map(|signal| {
+            let compression = self.otlp(signal, |settings| settings.compression);
+            let is_concerned = self.is_by_reference(signal)
+                && self.exporters(signal).contains(&Exporter::Otlp)
+                && compression.unwrap_or_default() == Compression::None;
+            let of_signal = signal.name().to_ascii_uppercase();
+            let names = [
+                format!("OTEL_EXPORTER_OTLP_{of_signal}_COMPRESSION"),
+                "OTEL_EXPORTER_OTLP_COMPRESSION".to_owned(),
+            ];
+            let set = names.into_iter().find_map(|name| {
+                let value = std::env::var(&name)
+                    .ok()
+                    .filter(|value| !value.is_empty())?;
+                Some((name, value))
+            });
+            let (name, value) = set.filter(|_| is_concerned)?;
+            let consequence = "holds for opentelemetry-otlp although code sets no compression";
+            let compresses = value.eq_ignore_ascii_case("gzip");
+            compresses.then(|| ConfigWarning::new(&name, Some(&value), consequence))
+        })
     }
 
     /// Warns where a service in production has no name.

@@ -311,6 +311,7 @@ mod tests {
             accepted: exported + failed + dropped,
             exported,
             failed,
+            rejected: Some(0),
             dropped,
             waiting: 0,
             last_failure,

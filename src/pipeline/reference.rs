@@ -3,7 +3,6 @@
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::SpanLimits;
 
-use crate::otlp::messages::Request;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::reference::client::ReferenceClient;
 use crate::otlp::retention::Retention;

@@ -33,6 +33,8 @@ mod errors;
 mod example;
 #[cfg(feature = "init")]
 mod export;
+#[cfg(feature = "opentelemetry-otlp")]
+mod exporters;
 #[cfg(feature = "init")]
 mod faults;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]

@@ -51,6 +51,7 @@ impl Service<Uri> for ToReceiver {
 }
 
 /// Sets the metadata of calls.
+#[derive(Clone)]
 pub(crate) struct Metadata(pub(crate) Arc<OtlpClient>);
 
 impl Interceptor for Metadata {

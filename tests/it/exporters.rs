@@ -1,0 +1,557 @@
+//! The exporter of this crate beside that of the crate `opentelemetry-otlp`: what a receiver gets of the same
+//! telemetry, field by field. Each difference is in a test of its own, and in `docs/exporters.md`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::logs::{AnyValue, LogRecord as _, Logger, LoggerProvider, Severity};
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry::trace::{
+    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    Tracer, TracerProvider,
+};
+use opentelemetry::{Array, Context, InstrumentationScope, Key, KeyValue, StringValue, Value};
+use opentelemetry_proto::tonic::common::v1 as common;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use tower_telemetry::config::{
+    Compression, Exporter, HistogramAggregation, Limits, OtlpSettings, Protocol, Sampler,
+    Temporality,
+};
+use tower_telemetry::stats::{Failure, Report};
+use tower_telemetry::{Config, TelemetryGuard};
+
+use crate::export::{layer, request};
+use crate::support::receiver::{Fault, Received, Receiver};
+use crate::support::{TRACEPARENT, eventually};
+
+const PROTOCOLS: [Protocol; 3] = [
+    Protocol::Grpc,
+    Protocol::HttpProtobuf,
+    #[cfg(feature = "http-json")]
+    Protocol::HttpJson,
+    #[cfg(not(feature = "http-json"))]
+    Protocol::HttpProtobuf,
+];
+
+fn config(receiver: &Receiver, protocol: Protocol) -> Config {
+    Config::from_vars(|name| {
+        let attributes = "service.instance.id=one,team=two,empty=";
+        (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| attributes.to_owned())
+    })
+    .with_service_name("shop")
+    .with_exporters([Exporter::Otlp])
+    .with_sampler(Sampler::AlwaysOn)
+    .with_endpoint(receiver.endpoint())
+    .with_protocol(protocol)
+}
+
+/// The telemetry of a test, and whether it may hold numbers that JSON does not know.
+type Record = fn(&TelemetryGuard, bool);
+
+/// Sends the same by both exporters, and returns what a receiver got.
+async fn both(
+    protocol: Protocol,
+    record: Record,
+    change: impl Fn(Config) -> Config,
+) -> [(Received, Report); 2] {
+    let mut all = Vec::new();
+    for by_reference in [false, true] {
+        let receiver = Receiver::start();
+        let mut config = change(config(&receiver, protocol));
+        if by_reference {
+            config = config.with_reference_exporter();
+            assert!(config.to_string().contains(",by opentelemetry-otlp)"));
+        }
+        let telemetry = config.build().expect("it is valid");
+        record(&telemetry, protocol != JSON);
+        let remote = [Some(TRACEPARENT), None];
+        for traceparent in remote {
+            request(layer(&telemetry), traceparent).await;
+        }
+        let report = telemetry.shutdown().await;
+        assert!(!report.timed_out, "{report:?}");
+        let agent = &receiver.received().headers[0]["user-agent"];
+        let agent = agent.to_str().expect("it is text").to_owned();
+        let own = agent.starts_with("tower-telemetry/");
+        assert_eq!(own, !by_reference, "{agent}");
+        all.push((receiver.received(), report));
+    }
+    all.try_into().expect("there are two")
+}
+
+#[cfg(feature = "http-json")]
+const JSON: Protocol = Protocol::HttpJson;
+#[cfg(not(feature = "http-json"))]
+const JSON: Protocol = Protocol::HttpProtobuf;
+
+fn fixed(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::new(1_700_000_000 + seconds, 123_456_789)
+}
+
+/// Whether a time, in nanoseconds, is one of the run.
+fn is_now(time: u64) -> bool {
+    time > 1_750_000_000_000_000_000
+}
+
+/// Attributes of all kinds.
+fn values(odd_numbers: bool) -> Vec<KeyValue> {
+    let strings = |list: &[&'static str]| {
+        let list = list.iter().map(|text| StringValue::from(*text)).collect();
+        Value::Array(Array::String(list))
+    };
+    let mut values = vec![
+        KeyValue::new("bool", true),
+        KeyValue::new("int", i64::MIN),
+        KeyValue::new("int.max", i64::MAX),
+        KeyValue::new("double", 1.5),
+        KeyValue::new("double.whole", 2.0),
+        KeyValue::new("double.small", f64::MIN_POSITIVE),
+        KeyValue::new("double.large", f64::MAX),
+        KeyValue::new("double.minus.zero", -0.0),
+        KeyValue::new("text", "caf\u{e9} \u{1f600} \"quoted\" \\ \n\t\u{0} \u{7f}"),
+        KeyValue::new("text.empty", ""),
+        KeyValue::new("text.huge", "h".repeat(100_000)),
+        KeyValue::new("", "of the empty key"),
+        KeyValue::new("bools", Value::Array(Array::Bool(vec![true, false]))),
+        KeyValue::new("ints", Value::Array(Array::I64(vec![0, -1, i64::MAX]))),
+        KeyValue::new("doubles", Value::Array(Array::F64(vec![0.1, -2.5]))),
+        KeyValue::new("texts", strings(&["a", "", "\u{e9}"])),
+        KeyValue::new("texts.none", strings(&[])),
+    ];
+    if odd_numbers {
+        values.extend([
+            KeyValue::new("double.infinite", f64::INFINITY),
+            KeyValue::new("double.minus.infinite", f64::NEG_INFINITY),
+            KeyValue::new("double.none", f64::NAN),
+        ]);
+    }
+    values
+}
+
+fn scope(name: &'static str) -> InstrumentationScope {
+    InstrumentationScope::builder(name)
+        .with_version("1.2.3")
+        .with_schema_url("https://example.com/schema")
+        .with_attributes([KeyValue::new("scope", "attribute"), KeyValue::new("n", 1)])
+        .build()
+}
+
+fn linked(n: u8, is_remote: bool) -> SpanContext {
+    let state = ["", "vendor=value", "a=1,b=2,c=3,d=4,e=5"][usize::from(n % 3)];
+    SpanContext::new(
+        TraceId::from_bytes([n + 1; 16]),
+        SpanId::from_bytes([n + 1; 8]),
+        TraceFlags::new(n % 4),
+        is_remote,
+        state.parse().expect("it is a state"),
+    )
+}
+
+fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
+    let tracers = telemetry.tracer_provider().expect("it is on");
+    let kinds = [
+        SpanKind::Internal,
+        SpanKind::Server,
+        SpanKind::Client,
+        SpanKind::Producer,
+        SpanKind::Consumer,
+    ];
+    for (n, kind) in kinds.into_iter().enumerate() {
+        let tracer = match n {
+            0 => tracers.tracer("plain"),
+            1 => tracers.tracer(""),
+            _ => tracers.tracer_with_scope(scope("scope")),
+        };
+        let number = u8::try_from(n).expect("it is small");
+        // A parent in the process, one that is remote, and none.
+        let parent = match n {
+            0 => Context::new(),
+            _ => Context::new().with_remote_span_context(linked(number, n % 2 == 0)),
+        };
+        let mut span = tracer
+            .span_builder(format!("span{n}"))
+            .with_kind(kind)
+            .with_start_time(fixed(n as u64))
+            .with_attributes(values(odd_numbers))
+            .with_links(
+                (0..number)
+                    .map(|n| Link::new(linked(n, true), values(odd_numbers), 0))
+                    .collect(),
+            )
+            .start_with_context(&tracer, &parent);
+        for n in 0..number {
+            span.add_event_with_timestamp(format!("event{n}"), fixed(9), values(odd_numbers));
+            span.add_link(linked(n, false), vec![KeyValue::new("added", i64::from(n))]);
+        }
+        span.add_event_with_timestamp("", UNIX_EPOCH, Vec::new());
+        span.set_attribute(KeyValue::new("int", 7));
+        span.set_status(match n {
+            0 => Status::Unset,
+            1 => Status::Ok,
+            2 => Status::error(""),
+            _ => Status::error("it failed: caf\u{e9}"),
+        });
+        span.end_with_timestamp(fixed(10));
+    }
+    let tracer = tracers.tracer_with_scope(scope("twice"));
+    let twice = || {
+        vec![
+            KeyValue::new("a", 1),
+            KeyValue::new("b", 2),
+            KeyValue::new("a", 3),
+        ]
+    };
+    let mut span = tracer
+        .span_builder("twice")
+        .with_attributes(twice())
+        .start(&tracer);
+    span.add_event_with_timestamp("twice", fixed(1), twice());
+    span.add_link(linked(0, true), twice());
+    span.end();
+}
+
+fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
+    let meters = telemetry.meter_provider().expect("it is on");
+    let meter = meters.meter_with_scope(scope("scope"));
+    let other = meters.meter("plain");
+    // In a metric a value of every kind, too.
+    for attributes in [
+        values(odd_numbers),
+        vec![KeyValue::new("point", 2)],
+        Vec::new(),
+    ] {
+        let counter = meter.u64_counter("counter.u64");
+        let counter = counter
+            .with_unit("{thing}")
+            .with_description("Things, caf\u{e9}.");
+        counter
+            .build()
+            .add(u64::try_from(i64::MAX).expect("it fits"), &attributes);
+        meter
+            .f64_counter("counter.f64")
+            .build()
+            .add(0.5, &attributes);
+        let up_down = meter.i64_up_down_counter("up.down.i64");
+        up_down.build().add(-7, &attributes);
+        other
+            .f64_up_down_counter("up.down.f64")
+            .build()
+            .add(-0.5, &attributes);
+        meter.u64_gauge("gauge.u64").build().record(3, &attributes);
+        meter
+            .i64_gauge("gauge.i64")
+            .build()
+            .record(i64::MIN, &attributes);
+        other
+            .f64_gauge("gauge.f64")
+            .build()
+            .record(1e300, &attributes);
+        for value in [0.0, 0.3, 7.0, 1e9, -4.0] {
+            meter
+                .f64_histogram("histogram.f64")
+                .build()
+                .record(value, &attributes);
+            let bounds = meter.f64_histogram("histogram.bounds");
+            bounds
+                .with_boundaries(vec![0.1, 1.0])
+                .build()
+                .record(value, &attributes);
+            let none = meter.f64_histogram("histogram.no.bounds");
+            none.with_boundaries(Vec::new())
+                .build()
+                .record(value, &attributes);
+        }
+        for value in [0, 1, 1000, u64::MAX >> 12] {
+            meter
+                .u64_histogram("histogram.u64")
+                .build()
+                .record(value, &attributes);
+        }
+        let observed = attributes.clone();
+        meter
+            .f64_observable_gauge(format!("observed.{}", observed.len()))
+            .with_callback(move |observer| observer.observe(2.5, &observed))
+            .build();
+    }
+    let _ = meter.u64_counter("never.used").build();
+}
+
+fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
+    let Some(loggers) = telemetry.logger_provider() else {
+        return;
+    };
+    let map = |odd_numbers: bool| {
+        let mut map = HashMap::from([(Key::from("inner"), AnyValue::from("value"))]);
+        if odd_numbers {
+            map.insert(Key::from("inner"), AnyValue::from(f64::NAN));
+        }
+        AnyValue::Map(Box::new(map))
+    };
+    let list = AnyValue::ListAny(Box::new(vec![
+        AnyValue::Boolean(false),
+        AnyValue::Int(-1),
+        map(odd_numbers),
+        AnyValue::ListAny(Box::default()),
+    ]));
+    let bodies = [
+        None,
+        Some(AnyValue::from("")),
+        Some(AnyValue::from("text caf\u{e9}")),
+        Some(AnyValue::from("h".repeat(100_000))),
+        Some(AnyValue::Int(i64::MIN)),
+        Some(AnyValue::Double(0.1)),
+        Some(AnyValue::Boolean(true)),
+        Some(AnyValue::Bytes(Box::new(vec![0, 255, 7]))),
+        Some(list.clone()),
+        Some(map(false)),
+    ];
+    let severities = [
+        Severity::Trace,
+        Severity::Debug2,
+        Severity::Info,
+        Severity::Warn,
+        Severity::Error4,
+        Severity::Fatal,
+    ];
+    for (n, body) in bodies.into_iter().enumerate() {
+        let logger = match n % 2 {
+            0 => loggers.logger_with_scope(scope("scope")),
+            _ => loggers.logger("plain"),
+        };
+        let mut record = logger.create_log_record();
+        record.add_attribute("number", n as i64);
+        if let Some(body) = body {
+            record.set_body(body);
+        }
+        if n > 0 {
+            record.set_timestamp(fixed(n as u64));
+            record.set_observed_timestamp(fixed(100));
+            record.set_severity_number(severities[n % 6]);
+            record.set_severity_text(severities[n % 6].name());
+        }
+        if n > 1 {
+            record.set_event_name("event");
+            record.set_target("target");
+            record.set_trace_context(TraceId::from(7), SpanId::from(8), Some(TraceFlags::SAMPLED));
+        }
+        if n > 2 {
+            record.set_trace_context(TraceId::from(7), SpanId::from(8), None);
+            record.add_attribute("list", list.clone());
+            record.add_attribute("map", map(false));
+            record.add_attribute("bytes", AnyValue::Bytes(Box::default()));
+            record.add_attribute("text", "");
+            record.add_attribute("number", 7 + n as i64);
+        }
+        logger.emit(record);
+    }
+}
+
+fn everything(telemetry: &TelemetryGuard, odd_numbers: bool) {
+    spans(telemetry, odd_numbers);
+    metrics(telemetry, odd_numbers);
+    logs(telemetry, odd_numbers);
+}
+
+/// Random ids by the order in which they come.
+#[derive(Default)]
+struct Ids(BTreeMap<Vec<u8>, u8>);
+
+impl Ids {
+    fn name(&mut self, id: &mut Vec<u8>) {
+        if !id.is_empty() {
+            let next = u8::try_from(self.0.len()).expect("they are few");
+            *id = vec![*self.0.entry(id.clone()).or_insert(next)];
+        }
+    }
+}
+
+fn hide(times: &mut [&mut u64]) {
+    for time in times {
+        if is_now(**time) {
+            **time = 1;
+        }
+    }
+}
+
+/// An item with all that is around it, in an order that does not depend on the exporter.
+fn sorted<T: Debug>(
+    items: Vec<(
+        Option<Resource>,
+        String,
+        Option<common::InstrumentationScope>,
+        String,
+        T,
+    )>,
+    key: impl Fn(&T) -> String,
+) -> Vec<(
+    Option<Resource>,
+    String,
+    Option<common::InstrumentationScope>,
+    String,
+    T,
+)> {
+    let mut items = items;
+    for (resource, ..) in &mut items {
+        let resource = resource.as_mut().expect("there is one");
+        resource
+            .attributes
+            .sort_by(|one, other| one.key.cmp(&other.key));
+    }
+    items.sort_by_key(|(_, _, scope, _, item)| (format!("{scope:?}"), key(item)));
+    items
+}
+
+macro_rules! items {
+    ($received:expr, $resources:ident, $scopes:ident, $items:ident) => {{
+        let mut all = Vec::new();
+        for resource in $received.iter().flat_map(|message| &message.$resources) {
+            for scope in &resource.$scopes {
+                for item in &scope.$items {
+                    all.push((
+                        resource.resource.clone(),
+                        resource.schema_url.clone(),
+                        scope.scope.clone(),
+                        scope.schema_url.clone(),
+                        item.clone(),
+                    ));
+                }
+            }
+        }
+        all
+    }};
+}
+
+/// What was received, as text that is the same for the same telemetry.
+fn shown(received: &Received) -> String {
+    let mut spans = sorted(
+        items!(received.traces, resource_spans, scope_spans, spans),
+        |span| format!("{} {:?}", span.name, span.parent_span_id.is_empty()),
+    );
+    let mut ids = Ids::default();
+    for (.., span) in &mut spans {
+        for id in [
+            &mut span.trace_id,
+            &mut span.span_id,
+            &mut span.parent_span_id,
+        ] {
+            ids.name(id);
+        }
+        hide(&mut [&mut span.start_time_unix_nano, &mut span.end_time_unix_nano]);
+    }
+    let mut metrics = items!(received.metrics, resource_metrics, scope_metrics, metrics);
+    for (.., metric) in &mut metrics {
+        let is_timed = metric.name.starts_with("http.");
+        macro_rules! points {
+            ($data:expr) => {
+                for point in &mut $data.data_points {
+                    hide(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
+                }
+                for point in &mut $data.data_points {
+                    // The SDK keeps them in the order of one of the calls.
+                    point.attributes.sort_by(|one, other| one.key.cmp(&other.key));
+                }
+                $data
+                    .data_points
+                    .sort_by_key(|point| format!("{:?}", point.attributes));
+            };
+        }
+        match metric.data.as_mut().expect("there are points") {
+            Data::Gauge(data) => {
+                points!(data);
+            }
+            Data::Sum(data) => {
+                points!(data);
+            }
+            Data::Histogram(data) => {
+                points!(data);
+                for point in data.data_points.iter_mut().filter(|_| is_timed) {
+                    (point.sum, point.min, point.max) = (None, None, None);
+                    point.bucket_counts.clear();
+                }
+            }
+            Data::ExponentialHistogram(data) => {
+                points!(data);
+                for point in data.data_points.iter_mut().filter(|_| is_timed) {
+                    (point.sum, point.min, point.max) = (None, None, None);
+                    (point.scale, point.positive, point.negative) = (0, None, None);
+                }
+            }
+            Data::Summary(_) => panic!("nothing makes one"),
+        }
+    }
+    let metrics = sorted(metrics, |metric| metric.name.clone());
+    let mut logs = items!(received.logs, resource_logs, scope_logs, log_records);
+    for (.., record) in &mut logs {
+        hide(&mut [
+            &mut record.time_unix_nano,
+            &mut record.observed_time_unix_nano,
+        ]);
+    }
+    let logs = sorted(logs, |record| format!("{:?}", record.attributes));
+    format!("{spans:#?}\n{metrics:#?}\n{logs:#?}")
+}
+
+fn assert_same(case: &str, own: &Received, reference: &Received) {
+    let (own, reference) = (shown(own), shown(reference));
+    for (n, (one, other)) in own.lines().zip(reference.lines()).enumerate() {
+        let before: Vec<_> = own.lines().skip(n.saturating_sub(30)).take(30).collect();
+        assert_eq!(
+            one, other,
+            "{case}, own against reference, after {before:#?}"
+        );
+    }
+    assert_eq!(own.lines().count(), reference.lines().count(), "{case}");
+}
+
+fn assert_same_counts(case: &str, reports: [&Report; 2]) {
+    let [own, reference] = reports.map(|report| {
+        let stats = report.stats;
+        [stats.traces, stats.metrics, stats.logs].map(|signal| (signal.exported, signal.failed))
+    });
+    assert_eq!(own, reference, "{case}");
+    assert!(
+        own.iter().all(|(_, failed)| *failed == 0),
+        "{case}: {own:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
+    let changes: [(&str, fn(Config) -> Config); 5] = [
+        ("defaults", |config| config),
+        ("exponential histograms", |config| {
+            config.with_histogram_aggregation(HistogramAggregation::ExponentialBuckets)
+        }),
+        ("delta", |config| {
+            config.with_temporality(Temporality::Delta)
+        }),
+        ("low memory, compressed", |config| {
+            let config = config.with_temporality(Temporality::LowMemory);
+            config.with_compression(Compression::Gzip)
+        }),
+        ("limits", |config| {
+            config.with_limits(
+                Limits::default()
+                    .with_span_attributes(5)
+                    .with_span_events(2)
+                    .with_span_links(3)
+                    .with_event_attributes(4)
+                    .with_link_attributes(3)
+                    .with_span_value_length(4)
+                    .with_log_value_length(4),
+            )
+        }),
+    ];
+    for protocol in PROTOCOLS {
+        for (name, change) in changes {
+            let case = format!("{protocol:?} {name}");
+            let [(own, own_report), (reference, reference_report)] =
+                both(protocol, everything, change).await;
+            assert_same(&case, &own, &reference);
+            assert_same_counts(&case, [&own_report, &reference_report]);
+            assert!(own.spans().len() >= 8 && own.points() > 20, "{case}");
+        }
+    }
+}
