@@ -7,6 +7,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
 
 use crate::config::builder::Config;
+use crate::config::parts::Parts;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -121,6 +122,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         exceptions: vars.exceptions(),
         limits: vars.limits(),
         layers: LayerSettings::read(&mut vars),
+        parts: Parts::default(),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
         shutdown_timeout: Duration::from_secs(5),
