@@ -127,8 +127,9 @@ impl Config {
                 log_filter: self.log_lines.filter,
             });
         }
-        let (export, workers) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
+        let (export, workers, beside) = Export::new(&mut self)?;
+        let thread = ExportThread::start(workers, beside, awaits_subscriber);
+        let thread = thread.map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
             pipeline: Some(Pipeline {
