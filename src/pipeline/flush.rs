@@ -102,7 +102,7 @@ impl Flush {
                 is_complete
             });
         }
-        for part in self.beside.others.iter().cloned() {
+        for part in self.beside.others.clone() {
             tasks.spawn(async move {
                 part.flush().await;
                 if last {

@@ -39,7 +39,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         given: take(&mut building.parts.views).into(),
     };
     let mut provider = SdkMeterProvider::builder().with_resource(building.resource.clone());
-    for view in views.given.clone().iter().cloned() {
+    for view in views.given.to_vec() {
         provider = provider.with_view(move |instrument| view_of(&view, instrument));
     }
     provider = provider.with_view(move |instrument| views.stream(instrument));
