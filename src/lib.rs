@@ -184,6 +184,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attribute_set;
+mod bridge;
 mod concurrent;
 #[cfg(feature = "init")]
 pub mod config;
@@ -208,6 +209,8 @@ mod semconv;
 #[cfg(feature = "init")]
 pub mod stats;
 
+#[cfg(feature = "tracing")]
+pub use bridge::span_layer;
 #[cfg(feature = "init")]
 pub use config::Config;
 pub use handler::{
@@ -231,6 +234,8 @@ pub use request::handler_attributes::add_request_attributes;
 #[cfg(feature = "macros")]
 #[doc = include_str!("handler/with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
+#[cfg(feature = "tracing")]
+pub use tracing_opentelemetry;
 
 /// Items that `#[with_tracer]` expands to. Not part of the interface.
 #[cfg(feature = "macros")]

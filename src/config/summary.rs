@@ -121,6 +121,8 @@ impl fmt::Debug for Config {
             layers,
             #[cfg(feature = "logs")]
             log_lines,
+            #[cfg(feature = "tracing")]
+            tracing_spans,
             proxies,
             max_retry_age,
             self_metrics,
@@ -156,6 +158,8 @@ impl fmt::Debug for Config {
             .field("layers", layers);
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
+        #[cfg(feature = "tracing")]
+        shown.field("tracing_spans", tracing_spans);
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)
