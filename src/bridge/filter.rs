@@ -1,4 +1,7 @@
-//! The filter of `tracing` spans.
+//! The filter of `tracing` spans. A subscriber with a bridge is known by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -50,8 +53,8 @@ impl SpanFilter {
         }
     }
 
-    /// Makes the filter of a layer.
-    pub(crate) fn filter(&self) -> OfSpans {
+    /// Makes the filter of a layer, which does nothing once `off` is set.
+    pub(super) fn filter(&self, off: Arc<AtomicBool>) -> OfSpans {
         let directives = format!("{OF_TRACE_LAYER},{}", self.directives);
         // It costs less than an `EnvFilter`, which takes a lock each time a span is entered.
         let wanted = match directives.parse::<Targets>() {
@@ -61,8 +64,17 @@ impl SpanFilter {
         OfSpans {
             wanted,
             events: self.events,
+            off,
         }
     }
+}
+
+/// Returns whether the subscriber of this thread has a bridge that works.
+pub(super) fn is_bridged() -> bool {
+    tracing::dispatcher::get_default(|dispatch| {
+        let filter = dispatch.downcast_ref::<OfSpans>();
+        filter.is_some_and(|filter| !filter.off.load(Ordering::Relaxed))
+    })
 }
 
 enum Wanted {
@@ -72,9 +84,10 @@ enum Wanted {
 }
 
 /// Lets spans pass, and events where they are wanted.
-pub(crate) struct OfSpans {
+pub(super) struct OfSpans {
     wanted: Wanted,
     events: bool,
+    off: Arc<AtomicBool>,
 }
 
 impl OfSpans {

@@ -1,7 +1,7 @@
 //! The layer that exports spans of `tracing`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use opentelemetry::Context as OtelContext;
 use tracing::dispatcher::WeakDispatch;
@@ -72,25 +72,22 @@ where
     // `OpenTelemetrySpanExt` finds this one in the subscriber. It sees no span: the bridge makes all
     // that it looks for.
     let known = layer(tracer.clone()).with_filter(LevelFilter::OFF);
+    let off = Arc::new(AtomicBool::new(false));
+    let filter = filter.filter(off.clone());
     let bridge = Bridge {
         bare: layer(tracer.clone())
             .with_location(false)
             .with_target(false),
         full: layer(tracer.clone()),
         tracer,
-        events: filter.events,
-        state: AtomicU8::new(NEW),
+        off,
+        is_known: AtomicBool::new(false),
         dispatch: OnceLock::new(),
-        counted: Mutex::default(),
+        _counted: Counted::new(),
     };
-    bridge.with_filter(filter.filter()).and_then(known).boxed()
+    // The bridge is the outer one: of two layers on a registry, that one alone gives the most verbose level.
+    known.and_then(bridge.with_filter(filter)).boxed()
 }
-
-/// Whether the subscriber has another layer of `tracing-opentelemetry` is not known yet.
-const NEW: u8 = 0;
-const ALONE: u8 = 1;
-/// There is another, and both would store their data in the same place of a span.
-const OFF: u8 = 2;
 
 struct Bridge<S> {
     /// For spans that have attributes.
@@ -98,11 +95,13 @@ struct Bridge<S> {
     /// For spans without.
     bare: OpenTelemetryLayer<S, BridgeTracer>,
     tracer: BridgeTracer,
-    events: bool,
-    state: AtomicU8,
+    /// Set where the subscriber has another layer of `tracing-opentelemetry`: both would store their
+    /// data in the same place of a span.
+    off: Arc<AtomicBool>,
+    /// Whether that is known.
+    is_known: AtomicBool,
     dispatch: OnceLock<WeakDispatch>,
-    /// While it is there, requests open spans.
-    counted: Mutex<Option<Counted>>,
+    _counted: Counted,
 }
 
 fn warn_of_another() {
@@ -127,20 +126,16 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     fn is_off(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == OFF
-    }
-
-    fn count(&self, counted: Option<Counted>) {
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        self.off.load(Ordering::Relaxed)
     }
 
     /// Returns whether this is the only layer that stores OpenTelemetry's data in a new span.
     #[inline]
     fn is_alone(&self, id: &Id, cx: &Context<'_, S>) -> bool {
-        match self.state.load(Ordering::Relaxed) {
-            ALONE => true,
-            OFF => false,
-            _ => self.look_for_another(id, cx),
+        if self.is_known.load(Ordering::Relaxed) {
+            !self.is_off()
+        } else {
+            self.look_for_another(id, cx)
         }
     }
 
@@ -161,10 +156,9 @@ where
             // This layer has started it to find it, and has not to close it.
             tracer::starts() == starts.wrapping_add(1)
         };
-        let state = if is_alone { ALONE } else { OFF };
-        self.state.store(state, Ordering::Relaxed);
+        self.off.store(!is_alone, Ordering::Relaxed);
+        self.is_known.store(true, Ordering::Relaxed);
         if !is_alone {
-            self.count(None);
             warn_of_another();
         }
         is_alone
@@ -215,7 +209,6 @@ where
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         let _ = self.dispatch.set(dispatch.downgrade());
-        self.count(Some(Counted::new()));
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
@@ -239,7 +232,8 @@ where
         let is_read = |span: tracing_subscriber::registry::SpanRef<'_, S>| {
             span.extensions().get::<NotRead>().is_none()
         };
-        if !self.is_off() && !attribute_set::is_crate_writing() && cx.span(id).is_some_and(is_read) {
+        if !self.is_off() && !attribute_set::is_crate_writing() && cx.span(id).is_some_and(is_read)
+        {
             self.full.on_record(id, values, cx);
         }
     }
@@ -251,7 +245,8 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
-        if self.events && !self.is_off() {
+        // The filter lets none pass unless they are wanted.
+        if !self.is_off() {
             tracer::in_event(|| self.full.on_event(event, cx));
         }
     }

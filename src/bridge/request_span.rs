@@ -7,13 +7,15 @@ use tracing::field::Empty;
 use tracing::{Level, Span};
 
 use crate::attribute_set;
+#[cfg(feature = "tracing")]
+use crate::bridge::filter::is_bridged;
 use crate::concurrent::caught::warn_once;
 use crate::semconv::{REQUEST_TARGET, Side};
 
-/// The number of subscribers with a bridge.
+/// The number of bridges.
 static BRIDGES: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a subscriber with a bridge, until it is dropped.
+/// Counts a bridge, until it is dropped.
 #[cfg(feature = "tracing")]
 pub(crate) struct Counted(());
 
@@ -42,7 +44,7 @@ pub(crate) enum RequestSpan {
 }
 
 impl RequestSpan {
-    /// Describes a span that is opened only where a subscriber has a bridge.
+    /// Describes a span that is opened where the subscriber has a bridge.
     #[inline]
     pub(crate) fn new(is_wanted: bool) -> Self {
         if is_wanted && BRIDGES.load(Ordering::Relaxed) != 0 {
@@ -61,6 +63,10 @@ impl RequestSpan {
     /// Opens it for the span that is current in OpenTelemetry's context.
     #[cold]
     pub(crate) fn open(side: Side, method: &'static str, route: Option<&str>) -> Self {
+        #[cfg(feature = "tracing")]
+        if !is_bridged() {
+            return Self::Off;
+        }
         // The fields that users record on their own are declared here: others cannot be recorded.
         macro_rules! open {
             ($name:literal) => {
@@ -86,7 +92,10 @@ impl RequestSpan {
             Side::Client => open!("client_request"),
         };
         if span.is_none() {
-            warn_of_filter();
+            warn_once!(
+                "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
+                 lose their trace; give it to the layer of the log lines alone, with `with_filter`"
+            );
             return Self::Off;
         }
         Self::Open(span)
@@ -114,17 +123,5 @@ impl RequestSpan {
         if let Self::Open(span) = self {
             span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
         }
-    }
-}
-
-#[cold]
-fn warn_of_filter() {
-    use tracing::subscriber::NoSubscriber;
-
-    if !tracing::dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>()) {
-        warn_once!(
-            "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
-             lose their trace; give the filter to the layer of the log lines alone, with `with_filter`"
-        );
     }
 }

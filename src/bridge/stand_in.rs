@@ -43,7 +43,10 @@ static METADATA: Metadata<'static> = Metadata::new(
 
 /// Passes the attributes of a new span that stands for another to `f`.
 pub(super) fn with_attributes(f: impl FnOnce(&Attributes<'_>)) {
-    f(&Attributes::new(&METADATA, &METADATA.fields().value_set(&[])));
+    f(&Attributes::new(
+        &METADATA,
+        &METADATA.fields().value_set(&[]),
+    ));
 }
 
 /// Passes the attributes of a new span to `f`, without its values.

@@ -14,6 +14,7 @@ use opentelemetry::{Context, KeyValue};
 use crate::attribute_set;
 use crate::bridge::stand_in;
 use crate::providers::Providers;
+use crate::providers::generations;
 use crate::providers::scope;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 
@@ -53,10 +54,12 @@ pub(crate) enum Source {
 impl Source {
     /// Calls `f` with the providers for a span below `cx`; they are `None` where telemetry is switched off.
     pub(super) fn with<T>(&self, cx: &Context, f: impl FnOnce(Option<&Providers>) -> T) -> T {
+        let scoped = scope::scoped_in(cx);
         match self {
-            Self::InForce => f(scope::of(cx).as_deref()),
+            _ if scoped.is_some() => f(scoped.as_deref()),
+            Self::InForce => f(generations::process()),
             #[cfg(feature = "init")]
-            Self::Own(own) => f(Some(scope::scoped_in(cx).as_deref().unwrap_or(own))),
+            Self::Own(own) => f(Some(own)),
         }
     }
 }

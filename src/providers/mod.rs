@@ -19,9 +19,9 @@ pub(crate) mod variables;
 
 use std::sync::Arc;
 
-use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TraceContextExt;
+use opentelemetry::{Context, InstrumentationScope};
 
 use crate::concurrent::table::Table;
 use crate::current_context;

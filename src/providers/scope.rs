@@ -56,20 +56,15 @@ pub(crate) fn without_span_of(current: &Context) -> Context {
     }
 }
 
-/// The providers in force here and now; `None` where telemetry is switched off.
-pub(crate) fn current() -> Option<Current> {
-    current_context::map(of)
-}
-
 /// The providers of the layer whose request has the context `cx`, if it has its own.
 pub(crate) fn scoped_in(cx: &Context) -> Option<Arc<Providers>> {
     // Cloned out, because whoever records with them must be free to attach a context.
     cx.get::<Scoped>().map(|scoped| scoped.0.clone())
 }
 
-/// The providers in force in the context `cx`; `None` where telemetry is switched off.
-pub(crate) fn of(cx: &Context) -> Option<Current> {
-    match scoped_in(cx) {
+/// The providers in force here and now; `None` where telemetry is switched off.
+pub(crate) fn current() -> Option<Current> {
+    match current_context::map(scoped_in) {
         Some(providers) => Some(Current::Scoped(providers)),
         None => generations::process().map(Current::Process),
     }
