@@ -58,7 +58,7 @@ impl SpanFilter {
         let directives = format!("{OF_TRACE_LAYER},{}", self.directives);
         // It costs less than an `EnvFilter`, which takes a lock each time a span is entered.
         let wanted = match directives.parse::<Targets>() {
-            Ok(targets) if !directives.contains(['[', '{']) => Wanted::Targets(targets),
+            Ok(targets) if !directives.contains(['[', '{']) => Wanted::Targets(targets.into()),
             _ => Wanted::Directives(EnvFilter::builder().parse_lossy(directives).into()),
         };
         OfSpans {
@@ -78,7 +78,7 @@ pub(super) fn is_bridged() -> bool {
 }
 
 enum Wanted {
-    Targets(Targets),
+    Targets(Box<Targets>),
     /// Directives that name spans or fields.
     Directives(Box<EnvFilter>),
 }
@@ -100,7 +100,7 @@ impl OfSpans {
 macro_rules! forward {
     ($filter:expr, $method:ident($($argument:expr),*)) => {
         match &$filter.wanted {
-            Wanted::Targets(inner) => Filter::<S>::$method(inner, $($argument),*),
+            Wanted::Targets(inner) => Filter::<S>::$method(&**inner, $($argument),*),
             Wanted::Directives(inner) => Filter::<S>::$method(&**inner, $($argument),*),
         }
     };

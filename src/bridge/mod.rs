@@ -11,7 +11,7 @@ mod stand_in;
 #[cfg(feature = "tracing")]
 mod tracer;
 
-#[cfg(feature = "tracing")]
+#[cfg(all(feature = "init", feature = "tracing"))]
 pub(crate) use filter::SpanFilter;
 #[cfg(feature = "tracing")]
 pub use layer::span_layer;

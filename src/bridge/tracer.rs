@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+#[cfg(feature = "init")]
 use std::sync::Arc;
 use std::time::SystemTime;
 
