@@ -8,6 +8,8 @@ use crate::config::builder::Config;
 use crate::config::env::ENVIRONMENT;
 use crate::config::resource::resource;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "tracing")]
+use crate::config::settings::shown::shown_filter;
 use crate::config::settings::signal::Signal;
 use crate::semconv::resource as names;
 
@@ -159,7 +161,10 @@ impl fmt::Debug for Config {
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
         #[cfg(feature = "tracing")]
-        shown.field("tracing_spans", tracing_spans);
+        shown.field(
+            "tracing_spans",
+            &format_args!("{}", shown_filter(tracing_spans)),
+        );
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)
