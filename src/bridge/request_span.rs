@@ -40,7 +40,8 @@ pub(crate) enum RequestSpan {
     New,
     /// It is not wanted.
     Off,
-    Open(Span),
+    /// Boxed, because most requests have none, and it is large.
+    Open(Box<Span>),
 }
 
 impl RequestSpan {
@@ -98,7 +99,7 @@ impl RequestSpan {
             );
             return Self::Off;
         }
-        Self::Open(span)
+        Self::Open(Box::new(span))
     }
 
     /// Records the status of the response, for log lines. The span of OpenTelemetry has it already.
