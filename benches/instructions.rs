@@ -96,12 +96,12 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
     args = (server(Recorded::Everything, Inbound::NotSampled)),
-    config = at_most(14_600, 22)
+    config = at_most(14_750, 22)
 )]
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
-    config = at_most(16_400, 24)
+    config = at_most(16_600, 24)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::Temporality;
 
+#[cfg(feature = "tracing")]
+use crate::bridge::SpanFilter;
 use crate::config::parts::Parts;
 use crate::config::proxy::ProxySettings;
 use crate::config::settings::batch::{Batch, within_a_day};
@@ -76,6 +78,8 @@ pub struct Config {
     pub(crate) parts: Parts,
     #[cfg(feature = "logs")]
     pub(crate) log_lines: LogLineSettings,
+    #[cfg(feature = "tracing")]
+    pub(crate) tracing_spans: SpanFilter,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) warnings: Vec<ConfigWarning>,
 }

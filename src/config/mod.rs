@@ -15,6 +15,8 @@ pub(crate) mod proxy;
 pub(crate) mod resource;
 pub(crate) mod settings;
 mod summary;
+#[cfg(feature = "tracing")]
+mod tracing_setters;
 mod vars;
 
 pub use crate::config::builder::Config;

@@ -8,6 +8,8 @@ use crate::config::builder::Config;
 use crate::config::env::ENVIRONMENT;
 use crate::config::resource::resource;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "tracing")]
+use crate::config::settings::shown::shown_filter;
 use crate::config::settings::signal::Signal;
 use crate::semconv::resource as names;
 
@@ -127,6 +129,8 @@ impl fmt::Debug for Config {
             parts,
             #[cfg(feature = "logs")]
             log_lines,
+            #[cfg(feature = "tracing")]
+            tracing_spans,
             proxies,
             max_retry_age,
             self_metrics,
@@ -163,6 +167,11 @@ impl fmt::Debug for Config {
             .field("parts", parts);
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
+        #[cfg(feature = "tracing")]
+        shown.field(
+            "tracing_spans",
+            &format_args!("{}", shown_filter(tracing_spans)),
+        );
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)

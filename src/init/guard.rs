@@ -38,6 +38,8 @@ pub struct TelemetryGuard {
     pub(crate) is_of_process: bool,
     #[cfg(feature = "logs")]
     pub(crate) log_filter: crate::logs::LogFilter,
+    #[cfg(feature = "tracing")]
+    pub(crate) span_filter: crate::bridge::SpanFilter,
 }
 
 pub(crate) struct Pipeline {

@@ -1,6 +1,8 @@
 //! OpenTelemetry, set up from the environment.
 
 mod guard;
+#[cfg(feature = "tracing")]
+mod span_layer;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -125,6 +127,8 @@ impl Config {
                 is_of_process: false,
                 #[cfg(feature = "logs")]
                 log_filter: self.log_lines.filter,
+                #[cfg(feature = "tracing")]
+                span_filter: self.tracing_spans,
             });
         }
         let (export, workers, beside) = Export::new(&mut self)?;
@@ -142,6 +146,8 @@ impl Config {
             is_of_process: false,
             #[cfg(feature = "logs")]
             log_filter: self.log_lines.filter,
+            #[cfg(feature = "tracing")]
+            span_filter: self.tracing_spans,
         })
     }
 }
@@ -149,7 +155,11 @@ impl Config {
 /// Makes log lines and log records those of this crate, and says where that cannot be.
 #[cfg(feature = "logs")]
 fn install_subscriber(guard: &TelemetryGuard, style: LogLines, filter: &LogFilter) {
-    match lines::install(style, filter) {
+    #[cfg(feature = "tracing")]
+    let spans = Some(guard.span_layer());
+    #[cfg(not(feature = "tracing"))]
+    let spans = None;
+    match lines::install(style, filter, spans) {
         Installed::Now | Installed::Before { same: true } => {}
         Installed::Before { same: false } => tracing::warn!(
             target: "tower_telemetry",
@@ -184,19 +194,23 @@ impl TelemetryGuard {
         };
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
-            Some(sampling) => {
-                let queues = Box::leak(Box::new(export.queues.clone()));
-                Arc::new(Tracers::new(queues, sampling))
-            }
-            None => Arc::new(TracersOf(export.tracer_provider.clone())),
-        };
-        let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        let providers = Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
-            .with_exceptions(export.exceptions());
-        generations::install(Some(providers), formats, self.layers.clone());
+        generations::install(Some(providers(export)), formats, self.layers.clone());
     }
+}
+
+/// Makes the providers of a pipeline. They live as long as the process.
+fn providers(export: &Export) -> Providers {
+    let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
+        Some(sampling) => {
+            let queues = Box::leak(Box::new(export.queues.clone()));
+            Arc::new(Tracers::new(queues, sampling))
+        }
+        None => Arc::new(TracersOf(export.tracer_provider.clone())),
+    };
+    let meters = Arc::new(export.meter_provider.clone());
+    Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
+        .with_exceptions(export.exceptions())
 }
 
 /// The form of context that a propagator stands for.

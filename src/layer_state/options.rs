@@ -83,6 +83,8 @@ pub(crate) struct Options {
     pub(crate) trace_targets: Option<Vec<HostPattern>>,
     pub(crate) baggage_targets: Vec<HostPattern>,
     pub(crate) access_log: Option<AccessLog>,
+    /// Whether a request has a span of `tracing`, where a subscriber has a place for it.
+    pub(crate) tracing_span: bool,
 }
 
 #[derive(Clone)]
@@ -121,6 +123,7 @@ impl Default for Options {
             trace_targets: None,
             baggage_targets: Vec::new(),
             access_log: None,
+            tracing_span: true,
         }
     }
 }

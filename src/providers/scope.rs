@@ -56,11 +56,15 @@ pub(crate) fn without_span_of(current: &Context) -> Context {
     }
 }
 
+/// The providers of the layer whose request has the context `cx`, if it has its own.
+pub(crate) fn scoped_in(cx: &Context) -> Option<Arc<Providers>> {
+    // Cloned out, because whoever records with them must be free to attach a context.
+    cx.get::<Scoped>().map(|scoped| scoped.0.clone())
+}
+
 /// The providers in force here and now; `None` where telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
-    // Cloned out, because whoever records with them must be free to attach a context.
-    let scoped = current_context::map(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
-    match scoped {
+    match current_context::map(scoped_in) {
         Some(providers) => Some(Current::Scoped(providers)),
         None => generations::process().map(Current::Process),
     }

@@ -94,6 +94,12 @@ impl Http {
 }
 
 impl InFlight {
+    /// Whether the request is to have a span of `tracing`.
+    #[inline]
+    pub(crate) fn wants_span(&self) -> bool {
+        self.state.options.tracing_span
+    }
+
     /// Whether the response ends with its head, whatever its body says.
     #[inline]
     pub(crate) fn ends_at_head(&self) -> bool {

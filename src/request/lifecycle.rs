@@ -12,6 +12,7 @@ use opentelemetry::trace::{SpanId, TraceContextExt};
 use opentelemetry::{Context, ContextGuard};
 
 use crate::attribute_set;
+use crate::bridge::request_span::RequestSpan;
 use crate::current_context;
 use crate::layer_state::metric_attributes::put_metric_attribute;
 use crate::request::handler_attributes::{self, CurrentRequest};
@@ -28,6 +29,8 @@ pub(super) struct RequestState {
     cx: Context,
     /// The id of its span.
     span_id: SpanId,
+    /// The span of `tracing` that stands for it.
+    request_span: RequestSpan,
     /// `None` where the request is not recorded, and once it has ended.
     in_flight: Option<InFlight>,
     /// Whether the attributes that handler code adds are those of another request.
@@ -46,6 +49,7 @@ impl RequestState {
     pub(super) fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
         Box::new(Self {
             span_id: cx.span().span_context().span_id(),
+            request_span: RequestSpan::new(in_flight.as_ref().is_some_and(InFlight::wants_span)),
             cx,
             in_flight,
             transparent,
@@ -79,8 +83,13 @@ impl ActiveRequest {
         let state = self.0.as_deref_mut()?;
         let span = state.in_flight.is_some().then_some(state.span_id);
         let outer = (!state.transparent).then(|| handler_attributes::enter(span));
+        let attached = current_context::attach_scoped(&state.cx);
+        if state.request_span.is_new() {
+            state.open_request_span();
+        }
+        state.request_span.enter();
         Some(Entered {
-            _attached: current_context::attach_scoped(&state.cx),
+            _attached: attached,
             state,
             outer,
             was_panicking: std::thread::panicking(),
@@ -96,6 +105,7 @@ impl ActiveRequest {
             return;
         };
         in_flight.status = Some(head.status);
+        state.request_span.record_status(head.status);
         let is_server = in_flight.state.instruments.side == Side::Server;
         if is_server {
             in_flight.on_answer(cx, head);
@@ -203,6 +213,17 @@ impl ActiveRequest {
 }
 
 impl RequestState {
+    /// Opens the span of `tracing`. The context of the request is current.
+    #[cold]
+    fn open_request_span(&mut self) {
+        if let Some(in_flight) = &self.in_flight {
+            let instruments = &in_flight.state.instruments;
+            let route = instruments.route(&in_flight.http.route);
+            let name = route.route.as_deref();
+            self.request_span = RequestSpan::open(instruments.side, route.method, name);
+        }
+    }
+
     #[inline]
     fn end(&mut self, end: RequestEnd) {
         if let Some(in_flight) = &mut self.in_flight
@@ -259,6 +280,7 @@ pub(crate) struct Entered<'a> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
+        self.state.request_span.exit();
         if let Some(outer) = self.outer
             && let Some(added) = handler_attributes::leave(outer)
             && let Some(in_flight) = &mut self.state.in_flight

@@ -499,7 +499,7 @@ async fn quiet_that_is_asked_of_one_signal_holds_up_no_other() {
             .with_span_batch(batch)
             .with_log_batch(batch)
             .with_metric_interval(Duration::from_millis(20))
-            .with_shutdown_timeout(Duration::from_millis(500))
+            .with_shutdown_timeout(Duration::from_secs(2))
             .build()
             .expect("it is valid");
         let loggers = telemetry.logger_provider().expect("it is on");

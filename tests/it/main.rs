@@ -29,6 +29,8 @@ mod conventions;
 mod endings;
 mod errors;
 // These end processes by signals.
+#[cfg(feature = "tracing")]
+mod bridge;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
 #[cfg(feature = "init")]
