@@ -44,7 +44,10 @@ impl<P: Send + 'static> PartThread<P> {
 
     /// Has the thread do something with its part, after all calls before. Resolves to `None` where that
     /// panics.
-    pub(crate) fn call<T, C>(&self, call: C) -> impl Future<Output = Option<T>> + Send + use<P, T, C>
+    pub(crate) fn call<T, C>(
+        &self,
+        call: C,
+    ) -> impl Future<Output = Option<T>> + Send + use<P, T, C>
     where
         T: Send + 'static,
         C: FnOnce(&P) -> T + Send + 'static,
