@@ -75,8 +75,8 @@ impl RequestSpan {
                     target: REQUEST_TARGET,
                     Level::INFO,
                     $name,
-                    method,
-                    route,
+                    method = %method,
+                    route = route.map(display),
                     status = Empty,
                     error = Empty,
                     request_id = Empty,
@@ -92,7 +92,7 @@ impl RequestSpan {
             Side::Server => open!("request"),
             Side::Client => open!("client_request"),
         };
-        if span.is_none() {
+        if span.is_disabled() {
             warn_once!(
                 "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
                  lose their trace; give it to the layer of the log lines alone, with `with_filter`"
