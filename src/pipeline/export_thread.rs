@@ -254,6 +254,9 @@ async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             done(complete);
         };
         if last {
+            // A worker that nobody can ask ends after this flush. Metrics are not collected again
+            // while another signal still waits for its receiver: they would count as lost.
+            drop(flushes);
             return flush.await;
         }
         tokio::spawn(flush);
