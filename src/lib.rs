@@ -148,15 +148,15 @@
 //! it is on the span of the request. Functions of this crate, such as [`async_with_tracer`], have no
 //! span of `tracing`: tasks that they start carry their context with `spawn_traced`.
 //!
-//! A subscriber of your own takes the layer from the guard, `TelemetryGuard::span_layer`. The span that
-//! `tower-http`'s `TraceLayer` makes by itself is not exported by it, because the request has one. With
-//! another layer of `tracing-opentelemetry` in the subscriber, leave that layer out; a `TraceLayer`
-//! inside of [`TelemetryLayer`] is then a child, and outside, the root of requests that bring no
-//! trace with them. `examples/tracing.rs` is such a server.
+//! The span that `tower-http`'s `TraceLayer` makes by itself is not exported, because the request has one.
+//! A subscriber of your own takes the layer from the guard, `TelemetryGuard::span_layer`. With another
+//! layer of `tracing-opentelemetry` in the subscriber, leave that layer out: a `TraceLayer` inside of
+//! [`TelemetryLayer`] is then a child, and outside, the root of requests that bring no trace with
+//! them. `examples/tracing.rs` is a server with spans of all kinds.
 //!
 //! # What comes from strangers
 //!
-//! Whoever sends a request chooses its headers. Trace headers that are not exactly valid are left
+//! The sender of a request chooses its headers. Trace headers that are not exactly valid are left
 //! alone, `Forwarded` and its like are believed of no proxy that was not named, and what is taken
 //! from a request is bounded, on spans in size and on metrics in number. An inbound trace is
 //! continued by default; a service that the public can reach should use [`Trust::Link`](layers::Trust::Link).

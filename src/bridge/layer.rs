@@ -11,7 +11,7 @@ use tracing::{Dispatch, Event, Subscriber};
 use tracing_opentelemetry::{OpenTelemetryLayer, get_otel_context};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use crate::attribute_set;
 use crate::bridge::filter::{SpanFilter, is_of_request};
@@ -132,7 +132,7 @@ where
     /// Returns whether this is the only layer that stores OpenTelemetry's data in a new span.
     #[inline]
     fn is_alone(&self, id: &Id, cx: &Context<'_, S>) -> bool {
-        if self.is_known.load(Ordering::Relaxed) {
+        if self.is_known.load(Ordering::Acquire) {
             !self.is_off()
         } else {
             self.look_for_another(id, cx)
@@ -157,7 +157,7 @@ where
             tracer::starts() == starts.wrapping_add(1)
         };
         self.off.store(!is_alone, Ordering::Relaxed);
-        self.is_known.store(true, Ordering::Relaxed);
+        self.is_known.store(true, Ordering::Release);
         if !is_alone {
             warn_of_another();
         }
@@ -182,10 +182,9 @@ where
             let Some(parent) = cx.span(parent) else {
                 return false;
             };
-            let extensions = parent.extensions();
-            return match extensions.get::<StandIn>() {
-                Some(StandIn(cx)) => self.drops_below(cx),
-                None => extensions.get::<NotRead>().is_some(),
+            return match Self::stand_in_of(&parent) {
+                Some(StandIn(cx)) => self.drops_below(&cx),
+                None => parent.extensions().get::<NotRead>().is_some(),
             };
         }
         attributes.is_contextual() && current_context::map(|cx| self.drops_below(cx))
@@ -195,6 +194,12 @@ where
         self.tracer.0.with(cx, |providers| {
             providers.is_none_or(|providers| providers.drops_below(cx))
         })
+    }
+
+    /// Returns a copy: the extensions of a span are locked while they are borrowed, and whoever uses the
+    /// context may log.
+    fn stand_in_of(span: &SpanRef<'_, S>) -> Option<StandIn> {
+        span.extensions().get::<StandIn>().cloned()
     }
 
     fn is_stand_in(id: &Id, cx: &Context<'_, S>) -> bool {
@@ -228,10 +233,8 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
-        // What this crate records on the span of a request is for log lines.
-        let is_read = |span: tracing_subscriber::registry::SpanRef<'_, S>| {
-            span.extensions().get::<NotRead>().is_none()
-        };
+        // This crate records on the span of a request for log lines alone.
+        let is_read = |span: SpanRef<'_, S>| span.extensions().get::<NotRead>().is_none();
         if !self.is_off() && !attribute_set::is_crate_writing() && cx.span(id).is_some_and(is_read)
         {
             self.full.on_record(id, values, cx);
@@ -255,7 +258,7 @@ where
         let Some(span) = cx.span(id) else {
             return;
         };
-        if let Some(stand_in) = span.extensions().get::<StandIn>() {
+        if let Some(stand_in) = Self::stand_in_of(&span) {
             stand_in.enter(id);
         } else if current_context::exists() && !self.is_off() {
             drop(span);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;
+use opentelemetry::Context;
 use tracing::field::Empty;
 use tracing::{Level, Span};
 
@@ -10,6 +11,7 @@ use crate::attribute_set;
 #[cfg(feature = "tracing")]
 use crate::bridge::filter::is_bridged;
 use crate::concurrent::caught::warn_once;
+use crate::current_context;
 use crate::semconv::{REQUEST_TARGET, Side};
 
 /// The number of bridges.
@@ -34,40 +36,30 @@ impl Drop for Counted {
     }
 }
 
-/// The span of `tracing` of a request. It is opened when the request first runs.
-pub(crate) enum RequestSpan {
-    /// It is not opened yet.
-    New,
-    /// It is not wanted.
-    Off,
-    /// Boxed, because most requests have none, and it is large.
-    Open(Box<Span>),
+/// Whether some subscriber has a bridge.
+#[inline]
+pub(crate) fn is_wanted() -> bool {
+    BRIDGES.load(Ordering::Relaxed) != 0
 }
 
+/// The span of `tracing` of a request, where it has one. Boxed, because most have none, and it is large.
+#[derive(Default)]
+pub(crate) struct RequestSpan(Option<Box<Span>>);
+
 impl RequestSpan {
-    /// Describes a span that is opened where the subscriber has a bridge.
-    #[inline]
-    pub(crate) fn new(is_wanted: bool) -> Self {
-        if is_wanted && BRIDGES.load(Ordering::Relaxed) != 0 {
-            Self::New
-        } else {
-            Self::Off
-        }
-    }
-
-    /// Whether it is still to be opened.
-    #[inline]
-    pub(crate) fn is_new(&self) -> bool {
-        matches!(self, Self::New)
-    }
-
-    /// Opens it for the span that is current in OpenTelemetry's context.
+    /// Opens a span for the span of `cx`, if the subscriber of this thread has a bridge.
     #[cold]
-    pub(crate) fn open(side: Side, method: &'static str, route: Option<&str>) -> Self {
+    pub(crate) fn open(
+        cx: &Context,
+        side: Side,
+        method: &'static str,
+        route: Option<&str>,
+    ) -> Self {
         #[cfg(feature = "tracing")]
         if !is_bridged() {
-            return Self::Off;
+            return Self::default();
         }
+        let _attached = current_context::attach(cx);
         // The fields that users record on their own are declared here: others cannot be recorded.
         macro_rules! open {
             ($name:literal) => {
@@ -75,8 +67,8 @@ impl RequestSpan {
                     target: REQUEST_TARGET,
                     Level::INFO,
                     $name,
-                    method,
-                    route,
+                    method = %method,
+                    route = route.map(display),
                     status = Empty,
                     error = Empty,
                     request_id = Empty,
@@ -92,37 +84,49 @@ impl RequestSpan {
             Side::Server => open!("request"),
             Side::Client => open!("client_request"),
         };
-        if span.is_none() {
+        if span.is_disabled() {
             warn_once!(
                 "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
                  lose their trace; give it to the layer of the log lines alone, with `with_filter`"
             );
-            return Self::Off;
+            return Self::default();
         }
-        Self::Open(Box::new(span))
+        Self(Some(Box::new(span)))
     }
 
     /// Records the status of the response, for log lines. The span of OpenTelemetry has it already.
     #[inline]
     pub(crate) fn record_status(&self, status: StatusCode) {
-        if let Self::Open(span) = self {
+        #[cold]
+        fn record(span: &Span, status: StatusCode) {
             attribute_set::write_as_crate(|| {
                 span.record("status", status.as_u16());
             });
+        }
+        if let Some(span) = &self.0 {
+            record(span, status);
         }
     }
 
     #[inline]
     pub(crate) fn enter(&self) {
-        if let Self::Open(span) = self {
+        #[cold]
+        fn enter(span: &Span) {
             span.with_subscriber(|(id, dispatch)| dispatch.enter(id));
+        }
+        if let Some(span) = &self.0 {
+            enter(span);
         }
     }
 
     #[inline]
     pub(crate) fn exit(&self) {
-        if let Self::Open(span) = self {
+        #[cold]
+        fn exit(span: &Span) {
             span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
+        }
+        if let Some(span) = &self.0 {
+            exit(span);
         }
     }
 }

@@ -67,6 +67,7 @@ thread_local! {
 }
 
 /// The context of the span that another stands for.
+#[derive(Clone)]
 pub(super) struct StandIn(pub(super) Context);
 
 impl StandIn {

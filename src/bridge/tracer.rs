@@ -16,7 +16,7 @@ use crate::attribute_set;
 use crate::bridge::stand_in;
 use crate::providers::Providers;
 use crate::providers::generations;
-use crate::providers::scope;
+use crate::providers::in_context;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 
 /// The scope of the spans of `tracing`. Their attribute `target` names the module.
@@ -55,7 +55,7 @@ pub(crate) enum Source {
 impl Source {
     /// Calls `f` with the providers for a span below `cx`; they are `None` where telemetry is switched off.
     pub(super) fn with<T>(&self, cx: &Context, f: impl FnOnce(Option<&Providers>) -> T) -> T {
-        let scoped = scope::scoped_in(cx);
+        let scoped = in_context::scoped_in(cx);
         match self {
             _ if scoped.is_some() => f(scoped.as_deref()),
             Self::InForce => f(generations::process()),

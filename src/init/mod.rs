@@ -1,10 +1,10 @@
 //! OpenTelemetry, set up from the environment.
 
 mod guard;
+mod pipeline_providers;
 #[cfg(feature = "tracing")]
 mod span_layer;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use opentelemetry::global;
@@ -16,13 +16,10 @@ use crate::config::{Config, ConfigWarning, InitError, Propagator};
 use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
-use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
-use crate::providers::Providers;
 use crate::providers::generations;
-use crate::providers::start_span::MakeTracer;
-use crate::providers::tracer::TracersOf;
 use guard::{INITIALIZED, Pipeline};
+use pipeline_providers::providers;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -197,20 +194,6 @@ impl TelemetryGuard {
         // Last: a layer that finds this installed takes what it lacks from the global module.
         generations::install(Some(providers(export)), formats, self.layers.clone());
     }
-}
-
-/// Makes the providers of a pipeline. They live as long as the process.
-fn providers(export: &Export) -> Providers {
-    let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
-        Some(sampling) => {
-            let queues = Box::leak(Box::new(export.queues.clone()));
-            Arc::new(Tracers::new(queues, sampling))
-        }
-        None => Arc::new(TracersOf(export.tracer_provider.clone())),
-    };
-    let meters = Arc::new(export.meter_provider.clone());
-    Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
-        .with_exceptions(export.exceptions())
 }
 
 /// The form of context that a propagator stands for.

@@ -8,7 +8,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::bridge::{Source, span_layer_of};
 use crate::init::guard::TelemetryGuard;
-use crate::init::providers;
+use crate::init::pipeline_providers::providers;
 
 impl TelemetryGuard {
     /// Returns a layer that exports spans of `tracing` in the traces of requests, for a subscriber of

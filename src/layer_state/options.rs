@@ -26,8 +26,8 @@ use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies}
 
 /// How far the trace context that comes with a request is trusted.
 ///
-/// Whoever can send a request chooses it, and with it the trace that the request appears in, and
-/// whether that is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
+/// The sender of a request chooses its context: the trace that the request appears in, and whether the
+/// trace is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {

@@ -238,6 +238,9 @@ async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::Unbounded
         let flush = all.flush(last, timeout);
         let flush = async move { done(flush.await) };
         if last {
+            // A worker that nobody can ask ends after this flush. Metrics are not collected again
+            // while another signal still waits for its receiver: they would count as lost.
+            drop(flushes);
             return flush.await;
         }
         tokio::spawn(flush);

@@ -8,6 +8,7 @@ pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
+pub(crate) mod in_context;
 pub(crate) mod layer_variables;
 pub(crate) mod registry;
 pub(crate) mod scope;

@@ -12,7 +12,7 @@ use opentelemetry::trace::{SpanId, TraceContextExt};
 use opentelemetry::{Context, ContextGuard};
 
 use crate::attribute_set;
-use crate::bridge::request_span::RequestSpan;
+use crate::bridge::request_span::{self, RequestSpan};
 use crate::current_context;
 use crate::layer_state::metric_attributes::put_metric_attribute;
 use crate::request::handler_attributes::{self, CurrentRequest};
@@ -45,18 +45,25 @@ pub(super) struct RequestState {
 }
 
 impl RequestState {
-    #[inline]
+    // The record is large, and a call copies it once more.
+    #[inline(always)]
     pub(super) fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
-        Box::new(Self {
+        let mut state = Box::new(Self {
             span_id: cx.span().span_context().span_id(),
-            request_span: RequestSpan::new(in_flight.as_ref().is_some_and(InFlight::wants_span)),
+            request_span: RequestSpan::default(),
             cx,
             in_flight,
             transparent,
             remaining: None,
             announced: false,
             body_ended: false,
-        })
+        });
+        if request_span::is_wanted()
+            && let Some(in_flight) = &state.in_flight
+        {
+            state.request_span = in_flight.open_span(&state.cx);
+        }
+        state
     }
 }
 
@@ -84,9 +91,6 @@ impl ActiveRequest {
         let span = state.in_flight.is_some().then_some(state.span_id);
         let outer = (!state.transparent).then(|| handler_attributes::enter(span));
         let attached = current_context::attach_scoped(&state.cx);
-        if state.request_span.is_new() {
-            state.open_request_span();
-        }
         state.request_span.enter();
         Some(Entered {
             _attached: attached,
@@ -213,17 +217,6 @@ impl ActiveRequest {
 }
 
 impl RequestState {
-    /// Opens the span of `tracing`. The context of the request is current.
-    #[cold]
-    fn open_request_span(&mut self) {
-        if let Some(in_flight) = &self.in_flight {
-            let instruments = &in_flight.state.instruments;
-            let route = instruments.route(&in_flight.http.route);
-            let name = route.route.as_deref();
-            self.request_span = RequestSpan::open(instruments.side, route.method, name);
-        }
-    }
-
     #[inline]
     fn end(&mut self, end: RequestEnd) {
         if let Some(in_flight) = &mut self.in_flight

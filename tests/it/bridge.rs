@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +16,16 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SpanData;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tower_telemetry::tracing_opentelemetry::OpenTelemetrySpanExt;
-use tower_telemetry::{get_span_id, get_trace_id, span_layer};
+use tower_telemetry::{TelemetryLayer, get_span_id, get_trace_id, span_layer};
 use tracing::field::Empty as NoValue;
 use tracing::{Instrument, Span, info_span};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, tree};
 
@@ -178,24 +181,41 @@ fn on_a_runtime(work: impl Future<Output = ()>) {
 
 /// Runs a shape in a request of the telemetry layer.
 fn ours(shape: fn() -> Work, traceparent: &str) -> Vec<SpanData> {
+    in_a_request(shape, traceparent, span_layer(), |layer| layer)
+}
+
+/// Runs a shape in a request, with a layer of spans and options of the telemetry layer.
+fn in_a_request(
+    shape: fn() -> Work,
+    traceparent: &str,
+    spans: impl Layer<Registry> + Send + Sync,
+    with: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
+) -> Vec<SpanData> {
     let telemetry = TestTelemetry::new();
-    let subscriber = tracing_subscriber::registry().with(span_layer());
+    let subscriber = tracing_subscriber::registry().with(spans);
     let _subscriber = tracing::subscriber::set_default(subscriber);
     on_a_runtime(async {
-        let service = ServiceBuilder::new().layer(telemetry.layer()).service_fn(
-            |_: Request<Empty<Bytes>>| async move {
+        let service = ServiceBuilder::new()
+            .layer(with(telemetry.layer()))
+            .service_fn(|_: Request<Empty<Bytes>>| async move {
                 shape().await;
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-            },
-        );
-        let request = Request::get("/")
-            .header("traceparent", traceparent)
-            .body(Empty::new())
-            .expect("it is valid");
-        let response = service.oneshot(request).await.expect("it cannot fail");
-        let _ = response.into_body().collect().await;
+            });
+        respond(service, traceparent).await;
     });
     telemetry.spans()
+}
+
+/// Has a request answered whole.
+async fn respond<S, B>(service: S, traceparent: &str)
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
+    B: http_body::Body,
+{
+    let request = Request::get("/").header("traceparent", traceparent);
+    let request = request.body(Empty::new()).expect("it is valid");
+    let response = service.oneshot(request).await.expect("it cannot fail");
+    let _ = response.into_body().collect().await;
 }
 
 /// Runs a shape below a span of a plain set-up.
@@ -368,25 +388,13 @@ fn a_trace_layer_beside_ours_adds_no_span() {
                 leaf(1).await;
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             };
-            let request = Request::get("/").header("traceparent", TRACEPARENT);
-            let request = request.body(Empty::new()).expect("it is valid");
             let services = ServiceBuilder::new();
             if is_outside {
-                let service = services.layer(other).layer(telemetry.layer());
-                let response = service.service_fn(handle).oneshot(request).await;
-                let _ = response
-                    .expect("it cannot fail")
-                    .into_body()
-                    .collect()
-                    .await;
+                let services = services.layer(other).layer(telemetry.layer());
+                respond(services.service_fn(handle), TRACEPARENT).await;
             } else {
-                let service = services.layer(telemetry.layer()).layer(other);
-                let response = service.service_fn(handle).oneshot(request).await;
-                let _ = response
-                    .expect("it cannot fail")
-                    .into_body()
-                    .collect()
-                    .await;
+                let services = services.layer(telemetry.layer()).layer(other);
+                respond(services.service_fn(handle), TRACEPARENT).await;
             }
         });
         let spans = telemetry.spans();
@@ -416,5 +424,249 @@ fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
         let spans = telemetry.spans();
         let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
         assert_eq!((count("one"), count("two")), (1, 1), "{ours_is_first}");
+    }
+}
+
+#[test]
+fn without_its_span_of_tracing_a_request_is_that_of_no_task() {
+    fn shape() -> Work {
+        Box::pin(async {
+            assert!(Span::current().is_none());
+            let in_task = async { get_trace_id() };
+            let in_task = tokio::spawn(in_task.in_current_span()).await;
+            assert_eq!(in_task.expect("it ends"), None);
+            leaf(1).await;
+        })
+    }
+    let spans = in_a_request(shape, TRACEPARENT, span_layer(), |layer| {
+        layer.without_tracing_span()
+    });
+    assert_eq!(tree(&spans), ["GET", "  leaf"]);
+}
+
+#[test]
+fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
+    let telemetry = TestTelemetry::new();
+    let subscriber = tracing_subscriber::registry().with(span_layer());
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    on_a_runtime(async {
+        let service = ServiceBuilder::new()
+            .layer(telemetry.client_layer())
+            .service_fn(|request: Request<Empty<Bytes>>| async move {
+                let ids = (get_trace_id(), get_span_id());
+                let in_task = async { (get_trace_id(), get_span_id()) };
+                let in_task = tokio::spawn(in_task.in_current_span()).await;
+                assert_eq!(in_task.expect("it ends"), ids);
+                assert!(request.headers().contains_key("traceparent"));
+                Span::current().set_attribute("attempt", 1);
+                leaf(1).await;
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            });
+        let work = respond(service, TRACEPARENT);
+        work.instrument(info_span!("work")).await;
+    });
+    let mut spans = telemetry.spans();
+    spans.retain(|span| span.name == "GET");
+    let [span] = &spans[..] else {
+        panic!("{:?}", tree(&spans))
+    };
+    assert_eq!(span.span_kind, SpanKind::Client);
+    let expected = KeyValue::new("attempt", 1);
+    assert!(span.attributes.contains(&expected), "{span:?}");
+}
+
+/// Keeps what a layer of log lines writes.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("it is UTF-8")
+    }
+
+    fn layer(&self) -> impl Layer<Registry> + Send + Sync + use<> {
+        let lines = self.clone();
+        tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_span_events(FmtSpan::CLOSE)
+            .with_writer(move || lines.clone())
+    }
+}
+
+#[test]
+fn lines_of_another_layer_show_the_request_and_those_of_this_crate_do_not() {
+    fn shape() -> Work {
+        Box::pin(async { tracing::info!("in the handler") })
+    }
+    let lines = Lines::default();
+    let spans = lines.layer().and_then(span_layer());
+    in_a_request(shape, TRACEPARENT, spans, |layer| layer);
+    let text = lines.text();
+    assert!(
+        text.contains("request{method=GET}: it::bridge: in the handler"),
+        "{text}"
+    );
+    assert!(text.contains("request{method=GET status=200}: "), "{text}");
+}
+
+#[test]
+fn a_filter_that_leaves_requests_out_is_warned_of() {
+    let telemetry = TestTelemetry::new();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::registry()
+        .with(lines.layer().and_then(span_layer()))
+        .with(LevelFilter::WARN);
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    on_a_runtime(async {
+        let service = ServiceBuilder::new().layer(telemetry.layer()).service_fn(
+            |_: Request<Empty<Bytes>>| async {
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            },
+        );
+        respond(service, TRACEPARENT).await;
+    });
+    let text = lines.text();
+    let warning = "WARN tower_telemetry: the filter of the `tracing` subscriber leaves out the spans \
+                   of requests";
+    assert!(text.contains(warning), "{text}");
+    assert_eq!(tree(&telemetry.spans()), ["GET"]);
+}
+
+#[cfg(feature = "init")]
+mod with_a_guard {
+    use std::fmt::{self, Debug};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use opentelemetry::ContextGuard;
+    use tower_telemetry::config::Exporter;
+    use tower_telemetry::{Config, TelemetryGuard};
+
+    use super::*;
+    use crate::support::receiver::Receiver;
+
+    fn guard(receiver: &Receiver, with: impl FnOnce(Config) -> Config) -> TelemetryGuard {
+        let config = Config::from_vars(|_| None)
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(receiver.endpoint());
+        with(config).build().expect("it is valid")
+    }
+
+    fn attached(flags: TraceFlags) -> ContextGuard {
+        let trace_id = TraceId::from_hex(TRACE_ID).expect("it is one");
+        let parent = SpanContext::new(
+            trace_id,
+            SpanId::from(1),
+            flags,
+            true,
+            TraceState::default(),
+        );
+        Context::new().with_remote_span_context(parent).attach()
+    }
+
+    #[tokio::test]
+    async fn the_directives_choose_the_spans_that_are_exported() {
+        for (directives, expected) in [
+            ("info", &["of_info", "of_warn"][..]),
+            ("debug", &["of_debug", "of_info", "of_warn"]),
+            ("warn", &["of_warn"]),
+            ("off", &[]),
+            ("off,it::bridge=info", &["of_info", "of_warn"]),
+            ("info,it::bridge=off", &[]),
+            // A directive that names a span.
+            ("off,[of_debug]=debug", &["of_debug"]),
+        ] {
+            let receiver = Receiver::start();
+            let telemetry = guard(&receiver, |config| config.with_tracing_spans(directives));
+            let subscriber = tracing_subscriber::registry().with(telemetry.span_layer());
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::debug_span!("of_debug").in_scope(|| {});
+                info_span!("of_info", field = 1).in_scope(|| {});
+                tracing::warn_span!("of_warn").in_scope(|| {});
+            });
+            telemetry.shutdown().await;
+            let spans = receiver.received().spans();
+            let mut names: Vec<_> = spans.iter().map(|span| &*span.name).collect();
+            names.sort_unstable();
+            assert_eq!(names, expected, "{directives}");
+        }
+    }
+
+    #[tokio::test]
+    async fn events_are_on_spans_where_it_is_asked_for_and_no_request_fails_by_them() {
+        fn shape() -> Work {
+            Box::pin(async {
+                tracing::error!(code = 5, "said");
+                info_span!("child").in_scope(|| tracing::error!("below"));
+                assert!(fails().is_err());
+            })
+        }
+        let receiver = Receiver::start();
+        let telemetry = guard(&receiver, |config| config.with_tracing_events(true));
+        let layer = telemetry.span_layer();
+        let spans =
+            tokio::task::spawn_blocking(|| in_a_request(shape, TRACEPARENT, layer, |layer| layer));
+        let spans = spans.await.expect("it ends");
+        let of = |name: &str| {
+            let span = spans.iter().find(|span| span.name == name);
+            let span = span.expect("it has ended");
+            let events: Vec<_> = span.events.iter().map(|event| &*event.name).collect();
+            (span.status.clone(), events)
+        };
+        assert_eq!(of("GET"), (Status::Unset, vec!["said"]));
+        assert_eq!(of("child"), (Status::Unset, vec!["below"]));
+        let (status, events) = of("fails");
+        assert_eq!(status, Status::error("broken"));
+        assert_eq!(events, ["exception"]);
+        telemetry.shutdown().await;
+    }
+
+    static FORMATTED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Counts how often it is formatted.
+    struct Counting;
+
+    impl Debug for Counting {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            FORMATTED.fetch_add(1, Ordering::Relaxed);
+            f.write_str("counted")
+        }
+    }
+
+    #[tokio::test]
+    async fn below_a_span_that_is_not_sampled_fields_are_not_read() {
+        let receiver = Receiver::start();
+        let telemetry = guard(&receiver, |config| config);
+        let subscriber = tracing_subscriber::registry().with(telemetry.span_layer());
+        tracing::subscriber::with_default(subscriber, || {
+            let run = || {
+                let span = info_span!("fields", a = ?Counting, b = NoValue);
+                span.record("b", tracing::field::debug(Counting));
+                info_span!(parent: &span, "explicit", a = ?Counting).in_scope(|| {});
+                span.in_scope(|| info_span!("inner", a = ?Counting).in_scope(|| {}));
+            };
+            let attached_not_sampled = attached(TraceFlags::default());
+            run();
+            drop(attached_not_sampled);
+            assert_eq!(FORMATTED.load(Ordering::Relaxed), 0);
+            let _attached = attached(TraceFlags::SAMPLED);
+            run();
+            assert_eq!(FORMATTED.load(Ordering::Relaxed), 4);
+        });
+        telemetry.shutdown().await;
+        let spans = receiver.received().spans();
+        let mut names: Vec<_> = spans.iter().map(|span| &*span.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["explicit", "fields", "inner"]);
     }
 }

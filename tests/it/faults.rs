@@ -447,7 +447,7 @@ async fn a_receiver_that_asks_for_quiet_gets_it_and_loses_nothing() {
         assert_eq!(receiver.received().spans().len(), 20);
         let arrivals = receiver.arrivals();
         let after = arrivals.iter().map(|one| one.duration_since(arrivals[0]));
-        // What was on its way when the answer came has come, too.
+        // Messages that were on their way when the answer came have come, too.
         let after: Vec<_> = after.filter(|after| *after > quiet / 4).collect();
         assert!(!after.is_empty(), "{fault:?}");
         let early = after.iter().find(|after| **after < quiet);
