@@ -96,17 +96,109 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
     args = (server(Recorded::Everything, Inbound::NotSampled)),
-    config = at_most(14_600, 22)
+    config = at_most(14_700, 22)
 )]
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
-    config = at_most(16_400, 24)
+    config = at_most(16_550, 24)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
 #[bench::metrics_only(server(Recorded::Metrics, Inbound::Sampled))]
 fn axum_route(rung: Rung) -> Rung {
+    run(rung)
+}
+
+/// The subscribers beside which spans of `tracing` are measured.
+#[derive(Clone, Copy)]
+enum Subscriber {
+    Nobody,
+    Bridge,
+    /// A plain set-up: a layer of `tracing-opentelemetry`, and the SDK's spans.
+    Plain,
+}
+
+#[derive(Clone, Copy)]
+enum Handler {
+    /// The usual one.
+    Bare,
+    /// One with a function of `#[tracing::instrument]`.
+    Instrumented,
+}
+
+fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> Rung {
+    use opentelemetry::trace::TracerProvider;
+    use tracing_subscriber::prelude::*;
+
+    let telemetry = Recorded::Everything.init();
+    let subscribed = match subscriber {
+        Subscriber::Nobody => Ok(()),
+        Subscriber::Bridge => {
+            let spans = tracing_subscriber::registry().with(telemetry.span_layer());
+            tracing::subscriber::set_global_default(spans)
+        }
+        Subscriber::Plain => {
+            let provider = telemetry.tracer_provider().expect("it is on");
+            let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("plain"));
+            let layer = layer.with_threads(false).with_tracked_inactivity(false);
+            let layer = layer.with_filter(tracing_subscriber::filter::LevelFilter::INFO);
+            let spans = tracing_subscriber::registry().with(layer);
+            tracing::subscriber::set_global_default(spans)
+        }
+    };
+    subscribed.expect("each rung is a process");
+    let layer = TelemetryLayer::new();
+    match handler {
+        Handler::Bare => rung(
+            routes().layer(layer),
+            move || request(inbound),
+            Some(telemetry),
+        ),
+        Handler::Instrumented => {
+            let user =
+                axum::routing::get(async |axum::extract::Path(id): axum::extract::Path<u32>| {
+                    instrumented(id).await
+                });
+            let routes = axum::Router::new().route("/users/{id}", user);
+            rung(
+                routes.layer(layer),
+                move || request(inbound),
+                Some(telemetry),
+            )
+        }
+    }
+}
+
+#[tracing::instrument]
+async fn instrumented(id: u32) -> &'static str {
+    black_box(id);
+    "ok"
+}
+
+#[library_benchmark]
+#[bench::request_without(with_tracing(Subscriber::Nobody, Handler::Bare, Inbound::Sampled))]
+#[bench::request_not_sampled_without(with_tracing(
+    Subscriber::Nobody,
+    Handler::Bare,
+    Inbound::NotSampled
+))]
+#[bench::request(with_tracing(Subscriber::Bridge, Handler::Bare, Inbound::Sampled))]
+#[bench::request_not_sampled(with_tracing(Subscriber::Bridge, Handler::Bare, Inbound::NotSampled))]
+#[bench::child_without(with_tracing(Subscriber::Nobody, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child(with_tracing(Subscriber::Bridge, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child_not_sampled(with_tracing(
+    Subscriber::Bridge,
+    Handler::Instrumented,
+    Inbound::NotSampled
+))]
+#[bench::child_of_plain(with_tracing(Subscriber::Plain, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child_of_plain_not_sampled(with_tracing(
+    Subscriber::Plain,
+    Handler::Instrumented,
+    Inbound::NotSampled
+))]
+fn tracing_span(rung: Rung) -> Rung {
     run(rung)
 }
 
@@ -274,7 +366,8 @@ library_benchmark_group!(
         grpc_call,
         client_request,
         handler_function,
-        bound_instrument
+        bound_instrument,
+        tracing_span
     ]
 );
 

@@ -1,5 +1,5 @@
-//! A server for those who have `tracing-opentelemetry` already: the spans of `#[tracing::instrument]`,
-//! of `tower-http` and of `tower-telemetry` are one trace, and log lines carry its id.
+//! A server whose code has spans of `tracing`: the spans of `#[tracing::instrument]`, of spawned tasks and
+//! of `tower-telemetry` are one trace, and log lines carry its id.
 //!
 //! ```sh
 //! cargo run --example tracing
@@ -11,37 +11,19 @@ use std::error::Error;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
-use opentelemetry::trace::TracerProvider;
 use tower_http::trace::TraceLayer;
-use tower_telemetry::{
-    Config, TelemetryLayer, log_lines, logs::LogLines, opentelemetry, with_tracer,
-};
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::prelude::*;
+use tower_telemetry::{TelemetryLayer, with_tracer};
+use tracing::{Instrument, Span};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // The subscriber is this program's own, and takes what it needs from the guard.
-    let telemetry = Config::from_env().without_subscriber().init()?;
-    let spans = telemetry.tracer_provider().map(|provider| {
-        let tracer = provider.tracer("tracing");
-        tracing_opentelemetry::layer().with_tracer(tracer)
-    });
-    tracing_subscriber::registry()
-        .with(LevelFilter::INFO)
-        .with(spans)
-        .with(log_lines(LogLines::Text))
-        .with(telemetry.log_layer())
-        .init();
-
-    let app =
-        Router::new()
-            .route("/users/{id}", get(user))
-            .layer(TraceLayer::new_for_http().make_span_with(
-                tower_http::trace::DefaultMakeSpan::new().level(tracing::Level::INFO),
-            ))
-            // Outermost, so that all is below its span.
-            .layer(TelemetryLayer::new());
+    let telemetry = tower_telemetry::init()?;
+    let app = Router::new()
+        .route("/users/{id}", get(user))
+        // Its log lines stay. Its span is not exported, because the request has one.
+        .layer(TraceLayer::new_for_http())
+        // Outermost, so that all is below its span.
+        .layer(TelemetryLayer::new());
     let address = std::env::var("LISTEN_ADDR").unwrap_or("127.0.0.1:3000".to_owned());
     let listener = tokio::net::TcpListener::bind(address).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
@@ -55,7 +37,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 #[tracing::instrument]
 async fn user(Path(id): Path<u32>) -> String {
     tracing::info!("greeted");
+    // The task is in the trace of the request.
+    tokio::spawn(count(id).in_current_span());
     greeting(id)
+}
+
+#[tracing::instrument(fields(visits = tracing::field::Empty))]
+async fn count(id: u32) {
+    Span::current().record("visits", id + 1);
 }
 
 #[with_tracer("users", record(user.id = %id))]

@@ -137,16 +137,26 @@
 //!
 //! # Together with `tracing`
 //!
-//! Spans of this crate are OpenTelemetry's own, and do not depend on a log level. With
-//! [`tracing-opentelemetry`](https://docs.rs/tracing-opentelemetry) in your subscriber, spans of
-//! `#[tracing::instrument]` are below that of the request, and those of this crate below them, all
-//! in one trace. `tower-http`'s `TraceLayer` goes inside of [`TelemetryLayer`], where its span is a
-//! child; outside, its span is the root of requests that bring no trace with them, and a trace of
-//! its own for those that do. `examples/tracing.rs` is a server that has both.
+//! Spans of this crate are OpenTelemetry's own, and do not depend on a log level. With the feature
+//! `tracing`, [`init`] exports spans of `#[tracing::instrument]` and of libraries, too. They are below the
+//! span of the request, and spans of this crate below them, all in one trace. `TRACING_SPANS` chooses
+//! them, `info` by default.
+//!
+//! Each request has a span of `tracing` that stands for the span of its layer. It has the fields `method`,
+//! `route` and `status` for log lines, and takes `error`, `request_id`, `tenant`, `user` and the fields
+//! `otel.*`. A task that carries it with `in_current_span` is in the request, and what is recorded on
+//! it is on the span of the request. Functions of this crate, such as [`async_with_tracer`], have no
+//! span of `tracing`: tasks that they start carry their context with `spawn_traced`.
+//!
+//! The span that `tower-http`'s `TraceLayer` makes by itself is not exported, because the request has one.
+//! A subscriber of your own takes the layer from the guard, `TelemetryGuard::span_layer`. With another
+//! layer of `tracing-opentelemetry` in the subscriber, leave that layer out: a `TraceLayer` inside of
+//! [`TelemetryLayer`] is then a child, and outside, the root of requests that bring no trace with
+//! them. `examples/tracing.rs` is a server with spans of all kinds.
 //!
 //! # What comes from strangers
 //!
-//! Whoever sends a request chooses its headers. Trace headers that are not exactly valid are left
+//! The sender of a request chooses its headers. Trace headers that are not exactly valid are left
 //! alone, `Forwarded` and its like are believed of no proxy that was not named, and what is taken
 //! from a request is bounded, on spans in size and on metrics in number. An inbound trace is
 //! continued by default; a service that the public can reach should use [`Trust::Link`](layers::Trust::Link).
@@ -160,6 +170,7 @@
 //! | `logs` | yes | log lines with `trace_id` and `span_id`; with `init`, log records over OTLP |
 //! | `macros` | yes | the attribute [`#[with_tracer]`](macro@with_tracer) |
 //! | `tls` | yes | export to `https` endpoints |
+//! | `tracing` | yes | spans of `tracing` in the traces of requests, and one for each request |
 //! | `tokio` | with `init` | [`spawn_traced`], [`spawn_linked`], [`spawn_blocking_traced`] |
 //! | `tonic` | | methods of tonic's generated clients have their names from the first call on, and calls that fail the code that tonic gives them |
 //! | `reqwest` | | [`ClientTelemetryLayer`] as a middleware of `reqwest` |
@@ -184,6 +195,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attribute_set;
+mod bridge;
 mod concurrent;
 #[cfg(feature = "init")]
 pub mod config;
@@ -208,6 +220,8 @@ mod semconv;
 #[cfg(feature = "init")]
 pub mod stats;
 
+#[cfg(feature = "tracing")]
+pub use bridge::span_layer;
 #[cfg(feature = "init")]
 pub use config::Config;
 pub use handler::{
@@ -231,6 +245,8 @@ pub use request::handler_attributes::add_request_attributes;
 #[cfg(feature = "macros")]
 #[doc = include_str!("handler/with_tracer.md")]
 pub use tower_telemetry_macros::with_tracer;
+#[cfg(feature = "tracing")]
+pub use tracing_opentelemetry;
 
 /// Items that `#[with_tracer]` expands to. Not part of the interface.
 #[cfg(feature = "macros")]
@@ -247,6 +263,17 @@ pub mod __private {
     };
     pub use crate::handler::run::{Run, RunGuard};
 }
+
+/// Compiles the examples of the page about other set-ups.
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "init",
+    feature = "logs",
+    feature = "tracing"
+))]
+#[doc = include_str!("../docs/migrating.md")]
+struct Migrating;
 
 /// Compiles the examples of the README.
 #[cfg(all(

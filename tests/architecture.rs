@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
 /// The rooms, from the top to the bottom: a room imports only from the rooms that follow it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "layers",
     "init",
     "request",
@@ -17,6 +17,7 @@ const ROOMS: [&str; 18] = [
     "handler",
     "otlp",
     "config",
+    "bridge",
     "providers",
     "logs",
     "stats",

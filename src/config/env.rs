@@ -6,7 +6,10 @@ use std::time::Duration;
 use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
 
+#[cfg(feature = "tracing")]
+use crate::bridge::SpanFilter;
 use crate::config::builder::Config;
+use crate::config::parts::Parts;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -121,8 +124,11 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         exceptions: vars.exceptions(),
         limits: vars.limits(),
         layers: LayerSettings::read(&mut vars),
+        parts: Parts::default(),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
+        #[cfg(feature = "tracing")]
+        tracing_spans: vars.tracing_spans(),
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
@@ -332,6 +338,25 @@ impl Variables<'_> {
                 let consequence = format!("is not a filter ({reason}); using info");
                 self.warn(NAME, Some(&directives), consequence);
                 filter
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Variables<'_> {
+    fn tracing_spans(&mut self) -> SpanFilter {
+        const NAME: &str = "TRACING_SPANS";
+        let default = SpanFilter::default();
+        let Some(directives) = self.text(NAME) else {
+            return default;
+        };
+        match default.clone().with_directives(&directives) {
+            Ok(spans) => spans,
+            Err(reason) => {
+                let consequence = format!("is not a filter ({reason}); using info");
+                self.warn(NAME, Some(&directives), consequence);
+                default
             }
         }
     }

@@ -8,6 +8,8 @@ use crate::config::builder::Config;
 use crate::config::env::ENVIRONMENT;
 use crate::config::resource::resource;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "tracing")]
+use crate::config::settings::shown::shown_filter;
 use crate::config::settings::signal::Signal;
 use crate::semconv::resource as names;
 
@@ -84,7 +86,12 @@ impl fmt::Display for Config {
             (None, _) => write!(f, " sampler={sampler}")?,
         }
         let propagators = self.propagators.iter().map(|one| one.name().to_owned());
-        write!(f, " propagators={}", list(propagators))
+        write!(f, " propagators={}", list(propagators))?;
+        let parts = self.parts.names();
+        if !parts.is_empty() {
+            write!(f, " parts={}", parts.join(","))?;
+        }
+        Ok(())
     }
 }
 
@@ -125,8 +132,11 @@ impl fmt::Debug for Config {
             exceptions,
             limits,
             layers,
+            parts,
             #[cfg(feature = "logs")]
             log_lines,
+            #[cfg(feature = "tracing")]
+            tracing_spans,
             proxies,
             max_retry_age,
             self_metrics,
@@ -159,9 +169,15 @@ impl fmt::Debug for Config {
             .field("histograms", histograms)
             .field("exceptions", exceptions)
             .field("limits", limits)
-            .field("layers", layers);
+            .field("layers", layers)
+            .field("parts", parts);
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
+        #[cfg(feature = "tracing")]
+        shown.field(
+            "tracing_spans",
+            &format_args!("{}", shown_filter(tracing_spans)),
+        );
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)

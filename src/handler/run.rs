@@ -14,6 +14,7 @@ use crate::current_context::{self, Attached};
 #[cfg(feature = "tokio")]
 use crate::propagation::current_span_with_state;
 use crate::providers::function_durations::FunctionEnd;
+use crate::providers::in_context;
 use crate::providers::scope;
 use crate::providers::scope::Current;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
@@ -117,7 +118,7 @@ impl Function {
         if let Some(current) = current_context::map(current_span_with_state) {
             self.link(current);
         }
-        self.start_below(&scope::without_span(), providers, &|_| {})
+        self.start_below(&in_context::without_span(), providers, &|_| {})
     }
 
     /// Adds a link to a span, if that is one.
@@ -171,9 +172,9 @@ impl DescribeSpan for Description<'_> {
 fn with_surroundings(parent: Context) -> Context {
     current_context::map(|current| {
         let own = parent.clone();
-        let cx = scope::in_scope_of(parent, current);
+        let cx = in_context::in_scope_of(parent, current);
         // Its own providers stay: it may come from a request that is served elsewhere.
-        let cx = scope::in_scope_of(cx, &own);
+        let cx = in_context::in_scope_of(cx, &own);
         if current.is_telemetry_suppressed() {
             cx.with_telemetry_suppressed()
         } else {

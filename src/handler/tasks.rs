@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::current_context;
 use crate::handler::run::Function;
 use crate::handler::span_future::SpanFuture;
-use crate::providers::scope;
+use crate::providers::in_context;
 
 /// Spawns a task in a new span below the current one, in its trace.
 ///
@@ -68,7 +68,7 @@ where
 {
     let run = Function::new(component, name.into()).start_linked();
     let task = SpanFuture::started(run, future, |_, _| {});
-    tokio::spawn(task.with_context(scope::without_span()))
+    tokio::spawn(task.with_context(in_context::without_span()))
 }
 
 /// Runs blocking code on a thread for it, in a new span below the current one.

@@ -1,8 +1,10 @@
 //! OpenTelemetry, set up from the environment.
 
 mod guard;
+mod pipeline_providers;
+#[cfg(feature = "tracing")]
+mod span_layer;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use opentelemetry::global;
@@ -14,13 +16,10 @@ use crate::config::{Config, ConfigWarning, InitError, Propagator};
 use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
-use crate::pipeline::spans::tracer::Tracers;
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
-use crate::providers::Providers;
 use crate::providers::generations;
-use crate::providers::start_span::MakeTracer;
-use crate::providers::tracer::TracersOf;
 use guard::{INITIALIZED, Pipeline};
+use pipeline_providers::providers;
 
 /// Sets up telemetry for the process as its environment variables say.
 ///
@@ -125,10 +124,13 @@ impl Config {
                 is_of_process: false,
                 #[cfg(feature = "logs")]
                 log_filter: self.log_lines.filter,
+                #[cfg(feature = "tracing")]
+                span_filter: self.tracing_spans,
             });
         }
-        let (export, workers) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
+        let (export, workers, beside) = Export::new(&mut self)?;
+        let thread = ExportThread::start(workers, beside, awaits_subscriber);
+        let thread = thread.map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
             pipeline: Some(Pipeline {
@@ -141,6 +143,8 @@ impl Config {
             is_of_process: false,
             #[cfg(feature = "logs")]
             log_filter: self.log_lines.filter,
+            #[cfg(feature = "tracing")]
+            span_filter: self.tracing_spans,
         })
     }
 }
@@ -148,7 +152,11 @@ impl Config {
 /// Makes log lines and log records those of this crate, and says where that cannot be.
 #[cfg(feature = "logs")]
 fn install_subscriber(guard: &TelemetryGuard, style: LogLines, filter: &LogFilter) {
-    match lines::install(style, filter) {
+    #[cfg(feature = "tracing")]
+    let spans = Some(guard.span_layer());
+    #[cfg(not(feature = "tracing"))]
+    let spans = None;
+    match lines::install(style, filter, spans) {
         Installed::Now | Installed::Before { same: true } => {}
         Installed::Before { same: false } => tracing::warn!(
             target: "tower_telemetry",
@@ -183,18 +191,8 @@ impl TelemetryGuard {
         };
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
-            Some(sampling) => {
-                let queues = Box::leak(Box::new(export.queues.clone()));
-                Arc::new(Tracers::new(queues, sampling))
-            }
-            None => Arc::new(TracersOf(export.tracer_provider.clone())),
-        };
-        let meters = Arc::new(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        let providers = Providers::new(tracers, meters, crate::pipeline::metrics::MAX_SERIES)
-            .with_exceptions(export.exceptions());
-        generations::install(Some(providers), formats, self.layers.clone());
+        generations::install(Some(providers(export)), formats, self.layers.clone());
     }
 }
 

@@ -19,7 +19,7 @@ use crate::providers::Providers;
 use crate::providers::bound;
 use crate::providers::exceptions::Exceptions;
 use crate::providers::generations::{self, ByGeneration};
-use crate::providers::scope;
+use crate::providers::in_context;
 use crate::providers::series_budget::SDK_SERIES;
 use crate::providers::start_span::StartSpan;
 use crate::providers::tracer;
@@ -116,14 +116,14 @@ impl LayerState {
             meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
             SDK_SERIES,
         ));
-        let root = scope::scoped(providers.clone());
+        let root = in_context::scoped(providers.clone());
         Some(Self::new(&providers, root, options))
     }
 
     /// A context in which the handler functions record where this layer does, if it was told
     /// where.
     pub(crate) fn with_providers(&self, cx: Context) -> Context {
-        scope::in_scope_of(cx, &self.root)
+        in_context::in_scope_of(cx, &self.root)
     }
 
     fn new(providers: &Providers, root: Context, options: &Options) -> Self {

@@ -26,8 +26,8 @@ use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies}
 
 /// How far the trace context that comes with a request is trusted.
 ///
-/// Whoever can send a request chooses it, and with it the trace that the request appears in, and
-/// whether that is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
+/// The sender of a request chooses its context: the trace that the request appears in, and whether the
+/// trace is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
@@ -83,6 +83,8 @@ pub(crate) struct Options {
     pub(crate) trace_targets: Option<Vec<HostPattern>>,
     pub(crate) baggage_targets: Vec<HostPattern>,
     pub(crate) access_log: Option<AccessLog>,
+    /// Whether a request has a span of `tracing`, where a subscriber has a place for it.
+    pub(crate) tracing_span: bool,
 }
 
 #[derive(Clone)]
@@ -121,6 +123,7 @@ impl Default for Options {
             trace_targets: None,
             baggage_targets: Vec::new(),
             access_log: None,
+            tracing_span: true,
         }
     }
 }

@@ -289,6 +289,17 @@ macro_rules! shared_setters {
                 self.with(|options| options.error_types.push(hook))
             }
 
+            /// Gives requests no span of `tracing`.
+            ///
+            /// With the feature `tracing`, and where the subscriber has the layer of
+            /// [`init`](crate::init) or [`span_layer`](crate::span_layer), each request has one. It stands
+            /// for the span that this layer makes: what is recorded on it, and tasks that carry it with
+            /// `in_current_span`, belong to the request. Without it, a request costs less, and only
+            /// OpenTelemetry's own context knows it.
+            pub fn without_tracing_span(self) -> Self {
+                self.with(|options| options.tracing_span = false)
+            }
+
             fn with(self, change: impl FnOnce(&mut $crate::layer_state::options::Options)) -> Self {
                 let mut options = self.shared.options.clone();
                 change(&mut options);

@@ -4,7 +4,8 @@ use std::io::{IsTerminal, stdout};
 use std::sync::OnceLock;
 
 use tracing::Subscriber;
-use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
@@ -14,6 +15,7 @@ use crate::logs::filter::LogFilter;
 use crate::logs::format::LogFormat;
 use crate::logs::records::log_records;
 use crate::logs::writer::LogWriter;
+use crate::semconv::REQUEST_TARGET;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,12 @@ where
 {
     let filter = LogFilter::from_env();
     let of_sdk = filter.of_sdk();
-    layer(lines, filter.env_filter().and(of_sdk))
+    layer(lines, not_of_request(filter.env_filter()).and(of_sdk))
+}
+
+/// Leaves out the spans of requests: a line has the ids of the request, and stays short.
+fn not_of_request<S>(filter: impl Filter<S>) -> impl Filter<S> {
+    filter.and(filter_fn(|metadata| metadata.target() != REQUEST_TARGET))
 }
 
 fn layer<S>(
@@ -93,17 +100,24 @@ pub(crate) enum Installed {
     Not,
 }
 
+/// A layer for the subscriber of `init`.
+pub(crate) type RegistryLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
-/// also for what is logged through the crate `log`.
-pub(crate) fn install(lines: LogLines, filter: &LogFilter) -> Installed {
+/// also for what is logged through the crate `log`. `spans` is the layer of spans.
+pub(crate) fn install(
+    lines: LogLines,
+    filter: &LogFilter,
+    spans: Option<RegistryLayer>,
+) -> Installed {
     if let Some((first_lines, first_filter)) = INSTALLED.get() {
         let same = *first_lines == lines && first_filter == filter;
         return Installed::Before { same };
     }
-    let subscriber = tracing_subscriber::registry()
-        .with(filter.env_filter())
-        .with(layer(lines, filter.of_sdk()))
-        .with(log_records());
+    // The filter is that of lines and records alone: spans are exported whatever `RUST_LOG` says.
+    let logs = layer(lines, filter.of_sdk()).and_then(log_records());
+    let logs = logs.with_filter(not_of_request(filter.env_filter()));
+    let subscriber = tracing_subscriber::registry().with(spans).with(logs);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return Installed::Not;
     }

@@ -19,6 +19,8 @@ use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::part_setup;
+use crate::pipeline::parts::sampling::CaughtIdGenerator;
 use crate::pipeline::queue::Queue;
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::pipeline::reference::ReferenceSpans;
@@ -56,20 +58,30 @@ pub(crate) fn provider(
         building.workers.push(worker);
         match exporter {
             Exporter::Otlp => queues.otlp = Some(queue),
-            Exporter::Console => queues.console = Some(queue),
+            Exporter::Console => queues.add_console(queue),
         }
     }
+    for queue in part_setup::span_exporters(building, limits)? {
+        queues.add_part(queue);
+    }
     let queues = Arc::new(queues);
-    let provider = SdkTracerProvider::builder()
+    let mut provider = SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
-        .with_span_limits(limits)
-        .with_span_processor(Processor {
-            queues: queues.clone(),
-            flush: building.flush.clone(),
-        })
-        .build();
-    Ok((provider, queues))
+        .with_span_limits(limits);
+    if let Some(generator) = building.parts.id_generator.take() {
+        provider = provider.with_id_generator(CaughtIdGenerator::new(generator));
+    }
+    let processor = Processor {
+        queues: queues.clone(),
+        flush: building.flush.clone(),
+    };
+    provider = if building.parts.span_processors.is_empty() {
+        provider.with_span_processor(processor)
+    } else {
+        provider.with_span_processor(part_setup::span_processors(building, processor)?)
+    };
+    Ok((provider.build(), queues))
 }
 
 fn otlp_queue(

@@ -8,6 +8,7 @@ pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
+pub(crate) mod in_context;
 pub(crate) mod layer_variables;
 pub(crate) mod registry;
 pub(crate) mod scope;
@@ -19,9 +20,9 @@ pub(crate) mod variables;
 
 use std::sync::Arc;
 
-use opentelemetry::InstrumentationScope;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TraceContextExt;
+use opentelemetry::{Context, InstrumentationScope};
 
 use crate::concurrent::table::Table;
 use crate::current_context;
@@ -97,14 +98,18 @@ impl Providers {
 
     /// Whether a span below the current one would be dropped for certain.
     pub(crate) fn drops_below_current(&self) -> bool {
-        self.follows_unsampled
-            && current_context::map(|cx| {
-                let span = cx.span();
-                let span_context = span.span_context();
-                span_context.is_valid()
-                    && !span_context.is_sampled()
-                    && propagation::decision_in(cx) != Some(Decision::Deferred)
-            })
+        self.follows_unsampled && current_context::map(|cx| self.drops_below(cx))
+    }
+
+    /// Whether a span below that of `cx` would be dropped for certain.
+    pub(crate) fn drops_below(&self, cx: &Context) -> bool {
+        self.follows_unsampled && {
+            let span = cx.span();
+            let span_context = span.span_context();
+            span_context.is_valid()
+                && !span_context.is_sampled()
+                && propagation::decision_in(cx) != Some(Decision::Deferred)
+        }
     }
 
     /// The tracer of a component of the application.

@@ -4,63 +4,14 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use opentelemetry::Context;
-#[cfg(feature = "tokio")]
-use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
-
 use crate::current_context;
 use crate::providers::Providers;
 use crate::providers::generations;
-
-/// Providers that hold for one request, carried by its context.
-struct Scoped(Arc<Providers>);
-
-/// A context in which the handler functions use `providers`.
-pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
-    Context::new().with_value(Scoped(providers))
-}
-
-/// `cx` with the providers of `root`, where that has any.
-pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
-    match root.get::<Scoped>() {
-        Some(Scoped(providers)) => cx.with_value(Scoped(providers.clone())),
-        None => cx,
-    }
-}
-
-/// The current context without its span.
-#[cfg(feature = "tokio")]
-pub(crate) fn without_span() -> Context {
-    current_context::map(without_span_of)
-}
-
-/// A context without its span.
-#[cfg(feature = "tokio")]
-pub(crate) fn without_span_of(current: &Context) -> Context {
-    let cx = match current.get::<Scoped>() {
-        Some(Scoped(providers)) => scoped(providers.clone()),
-        None => Context::new(),
-    };
-    let cx = if current.is_telemetry_suppressed() {
-        cx.with_telemetry_suppressed()
-    } else {
-        cx
-    };
-    let baggage = current.baggage();
-    if baggage.is_empty() {
-        cx
-    } else {
-        cx.with_baggage(baggage.iter().map(|(key, (value, metadata))| {
-            KeyValueMetadata::new(key.clone(), value.clone(), metadata.clone())
-        }))
-    }
-}
+use crate::providers::in_context::scoped_in;
 
 /// The providers in force here and now; `None` where telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
-    // Cloned out, because whoever records with them must be free to attach a context.
-    let scoped = current_context::map(|cx| cx.get::<Scoped>().map(|scoped| scoped.0.clone()));
-    match scoped {
+    match current_context::map(scoped_in) {
         Some(providers) => Some(Current::Scoped(providers)),
         None => generations::process().map(Current::Process),
     }

@@ -13,6 +13,7 @@ use crate::concurrent::caught::warn_once;
 #[cfg(feature = "init")]
 use crate::propagation::Decision;
 use crate::propagation::{self, RANDOM_FLAG};
+use crate::providers::in_context;
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::providers::unique_span::UniqueSpan;
 use crate::semconv;
@@ -129,7 +130,15 @@ where
             .collect();
         let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
-        let span = self.0.build_with_context(builder, parent);
+        // A span of `tracing` that goes nowhere is active and invalid, and would be taken for a parent that
+        // is not sampled.
+        let is_invalid = parent.has_active_span() && !parent.span().span_context().is_valid();
+        let span = if is_invalid {
+            let root = in_context::without_span_of(parent);
+            self.0.build_with_context(builder, &root)
+        } else {
+            self.0.build_with_context(builder, parent)
+        };
         let parent = &*propagation::for_started_span(parent, span.span_context());
         if span.is_recording() {
             return Started {

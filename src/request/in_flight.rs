@@ -9,6 +9,7 @@ use opentelemetry::trace::TraceContextExt;
 use opentelemetry::{Context, KeyValue};
 
 use crate::attribute_set;
+use crate::bridge::request_span::RequestSpan;
 use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::{Route, RouteRef};
 use crate::layer_state::LayerState;
@@ -94,6 +95,17 @@ impl Http {
 }
 
 impl InFlight {
+    /// Opens a span of `tracing` for the span of `cx`, unless the layer is to have none.
+    #[cold]
+    pub(crate) fn open_span(&self, cx: &Context) -> RequestSpan {
+        if !self.state.options.tracing_span {
+            return RequestSpan::default();
+        }
+        let instruments = &self.state.instruments;
+        let route = instruments.route(&self.http.route);
+        RequestSpan::open(cx, instruments.side, route.method, route.route.as_deref())
+    }
+
     /// Whether the response ends with its head, whatever its body says.
     #[inline]
     pub(crate) fn ends_at_head(&self) -> bool {

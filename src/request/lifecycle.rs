@@ -12,6 +12,7 @@ use opentelemetry::trace::{SpanId, TraceContextExt};
 use opentelemetry::{Context, ContextGuard};
 
 use crate::attribute_set;
+use crate::bridge::request_span::{self, RequestSpan};
 use crate::current_context;
 use crate::layer_state::metric_attributes::put_metric_attribute;
 use crate::request::handler_attributes::{self, CurrentRequest};
@@ -28,6 +29,8 @@ pub(super) struct RequestState {
     cx: Context,
     /// The id of its span.
     span_id: SpanId,
+    /// The span of `tracing` that stands for it.
+    request_span: RequestSpan,
     /// `None` where the request is not recorded, and once it has ended.
     in_flight: Option<InFlight>,
     /// Whether the attributes that handler code adds are those of another request.
@@ -42,17 +45,25 @@ pub(super) struct RequestState {
 }
 
 impl RequestState {
-    #[inline]
+    // The record is large, and a call copies it once more.
+    #[inline(always)]
     pub(super) fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
-        Box::new(Self {
+        let mut state = Box::new(Self {
             span_id: cx.span().span_context().span_id(),
+            request_span: RequestSpan::default(),
             cx,
             in_flight,
             transparent,
             remaining: None,
             announced: false,
             body_ended: false,
-        })
+        });
+        if request_span::is_wanted()
+            && let Some(in_flight) = &state.in_flight
+        {
+            state.request_span = in_flight.open_span(&state.cx);
+        }
+        state
     }
 }
 
@@ -79,8 +90,10 @@ impl ActiveRequest {
         let state = self.0.as_deref_mut()?;
         let span = state.in_flight.is_some().then_some(state.span_id);
         let outer = (!state.transparent).then(|| handler_attributes::enter(span));
+        let attached = current_context::attach_scoped(&state.cx);
+        state.request_span.enter();
         Some(Entered {
-            _attached: current_context::attach_scoped(&state.cx),
+            _attached: attached,
             state,
             outer,
             was_panicking: std::thread::panicking(),
@@ -96,6 +109,7 @@ impl ActiveRequest {
             return;
         };
         in_flight.status = Some(head.status);
+        state.request_span.record_status(head.status);
         let is_server = in_flight.state.instruments.side == Side::Server;
         if is_server {
             in_flight.on_answer(cx, head);
@@ -259,6 +273,7 @@ pub(crate) struct Entered<'a> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
+        self.state.request_span.exit();
         if let Some(outer) = self.outer
             && let Some(added) = handler_attributes::leave(outer)
             && let Some(in_flight) = &mut self.state.in_flight

@@ -29,6 +29,9 @@ pub(crate) const OTHER: &str = "_OTHER";
 pub(crate) const EXCEPTION_EVENT: &str = "exception";
 
 /// The request counter of this crate, in addition to the metrics of the conventions.
+/// The target of the spans of `tracing` that stand for requests.
+pub(crate) const REQUEST_TARGET: &str = "tower_telemetry::request";
+
 pub(crate) const HTTP_REQUESTS: &str = "http.requests";
 
 /// The request duration of this crate in milliseconds, in addition to the metrics of the conventions.

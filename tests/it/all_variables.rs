@@ -253,6 +253,13 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
              \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5); using info",
         );
     }
+    #[cfg(feature = "tracing")]
+    add(
+        "TRACING_SPANS",
+        "a=b=c",
+        "is not a filter (error parsing level filter: expected one of \"off\", \"error\", \
+         \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5); using info",
+    );
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
         "PUR GE",
@@ -750,6 +757,10 @@ mod setters {
                 config.with_sdk_log_level(None)
             });
         }
+        #[cfg(feature = "tracing")]
+        same.add("TRACING_SPANS", "warn,a=debug", |config| {
+            config.with_tracing_spans("warn,a=debug")
+        });
         same
     }
 

@@ -16,15 +16,15 @@ use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tower_telemetry::config::{
-    Compression, Exporter, HistogramAggregation, Limits, OtlpSettings, Protocol, Sampler,
+    Compression, Exporter, HistogramAggregation, Limits, Protocol, Sampler,
     Temporality,
 };
-use tower_telemetry::stats::{Failure, Report};
+use tower_telemetry::stats::Report;
 use tower_telemetry::{Config, TelemetryGuard};
 
 use crate::export::{layer, request};
-use crate::support::receiver::{Fault, Received, Receiver};
-use crate::support::{TRACEPARENT, eventually};
+use crate::support::receiver::{Received, Receiver};
+use crate::support::TRACEPARENT;
 
 const PROTOCOLS: [Protocol; 3] = [
     Protocol::Grpc,
@@ -507,8 +507,8 @@ fn assert_same(case: &str, own: &Received, reference: &Received) {
 
 fn assert_same_counts(case: &str, reports: [&Report; 2]) {
     let [own, reference] = reports.map(|report| {
-        let stats = report.stats;
-        [stats.traces, stats.metrics, stats.logs].map(|signal| (signal.exported, signal.failed))
+        let stats = &report.stats;
+        [&stats.traces, &stats.metrics, &stats.logs].map(|signal| (signal.exported, signal.failed))
     });
     assert_eq!(own, reference, "{case}");
     assert!(

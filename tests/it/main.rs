@@ -29,6 +29,8 @@ mod conventions;
 mod endings;
 mod errors;
 // These end processes by signals.
+#[cfg(feature = "tracing")]
+mod bridge;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
 #[cfg(feature = "init")]
@@ -61,6 +63,12 @@ mod meters;
 mod options;
 #[cfg(feature = "init")]
 mod outage;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod part_faults;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod parts;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod parts_metrics;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::settings::shown::REDACTED;
+use crate::config::settings::shown::shown_filter;
 use crate::logs::{LogFilter, LogLines};
 
 /// Settings of log lines.
@@ -18,10 +18,7 @@ pub(crate) struct LogLineSettings {
 
 impl fmt::Debug for LogLineSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A URL is a filter too, of a target that no event has.
-        let filter = format!("{:?}", self.filter);
-        let is_url = filter.contains("//") || filter.contains('@');
-        let filter = if is_url { REDACTED } else { &filter };
+        let filter = shown_filter(&self.filter);
         f.debug_struct("LogLineSettings")
             .field("wanted", &self.wanted)
             .field("style", &self.style)

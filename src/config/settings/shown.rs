@@ -2,9 +2,11 @@
 //!
 //! Text is shown where it is known to be harmless: secrets come in too many forms to look for them.
 
+#[cfg(any(feature = "logs", feature = "tracing"))]
+use std::fmt::Debug;
 use std::path::Path;
 
-pub(crate) const REDACTED: &str = "REDACTED";
+const REDACTED: &str = "REDACTED";
 
 /// Parts of a path that are shown. Others may be tokens.
 const OPEN_PARTS: [&str; 16] = [
@@ -43,6 +45,16 @@ const OPEN_HEADERS: [&str; 10] = [
     "x-scope-orgid",
     "x-tenant",
 ];
+
+/// Returns a filter, unless it is a URL: that is a filter, too, of a target that nothing has.
+#[cfg(any(feature = "logs", feature = "tracing"))]
+pub(crate) fn shown_filter(filter: &impl Debug) -> String {
+    let filter = format!("{filter:?}");
+    match filter.contains("//") || filter.contains('@') {
+        true => REDACTED.to_owned(),
+        false => filter,
+    }
+}
 
 /// Returns an endpoint without user, password, query, fragment, and tokens in its path.
 pub(crate) fn endpoint(text: &str) -> String {

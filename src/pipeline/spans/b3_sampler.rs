@@ -9,7 +9,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use crate::propagation::{Decision, decision_in};
-use crate::providers::scope::without_span_of;
+use crate::providers::in_context::without_span_of;
 
 /// A sampler that is asked as the decision that came by B3 has it.
 #[derive(Clone, Debug)]

@@ -1,0 +1,152 @@
+//! The filter of `tracing` spans. A subscriber with a bridge is known by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::semconv::REQUEST_TARGET;
+
+/// The span that tower-http's `TraceLayer` makes unless told otherwise. It would stand beside the span
+/// of the request, with the same meaning.
+const OF_TRACE_LAYER: &str = "tower_http::trace::make_span=off";
+
+/// Returns whether a span is that of a request.
+pub(super) fn is_of_request(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == REQUEST_TARGET
+}
+
+/// Chooses the spans of `tracing` that are exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpanFilter {
+    directives: String,
+    /// Whether events become events of the spans, too.
+    pub(crate) events: bool,
+}
+
+impl Default for SpanFilter {
+    fn default() -> Self {
+        Self {
+            directives: "info".to_owned(),
+            events: false,
+        }
+    }
+}
+
+impl SpanFilter {
+    /// Takes a level or directives; returns the reason where it is neither.
+    #[cfg(feature = "init")]
+    pub(crate) fn with_directives(self, directives: &str) -> Result<Self, String> {
+        match EnvFilter::builder().parse(directives) {
+            Ok(_) => Ok(Self {
+                directives: directives.to_owned(),
+                ..self
+            }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Makes the filter of a layer, which does nothing once `off` is set.
+    pub(super) fn filter(&self, off: Arc<AtomicBool>) -> OfSpans {
+        let directives = format!("{OF_TRACE_LAYER},{}", self.directives);
+        // It costs less than an `EnvFilter`, which takes a lock each time a span is entered.
+        let wanted = match directives.parse::<Targets>() {
+            Ok(targets) if !directives.contains(['[', '{']) => Wanted::Targets(targets.into()),
+            _ => Wanted::Directives(EnvFilter::builder().parse_lossy(directives).into()),
+        };
+        OfSpans {
+            wanted,
+            events: self.events,
+            off,
+        }
+    }
+}
+
+/// Returns whether the subscriber of this thread has a bridge that works.
+pub(super) fn is_bridged() -> bool {
+    tracing::dispatcher::get_default(|dispatch| {
+        let filter = dispatch.downcast_ref::<OfSpans>();
+        filter.is_some_and(|filter| !filter.off.load(Ordering::Relaxed))
+    })
+}
+
+enum Wanted {
+    Targets(Box<Targets>),
+    /// Directives that name spans or fields.
+    Directives(Box<EnvFilter>),
+}
+
+/// Lets spans pass, and events where they are wanted.
+pub(super) struct OfSpans {
+    wanted: Wanted,
+    events: bool,
+    off: Arc<AtomicBool>,
+}
+
+impl OfSpans {
+    fn is_left_out(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && !self.events
+    }
+}
+
+/// Calls a method of the filter inside.
+macro_rules! forward {
+    ($filter:expr, $method:ident($($argument:expr),*)) => {
+        match &$filter.wanted {
+            Wanted::Targets(inner) => Filter::<S>::$method(&**inner, $($argument),*),
+            Wanted::Directives(inner) => Filter::<S>::$method(&**inner, $($argument),*),
+        }
+    };
+}
+
+impl<S> Filter<S> for OfSpans
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn enabled(&self, metadata: &Metadata<'_>, cx: &Context<'_, S>) -> bool {
+        is_of_request(metadata)
+            || !self.is_left_out(metadata) && forward!(self, enabled(metadata, cx))
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if is_of_request(metadata) {
+            Interest::always()
+        } else if self.is_left_out(metadata) {
+            Interest::never()
+        } else {
+            forward!(self, callsite_enabled(metadata))
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let hint = forward!(self, max_level_hint());
+        hint.map(|level| level.max(LevelFilter::INFO))
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
+        forward!(self, on_new_span(attributes, id, cx));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
+        forward!(self, on_record(id, values, cx));
+    }
+
+    fn on_enter(&self, id: &Id, cx: Context<'_, S>) {
+        forward!(self, on_enter(id, cx));
+    }
+
+    fn on_exit(&self, id: &Id, cx: Context<'_, S>) {
+        forward!(self, on_exit(id, cx));
+    }
+
+    fn on_close(&self, id: Id, cx: Context<'_, S>) {
+        forward!(self, on_close(id, cx));
+    }
+}

@@ -1,0 +1,19 @@
+//! The bridge to `tracing`: its spans in the traces of requests, and a span of `tracing` for each
+//! request.
+
+#[cfg(feature = "tracing")]
+mod filter;
+#[cfg(feature = "tracing")]
+mod layer;
+pub(crate) mod request_span;
+#[cfg(feature = "tracing")]
+mod stand_in;
+#[cfg(feature = "tracing")]
+mod tracer;
+
+#[cfg(all(feature = "init", feature = "tracing"))]
+pub(crate) use filter::SpanFilter;
+#[cfg(feature = "tracing")]
+pub use layer::span_layer;
+#[cfg(all(feature = "init", feature = "tracing"))]
+pub(crate) use layer::{Source, span_layer_of};

@@ -1,0 +1,132 @@
+//! The span of `tracing` that stands for the span of a request.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::StatusCode;
+use opentelemetry::Context;
+use tracing::field::Empty;
+use tracing::{Level, Span};
+
+use crate::attribute_set;
+#[cfg(feature = "tracing")]
+use crate::bridge::filter::is_bridged;
+use crate::concurrent::caught::warn_once;
+use crate::current_context;
+use crate::semconv::{REQUEST_TARGET, Side};
+
+/// The number of bridges.
+static BRIDGES: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a bridge, until it is dropped.
+#[cfg(feature = "tracing")]
+pub(crate) struct Counted(());
+
+#[cfg(feature = "tracing")]
+impl Counted {
+    pub(crate) fn new() -> Self {
+        BRIDGES.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Drop for Counted {
+    fn drop(&mut self) {
+        BRIDGES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether some subscriber has a bridge.
+#[inline]
+pub(crate) fn is_wanted() -> bool {
+    BRIDGES.load(Ordering::Relaxed) != 0
+}
+
+/// The span of `tracing` of a request, where it has one. Boxed, because most have none, and it is large.
+#[derive(Default)]
+pub(crate) struct RequestSpan(Option<Box<Span>>);
+
+impl RequestSpan {
+    /// Opens a span for the span of `cx`, if the subscriber of this thread has a bridge.
+    #[cold]
+    pub(crate) fn open(
+        cx: &Context,
+        side: Side,
+        method: &'static str,
+        route: Option<&str>,
+    ) -> Self {
+        #[cfg(feature = "tracing")]
+        if !is_bridged() {
+            return Self::default();
+        }
+        let _attached = current_context::attach(cx);
+        // The fields that users record on their own are declared here: others cannot be recorded.
+        macro_rules! open {
+            ($name:literal) => {
+                tracing::span!(
+                    target: REQUEST_TARGET,
+                    Level::INFO,
+                    $name,
+                    method = %method,
+                    route = route.map(display),
+                    status = Empty,
+                    error = Empty,
+                    request_id = Empty,
+                    tenant = Empty,
+                    user = Empty,
+                    otel.name = Empty,
+                    otel.status_code = Empty,
+                    otel.status_description = Empty,
+                )
+            };
+        }
+        let span = match side {
+            Side::Server => open!("request"),
+            Side::Client => open!("client_request"),
+        };
+        if span.is_disabled() {
+            warn_once!(
+                "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
+                 lose their trace; give it to the layer of the log lines alone, with `with_filter`"
+            );
+            return Self::default();
+        }
+        Self(Some(Box::new(span)))
+    }
+
+    /// Records the status of the response, for log lines. The span of OpenTelemetry has it already.
+    #[inline]
+    pub(crate) fn record_status(&self, status: StatusCode) {
+        #[cold]
+        fn record(span: &Span, status: StatusCode) {
+            attribute_set::write_as_crate(|| {
+                span.record("status", status.as_u16());
+            });
+        }
+        if let Some(span) = &self.0 {
+            record(span, status);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn enter(&self) {
+        #[cold]
+        fn enter(span: &Span) {
+            span.with_subscriber(|(id, dispatch)| dispatch.enter(id));
+        }
+        if let Some(span) = &self.0 {
+            enter(span);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn exit(&self) {
+        #[cold]
+        fn exit(span: &Span) {
+            span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
+        }
+        if let Some(span) = &self.0 {
+            exit(span);
+        }
+    }
+}

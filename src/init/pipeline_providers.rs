@@ -1,0 +1,23 @@
+//! The providers of a pipeline, for the layers and the functions.
+
+use std::sync::Arc;
+
+use crate::pipeline::export::Export;
+use crate::pipeline::metrics::MAX_SERIES;
+use crate::pipeline::spans::tracer::Tracers;
+use crate::providers::Providers;
+use crate::providers::start_span::MakeTracer;
+use crate::providers::tracer::TracersOf;
+
+/// Makes the providers of a pipeline. They live as long as the process.
+pub(super) fn providers(export: &Export) -> Providers {
+    let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
+        Some(sampling) => {
+            let queues = Box::leak(Box::new(export.queues.clone()));
+            Arc::new(Tracers::new(queues, sampling))
+        }
+        None => Arc::new(TracersOf(export.tracer_provider.clone())),
+    };
+    let meters = Arc::new(export.meter_provider.clone());
+    Providers::new(tracers, meters, MAX_SERIES).with_exceptions(export.exceptions())
+}
