@@ -315,7 +315,9 @@ fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
         Severity::Error4,
         Severity::Fatal,
     ];
-    for (n, body) in bodies.into_iter().enumerate() {
+    // `opentelemetry-otlp` writes a body that is not set as `null` in JSON.
+    let first = usize::from(!odd_numbers);
+    for (n, body) in bodies.into_iter().enumerate().skip(first) {
         let logger = match n % 2 {
             0 => loggers.logger_with_scope(scope("scope")),
             _ => loggers.logger("plain"),
@@ -495,14 +497,18 @@ fn shown(received: &Received) -> String {
 
 fn assert_same(case: &str, own: &Received, reference: &Received) {
     let (own, reference) = (shown(own), shown(reference));
-    for (n, (one, other)) in own.lines().zip(reference.lines()).enumerate() {
-        let before: Vec<_> = own.lines().skip(n.saturating_sub(30)).take(30).collect();
-        assert_eq!(
-            one, other,
-            "{case}, own against reference, after {before:#?}"
-        );
+    let (own, reference): (Vec<_>, Vec<_>) = (own.lines().collect(), reference.lines().collect());
+    let pairs = own.iter().zip(&reference);
+    if let Some(n) = pairs.clone().position(|(one, other)| one != other) {
+        let part = |lines: &[&str]| {
+            let lines = &lines[n.saturating_sub(30)..(n + 10).min(lines.len())];
+            let lines: Vec<_> = lines.iter().map(|line| &line[..line.len().min(200)]).collect();
+            lines.join("\n")
+        };
+        let (own, reference) = (part(&own), part(&reference));
+        panic!("{case}\nown:\n{own}\n\nreference:\n{reference}");
     }
-    assert_eq!(own.lines().count(), reference.lines().count(), "{case}");
+    assert_eq!(own.len(), reference.len(), "{case}");
 }
 
 fn assert_same_counts(case: &str, reports: [&Report; 2]) {
