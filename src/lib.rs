@@ -175,6 +175,7 @@
 //! | `tonic` | | methods of tonic's generated clients have their names from the first call on, and calls that fail the code that tonic gives them |
 //! | `reqwest` | | [`ClientTelemetryLayer`] as a middleware of `reqwest` |
 //! | `http-json` | | the protocol `http/json` for export |
+//! | `opentelemetry-otlp` | | the exporter of that crate, if you choose it in place of this crate's own |
 //!
 //! Features only add. A library needs none of them: without, there are the layer and the
 //! functions, which record with the providers that the application has set up.
@@ -274,6 +275,11 @@ pub mod __private {
 ))]
 #[doc = include_str!("../docs/migrating.md")]
 struct Migrating;
+
+/// Compiles the examples of the page about exporters.
+#[cfg(all(doctest, feature = "opentelemetry-otlp"))]
+#[doc = include_str!("../docs/exporters.md")]
+struct Exporters;
 
 /// Compiles the examples of the README.
 #[cfg(all(

@@ -106,18 +106,17 @@ impl Config {
     /// `OTLP_EXPORTER` and its like. For one signal, see
     /// [`OtlpSettings::with_reference_exporter`].
     ///
-    /// All settings hold for it, and queues, attempts, counts, flush and shutdown stay those of this crate.
-    /// It splits no metrics, passes on what it is given (a key twice, `NaN` as `null` in JSON), and hides over
-    /// gRPC how much a receiver rejected: [`SignalStats::rejected`](crate::stats::SignalStats::rejected)
-    /// is `None` then. The page [`docs/exporters.md`][page] compares both.
+    /// All settings hold for it, and queues, attempts, counts, flush and shutdown stay those of this crate:
+    /// its own retries are off. It does not split metrics, and it passes on what it is given (a key twice,
+    /// and in JSON `NaN` as `null`). Over gRPC it hides how much a receiver rejected:
+    /// [`SignalStats::rejected`](crate::stats::SignalStats::rejected) is `None` then. `docs/exporters.md` in
+    /// the repository compares both.
     ///
     /// ```
     /// use tower_telemetry::Config;
     ///
     /// let config = Config::from_env().with_reference_exporter();
     /// ```
-    ///
-    /// [page]: crate#exporters
     #[cfg(feature = "opentelemetry-otlp")]
     pub fn with_reference_exporter(self) -> Self {
         self.with_otlp_setting(true, |otlp| &mut otlp.reference)

@@ -156,6 +156,8 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
             "a=1,b",
             "is not a list of name=value: entry 2 is left out",
         );
+        let known = "is none of opentelemetry-otlp, tower-telemetry; it is left out";
+        all.insert(format!("OTLP{signal}_EXPORTER"), Some(("reference", known)));
     }
     for (prefix, delay) in [
         (
@@ -536,6 +538,10 @@ mod setters {
             ],
             |config| config.with_client_certificate("/c.pem", "/k.pem"),
         );
+        #[cfg(feature = "opentelemetry-otlp")]
+        same.add("OTLP_EXPORTER", "opentelemetry-otlp", |config| {
+            config.with_reference_exporter()
+        });
     }
 
     fn of_signals(same: &mut Same) {
@@ -578,6 +584,13 @@ mod setters {
                 ],
                 move |config| set(config, new().with_client_certificate("/c.pem", "/k.pem")),
             );
+            #[cfg(feature = "opentelemetry-otlp")]
+            for (value, by_reference) in [("opentelemetry-otlp", true), ("Tower-Telemetry", false)] {
+                let name = format!("OTLP_{signal}_EXPORTER");
+                same.add(&name, value, move |config| {
+                    set(config, new().with_reference_exporter(by_reference))
+                });
+            }
         }
     }
 
@@ -772,6 +785,10 @@ mod setters {
         covered.extend(OF_PROXIES.map(str::to_owned));
         let upper = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
         covered.extend(upper.map(str::to_owned));
+        // Code that asks for an exporter that is not there does not compile.
+        if cfg!(not(feature = "opentelemetry-otlp")) {
+            covered.extend(OF_OTLP.map(|signal| format!("OTLP{signal}_EXPORTER")));
+        }
         let unset = format!("{:?}", Config::from_vars(|_| None));
         for (variables, set) in all().0 {
             let read = Config::from_vars(|name| {

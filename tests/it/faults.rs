@@ -4,9 +4,6 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use bytes::Bytes;
-use prost::Message;
 use tokio::task::JoinSet;
 use tower_telemetry::{
     Config, TelemetryGuard,
@@ -16,7 +13,7 @@ use tower_telemetry::{
 
 use crate::export::{layer, request};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::receiver::{Fault, Receiver};
+use crate::support::receiver::{Fault, Receiver, retry_info};
 use crate::support::{DEADLINE, eventually};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
@@ -365,55 +362,6 @@ async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
         assert_eq!(stats.traces.last_failure, Some(Failure::Rejected));
         assert_eq!((stats.metrics.exported, stats.metrics.failed), (1, 3));
     }
-}
-
-/// `google.rpc.Status` with a `google.rpc.RetryInfo`.
-fn retry_info(delay: Duration) -> String {
-    #[derive(prost::Message)]
-    struct Status {
-        #[prost(int32, tag = "1")]
-        code: i32,
-        #[prost(string, tag = "2")]
-        message: String,
-        #[prost(message, repeated, tag = "3")]
-        details: Vec<Any>,
-    }
-    #[derive(prost::Message)]
-    struct Any {
-        #[prost(string, tag = "1")]
-        type_url: String,
-        #[prost(bytes = "bytes", tag = "2")]
-        value: Bytes,
-    }
-    #[derive(prost::Message)]
-    struct RetryInfo {
-        #[prost(message, optional, tag = "1")]
-        retry_delay: Option<Delay>,
-    }
-    #[derive(prost::Message)]
-    struct Delay {
-        #[prost(int64, tag = "1")]
-        seconds: i64,
-        #[prost(int32, tag = "2")]
-        nanos: i32,
-    }
-
-    let delay = Delay {
-        seconds: i64::try_from(delay.as_secs()).expect("it is short"),
-        nanos: i32::try_from(delay.subsec_nanos()).expect("it fits"),
-    };
-    let info = RetryInfo {
-        retry_delay: Some(delay),
-    };
-    let status = Status {
-        code: 8,
-        message: "slow down".to_owned(),
-        details: vec![Any {
-            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
-            value: info.encode_to_vec().into(),
-        }],
-    };
-    base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.encode_to_vec())
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tower_service::Service;
 
-use crate::otlp::answer::{self, AttemptError};
+use crate::otlp::answer::{self, AttemptError, Retry};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connector, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::semconv::rpc::Code;
@@ -76,5 +76,10 @@ pub(crate) fn status(text: &str) -> Option<AttemptError> {
     // What comes after the name is an error of the connection.
     let code = (0..=16).find(|code| format!("{:?}", tonic::Code::from_i32(*code)) == name)?;
     let code = Code(u8::try_from(code).ok()?);
-    Some(answer::failed(code, &HeaderMap::new()))
+    let mut error = answer::failed(code, &HeaderMap::new());
+    // The receiver may have asked for another attempt, and one too many loses nothing.
+    if code == Code(tonic::Code::ResourceExhausted as u8) {
+        error.retry = Retry::Soon;
+    }
+    Some(error)
 }

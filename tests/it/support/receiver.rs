@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::post;
+use base64::Engine;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
     LogsService, LogsServiceServer,
 };
@@ -135,6 +136,8 @@ pub(crate) enum Fault {
     Grpc(u16, Option<String>),
     /// Takes messages, and rejects this many of what is in each.
     Partial(i64),
+    /// Answers after this time.
+    Slow(Duration),
     /// Answers with a web page.
     Html,
     /// Never stops to answer.
@@ -272,6 +275,10 @@ async fn misbehave(
         .push(Instant::now());
     match fault {
         Fault::None | Fault::Partial(_) | Fault::On(..) => next.run(request).await,
+        Fault::Slow(time) => {
+            tokio::time::sleep(time).await;
+            next.run(request).await
+        }
         Fault::Status(code, retry_after) => {
             let status = StatusCode::from_u16(code).expect("it is one");
             let retry_after = retry_after.map(|after| [(header::RETRY_AFTER, after)]);
@@ -308,6 +315,55 @@ async fn misbehave(
             ([(header::CONTENT_TYPE, "application/grpc")], body).into_response()
         }
     }
+}
+
+/// `google.rpc.Status` with a `google.rpc.RetryInfo`.
+pub(crate) fn retry_info(delay: Duration) -> String {
+    #[derive(prost::Message)]
+    struct Status {
+        #[prost(int32, tag = "1")]
+        code: i32,
+        #[prost(string, tag = "2")]
+        message: String,
+        #[prost(message, repeated, tag = "3")]
+        details: Vec<Any>,
+    }
+    #[derive(prost::Message)]
+    struct Any {
+        #[prost(string, tag = "1")]
+        type_url: String,
+        #[prost(bytes = "bytes", tag = "2")]
+        value: Bytes,
+    }
+    #[derive(prost::Message)]
+    struct RetryInfo {
+        #[prost(message, optional, tag = "1")]
+        retry_delay: Option<Delay>,
+    }
+    #[derive(prost::Message)]
+    struct Delay {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+
+    let delay = Delay {
+        seconds: i64::try_from(delay.as_secs()).expect("it is short"),
+        nanos: i32::try_from(delay.subsec_nanos()).expect("it fits"),
+    };
+    let info = RetryInfo {
+        retry_delay: Some(delay),
+    };
+    let status = Status {
+        code: 8,
+        message: "slow down".to_owned(),
+        details: vec![Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+            value: info.encode_to_vec().into(),
+        }],
+    };
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.encode_to_vec())
 }
 
 type Answer = Result<([(header::HeaderName, &'static str); 1], Vec<u8>), StatusCode>;
