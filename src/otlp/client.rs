@@ -19,7 +19,7 @@ use crate::otlp::retries::{Repeat, Retries, Unsent};
 use crate::stats::Failure;
 
 /// Receivers of gRPC take 4 MiB, unless told otherwise.
-const MAX_MESSAGE: usize = 3584 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 3584 * 1024;
 
 /// Sends the telemetry of one signal to its receiver.
 pub(crate) struct OtlpClient {

@@ -19,6 +19,8 @@ use crate::config::error::InitError;
 use crate::config::parts::{Buckets, View};
 use crate::config::settings::{Exporter, HistogramAggregation, Signal};
 use crate::logs::tell;
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::otlp::client::MAX_MESSAGE;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::messages::Splittable;
 use crate::otlp::outcome::SendOutcome;
@@ -34,6 +36,8 @@ use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
+#[cfg(feature = "opentelemetry-otlp")]
+use crate::stats::Failure;
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
     let views = Views {
@@ -220,11 +224,20 @@ impl MetricSink for ReferenceMetrics {
 
     async fn export(
         &self,
-        message: Self::Message,
+        (metrics, points): Self::Message,
         repeat: Repeat,
         retention: &Retention,
     ) -> SendOutcome {
-        let batches = vec![message];
+        let message = ExportMetricsServiceRequest::from(&metrics);
+        let size = prost::Message::encoded_len(&message);
+        if size > MAX_MESSAGE {
+            let mut outcome = SendOutcome::default();
+            let detail =
+                format!("the metrics take {size} bytes, and opentelemetry-otlp splits none");
+            outcome.fail(points, Failure::TooLarge, detail);
+            return outcome;
+        }
+        let batches = vec![(metrics, points)];
         self.export::<ExportMetricsServiceRequest>(batches, repeat, retention)
             .await
     }

@@ -3,6 +3,7 @@
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::SpanLimits;
 
+use crate::otlp::client::MAX_MESSAGE;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::reference::client::ReferenceClient;
 use crate::otlp::retention::Retention;
@@ -12,9 +13,6 @@ use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::SpanMessage;
 use crate::pipeline::worker::Sink;
 use crate::stats::Failure;
-
-/// Receivers of gRPC take 4 MiB, unless told otherwise. The exporter does not split what is larger.
-const MAX_MESSAGE: usize = 3584 * 1024;
 
 /// Sends spans.
 pub(crate) struct ReferenceSpans {

@@ -156,8 +156,13 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
             "a=1,b",
             "is not a list of name=value: entry 2 is left out",
         );
-        let known = "is none of opentelemetry-otlp, tower-telemetry; it is left out";
-        all.insert(format!("OTLP{signal}_EXPORTER"), Some(("reference", known)));
+    }
+    for signal in OF_OTLP {
+        add(
+            &format!("OTLP{signal}_EXPORTER"),
+            "reference",
+            "is none of opentelemetry-otlp, tower-telemetry; it is left out",
+        );
     }
     for (prefix, delay) in [
         (

@@ -25,6 +25,40 @@ pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
     Config::from_vars(|name| variables.get(name).map(|value| (*value).to_owned()))
 }
 
+/// An exporter and its protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) protocol: Protocol,
+    /// Whether the crate `opentelemetry-otlp` sends.
+    by_reference: bool,
+}
+
+impl Way {
+    pub(crate) fn all() -> Vec<Self> {
+        let exporters = match cfg!(feature = "opentelemetry-otlp") {
+            true => &[false, true][..],
+            false => &[false],
+        };
+        let protocols = [Protocol::Grpc, Protocol::HttpProtobuf];
+        let ways = exporters.iter().flat_map(|by_reference| {
+            protocols.map(|protocol| Self {
+                protocol,
+                by_reference: *by_reference,
+            })
+        });
+        ways.collect()
+    }
+
+    pub(crate) fn of(self, config: Config) -> Config {
+        let config = config.with_protocol(self.protocol);
+        #[cfg(feature = "opentelemetry-otlp")]
+        if self.by_reference {
+            return config.with_reference_exporter();
+        }
+        config
+    }
+}
+
 pub(crate) fn layer(telemetry: &TelemetryGuard) -> TelemetryLayer {
     TelemetryLayer::new()
         .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())

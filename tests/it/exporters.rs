@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger, LoggerProvider, Severity};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{
@@ -16,15 +17,15 @@ use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tower_telemetry::config::{
-    Compression, Exporter, HistogramAggregation, Limits, Protocol, Sampler,
+    Compression, Exporter, HistogramAggregation, Limits, OtlpSettings, Protocol, Sampler,
     Temporality,
 };
-use tower_telemetry::stats::Report;
+use tower_telemetry::stats::{Failure, Report};
 use tower_telemetry::{Config, TelemetryGuard};
 
 use crate::export::{layer, request};
-use crate::support::receiver::{Received, Receiver};
 use crate::support::TRACEPARENT;
+use crate::support::receiver::{Fault, Received, Receiver};
 
 const PROTOCOLS: [Protocol; 3] = [
     Protocol::Grpc,
@@ -451,12 +452,14 @@ fn shown(received: &Received) -> String {
                     hide(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
                 }
                 for point in &mut $data.data_points {
-                    // The SDK keeps them in the order of one of the calls.
-                    point.attributes.sort_by(|one, other| one.key.cmp(&other.key));
+                    // The SDK keeps them in the order of one of the calls, and makes a point of each call with `NaN`.
+                    point
+                        .attributes
+                        .sort_by(|one, other| one.key.cmp(&other.key));
                 }
                 $data
                     .data_points
-                    .sort_by_key(|point| format!("{:?}", point.attributes));
+                    .sort_by_key(|point| format!("{point:?}"));
             };
         }
         match metric.data.as_mut().expect("there are points") {
@@ -502,7 +505,10 @@ fn assert_same(case: &str, own: &Received, reference: &Received) {
     if let Some(n) = pairs.clone().position(|(one, other)| one != other) {
         let part = |lines: &[&str]| {
             let lines = &lines[n.saturating_sub(30)..(n + 10).min(lines.len())];
-            let lines: Vec<_> = lines.iter().map(|line| &line[..line.len().min(200)]).collect();
+            let lines: Vec<_> = lines
+                .iter()
+                .map(|line| &line[..line.len().min(200)])
+                .collect();
             lines.join("\n")
         };
         let (own, reference) = (part(&own), part(&reference));
@@ -558,6 +564,281 @@ async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
             assert_same(&case, &own, &reference);
             assert_same_counts(&case, [&own_report, &reference_report]);
             assert!(own.spans().len() >= 8 && own.points() > 20, "{case}");
+        }
+    }
+}
+
+/// Sends something over HTTP/protobuf, or as it is said, by both exporters; returns what arrived, and the
+/// reports.
+async fn sent(
+    protocol: Protocol,
+    record: impl Fn(&TelemetryGuard),
+    change: impl Fn(Config) -> Config,
+) -> [(Received, Report); 2] {
+    let mut all = Vec::new();
+    for by_reference in [false, true] {
+        let receiver = Receiver::start();
+        let config = change(config(&receiver, protocol));
+        let config = match by_reference {
+            true => config.with_reference_exporter(),
+            false => config,
+        };
+        let telemetry = config.build().expect("it is valid");
+        record(&telemetry);
+        let report = telemetry.shutdown().await;
+        all.push((receiver.received(), report));
+    }
+    all.try_into().expect("there are two")
+}
+
+fn span_with(telemetry: &TelemetryGuard, attributes: Vec<KeyValue>) {
+    let tracers = telemetry.tracer_provider().expect("it is on");
+    let tracer = tracers.tracer("test");
+    let span = tracer.span_builder("span").with_attributes(attributes);
+    span.start(&tracer).end();
+}
+
+fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
+    let meters = telemetry.meter_provider().expect("it is on");
+    let counter = meters.meter("test").u64_counter("counter").build();
+    counter.add(1, attributes);
+}
+
+/// The protobuf mapping of JSON knows numbers that are not finite, and leaves unset fields out.
+#[cfg(feature = "http-json")]
+#[tokio::test]
+async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
+    let record_without_body: fn(&TelemetryGuard) = |telemetry| {
+        #[cfg(feature = "logs")]
+        {
+            let loggers = telemetry.logger_provider().expect("it is on");
+            let logger = loggers.logger("test");
+            logger.emit(logger.create_log_record());
+        }
+        let _ = telemetry;
+    };
+    let cases: [(&str, fn(&TelemetryGuard)); 3] = [
+        ("span", |telemetry| {
+            span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
+        }),
+        ("metric", |telemetry| {
+            metric_with(telemetry, &[KeyValue::new("n", f64::INFINITY)]);
+        }),
+        ("record", record_without_body),
+    ];
+    for (case, record) in cases {
+        if case == "record" && cfg!(not(feature = "logs")) {
+            continue;
+        }
+        let [(_, own), (_, reference)] = sent(Protocol::HttpJson, record, |config| config).await;
+        assert_eq!(own.lost(), 0, "{case}: {own:?}");
+        // And it is counted.
+        assert_eq!(reference.lost(), 1, "{case}: {reference:?}");
+        let stats = &reference.stats;
+        let failures =
+            [&stats.traces, &stats.metrics, &stats.logs].map(|signal| signal.last_failure);
+        assert!(failures.contains(&Some(Failure::HttpStatus(400))), "{case}");
+    }
+}
+
+/// Attributes are a set (specification, "Attribute collections").
+#[tokio::test]
+async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_alone() {
+    let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
+    let in_scope = |telemetry: &TelemetryGuard| {
+        let scope = InstrumentationScope::builder("scope");
+        let scope = scope.with_attributes(twice()).build();
+        let meters = telemetry.meter_provider().expect("it is on");
+        let meter = meters.meter_with_scope(scope);
+        meter.u64_counter("counter").build().add(1, &[]);
+    };
+    let in_point = |telemetry: &TelemetryGuard| metric_with(telemetry, &twice());
+    for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
+        for (case, reports) in [
+            ("scope", sent(protocol, in_scope, |config| config).await),
+            ("point", sent(protocol, in_point, |config| config).await),
+        ] {
+            // The receiver refuses collections that are no sets.
+            let lost = reports.map(|(_, report)| report.lost());
+            assert_eq!(lost, [0, u64::from(case == "scope")], "{case} {protocol:?}");
+        }
+    }
+}
+
+/// The attribute became a field ("event.name" of the conventions, "EventName" of the data model), and the SDK
+/// takes static names alone. It keeps no count of attributes that limits drop, either.
+#[cfg(feature = "logs")]
+#[tokio::test]
+async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_exporter_alone() {
+    let record = |telemetry: &TelemetryGuard| {
+        let logger = telemetry
+            .logger_provider()
+            .expect("it is on")
+            .logger("test");
+        let mut record = logger.create_log_record();
+        record.set_body("body".into());
+        for key in ["event.name", "a", "b"] {
+            record.add_attribute(key, "text");
+        }
+        logger.emit(record);
+    };
+    let limited = |config: Config| config.with_limits(Limits::default().with_log_attributes(2));
+    let [own, reference] = sent(Protocol::Grpc, record, limited).await;
+    let [own, reference] = [own, reference].map(|(received, _)| {
+        let record = received.log_records().remove(0);
+        let keys = record.attributes.into_iter().map(|attribute| attribute.key);
+        let keys: Vec<_> = keys.collect();
+        (
+            record.event_name,
+            keys.join(" "),
+            record.dropped_attributes_count,
+        )
+    });
+    assert_eq!(own, ("text".to_owned(), "a b".to_owned(), 0));
+    assert_eq!(reference, (String::new(), "event.name a".to_owned(), 0));
+    let fewer = |config: Config| config.with_limits(Limits::default().with_log_attributes(1));
+    let dropped = sent(Protocol::Grpc, record, fewer)
+        .await
+        .map(|(received, _)| received.log_records()[0].dropped_attributes_count);
+    assert_eq!(dropped, [1, 0]);
+}
+
+#[tokio::test]
+async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metrics_are_counted_as_lost()
+ {
+    const HUGE: usize = 1024 * 1024;
+
+    let large = |telemetry: &TelemetryGuard| {
+        for _ in 0..10 {
+            span_with(telemetry, vec![KeyValue::new("large", "h".repeat(HUGE))]);
+        }
+        span_with(
+            telemetry,
+            vec![KeyValue::new("too large", "h".repeat(4 * HUGE))],
+        );
+        for n in 0..5 {
+            let large = KeyValue::new("large", "h".repeat(HUGE));
+            metric_with(telemetry, &[KeyValue::new("n", n), large]);
+        }
+    };
+    for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
+        let all = sent(protocol, large, |config| config).await;
+        for ((received, report), points) in all.into_iter().zip([5, 0]) {
+            let stats = &report.stats;
+            assert_eq!(received.spans().len(), 10, "{protocol:?}");
+            assert_eq!((stats.traces.exported, stats.traces.failed), (10, 1));
+            assert_eq!(stats.traces.last_failure, Some(Failure::TooLarge));
+            assert_eq!(received.points() as u64, points, "{protocol:?}");
+            assert_eq!(
+                (stats.metrics.exported, stats.metrics.failed),
+                (points, 5 - points)
+            );
+            let expected = (points == 0).then_some(Failure::TooLarge);
+            assert_eq!(stats.metrics.last_failure, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rejected_items_are_unknown_where_the_reference_hides_them() {
+    for (protocol, rejected) in [(Protocol::HttpProtobuf, Some(2)), (Protocol::Grpc, None)] {
+        let receiver = Receiver::start_with(Fault::Partial(2));
+        let config = config(&receiver, protocol).with_reference_exporter();
+        let telemetry = config.build().expect("it is valid");
+        assert_eq!(telemetry.stats().traces.rejected, rejected.map(|_| 0));
+        for _ in 0..5 {
+            span_with(&telemetry, Vec::new());
+        }
+        let report = telemetry.shutdown().await;
+        let traces = &report.stats.traces;
+        assert_eq!(traces.rejected, rejected);
+        assert_eq!(traces.failed, rejected.unwrap_or(0));
+        let words = "unknown how many spans the receiver rejected";
+        let text = report.to_string();
+        assert_eq!(text.contains(words), rejected.is_none(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_reference_has_the_same_settings() {
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let (one, two) = ("x-one", "x-two");
+        let mut headers = HeaderMap::new();
+        headers.insert(one, HeaderValue::from_static("secret"));
+        let mut fresh = HeaderMap::new();
+        fresh.insert(two, HeaderValue::from_static("fresh"));
+        let telemetry = config(&receiver, protocol)
+            .with_headers(headers)
+            .with_headers_from(move || fresh.clone())
+            .with_compression(Compression::Gzip)
+            .with_reference_exporter()
+            .build()
+            .expect("it is valid");
+        everything(&telemetry, false);
+        let report = telemetry.shutdown().await;
+        assert_eq!(report.lost(), 0, "{protocol:?}: {report:?}");
+        let received = receiver.received();
+        assert!(received.headers.len() >= 3, "{protocol:?}");
+        for headers in &received.headers {
+            assert_eq!(headers[one], "secret");
+            assert_eq!(headers[two], "fresh");
+            let encoding = match protocol {
+                Protocol::Grpc => "grpc-encoding",
+                _ => "content-encoding",
+            };
+            assert_eq!(headers[encoding], "gzip", "{protocol:?}");
+        }
+        assert!(!format!("{report:?} {report}").contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too() {
+    let by_variable = |name: &'static str, value: &'static str| {
+        Config::from_vars(move |asked| (asked == name).then(|| value.to_owned()))
+    };
+    let of_traces = || OtlpSettings::new().with_reference_exporter(true);
+    let own = || OtlpSettings::new().with_reference_exporter(false);
+    let name = "opentelemetry-otlp";
+    let cases = [
+        (by_variable("", ""), ""),
+        (
+            by_variable("", "").with_reference_exporter(),
+            "traces metrics logs",
+        ),
+        (by_variable("", "").with_traces_otlp(of_traces()), "traces"),
+        (by_variable("OTLP_EXPORTER", name), "traces metrics logs"),
+        (by_variable("OTLP_EXPORTER", "Tower-Telemetry"), ""),
+        (by_variable("OTLP_EXPORTER", "unknown"), ""),
+        (by_variable("OTLP_METRICS_EXPORTER", name), "metrics"),
+        (by_variable("OTLP_LOGS_EXPORTER", name), "logs"),
+        (
+            by_variable("OTLP_METRICS_EXPORTER", "tower-telemetry").with_reference_exporter(),
+            "traces metrics logs",
+        ),
+        (
+            by_variable("OTLP_EXPORTER", name).with_traces_otlp(own()),
+            "metrics logs",
+        ),
+    ];
+    for (config, expected) in cases {
+        let receiver = Receiver::start();
+        let config = config
+            .with_exporters([Exporter::Otlp])
+            .with_endpoint(receiver.endpoint())
+            .with_protocol(Protocol::HttpProtobuf);
+        let line = config.to_string();
+        let telemetry = config.build().expect("it is valid");
+        everything(&telemetry, false);
+        telemetry.shutdown().await;
+        let received = receiver.received();
+        assert!(received.ways.len() >= 2, "{line}");
+        for (way, headers) in received.ways.iter().zip(&received.headers) {
+            let signal = way.rsplit('/').next().expect("there is a part");
+            let agent = headers["user-agent"].to_str().expect("it is text");
+            let own = agent.starts_with("tower-telemetry/");
+            assert_eq!(!own, expected.contains(signal), "{signal} {agent}: {line}");
         }
     }
 }

@@ -207,8 +207,15 @@ fn no_setter_shows_a_secret() {
         let copy = map.clone();
         let config = base().with_headers_from(move || copy.clone());
         assert_hidden("with_headers_from", name, config);
-        let config = traces(new().with_headers_from(move || map.clone()));
+        let copy = map.clone();
+        let config = traces(new().with_headers_from(move || copy.clone()));
         assert_hidden("with_headers_from", name, config);
+        #[cfg(feature = "opentelemetry-otlp")]
+        assert_hidden(
+            "with_reference_exporter",
+            name,
+            base().with_headers(map.clone()).with_reference_exporter(),
+        );
     }
     let attribute = opentelemetry::KeyValue::new("api.key", SECRET);
     let config = base().with_resource_attribute(attribute);

@@ -11,16 +11,14 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tower_telemetry::{
     Config,
-    config::{Exporter, InitError, Protocol},
+    config::{Exporter, InitError},
     stats::{Failure, SignalStats},
 };
 
-use crate::export::{layer, request};
+use crate::export::{Way, layer, request};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::receiver::Receiver;
 use crate::support::{DEADLINE, eventually};
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 
 /// A certificate authority and what it has signed.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -85,12 +83,12 @@ fn file(text: &str) -> PathBuf {
     path
 }
 
-fn config(proxy: &Proxy, protocol: Protocol) -> Config {
-    Config::from_vars(|_| None)
+fn config(proxy: &Proxy, way: Way) -> Config {
+    let config = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(format!("https://localhost:{}", proxy.address.port()))
-        .with_protocol(protocol)
-        .with_export_timeout(Duration::from_secs(10))
+        .with_export_timeout(Duration::from_secs(10));
+    way.of(config)
 }
 
 /// Sends one request's telemetry, and returns what became of its span.
@@ -103,13 +101,13 @@ async fn export(config: Config) -> SignalStats {
 #[tokio::test]
 async fn a_receiver_is_trusted_by_the_certificate_that_is_named() {
     let authority = Authority::new();
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         let receiver = Receiver::start();
         let tls = authority.server("localhost", false, false);
         let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
-        let config = config(&proxy, protocol).with_ca_certificate(authority.file());
+        let config = config(&proxy, way).with_ca_certificate(authority.file());
         let stats = export(config).await;
-        assert_eq!(stats.exported, 1, "{protocol:?} {stats:?}");
+        assert_eq!(stats.exported, 1, "{way:?} {stats:?}");
         assert_eq!(receiver.received().spans().len(), 1);
     }
 }
@@ -117,7 +115,7 @@ async fn a_receiver_is_trusted_by_the_certificate_that_is_named() {
 #[tokio::test]
 async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
     let (trusted, other) = (Authority::new(), Authority::new());
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         for (case, tls) in [
             ("another authority", other.server("localhost", false, false)),
             (
@@ -128,7 +126,7 @@ async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
         ] {
             let receiver = Receiver::start();
             let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
-            let config = config(&proxy, protocol)
+            let config = config(&proxy, way)
                 .with_ca_certificate(trusted.file())
                 .with_shutdown_timeout(Duration::from_secs(1));
             let stats = export(config).await;
@@ -144,16 +142,16 @@ async fn a_receiver_that_wants_to_know_its_clients_gets_the_certificate() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("client.example", false);
     let (certificate, key) = (file(&certificate.pem()), file(&key.serialize_pem()));
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         let receiver = Receiver::start();
         let tls = authority.server("localhost", false, true);
         let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
-        let config = || config(&proxy, protocol).with_ca_certificate(authority.file());
+        let config = || config(&proxy, way).with_ca_certificate(authority.file());
         let stats = export(config().with_client_certificate(&certificate, &key)).await;
-        assert_eq!(stats.exported, 1, "{protocol:?} {stats:?}");
+        assert_eq!(stats.exported, 1, "{way:?} {stats:?}");
         let stranger = config().with_shutdown_timeout(Duration::from_secs(1));
         let stats = export(stranger).await;
-        assert_eq!(stats.exported, 0, "a stranger, over {protocol:?}");
+        assert_eq!(stats.exported, 0, "a stranger, over {way:?}");
         assert_eq!(receiver.received().spans().len(), 1);
     }
 }
@@ -202,10 +200,10 @@ async fn the_variables_of_one_signal_hold_for_it_alone() {
 async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
     let receiver = Receiver::start();
     let authority = Authority::new();
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         let tls = authority.server("localhost", false, false);
         let proxy = Proxy::start_tls(receiver.address, Mode::Mute, Some(tls));
-        let config = config(&proxy, protocol)
+        let config = config(&proxy, way)
             .with_ca_certificate(authority.file())
             .with_export_timeout(Duration::from_secs(1))
             .with_shutdown_timeout(DEADLINE);
@@ -218,7 +216,7 @@ async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
             .await;
             proxy.set(Mode::Pass);
         });
-        assert!(!report.timed_out, "it recovers over {protocol:?}");
+        assert!(!report.timed_out, "it recovers over {way:?}");
         assert_eq!((report.stats.traces.exported, report.lost()), (1, 0));
     }
 }

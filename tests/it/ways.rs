@@ -8,12 +8,10 @@ use tower_telemetry::{
     stats::{Failure, SignalStats},
 };
 
-use crate::export::{layer, request};
+use crate::export::{Way, layer, request};
 use crate::support::eventually;
 use crate::support::http_proxy::HttpProxy;
 use crate::support::receiver::Receiver;
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 
 fn config(variables: &[(&str, String)]) -> Config {
     let config = Config::from_vars(|name| {
@@ -51,23 +49,23 @@ async fn a_proxy_with_a_password_carries_grpc_and_http() {
         ("all_proxy", "socks5"),
         ("HTTP_PROXY", "socks5h"),
     ] {
-        for protocol in PROTOCOLS {
+        for way in Way::all() {
             let receiver = Receiver::start();
             let proxy = HttpProxy::start(receiver.address);
             let config = config(&variables("http", variable, proxy.url(scheme)));
-            let config = config.with_protocol(protocol);
+            let config = way.of(config);
             let shown = format!("{config} {config:?}");
             let named = format!("proxy={scheme}://{}", proxy.address);
             assert!(shown.contains(&named), "{shown}");
             assert!(!shown.contains("cret"), "{shown}");
 
             let stats = export(config).await;
-            let case = format!("{variable} {scheme} {protocol:?} {:?}", proxy.asked());
+            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.asked());
             assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
             assert_eq!(receiver.received().spans().len(), 1, "{case}");
             let headers = &receiver.received().headers[0];
             assert!(!headers.contains_key("proxy-authorization"), "{case}");
-            let expected = match (scheme, protocol) {
+            let expected = match (scheme, way.protocol) {
                 ("http", Protocol::Grpc) => "CONNECT receiver.invalid:4321 HTTP/1.1",
                 ("http", _) => "POST http://receiver.invalid:4321/v1/traces HTTP/1.1",
                 _ => "receiver.invalid:4321",
@@ -84,15 +82,15 @@ async fn a_proxy_carries_tls_and_sees_the_name_of_the_receiver_alone() {
 
     let authority = crate::tls::Authority::new();
     for (variable, scheme) in [("HTTPS_PROXY", "http"), ("https_proxy", "socks5")] {
-        for protocol in PROTOCOLS {
+        for way in Way::all() {
             let receiver = Receiver::start();
             let tls = authority.server("receiver.invalid", false, false);
             let front = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
             let proxy = HttpProxy::start(front.address);
             let config = config(&variables("https", variable, proxy.url(scheme)));
             let config = config.with_ca_certificate(authority.file());
-            let stats = export(config.with_protocol(protocol)).await;
-            let case = format!("{variable} {scheme} {protocol:?} {:?}", proxy.asked());
+            let stats = export(way.of(config)).await;
+            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.asked());
             assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
             assert_eq!(receiver.received().spans().len(), 1, "{case}");
             assert!(proxy.asked()[0].contains("receiver.invalid:4321"), "{case}");
@@ -103,13 +101,13 @@ async fn a_proxy_carries_tls_and_sees_the_name_of_the_receiver_alone() {
 
 #[tokio::test]
 async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         let receiver = Receiver::start();
         let proxy = HttpProxy::start(receiver.address);
         let without_password = format!("http://{}", proxy.address);
         let refused = config(&variables("http", "HTTP_PROXY", without_password));
-        let stats = export(refused.with_protocol(protocol)).await;
-        assert_eq!((stats.exported, stats.failed), (0, 1), "{protocol:?}");
+        let stats = export(way.of(refused)).await;
+        assert_eq!((stats.exported, stats.failed), (0, 1), "{way:?}");
         assert_eq!(stats.last_failure, Some(Failure::HttpStatus(407)));
         assert!(receiver.arrivals().is_empty());
 
@@ -118,12 +116,12 @@ async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
         let mut variables = variables("http", "HTTP_PROXY", proxy.url("http"));
         variables[0].1 = receiver.endpoint();
         for config in [config(&variables), config(&variables).without_proxy()] {
-            assert_eq!(export(config.with_protocol(protocol)).await.exported, 1);
+            assert_eq!(export(way.of(config)).await.exported, 1);
         }
         assert_eq!(proxy.asked().len(), asked);
         // And on.
         let config = config(&variables).with_proxy(proxy.url("http"));
-        assert_eq!(export(config.with_protocol(protocol)).await.exported, 1);
+        assert_eq!(export(way.of(config)).await.exported, 1);
         assert_eq!(proxy.asked().len(), asked + 1);
     }
 }
@@ -140,12 +138,12 @@ async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
         variables[0].1 = endpoint.to_owned();
         variables
     };
-    for protocol in PROTOCOLS {
+    for way in Way::all() {
         let receiver = Receiver::start();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("otlp-{}-{count}", std::process::id()));
         let endpoint = format!("unix://{}", path.display());
-        let config = config(&variables(&endpoint)).with_protocol(protocol);
+        let config = way.of(config(&variables(&endpoint)));
         assert!(config.to_string().contains(&endpoint), "{config}");
         let telemetry = config
             .with_export_timeout(Duration::from_secs(10))
@@ -173,7 +171,7 @@ async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
         });
         request(layer(&telemetry), None).await;
         let stats = telemetry.shutdown().await.stats.traces;
-        assert_eq!((stats.exported, stats.accepted), (2, 2), "{protocol:?}");
+        assert_eq!((stats.exported, stats.accepted), (2, 2), "{way:?}");
         assert_eq!(receiver.received().spans().len() as u64, stats.exported);
         sidecar.abort();
         let _ = std::fs::remove_file(&path);

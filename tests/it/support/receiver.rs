@@ -137,6 +137,7 @@ pub(crate) enum Fault {
     /// Takes messages, and rejects this many of what is in each.
     Partial(i64),
     /// Answers after this time.
+    #[allow(dead_code, reason = "other tests use it")]
     Slow(Duration),
     /// Answers with a web page.
     Html,
