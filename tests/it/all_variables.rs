@@ -590,7 +590,8 @@ mod setters {
                 move |config| set(config, new().with_client_certificate("/c.pem", "/k.pem")),
             );
             #[cfg(feature = "opentelemetry-otlp")]
-            for (value, by_reference) in [("opentelemetry-otlp", true), ("Tower-Telemetry", false)] {
+            for (value, by_reference) in [("opentelemetry-otlp", true), ("Tower-Telemetry", false)]
+            {
                 let name = format!("OTLP_{signal}_EXPORTER");
                 same.add(&name, value, move |config| {
                     set(config, new().with_reference_exporter(by_reference))
