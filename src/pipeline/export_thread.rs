@@ -240,7 +240,7 @@ async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::Unbounded
         if last {
             // A worker that nobody can ask ends after this flush. Metrics are not collected again
             // while another signal still waits for its receiver: they would count as lost.
-            drop(flushes);
+            drop(all);
             return flush.await;
         }
         tokio::spawn(flush);

@@ -84,15 +84,15 @@ impl Flush {
         for worker in &self.workers {
             let flushed = ask(&worker.flush);
             let again = around_end.clone().filter(|_| worker.is_queue);
+            let again = again.map(|is_finished| (is_finished, worker.flush.clone()));
             let part = worker.part.clone().filter(|_| last);
             if again.is_none() && part.is_none() {
                 waiting.push(flushed);
                 continue;
             }
-            let flush = worker.flush.clone();
             tasks.spawn(async move {
                 let mut is_complete = flushed.await.is_ok();
-                if let Some(mut is_finished) = again {
+                if let Some((mut is_finished, flush)) = again {
                     let _ = timeout_at(half, is_finished.changed()).await;
                     is_complete &= ask(&flush).await.is_ok();
                 }
