@@ -52,7 +52,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader {
             reader: reader.clone(),
-            flush: building.flush.clone(),
+            flush: building.reader_flush.take(),
         });
         let worker = match exporter {
             Exporter::Otlp => {
