@@ -506,8 +506,9 @@ enum Ends {
 }
 
 /// Exports one item at a time, as a script has it, and returns the report.
-fn run(script: &[Ends], kind: PartKind) -> Report {
-    let next = Mutex::new(script.to_vec().into_iter());
+fn run(script: Vec<Ends>, kind: PartKind) -> Report {
+    let count = script.len();
+    let next = Mutex::new(script.into_iter());
     let part = Part::new(move |method| {
         if !method.ends_with(".export") {
             return Ok(());
@@ -528,7 +529,7 @@ fn run(script: &[Ends], kind: PartKind) -> Report {
     };
     let telemetry = config.build().expect("it is valid");
     block_on(async {
-        work(&telemetry, script.len()).await;
+        work(&telemetry, count).await;
         telemetry.shutdown().await
     })
 }
@@ -544,7 +545,7 @@ proptest! {
         ),
         kind in prop::sample::select(vec![PartKind::SpanExporter, PartKind::LogExporter]),
     ) {
-        let report = run(&script, kind);
+        let report = run(script.clone(), kind);
         let well = script.iter().filter(|ends| **ends == Ends::Well).count() as u64;
         let all = script.len() as u64;
         prop_assert_eq!(counts(&report.stats, kind), [all, well, all - well, 0]);
