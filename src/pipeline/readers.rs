@@ -58,7 +58,7 @@ pub(crate) fn count_points(metrics: &ResourceMetrics) -> u64 {
 #[derive(Debug)]
 pub(crate) struct SharedReader {
     pub(crate) reader: Arc<ManualReader>,
-    pub(crate) flush: FlushHandle,
+    pub(crate) flush: Option<FlushHandle>,
 }
 
 impl MetricReader for SharedReader {
@@ -71,7 +71,7 @@ impl MetricReader for SharedReader {
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.flush.flush()
+        self.flush.as_ref().map_or(Ok(()), FlushHandle::flush)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
