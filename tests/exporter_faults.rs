@@ -168,7 +168,7 @@ impl Place {
 
 /// A pipeline of either kind.
 enum Pipeline {
-    Crate(TelemetryGuard),
+    Crate(Box<TelemetryGuard>),
     Sdk(SdkTracerProvider),
 }
 
@@ -198,7 +198,7 @@ impl Pipeline {
         if way.starts_with("reference") {
             config = config.with_reference_exporter();
         }
-        Self::Crate(config.build().expect("it is valid"))
+        Self::Crate(Box::new(config.build().expect("it is valid")))
     }
 
     fn tracers(&self) -> SdkTracerProvider {

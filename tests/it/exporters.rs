@@ -27,13 +27,11 @@ use crate::export::{layer, request};
 use crate::support::TRACEPARENT;
 use crate::support::receiver::{Fault, Received, Receiver};
 
-const PROTOCOLS: [Protocol; 3] = [
+const PROTOCOLS: &[Protocol] = &[
     Protocol::Grpc,
     Protocol::HttpProtobuf,
     #[cfg(feature = "http-json")]
     Protocol::HttpJson,
-    #[cfg(not(feature = "http-json"))]
-    Protocol::HttpProtobuf,
 ];
 
 fn config(receiver: &Receiver, protocol: Protocol) -> Config {
@@ -48,44 +46,28 @@ fn config(receiver: &Receiver, protocol: Protocol) -> Config {
     .with_protocol(protocol)
 }
 
-/// The telemetry of a test, and whether it may hold numbers that JSON does not know.
-type Record = fn(&TelemetryGuard, bool);
-
 /// Sends the same by both exporters, and returns what a receiver got.
 async fn both(
     protocol: Protocol,
-    record: Record,
+    record: impl AsyncFn(&TelemetryGuard),
     change: impl Fn(Config) -> Config,
 ) -> [(Received, Report); 2] {
     let mut all = Vec::new();
     for by_reference in [false, true] {
         let receiver = Receiver::start();
-        let mut config = change(config(&receiver, protocol));
-        if by_reference {
-            config = config.with_reference_exporter();
-            assert!(config.to_string().contains(",by opentelemetry-otlp)"));
-        }
+        let config = change(config(&receiver, protocol));
+        let config = match by_reference {
+            true => config.with_reference_exporter(),
+            false => config,
+        };
         let telemetry = config.build().expect("it is valid");
-        record(&telemetry, protocol != JSON);
-        let remote = [Some(TRACEPARENT), None];
-        for traceparent in remote {
-            request(layer(&telemetry), traceparent).await;
-        }
+        record(&telemetry).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out, "{report:?}");
-        let agent = &receiver.received().headers[0]["user-agent"];
-        let agent = agent.to_str().expect("it is text").to_owned();
-        let own = agent.starts_with("tower-telemetry/");
-        assert_eq!(own, !by_reference, "{agent}");
         all.push((receiver.received(), report));
     }
     all.try_into().expect("there are two")
 }
-
-#[cfg(feature = "http-json")]
-const JSON: Protocol = Protocol::HttpJson;
-#[cfg(not(feature = "http-json"))]
-const JSON: Protocol = Protocol::HttpProtobuf;
 
 fn fixed(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::new(1_700_000_000 + seconds, 123_456_789)
@@ -351,10 +333,13 @@ fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
     }
 }
 
-fn everything(telemetry: &TelemetryGuard, odd_numbers: bool) {
+async fn everything(telemetry: &TelemetryGuard, odd_numbers: bool) {
     spans(telemetry, odd_numbers);
     metrics(telemetry, odd_numbers);
     logs(telemetry, odd_numbers);
+    for traceparent in [Some(TRACEPARENT), None] {
+        request(layer(telemetry), traceparent).await;
+    }
 }
 
 /// Random ids by the order in which they come.
@@ -378,24 +363,17 @@ fn hide(times: &mut [&mut u64]) {
     }
 }
 
-/// An item with all that is around it, in an order that does not depend on the exporter.
-fn sorted<T: Debug>(
-    items: Vec<(
-        Option<Resource>,
-        String,
-        Option<common::InstrumentationScope>,
-        String,
-        T,
-    )>,
-    key: impl Fn(&T) -> String,
-) -> Vec<(
+/// An item with all that is around it.
+type Item<T> = (
     Option<Resource>,
     String,
     Option<common::InstrumentationScope>,
     String,
     T,
-)> {
-    let mut items = items;
+);
+
+/// Puts items in an order that does not depend on the exporter.
+fn sorted<T: Debug>(mut items: Vec<Item<T>>, key: impl Fn(&T) -> String) -> Vec<Item<T>> {
     for (resource, ..) in &mut items {
         let resource = resource.as_mut().expect("there is one");
         resource
@@ -531,7 +509,8 @@ fn assert_same_counts(case: &str, reports: [&Report; 2]) {
 
 #[tokio::test]
 async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
-    let changes: [(&str, fn(Config) -> Config); 5] = [
+    type Change = fn(Config) -> Config;
+    let changes: [(&str, Change); 5] = [
         ("defaults", |config| config),
         ("exponential histograms", |config| {
             config.with_histogram_aggregation(HistogramAggregation::ExponentialBuckets)
@@ -556,39 +535,18 @@ async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
             )
         }),
     ];
-    for protocol in PROTOCOLS {
+    for &protocol in PROTOCOLS {
+        let odd_numbers = matches!(protocol, Protocol::Grpc | Protocol::HttpProtobuf);
+        let record = async |telemetry: &TelemetryGuard| everything(telemetry, odd_numbers).await;
         for (name, change) in changes {
             let case = format!("{protocol:?} {name}");
             let [(own, own_report), (reference, reference_report)] =
-                both(protocol, everything, change).await;
+                both(protocol, record, change).await;
             assert_same(&case, &own, &reference);
             assert_same_counts(&case, [&own_report, &reference_report]);
             assert!(own.spans().len() >= 8 && own.points() > 20, "{case}");
         }
     }
-}
-
-/// Sends something over HTTP/protobuf, or as it is said, by both exporters; returns what arrived, and the
-/// reports.
-async fn sent(
-    protocol: Protocol,
-    record: impl Fn(&TelemetryGuard),
-    change: impl Fn(Config) -> Config,
-) -> [(Received, Report); 2] {
-    let mut all = Vec::new();
-    for by_reference in [false, true] {
-        let receiver = Receiver::start();
-        let config = change(config(&receiver, protocol));
-        let config = match by_reference {
-            true => config.with_reference_exporter(),
-            false => config,
-        };
-        let telemetry = config.build().expect("it is valid");
-        record(&telemetry);
-        let report = telemetry.shutdown().await;
-        all.push((receiver.received(), report));
-    }
-    all.try_into().expect("there are two")
 }
 
 fn span_with(telemetry: &TelemetryGuard, attributes: Vec<KeyValue>) {
@@ -608,35 +566,35 @@ fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
 #[cfg(feature = "http-json")]
 #[tokio::test]
 async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
-    let record_without_body: fn(&TelemetryGuard) = |telemetry| {
-        #[cfg(feature = "logs")]
-        {
-            let loggers = telemetry.logger_provider().expect("it is on");
-            let logger = loggers.logger("test");
-            logger.emit(logger.create_log_record());
-        }
-        let _ = telemetry;
+    let span = async |telemetry: &TelemetryGuard| {
+        span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
     };
-    let cases: [(&str, fn(&TelemetryGuard)); 3] = [
-        ("span", |telemetry| {
-            span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
-        }),
-        ("metric", |telemetry| {
-            metric_with(telemetry, &[KeyValue::new("n", f64::INFINITY)]);
-        }),
-        ("record", record_without_body),
+    let point = async |telemetry: &TelemetryGuard| {
+        metric_with(telemetry, &[KeyValue::new("n", f64::INFINITY)]);
+    };
+    let json = Protocol::HttpJson;
+    let mut cases = vec![
+        ("span", both(json, span, |config| config).await),
+        ("point", both(json, point, |config| config).await),
     ];
-    for (case, record) in cases {
-        if case == "record" && cfg!(not(feature = "logs")) {
-            continue;
-        }
-        let [(_, own), (_, reference)] = sent(Protocol::HttpJson, record, |config| config).await;
+    #[cfg(feature = "logs")]
+    {
+        let record = async |telemetry: &TelemetryGuard| {
+            let logger = telemetry
+                .logger_provider()
+                .expect("it is on")
+                .logger("test");
+            logger.emit(logger.create_log_record());
+        };
+        cases.push(("record", both(json, record, |config| config).await));
+    }
+    for (case, [(_, own), (_, reference)]) in cases {
         assert_eq!(own.lost(), 0, "{case}: {own:?}");
         // And it is counted.
         assert_eq!(reference.lost(), 1, "{case}: {reference:?}");
         let stats = &reference.stats;
-        let failures =
-            [&stats.traces, &stats.metrics, &stats.logs].map(|signal| signal.last_failure);
+        let signals = [&stats.traces, &stats.metrics, &stats.logs];
+        let failures = signals.map(|signal| signal.last_failure);
         assert!(failures.contains(&Some(Failure::HttpStatus(400))), "{case}");
     }
 }
@@ -645,18 +603,18 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
 #[tokio::test]
 async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_alone() {
     let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
-    let in_scope = |telemetry: &TelemetryGuard| {
+    let in_scope = async |telemetry: &TelemetryGuard| {
         let scope = InstrumentationScope::builder("scope");
         let scope = scope.with_attributes(twice()).build();
         let meters = telemetry.meter_provider().expect("it is on");
         let meter = meters.meter_with_scope(scope);
         meter.u64_counter("counter").build().add(1, &[]);
     };
-    let in_point = |telemetry: &TelemetryGuard| metric_with(telemetry, &twice());
+    let in_point = async |telemetry: &TelemetryGuard| metric_with(telemetry, &twice());
     for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
         for (case, reports) in [
-            ("scope", sent(protocol, in_scope, |config| config).await),
-            ("point", sent(protocol, in_point, |config| config).await),
+            ("scope", both(protocol, in_scope, |config| config).await),
+            ("point", both(protocol, in_point, |config| config).await),
         ] {
             // The receiver refuses collections that are no sets.
             let [own, reference] = reports.map(|(_, report)| report.lost());
@@ -672,7 +630,7 @@ async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_a
 #[cfg(feature = "logs")]
 #[tokio::test]
 async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_exporter_alone() {
-    let record = |telemetry: &TelemetryGuard| {
+    let record = async |telemetry: &TelemetryGuard| {
         let logger = telemetry
             .logger_provider()
             .expect("it is on")
@@ -685,7 +643,7 @@ async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_expo
         logger.emit(record);
     };
     let limited = |config: Config| config.with_limits(Limits::default().with_log_attributes(2));
-    let [own, reference] = sent(Protocol::Grpc, record, limited).await;
+    let [own, reference] = both(Protocol::Grpc, record, limited).await;
     let [own, reference] = [own, reference].map(|(received, _)| {
         let record = received.log_records().remove(0);
         let keys = record.attributes.into_iter().map(|attribute| attribute.key);
@@ -699,7 +657,7 @@ async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_expo
     assert_eq!(own, ("text".to_owned(), "a b".to_owned(), 0));
     assert_eq!(reference, (String::new(), "event.name a".to_owned(), 0));
     let fewer = |config: Config| config.with_limits(Limits::default().with_log_attributes(1));
-    let dropped = sent(Protocol::Grpc, record, fewer)
+    let dropped = both(Protocol::Grpc, record, fewer)
         .await
         .map(|(received, _)| received.log_records()[0].dropped_attributes_count);
     assert_eq!(dropped, [1, 0]);
@@ -710,7 +668,7 @@ async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metr
  {
     const HUGE: usize = 1024 * 1024;
 
-    let large = |telemetry: &TelemetryGuard| {
+    let large = async |telemetry: &TelemetryGuard| {
         for _ in 0..10 {
             span_with(telemetry, vec![KeyValue::new("large", "h".repeat(HUGE))]);
         }
@@ -724,7 +682,7 @@ async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metr
         }
     };
     for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
-        let all = sent(protocol, large, |config| config).await;
+        let all = both(protocol, large, |config| config).await;
         for ((received, report), points) in all.into_iter().zip([5, 0]) {
             let stats = &report.stats;
             assert_eq!(received.spans().len(), 10, "{protocol:?}");
@@ -763,7 +721,7 @@ async fn rejected_items_are_unknown_where_the_reference_hides_them() {
 
 #[tokio::test]
 async fn the_reference_has_the_same_settings() {
-    for protocol in PROTOCOLS {
+    for &protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let (one, two) = ("x-one", "x-two");
         let mut headers = HeaderMap::new();
@@ -777,7 +735,7 @@ async fn the_reference_has_the_same_settings() {
             .with_reference_exporter()
             .build()
             .expect("it is valid");
-        everything(&telemetry, false);
+        everything(&telemetry, false).await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{protocol:?}: {report:?}");
         let received = receiver.received();
@@ -832,7 +790,7 @@ async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too(
             .with_protocol(Protocol::HttpProtobuf);
         let line = config.to_string();
         let telemetry = config.build().expect("it is valid");
-        everything(&telemetry, false);
+        everything(&telemetry, false).await;
         telemetry.shutdown().await;
         let received = receiver.received();
         assert!(received.ways.len() >= 2, "{line}");
