@@ -1,18 +1,19 @@
 //! The exporter of this crate beside that of the crate `opentelemetry-otlp`: what a receiver gets of the same
 //! telemetry, field by field. Each difference is in a test of its own, and in `docs/exporters.md`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
+#[cfg(feature = "logs")]
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger, LoggerProvider, Severity};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
     Tracer, TracerProvider,
 };
-use opentelemetry::{Array, Context, InstrumentationScope, Key, KeyValue, StringValue, Value};
+use opentelemetry::{Array, Context, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -261,14 +262,19 @@ fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
     let _ = meter.u64_counter("never.used").build();
 }
 
+#[cfg(not(feature = "logs"))]
+fn logs(_: &TelemetryGuard, _: bool) {}
+
+#[cfg(feature = "logs")]
 fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let Some(loggers) = telemetry.logger_provider() else {
-        return;
-    };
+    let loggers = telemetry.logger_provider().expect("it is on");
     let map = |odd_numbers: bool| {
-        let mut map = HashMap::from([(Key::from("inner"), AnyValue::from("value"))]);
+        let mut map = std::collections::HashMap::from([(
+            opentelemetry::Key::from("inner"),
+            AnyValue::from("value"),
+        )]);
         if odd_numbers {
-            map.insert(Key::from("inner"), AnyValue::from(f64::NAN));
+            map.insert(opentelemetry::Key::from("inner"), AnyValue::from(f64::NAN));
         }
         AnyValue::Map(Box::new(map))
     };
