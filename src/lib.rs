@@ -220,6 +220,12 @@ mod semconv;
 #[cfg(feature = "init")]
 pub mod stats;
 
+/// Metrics for Prometheus, which asks for them.
+#[cfg(feature = "prometheus")]
+pub mod prometheus {
+    pub use crate::pipeline::prometheus::service::PrometheusService;
+}
+
 #[cfg(feature = "tracing")]
 pub use bridge::span_layer;
 #[cfg(feature = "init")]

@@ -8,6 +8,8 @@ use opentelemetry_sdk::metrics::Temporality;
 #[cfg(feature = "tracing")]
 use crate::bridge::SpanFilter;
 use crate::config::parts::Parts;
+#[cfg(feature = "prometheus")]
+use crate::config::prometheus::PrometheusServer;
 use crate::config::proxy::ProxySettings;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
@@ -68,6 +70,9 @@ pub struct Config {
     pub(crate) metric_interval: Duration,
     pub(crate) metric_timeout: Duration,
     pub(crate) proxies: ProxySettings,
+    /// `None` for no server.
+    #[cfg(feature = "prometheus")]
+    pub(crate) prometheus_server: Option<PrometheusServer>,
     pub(crate) max_retry_age: Duration,
     pub(crate) self_metrics: bool,
     pub(crate) temporality: Temporality,
@@ -374,8 +379,8 @@ impl Config {
     /// Returns the exporters of a signal, each once: as configured, else as the environment has them.
     pub(crate) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
         if let Some(told) = &self.exporters[signal] {
-            let all = [Exporter::Console, Exporter::Otlp];
-            return all.into_iter().filter(|one| told.contains(one)).collect();
+            let is_told = |one: &Exporter| told.contains(one) && one.takes(signal);
+            return Exporter::ALL.into_iter().filter(is_told).collect();
         }
         let has_endpoint =
             self.otlp.endpoint.is_some() || self.otlp_by_signal[signal].endpoint.is_some();

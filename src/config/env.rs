@@ -30,12 +30,14 @@ use crate::providers::variables::Variables;
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
 /// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
-/// and reads no files, and there is no Prometheus endpoint.
-const UNSUPPORTED: [&str; 6] = [
+/// and reads no files.
+const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
     "OTEL_ENTITIES",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_HOST",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
 ];
@@ -113,6 +115,8 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         otlp: vars.otlp(None),
         otlp_by_signal,
         proxies: vars.proxies(),
+        #[cfg(feature = "prometheus")]
+        prometheus_server: Some(vars.prometheus_server()),
         spans: vars.batch("OTEL_BSP", Batch::default()),
         logs: vars.batch("OTEL_BLRP", Batch::for_logs()),
         metric_interval: interval,
@@ -132,7 +136,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
-    for variable in UNSUPPORTED {
+    for &variable in UNSUPPORTED {
         // There are no exemplars, which `always_off` asks for.
         if vars.text(variable).as_deref() != Some("always_off") {
             vars.warn_of_unsupported(variable);
@@ -206,12 +210,14 @@ impl Variables<'_> {
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
         let name = signal.exporter_variable();
-        self.words(&name, "otlp, console and none", |word| {
-            Some(match word {
-                "otlp" => Exporter::Otlp,
-                "console" => Exporter::Console,
-                _ => return None,
-            })
+        let known = match signal {
+            Signal::Metrics if cfg!(feature = "prometheus") => "otlp, console, prometheus and none",
+            Signal::Metrics => "otlp, console, none and, with its feature, prometheus",
+            _ => "otlp, console and none",
+        };
+        self.words(&name, known, |word| {
+            let mut all = Exporter::ALL.into_iter();
+            all.find(|one| one.name() == word && one.takes(signal))
         })
     }
 

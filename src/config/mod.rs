@@ -10,6 +10,8 @@ mod layer_setters;
 mod otlp_setters;
 mod part_setters;
 pub(crate) mod parts;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
 mod proxied;
 pub(crate) mod proxy;
 pub(crate) mod resource;

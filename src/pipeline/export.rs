@@ -18,6 +18,8 @@ use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::sampling::CaughtSampler;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::thread::Prometheus;
 use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
@@ -37,6 +39,8 @@ pub(crate) struct Export {
     pub(crate) sampling: Option<Sampling>,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) records: Vec<Arc<PartRecord>>,
+    #[cfg(feature = "prometheus")]
+    pub(crate) prometheus: Option<Prometheus>,
     exceptions: ExceptionSignal,
     /// For what the providers are asked to flush.
     pub(crate) flush: FlushHandle,
@@ -93,6 +97,8 @@ impl Export {
             sampling,
             counters: building.counters,
             records: building.records,
+            #[cfg(feature = "prometheus")]
+            prometheus: building.prometheus,
             exceptions: building.config.exceptions,
             flush: building.flush,
             end: building.end,

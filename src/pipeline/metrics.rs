@@ -27,6 +27,8 @@ use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::part_setup;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::thread::Prometheus;
 use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
@@ -48,6 +50,15 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         let reader = match exporter {
             Exporter::Otlp => ManualReader::builder().with_temporality(building.config.temporality),
             Exporter::Console => ManualReader::builder(),
+            #[cfg(feature = "prometheus")]
+            Exporter::Prometheus => {
+                let server = building.config.prometheus_server.clone();
+                let started = Prometheus::start(server).map_err(InitError::Thread)?;
+                let (prometheus, reader) = started;
+                building.prometheus = Some(prometheus);
+                provider = provider.with_reader(reader);
+                continue;
+            }
         };
         let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader {
@@ -67,7 +78,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
                     client,
                 )
             }
-            Exporter::Console => console_worker(reader),
+            _ => console_worker(reader),
         };
         building.workers.push(worker);
     }

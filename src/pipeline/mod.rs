@@ -18,6 +18,8 @@ mod logs;
 pub(crate) mod metrics;
 mod part_setup;
 pub(crate) mod parts;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
 mod queue;
 mod readers;
 mod self_metrics;

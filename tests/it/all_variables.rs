@@ -9,11 +9,13 @@ use tower_telemetry::Config;
 const README: &str = include_str!("../../README.md");
 
 /// Read to warn of them alone, which is why the README does not list them.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
     "OTEL_ENTITIES",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_HOST",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
 ];
@@ -65,9 +67,11 @@ fn the_readme_lists_the_variables_that_are_read() {
     let cells = table.lines().filter_map(|line| line.split('|').nth(1));
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let listed: Vec<_> = names.flat_map(expanded).collect();
-    let once: BTreeSet<_> = listed.iter().cloned().collect();
+    let mut once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len());
-    let unsupported: BTreeSet<_> = UNSUPPORTED.map(str::to_owned).into();
+    let unsupported: BTreeSet<_> = UNSUPPORTED.iter().map(ToString::to_string).collect();
+    // These have an effect with a feature that is switched off.
+    once.retain(|name| !unsupported.contains(name) || !name.contains("PROMETHEUS"));
     let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
     read.retain(|name| !OF_PROXIES.contains(&name.as_str()));
     assert_eq!(once, read);
@@ -121,12 +125,29 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is none of tracecontext, baggage, b3, b3multi and none; the default holds",
     );
     for signal in ["TRACES", "METRICS", "LOGS"] {
-        add(
-            &format!("OTEL_{signal}_EXPORTER"),
-            "prometheus",
-            "is none of otlp, console and none; the default holds",
-        );
+        let known = match signal {
+            "METRICS" if cfg!(feature = "prometheus") => {
+                "is none of otlp, console, prometheus and none; the default holds"
+            }
+            "METRICS" => {
+                "is none of otlp, console, none and, with its feature, prometheus; the default holds"
+            }
+            _ => "is none of otlp, console and none; the default holds",
+        };
+        add(&format!("OTEL_{signal}_EXPORTER"), "zipkin", known);
     }
+    #[cfg(feature = "prometheus")]
+    add(
+        "OTEL_EXPORTER_PROMETHEUS_HOST",
+        "somewhere@",
+        "is neither an address nor the name of a host; using localhost",
+    );
+    #[cfg(feature = "prometheus")]
+    add(
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
+        "http",
+        "is not a whole number from 0 to 65535; using 9464",
+    );
     for signal in OF_OTLP {
         let mut add = |setting: &str, value, consequence| {
             add(
@@ -679,6 +700,19 @@ mod setters {
         same.add("TELEMETRY_SELF_METRICS", "true", |config| {
             config.with_self_metrics(true)
         });
+        #[cfg(feature = "prometheus")]
+        same.add_all(
+            &[
+                ("OTEL_METRICS_EXPORTER", "prometheus"),
+                ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1"),
+                ("OTEL_EXPORTER_PROMETHEUS_PORT", "80"),
+            ],
+            |config| {
+                config
+                    .with_metrics_exporters([Exporter::Prometheus])
+                    .with_prometheus_server(([0, 0, 0, 0, 0, 0, 0, 1], 80).into())
+            },
+        );
         let ratio = || Sampler::ParentBasedTraceIdRatio(0.5);
         same.add("ENABLE_TELEMETRY", "false", |config| {
             config.with_enabled(false)
@@ -784,7 +818,7 @@ mod setters {
             assert_eq!(format!("{written:?}"), read, "{variables:?}");
             covered.extend(variables.into_iter().map(|(name, _)| name));
         }
-        covered.extend(UNSUPPORTED.map(str::to_owned));
+        covered.extend(UNSUPPORTED.iter().map(ToString::to_string));
         assert_eq!(covered, super::variables());
     }
 

@@ -12,6 +12,8 @@ mod access_log;
 mod all_variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod b3;
+#[cfg(feature = "tracing")]
+mod bridge;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]
@@ -29,8 +31,6 @@ mod conventions;
 mod endings;
 mod errors;
 // These end processes by signals.
-#[cfg(feature = "tracing")]
-mod bridge;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
 #[cfg(feature = "init")]
@@ -67,6 +67,8 @@ mod part_faults;
 mod parts;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod parts_metrics;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;

@@ -1,0 +1,83 @@
+//! Where Prometheus finds the metrics.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::builder::Config;
+use crate::config::settings::shown;
+use crate::providers::variables::Variables;
+
+/// The place of the server.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PrometheusServer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for PrometheusServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        };
+        f.write_str(&shown::endpoint(&place))
+    }
+}
+
+impl fmt::Debug for PrometheusServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Variables<'_> {
+    /// The place that the specification has ("Prometheus Exporter").
+    pub(super) fn prometheus_server(&mut self) -> PrometheusServer {
+        const HOST: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
+        let is_host = |text: &String| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            text.parse::<IpAddr>().is_ok() || text.bytes().all(is_plain)
+        };
+        let mut host = self.text(HOST);
+        if let Some(other) = host.take_if(|text| !is_host(text)) {
+            let consequence = "is neither an address nor the name of a host; using localhost";
+            self.warn(HOST, Some(&shown::endpoint(&other)), consequence);
+        }
+        PrometheusServer {
+            host: host.unwrap_or_else(|| "localhost".to_owned()),
+            port: self.number("OTEL_EXPORTER_PROMETHEUS_PORT", 0..=u16::MAX, 9464),
+        }
+    }
+}
+
+impl Config {
+    /// Sets where `/metrics` is served to Prometheus, in place of `OTEL_EXPORTER_PROMETHEUS_HOST` and
+    /// `OTEL_EXPORTER_PROMETHEUS_PORT`. `localhost:9464` by default. It is served where
+    /// [`Exporter::Prometheus`](crate::config::Exporter::Prometheus) is chosen.
+    ///
+    /// A port that is taken does not end the service: one warning says so, and it is tried again each
+    /// second. Port 0 is any free port;
+    /// [`local_addr`](crate::prometheus::PrometheusService::local_addr) tells which.
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, config::Exporter};
+    ///
+    /// let config = Config::from_env()
+    ///     .with_metrics_exporters([Exporter::Otlp, Exporter::Prometheus])
+    ///     .with_prometheus_server(([0, 0, 0, 0], 9464).into());
+    /// ```
+    pub fn with_prometheus_server(mut self, address: SocketAddr) -> Self {
+        self.prometheus_server = Some(PrometheusServer {
+            host: address.ip().to_string(),
+            port: address.port(),
+        });
+        self
+    }
+
+    /// Has no port opened for Prometheus: mount
+    /// [`TelemetryGuard::prometheus`](crate::TelemetryGuard::prometheus) in your own application.
+    pub fn without_prometheus_server(mut self) -> Self {
+        self.prometheus_server = None;
+        self
+    }
+}

@@ -1,0 +1,417 @@
+//! Metrics as Prometheus gets them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+use tower_telemetry::config::Exporter;
+use tower_telemetry::prometheus::PrometheusService;
+use tower_telemetry::{Config, TelemetryGuard};
+
+use crate::export::{config, layer, request};
+use crate::support::receiver::{Received, Receiver, attributes_of};
+use crate::support::{TRACEPARENT, eventually};
+
+const ANY_PORT: &str = "127.0.0.1:0";
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+
+fn any_port() -> SocketAddr {
+    ANY_PORT.parse().expect("an address")
+}
+
+fn guard(with: impl FnOnce(Config) -> Config) -> TelemetryGuard {
+    let config = config(&[("SERVICE_NAME", "shop")])
+        .with_exporters([Exporter::Prometheus])
+        .with_prometheus_server(any_port());
+    with(config).build().expect("it is valid")
+}
+
+fn service(telemetry: &TelemetryGuard) -> PrometheusService {
+    telemetry.prometheus().expect("it is chosen")
+}
+
+async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Response<()>, String) {
+    let request = Request::builder().method(method).header("accept", accept);
+    let request = request.body(()).expect("it is valid");
+    let response = service.oneshot(request).await.expect("it cannot fail");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = String::from_utf8(body.into()).expect("it is text");
+    (Response::from_parts(head, ()), body)
+}
+
+async fn scraped(telemetry: &TelemetryGuard) -> String {
+    let (response, text) = ask(service(telemetry), Method::GET, "*/*").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    text
+}
+
+/// Sends a request over a real connection, and returns the whole answer.
+async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+/// The samples of a text, by name and labels.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("it has a value");
+            (sorted(name), value.parse().expect("it is a number"))
+        })
+        .collect()
+}
+
+/// Puts the labels of a sample in order. No value of these tests has a comma.
+fn sorted(sample: &str) -> String {
+    let Some((name, labels)) = sample.split_once('{') else {
+        return sample.to_owned();
+    };
+    let mut labels: Vec<_> = labels.trim_end_matches('}').split(',').collect();
+    labels.sort_unstable();
+    format!("{name}{{{}}}", labels.join(","))
+}
+
+/// The samples that points of OTLP stand for, by the rules of the specification ("Prometheus and
+/// OpenMetrics Compatibility").
+fn expected(received: &Received) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    let last = received.metrics.last().expect("one was sent");
+    let scopes = last
+        .resource_metrics
+        .iter()
+        .flat_map(|one| &one.scope_metrics);
+    for scope_metrics in scopes {
+        let scope = scope_metrics.scope.clone().unwrap_or_default();
+        for metric in &scope_metrics.metrics {
+            let unit = match &*metric.unit {
+                "s" => "_seconds",
+                "ms" => "_milliseconds",
+                "By" => "_bytes",
+                "1" => "_ratio",
+                _ => "",
+            };
+            let name = format!("{}{unit}", metric.name.replace('.', "_"));
+            let mut add = |suffix: &str, labels: String, value| {
+                all.insert(sorted(&format!("{name}{suffix}{labels}")), value);
+            };
+            match metric.data.as_ref().expect("it has data") {
+                Data::Sum(sum) => {
+                    for point in &sum.data_points {
+                        let suffix = if sum.is_monotonic { "_total" } else { "" };
+                        add(
+                            suffix,
+                            labels(&scope, &scope_metrics.schema_url, &point.attributes, None),
+                            number(point.value),
+                        );
+                    }
+                }
+                Data::Gauge(gauge) => {
+                    for point in &gauge.data_points {
+                        add(
+                            "",
+                            labels(&scope, &scope_metrics.schema_url, &point.attributes, None),
+                            number(point.value),
+                        );
+                    }
+                }
+                Data::Histogram(histogram) => {
+                    for point in &histogram.data_points {
+                        let labels = |le: Option<&str>| {
+                            labels(&scope, &scope_metrics.schema_url, &point.attributes, le)
+                        };
+                        let mut count = 0;
+                        let bounds = point.explicit_bounds.iter().map(f64::to_string);
+                        for (bound, of_bucket) in
+                            bounds.chain(["+Inf".to_owned()]).zip(&point.bucket_counts)
+                        {
+                            count += of_bucket;
+                            add("_bucket", labels(Some(&bound)), count as f64);
+                        }
+                        add("_sum", labels(None), point.sum.expect("it has one"));
+                        add("_count", labels(None), point.count as f64);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    all
+}
+
+fn number(value: Option<Value>) -> f64 {
+    match value.expect("it has one") {
+        Value::AsInt(value) => value as f64,
+        Value::AsDouble(value) => value,
+    }
+}
+
+fn labels(
+    scope: &InstrumentationScope,
+    schema_url: &str,
+    attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue],
+    le: Option<&str>,
+) -> String {
+    let mut labels: Vec<_> = attributes_of(attributes)
+        .into_iter()
+        .map(|(key, value)| (key.replace('.', "_"), value))
+        .collect();
+    labels.push(("otel_scope_name".to_owned(), scope.name.clone()));
+    if !scope.version.is_empty() {
+        labels.push(("otel_scope_version".to_owned(), scope.version.clone()));
+    }
+    if !schema_url.is_empty() {
+        labels.push(("otel_scope_schema_url".to_owned(), schema_url.to_owned()));
+    }
+    labels.extend(le.map(|le| ("le".to_owned(), le.to_owned())));
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}=\"{value}\""))
+        .collect();
+    format!("{{{}}}", labels.join(","))
+}
+
+/// Records with all kinds of instruments, beside those of a request.
+async fn record(telemetry: &TelemetryGuard) {
+    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let attributes = [KeyValue::new("tenant.id", "acme")];
+    meter
+        .u64_counter("shop.sent")
+        .with_unit("By")
+        .build()
+        .add(7, &attributes);
+    meter.f64_counter("shop.paid").build().add(1.5, &attributes);
+    meter
+        .i64_up_down_counter("shop.open")
+        .with_unit("{cart}")
+        .build()
+        .add(-2, &[]);
+    meter
+        .f64_gauge("shop.load")
+        .with_unit("1")
+        .build()
+        .record(0.25, &[]);
+    meter
+        .u64_histogram("shop.items")
+        .with_description("Items\nin a cart")
+        .build()
+        .record(3, &attributes);
+    for _ in 0..3 {
+        request(layer(telemetry), Some(TRACEPARENT)).await;
+    }
+}
+
+#[tokio::test]
+async fn scraped_values_are_those_that_are_sent_over_otlp() {
+    for temporality in ["cumulative", "delta"] {
+        let receiver = Receiver::start();
+        let variables = [
+            ("SERVICE_NAME", "shop"),
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+            ("OTEL_EXPORTER_PROMETHEUS_HOST", "127.0.0.1"),
+            ("OTEL_EXPORTER_PROMETHEUS_PORT", "0"),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+                temporality,
+            ),
+        ];
+        let config = config(&variables).with_endpoint(receiver.endpoint());
+        assert_eq!(config.warnings().len(), 0, "{:?}", config.warnings());
+        let summary = config.to_string();
+        assert!(summary.contains(",prometheus(127.0.0.1:0) "), "{summary}");
+        let telemetry = config.build().expect("it is valid");
+        record(&telemetry).await;
+        telemetry.force_flush().await;
+        let expected = expected(&receiver.received());
+        assert!(expected.len() > 40, "{expected:?}");
+        for _ in 0..2 {
+            let address = service(&telemetry).local_addr().expect("it listens");
+            let answer = over_tcp(address, "/metrics").await.expect("it answers");
+            let (head, text) = answer.split_once("\r\n\r\n").expect("it has a head");
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+            let mut scraped = samples(text);
+            let info = scraped.keys().find(|name| name.starts_with("target_info{"));
+            let info = info.expect("it is there").clone();
+            assert!(info.contains("service_name=\"shop\""), "{info}");
+            scraped.remove(&info);
+            assert_eq!(scraped, expected);
+        }
+        telemetry.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn open_metrics_has_the_same_samples_below_names_of_its_own() {
+    let telemetry = guard(|config| config);
+    record(&telemetry).await;
+    let plain = scraped(&telemetry).await;
+    let (response, text) = ask(service(&telemetry), Method::GET, OPEN_METRICS).await;
+    let content_type = &response.headers()["content-type"];
+    assert_eq!(
+        content_type,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert_eq!(samples(&text), samples(&plain));
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in [
+        "# TYPE http_requests counter",
+        "# TYPE shop_sent_bytes counter",
+        "# TYPE shop_open gauge",
+        "# TYPE http_server_request_duration_seconds histogram",
+        "# TYPE target info",
+        "# HELP shop_items Items\\nin a cart",
+    ] {
+        assert!(
+            text.lines().any(|one| one == line),
+            "{line} is not in {text}"
+        );
+    }
+    assert!(
+        plain
+            .lines()
+            .any(|one| one == "# TYPE http_requests_total counter")
+    );
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn other_methods_and_paths_get_their_status_and_a_head_its_length() {
+    let telemetry = guard(|config| config);
+    record(&telemetry).await;
+    let (response, text) = ask(service(&telemetry), Method::HEAD, "*/*").await;
+    assert_eq!((response.status(), &*text), (StatusCode::OK, ""));
+    let length = scraped(&telemetry).await.len().to_string();
+    assert_eq!(response.headers()["content-length"], length);
+    let (response, _) = ask(service(&telemetry), Method::POST, "*/*").await;
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(response.headers()["allow"], "GET, HEAD");
+    let address = service(&telemetry).local_addr().expect("it listens");
+    let answer = over_tcp(address, "/").await.expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn after_the_shutdown_nothing_listens_and_the_service_says_so() {
+    let telemetry = guard(|config| config);
+    let mounted = service(&telemetry);
+    let address = mounted.local_addr().expect("it listens");
+    telemetry.shutdown().await;
+    let (response, _) = ask(mounted, Method::GET, "*/*").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let deadline = Instant::now() + crate::support::DEADLINE;
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still listens");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_served_once_it_is_free() {
+    let other = TcpListener::bind(ANY_PORT).await.expect("a free port");
+    let address = other.local_addr().expect("it has one");
+    let telemetry = guard(|config| config.with_prometheus_server(address));
+    record(&telemetry).await;
+    assert_eq!(service(&telemetry).local_addr(), None);
+    // The service is there meanwhile.
+    assert!(scraped(&telemetry).await.contains("http_requests_total{"));
+    drop(other);
+    eventually("it is listened on", || {
+        service(&telemetry).local_addr() == Some(address)
+    })
+    .await;
+    let answer = over_tcp(address, "/metrics").await.expect("it answers");
+    assert!(answer.contains("http_requests_total{"), "{answer}");
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_a_server_there_is_the_service_alone_and_without_the_exporter_neither() {
+    let telemetry = guard(Config::without_prometheus_server);
+    record(&telemetry).await;
+    assert_eq!(service(&telemetry).local_addr(), None);
+    assert!(scraped(&telemetry).await.contains("http_requests_total{"));
+    telemetry.shutdown().await;
+    let telemetry = guard(|config| config.with_exporters([]));
+    assert!(telemetry.prometheus().is_none());
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_observable_callback_that_panics_is_answered_with_503() {
+    let telemetry = guard(|config| config);
+    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let gauge = meter.u64_observable_gauge("shop.broken");
+    let _gauge = gauge.with_callback(|_| panic!("on purpose")).build();
+    for _ in 0..2 {
+        let (response, _) = ask(service(&telemetry), Method::GET, "*/*").await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    request(layer(&telemetry), None).await;
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn those_who_connect_and_say_nothing_keep_no_other_from_its_metrics() {
+    let telemetry = guard(|config| config);
+    record(&telemetry).await;
+    let address = service(&telemetry).local_addr().expect("it listens");
+    let mut mute = Vec::new();
+    for _ in 0..40 {
+        mute.push(TcpStream::connect(address).await.expect("it listens"));
+    }
+    // They are turned away after a while. The service does not depend on them at all.
+    assert!(scraped(&telemetry).await.contains("http_requests_total{"));
+    let answer = tokio::time::timeout(crate::support::DEADLINE, over_tcp(address, "/metrics"));
+    let answer = answer.await.expect("it is in time").expect("it answers");
+    assert!(answer.contains("http_requests_total{"), "{answer}");
+    telemetry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ten_thousand_series_are_scraped_on_another_thread() {
+    let telemetry = guard(Config::without_prometheus_server);
+    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    for instrument in 0..7 {
+        let counter = meter
+            .u64_counter(format!("shop.visits.{instrument}"))
+            .build();
+        (0..1_500).for_each(|number| counter.add(1, &[KeyValue::new("visitor", number)]));
+    }
+    let layer = layer(&telemetry);
+    request(layer.clone(), None).await;
+    let begin = Instant::now();
+    let scrape = tokio::spawn(ask(service(&telemetry), Method::GET, "*/*"));
+    let (mut longest, mut requests) = (Duration::ZERO, 0);
+    while !scrape.is_finished() {
+        let begin = Instant::now();
+        request(layer.clone(), None).await;
+        longest = longest.max(begin.elapsed());
+        requests += 1;
+        tokio::task::yield_now().await;
+    }
+    let (_, text) = scrape.await.expect("it ends");
+    println!(
+        "{} samples in {:?}; {requests} requests meanwhile, the longest in {longest:?}",
+        samples(&text).len(),
+        begin.elapsed()
+    );
+    assert!(samples(&text).len() > 10_000);
+    // The worker of the service had requests to answer while another thread collected.
+    assert!(requests > 1);
+    telemetry.shutdown().await;
+}
