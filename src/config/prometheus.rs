@@ -41,7 +41,7 @@ impl Variables<'_> {
         let mut host = self.text(HOST);
         if let Some(other) = host.take_if(|text| !is_host(text)) {
             let consequence = "is neither an address nor the name of a host; using localhost";
-            self.warn(HOST, Some(&shown::endpoint(&other)), consequence);
+            self.warn(HOST, Some(&other), consequence);
         }
         PrometheusServer {
             host: host.unwrap_or_else(|| "localhost".to_owned()),

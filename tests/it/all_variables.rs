@@ -139,7 +139,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     #[cfg(feature = "prometheus")]
     add(
         "OTEL_EXPORTER_PROMETHEUS_HOST",
-        "somewhere@",
+        "two hosts",
         "is neither an address nor the name of a host; using localhost",
     );
     #[cfg(feature = "prometheus")]
