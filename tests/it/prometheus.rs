@@ -415,3 +415,163 @@ async fn ten_thousand_series_are_scraped_on_another_thread() {
     assert!(requests > 1);
     telemetry.shutdown().await;
 }
+
+/// A Prometheus of the machine, which scrapes one address.
+struct Prometheus {
+    process: std::process::Child,
+    folder: std::path::PathBuf,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    /// Starts it; `None` where there is none.
+    async fn start(target: SocketAddr) -> Option<Self> {
+        let folder = std::env::temp_dir().join(format!("prometheus-{}", target.port()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let settings = format!(
+            "global: {{scrape_interval: 1s}}\n\
+             scrape_configs: [{{job_name: shop, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        );
+        let file = folder.join("prometheus.yml");
+        std::fs::write(&file, settings).expect("a file");
+        let lines = std::fs::File::create(folder.join("log")).expect("a file");
+        let mut command = std::process::Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("data").display()
+            ))
+            .arg("--web.listen-address=127.0.0.1:0")
+            .stderr(lines);
+        let Ok(process) = command.spawn() else {
+            println!("skipped: there is no `prometheus` on this machine");
+            return None;
+        };
+        let mut address = None;
+        eventually("it listens", || {
+            let lines = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            let rest = lines.split("msg=\"Listening on\" address=").nth(1);
+            let word = rest.and_then(|rest| rest.split_whitespace().next());
+            address = word.and_then(|word| word.parse().ok());
+            address.is_some()
+        })
+        .await;
+        let address = address.expect("it was found");
+        Some(Self {
+            process,
+            folder,
+            address,
+        })
+    }
+
+    /// Returns the one value of an expression; `None` while there is none.
+    async fn query(&self, expression: &str) -> Option<f64> {
+        let path = format!("/api/v1/query?query={expression}");
+        let mut stream = TcpStream::connect(self.address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\nhost: here\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        let body: serde_json::Value = serde_json::from_str(body).ok()?;
+        body["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    }
+
+    async fn becomes(&self, expression: &str, expected: f64) {
+        let deadline = Instant::now() + 2 * crate::support::DEADLINE;
+        loop {
+            let value = self.query(expression).await;
+            if value == Some(expected) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{expression} is {value:?}, not {expected}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn prometheus_itself_has_the_counts_that_were_recorded() {
+    let telemetry = guard(|config| config);
+    let address = service(&telemetry).local_addr().expect("it listens");
+    let Some(prometheus) = Prometheus::start(address).await else {
+        return;
+    };
+    record(&telemetry).await;
+    prometheus.becomes("sum(http_requests_total)", 3.0).await;
+    for _ in 0..5 {
+        request(layer(&telemetry), None).await;
+    }
+    for (expression, expected) in [
+        ("http_requests_total", 8.0),
+        ("http_server_request_duration_seconds_count", 8.0),
+        (
+            "http_server_request_duration_seconds_bucket{le=\"%2BInf\"}",
+            8.0,
+        ),
+        ("http_duration_milliseconds_count", 8.0),
+        ("http_server_active_requests", 0.0),
+        ("shop_sent_bytes_total", 7.0),
+        ("shop_open", -2.0),
+        ("shop_load_ratio", 0.25),
+        // What was added between two scrapes.
+        (
+            "max_over_time(http_requests_total[10m])-min_over_time(http_requests_total[10m])",
+            5.0,
+        ),
+        (
+            "count(http_requests_total*on(job,instance)group_left(service_name)target_info)",
+            1.0,
+        ),
+        ("up", 1.0),
+    ] {
+        prometheus.becomes(expression, expected).await;
+    }
+    telemetry.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
+    let telemetry = guard(|config| config);
+    record(&telemetry).await;
+    let text = scraped(&telemetry).await;
+    telemetry.shutdown().await;
+    let mut command = std::process::Command::new("promtool");
+    command.args(["check", "metrics"]);
+    command.stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let Ok(mut process) = command.spawn() else {
+        println!("skipped: there is no `promtool` on this machine");
+        return;
+    };
+    let mut stdin = process.stdin.take().expect("it is piped");
+    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = process.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("it is text");
+    let expected = [
+        "http_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"",
+        // These instruments have no description.
+        "shop_load_ratio no help text",
+        "shop_open no help text",
+        "shop_paid_total no help text",
+        "shop_sent_bytes_total no help text",
+    ];
+    let mut lines: Vec<_> = said.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, expected);
+}
