@@ -11,6 +11,8 @@ use crate::config::parts::Parts;
 #[cfg(feature = "prometheus")]
 use crate::config::prometheus::PrometheusServer;
 use crate::config::proxy::ProxySettings;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::runtime_metrics::Runtimes;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -75,6 +77,8 @@ pub struct Config {
     pub(crate) prometheus_server: Option<PrometheusServer>,
     pub(crate) max_retry_age: Duration,
     pub(crate) self_metrics: bool,
+    #[cfg(feature = "runtime-metrics")]
+    pub(crate) runtimes: Runtimes,
     pub(crate) temporality: Temporality,
     pub(crate) histograms: HistogramAggregation,
     pub(crate) exceptions: ExceptionSignal,

@@ -10,6 +10,8 @@ use percent_encoding::percent_decode_str;
 use crate::bridge::SpanFilter;
 use crate::config::builder::Config;
 use crate::config::parts::Parts;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::runtime_metrics::Runtimes;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -29,8 +31,8 @@ use crate::providers::variables::Variables;
 /// The variable that names the environment.
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
-/// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
-/// and reads no files.
+/// Variables that have no effect here: the SDK has no exemplars and reads no files, and some need a
+/// feature.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -40,6 +42,8 @@ const UNSUPPORTED: &[&str] = &[
     #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
+    #[cfg(not(feature = "runtime-metrics"))]
+    "TELEMETRY_RUNTIME_METRICS",
 ];
 
 impl Config {
@@ -123,6 +127,8 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         metric_timeout,
         max_retry_age: Duration::from_secs(5 * 60),
         self_metrics: vars.flag("TELEMETRY_SELF_METRICS", false),
+        #[cfg(feature = "runtime-metrics")]
+        runtimes: Runtimes::new(vars.flag("TELEMETRY_RUNTIME_METRICS", false)),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),

@@ -15,6 +15,8 @@ pub(crate) mod prometheus;
 mod proxied;
 pub(crate) mod proxy;
 pub(crate) mod resource;
+#[cfg(feature = "runtime-metrics")]
+pub(crate) mod runtime_metrics;
 pub(crate) mod settings;
 mod summary;
 #[cfg(feature = "tracing")]

@@ -141,6 +141,8 @@ impl fmt::Debug for Config {
             prometheus_server,
             max_retry_age,
             self_metrics,
+            #[cfg(feature = "runtime-metrics")]
+            runtimes,
             shutdown_timeout,
             warnings,
         } = self;
@@ -181,6 +183,8 @@ impl fmt::Debug for Config {
         );
         #[cfg(feature = "prometheus")]
         shown.field("prometheus_server", prometheus_server);
+        #[cfg(feature = "runtime-metrics")]
+        shown.field("runtimes", runtimes);
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)

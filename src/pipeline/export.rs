@@ -20,6 +20,8 @@ use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::sampling::CaughtSampler;
 #[cfg(feature = "prometheus")]
 use crate::pipeline::prometheus::thread::Prometheus;
+#[cfg(feature = "runtime-metrics")]
+use crate::pipeline::runtime_metrics;
 use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
@@ -85,6 +87,10 @@ impl Export {
         let logger_provider = crate::pipeline::logs::provider(&mut building)?;
         if building.config.self_metrics {
             self_metrics::register(&meter_provider, &building.observed, &queues);
+        }
+        #[cfg(feature = "runtime-metrics")]
+        if building.config.runtimes.wanted {
+            runtime_metrics::register(&meter_provider, &building.config.runtimes);
         }
         // In the order of their kinds, and then as they were given.
         building.records.sort_by_key(|record| record.kind as u8);

@@ -14,6 +14,8 @@ mod grpc_web;
 pub(crate) mod http;
 mod keys;
 mod names;
+#[cfg(all(feature = "runtime-metrics", target_os = "linux"))]
+pub(crate) mod process;
 mod redact;
 mod request_text;
 #[cfg(feature = "init")]

@@ -18,6 +18,8 @@ const UNSUPPORTED: &[&str] = &[
     #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
+    #[cfg(not(feature = "runtime-metrics"))]
+    "TELEMETRY_RUNTIME_METRICS",
 ];
 
 /// Variables of proxies in lower case, and the mark of a CGI process, which the README names in its text.
@@ -71,7 +73,8 @@ fn the_readme_lists_the_variables_that_are_read() {
     assert_eq!(listed.len(), once.len());
     let unsupported: BTreeSet<_> = UNSUPPORTED.iter().map(ToString::to_string).collect();
     // These have an effect with a feature that is switched off.
-    once.retain(|name| !unsupported.contains(name) || !name.contains("PROMETHEUS"));
+    let needs_feature = |name: &str| name.contains("PROMETHEUS") || name.contains("RUNTIME");
+    once.retain(|name| !unsupported.contains(name) || !needs_feature(name));
     let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
     read.retain(|name| !OF_PROXIES.contains(&name.as_str()));
     assert_eq!(once, read);
@@ -136,6 +139,12 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         };
         add(&format!("OTEL_{signal}_EXPORTER"), "zipkin", known);
     }
+    #[cfg(feature = "runtime-metrics")]
+    add(
+        "TELEMETRY_RUNTIME_METRICS",
+        "yes",
+        "is neither true nor false; using false",
+    );
     #[cfg(feature = "prometheus")]
     add(
         "OTEL_EXPORTER_PROMETHEUS_HOST",
@@ -697,6 +706,10 @@ mod setters {
 
     fn all() -> Same {
         let mut same = Same(Vec::new());
+        #[cfg(feature = "runtime-metrics")]
+        same.add("TELEMETRY_RUNTIME_METRICS", "true", |config| {
+            config.with_runtime_metrics(true)
+        });
         same.add("TELEMETRY_SELF_METRICS", "true", |config| {
             config.with_self_metrics(true)
         });

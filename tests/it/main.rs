@@ -74,6 +74,8 @@ mod propagation;
 mod requests;
 #[cfg(feature = "macros")]
 mod returned_errors;
+#[cfg(feature = "runtime-metrics")]
+mod runtime_metrics;
 #[cfg(feature = "init")]
 mod secrets;
 mod span_builder;
