@@ -291,3 +291,13 @@ struct Migrating;
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the examples of the page about metrics.
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "prometheus",
+    feature = "runtime-metrics"
+))]
+#[doc = include_str!("../docs/metrics.md")]
+struct Metrics;

@@ -6,6 +6,8 @@ use crate::config::builder::Config;
 use crate::config::resource::resource;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "prometheus")]
+use crate::config::settings::histogram::HistogramAggregation;
 use crate::config::settings::otlp::OtlpSettings;
 use crate::config::settings::signal::Signal;
 use crate::providers::variables::ConfigWarning;
@@ -19,6 +21,8 @@ impl Config {
             warnings.extend(self.exposed_credentials());
             warnings.extend(self.exceptions_without_logs());
             warnings.extend(self.unnamed_service());
+            #[cfg(feature = "prometheus")]
+            warnings.extend(self.histograms_without_form());
         }
         warnings
     }
@@ -50,6 +54,17 @@ impl Config {
         })?;
         let consequence = format!("can be read by all on the way to {target}; use https there");
         Some(ConfigWarning::new("the headers of OTLP", None, consequence))
+    }
+
+    /// Warns where histograms are exponential, and Prometheus is to read them.
+    #[cfg(feature = "prometheus")]
+    fn histograms_without_form(&self) -> Option<ConfigWarning> {
+        let exporters = self.exporters(Signal::Metrics);
+        let is_read = exporters.contains(&Exporter::Prometheus);
+        let is_exponential = self.histograms == HistogramAggregation::ExponentialBuckets;
+        let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        let consequence = "has no form for Prometheus; its text leaves such histograms out";
+        (is_read && is_exponential).then(|| ConfigWarning::new(variable, None, consequence))
     }
 
     /// Warns where a service in production has no name.

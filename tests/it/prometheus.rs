@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 use tower_telemetry::config::Exporter;
 use tower_telemetry::prometheus::PrometheusService;
-use tower_telemetry::{Config, TelemetryGuard};
+use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer};
 
 use crate::export::{config, layer, request};
 use crate::support::receiver::{Received, Receiver, attributes_of};
@@ -574,4 +574,38 @@ async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
     let mut lines: Vec<_> = said.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, expected);
+}
+
+#[tokio::test]
+async fn exponential_histograms_are_left_out_and_told_of() {
+    let output = std::process::Command::new(std::env::current_exe().expect("it has a path"))
+        .args([
+            "--exact",
+            "prometheus::a_process_with_exponential_histograms",
+            "--ignored",
+            "--nocapture",
+        ])
+        .output()
+        .expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let warning =
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION has no form for Prometheus";
+    assert_eq!(said.matches(warning).count(), 1, "{said}");
+}
+
+#[tokio::test]
+#[ignore = "a program of another test"]
+async fn a_process_with_exponential_histograms() {
+    let histograms = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+    let telemetry = config(&[(histograms, "base2_exponential_bucket_histogram")])
+        .with_exporters([Exporter::Prometheus])
+        .with_prometheus_server(any_port())
+        .init()
+        .expect("it is valid");
+    request(TelemetryLayer::new(), None).await;
+    let text = scraped(&telemetry).await;
+    assert!(text.contains("http_requests_total{"), "{text}");
+    assert!(!text.contains("duration"), "{text}");
+    telemetry.shutdown().await;
 }
