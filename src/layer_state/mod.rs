@@ -5,19 +5,23 @@ pub(crate) mod host_pattern;
 pub(crate) mod metric_attributes;
 pub(crate) mod options;
 pub(crate) mod rate_limit;
+pub(crate) mod wanted;
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
 use crate::concurrent::per_thread::{PerThread, PerThreadArc};
 use crate::instruments::{Instruments, intern};
 use crate::layer_state::options::Options;
+use crate::layer_state::wanted::Wanted;
 use crate::propagation::Propagators;
 use crate::providers::Providers;
 use crate::providers::bound;
 use crate::providers::exceptions::Exceptions;
+use crate::providers::excluded_paths::ExcludedPaths;
 use crate::providers::generations::{self, ByGeneration};
 use crate::providers::in_context;
 use crate::providers::series_budget::SDK_SERIES;
@@ -95,6 +99,7 @@ pub(crate) struct LayerState {
     pub(crate) request_headers: CapturedHeaders,
     pub(crate) response_headers: CapturedHeaders,
     pub(crate) options: Options,
+    excluded: ExcludedPaths,
     pub(crate) exceptions: Exceptions,
 }
 
@@ -118,6 +123,12 @@ impl LayerState {
         ));
         let root = in_context::scoped(providers.clone());
         Some(Self::new(&providers, root, options))
+    }
+
+    /// Returns the signals that a request is recorded in.
+    #[inline]
+    pub(crate) fn wanted(&self, request: &Parts) -> Wanted {
+        Wanted::of(request, &self.options, &self.excluded)
     }
 
     /// A context in which the handler functions record where this layer does, if it was told
@@ -166,6 +177,7 @@ impl LayerState {
                 captured_response.unwrap_or(&captured.response),
             ),
             options: options.clone(),
+            excluded: settings.excluded_paths.clone(),
             exceptions: providers.exceptions.clone(),
         }
     }

@@ -40,7 +40,7 @@ pub enum Trust {
     Ignore,
 }
 
-type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
+pub(crate) type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
 type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 
 #[derive(Clone)]
@@ -53,6 +53,8 @@ pub(crate) struct Options {
     /// `None` for the propagators of `init`, or W3C's without `init`.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) trace_filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) metric_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
     /// Whether a span that is current when a request comes can be its parent.
@@ -102,6 +104,8 @@ impl Default for Options {
             room: None,
             propagators: None,
             filter: None,
+            trace_filter: None,
+            metric_filter: None,
             span_name: None,
             trust: TrustOption::Always(Trust::default()),
             outer_span: true,
@@ -162,15 +166,6 @@ impl Options {
         Allowed {
             trace: trace_targets.is_none_or(is_among),
             baggage: is_among(&self.baggage_targets),
-        }
-    }
-
-    /// Whether the filter wants a request recorded.
-    #[inline]
-    pub(crate) fn wants(&self, request: &request::Parts) -> bool {
-        match &self.filter {
-            Some(filter) => guarded(|| filter(request)).unwrap_or(true),
-            None => true,
         }
     }
 

@@ -325,7 +325,8 @@ fn start_with(
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {
-    if !state.options.wants(head) {
+    let wanted = state.wanted(head);
+    if wanted.nothing() {
         return match head.extensions.get::<Seen>() {
             // The context of the layer that records it is current.
             Some(_) => ActiveRequest::none(),
@@ -336,7 +337,7 @@ fn start_with(
         warn_once!("a request passes two telemetry layers; the inner one does nothing");
         return ActiveRequest::none();
     }
-    ActiveRequest::start_incoming(state, head, routed)
+    ActiveRequest::start_incoming(state, head, routed, wanted)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {

@@ -6,6 +6,7 @@
 
 pub(crate) mod bound;
 pub(crate) mod exceptions;
+pub(crate) mod excluded_paths;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
 pub(crate) mod in_context;

@@ -290,6 +290,13 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is not a filter (error parsing level filter: expected one of \"off\", \"error\", \
          \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5); using info",
     );
+    for name in ["", "TRACES_", "METRICS_"] {
+        add(
+            &format!("TELEMETRY_{name}EXCLUDED_PATHS"),
+            "healthz",
+            "is neither a path that begins with / nor such a path with * at its end; it is left out",
+        );
+    }
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
         "PUR GE",
@@ -674,6 +681,15 @@ mod setters {
     }
 
     fn layers(same: &mut Same) {
+        same.add("TELEMETRY_EXCLUDED_PATHS", "/a, /b/*", |config| {
+            config.with_excluded_paths(["/a", "/b/*"])
+        });
+        same.add("TELEMETRY_TRACES_EXCLUDED_PATHS", "/a", |config| {
+            config.with_paths_excluded_from_traces(["/a"])
+        });
+        same.add("TELEMETRY_METRICS_EXCLUDED_PATHS", "/a", |config| {
+            config.with_paths_excluded_from_metrics(["/a"])
+        });
         same.add("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "A", |config| {
             config.with_known_methods(["A"])
         });

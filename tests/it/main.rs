@@ -33,6 +33,7 @@ mod errors;
 // These end processes by signals.
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
+mod excluded;
 #[cfg(feature = "init")]
 mod export;
 #[cfg(feature = "init")]
