@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use opentelemetry::trace::SpanKind;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_telemetry::start_as_current_span;
+use tower_telemetry::{get_tracer, start_as_current_span};
 
 use crate::support::{TRACEPARENT, TestTelemetry, get};
 
@@ -20,7 +20,7 @@ where
     B: http_body::Body,
 {
     let inner: Inner = service_fn(|_| {
-        drop(start_as_current_span("inside"));
+        drop(start_as_current_span(&get_tracer("test"), "inside"));
         let response = Response::builder().header("grpc-status", "0");
         let response = response.body(Full::<Bytes>::default());
         std::future::ready(Ok(response.expect("it is valid")))
