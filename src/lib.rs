@@ -281,6 +281,11 @@ pub mod __private {
 #[doc = include_str!("../docs/migrating.md")]
 struct Migrating;
 
+/// Compiles the examples of the page about parts of the application's.
+#[cfg(all(doctest, feature = "init"))]
+#[doc = include_str!("../docs/parts.md")]
+struct Parts;
+
 /// Compiles the examples of the README.
 #[cfg(all(
     doctest,

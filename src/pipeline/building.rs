@@ -40,11 +40,14 @@ pub(crate) struct Building<'a> {
     /// The signals that go to an OTLP receiver.
     pub(crate) observed: Vec<Observed>,
     pub(crate) flush: FlushHandle,
+    /// The same, for the first reader of metrics alone: a provider asks all of its readers for a flush.
+    pub(crate) reader_flush: Option<FlushHandle>,
     pub(crate) end: EndNotice,
 }
 
 impl<'a> Building<'a> {
     pub(crate) fn new(config: &'a Config, parts: Parts, resource: Resource) -> Self {
+        let flush = FlushHandle::default();
         Self {
             config,
             resource,
@@ -57,7 +60,8 @@ impl<'a> Building<'a> {
             #[cfg(feature = "prometheus")]
             prometheus: None,
             observed: Vec::new(),
-            flush: FlushHandle::default(),
+            reader_flush: Some(flush.clone()),
+            flush,
             end: EndNotice::default(),
         }
     }

@@ -38,10 +38,11 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
     let views = Views {
         histograms: building.config.histograms,
         buckets: take(&mut building.parts.buckets),
-        given: take(&mut building.parts.views).into(),
+        given: take(&mut building.parts.views),
     };
     let mut provider = SdkMeterProvider::builder().with_resource(building.resource.clone());
-    for view in views.given.to_vec() {
+    for view in &views.given {
+        let view = view.clone();
         provider = provider.with_view(move |instrument| view_of(&view, instrument));
     }
     provider = provider.with_view(move |instrument| views.stream(instrument));
@@ -63,7 +64,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader {
             reader: reader.clone(),
-            flush: building.flush.clone(),
+            flush: building.reader_flush.take(),
         });
         let worker = match exporter {
             Exporter::Otlp => {
@@ -96,7 +97,7 @@ struct Views {
     histograms: HistogramAggregation,
     buckets: Vec<Buckets>,
     /// The views of the application.
-    given: Arc<[View]>,
+    given: Vec<View>,
 }
 
 impl Views {

@@ -151,7 +151,11 @@ pub(crate) fn metric_readers(building: &mut Building) -> Result<Vec<ReaderPart>,
         let reader: Arc<dyn MetricReader> = part.into();
         let running = start(reader.clone(), &record, false)?;
         building.beside.others.push(running);
-        readers.push(ReaderPart::new(reader, record, building.flush.clone()));
+        readers.push(ReaderPart::new(
+            reader,
+            record,
+            building.reader_flush.take(),
+        ));
     }
     Ok(readers)
 }
@@ -171,7 +175,7 @@ pub(crate) fn metric_exporters(building: &mut Building) -> Result<Vec<SharedRead
         let reader = Arc::new(reader.build());
         readers.push(SharedReader {
             reader: reader.clone(),
-            flush: building.flush.clone(),
+            flush: building.reader_flush.take(),
         });
         let part = MetricPart {
             exporter: part,

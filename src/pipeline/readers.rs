@@ -39,7 +39,7 @@ pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
 #[derive(Debug)]
 pub(crate) struct SharedReader {
     pub(crate) reader: Arc<ManualReader>,
-    pub(crate) flush: FlushHandle,
+    pub(crate) flush: Option<FlushHandle>,
 }
 
 impl MetricReader for SharedReader {
@@ -52,7 +52,7 @@ impl MetricReader for SharedReader {
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.flush.flush()
+        self.flush.as_ref().map_or(Ok(()), FlushHandle::flush)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {

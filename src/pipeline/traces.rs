@@ -21,6 +21,7 @@ use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::part_setup;
 use crate::pipeline::parts::sampling::CaughtIdGenerator;
+use crate::pipeline::parts::span_processors::SpanProcessors;
 use crate::pipeline::self_metrics;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
@@ -79,14 +80,10 @@ pub(crate) fn provider(
     }
     let processor = Processor {
         queues: queues.clone(),
+        parts: part_setup::span_processors(building, Export(queues.clone()))?,
         flush: building.flush.clone(),
     };
-    provider = if building.parts.span_processors.is_empty() {
-        provider.with_span_processor(processor)
-    } else {
-        provider.with_span_processor(part_setup::span_processors(building, processor)?)
-    };
-    Ok((provider.build(), queues))
+    Ok((provider.with_span_processor(processor).build(), queues))
 }
 
 fn span_limits(limits: &Limits) -> SpanLimits {
@@ -99,24 +96,23 @@ fn span_limits(limits: &Limits) -> SpanLimits {
     }
 }
 
-/// The way of the SDK's spans into the queues.
+/// The processor of the SDK's spans.
 #[derive(Debug)]
 struct Processor {
     queues: Arc<SpanQueues>,
+    parts: SpanProcessors,
     flush: FlushHandle,
 }
 
 impl SpanProcessor for Processor {
-    fn on_start(&self, _: &mut Span, _: &Context) {
+    fn on_start(&self, span: &mut Span, cx: &Context) {
         self.queues.add_live(1);
+        self.parts.on_start(span, cx);
     }
 
     fn on_end(&self, span: SpanData) {
         self.queues.add_live(-1);
-        // A sampler may ask for a span to be recorded and yet not be exported.
-        if span.span_context.is_sampled() {
-            self.queues.push(EndedSpan::Sdk(Box::new(span)));
-        }
+        self.parts.on_end(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -125,6 +121,29 @@ impl SpanProcessor for Processor {
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         self.queues.stop();
+        Ok(())
+    }
+}
+
+/// The way of the SDK's spans into the queues, behind all other processors.
+#[derive(Debug)]
+struct Export(Arc<SpanQueues>);
+
+impl SpanProcessor for Export {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        // A sampler may ask for a span to be recorded and yet not be exported.
+        if span.span_context.is_sampled() {
+            self.0.push(EndedSpan::Sdk(Box::new(span)));
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         Ok(())
     }
 }
@@ -154,6 +173,11 @@ mod tests {
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor {
                 queues: queues.clone(),
+                parts: SpanProcessors::new(
+                    Vec::new(),
+                    Vec::new(),
+                    Box::new(Export(queues.clone())),
+                ),
                 flush: FlushHandle::default(),
             })
             .build();

@@ -143,7 +143,13 @@ impl Flushes {
     /// Waits for the next one who asks during an export.
     async fn ask_early(&mut self) {
         match self.receiver.recv().await {
-            Some(waiter) => self.early.push(waiter),
+            Some(waiter) => {
+                // The export of a part may take for ever, and nobody waits for as long.
+                if self.early.len() == self.early.capacity() {
+                    self.early.retain(|waiter| !waiter.is_closed());
+                }
+                self.early.push(waiter);
+            }
             None => std::future::pending().await,
         }
     }

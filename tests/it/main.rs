@@ -62,6 +62,8 @@ mod meters;
 mod options;
 #[cfg(feature = "init")]
 mod outage;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
+mod own_pipeline;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod part_faults;
 #[cfg(all(feature = "init", feature = "logs"))]

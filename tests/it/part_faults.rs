@@ -293,6 +293,45 @@ async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
 }
 
 #[tokio::test]
+async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
+    let (gate, called) = (Gate::default(), Arc::new(Mutex::new(BTreeMap::new())));
+    let (waiting, calls) = (gate.clone(), called.clone());
+    let blocks = Part::new(move |method| {
+        if method.contains('.') {
+            *calls
+                .lock()
+                .expect("not poisoned")
+                .entry(method)
+                .or_insert(0) += 1;
+            waiting.wait();
+        }
+        Ok(())
+    });
+    let telemetry = with_all(to_nobody(), &blocks)
+        .with_shutdown_timeout(Duration::from_millis(20))
+        .build()
+        .expect("it is valid");
+    for _ in 0..50 {
+        assert!(telemetry.force_flush().await.timed_out);
+    }
+    assert!(telemetry.shutdown().await.timed_out);
+    gate.open();
+    // All that has waited is before the shutdown, and the thread of each part is left alone for it.
+    eventually("all parts are shut down", || {
+        let called = called.lock().expect("not poisoned");
+        called
+            .keys()
+            .filter(|method| method.ends_with("shutdown"))
+            .count()
+            == 6
+    })
+    .await;
+    for (method, count) in &*called.lock().expect("not poisoned") {
+        assert!(*count <= 3, "{method}: {count}");
+    }
+}
+
+#[tokio::test]
 async fn a_queue_to_a_part_that_blocks_is_bounded() {
     let (gate, memory) = (Gate::default(), InMemorySpanExporter::default());
     let waiting = gate.clone();
@@ -467,8 +506,9 @@ enum Ends {
 }
 
 /// Exports one item at a time, as a script has it, and returns the report.
-fn run(script: &[Ends], kind: PartKind) -> Report {
-    let next = Mutex::new(script.to_vec().into_iter());
+fn run(script: Vec<Ends>, kind: PartKind) -> Report {
+    let count = script.len();
+    let next = Mutex::new(script.into_iter());
     let part = Part::new(move |method| {
         if !method.ends_with(".export") {
             return Ok(());
@@ -489,7 +529,7 @@ fn run(script: &[Ends], kind: PartKind) -> Report {
     };
     let telemetry = config.build().expect("it is valid");
     block_on(async {
-        work(&telemetry, script.len()).await;
+        work(&telemetry, count).await;
         telemetry.shutdown().await
     })
 }
@@ -505,7 +545,7 @@ proptest! {
         ),
         kind in prop::sample::select(vec![PartKind::SpanExporter, PartKind::LogExporter]),
     ) {
-        let report = run(&script, kind);
+        let report = run(script.clone(), kind);
         let well = script.iter().filter(|ends| **ends == Ends::Well).count() as u64;
         let all = script.len() as u64;
         prop_assert_eq!(counts(&report.stats, kind), [all, well, all - well, 0]);

@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use opentelemetry::logs::{AnyValue, LogRecord};
-use opentelemetry::trace::{Link, Span as _, SpanId, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::trace::{
+    Link, Span as _, SpanContext, SpanId, SpanKind, TraceContextExt, TraceId, Tracer,
+    TracerProvider,
+};
 use opentelemetry::{Context, InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{InMemoryLogExporter, LogProcessor, SdkLogRecord};
 use opentelemetry_sdk::metrics::InMemoryMetricExporter;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
 use opentelemetry_sdk::resource::ResourceDetector;
 use opentelemetry_sdk::trace::{
     BatchSpanProcessor, IdGenerator, InMemorySpanExporter, SamplingDecision, SamplingResult,
@@ -317,6 +321,25 @@ async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
     assert_eq!(telemetry.shutdown().await.stats.parts.len(), 5);
 }
 
+/// Counts how often it is flushed.
+#[derive(Debug)]
+struct CountingFlushes(Arc<AtomicUsize>);
+
+impl SpanProcessor for CountingFlushes {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, _: SpanData) {}
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
 /// Keeps spans until its flush.
 #[derive(Debug)]
 struct Keeping(SpanExport, Mutex<Vec<SpanData>>, &'static str);
@@ -366,6 +389,93 @@ async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shut
             let keys: Vec<_> = span.attributes.iter().map(|one| one.key.as_str()).collect();
             assert!(keys.ends_with(&["outer", "inner"]), "{keys:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn spans_that_a_processor_around_the_export_drops_are_no_longer_live() {
+    let memory = InMemory::new();
+    let telemetry = memory
+        .add_to(to_nobody())
+        .with_self_metrics(true)
+        .with_span_processor_around(|export| Keeping(export, Mutex::default(), "kept"))
+        .build()
+        .expect("it is valid");
+    work(&telemetry, 3).await;
+    // The first flush collects before or after the processor has passed its spans on.
+    for _ in 0..2 {
+        telemetry.force_flush().await;
+        let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
+        let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
+        let live = scopes
+            .flat_map(|scope| scope.metrics())
+            .filter(|metric| metric.name() == "otel.sdk.span.live")
+            .map(|metric| match metric.data() {
+                AggregatedMetrics::I64(MetricData::Sum(sum)) => {
+                    sum.data_points().map(|point| point.value()).collect()
+                }
+                other => panic!("{other:?}"),
+            });
+        let live: Vec<Vec<i64>> = live.collect();
+        assert!(!live.is_empty());
+        assert!(live.iter().all(|live| live == &[0]), "{live:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_flush_of_a_provider_flushes_each_part_once() {
+    let flushes = Arc::new(AtomicUsize::new(0));
+    let memory = InMemory::new();
+    let second = InMemoryMetricExporter::default();
+    let telemetry = memory
+        .add_to(to_nobody())
+        .with_span_processor(CountingFlushes(flushes.clone()))
+        .with_metric_exporter(second.clone())
+        .build()
+        .expect("it is valid");
+    work(&telemetry, 1).await;
+    let traces = telemetry.tracer_provider().expect("it is on").clone();
+    let metrics = telemetry.meter_provider().expect("it is on").clone();
+    let logs = telemetry.logger_provider().expect("it is on").clone();
+    let all: [Box<dyn FnOnce() -> OTelSdkResult + Send>; 3] = [
+        Box::new(move || traces.force_flush()),
+        Box::new(move || metrics.force_flush()),
+        Box::new(move || logs.force_flush()),
+    ];
+    for (done, flush) in all.into_iter().enumerate() {
+        let flush = tokio::task::spawn_blocking(flush);
+        flush.await.expect("it does not panic").expect("it flushes");
+        assert_eq!(flushes.load(Ordering::Relaxed), done + 1);
+        for exporter in [&memory.metrics, &second] {
+            let metrics = exporter.get_finished_metrics().expect("not poisoned");
+            assert_eq!(metrics.len(), done + 1);
+        }
+        assert_eq!(memory.spans().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn processors_see_each_key_once() {
+    let kept = InMemorySpanExporter::default();
+    let telemetry = to_nobody()
+        .with_span_processor(BatchSpanProcessor::builder(kept.clone()).build())
+        .build()
+        .expect("it is valid");
+    let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
+    let provider = telemetry.tracer_provider().expect("it is on");
+    let mut span = provider.tracer("user").start("span");
+    span.set_attributes(twice());
+    span.add_event("event", twice());
+    span.add_link(SpanContext::NONE, twice());
+    drop(span);
+    telemetry.force_flush().await;
+    let spans = kept.get_finished_spans().expect("not poisoned");
+    let [span] = &spans[..] else {
+        panic!("{spans:?}");
+    };
+    let (event, link) = (&span.events.events[0], &span.links.links[0]);
+    for attributes in [&span.attributes, &event.attributes, &link.attributes] {
+        assert_eq!(attributes, &[KeyValue::new("a", 2)]);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -12,7 +12,9 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::LogProcessor;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::trace::SpanProcessor;
+use tokio::sync::watch;
 
+use crate::concurrent::caught::caught;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::thread::PartThread;
 
@@ -67,26 +69,51 @@ pub(crate) trait EndPart: Send + Sync {
 
 /// A part on its thread.
 pub(crate) struct RunningPart<P> {
-    pub(crate) thread: Arc<PartThread<P>>,
+    pub(crate) thread: PartThread<P>,
     pub(crate) record: Arc<PartRecord>,
+    /// The end of a flush that has not begun: one is enough for all who wait.
+    next_flush: Arc<Mutex<Option<watch::Receiver<()>>>>,
     is_shut_down: AtomicBool,
 }
 
 impl<P: Ends> RunningPart<P> {
     pub(crate) fn start(part: P, record: Arc<PartRecord>, with_runtime: bool) -> io::Result<Self> {
         Ok(Self {
-            thread: Arc::new(PartThread::start(part, with_runtime)?),
+            thread: PartThread::start(part, with_runtime)?,
             record,
+            next_flush: Arc::default(),
             is_shut_down: AtomicBool::new(false),
         })
     }
+}
 
-    fn end(&self, call: impl FnOnce(&P) -> OTelSdkResult + Send + 'static) -> Ending {
+impl<P: Ends> EndPart for RunningPart<P> {
+    fn flush(&self) -> Ending {
+        let mut next = lock(&self.next_flush);
+        let end = next.get_or_insert_with(|| {
+            let (flushing, end) = watch::channel(());
+            let (next, record) = (self.next_flush.clone(), self.record.clone());
+            drop(self.thread.call(move |part| {
+                lock(&next).take();
+                record.note_end(caught(|| part.flush()));
+                drop(flushing);
+            }));
+            end
+        });
+        let mut end = end.clone();
+        Box::pin(async move {
+            let _ = end.changed().await;
+        })
+    }
+
+    fn shut_down(&self, timeout: Duration) -> Ending {
+        if self.is_shut_down.swap(true, Ordering::Relaxed) {
+            return Box::pin(std::future::ready(()));
+        }
         let record = self.record.clone();
-        // The thread notes it, because nobody may wait for the end.
+        // The thread notes the end, because nobody may wait for it.
         let end = self.thread.call(move |part| {
-            let result = crate::concurrent::caught::caught(|| call(part));
-            record.note_flush(result);
+            record.note_end(caught(|| part.shut_down(timeout)));
         });
         Box::pin(async move {
             end.await;
@@ -94,17 +121,8 @@ impl<P: Ends> RunningPart<P> {
     }
 }
 
-impl<P: Ends> EndPart for RunningPart<P> {
-    fn flush(&self) -> Ending {
-        self.end(Ends::flush)
-    }
-
-    fn shut_down(&self, timeout: Duration) -> Ending {
-        if self.is_shut_down.swap(true, Ordering::Relaxed) {
-            return Box::pin(std::future::ready(()));
-        }
-        self.end(move |part| part.shut_down(timeout))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The parts that are not behind a worker.

@@ -45,9 +45,12 @@ impl LogProcessor for LogProcessorPart {
             return;
         }
         self.record.counters.accept(1);
-        // A processor that logs would be called for its own record, without end.
-        let _suppressed = Context::enter_telemetry_suppressed_scope();
-        if caught(|| self.processor.emit(record, scope)).is_none() {
+        let emit = || {
+            // A processor that logs would be called for its own record, without end.
+            let _suppressed = Context::enter_telemetry_suppressed_scope();
+            self.processor.emit(record, scope);
+        };
+        if caught(emit).is_none() {
             self.record.lose_one();
         }
     }

@@ -29,7 +29,7 @@ pub(crate) struct ReaderPart {
     reader: Arc<dyn MetricReader>,
     /// By kind. The reader is asked once, because instruments are made by requests.
     temporalities: [Temporality; KINDS.len()],
-    flush: FlushHandle,
+    flush: Option<FlushHandle>,
     record: Record,
 }
 
@@ -46,7 +46,7 @@ impl ReaderPart {
     pub(crate) fn new(
         reader: Arc<dyn MetricReader>,
         record: Arc<PartRecord>,
-        flush: FlushHandle,
+        flush: Option<FlushHandle>,
     ) -> Self {
         let temporality = |kind| {
             let told = caught(|| reader.temporality(kind));
@@ -79,7 +79,7 @@ impl MetricReader for ReaderPart {
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.flush.flush()
+        self.flush.as_ref().map_or(Ok(()), FlushHandle::flush)
     }
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {

@@ -83,7 +83,7 @@ impl PartRecord {
     }
 
     /// Notes how a flush or a shutdown ended: `None` where it panicked.
-    pub(crate) fn note_flush(&self, result: Option<OTelSdkResult>) {
+    pub(crate) fn note_end(&self, result: Option<OTelSdkResult>) {
         // One that was shut down by the application has nothing left.
         if matches!(result, Some(Ok(()) | Err(OTelSdkError::AlreadyShutdown))) {
             return;

@@ -8,10 +8,10 @@ use opentelemetry::Context;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
-use crate::attribute_set;
 use crate::concurrent::caught::caught;
 use crate::config::parts::SpanExport;
 use crate::pipeline::parts::record::PartRecord;
+use crate::pipeline::spans::span_data::make_keys_unique;
 
 /// A span processor whose calls are counted, and whose panics hurt nobody.
 ///
@@ -50,11 +50,12 @@ impl SpanProcessor for SpanProcessorPart {
     }
 }
 
-/// All span processors, as one for the SDK, which would copy each span once more for several.
+/// All span processors, called by one of the SDK, which would copy each span once more for several.
 #[derive(Debug)]
 pub(crate) struct SpanProcessors {
     beside: Vec<SpanProcessorPart>,
     export: Box<dyn SpanProcessor>,
+    is_empty: bool,
 }
 
 impl SpanProcessors {
@@ -64,37 +65,34 @@ impl SpanProcessors {
         around: Vec<(SpanProcessorPart, SpanExport)>,
         mut export: Box<dyn SpanProcessor>,
     ) -> Self {
+        let is_empty = beside.is_empty() && around.is_empty();
         // The first one is the outermost.
         for (part, inner) in around.into_iter().rev() {
             inner.connect(export);
             export = Box::new(part);
         }
-        Self { beside, export }
+        Self {
+            beside,
+            export,
+            is_empty,
+        }
     }
-}
 
-impl SpanProcessor for SpanProcessors {
-    fn on_start(&self, span: &mut Span, cx: &Context) {
+    pub(crate) fn on_start(&self, span: &mut Span, cx: &Context) {
         for processor in &self.beside {
             processor.on_start(span, cx);
         }
         self.export.on_start(span, cx);
     }
 
-    fn on_end(&self, mut span: SpanData) {
-        // A processor may have set what the span had, or got later.
-        attribute_set::make_unique(&mut span.attributes);
+    pub(crate) fn on_end(&self, mut span: SpanData) {
+        if !self.is_empty {
+            // A processor may have set what the span had, or got later.
+            make_keys_unique(&mut span);
+        }
         for processor in &self.beside {
             processor.on_end(span.clone());
         }
         self.export.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        Ok(())
     }
 }

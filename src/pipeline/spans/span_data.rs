@@ -29,13 +29,7 @@ impl EndedSpan {
             }
             Self::Sdk(span) => {
                 let mut data = *span;
-                attribute_set::make_unique(&mut data.attributes);
-                for event in &mut data.events.events {
-                    attribute_set::make_unique(&mut event.attributes);
-                }
-                for link in &mut data.links.links {
-                    attribute_set::make_unique(&mut link.attributes);
-                }
+                make_keys_unique(&mut data);
                 data
             }
         };
@@ -43,6 +37,17 @@ impl EndedSpan {
             cut_values(&mut data, length);
         }
         data
+    }
+}
+
+/// Leaves one attribute of each key, the last, in each collection of a span.
+pub(crate) fn make_keys_unique(span: &mut SpanData) {
+    attribute_set::make_unique(&mut span.attributes);
+    for event in &mut span.events.events {
+        attribute_set::make_unique(&mut event.attributes);
+    }
+    for link in &mut span.links.links {
+        attribute_set::make_unique(&mut link.attributes);
     }
 }
 
