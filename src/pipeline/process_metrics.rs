@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
-use procfs::process::{Process, Stat};
+use procfs::process::Process;
 use procfs::{Current, ProcResult, Uptime};
 
 use crate::semconv::process::*;
@@ -65,19 +65,15 @@ fn seconds(ticks: u64) -> f64 {
 }
 
 fn register_cpu_time(meter: &Meter, process: Arc<Process>) {
-    let modes: [(_, fn(&Stat) -> u64); 2] = [
-        ([KeyValue::new(CPU_MODE, "user")], |stat| stat.utime),
-        ([KeyValue::new(CPU_MODE, "system")], |stat| stat.stime),
-    ];
+    let [user, system] = ["user", "system"].map(|mode| [KeyValue::new(CPU_MODE, mode)]);
     meter
         .f64_observable_counter(PROCESS_CPU_TIME)
         .with_unit("s")
         .with_description("Total CPU seconds broken down by different CPU modes.")
         .with_callback(move |observer| {
             if let Ok(stat) = process.stat() {
-                for (mode, ticks) in &modes {
-                    observer.observe(seconds(ticks(&stat)), mode);
-                }
+                observer.observe(seconds(stat.utime), &user);
+                observer.observe(seconds(stat.stime), &system);
             }
         })
         .build();

@@ -36,7 +36,7 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
         });
         return;
     }
-    register_runtimes(&meter, observed.into());
+    register_runtimes(&meter, &observed.into());
 }
 
 /// A runtime, and the attributes of its points.
@@ -68,7 +68,7 @@ impl Observed {
 
 type ReadRuntime = fn(&RuntimeMetrics) -> usize;
 
-fn register_runtimes(meter: &Meter, runtimes: Arc<[Observed]>) {
+fn register_runtimes(meter: &Meter, runtimes: &Arc<[Observed]>) {
     let of_runtimes: [(_, _, _, ReadRuntime); 3] = [
         (
             "tokio.workers",
@@ -107,7 +107,7 @@ fn register_runtimes(meter: &Meter, runtimes: Arc<[Observed]>) {
 }
 
 #[cfg(target_has_atomic = "64")]
-fn register_workers(meter: &Meter, runtimes: Arc<[Observed]>) {
+fn register_workers(meter: &Meter, runtimes: &Arc<[Observed]>) {
     type ReadWorker = fn(&RuntimeMetrics, usize) -> u64;
 
     let of_workers: [(_, _, _, ReadWorker); 2] = [

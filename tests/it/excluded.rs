@@ -115,7 +115,7 @@ mod by_path {
         else {
             panic!("it is a sum");
         };
-        let counts = sum.data_points.iter().map(|point| point.value.clone());
+        let counts = sum.data_points.iter().map(|point| point.value);
         let counts: Vec<_> = counts.collect();
         let expected = opentelemetry_proto::tonic::metrics::v1::number_data_point::Value::AsInt(4);
         assert_eq!(counts, [Some(expected)], "/, /healthz/, /poll and /polls");
