@@ -8,11 +8,7 @@ use opentelemetry_sdk::metrics::Temporality;
 #[cfg(feature = "tracing")]
 use crate::bridge::SpanFilter;
 use crate::config::parts::Parts;
-#[cfg(feature = "prometheus")]
-use crate::config::prometheus::PrometheusServer;
 use crate::config::proxy::ProxySettings;
-#[cfg(feature = "runtime-metrics")]
-use crate::config::runtime_metrics::Runtimes;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -22,7 +18,11 @@ use crate::config::settings::limits::Limits;
 #[cfg(feature = "logs")]
 use crate::config::settings::log_lines::LogLineSettings;
 use crate::config::settings::otlp::OtlpSettings;
+#[cfg(feature = "prometheus")]
+use crate::config::settings::prometheus_server::PrometheusServer;
 use crate::config::settings::propagator::Propagator;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::settings::runtimes::Runtimes;
 use crate::config::settings::sampler::Sampler;
 use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]

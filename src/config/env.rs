@@ -10,8 +10,6 @@ use percent_encoding::percent_decode_str;
 use crate::bridge::SpanFilter;
 use crate::config::builder::Config;
 use crate::config::parts::Parts;
-#[cfg(feature = "runtime-metrics")]
-use crate::config::runtime_metrics::Runtimes;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -21,6 +19,8 @@ use crate::config::settings::limits::Limits;
 #[cfg(feature = "logs")]
 use crate::config::settings::log_lines::LogLineSettings;
 use crate::config::settings::propagator::Propagator;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::settings::runtimes::Runtimes;
 use crate::config::settings::sampler::Sampler;
 use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]

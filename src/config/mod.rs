@@ -11,12 +11,12 @@ mod otlp_setters;
 mod part_setters;
 pub(crate) mod parts;
 #[cfg(feature = "prometheus")]
-pub(crate) mod prometheus;
+mod prometheus_setters;
 mod proxied;
 pub(crate) mod proxy;
 pub(crate) mod resource;
 #[cfg(feature = "runtime-metrics")]
-pub(crate) mod runtime_metrics;
+mod runtime_setters;
 pub(crate) mod settings;
 mod summary;
 #[cfg(feature = "tracing")]

@@ -16,6 +16,8 @@ use crate::pipeline::counts::Counters;
 use crate::pipeline::deadlines;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::service::PrometheusService;
 use crate::providers::generations;
 use crate::providers::layer_variables::LayerSettings;
 use crate::stats::{Report, SignalStats, Stats};
@@ -133,7 +135,7 @@ impl TelemetryGuard {
     /// # }
     /// ```
     #[cfg(feature = "prometheus")]
-    pub fn prometheus(&self) -> Option<crate::prometheus::PrometheusService> {
+    pub fn prometheus(&self) -> Option<PrometheusService> {
         let prometheus = self.pipeline.as_ref()?.export.prometheus.as_ref()?;
         Some(prometheus.service.clone())
     }

@@ -7,7 +7,7 @@ use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio::runtime::RuntimeMetrics;
 
-use crate::config::runtime_metrics::Runtimes;
+use crate::config::settings::runtimes::Runtimes;
 use crate::logs::tell;
 #[cfg(target_os = "linux")]
 use crate::pipeline::process_metrics;

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use crate::config::prometheus::PrometheusServer;
+use crate::config::settings::prometheus_server::PrometheusServer;
 use crate::pipeline::prometheus::exposition::Exposition;
 use crate::pipeline::prometheus::server::{listen, serve};
 use crate::pipeline::prometheus::service::{MAX_WAITING, PrometheusService, Scrape};

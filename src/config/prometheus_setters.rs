@@ -1,34 +1,10 @@
-//! Where Prometheus finds the metrics.
+//! Variables and setters of the server for Prometheus.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::builder::Config;
-use crate::config::settings::shown;
+use crate::config::settings::prometheus_server::PrometheusServer;
 use crate::providers::variables::Variables;
-
-/// The place of the server.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct PrometheusServer {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl fmt::Display for PrometheusServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        };
-        f.write_str(&shown::endpoint(&place))
-    }
-}
-
-impl fmt::Debug for PrometheusServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 impl Variables<'_> {
     /// The place that the specification has ("Prometheus Exporter").
