@@ -100,6 +100,8 @@
 //! [`ClientTelemetryLayer`] does for clients what [`TelemetryLayer`] does for servers, and writes
 //! the context into the headers of each request, so that the trace goes on where it is received.
 //!
+//! The module [`carriers`] does it for all else: messages, metadata of gRPC, child processes.
+//!
 //! # Context across tasks
 //!
 //! The current span belongs to the code that runs for the request, on whichever thread. What is
@@ -196,6 +198,7 @@
 
 mod attribute_set;
 mod bridge;
+pub mod carriers;
 mod concurrent;
 #[cfg(feature = "init")]
 pub mod config;

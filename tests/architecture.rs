@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
 /// The rooms, from the top to the bottom: a room imports only from the rooms that follow it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "layers",
     "init",
     "request",
@@ -15,6 +15,7 @@ const ROOMS: [&str; 19] = [
     "layer_state",
     "instruments",
     "handler",
+    "carriers",
     "otlp",
     "config",
     "bridge",

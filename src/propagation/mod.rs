@@ -9,6 +9,7 @@ mod extracted;
 mod header_value;
 mod hex;
 mod other;
+mod pairs;
 mod propagators;
 mod response_headers;
 mod span_context;
@@ -17,7 +18,7 @@ mod text_map;
 mod trace_context;
 mod trace_extra;
 
-pub(crate) use allowed::{Allowed, remove_forbidden};
+pub(crate) use allowed::{Allowed, all_names, remove_forbidden};
 #[cfg(feature = "init")]
 pub(crate) use b3::B3Form;
 pub(crate) use extracted::Extracted;

@@ -12,6 +12,7 @@ mod access_log;
 mod all_variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod b3;
+mod carriers;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]
