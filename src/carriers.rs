@@ -12,7 +12,8 @@
 //!
 //! What is read is checked as the layers check the headers of a request: a `traceparent` that is not exactly
 //! valid, or is there twice, is ignored, baggage that is too large is ignored whole, and names that no
-//! format has are skipped. The sender of a message chooses what is in it.
+//! format has are skipped. The sender of a message chooses its trace; see
+//! [`Producer`](crate::messaging::Producer) for senders that are not trusted.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -48,7 +49,8 @@ use crate::providers::generations;
 /// Nothing of the current context is in it. Where no pair carries a valid span it has none, and a span
 /// below it starts a new trace. Names may be in any case.
 ///
-/// Pass it to [`SpanBuilder::with_parent`](crate::handler::SpanBuilder::with_parent), or attach it.
+/// Pass it to [`Destination::process`](crate::messaging::Destination::process) or
+/// [`SpanBuilder::with_parent`](crate::handler::SpanBuilder::with_parent), or attach it.
 ///
 /// ```
 /// use http::HeaderMap;

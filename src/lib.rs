@@ -211,6 +211,7 @@ mod layer_state;
 pub mod layers;
 #[cfg(any(feature = "init", feature = "logs"))]
 pub mod logs;
+pub mod messaging;
 #[cfg(feature = "init")]
 mod otlp;
 #[cfg(feature = "init")]

@@ -13,6 +13,7 @@ mod forwarded;
 mod grpc_web;
 pub(crate) mod http;
 mod keys;
+pub(crate) mod messaging;
 mod names;
 mod redact;
 mod request_text;

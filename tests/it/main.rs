@@ -58,6 +58,7 @@ mod lifecycle;
 mod one_line;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod logs;
+mod messaging;
 mod meters;
 mod options;
 #[cfg(feature = "init")]
