@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use http::{HeaderName, Method};
 
+use crate::propagation::BaggageAttributes;
 use crate::providers::variables::{ConfigWarning, Variables};
 use crate::semconv::{self, Side};
 
@@ -15,6 +16,7 @@ pub(crate) struct LayerSettings {
     pub(crate) known_methods: Vec<String>,
     pub(crate) server: HeaderNames,
     pub(crate) client: HeaderNames,
+    pub(crate) baggage: BaggageAttributes,
 }
 
 /// Headers to capture.
@@ -46,6 +48,7 @@ impl LayerSettings {
             known_methods: known_methods(name, elements(&text), &mut variables.warnings),
             server,
             client,
+            baggage: BaggageAttributes::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`init`](crate::init) made, the global ones of OpenTelemetry. `scope` finds the first, `generations`
 //! keeps the last two.
 
+pub(crate) mod baggage_spans;
 pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod function_durations;
