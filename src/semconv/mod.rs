@@ -46,7 +46,7 @@ pub(crate) use names::*;
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header};
 pub(crate) use scheme::Scheme;
 pub(crate) use server_request::ServerRequest;
-pub(crate) use text::truncate;
+pub(crate) use text::{MAX_PATH, truncate};
 #[cfg(feature = "init")]
 pub(crate) use values::AttributeValue;
 pub(crate) use values::{Side, is_defined, protocol_version, status_attribute};

@@ -68,6 +68,7 @@ mod propagation;
 mod requests;
 #[cfg(feature = "macros")]
 mod returned_errors;
+mod routes;
 #[cfg(feature = "init")]
 mod secrets;
 mod span_builder;
