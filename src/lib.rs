@@ -279,6 +279,11 @@ pub mod __private {
 #[doc = include_str!("../docs/migrating.md")]
 struct Migrating;
 
+/// Compiles the examples of the recipes.
+#[cfg(all(doctest, feature = "axum", feature = "init"))]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
+
 /// Compiles the examples of the README.
 #[cfg(all(
     doctest,

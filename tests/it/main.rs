@@ -71,6 +71,8 @@ mod returned_errors;
 mod routes;
 #[cfg(feature = "init")]
 mod secrets;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod short_lives;
 mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]
