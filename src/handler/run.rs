@@ -14,7 +14,6 @@ use crate::concurrent::caught::guarded;
 use crate::current_context::{self, Attached};
 #[cfg(feature = "tokio")]
 use crate::propagation::current_span_with_state;
-#[cfg(feature = "macros")]
 use crate::providers::function_durations::FunctionEnd;
 use crate::providers::in_context;
 use crate::providers::scope;
@@ -43,7 +42,10 @@ pub(crate) struct Function {
 /// What a duration is recorded of.
 pub(crate) enum Measured {
     /// A function: the module or type that it is in, and its name.
-    #[cfg(feature = "macros")]
+    #[cfg_attr(
+        not(feature = "macros"),
+        allow(dead_code, reason = "the macro alone measures functions")
+    )]
     Function(&'static str, &'static str),
     Messages(Operation, Arc<Destination>),
 }
@@ -212,7 +214,6 @@ impl Metrics {
     fn record(&self, error: Option<&'static str>) {
         let seconds = self.start.elapsed().as_secs_f64();
         match &self.measured {
-            #[cfg(feature = "macros")]
             Measured::Function(place, name) => {
                 let function = (*place, *name);
                 let end = FunctionEnd { function, error };
