@@ -12,12 +12,19 @@ mod support;
 use std::fmt::Debug;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use axum::body::Body;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
 use http::{Request, Response};
+use opentelemetry::Context;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    InMemorySpanExporter, RandomIdGenerator, Sampler, Span, SpanData, SpanProcessor,
+};
 use tower::{Layer, Service};
+use tower_telemetry::config::SpanExport;
 use tower_telemetry::{
     ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_span_attributes, add_span_event,
     async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer, increment_counter,
@@ -107,6 +114,66 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
 #[bench::metrics_only(server(Recorded::Metrics, Inbound::Sampled))]
 fn axum_route(rung: Rung) -> Rung {
+    run(rung)
+}
+
+/// A part of the application's.
+#[derive(Clone, Copy)]
+enum Part {
+    Exporter,
+    Processor,
+    ProcessorAround,
+    Sampler,
+    IdGenerator,
+}
+
+/// Does as little as a processor can.
+#[derive(Debug)]
+struct Passes(Option<SpanExport>);
+
+impl SpanProcessor for Passes {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if let Some(export) = &self.0 {
+            export.on_end(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+fn with_part(part: Part, inbound: Inbound) -> Rung {
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let config = support::config("parentbased_always_on", true, nobody);
+    let config = match part {
+        Part::Exporter => config.with_span_exporter(InMemorySpanExporter::default()),
+        Part::Processor => config.with_span_processor(Passes(None)),
+        Part::ProcessorAround => config.with_span_processor_around(|export| Passes(Some(export))),
+        Part::Sampler => config.with_sampler(Sampler::parent_based(Sampler::AlwaysOn)),
+        Part::IdGenerator => config.with_id_generator(RandomIdGenerator::default()),
+    };
+    let telemetry = config.init().expect("it is valid");
+    let app = routes().layer(TelemetryLayer::new());
+    rung(app, move || request(inbound), Some(telemetry))
+}
+
+#[library_benchmark]
+#[bench::none(server(Recorded::Everything, Inbound::Sampled))]
+#[bench::none_not_sampled(server(Recorded::Everything, Inbound::NotSampled))]
+#[bench::exporter(with_part(Part::Exporter, Inbound::Sampled))]
+#[bench::processor(with_part(Part::Processor, Inbound::Sampled))]
+#[bench::processor_not_sampled(with_part(Part::Processor, Inbound::NotSampled))]
+#[bench::processor_around(with_part(Part::ProcessorAround, Inbound::Sampled))]
+#[bench::sampler(with_part(Part::Sampler, Inbound::Sampled))]
+#[bench::id_generator(with_part(Part::IdGenerator, Inbound::Sampled))]
+fn part(rung: Rung) -> Rung {
     run(rung)
 }
 
@@ -367,6 +434,7 @@ library_benchmark_group!(
         client_request,
         handler_function,
         bound_instrument,
+        part,
         tracing_span
     ]
 );

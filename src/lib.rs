@@ -251,6 +251,11 @@ struct Migrating;
 #[doc = include_str!("../docs/recipes.md")]
 struct Recipes;
 
+/// Compiles the examples of the page about parts of the application's.
+#[cfg(all(doctest, feature = "init"))]
+#[doc = include_str!("../docs/parts.md")]
+struct Parts;
+
 /// Compiles the examples of the README.
 #[cfg(all(
     doctest,

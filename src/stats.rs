@@ -24,6 +24,13 @@ pub struct SignalStats {
     pub last_failure: Option<Failure>,
 }
 
+impl SignalStats {
+    /// Returns how many items were lost: failed, or dropped.
+    pub fn lost(&self) -> u64 {
+        self.failed.saturating_add(self.dropped)
+    }
+}
+
 /// Why an export failed. Its text is short, and says nothing of what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -48,8 +55,10 @@ pub enum Failure {
     NoReceiver,
     /// One span, metric point or log record alone is larger than a message may be.
     TooLarge,
-    /// The exporter panicked.
+    /// The exporter, or another part of the pipeline, panicked.
     Panic,
+    /// An exporter of the application failed. The log says how.
+    Exporter,
 }
 
 impl fmt::Display for Failure {
@@ -66,12 +75,111 @@ impl fmt::Display for Failure {
             Self::NoReceiver => f.write_str("no otlp receiver"),
             Self::TooLarge => f.write_str("too large"),
             Self::Panic => f.write_str("panic"),
+            Self::Exporter => f.write_str("exporter"),
         }
     }
 }
 
+/// The kind of a part that the application has given to [`Config`](crate::Config).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PartKind {
+    /// Of [`Config::with_span_processor`](crate::Config::with_span_processor) and
+    /// [`Config::with_span_processor_around`](crate::Config::with_span_processor_around).
+    SpanProcessor,
+    /// Of [`Config::with_span_exporter`](crate::Config::with_span_exporter).
+    SpanExporter,
+    /// Of `Config::with_log_processor`.
+    LogProcessor,
+    /// Of `Config::with_log_exporter`.
+    LogExporter,
+    /// Of [`Config::with_metric_reader`](crate::Config::with_metric_reader).
+    MetricReader,
+    /// Of [`Config::with_metric_exporter`](crate::Config::with_metric_exporter).
+    MetricExporter,
+}
+
+impl PartKind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::SpanProcessor | Self::SpanExporter => "span",
+            Self::LogProcessor | Self::LogExporter => "log record",
+            Self::MetricReader | Self::MetricExporter => "metric point",
+        }
+    }
+}
+
+impl fmt::Display for PartKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SpanProcessor => "span processor",
+            Self::SpanExporter => "span exporter",
+            Self::LogProcessor => "log processor",
+            Self::LogExporter => "log exporter",
+            Self::MetricReader => "metric reader",
+            Self::MetricExporter => "metric exporter",
+        })
+    }
+}
+
+/// Counts of what went through one part of the application's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartStats {
+    /// The kind of the part.
+    pub kind: PartKind,
+    /// The name of its type, without the path.
+    pub name: String,
+    /// The counts. `None` for a metric reader: it collects by itself, so that its points are not known
+    /// here.
+    ///
+    /// An item is `exported` when the exporter has returned without an error, or when the processor has
+    /// returned: what a processor does with it later is not known here.
+    pub counts: Option<SignalStats>,
+    /// How many calls of its flush and its shutdown have failed or panicked.
+    pub failed_flushes: u64,
+}
+
+impl PartStats {
+    /// Returns how many items were lost.
+    pub fn lost(&self) -> u64 {
+        self.counts.map_or(0, |counts| counts.lost())
+    }
+}
+
+/// `span exporter "Vendor": sent 120 spans, lost 3 spans (last failure: timeout)`
+impl fmt::Display for PartStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            name,
+            counts,
+            failed_flushes,
+        } = self;
+        write!(f, "{kind} {name:?}: ")?;
+        match counts {
+            Some(counts) => {
+                let noun = kind.noun();
+                write!(f, "sent {}, lost ", Amount(counts.exported, noun))?;
+                match counts.lost() {
+                    0 => f.write_str("nothing")?,
+                    lost => Lost(lost, noun, counts.last_failure).fmt(f)?,
+                }
+            }
+            None => f.write_str("not counted")?,
+        }
+        if *failed_flushes > 0 {
+            write!(f, ", {} failed", Amount(*failed_flushes, "flush"))?;
+        }
+        Ok(())
+    }
+}
+
 /// Counts of the telemetry of a process so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// An item that goes to several places is counted in each: `traces`, `metrics` and `logs` have what goes
+/// to the OTLP receiver, and `parts` what goes through parts of the application's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Spans.
@@ -83,10 +191,12 @@ pub struct Stats {
     /// Lines of the process that were lost because its standard output was not read: log lines, and
     /// those of the console exporter. See [`LogWriter`](crate::logs::LogWriter).
     pub lost_lines: u64,
+    /// The parts that [`Config`](crate::Config) was given, in the order of [`PartKind`].
+    pub parts: Vec<PartStats>,
 }
 
 /// How a flush or a shutdown ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// Whether something was left undone: time ran out before all was sent or given up, or the
@@ -97,23 +207,24 @@ pub struct Report {
 }
 
 impl Report {
-    /// How many spans, metric points and log records were lost so far.
+    /// How many spans, metric points and log records were lost so far, on their way to the OTLP receiver
+    /// and in parts of the application's. One that was lost in two places counts twice.
     pub fn lost(&self) -> u64 {
         let Stats {
             traces,
             metrics,
             logs,
+            parts,
             ..
-        } = self.stats;
+        } = &self.stats;
         let signals = [traces, metrics, logs];
-        signals
-            .iter()
-            .map(|signal| signal.failed + signal.dropped)
-            .sum()
+        let in_parts = parts.iter().map(PartStats::lost);
+        signals.iter().map(|signal| signal.lost()).sum::<u64>() + in_parts.sum::<u64>()
     }
 }
 
-/// One short paragraph: how much was sent and how much was lost, of each signal, and why.
+/// One short paragraph: how much was sent and how much was lost, of each signal and in each part of the
+/// application's, and why.
 ///
 /// `sent 120 spans, 34 metric points, 12 log records; lost nothing`
 impl fmt::Display for Report {
@@ -123,7 +234,8 @@ impl fmt::Display for Report {
             metrics,
             logs,
             lost_lines,
-        } = self.stats;
+            parts,
+        } = &self.stats;
         let signals = [
             (traces, "span"),
             (metrics, "metric point"),
@@ -135,30 +247,41 @@ impl fmt::Display for Report {
             write!(f, "{comma}{}", Amount(stats.exported, noun))?;
         }
         f.write_str("; lost ")?;
-        let lost = signals.map(|(stats, noun)| {
-            let lost = stats.failed.saturating_add(stats.dropped);
-            (lost, noun, stats.last_failure)
-        });
-        let mut lost = lost.iter().filter(|(lost, ..)| *lost > 0).peekable();
+        let lost = signals.map(|(stats, noun)| Lost(stats.lost(), noun, stats.last_failure));
+        let mut lost = lost.iter().filter(|lost| lost.0 > 0).peekable();
         if lost.peek().is_none() {
             f.write_str("nothing")?;
         }
-        while let Some((count, noun, failure)) = lost.next() {
-            write!(f, "{}", Amount(*count, noun))?;
-            if let Some(failure) = failure {
-                write!(f, " (last failure: {failure})")?;
-            }
+        while let Some(one) = lost.next() {
+            one.fmt(f)?;
             if lost.peek().is_some() {
                 f.write_str(", ")?;
             }
         }
-        if lost_lines > 0 {
-            write!(f, "; {} not written", Amount(lost_lines, "log line"))?;
+        for part in parts {
+            write!(f, "; {part}")?;
+        }
+        if *lost_lines > 0 {
+            write!(f, "; {} not written", Amount(*lost_lines, "log line"))?;
         }
         if self.timed_out {
             f.write_str("; not all was done in time")?;
         }
         Ok(())
+    }
+}
+
+/// How many of something were lost, and why the last attempt failed.
+struct Lost<'a>(u64, &'a str, Option<Failure>);
+
+impl fmt::Display for Lost<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, noun, failure) = self;
+        Amount(*count, noun).fmt(f)?;
+        match failure {
+            Some(failure) => write!(f, " (last failure: {failure})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -168,6 +291,11 @@ struct Amount<'a>(u64, &'a str);
 impl fmt::Display for Amount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+        let plural = match (count, noun.ends_with("sh")) {
+            (1, _) => "",
+            (_, true) => "es",
+            (_, false) => "s",
+        };
+        write!(f, "{count} {noun}{plural}")
     }
 }

@@ -49,6 +49,12 @@ impl Inbound {
 /// Sets telemetry up as a service in production has it, sampled as `sampler` says, a tenth where that
 /// is a ratio.
 pub fn init(sampler: &str, enabled: bool, receiver: SocketAddr) -> TelemetryGuard {
+    let config = config(sampler, enabled, receiver);
+    config.init().expect("it is valid")
+}
+
+/// The configuration of this.
+pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
     let config = Config::from_vars(|name| {
         let value = match name {
             "ENVIRONMENT" => "production",
@@ -63,7 +69,7 @@ pub fn init(sampler: &str, enabled: bool, receiver: SocketAddr) -> TelemetryGuar
         };
         Some(value.to_owned())
     });
-    config.without_subscriber().init().expect("it is valid")
+    config.without_subscriber()
 }
 
 /// Makes a span of the caller current, as it is in a handler.

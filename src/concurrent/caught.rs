@@ -22,6 +22,12 @@ pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     result
 }
 
+/// Runs code of the application; returns `None` if it panics. The caller tells of it.
+#[cfg(feature = "init")]
+pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(code)).ok()
+}
+
 /// Runs code that logs. A subscriber that panics must not end a thread of this crate.
 #[cfg(any(feature = "init", feature = "logs"))]
 pub(crate) fn without_panic(log: impl FnOnce()) {

@@ -7,6 +7,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 #[cfg(feature = "tracing")]
 use crate::bridge::SpanFilter;
+use crate::config::parts::Parts;
 use crate::config::proxy::ProxySettings;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
@@ -74,6 +75,7 @@ pub struct Config {
     pub(crate) exceptions: ExceptionSignal,
     pub(crate) limits: Limits,
     pub(crate) layers: LayerSettings,
+    pub(crate) parts: Parts,
     #[cfg(feature = "logs")]
     pub(crate) log_lines: LogLineSettings,
     #[cfg(feature = "tracing")]
@@ -121,9 +123,23 @@ impl Config {
         self
     }
 
-    /// Sets which traces are recorded, in place of `OTEL_TRACES_SAMPLER`.
-    pub fn with_sampler(mut self, sampler: Sampler) -> Self {
-        self.sampler = Some(sampler);
+    /// Sets which traces are recorded, in place of `OTEL_TRACES_SAMPLER`: a [`Sampler`], or any
+    /// [`ShouldSample`](opentelemetry_sdk::trace::ShouldSample) (trace SDK, "Sampling").
+    ///
+    /// With one of your own, spans are those of the SDK, which costs more; `docs/parts.md` has the
+    /// figures. It is asked on the thread of the request, with the attributes that the conventions have
+    /// for samplers. Where it panics, one warning says so, and the trace is recorded as its parent is,
+    /// or, without a parent, is recorded.
+    ///
+    /// ```
+    /// use opentelemetry_sdk::trace::Sampler as SdkSampler;
+    /// use tower_telemetry::{Config, config::Sampler};
+    ///
+    /// let config = Config::from_env().with_sampler(Sampler::ParentBasedTraceIdRatio(0.25));
+    /// let config = config.with_sampler(SdkSampler::parent_based(SdkSampler::AlwaysOn));
+    /// ```
+    pub fn with_sampler(mut self, sampler: impl Into<Sampler>) -> Self {
+        self.sampler = Some(sampler.into());
         self.sampler_origin = Some("Config::with_sampler");
         self
     }

@@ -25,10 +25,10 @@ impl Config {
 
     /// Warns where exceptions are to be log records, and log records go nowhere.
     fn exceptions_without_logs(&self) -> Option<ConfigWarning> {
-        let are_sent =
-            cfg!(feature = "logs") && self.exporters(Signal::Logs).contains(&Exporter::Otlp);
+        let are_sent = cfg!(feature = "logs")
+            && (self.exporters(Signal::Logs).contains(&Exporter::Otlp) || self.parts.take_logs());
         let variable = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN";
-        let consequence = "needs the feature `logs` and OTLP for logs; using events on spans";
+        let consequence = "needs the feature `logs` and an exporter of logs; using events on spans";
         let is_void = self.exceptions.is_logged() && !are_sent;
         is_void.then(|| ConfigWarning::new(variable, None, consequence))
     }

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 #[cfg(feature = "tracing")]
 use crate::bridge::SpanFilter;
 use crate::config::builder::Config;
+use crate::config::parts::Parts;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
@@ -123,6 +124,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         exceptions: vars.exceptions(),
         limits: vars.limits(),
         layers: LayerSettings::read(&mut vars),
+        parts: Parts::default(),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
         #[cfg(feature = "tracing")]

@@ -9,6 +9,8 @@ mod env_otlp;
 pub(crate) mod error;
 mod layer_setters;
 mod otlp_setters;
+mod part_setters;
+pub(crate) mod parts;
 mod proxied;
 pub(crate) mod proxy;
 pub(crate) mod resource;
@@ -20,6 +22,7 @@ mod vars;
 
 pub use crate::config::builder::Config;
 pub use crate::config::error::InitError;
+pub use crate::config::parts::SpanExport;
 pub use crate::config::settings::batch::Batch;
 pub use crate::config::settings::environment::Environment;
 pub use crate::config::settings::exception_signal::ExceptionSignal;

@@ -10,11 +10,13 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use crate::config::builder::Config;
 use crate::semconv::resource as names;
 
-/// The resource: code over dedicated variables over `OTEL_RESOURCE_ATTRIBUTES` over what is found.
+/// The resource: code over dedicated variables over `OTEL_RESOURCE_ATTRIBUTES` over what detectors of the
+/// application find over what is found here.
 pub(crate) fn resource(config: &Config) -> Resource {
     let environment = |name: &'static str| KeyValue::new(names::DEPLOYMENT_ENVIRONMENT_NAME, name);
     // Of two with one key, the later holds.
     let mut attributes = found();
+    attributes.extend(config.parts.detected.iter().cloned());
     attributes.push(environment(config.environment().as_str()));
     let listed = config.env_attributes.iter().cloned();
     attributes.extend(listed.map(|(key, value)| KeyValue::new(key, value)));

@@ -80,7 +80,12 @@ impl fmt::Display for Config {
             (None, _) => write!(f, " sampler={sampler}")?,
         }
         let propagators = self.propagators.iter().map(|one| one.name().to_owned());
-        write!(f, " propagators={}", list(propagators))
+        write!(f, " propagators={}", list(propagators))?;
+        let parts = self.parts.names();
+        if !parts.is_empty() {
+            write!(f, " parts={}", parts.join(","))?;
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +126,7 @@ impl fmt::Debug for Config {
             exceptions,
             limits,
             layers,
+            parts,
             #[cfg(feature = "logs")]
             log_lines,
             #[cfg(feature = "tracing")]
@@ -157,7 +163,8 @@ impl fmt::Debug for Config {
             .field("histograms", histograms)
             .field("exceptions", exceptions)
             .field("limits", limits)
-            .field("layers", layers);
+            .field("layers", layers)
+            .field("parts", parts);
         #[cfg(feature = "logs")]
         shown.field("log_lines", log_lines);
         #[cfg(feature = "tracing")]

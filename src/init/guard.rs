@@ -252,6 +252,12 @@ impl Pipeline {
             metrics: stats(Signal::Metrics),
             logs: stats(Signal::Logs),
             lost_lines: LogWriter::stdout().lost(),
+            parts: self
+                .export
+                .records
+                .iter()
+                .map(|part| part.stats(read))
+                .collect(),
         }
     }
 
@@ -271,14 +277,13 @@ impl Pipeline {
         };
         // While it ran, all else that was lost has been told.
         let told = self.stats();
-        let given_up = [
-            (report.stats.traces, told.traces),
-            (report.stats.metrics, told.metrics),
-            (report.stats.logs, told.logs),
-        ]
-        .map(|(last, told)| last.dropped.saturating_sub(told.dropped));
-        let [traces, metrics, logs] = given_up;
-        if given_up != [0; 3] {
+        let given_up =
+            |last: SignalStats, told: SignalStats| last.dropped.saturating_sub(told.dropped);
+        let (last, before) = (&report.stats, &told);
+        let traces = given_up(last.traces, before.traces);
+        let metrics = given_up(last.metrics, before.metrics);
+        let logs = given_up(last.logs, before.logs);
+        if [traces, metrics, logs] != [0; 3] {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
@@ -288,6 +293,22 @@ impl Pipeline {
                     "telemetry is lost: not all was exported when telemetry was shut down"
                 );
             });
+        }
+        for (part, before) in last.parts.iter().zip(&before.parts) {
+            let (Some(counts), Some(before)) = (part.counts, before.counts) else {
+                continue;
+            };
+            let (lost, kind, name) = (given_up(counts, before), part.kind, part.name.clone());
+            if lost > 0 {
+                tell(move || {
+                    tracing::warn!(
+                        target: "tower_telemetry",
+                        lost,
+                        "telemetry is lost: not all went through the {kind} {name:?} when telemetry was \
+                         shut down"
+                    );
+                });
+            }
         }
         report
     }
@@ -357,6 +378,7 @@ mod tests {
                     metrics,
                     logs,
                     lost_lines: u64::from(timed_out),
+                    parts: Vec::new(),
                 },
             };
             assert_eq!(report.to_string(), expected);

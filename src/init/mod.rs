@@ -128,8 +128,9 @@ impl Config {
                 span_filter: self.tracing_spans,
             });
         }
-        let (export, workers) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers, awaits_subscriber).map_err(InitError::Thread)?;
+        let (export, workers, beside) = Export::new(&mut self)?;
+        let thread = ExportThread::start(workers, beside, awaits_subscriber);
+        let thread = thread.map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {
             pipeline: Some(Pipeline {

@@ -8,7 +8,7 @@ use opentelemetry_sdk::Resource;
 
 use crate::config::Config;
 use crate::config::error::InitError;
-use crate::config::resource::resource;
+use crate::config::parts::Parts;
 use crate::config::settings::{PerSignal, Signal};
 use crate::logs::EndNotice;
 use crate::otlp::client::OtlpClient;
@@ -16,8 +16,11 @@ use crate::otlp::connection::{Connection, Origin, Tls};
 use crate::otlp::retries::Retries;
 use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::parts::ending::Beside;
+use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::self_metrics::Observed;
 use crate::pipeline::worker::Worker;
+use crate::stats::PartKind;
 
 /// Shared by the signals while their providers are built.
 pub(crate) struct Building<'a> {
@@ -25,25 +28,43 @@ pub(crate) struct Building<'a> {
     pub(crate) resource: Resource,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) workers: Vec<Worker>,
+    /// The parts of the application's that are not set up yet.
+    pub(crate) parts: Parts,
+    pub(crate) beside: Beside,
+    pub(crate) records: Vec<Arc<PartRecord>>,
     connections: Vec<Arc<Connection>>,
     /// The signals that go to an OTLP receiver.
     pub(crate) observed: Vec<Observed>,
     pub(crate) flush: FlushHandle,
+    /// The same, for the first reader of metrics alone: a provider asks all of its readers for a flush.
+    pub(crate) reader_flush: Option<FlushHandle>,
     pub(crate) end: EndNotice,
 }
 
 impl<'a> Building<'a> {
-    pub(crate) fn new(config: &'a Config) -> Self {
+    pub(crate) fn new(config: &'a Config, parts: Parts, resource: Resource) -> Self {
+        let flush = FlushHandle::default();
         Self {
             config,
-            resource: resource(config),
+            resource,
             counters: PerSignal::default(),
             workers: Vec::new(),
+            parts,
+            beside: Beside::default(),
+            records: Vec::new(),
             connections: Vec::new(),
             observed: Vec::new(),
-            flush: FlushHandle::default(),
+            reader_flush: Some(flush.clone()),
+            flush,
             end: EndNotice::default(),
         }
+    }
+
+    /// Makes the record of a part.
+    pub(crate) fn record(&mut self, kind: PartKind, name: String) -> Arc<PartRecord> {
+        let record = PartRecord::new(kind, name);
+        self.records.push(record.clone());
+        record
     }
 
     /// Makes a client for the OTLP receiver of a signal. One attempt takes `timeout` at most.

@@ -118,7 +118,7 @@ impl Sink<EndedSpan> for SpanPrinter {
         let exported = batch.len() as u64;
         let text = self.write(|waiting, text| {
             for span in batch {
-                waiting.add(span.view(&self.limits).to_data(), text);
+                waiting.add(span.into_span_data(&self.limits, None), text);
             }
         });
         print(&text);

@@ -73,6 +73,13 @@ impl Counters {
         }
     }
 
+    /// Counts an accepted item that is lost without an attempt to send it.
+    pub(crate) fn fail_one(&self, failure: Failure) {
+        let mut outcome = SendOutcome::default();
+        outcome.fail(1, failure, String::new());
+        self.settle(&outcome);
+    }
+
     /// Takes `count` accepted items back, on the thread that accepted them: newer ones replace them.
     pub(crate) fn take_back(&self, count: u64) {
         self.accepted

@@ -7,13 +7,17 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::Config;
 use crate::config::error::InitError;
-use crate::config::settings::{ExceptionSignal, PerSignal, Propagator};
+use crate::config::resource::resource;
+use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Sampler};
 use crate::logs::EndNotice;
 use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
 use crate::pipeline::exceptions::ExceptionLogger;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::parts::ending::Beside;
+use crate::pipeline::parts::record::PartRecord;
+use crate::pipeline::parts::sampling::CaughtSampler;
 use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
@@ -28,9 +32,11 @@ pub(crate) struct Export {
     #[cfg(feature = "logs")]
     pub(crate) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
     pub(crate) queues: Arc<SpanQueues>,
-    /// `None` where only the SDK can ask the sampler.
+    /// `None` where spans are those of the SDK: for a sampler, a generator of ids or span processors of the
+    /// application's.
     pub(crate) sampling: Option<Sampling>,
     pub(crate) counters: PerSignal<Arc<Counters>>,
+    pub(crate) records: Vec<Arc<PartRecord>>,
     exceptions: ExceptionSignal,
     /// For what the providers are asked to flush.
     pub(crate) flush: FlushHandle,
@@ -53,12 +59,18 @@ impl Export {
         Exceptions::default()
     }
 
-    /// The providers, and the workers that they need to have running.
-    pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>), InitError> {
+    /// The providers, and the workers and parts that they need to have running.
+    pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>, Beside), InitError> {
         let sampler = config.take_sampler();
-        let sampling = Sampling::of(&sampler);
-        let mut building = Building::new(config);
+        let resource = resource(config);
+        let parts = std::mem::take(&mut config.parts);
+        let sampling = Sampling::of(&sampler).filter(|_| !parts.need_sdk_spans());
+        let mut building = Building::new(config, parts, resource);
+        let is_custom = matches!(sampler, Sampler::Custom(_));
         let mut sampler = sampler.for_sdk();
+        if is_custom {
+            sampler = Box::new(CaughtSampler::new(sampler));
+        }
         let is_b3 = |one: &Propagator| matches!(one, Propagator::B3 | Propagator::B3Multi);
         if building.config.propagators.iter().any(is_b3) {
             sampler = Box::new(B3Sampler(sampler));
@@ -70,6 +82,8 @@ impl Export {
         if building.config.self_metrics {
             self_metrics::register(&meter_provider, &building.observed, &queues);
         }
+        // In the order of their kinds, and then as they were given.
+        building.records.sort_by_key(|record| record.kind as u8);
         let export = Self {
             tracer_provider,
             meter_provider,
@@ -78,10 +92,11 @@ impl Export {
             queues,
             sampling,
             counters: building.counters,
+            records: building.records,
             exceptions: building.config.exceptions,
             flush: building.flush,
             end: building.end,
         };
-        Ok((export, building.workers))
+        Ok((export, building.workers, building.beside))
     }
 }

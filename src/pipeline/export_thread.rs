@@ -22,6 +22,8 @@ use tracing::{Dispatch, dispatcher};
 
 use crate::logs::tell;
 use crate::pipeline::deadlines;
+use crate::pipeline::flush::Flush;
+use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::worker::Worker;
 
 /// Added to a timeout, so that usually the export thread says what was done in time.
@@ -84,7 +86,11 @@ impl fmt::Debug for FlushHandle {
 impl ExportThread {
     /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
     /// there is none.
-    pub(crate) fn start(workers: Vec<Worker>, awaits_subscriber: bool) -> io::Result<Self> {
+    pub(crate) fn start(
+        workers: Vec<Worker>,
+        beside: Beside,
+        awaits_subscriber: bool,
+    ) -> io::Result<Self> {
         deadlines::start()?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, start) = blocking::channel();
@@ -104,7 +110,7 @@ impl ExportThread {
                 };
                 let _ = started.send(result);
                 if let Some(runtime) = runtime {
-                    runtime.block_on(run(workers, receiver));
+                    runtime.block_on(run(workers, beside, receiver));
                     // A name that is being resolved must not hold the thread.
                     runtime.shutdown_background();
                 }
@@ -215,12 +221,8 @@ fn must_be_quiet(awaits_subscriber: bool) -> bool {
     !is_own
 }
 
-async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut flushes = Vec::new();
-    for worker in workers {
-        flushes.push(worker.flush);
-        tokio::spawn(worker.task);
-    }
+async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let all = Flush::start(workers, beside);
     while let Some(command) = commands.recv().await {
         let (last, timeout, done) = match command {
             Command::Flush {
@@ -233,30 +235,12 @@ async fn run(workers: Vec<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 continue;
             }
         };
-        // A worker that cannot be asked is gone, and what it had with it.
-        let waiting: Vec<_> = flushes
-            .iter()
-            .map(|flush| {
-                let (done, flushed) = oneshot::channel();
-                let _ = flush.send(done);
-                flushed
-            })
-            .collect();
-        let flush = async move {
-            let all = async {
-                let mut complete = true;
-                for flushed in waiting {
-                    complete &= flushed.await.is_ok();
-                }
-                complete
-            };
-            let complete = tokio::time::timeout(timeout, all).await.unwrap_or(false);
-            done(complete);
-        };
+        let flush = all.flush(last, timeout);
+        let flush = async move { done(flush.await) };
         if last {
             // A worker that nobody can ask ends after this flush. Metrics are not collected again
             // while another signal still waits for its receiver: they would count as lost.
-            drop(flushes);
+            drop(all);
             return flush.await;
         }
         tokio::spawn(flush);

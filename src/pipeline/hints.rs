@@ -32,5 +32,6 @@ pub(crate) fn hint(failure: Failure) -> &'static str {
             "see the log of the receiver"
         }
         Failure::Panic => "this is a defect of the exporter",
+        Failure::Exporter => "see the documentation of the exporter",
     }
 }

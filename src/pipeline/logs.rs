@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry::logs::AnyValue as SdkValue;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -23,20 +22,41 @@ use crate::otlp::retention::Retention;
 use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
 use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::queue::{Item, Queue};
+use crate::pipeline::log_record::Record;
+use crate::pipeline::part_setup;
+use crate::pipeline::queue::Queue;
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Sink};
 
 /// `None` where log records are not sent anywhere; the console has log lines of its own.
 pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
-    if !building
-        .config
-        .exporters(Signal::Logs)
-        .contains(&Exporter::Otlp)
-    {
+    let exporters = building.config.exporters(Signal::Logs);
+    let to_otlp = exporters.contains(&Exporter::Otlp);
+    if !to_otlp && !building.parts.take_logs() {
         return Ok(None);
     }
+    let mut queues = Vec::new();
+    if to_otlp {
+        queues.push(otlp(building)?);
+    }
+    queues.extend(part_setup::log_exporters(building)?);
+    let mut provider = SdkLoggerProvider::builder().with_resource(building.resource.clone());
+    // First, so that what they change is exported.
+    for processor in part_setup::log_processors(building)? {
+        provider = provider.with_log_processor(processor);
+    }
+    let provider = provider.with_log_processor(Records {
+        queues: queues.into(),
+        shut_down: AtomicBool::new(false),
+        flush: building.flush.clone(),
+        end: building.end.clone(),
+    });
+    Ok(Some(provider.build()))
+}
+
+/// Makes the queue to the OTLP receiver.
+fn otlp(building: &mut Building) -> Result<Arc<Queue<Record>>, InitError> {
     let batch = building.config.logs;
     let client = building.client(Signal::Logs, batch.export_timeout)?;
     let losses = building.losses(Signal::Logs, client.receiver());
@@ -49,50 +69,12 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     let (queue, worker) = worker::queue(batch, losses, sink);
     building.observe(Signal::Logs, exporter, Some(queue.clone()));
     building.workers.push(worker);
-    let provider = SdkLoggerProvider::builder()
-        .with_resource(building.resource.clone())
-        .with_log_processor(Records {
-            queue,
-            shut_down: AtomicBool::new(false),
-            flush: building.flush.clone(),
-            end: building.end.clone(),
-        });
-    Ok(Some(provider.build()))
+    Ok(queue)
 }
 
-/// Boxed, because a record is large and a queue of them grows in blocks.
-type Record = Box<(SdkLogRecord, InstrumentationScope)>;
-
-impl Item for Record {
-    fn estimated_size(&self) -> usize {
-        let (record, _) = &**self;
-        let attributes = record.attributes_iter();
-        size_of::<SdkLogRecord>()
-            + record.body().map_or(0, bytes)
-            + attributes
-                .map(|(key, value)| key.as_str().len() + bytes(value))
-                .sum::<usize>()
-    }
-}
-
-/// About how much memory a value takes.
-fn bytes(value: &SdkValue) -> usize {
-    size_of::<SdkValue>()
-        + match value {
-            SdkValue::String(text) => text.as_str().len(),
-            SdkValue::Bytes(bytes) => bytes.len(),
-            SdkValue::ListAny(list) => list.iter().map(bytes).sum(),
-            SdkValue::Map(map) => map
-                .iter()
-                .map(|(key, value)| key.as_str().len() + bytes(value))
-                .sum(),
-            _ => 0,
-        }
-}
-
-/// The log processor: into the queue with every record.
+/// The log processor: into the queues with every record.
 struct Records {
-    queue: Arc<Queue<Record>>,
+    queues: Box<[Arc<Queue<Record>>]>,
     /// The SDK goes on emitting after its shutdown.
     shut_down: AtomicBool,
     flush: FlushHandle,
@@ -109,8 +91,10 @@ impl LogProcessor for Records {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
         if self.shut_down.load(Ordering::Relaxed) {
             self.end.give();
-        } else {
-            self.queue.push(Box::new((record.clone(), scope.clone())));
+            return;
+        }
+        for queue in &self.queues {
+            queue.push(Box::new((record.clone(), scope.clone())));
         }
     }
 

@@ -1,23 +1,21 @@
 //! Metrics on their way out.
 
 use std::future::pending;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::mem::take;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{
-    Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
-    Temporality,
+    Aggregation, Instrument, InstrumentKind, ManualReader, SdkMeterProvider, Stream, Temporality,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::concurrent::caught::caught;
 use crate::config::error::InitError;
+use crate::config::parts::{Buckets, View};
 use crate::config::settings::{Exporter, HistogramAggregation, Signal};
 use crate::logs::tell;
 use crate::otlp::client::OtlpClient;
@@ -28,16 +26,24 @@ use crate::otlp::retries::Repeat;
 use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
-use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::part_setup;
+use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
-    let histograms = building.config.histograms;
-    let mut provider = SdkMeterProvider::builder()
-        .with_resource(building.resource.clone())
-        .with_view(move |instrument| stream(instrument, histograms));
+    let views = Views {
+        histograms: building.config.histograms,
+        buckets: take(&mut building.parts.buckets),
+        given: take(&mut building.parts.views),
+    };
+    let mut provider = SdkMeterProvider::builder().with_resource(building.resource.clone());
+    for view in &views.given {
+        let view = view.clone();
+        provider = provider.with_view(move |instrument| view_of(&view, instrument));
+    }
+    provider = provider.with_view(move |instrument| views.stream(instrument));
     for exporter in building.config.exporters(Signal::Metrics) {
         // One for each, because what one has collected another would miss.
         let reader = match exporter {
@@ -47,7 +53,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader {
             reader: reader.clone(),
-            flush: building.flush.clone(),
+            flush: building.reader_flush.take(),
         });
         let worker = match exporter {
             Exporter::Otlp => {
@@ -66,31 +72,75 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         };
         building.workers.push(worker);
     }
+    for reader in part_setup::metric_exporters(building)? {
+        provider = provider.with_reader(reader);
+    }
+    for reader in part_setup::metric_readers(building)? {
+        provider = provider.with_reader(reader);
+    }
     Ok(provider.build())
 }
 
-/// How an instrument is kept, where that is not the SDK's default. One view for all, because an
-/// instrument that two views match becomes two.
-fn stream(instrument: &Instrument, histograms: HistogramAggregation) -> Option<Stream> {
-    let is_request_metric = crate::semconv::is_request_metric(instrument.name());
-    let is_exponential = histograms == HistogramAggregation::ExponentialBuckets
-        && instrument.kind() == InstrumentKind::Histogram;
-    if !is_request_metric && !is_exponential {
-        return None;
+/// How instruments are kept.
+struct Views {
+    histograms: HistogramAggregation,
+    buckets: Vec<Buckets>,
+    /// The views of the application.
+    given: Vec<View>,
+}
+
+impl Views {
+    /// Returns how an instrument is kept, where that is not the SDK's default. One view for all, because
+    /// an instrument that two views match becomes two.
+    fn stream(&self, instrument: &Instrument) -> Option<Stream> {
+        let is_given = |view: &View| view_of(view, instrument).is_some();
+        if self.given.iter().any(is_given) {
+            return None;
+        }
+        let is_request_metric = crate::semconv::is_request_metric(instrument.name());
+        let is_histogram = instrument.kind() == InstrumentKind::Histogram;
+        let has_buckets = |one: &&Buckets| one.name.eq_ignore_ascii_case(instrument.name());
+        let buckets = self.buckets.iter().find(has_buckets);
+        let aggregation = match buckets.filter(|_| is_histogram) {
+            Some(Buckets { bounds, .. }) => Some(Aggregation::ExplicitBucketHistogram {
+                boundaries: bounds.clone(),
+                record_min_max: true,
+            }),
+            // The specification's defaults ("Base2 Exponential Bucket Histogram Aggregation").
+            None if is_histogram && self.histograms == HistogramAggregation::ExponentialBuckets => {
+                Some(Aggregation::Base2ExponentialHistogram {
+                    max_size: 160,
+                    max_scale: 20,
+                    record_min_max: true,
+                })
+            }
+            None => None,
+        };
+        if !is_request_metric && aggregation.is_none() {
+            return None;
+        }
+        let mut stream = Stream::builder();
+        if is_request_metric {
+            stream = stream.with_cardinality_limit(MAX_SERIES);
+        }
+        if let Some(aggregation) = aggregation {
+            stream = stream.with_aggregation(aggregation);
+        }
+        stream.build().ok()
     }
-    let mut stream = Stream::builder();
-    if is_request_metric {
-        stream = stream.with_cardinality_limit(MAX_SERIES);
-    }
-    if is_exponential {
-        // The specification's defaults ("Base2 Exponential Bucket Histogram Aggregation").
-        stream = stream.with_aggregation(Aggregation::Base2ExponentialHistogram {
-            max_size: 160,
-            max_scale: 20,
-            record_min_max: true,
-        });
-    }
-    stream.build().ok()
+}
+
+/// Asks a view of the application, which may panic.
+fn view_of(view: &View, instrument: &Instrument) -> Option<Stream> {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+
+    caught(|| view(instrument)).unwrap_or_else(|| {
+        if !TOLD.swap(true, Ordering::Relaxed) {
+            let line = "a view of metrics panicked; it has no effect on the instrument";
+            tell(move || tracing::warn!(target: "tower_telemetry", "{line}"));
+        }
+        None
+    })
 }
 
 /// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
@@ -102,28 +152,6 @@ fn collect(reader: &ManualReader) -> Option<ExportMetricsServiceRequest> {
     let mut request = ExportMetricsServiceRequest::from(&collect_from(reader)?);
     unique_keys::in_metrics(&mut request);
     Some(request)
-}
-
-/// Collects all points. An observable callback of the application may panic in this.
-fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
-    let mut metrics = ResourceMetrics::default();
-    let collected = catch_unwind(AssertUnwindSafe(|| reader.collect(&mut metrics)));
-    match collected {
-        Ok(Ok(())) => Some(metrics),
-        _ => {
-            static TOLD: AtomicBool = AtomicBool::new(false);
-            if !TOLD.swap(true, Ordering::Relaxed) {
-                tell(|| {
-                    tracing::warn!(
-                        target: "tower_telemetry",
-                        "metrics can no longer be collected: an observable callback panicked, or \
-                         the meter provider was shut down"
-                    );
-                });
-            }
-            None
-        }
-    }
 }
 
 /// Sends all metrics at intervals, and when a flush is asked for.
@@ -199,8 +227,12 @@ fn otlp_worker(
             worker::answer(waiters);
         }
     };
-    let task = Box::pin(task);
-    Worker { flush, task }
+    Worker {
+        flush,
+        task: Box::pin(task),
+        is_queue: false,
+        part: None,
+    }
 }
 
 /// Prints all metrics when a flush is asked for, as it is at shutdown. At intervals they would
@@ -215,35 +247,10 @@ fn console_worker(reader: Arc<ManualReader>) -> Worker {
             let _ = flushed.send(());
         }
     };
-    let task = Box::pin(task);
-    Worker { flush, task }
-}
-
-/// A reader for a worker and for the provider.
-#[derive(Debug)]
-struct SharedReader {
-    reader: Arc<ManualReader>,
-    flush: FlushHandle,
-}
-
-impl MetricReader for SharedReader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.reader.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.reader.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.flush.flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.reader.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.reader.temporality(kind)
+    Worker {
+        flush,
+        task: Box::pin(task),
+        is_queue: false,
+        part: None,
     }
 }

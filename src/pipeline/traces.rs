@@ -19,6 +19,9 @@ use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::part_setup;
+use crate::pipeline::parts::sampling::CaughtIdGenerator;
+use crate::pipeline::parts::span_processors::SpanProcessors;
 use crate::pipeline::self_metrics;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
@@ -61,20 +64,26 @@ pub(crate) fn provider(
         building.workers.push(worker);
         match exporter {
             Exporter::Otlp => queues.otlp = Some(queue),
-            Exporter::Console => queues.console = Some(queue),
+            Exporter::Console => queues.add_console(queue),
         }
     }
+    for queue in part_setup::span_exporters(building, limits)? {
+        queues.add_part(queue);
+    }
     let queues = Arc::new(queues);
-    let provider = SdkTracerProvider::builder()
+    let mut provider = SdkTracerProvider::builder()
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
-        .with_span_limits(limits)
-        .with_span_processor(Processor {
-            queues: queues.clone(),
-            flush: building.flush.clone(),
-        })
-        .build();
-    Ok((provider, queues))
+        .with_span_limits(limits);
+    if let Some(generator) = building.parts.id_generator.take() {
+        provider = provider.with_id_generator(CaughtIdGenerator::new(generator));
+    }
+    let processor = Processor {
+        queues: queues.clone(),
+        parts: part_setup::span_processors(building, Export(queues.clone()))?,
+        flush: building.flush.clone(),
+    };
+    Ok((provider.with_span_processor(processor).build(), queues))
 }
 
 fn span_limits(limits: &Limits) -> SpanLimits {
@@ -87,24 +96,23 @@ fn span_limits(limits: &Limits) -> SpanLimits {
     }
 }
 
-/// The way of the SDK's spans into the queues.
+/// The processor of the SDK's spans.
 #[derive(Debug)]
 struct Processor {
     queues: Arc<SpanQueues>,
+    parts: SpanProcessors,
     flush: FlushHandle,
 }
 
 impl SpanProcessor for Processor {
-    fn on_start(&self, _: &mut Span, _: &Context) {
+    fn on_start(&self, span: &mut Span, cx: &Context) {
         self.queues.add_live(1);
+        self.parts.on_start(span, cx);
     }
 
     fn on_end(&self, span: SpanData) {
         self.queues.add_live(-1);
-        // A sampler may ask for a span to be recorded and yet not be exported.
-        if span.span_context.is_sampled() {
-            self.queues.push(EndedSpan::Sdk(Box::new(span)));
-        }
+        self.parts.on_end(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -113,6 +121,29 @@ impl SpanProcessor for Processor {
 
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         self.queues.stop();
+        Ok(())
+    }
+}
+
+/// The way of the SDK's spans into the queues, behind all other processors.
+#[derive(Debug)]
+struct Export(Arc<SpanQueues>);
+
+impl SpanProcessor for Export {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        // A sampler may ask for a span to be recorded and yet not be exported.
+        if span.span_context.is_sampled() {
+            self.0.push(EndedSpan::Sdk(Box::new(span)));
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         Ok(())
     }
 }
@@ -142,6 +173,11 @@ mod tests {
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor {
                 queues: queues.clone(),
+                parts: SpanProcessors::new(
+                    Vec::new(),
+                    Vec::new(),
+                    Box::new(Export(queues.clone())),
+                ),
                 flush: FlushHandle::default(),
             })
             .build();

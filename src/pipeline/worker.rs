@@ -12,6 +12,7 @@ use crate::config::settings::Batch;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
 use crate::pipeline::counts::Losses;
+use crate::pipeline::parts::ending::EndPart;
 use crate::pipeline::queue::{Item, Queue};
 use crate::stats::Failure;
 
@@ -39,6 +40,10 @@ pub(crate) type Waiter = oneshot::Sender<()>;
 pub(crate) struct Worker {
     pub(crate) flush: mpsc::UnboundedSender<Waiter>,
     pub(crate) task: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whether it takes from a queue.
+    pub(crate) is_queue: bool,
+    /// The part of the application's that it exports to, which is shut down after the last flush.
+    pub(crate) part: Option<Arc<dyn EndPart>>,
 }
 
 /// Makes a queue and the worker that takes batches from it to `sink`. `losses` counts and tells what
@@ -80,8 +85,13 @@ where
             answer(waiters);
         }
     };
-    let task = Box::pin(task);
-    (queue, Worker { flush, task })
+    let worker = Worker {
+        flush,
+        task: Box::pin(task),
+        is_queue: true,
+        part: None,
+    };
+    (queue, worker)
 }
 
 /// Closes the queue when the worker ends: nobody would take anything from it.
@@ -133,7 +143,13 @@ impl Flushes {
     /// Waits for the next one who asks during an export.
     async fn ask_early(&mut self) {
         match self.receiver.recv().await {
-            Some(waiter) => self.early.push(waiter),
+            Some(waiter) => {
+                // The export of a part may take for ever, and nobody waits for as long.
+                if self.early.len() == self.early.capacity() {
+                    self.early.retain(|waiter| !waiter.is_closed());
+                }
+                self.early.push(waiter);
+            }
             None => std::future::pending().await,
         }
     }

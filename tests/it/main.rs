@@ -63,6 +63,14 @@ mod meters;
 mod options;
 #[cfg(feature = "init")]
 mod outage;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
+mod own_pipeline;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod part_faults;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod parts;
+#[cfg(all(feature = "init", feature = "logs"))]
+mod parts_metrics;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;

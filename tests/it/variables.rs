@@ -392,7 +392,7 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
         }
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out);
-        let (stats, received) = (report.stats, receiver.received());
+        let (stats, received) = (report.stats.clone(), receiver.received());
         assert_eq!(
             (stats.traces.exported, stats.traces.failed),
             (40, 1),

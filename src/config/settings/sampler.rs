@@ -24,6 +24,12 @@ pub enum Sampler {
     Custom(Box<dyn ShouldSample>),
 }
 
+impl<S: ShouldSample + 'static> From<S> for Sampler {
+    fn from(sampler: S) -> Self {
+        Self::Custom(Box::new(sampler))
+    }
+}
+
 /// The rule of a sampler that is not the application's.
 pub(crate) struct SamplingRule {
     /// Decides on new traces.

@@ -1,17 +1,14 @@
 //! Spans that have ended: their content, and the memory that they take.
 
-use std::borrow::Cow;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{Event, Link, SpanContext, SpanId, SpanKind, Status};
 use opentelemetry::{Array, InstrumentationScope, KeyValue, Value};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLimits, SpanLinks};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLimits};
 
 use crate::attribute_set;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
-use crate::propagation::with_state_text;
-use crate::providers::start_span::NewSpan;
 use crate::semconv::CapturedRequest;
 
 /// A span that has ended.
@@ -77,6 +74,8 @@ pub(crate) struct View<'a> {
     pub(crate) links: &'a [Link],
     /// Past this, links are dropped.
     pub(crate) max_links: u32,
+    /// Past this, attributes of a link are dropped.
+    pub(crate) max_link_attributes: u32,
     pub(crate) dropped_links: u32,
     pub(crate) status: &'a Status,
     pub(crate) scope: &'a InstrumentationScope,
@@ -105,6 +104,7 @@ impl EndedSpan {
                     events: &record.events,
                     links: &new.links,
                     max_links: limits.max_links_per_span,
+                    max_link_attributes: limits.max_attributes_per_link,
                     dropped_links: record.dropped_links,
                     status: &record.status,
                     scope: match &record.scope {
@@ -130,6 +130,7 @@ impl EndedSpan {
                 events: &span.events,
                 links: &span.links.links,
                 max_links: u32::MAX,
+                max_link_attributes: u32::MAX,
                 dropped_links: span.links.dropped_count,
                 status: &span.status,
                 scope: &span.instrumentation_scope,
@@ -151,31 +152,6 @@ impl View<'_> {
         match self.state {
             Some(text) => text.to_owned(),
             None => self.span_context.trace_state().header(),
-        }
-    }
-
-    /// The same as the SDK has it.
-    pub(crate) fn to_data(&self) -> SpanData {
-        let attributes = self.attributes.into_iter().flatten().cloned();
-        let mut attributes = NewSpan::all_attributes(self.request, self.may_repeat, attributes);
-        let dropped_attributes = truncate(&mut attributes, self.max_attributes);
-        let mut links = SpanLinks::default();
-        links.links = self.links.to_vec();
-        links.dropped_count = self.dropped_links + truncate(&mut links.links, self.max_links);
-        SpanData {
-            span_context: with_state_text(self.span_context, self.state),
-            parent_span_id: self.parent_span_id,
-            parent_span_is_remote: self.parent_span_is_remote,
-            span_kind: self.kind.clone(),
-            name: Cow::Owned(self.name.to_owned()),
-            start_time: self.start_time,
-            end_time: self.end_time,
-            attributes,
-            dropped_attributes_count: self.dropped_attributes + dropped_attributes,
-            events: self.events.clone(),
-            links,
-            status: self.status.clone(),
-            instrumentation_scope: self.scope.clone(),
         }
     }
 }

@@ -23,7 +23,7 @@ use prost::{Message, encode_length_delimiter, length_delimiter_len};
 use crate::otlp::messages::in_json;
 use crate::otlp::messages::{Request, Splittable};
 use crate::pipeline::limits::{cut, cut_all, cut_text};
-use crate::pipeline::spans::ended::{EndedSpan, View};
+use crate::pipeline::spans::ended::{EndedSpan, View, truncate};
 use crate::pipeline::unique_keys;
 use crate::semconv::AttributeValue;
 
@@ -246,13 +246,17 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
             .links
             .iter()
             .take(max_links)
-            .map(|link| span::Link {
-                trace_id: link.span_context.trace_id().to_bytes().into(),
-                span_id: link.span_context.span_id().to_bytes().into(),
-                trace_state: link.span_context.trace_state().header(),
-                attributes: attributes(&link.attributes, limit),
-                dropped_attributes_count: link.dropped_attributes_count,
-                flags: flags(&link.span_context, link.span_context.is_remote()),
+            .map(|link| {
+                let mut attributes = attributes(&link.attributes, limit);
+                let dropped = truncate(&mut attributes, view.max_link_attributes);
+                span::Link {
+                    trace_id: link.span_context.trace_id().to_bytes().into(),
+                    span_id: link.span_context.span_id().to_bytes().into(),
+                    trace_state: link.span_context.trace_state().header(),
+                    attributes,
+                    dropped_attributes_count: link.dropped_attributes_count + dropped,
+                    flags: flags(&link.span_context, link.span_context.is_remote()),
+                }
             })
             .collect(),
         dropped_links_count: view.dropped_links + u32::try_from(cut_links).unwrap_or(u32::MAX),
@@ -518,7 +522,7 @@ mod tests {
             span.end();
         }
         let mut ended = queue.drain();
-        let mut data = ended[1].view(&limits).to_data();
+        let mut data = ended[1].clone().into_span_data(&limits, None);
         data.name = "of the SDK".into();
         data.span_kind = SpanKind::Client;
         data.events.events = vec![Event::with_name("event")];
@@ -535,7 +539,7 @@ mod tests {
     ) -> ExportTraceServiceRequest {
         let data = ended
             .iter()
-            .map(|span| span.view(limits).to_data())
+            .map(|span| span.clone().into_span_data(limits, None))
             .collect();
         let mut resource_spans = group_spans_by_resource_and_scope(data, &resource.into());
         let scopes = resource_spans

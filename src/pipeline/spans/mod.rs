@@ -6,4 +6,5 @@ pub(crate) mod message;
 pub(crate) mod queues;
 pub(crate) mod record;
 pub(crate) mod sampling;
+pub(crate) mod span_data;
 pub(crate) mod tracer;

@@ -14,7 +14,8 @@ use crate::pipeline::spans::ended::EndedSpan;
 /// Where spans that have ended wait for export.
 pub(crate) struct SpanQueues {
     pub(crate) limits: SpanLimits,
-    pub(crate) console: Option<Arc<Queue<EndedSpan>>>,
+    /// Queues that few services have, as one, so that others do not look for each.
+    others: Option<Box<Others>>,
     pub(crate) otlp: Option<Arc<Queue<EndedSpan>>>,
     /// The recorded spans that have not ended, per thread; `None` where no metric asks for them.
     pub(crate) live: Option<Box<PerThread<CachePadded<AtomicI64>>>>,
@@ -22,16 +23,44 @@ pub(crate) struct SpanQueues {
     end: EndNotice,
 }
 
+/// Queues to other places than the OTLP receiver.
+#[derive(Default)]
+struct Others {
+    console: Option<Arc<Queue<EndedSpan>>>,
+    /// To the span exporters of the application.
+    parts: Vec<Arc<Queue<EndedSpan>>>,
+}
+
+impl Others {
+    fn push(&self, span: &EndedSpan) {
+        if let Some(console) = &self.console {
+            console.push(span.clone());
+            console.wake();
+        }
+        for part in &self.parts {
+            part.push(span.clone());
+        }
+    }
+}
+
 impl SpanQueues {
     pub(crate) fn new(limits: SpanLimits, end: EndNotice) -> Self {
         Self {
             limits,
-            console: None,
+            others: None,
             otlp: None,
             live: None,
             stopped: AtomicBool::new(false),
             end,
         }
+    }
+
+    pub(crate) fn add_console(&mut self, queue: Arc<Queue<EndedSpan>>) {
+        self.others.get_or_insert_default().console = Some(queue);
+    }
+
+    pub(crate) fn add_part(&mut self, queue: Arc<Queue<EndedSpan>>) {
+        self.others.get_or_insert_default().parts.push(queue);
     }
 
     #[cfg(test)]
@@ -44,9 +73,8 @@ impl SpanQueues {
 
     #[inline]
     pub(crate) fn push(&self, span: EndedSpan) {
-        if let Some(console) = &self.console {
-            console.push(span.clone());
-            console.wake();
+        if let Some(others) = &self.others {
+            others.push(&span);
         }
         if let Some(otlp) = &self.otlp {
             otlp.push(span);

@@ -344,8 +344,8 @@ mod tests {
         fn exported(&self) -> [Vec<SpanData>; 2] {
             let own = self.queue.drain();
             let own = own
-                .iter()
-                .map(|span| span.view(&LIMITS).to_data())
+                .into_iter()
+                .map(|span| span.into_span_data(&LIMITS, None))
                 .collect();
             let sdk = self.exporter.get_finished_spans();
             [own, sdk.expect("it is not shut down")]
@@ -672,7 +672,7 @@ mod tests {
             assert!(bytes >= 3 * (size_of::<SpanRecord>() + state.len()));
             for ended in ended {
                 assert_eq!(ended.view(&LIMITS).trace_state(), state, "{case}");
-                let data = ended.view(&LIMITS).to_data();
+                let data = ended.clone().into_span_data(&LIMITS, None);
                 assert_eq!(
                     data.span_context.trace_state().header(),
                     expected(holds),

@@ -35,7 +35,12 @@ impl Process {
 
     /// Builds an example of this package, with the features of this test, and starts it.
     pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(built_example(name));
+        Self::example_with(name, &features(), variables)
+    }
+
+    /// The same, with other features of this package.
+    pub(crate) fn example_with(name: &str, features: &str, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(built_example(name, features));
         for (name, _) in std::env::vars() {
             let others = [
                 "ENABLE_TELEMETRY",
@@ -115,11 +120,12 @@ impl Drop for Process {
 }
 
 /// Returns the program of an example, which is built at the first call of a test process.
-fn built_example(name: &str) -> PathBuf {
-    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+fn built_example(name: &str, features: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<[String; 2], PathBuf>> = Mutex::new(BTreeMap::new());
 
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = built.get(name) {
+    let key = [name, features].map(str::to_owned);
+    if let Some(path) = built.get(&key) {
         return path.clone();
     }
     let mut cargo = Command::new(env!("CARGO"));
@@ -133,7 +139,7 @@ fn built_example(name: &str) -> PathBuf {
             "--example",
             name,
         ])
-        .args(["--no-default-features", "--features", &features()])
+        .args(["--no-default-features", "--features", features])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
@@ -149,7 +155,7 @@ fn built_example(name: &str) -> PathBuf {
         .filter(|message: &serde_json::Value| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the program");
-    built.insert(name.to_owned(), path.clone());
+    built.insert(key, path.clone());
     path
 }
 

@@ -1,0 +1,143 @@
+//! One flush of all workers and parts, within one deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::pipeline::parts::ending::{Beside, EndPart};
+use crate::pipeline::worker::{Waiter, Worker};
+
+/// All that is flushed.
+pub(crate) struct Flush {
+    workers: Vec<FlushedWorker>,
+    beside: Beside,
+}
+
+/// The way to a worker that runs.
+struct FlushedWorker {
+    flush: mpsc::UnboundedSender<Waiter>,
+    is_queue: bool,
+    part: Option<Arc<dyn EndPart>>,
+}
+
+/// Asks a worker for a flush. A worker that cannot be asked is gone, and what it had with it.
+fn ask(flush: &mpsc::UnboundedSender<Waiter>) -> oneshot::Receiver<()> {
+    let (done, flushed) = oneshot::channel();
+    let _ = flush.send(done);
+    flushed
+}
+
+impl Flush {
+    /// Starts the workers as tasks of the current runtime.
+    pub(crate) fn start(workers: Vec<Worker>, beside: Beside) -> Self {
+        let start = |worker: Worker| {
+            tokio::spawn(worker.task);
+            FlushedWorker {
+                flush: worker.flush,
+                is_queue: worker.is_queue,
+                part: worker.part,
+            }
+        };
+        Self {
+            workers: workers.into_iter().map(start).collect(),
+            beside,
+        }
+    }
+
+    /// Has everything flushed, and parts shut down if this is the `last` time. Resolves to whether all was
+    /// handled within `timeout`.
+    ///
+    /// No part waits for another, with one exception: from processors around the export spans may come,
+    /// which go through the queues in a second pass. They have half of the time for that.
+    pub(crate) fn flush(
+        &self,
+        last: bool,
+        timeout: Duration,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let start = Instant::now();
+        let (deadline, half) = (start + timeout, start + timeout / 2);
+        let left = move || deadline.saturating_duration_since(Instant::now());
+        let mut tasks = JoinSet::new();
+
+        let around = self.beside.around.clone();
+        let around_end = (!around.is_empty()).then(|| {
+            let (unfinished, is_finished) = watch::channel(());
+            tasks.spawn(async move {
+                // The outer ones come first: what they pass on, the inner ones may keep.
+                for part in around {
+                    part.flush().await;
+                    if last {
+                        part.shut_down(left()).await;
+                    }
+                }
+                drop(unfinished);
+                true
+            });
+            is_finished
+        });
+
+        let mut waiting = Vec::new();
+        for worker in &self.workers {
+            let flushed = ask(&worker.flush);
+            let again = around_end.clone().filter(|_| worker.is_queue);
+            let again = again.map(|is_finished| (is_finished, worker.flush.clone()));
+            let part = worker.part.clone().filter(|_| last);
+            if again.is_none() && part.is_none() {
+                waiting.push(flushed);
+                continue;
+            }
+            tasks.spawn(async move {
+                let mut is_complete = flushed.await.is_ok();
+                if let Some((mut is_finished, flush)) = again {
+                    let _ = timeout_at(half, is_finished.changed()).await;
+                    is_complete &= ask(&flush).await.is_ok();
+                }
+                if let Some(part) = part {
+                    part.shut_down(left()).await;
+                }
+                is_complete
+            });
+        }
+        for part in self.beside.others.clone() {
+            tasks.spawn(async move {
+                part.flush().await;
+                if last {
+                    part.shut_down(left()).await;
+                }
+                true
+            });
+        }
+
+        let parts = self.parts().filter(|_| last);
+        let parts: Vec<_> = parts.cloned().collect();
+        async move {
+            let all = async {
+                let mut is_complete = true;
+                for flushed in waiting {
+                    is_complete &= flushed.await.is_ok();
+                }
+                while let Some(done) = tasks.join_next().await {
+                    is_complete &= done.unwrap_or(false);
+                }
+                is_complete
+            };
+            let is_complete = timeout_at(deadline, all).await.unwrap_or(false);
+            // One that is held up is shut down when it goes on, though nobody waits for it.
+            for part in parts {
+                drop(part.shut_down(timeout));
+            }
+            is_complete
+        }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Arc<dyn EndPart>> {
+        let workers = self.workers.iter();
+        let workers = workers.filter_map(|worker| worker.part.as_ref());
+        let Beside { around, others } = &self.beside;
+        workers.chain(around).chain(others)
+    }
+}

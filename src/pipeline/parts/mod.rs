@@ -1,0 +1,12 @@
+//! Parts of the application's: where they run, how they end, and what goes through them.
+
+pub(crate) mod ending;
+pub(crate) mod exporters;
+#[cfg(feature = "logs")]
+pub(crate) mod log_processors;
+pub(crate) mod metrics;
+pub(crate) mod readers;
+pub(crate) mod record;
+pub(crate) mod sampling;
+pub(crate) mod span_processors;
+pub(crate) mod thread;

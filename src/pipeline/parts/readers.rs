@@ -1,0 +1,93 @@
+//! Metric readers of the application's.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{InstrumentKind, Pipeline, Temporality};
+
+use crate::concurrent::caught::caught;
+use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::parts::record::PartRecord;
+
+const KINDS: [InstrumentKind; 7] = [
+    InstrumentKind::Counter,
+    InstrumentKind::UpDownCounter,
+    InstrumentKind::Histogram,
+    InstrumentKind::ObservableCounter,
+    InstrumentKind::ObservableUpDownCounter,
+    InstrumentKind::Gauge,
+    InstrumentKind::ObservableGauge,
+];
+
+/// A reader for the provider, which may be used by any thread and must not be held up. The reader is
+/// flushed and shut down on its own thread.
+#[derive(Debug)]
+pub(crate) struct ReaderPart {
+    reader: Arc<dyn MetricReader>,
+    /// By kind. The reader is asked once, because instruments are made by requests.
+    temporalities: [Temporality; KINDS.len()],
+    flush: Option<FlushHandle>,
+    record: Record,
+}
+
+/// The record, which has nothing to show.
+struct Record(Arc<PartRecord>);
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.name)
+    }
+}
+
+impl ReaderPart {
+    pub(crate) fn new(
+        reader: Arc<dyn MetricReader>,
+        record: Arc<PartRecord>,
+        flush: Option<FlushHandle>,
+    ) -> Self {
+        let temporality = |kind| {
+            let told = caught(|| reader.temporality(kind));
+            if told.is_none() {
+                record.tell_of_panic();
+            }
+            told.unwrap_or_default()
+        };
+        Self {
+            temporalities: KINDS.map(temporality),
+            reader,
+            flush,
+            record: Record(record),
+        }
+    }
+}
+
+impl MetricReader for ReaderPart {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        if caught(|| self.reader.register_pipeline(pipeline)).is_none() {
+            self.record.0.tell_of_panic();
+        }
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        caught(|| self.reader.collect(metrics)).unwrap_or_else(|| {
+            let reason = "the reader panicked".to_owned();
+            Err(OTelSdkError::InternalFailure(reason))
+        })
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.flush.as_ref().map_or(Ok(()), FlushHandle::flush)
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        let place = KINDS.iter().position(|one| *one == kind);
+        place.map_or_else(Temporality::default, |place| self.temporalities[place])
+    }
+}

@@ -1,0 +1,113 @@
+//! What became of the items that went through a part.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+
+use crate::logs::tell;
+use crate::pipeline::counts::Counters;
+use crate::semconv;
+use crate::stats::{Failure, PartKind, PartStats, SignalStats};
+
+/// The name of a part, and its counts.
+pub(crate) struct PartRecord {
+    pub(crate) kind: PartKind,
+    pub(crate) name: String,
+    pub(crate) counters: Arc<Counters>,
+    failed_flushes: AtomicU64,
+    told_panic: AtomicBool,
+    told_flush: AtomicBool,
+}
+
+impl PartRecord {
+    pub(crate) fn new(kind: PartKind, name: String) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            name,
+            counters: Arc::default(),
+            failed_flushes: AtomicU64::new(0),
+            told_panic: AtomicBool::new(false),
+            told_flush: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns what log lines call the part.
+    pub(crate) fn shown(&self) -> String {
+        format!("the {} {:?}", self.kind, self.name)
+    }
+
+    /// Returns the counts, as `read` has them.
+    pub(crate) fn stats(&self, read: fn(&Counters) -> SignalStats) -> PartStats {
+        let counts = match self.kind {
+            PartKind::MetricReader => None,
+            // Nothing waits for a processor: an item that it was handed, and that did not make it panic,
+            // has gone through it.
+            PartKind::SpanProcessor | PartKind::LogProcessor => {
+                let counts = self.counters.stats();
+                Some(SignalStats {
+                    exported: counts.accepted.saturating_sub(counts.failed),
+                    waiting: 0,
+                    ..counts
+                })
+            }
+            _ => Some(read(&self.counters)),
+        };
+        PartStats {
+            kind: self.kind,
+            name: self.name.clone(),
+            counts,
+            failed_flushes: self.failed_flushes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts an item that is lost because the part panicked.
+    #[cold]
+    pub(crate) fn lose_one(&self) {
+        self.counters.fail_one(Failure::Panic);
+        self.tell_of_panic();
+    }
+
+    /// Tells once that a call of the part panicked.
+    #[cold]
+    pub(crate) fn tell_of_panic(&self) {
+        if !self.told_panic.swap(true, Ordering::Relaxed) {
+            let part = self.shown();
+            tell(move || {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    "{part} panicked; all else goes on. This is not said again"
+                );
+            });
+        }
+    }
+
+    /// Notes how a flush or a shutdown ended: `None` where it panicked.
+    pub(crate) fn note_end(&self, result: Option<OTelSdkResult>) {
+        // One that was shut down by the application has nothing left.
+        if matches!(result, Some(Ok(()) | Err(OTelSdkError::AlreadyShutdown))) {
+            return;
+        }
+        self.failed_flushes.fetch_add(1, Ordering::Relaxed);
+        if self.told_flush.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let part = self.shown();
+        let reason = match result {
+            Some(Err(error)) => shown_error(&error),
+            _ => "it panicked".to_owned(),
+        };
+        tell(move || {
+            tracing::warn!(
+                target: "tower_telemetry",
+                reason,
+                "{part} could not be flushed, or shut down. This is not said again"
+            );
+        });
+    }
+}
+
+/// Returns the text of an error without secrets that are known to be such.
+pub(crate) fn shown_error(error: &OTelSdkError) -> String {
+    semconv::redacted_message([error as &dyn std::fmt::Display], None)
+}

@@ -1,0 +1,140 @@
+//! Samplers and generators of ids of the application's, which may panic.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use opentelemetry::trace::{Link, SpanId, SpanKind, TraceId};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler, SamplingResult, ShouldSample,
+};
+
+use crate::concurrent::caught::caught;
+use crate::logs::tell;
+
+/// A sampler of the application's. Where it panics, a trace is recorded as its parent is, and a new trace
+/// is recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct CaughtSampler {
+    sampler: Box<dyn ShouldSample>,
+    is_told: Arc<AtomicBool>,
+}
+
+impl CaughtSampler {
+    pub(crate) fn new(sampler: Box<dyn ShouldSample>) -> Self {
+        Self {
+            sampler,
+            is_told: Arc::default(),
+        }
+    }
+}
+
+impl ShouldSample for CaughtSampler {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let ask = |sampler: &dyn ShouldSample| {
+            sampler.should_sample(parent, trace_id, name, kind, attributes, links)
+        };
+        caught(|| ask(&*self.sampler)).unwrap_or_else(|| {
+            tell_once(
+                &self.is_told,
+                "the sampler panicked; traces are recorded as their parents are",
+            );
+            ask(&Sampler::parent_based(Sampler::AlwaysOn))
+        })
+    }
+}
+
+/// A generator of ids of the application's. Where it panics, or makes an id that is not valid, ids are
+/// random.
+#[derive(Debug)]
+pub(crate) struct CaughtIdGenerator {
+    generator: Box<dyn IdGenerator>,
+    is_told: AtomicBool,
+}
+
+impl CaughtIdGenerator {
+    pub(crate) fn new(generator: Box<dyn IdGenerator>) -> Self {
+        Self {
+            generator,
+            is_told: AtomicBool::new(false),
+        }
+    }
+
+    fn id<I: PartialEq>(&self, make: impl Fn(&dyn IdGenerator) -> I, invalid: &I) -> I {
+        let made = caught(|| make(&*self.generator)).filter(|id| id != invalid);
+        made.unwrap_or_else(|| {
+            let line = "the generator of ids panicked, or made an id of zeros; ids are random";
+            tell_once(&self.is_told, line);
+            make(&RandomIdGenerator::default())
+        })
+    }
+}
+
+impl IdGenerator for CaughtIdGenerator {
+    fn new_trace_id(&self) -> TraceId {
+        self.id(|generator| generator.new_trace_id(), &TraceId::INVALID)
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.id(|generator| generator.new_span_id(), &SpanId::INVALID)
+    }
+}
+
+#[cold]
+fn tell_once(is_told: &AtomicBool, line: &'static str) {
+    if !is_told.swap(true, Ordering::Relaxed) {
+        tell(move || tracing::warn!(target: "tower_telemetry", "{line}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::SamplingDecision;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Broken;
+
+    impl ShouldSample for Broken {
+        fn should_sample(
+            &self,
+            _: Option<&Context>,
+            _: TraceId,
+            _: &str,
+            _: &SpanKind,
+            _: &[KeyValue],
+            _: &[Link],
+        ) -> SamplingResult {
+            panic!("as it should")
+        }
+    }
+
+    impl IdGenerator for Broken {
+        fn new_trace_id(&self) -> TraceId {
+            TraceId::INVALID
+        }
+
+        fn new_span_id(&self) -> SpanId {
+            panic!("as it should")
+        }
+    }
+
+    #[test]
+    fn a_sampler_or_a_generator_that_panics_is_replaced_for_the_call() {
+        let sampler = CaughtSampler::new(Box::new(Broken));
+        let result = sampler.should_sample(None, TraceId::from(1), "", &SpanKind::Server, &[], &[]);
+        assert_eq!(result.decision, SamplingDecision::RecordAndSample);
+        let generator = CaughtIdGenerator::new(Box::new(Broken));
+        assert_ne!(generator.new_trace_id(), TraceId::INVALID);
+        assert_ne!(generator.new_span_id(), SpanId::INVALID);
+    }
+}

@@ -1,0 +1,98 @@
+//! Span processors of the application's, and the way of spans into the queues behind them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
+
+use crate::concurrent::caught::caught;
+use crate::config::parts::SpanExport;
+use crate::pipeline::parts::record::PartRecord;
+use crate::pipeline::spans::span_data::make_keys_unique;
+
+/// A span processor whose calls are counted, and whose panics hurt nobody.
+///
+/// It is flushed and shut down on its own thread.
+pub(crate) struct SpanProcessorPart {
+    pub(crate) processor: Arc<dyn SpanProcessor>,
+    pub(crate) record: Arc<PartRecord>,
+}
+
+impl fmt::Debug for SpanProcessorPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.record.name)
+    }
+}
+
+impl SpanProcessor for SpanProcessorPart {
+    fn on_start(&self, span: &mut Span, cx: &Context) {
+        if caught(|| self.processor.on_start(span, cx)).is_none() {
+            self.record.tell_of_panic();
+        }
+    }
+
+    fn on_end(&self, span: SpanData) {
+        self.record.counters.accept(1);
+        if caught(|| self.processor.on_end(span)).is_none() {
+            self.record.lose_one();
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// All span processors, called by one of the SDK, which would copy each span once more for several.
+#[derive(Debug)]
+pub(crate) struct SpanProcessors {
+    beside: Vec<SpanProcessorPart>,
+    export: Box<dyn SpanProcessor>,
+    is_empty: bool,
+}
+
+impl SpanProcessors {
+    /// Puts processors before the `export`, and others around it.
+    pub(crate) fn new(
+        beside: Vec<SpanProcessorPart>,
+        around: Vec<(SpanProcessorPart, SpanExport)>,
+        mut export: Box<dyn SpanProcessor>,
+    ) -> Self {
+        let is_empty = beside.is_empty() && around.is_empty();
+        // The first one is the outermost.
+        for (part, inner) in around.into_iter().rev() {
+            inner.connect(export);
+            export = Box::new(part);
+        }
+        Self {
+            beside,
+            export,
+            is_empty,
+        }
+    }
+
+    pub(crate) fn on_start(&self, span: &mut Span, cx: &Context) {
+        for processor in &self.beside {
+            processor.on_start(span, cx);
+        }
+        self.export.on_start(span, cx);
+    }
+
+    pub(crate) fn on_end(&self, mut span: SpanData) {
+        if !self.is_empty {
+            // A processor may have set what the span had, or got later.
+            make_keys_unique(&mut span);
+        }
+        for processor in &self.beside {
+            processor.on_end(span.clone());
+        }
+        self.export.on_end(span);
+    }
+}

@@ -1,0 +1,169 @@
+//! A thread for one part, on which it may block for as long as it likes.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use opentelemetry::Context;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::concurrent::caught::caught;
+
+type Job<P> = Box<dyn FnOnce(&P) + Send>;
+
+/// The way to the thread that has a part. The thread ends, and drops the part, when nobody has the way to
+/// it any more and all calls are done.
+pub(crate) struct PartThread<P> {
+    calls: mpsc::Sender<Job<P>>,
+}
+
+impl<P: Send + 'static> PartThread<P> {
+    /// Starts the thread. A part that exports has a tokio runtime there.
+    pub(crate) fn start(part: P, with_runtime: bool) -> io::Result<Self> {
+        let runtime = with_runtime.then(start_runtime).transpose()?;
+        let (calls, receiver) = mpsc::channel::<Job<P>>();
+        let body = move || {
+            let _suppressed = Context::enter_telemetry_suppressed_scope();
+            // The runtime is entered, but driven by another thread: exporters that block, as those over
+            // blocking clients do, must not be called by a thread that drives one.
+            let _entered = runtime.as_ref().map(|runtime| runtime.handle.enter());
+            for call in receiver {
+                call(&part);
+            }
+            let _ = caught(move || drop(part));
+        };
+        thread::Builder::new()
+            .name("telemetry-part".to_owned())
+            .spawn(body)?;
+        Ok(Self { calls })
+    }
+
+    /// Has the thread do something with its part, after all calls before. Resolves to `None` where that
+    /// panics.
+    pub(crate) fn call<T, C>(
+        &self,
+        call: C,
+    ) -> impl Future<Output = Option<T>> + Send + use<P, T, C>
+    where
+        T: Send + 'static,
+        C: FnOnce(&P) -> T + Send + 'static,
+    {
+        let (done, result) = oneshot::channel();
+        let job = Box::new(move |part: &P| {
+            let _ = done.send(caught(|| call(part)));
+        });
+        let _ = self.calls.send(job);
+        async move { result.await.ok().flatten() }
+    }
+}
+
+/// A runtime on a thread of its own.
+struct Runtime {
+    handle: Handle,
+    /// The runtime ends when this is dropped.
+    _alive: oneshot::Sender<()>,
+}
+
+fn start_runtime() -> io::Result<Runtime> {
+    let (alive, ended) = oneshot::channel::<()>();
+    let (started, start) = mpsc::channel();
+    let body = move || {
+        let _suppressed = Context::enter_telemetry_suppressed_scope();
+        // Made here, because async code, where `init` may run, must not drop one.
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(runtime.handle().clone()));
+        let _ = runtime.block_on(ended);
+        runtime.shutdown_background();
+    };
+    thread::Builder::new()
+        .name("telemetry-part-io".to_owned())
+        .spawn(body)?;
+    let handle = start
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+    Ok(Runtime {
+        handle,
+        _alive: alive,
+    })
+}
+
+/// Runs a future on this thread to its end.
+pub(crate) fn drive<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = TaskContext::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn calls_come_in_order_and_one_that_panics_ends_nothing() {
+        let thread = PartThread::start(7, false).expect("a thread");
+        let panics = thread.call(|_| panic!("as it should"));
+        let returns = thread.call(|part| part + 1);
+        assert_eq!(drive(panics), None::<()>);
+        assert_eq!(drive(returns), Some(8));
+    }
+
+    #[test]
+    fn a_part_has_timers_and_tasks_and_may_block_in_a_runtime_of_its_own() {
+        let thread = PartThread::start((), true).expect("a thread");
+        let result = thread.call(|()| {
+            let task = tokio::spawn(tokio::time::sleep(Duration::from_millis(1)));
+            let inner = Builder::new_current_thread().enable_all().build();
+            inner.expect("a runtime").block_on(async {});
+            drive(task).is_ok()
+        });
+        assert_eq!(drive(result), Some(true));
+    }
+
+    #[test]
+    fn a_part_is_dropped_on_its_thread_after_all_calls() {
+        struct Told(mpsc::Sender<(String, Option<String>)>);
+
+        impl Drop for Told {
+            fn drop(&mut self) {
+                let name = thread::current().name().map(str::to_owned);
+                let _ = self.0.send(("dropped".to_owned(), name));
+            }
+        }
+
+        let (told, heard) = mpsc::channel();
+        let thread = PartThread::start(Told(told), true).expect("a thread");
+        drop(thread.call(|part| {
+            let _ = part.0.send(("called".to_owned(), None));
+        }));
+        drop(thread);
+        let heard: Vec<_> = heard.iter().collect();
+        assert_eq!(heard[0].0, "called");
+        assert_eq!(heard[1].1.as_deref(), Some("telemetry-part"));
+    }
+}
