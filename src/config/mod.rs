@@ -1,5 +1,6 @@
 //! Settings of [`init`](crate::init), from variables and from code.
 
+mod baggage_setter;
 mod builder;
 mod checks;
 pub(crate) mod endpoint;

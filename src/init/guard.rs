@@ -194,7 +194,7 @@ impl TelemetryGuard {
         let source = if self.is_of_process {
             Source::Process
         } else {
-            Source::of(provider)
+            Source::of(provider, &self.layers.baggage)
         };
         Some(filtered_log_records(source, &self.log_filter))
     }

@@ -74,7 +74,7 @@ impl Config {
         guard.is_of_process = true;
         #[cfg(feature = "logs")]
         {
-            set_process_logger(guard.logger_provider());
+            set_process_logger(guard.logger_provider(), &guard.layers.baggage);
             if log_lines.wanted {
                 install_subscriber(&guard, log_style, &log_lines.filter);
             }
@@ -194,7 +194,11 @@ impl TelemetryGuard {
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        generations::install(Some(providers(export)), formats, self.layers.clone());
+        generations::install(
+            Some(providers(export, &self.layers)),
+            formats,
+            self.layers.clone(),
+        );
     }
 }
 

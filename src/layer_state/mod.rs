@@ -19,6 +19,7 @@ use crate::layer_state::options::Options;
 use crate::layer_state::wanted::Wanted;
 use crate::propagation::Propagators;
 use crate::providers::Providers;
+use crate::providers::baggage_spans::with_baggage;
 use crate::providers::bound;
 use crate::providers::exceptions::Exceptions;
 use crate::providers::excluded_paths::ExcludedPaths;
@@ -114,10 +115,13 @@ impl LayerState {
             tracer::note_tracers_of_a_layer();
         }
         // A provider that the layer was not given is OpenTelemetry's global one, as it is now.
-        let tracers = options.tracers.clone();
+        let tracers = options
+            .tracers
+            .clone()
+            .unwrap_or_else(tracer::global_tracers);
         let meters = options.meters.clone();
         let providers = Arc::new(Providers::new(
-            tracers.unwrap_or_else(tracer::global_tracers),
+            with_baggage(tracers, &generations::layer_settings().baggage),
             meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
             SDK_SERIES,
         ));

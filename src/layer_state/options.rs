@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) trace_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) metric_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
+    /// The route that another router than axum's has for a request.
+    pub(crate) route: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
     /// Whether a span that is current when a request comes can be its parent.
     pub(crate) outer_span: bool,
@@ -107,6 +109,7 @@ impl Default for Options {
             trace_filter: None,
             metric_filter: None,
             span_name: None,
+            route: None,
             trust: TrustOption::Always(Trust::default()),
             outer_span: true,
             forced_traces: None,
@@ -175,6 +178,21 @@ impl Options {
         guarded(|| hook(request))?
     }
 
+    /// Returns the route that a hook names, bounded: it may hand over what a client has sent.
+    #[inline]
+    pub(crate) fn route(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
+        let hook = self.route.as_ref()?;
+        let route = guarded(|| hook(request))??;
+        if route.len() > semconv::MAX_PATH {
+            return Some(
+                semconv::truncate(&route, semconv::MAX_PATH)
+                    .into_owned()
+                    .into(),
+            );
+        }
+        Some(route).filter(|route| !route.is_empty())
+    }
+
     #[inline]
     pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
         match &self.trust {
@@ -196,6 +214,7 @@ impl Options {
     #[inline]
     pub(crate) fn has_request_hooks(&self) -> bool {
         self.span_name.is_some()
+            || self.route.is_some()
             || self.request_attributes.is_some()
             || self.propagators.is_some()
             || matches!(self.trust, TrustOption::ByRequest(_))

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use http::{HeaderName, Method};
 
+use crate::propagation::BaggageAttributes;
 use crate::providers::excluded_paths::{ExcludedPaths, path_patterns};
 use crate::providers::variables::{ConfigWarning, Variables};
 use crate::semconv::{self, Side};
@@ -17,6 +18,7 @@ pub(crate) struct LayerSettings {
     pub(crate) server: HeaderNames,
     pub(crate) client: HeaderNames,
     pub(crate) excluded_paths: ExcludedPaths,
+    pub(crate) baggage: BaggageAttributes,
 }
 
 /// Headers to capture.
@@ -58,6 +60,7 @@ impl LayerSettings {
             server,
             client,
             excluded_paths,
+            baggage: BaggageAttributes::default(),
         }
     }
 

@@ -59,7 +59,10 @@ impl ActiveRequest {
         let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
         let scheme = forwarded.scheme_or(options.scheme);
         let instruments = &state.instruments;
-        let route_ref = instruments.find_route(&request.method, matched_route(&request.extensions));
+        let own_route = options.route(request);
+        let matched = own_route.as_deref();
+        let matched = matched.or_else(|| matched_route(&request.extensions));
+        let route_ref = instruments.find_route(&request.method, matched);
         let route = instruments.route(&route_ref);
         let mut begun = Begun::new(state, clock, request, routed.unwrap_or(&request.uri));
         let mut description = IncomingSpan {

@@ -14,6 +14,7 @@ mod all_variables;
 mod b3;
 #[cfg(feature = "tracing")]
 mod bridge;
+mod carriers;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]
@@ -58,6 +59,7 @@ mod lifecycle;
 mod one_line;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod logs;
+mod messaging;
 mod meters;
 mod options;
 #[cfg(feature = "init")]
@@ -77,10 +79,13 @@ mod propagation;
 mod requests;
 #[cfg(feature = "macros")]
 mod returned_errors;
+mod routes;
 #[cfg(feature = "runtime-metrics")]
 mod runtime_metrics;
 #[cfg(feature = "init")]
 mod secrets;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod short_lives;
 mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]
