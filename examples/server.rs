@@ -7,26 +7,29 @@
 //!
 //! The address is that of `LISTEN_ADDR`, `127.0.0.1:3000` by default.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query};
 use axum::http::{Request, Response, StatusCode};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_telemetry::messaging::Destination;
 use tower_telemetry::{
     ClientTelemetryLayer, Config, TelemetryLayer, add_span_attributes, add_span_event, attributes,
-    increment_counter, set_span_error, start_timer, with_tracer,
+    carriers, increment_counter, set_span_error, start_timer, with_tracer,
 };
 
 const INDEX: &str = "\
@@ -34,6 +37,7 @@ GET /users/{id}        child spans, attributes, an event, metrics, a log line
 GET /slow?ms=N         answers after N milliseconds
 GET /stream?parts=N    a body in N parts, ten a second
 GET /proxy/{path}      the answer of another server, that of PROXY_TO, to GET /{path}
+POST /orders/{id}      a message in the queue of examples/worker.rs
 GET /error             an error that the handler reports
 GET /panic             a handler that panics
 GET /healthz           nothing but 200
@@ -51,6 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/slow", get(slow))
         .route("/stream", get(stream))
         .route("/proxy/{*path}", get(proxy))
+        .route("/orders/{id}", post(order))
         .route("/error", get(error))
         .route("/panic", get(panic))
         .route("/healthz", get(async || "ok"))
@@ -147,6 +152,32 @@ async fn proxy(Path(path): Path<String>) -> Result<Response<Body>, (StatusCode, 
             set_span_error(&error);
             Err((StatusCode::BAD_GATEWAY, format!("{error}\n")))
         }
+    }
+}
+
+/// Puts a message into a queue, a folder of files. The worker handles it in the trace of this request.
+async fn order(Path(id): Path<u32>) -> Result<&'static str, (StatusCode, String)> {
+    let queue = match std::env::var_os("QUEUE_DIR") {
+        Some(queue) => PathBuf::from(queue),
+        None => std::env::temp_dir().join("tower-telemetry-queue"),
+    };
+    let send = async {
+        let mut headers = HashMap::new();
+        carriers::inject(|name, value| {
+            headers.insert(name.to_owned(), value.to_owned());
+        });
+        let message = serde_json::json!({ "headers": headers, "order": id });
+        let path = queue.join(format!("{id}.part"));
+        tokio::fs::create_dir_all(&queue).await?;
+        tokio::fs::write(&path, message.to_string()).await?;
+        // The worker finds whole messages alone.
+        tokio::fs::rename(&path, path.with_extension("json")).await
+    };
+    let orders = Destination::new("files", "orders");
+    let sent = orders.send().try_run_future(send).await;
+    match sent {
+        Ok(()) => Ok("It is on its way.\n"),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
     }
 }
 

@@ -100,40 +100,9 @@
 //! [`ClientTelemetryLayer`] does for clients what [`TelemetryLayer`] does for servers, and writes
 //! the context into the headers of each request, so that the trace goes on where it is received.
 //!
-//! # Context across tasks
+//! The module [`carriers`] does it for all else: messages, metadata of gRPC, child processes.
 //!
-//! The current span belongs to the code that runs for the request, on whichever thread. What is
-//! started beside it has none, unless it is given along:
-//!
-//! | where it is lost | how to keep it |
-//! |---|---|
-//! | `tokio::spawn` | [`spawn_traced`]: a child span. [`spawn_linked`]: a new trace with a link, for work that outlives the request by far |
-//! | `tokio::task::spawn_blocking` | [`spawn_blocking_traced`] |
-//! | another thread | take `Context::current()` along, and hold its `attach()` there |
-//! | a channel | send `Context::current()` with the message, and handle it in `future.with_context(cx)`, or with the parent that [`SpanBuilder::with_parent`](handler::SpanBuilder::with_parent) is given |
-//! | a stream or future that is polled elsewhere | `with_current_context()` on it, before it goes |
-//!
-//! `Context` is [`opentelemetry::Context`], the methods are those of
-//! [`opentelemetry::context::FutureExt`]. The body of a response needs none of this: it is polled
-//! in the context of its request.
-//!
-//! ```
-//! use opentelemetry::{Context, context::FutureExt};
-//! use tower_telemetry::{async_with_tracer, opentelemetry};
-//!
-//! async fn work(job: u32) { /* .. */ }
-//!
-//! async fn handler(jobs: tokio::sync::mpsc::Sender<(Context, u32)>) {
-//!     let _ = jobs.send((Context::current(), 42)).await;
-//! }
-//!
-//! async fn worker(mut jobs: tokio::sync::mpsc::Receiver<(Context, u32)>) {
-//!     while let Some((cx, job)) = jobs.recv().await {
-//!         // The span starts when this is polled, below the span that sent the job.
-//!         async_with_tracer("jobs", "work", work(job)).with_context(cx).await;
-//!     }
-//! }
-//! ```
+#![doc = include_str!("../docs/context.md")]
 //!
 //! # Together with `tracing`
 //!
@@ -197,6 +166,7 @@
 
 mod attribute_set;
 mod bridge;
+pub mod carriers;
 mod concurrent;
 #[cfg(feature = "init")]
 pub mod config;
@@ -209,6 +179,7 @@ mod layer_state;
 pub mod layers;
 #[cfg(any(feature = "init", feature = "logs"))]
 pub mod logs;
+pub mod messaging;
 #[cfg(feature = "init")]
 mod otlp;
 #[cfg(feature = "init")]
@@ -220,6 +191,12 @@ mod request_headers;
 mod semconv;
 #[cfg(feature = "init")]
 pub mod stats;
+
+/// Metrics for Prometheus, which asks for them.
+#[cfg(feature = "prometheus")]
+pub mod prometheus {
+    pub use crate::pipeline::prometheus::service::PrometheusService;
+}
 
 #[cfg(feature = "tracing")]
 pub use bridge::span_layer;
@@ -281,6 +258,11 @@ struct Migrating;
 #[doc = include_str!("../docs/exporters.md")]
 struct Exporters;
 
+/// Compiles the examples of the recipes.
+#[cfg(all(doctest, feature = "axum", feature = "init"))]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
+
 /// Compiles the examples of the page about parts of the application's.
 #[cfg(all(doctest, feature = "init"))]
 #[doc = include_str!("../docs/parts.md")]
@@ -296,3 +278,13 @@ struct Parts;
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the examples of the page about metrics.
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "prometheus",
+    feature = "runtime-metrics"
+))]
+#[doc = include_str!("../docs/metrics.md")]
+struct Metrics;

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
 /// The rooms, from the top to the bottom: a room imports only from the rooms that follow it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 21] = [
     "layers",
     "init",
     "request",
     "pipeline",
     "layer_state",
     "instruments",
+    "messaging",
     "handler",
+    "carriers",
     "otlp",
     "config",
     "bridge",

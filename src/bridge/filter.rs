@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
-use tracing::{Metadata, Subscriber};
+use tracing::{Dispatch, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Filter};
@@ -75,6 +75,21 @@ pub(super) fn is_bridged() -> bool {
         let filter = dispatch.downcast_ref::<OfSpans>();
         filter.is_some_and(|filter| !filter.off.load(Ordering::Relaxed))
     })
+}
+
+/// Whether some subscriber has a bridge in a place where `is_bridged` cannot find it.
+static HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Notes whether a subscriber hides its bridge.
+pub(super) fn look_for_bridge(subscriber: &Dispatch) {
+    if subscriber.downcast_ref::<OfSpans>().is_none() {
+        HIDDEN.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Returns whether some subscriber hides its bridge.
+pub(super) fn is_hidden() -> bool {
+    HIDDEN.load(Ordering::Relaxed)
 }
 
 enum Wanted {

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use crate::attribute_set;
-use crate::bridge::filter::{SpanFilter, is_of_request};
+use crate::bridge::filter::{self, SpanFilter, is_of_request};
 use crate::bridge::request_span::Counted;
 use crate::bridge::stand_in::{self, StandIn};
 pub(crate) use crate::bridge::tracer::Source;
@@ -39,7 +39,9 @@ use crate::current_context;
 /// | `thread.id`, `thread.name`, `busy_ns`, `idle_ns` | recorded | not recorded |
 ///
 /// A subscriber has one such layer, and no other of `tracing-opentelemetry`. Where it has another, this
-/// one does nothing, and one warning says so.
+/// one does nothing, and one warning says so. Requests have no span of `tracing` where this layer is
+/// inside `tracing_subscriber::reload::Layer`, and one warning says so, too: put `reload` around the
+/// filter of the log lines.
 ///
 /// ```
 /// use tracing_subscriber::prelude::*;
@@ -213,6 +215,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        filter::look_for_bridge(dispatch);
         let _ = self.dispatch.set(dispatch.downgrade());
     }
 

@@ -9,7 +9,7 @@ use tracing::{Level, Span};
 
 use crate::attribute_set;
 #[cfg(feature = "tracing")]
-use crate::bridge::filter::is_bridged;
+use crate::bridge::filter::{is_bridged, is_hidden};
 use crate::concurrent::caught::warn_once;
 use crate::current_context;
 use crate::semconv::{REQUEST_TARGET, Side};
@@ -57,6 +57,13 @@ impl RequestSpan {
     ) -> Self {
         #[cfg(feature = "tracing")]
         if !is_bridged() {
+            if is_hidden() {
+                warn_once!(
+                    "the span layer of tower-telemetry is inside a layer that hides it, such as \
+                     `tracing_subscriber::reload::Layer`, so that requests have no span of `tracing`; \
+                     put that layer around the layer of the log lines, or around its filter"
+                );
+            }
             return Self::default();
         }
         let _attached = current_context::attach(cx);

@@ -18,7 +18,11 @@ use crate::config::settings::limits::Limits;
 #[cfg(feature = "logs")]
 use crate::config::settings::log_lines::LogLineSettings;
 use crate::config::settings::otlp::OtlpSettings;
+#[cfg(feature = "prometheus")]
+use crate::config::settings::prometheus_server::PrometheusServer;
 use crate::config::settings::propagator::Propagator;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::settings::runtimes::Runtimes;
 use crate::config::settings::sampler::Sampler;
 use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]
@@ -68,8 +72,13 @@ pub struct Config {
     pub(crate) metric_interval: Duration,
     pub(crate) metric_timeout: Duration,
     pub(crate) proxies: ProxySettings,
+    /// `None` for no server.
+    #[cfg(feature = "prometheus")]
+    pub(crate) prometheus_server: Option<PrometheusServer>,
     pub(crate) max_retry_age: Duration,
     pub(crate) self_metrics: bool,
+    #[cfg(feature = "runtime-metrics")]
+    pub(crate) runtimes: Runtimes,
     pub(crate) temporality: Temporality,
     pub(crate) histograms: HistogramAggregation,
     pub(crate) exceptions: ExceptionSignal,
@@ -379,8 +388,8 @@ impl Config {
     /// Returns the exporters of a signal, each once: as configured, else as the environment has them.
     pub(crate) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
         if let Some(told) = &self.exporters[signal] {
-            let all = [Exporter::Console, Exporter::Otlp];
-            return all.into_iter().filter(|one| told.contains(one)).collect();
+            let is_told = |one: &Exporter| told.contains(one) && one.takes(signal);
+            return Exporter::ALL.into_iter().filter(is_told).collect();
         }
         let has_endpoint =
             self.otlp.endpoint.is_some() || self.otlp_by_signal[signal].endpoint.is_some();

@@ -6,6 +6,8 @@ use crate::config::builder::Config;
 use crate::config::resource::resource;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exporter::Exporter;
+#[cfg(feature = "prometheus")]
+use crate::config::settings::histogram::HistogramAggregation;
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::config::settings::otlp::Compression;
 use crate::config::settings::otlp::OtlpSettings;
@@ -23,6 +25,8 @@ impl Config {
             warnings.extend(self.unnamed_service());
             #[cfg(feature = "opentelemetry-otlp")]
             warnings.extend(self.compression_of_reference());
+            #[cfg(feature = "prometheus")]
+            warnings.extend(self.histograms_without_form());
         }
         warnings
     }
@@ -81,6 +85,17 @@ impl Config {
             let compresses = value.eq_ignore_ascii_case("gzip");
             compresses.then(|| ConfigWarning::new(&name, Some(&value), consequence))
         })
+    }
+
+    /// Warns where histograms are exponential, and Prometheus is to read them.
+    #[cfg(feature = "prometheus")]
+    fn histograms_without_form(&self) -> Option<ConfigWarning> {
+        let exporters = self.exporters(Signal::Metrics);
+        let is_read = exporters.contains(&Exporter::Prometheus);
+        let is_exponential = self.histograms == HistogramAggregation::ExponentialBuckets;
+        let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        let consequence = "has no form for Prometheus; its text leaves such histograms out";
+        (is_read && is_exponential).then(|| ConfigWarning::new(variable, None, consequence))
     }
 
     /// Warns where a service in production has no name.

@@ -19,6 +19,8 @@ use crate::config::settings::limits::Limits;
 #[cfg(feature = "logs")]
 use crate::config::settings::log_lines::LogLineSettings;
 use crate::config::settings::propagator::Propagator;
+#[cfg(feature = "runtime-metrics")]
+use crate::config::settings::runtimes::Runtimes;
 use crate::config::settings::sampler::Sampler;
 use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]
@@ -29,15 +31,19 @@ use crate::providers::variables::Variables;
 /// The variable that names the environment.
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
-/// Variables of the specification and of the SDK that have no effect here: the SDK has no exemplars
-/// and reads no files, and there is no Prometheus endpoint.
-const UNSUPPORTED: [&str; 6] = [
+/// Variables that have no effect here: the SDK has no exemplars and reads no files, and some need a
+/// feature.
+const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
     "OTEL_ENTITIES",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_HOST",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
+    #[cfg(not(feature = "runtime-metrics"))]
+    "TELEMETRY_RUNTIME_METRICS",
 ];
 
 impl Config {
@@ -113,12 +119,16 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         otlp: vars.otlp(None),
         otlp_by_signal,
         proxies: vars.proxies(),
+        #[cfg(feature = "prometheus")]
+        prometheus_server: Some(vars.prometheus_server()),
         spans: vars.batch("OTEL_BSP", Batch::default()),
         logs: vars.batch("OTEL_BLRP", Batch::for_logs()),
         metric_interval: interval,
         metric_timeout,
         max_retry_age: Duration::from_secs(5 * 60),
         self_metrics: vars.flag("TELEMETRY_SELF_METRICS", false),
+        #[cfg(feature = "runtime-metrics")]
+        runtimes: Runtimes::new(vars.flag("TELEMETRY_RUNTIME_METRICS", false)),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),
@@ -132,7 +142,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         shutdown_timeout: Duration::from_secs(5),
         warnings: Vec::new(),
     };
-    for variable in UNSUPPORTED {
+    for &variable in UNSUPPORTED {
         // There are no exemplars, which `always_off` asks for.
         if vars.text(variable).as_deref() != Some("always_off") {
             vars.warn_of_unsupported(variable);
@@ -206,12 +216,14 @@ impl Variables<'_> {
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
         let name = signal.exporter_variable();
-        self.words(&name, "otlp, console and none", |word| {
-            Some(match word {
-                "otlp" => Exporter::Otlp,
-                "console" => Exporter::Console,
-                _ => return None,
-            })
+        let known = match signal {
+            Signal::Metrics if cfg!(feature = "prometheus") => "otlp, console, prometheus and none",
+            Signal::Metrics => "otlp, console, none and, with its feature, prometheus",
+            _ => "otlp, console and none",
+        };
+        self.words(&name, known, |word| {
+            let mut all = Exporter::ALL.into_iter();
+            all.find(|one| one.name() == word && one.takes(signal))
         })
     }
 

@@ -3,6 +3,7 @@
 use http::HeaderName;
 
 use crate::config::builder::Config;
+use crate::providers::excluded_paths::{self, PathPattern};
 use crate::providers::layer_variables;
 
 impl Config {
@@ -20,6 +21,63 @@ impl Config {
         let (origin, warnings) = ("Config::with_known_methods", &mut self.warnings);
         self.layers.known_methods = layer_variables::known_methods(origin, methods, warnings);
         self
+    }
+
+    /// Sets the paths whose requests the layers of servers do not record at all, in place of
+    /// `TELEMETRY_EXCLUDED_PATHS`: a path such as `/healthz`, or with `*` at its end all paths that begin
+    /// so. The trace context of such a request is passed on.
+    ///
+    /// It holds for [`init`](Self::init) alone, beside the filters of a layer. What is no such pattern is
+    /// left out, and one of the [`warnings`](Self::warnings).
+    ///
+    /// ```
+    /// use tower_telemetry::Config;
+    ///
+    /// let config = Config::from_env()
+    ///     .with_excluded_paths(["/healthz", "/internal/*"])
+    ///     .with_paths_excluded_from_traces(["/poll"])
+    ///     .with_paths_excluded_from_metrics(["/debug/*"]);
+    /// assert_eq!(config.warnings().len(), 0);
+    /// ```
+    pub fn with_excluded_paths<P: AsRef<str>>(
+        mut self,
+        patterns: impl IntoIterator<Item = P>,
+    ) -> Self {
+        const NAME: &str = "Config::with_excluded_paths";
+        self.layers.excluded_paths.from_all = self.path_patterns(NAME, patterns);
+        self
+    }
+
+    /// Sets the paths whose requests are in metrics alone, in place of
+    /// `TELEMETRY_TRACES_EXCLUDED_PATHS`, as [`with_excluded_paths`](Self::with_excluded_paths) does.
+    pub fn with_paths_excluded_from_traces<P: AsRef<str>>(
+        mut self,
+        patterns: impl IntoIterator<Item = P>,
+    ) -> Self {
+        const NAME: &str = "Config::with_paths_excluded_from_traces";
+        self.layers.excluded_paths.from_traces = self.path_patterns(NAME, patterns);
+        self
+    }
+
+    /// Sets the paths whose requests are in traces alone, in place of
+    /// `TELEMETRY_METRICS_EXCLUDED_PATHS`, as [`with_excluded_paths`](Self::with_excluded_paths) does.
+    pub fn with_paths_excluded_from_metrics<P: AsRef<str>>(
+        mut self,
+        patterns: impl IntoIterator<Item = P>,
+    ) -> Self {
+        const NAME: &str = "Config::with_paths_excluded_from_metrics";
+        self.layers.excluded_paths.from_metrics = self.path_patterns(NAME, patterns);
+        self
+    }
+
+    fn path_patterns<P: AsRef<str>>(
+        &mut self,
+        origin: &str,
+        patterns: impl IntoIterator<Item = P>,
+    ) -> Vec<PathPattern> {
+        let patterns: Vec<P> = patterns.into_iter().collect();
+        let patterns = patterns.iter().map(AsRef::as_ref);
+        excluded_paths::path_patterns(origin, patterns, &mut self.warnings)
     }
 
     /// Sets the request headers that server layers capture, in place of

@@ -1,5 +1,6 @@
 //! Settings of [`init`](crate::init), from variables and from code.
 
+mod baggage_setter;
 mod builder;
 mod checks;
 pub(crate) mod endpoint;
@@ -10,9 +11,13 @@ mod layer_setters;
 mod otlp_setters;
 mod part_setters;
 pub(crate) mod parts;
+#[cfg(feature = "prometheus")]
+mod prometheus_setters;
 mod proxied;
 pub(crate) mod proxy;
 pub(crate) mod resource;
+#[cfg(feature = "runtime-metrics")]
+mod runtime_setters;
 pub(crate) mod settings;
 mod summary;
 #[cfg(feature = "tracing")]

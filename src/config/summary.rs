@@ -55,6 +55,11 @@ impl fmt::Display for Config {
             let exporters = self.exporters(signal).into_iter();
             let exporters = exporters.map(|exporter| match (exporter, self.target(signal)) {
                 (Exporter::Console, _) => "console".to_owned(),
+                #[cfg(feature = "prometheus")]
+                (Exporter::Prometheus, _) => match &self.prometheus_server {
+                    Some(server) => format!("prometheus({server})"),
+                    None => "prometheus".to_owned(),
+                },
                 (Exporter::Otlp, Ok(target)) => {
                     let mut text = format!("otlp({target}");
                     if let Ok(Some(proxy)) = self.proxy(&target) {
@@ -138,8 +143,12 @@ impl fmt::Debug for Config {
             #[cfg(feature = "tracing")]
             tracing_spans,
             proxies,
+            #[cfg(feature = "prometheus")]
+            prometheus_server,
             max_retry_age,
             self_metrics,
+            #[cfg(feature = "runtime-metrics")]
+            runtimes,
             shutdown_timeout,
             warnings,
         } = self;
@@ -178,6 +187,10 @@ impl fmt::Debug for Config {
             "tracing_spans",
             &format_args!("{}", shown_filter(tracing_spans)),
         );
+        #[cfg(feature = "prometheus")]
+        shown.field("prometheus_server", prometheus_server);
+        #[cfg(feature = "runtime-metrics")]
+        shown.field("runtimes", runtimes);
         shown
             .field("proxies", proxies)
             .field("max_retry_age", max_retry_age)

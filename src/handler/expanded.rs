@@ -9,7 +9,7 @@ use opentelemetry::trace::SpanKind;
 use crate::concurrent::caught::guarded;
 use crate::handler::attributes::IntoOptionalValue;
 use crate::handler::bounded_text::bounded_text;
-use crate::handler::run::{Attributes, Function, Run};
+use crate::handler::run::{Attributes, Function, Measured, Run};
 use crate::handler::span_future::SpanFuture;
 
 /// Starts a run of a function.
@@ -24,7 +24,7 @@ pub fn start(
         component,
         name: name.into(),
         kind,
-        metrics,
+        metrics: metrics.map(|(place, name)| Measured::Function(place, name)),
         extra: None,
     }
     .start(attributes)

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::mem;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use opentelemetry::trace::{Link, SpanContext, SpanKind, SpanRef, Status, TraceContextExt};
@@ -18,6 +19,7 @@ use crate::providers::in_context;
 use crate::providers::scope;
 use crate::providers::scope::Current;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
+use crate::semconv::messaging::{Destination, Operation};
 use crate::semconv::{self, SensitiveParameters};
 
 /// Adds the attributes of a span to a list.
@@ -31,10 +33,21 @@ pub(crate) struct Function {
     pub(crate) name: Cow<'static, str>,
     /// The kind of the span.
     pub(crate) kind: SpanKind,
-    /// Where metrics are recorded of the function: the module or type that it is in, and its name.
-    pub(crate) metrics: Option<(&'static str, &'static str)>,
+    /// The duration that is recorded.
+    pub(crate) metrics: Option<Measured>,
     /// Boxed, because few spans have any of it.
     pub(crate) extra: Option<Box<Extra>>,
+}
+
+/// What a duration is recorded of.
+pub(crate) enum Measured {
+    /// A function: the module or type that it is in, and its name.
+    #[cfg_attr(
+        not(feature = "macros"),
+        allow(dead_code, reason = "the macro alone measures functions")
+    )]
+    Function(&'static str, &'static str),
+    Messages(Operation, Arc<Destination>),
 }
 
 /// The parts of a span that only a builder gives.
@@ -67,7 +80,7 @@ struct OpenSpan {
 struct Metrics {
     /// The providers at the start: a future may be dropped outside of its request.
     providers: Current,
-    function: (&'static str, &'static str),
+    measured: Measured,
     start: Instant,
 }
 
@@ -103,7 +116,7 @@ impl Function {
             let metrics = self.metrics;
             return Run::new(
                 None,
-                metrics.map(|function| Metrics::start(providers, function)),
+                metrics.map(|measured| Metrics::start(providers, measured)),
             );
         }
         self.start_below(&current_context::get(), providers, attributes)
@@ -129,11 +142,12 @@ impl Function {
         }
     }
 
-    fn start_below(self, parent: &Context, providers: Current, attributes: &Attributes) -> Run {
+    fn start_below(mut self, parent: &Context, providers: Current, attributes: &Attributes) -> Run {
         let tracer = providers.component(self.component);
         let metrics = self
             .metrics
-            .map(|function| Metrics::start(providers, function));
+            .take()
+            .map(|measured| Metrics::start(providers, measured));
         let mut description = Description {
             function: self,
             attributes,
@@ -189,11 +203,26 @@ pub(crate) fn current_span_context() -> SpanContext {
 }
 
 impl Metrics {
-    fn start(providers: Current, function: (&'static str, &'static str)) -> Self {
+    fn start(providers: Current, measured: Measured) -> Self {
         Self {
             providers,
-            function,
+            measured,
             start: Instant::now(),
+        }
+    }
+
+    fn record(&self, error: Option<&'static str>) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        match &self.measured {
+            Measured::Function(place, name) => {
+                let function = (*place, *name);
+                let end = FunctionEnd { function, error };
+                self.providers.function_durations.record(end, seconds);
+            }
+            Measured::Messages(operation, destination) => {
+                let durations = &self.providers.message_durations;
+                durations.record(*operation, destination, error, seconds);
+            }
         }
     }
 }
@@ -271,12 +300,7 @@ impl Drop for Run {
             None => None,
         };
         if let Some(metrics) = &self.metrics {
-            let end = FunctionEnd {
-                function: metrics.function,
-                error,
-            };
-            let elapsed = metrics.start.elapsed().as_secs_f64();
-            metrics.providers.function_durations.record(end, elapsed);
+            metrics.record(error);
         }
         if let Some(OpenSpan {
             cx,

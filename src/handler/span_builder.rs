@@ -39,7 +39,10 @@ pub struct SpanBuilder {
 
 impl SpanBuilder {
     pub(crate) fn new(component: &'static str, name: Cow<'static, str>) -> Self {
-        let function = Function::new(component, name);
+        Self::of(Function::new(component, name))
+    }
+
+    pub(crate) fn of(function: Function) -> Self {
         Self { function }
     }
 

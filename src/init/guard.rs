@@ -16,6 +16,8 @@ use crate::pipeline::counts::Counters;
 use crate::pipeline::deadlines;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::service::PrometheusService;
 use crate::providers::generations;
 use crate::providers::layer_variables::LayerSettings;
 use crate::stats::{Report, SignalStats, Stats};
@@ -117,6 +119,27 @@ impl TelemetryGuard {
         Some(&self.pipeline.as_ref()?.export.meter_provider)
     }
 
+    /// Returns the service that answers Prometheus, to mount in an application of your own; `None` where
+    /// [`Exporter::Prometheus`](crate::config::Exporter::Prometheus) is not chosen.
+    ///
+    /// ```
+    /// use tower_telemetry::{Config, config::Exporter};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let telemetry = Config::from_vars(|_| None)
+    ///     .with_metrics_exporters([Exporter::Prometheus])
+    ///     .without_prometheus_server()
+    ///     .build()?;
+    /// assert!(telemetry.prometheus().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "prometheus")]
+    pub fn prometheus(&self) -> Option<PrometheusService> {
+        let prometheus = self.pipeline.as_ref()?.export.prometheus.as_ref()?;
+        Some(prometheus.service.clone())
+    }
+
     /// The logger provider, for what else wants one; `None` where log records are not sent.
     ///
     /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
@@ -171,7 +194,7 @@ impl TelemetryGuard {
         let source = if self.is_of_process {
             Source::Process
         } else {
-            Source::of(provider)
+            Source::of(provider, &self.layers.baggage)
         };
         Some(filtered_log_records(source, &self.log_filter))
     }
@@ -194,6 +217,15 @@ async fn write_last_lines(timeout: Duration) {
         }
     };
     deadlines::within(timeout, lines).await;
+}
+
+#[cfg(feature = "prometheus")]
+impl TelemetryGuard {
+    /// What went wrong with the port for Prometheus.
+    pub(super) fn prometheus_warning(&mut self) -> Option<crate::config::ConfigWarning> {
+        let export = &mut self.pipeline.as_mut()?.export;
+        export.prometheus.as_mut()?.warning.take()
+    }
 }
 
 impl TelemetryGuard {

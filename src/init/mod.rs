@@ -60,7 +60,7 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
-        let warnings = self.all_warnings();
+        let mut warnings = self.all_warnings();
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
@@ -74,7 +74,7 @@ impl Config {
         guard.is_of_process = true;
         #[cfg(feature = "logs")]
         {
-            set_process_logger(guard.logger_provider());
+            set_process_logger(guard.logger_provider(), &guard.layers.baggage);
             if log_lines.wanted {
                 install_subscriber(&guard, log_style, &log_lines.filter);
             }
@@ -84,6 +84,8 @@ impl Config {
         } else if let Some(pipeline) = &guard.pipeline {
             pipeline.thread.say(summary);
         }
+        #[cfg(feature = "prometheus")]
+        warnings.extend(guard.prometheus_warning());
         for warning in warnings {
             warn(&warning);
         }
@@ -192,7 +194,11 @@ impl TelemetryGuard {
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
         // Last: a layer that finds this installed takes what it lacks from the global module.
-        generations::install(Some(providers(export)), formats, self.layers.clone());
+        generations::install(
+            Some(providers(export, &self.layers)),
+            formats,
+            self.layers.clone(),
+        );
     }
 }
 

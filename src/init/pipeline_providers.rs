@@ -6,11 +6,13 @@ use crate::pipeline::export::Export;
 use crate::pipeline::metrics::MAX_SERIES;
 use crate::pipeline::spans::tracer::Tracers;
 use crate::providers::Providers;
+use crate::providers::baggage_spans::with_baggage;
+use crate::providers::layer_variables::LayerSettings;
 use crate::providers::start_span::MakeTracer;
 use crate::providers::tracer::TracersOf;
 
 /// Makes the providers of a pipeline. They live as long as the process.
-pub(super) fn providers(export: &Export) -> Providers {
+pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
     let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
         Some(sampling) => {
             let queues = Box::leak(Box::new(export.queues.clone()));
@@ -19,5 +21,6 @@ pub(super) fn providers(export: &Export) -> Providers {
         None => Arc::new(TracersOf(export.tracer_provider.clone())),
     };
     let meters = Arc::new(export.meter_provider.clone());
+    let tracers = with_baggage(tracers, &layers.baggage);
     Providers::new(tracers, meters, MAX_SERIES).with_exceptions(export.exceptions())
 }

@@ -38,7 +38,7 @@ impl TelemetryGuard {
     {
         let source = match &self.pipeline {
             Some(pipeline) if !self.is_of_process => {
-                Source::Own(Arc::new(providers(&pipeline.export)))
+                Source::Own(Arc::new(providers(&pipeline.export, &self.layers)))
             }
             _ => Source::InForce,
         };

@@ -5,19 +5,24 @@ pub(crate) mod host_pattern;
 pub(crate) mod metric_attributes;
 pub(crate) mod options;
 pub(crate) mod rate_limit;
+pub(crate) mod wanted;
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, Key, KeyValue, global};
 
 use crate::concurrent::per_thread::{PerThread, PerThreadArc};
 use crate::instruments::{Instruments, intern};
 use crate::layer_state::options::Options;
+use crate::layer_state::wanted::Wanted;
 use crate::propagation::Propagators;
 use crate::providers::Providers;
+use crate::providers::baggage_spans::with_baggage;
 use crate::providers::bound;
 use crate::providers::exceptions::Exceptions;
+use crate::providers::excluded_paths::ExcludedPaths;
 use crate::providers::generations::{self, ByGeneration};
 use crate::providers::in_context;
 use crate::providers::series_budget::SDK_SERIES;
@@ -95,6 +100,7 @@ pub(crate) struct LayerState {
     pub(crate) request_headers: CapturedHeaders,
     pub(crate) response_headers: CapturedHeaders,
     pub(crate) options: Options,
+    excluded: ExcludedPaths,
     pub(crate) exceptions: Exceptions,
 }
 
@@ -109,15 +115,24 @@ impl LayerState {
             tracer::note_tracers_of_a_layer();
         }
         // A provider that the layer was not given is OpenTelemetry's global one, as it is now.
-        let tracers = options.tracers.clone();
+        let tracers = options
+            .tracers
+            .clone()
+            .unwrap_or_else(tracer::global_tracers);
         let meters = options.meters.clone();
         let providers = Arc::new(Providers::new(
-            tracers.unwrap_or_else(tracer::global_tracers),
+            with_baggage(tracers, &generations::layer_settings().baggage),
             meters.unwrap_or_else(|| bound::of_unknown_type(global::meter_provider())),
             SDK_SERIES,
         ));
         let root = in_context::scoped(providers.clone());
         Some(Self::new(&providers, root, options))
+    }
+
+    /// Returns the signals that a request is recorded in.
+    #[inline]
+    pub(crate) fn wanted(&self, request: &Parts) -> Wanted {
+        Wanted::of(request, &self.options, &self.excluded)
     }
 
     /// A context in which the handler functions record where this layer does, if it was told
@@ -166,6 +181,7 @@ impl LayerState {
                 captured_response.unwrap_or(&captured.response),
             ),
             options: options.clone(),
+            excluded: settings.excluded_paths.clone(),
             exceptions: providers.exceptions.clone(),
         }
     }

@@ -40,7 +40,7 @@ pub enum Trust {
     Ignore,
 }
 
-type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
+pub(crate) type Hook<H, T> = Arc<dyn Fn(&H) -> T + Send + Sync>;
 type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 
 #[derive(Clone)]
@@ -53,7 +53,11 @@ pub(crate) struct Options {
     /// `None` for the propagators of `init`, or W3C's without `init`.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) trace_filter: Option<Hook<request::Parts, bool>>,
+    pub(crate) metric_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
+    /// The route that another router than axum's has for a request.
+    pub(crate) route: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
     /// Whether a span that is current when a request comes can be its parent.
     pub(crate) outer_span: bool,
@@ -102,7 +106,10 @@ impl Default for Options {
             room: None,
             propagators: None,
             filter: None,
+            trace_filter: None,
+            metric_filter: None,
             span_name: None,
+            route: None,
             trust: TrustOption::Always(Trust::default()),
             outer_span: true,
             forced_traces: None,
@@ -165,19 +172,25 @@ impl Options {
         }
     }
 
-    /// Whether the filter wants a request recorded.
-    #[inline]
-    pub(crate) fn wants(&self, request: &request::Parts) -> bool {
-        match &self.filter {
-            Some(filter) => guarded(|| filter(request)).unwrap_or(true),
-            None => true,
-        }
-    }
-
     #[inline]
     pub(crate) fn span_name(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
         let hook = self.span_name.as_ref()?;
         guarded(|| hook(request))?
+    }
+
+    /// Returns the route that a hook names, bounded: it may hand over what a client has sent.
+    #[inline]
+    pub(crate) fn route(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
+        let hook = self.route.as_ref()?;
+        let route = guarded(|| hook(request))??;
+        if route.len() > semconv::MAX_PATH {
+            return Some(
+                semconv::truncate(&route, semconv::MAX_PATH)
+                    .into_owned()
+                    .into(),
+            );
+        }
+        Some(route).filter(|route| !route.is_empty())
     }
 
     #[inline]
@@ -201,6 +214,7 @@ impl Options {
     #[inline]
     pub(crate) fn has_request_hooks(&self) -> bool {
         self.span_name.is_some()
+            || self.route.is_some()
             || self.request_attributes.is_some()
             || self.propagators.is_some()
             || matches!(self.trust, TrustOption::ByRequest(_))

@@ -212,8 +212,11 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
         return ActiveRequest::none();
     }
     let state = shared.state();
-    match state {
-        Some(state) if shared.options.wants(head) => ActiveRequest::start_outgoing(state, head),
+    let wanted = state.map(|state| (state, state.wanted(head)));
+    match wanted {
+        Some((state, wanted)) if !wanted.nothing() => {
+            ActiveRequest::start_outgoing(state, head, wanted)
+        }
         _ => {
             let propagators = match state {
                 Some(state) => &state.propagators,

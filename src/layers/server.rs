@@ -1,5 +1,6 @@
 //! The layer for servers and the service that it makes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -68,7 +69,8 @@ use crate::semconv::{ForwardedHeader, Scheme};
 /// otherwise.
 ///
 /// `http.route` is known where axum has matched a route before the request reaches the layer, as
-/// it has in a layer that was added with `Router::layer` or `Router::route_layer`.
+/// it has in a layer that was added with `Router::layer` or `Router::route_layer`, and where
+/// [`with_route`](Self::with_route) tells it.
 ///
 #[doc = include_str!("error_types.md")]
 ///
@@ -111,6 +113,32 @@ impl TelemetryLayer {
     /// requests would be in one trace.
     pub fn without_outer_span(self) -> Self {
         self.with(|options| options.outer_span = false)
+    }
+
+    /// Sets the route of each request, `http.route` on spans and metrics, for routers other than axum's
+    /// ([HTTP spans]). Where `route` returns `None`, it is the route that axum has matched, if any.
+    ///
+    /// A route is a template, such as `/users/{id}`: never return the path. It is cut to 1,024 bytes, and
+    /// past the 2,000 series that the SDK keeps of a metric, requests are counted together.
+    ///
+    /// ```
+    /// use tower_telemetry::TelemetryLayer;
+    ///
+    /// // The router of the service inside, or a copy of it.
+    /// let mut router = matchit::Router::new();
+    /// router.insert("/users/{id}", "/users/{id}").unwrap();
+    /// let layer = TelemetryLayer::new().with_route(move |request| {
+    ///     let matched = router.at(request.uri.path()).ok()?;
+    ///     Some((*matched.value).into())
+    /// });
+    /// ```
+    ///
+    /// [HTTP spans]: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+    pub fn with_route(
+        self,
+        route: impl Fn(&request::Parts) -> Option<Cow<'static, str>> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|options| options.route = Some(Arc::new(route)))
     }
 
     /// Sets how far the trace context of requests is trusted. [`Trust::Continue`] by default,
@@ -325,7 +353,8 @@ fn start_with(
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {
-    if !state.options.wants(head) {
+    let wanted = state.wanted(head);
+    if wanted.nothing() {
         return match head.extensions.get::<Seen>() {
             // The context of the layer that records it is current.
             Some(_) => ActiveRequest::none(),
@@ -336,7 +365,7 @@ fn start_with(
         warn_once!("a request passes two telemetry layers; the inner one does nothing");
         return ActiveRequest::none();
     }
-    ActiveRequest::start_incoming(state, head, routed)
+    ActiveRequest::start_incoming(state, head, routed, wanted)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {

@@ -93,6 +93,38 @@ macro_rules! shared_setters {
                 self.with(|options| options.filter = Some(std::sync::Arc::new(filter)))
             }
 
+            /// Puts only the requests for which `filter` returns true into traces. Others are in metrics
+            /// all the same, and pass their trace context on.
+            ///
+            /// ```
+            #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
+            ///
+            #[doc = concat!("let layer = ", stringify!($layer), "::new()")]
+            ///     .with_trace_filter(|request| request.uri.path() != "/poll");
+            /// ```
+            pub fn with_trace_filter(
+                self,
+                filter: impl Fn(&http::request::Parts) -> bool + Send + Sync + 'static,
+            ) -> Self {
+                self.with(|options| options.trace_filter = Some(std::sync::Arc::new(filter)))
+            }
+
+            /// Puts only the requests for which `filter` returns true into metrics. Others are in traces
+            /// all the same.
+            ///
+            /// ```
+            #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
+            ///
+            #[doc = concat!("let layer = ", stringify!($layer), "::new()")]
+            ///     .with_metric_filter(|request| !request.headers.contains_key("x-load-test"));
+            /// ```
+            pub fn with_metric_filter(
+                self,
+                filter: impl Fn(&http::request::Parts) -> bool + Send + Sync + 'static,
+            ) -> Self {
+                self.with(|options| options.metric_filter = Some(std::sync::Arc::new(filter)))
+            }
+
             /// Names spans with `name` instead of the conventions. Where `name` returns `None`, the
             /// conventions name the span.
             ///

@@ -17,39 +17,56 @@ use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::current_context;
 use crate::logs::filter::LogFilter;
 use crate::logs::sdk_events::is_of_sdk;
+use crate::propagation::BaggageAttributes;
 use crate::semconv::EXCEPTION_MESSAGE;
 
 /// Where a layer finds the logger of an event.
 pub(crate) enum Source {
     /// With a provider of its own.
-    Own(Arc<SdkLogger>),
+    Own(Target),
     /// The provider of the process, made by the last call of `init`.
     Process,
 }
 
-static PROCESS: RwLock<Option<Arc<SdkLogger>>> = RwLock::new(None);
-
-/// Makes `provider` that of the layers which follow `init`.
-pub(crate) fn set_process_logger(provider: Option<&SdkLoggerProvider>) {
-    let logger = provider.map(logger);
-    *PROCESS.write().unwrap_or_else(PoisonError::into_inner) = logger;
+/// Where records go, and what they have of the baggage.
+#[derive(Clone)]
+pub(crate) struct Target {
+    logger: Arc<SdkLogger>,
+    baggage: BaggageAttributes,
 }
 
-/// The target of each record names its scope.
-fn logger(provider: &SdkLoggerProvider) -> Arc<SdkLogger> {
-    Arc::new(provider.logger(""))
+static PROCESS: RwLock<Option<Target>> = RwLock::new(None);
+
+/// Makes `provider` that of the layers which follow `init`.
+pub(crate) fn set_process_logger(
+    provider: Option<&SdkLoggerProvider>,
+    baggage: &BaggageAttributes,
+) {
+    let target = provider.map(|provider| Target::new(provider, baggage));
+    *PROCESS.write().unwrap_or_else(PoisonError::into_inner) = target;
+}
+
+impl Target {
+    fn new(provider: &SdkLoggerProvider, baggage: &BaggageAttributes) -> Self {
+        Self {
+            // The target of each record names its scope.
+            logger: Arc::new(provider.logger("")),
+            baggage: baggage.clone(),
+        }
+    }
 }
 
 impl Source {
-    pub(crate) fn of(provider: &SdkLoggerProvider) -> Self {
-        Self::Own(logger(provider))
+    pub(crate) fn of(provider: &SdkLoggerProvider, baggage: &BaggageAttributes) -> Self {
+        Self::Own(Target::new(provider, baggage))
     }
 
-    fn logger(&self) -> Option<Arc<SdkLogger>> {
+    fn target(&self) -> Option<Target> {
         match self {
-            Self::Own(logger) => Some(logger.clone()),
+            Self::Own(target) => Some(target.clone()),
             Self::Process => PROCESS
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -87,7 +104,7 @@ struct LogRecords(Source);
 
 impl<S: Subscriber> Layer<S> for LogRecords {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(logger) = self.0.logger() else {
+        let Some(Target { logger, baggage }) = self.0.target() else {
             return;
         };
         let metadata = event.metadata();
@@ -107,6 +124,9 @@ impl<S: Subscriber> Layer<S> for LogRecords {
             ..Fields::default()
         };
         event.record(&mut fields);
+        if !baggage.is_empty() {
+            current_context::map(|cx| fields.add_baggage(&baggage, cx));
+        }
         let now = SystemTime::now();
         let mut record = logger.create_log_record();
         record.set_timestamp(now);
@@ -164,6 +184,16 @@ impl Fields {
             self.body = Some(value.into());
         } else if !(self.of_log && name.starts_with("log.")) {
             self.set(name.strip_prefix("r#").unwrap_or(name), value.into());
+        }
+    }
+
+    /// Adds members of baggage, whose sender must not replace a field.
+    fn add_baggage(&mut self, baggage: &BaggageAttributes, cx: &opentelemetry::Context) {
+        for (key, value) in baggage.of(cx) {
+            if !self.attributes.iter().any(|(present, _)| present == key) {
+                self.attributes
+                    .push((key.clone(), value.into_owned().into()));
+            }
         }
     }
 

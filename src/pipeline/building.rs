@@ -22,6 +22,8 @@ use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::parts::record::PartRecord;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::thread::Prometheus;
 use crate::pipeline::self_metrics::Observed;
 use crate::pipeline::worker::Worker;
 use crate::stats::PartKind;
@@ -37,6 +39,8 @@ pub(crate) struct Building<'a> {
     pub(crate) beside: Beside,
     pub(crate) records: Vec<Arc<PartRecord>>,
     connections: Vec<Arc<Connection>>,
+    #[cfg(feature = "prometheus")]
+    pub(crate) prometheus: Option<Prometheus>,
     /// The signals that go to an OTLP receiver.
     pub(crate) observed: Vec<Observed>,
     pub(crate) flush: FlushHandle,
@@ -57,6 +61,8 @@ impl<'a> Building<'a> {
             beside: Beside::default(),
             records: Vec::new(),
             connections: Vec::new(),
+            #[cfg(feature = "prometheus")]
+            prometheus: None,
             observed: Vec::new(),
             reader_flush: Some(flush.clone()),
             flush,

@@ -18,6 +18,10 @@ use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::sampling::CaughtSampler;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::thread::Prometheus;
+#[cfg(feature = "runtime-metrics")]
+use crate::pipeline::runtime_metrics;
 use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
@@ -37,6 +41,8 @@ pub(crate) struct Export {
     pub(crate) sampling: Option<Sampling>,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) records: Vec<Arc<PartRecord>>,
+    #[cfg(feature = "prometheus")]
+    pub(crate) prometheus: Option<Prometheus>,
     exceptions: ExceptionSignal,
     /// For what the providers are asked to flush.
     pub(crate) flush: FlushHandle,
@@ -82,6 +88,10 @@ impl Export {
         if building.config.self_metrics {
             self_metrics::register(&meter_provider, &building.observed, &queues);
         }
+        #[cfg(feature = "runtime-metrics")]
+        if building.config.runtimes.wanted {
+            runtime_metrics::register(&meter_provider, &building.config.runtimes);
+        }
         // In the order of their kinds, and then as they were given.
         building.records.sort_by_key(|record| record.kind as u8);
         let export = Self {
@@ -93,6 +103,8 @@ impl Export {
             sampling,
             counters: building.counters,
             records: building.records,
+            #[cfg(feature = "prometheus")]
+            prometheus: building.prometheus,
             exceptions: building.config.exceptions,
             flush: building.flush,
             end: building.end,

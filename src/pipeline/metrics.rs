@@ -30,6 +30,8 @@ use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::part_setup;
+#[cfg(feature = "prometheus")]
+use crate::pipeline::prometheus::thread::Prometheus;
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::pipeline::readers::count_points;
 use crate::pipeline::readers::{SharedReader, collect_from};
@@ -56,6 +58,15 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         let reader = match exporter {
             Exporter::Otlp => ManualReader::builder().with_temporality(building.config.temporality),
             Exporter::Console => ManualReader::builder(),
+            #[cfg(feature = "prometheus")]
+            Exporter::Prometheus => {
+                let server = building.config.prometheus_server.clone();
+                let started = Prometheus::start(server).map_err(InitError::Thread)?;
+                let (prometheus, reader) = started;
+                building.prometheus = Some(prometheus);
+                provider = provider.with_reader(reader);
+                continue;
+            }
         };
         let reader = Arc::new(reader.build());
         provider = provider.with_reader(SharedReader {
@@ -70,7 +81,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
                 let losses = building.losses(Signal::Metrics, client.receiver());
                 otlp(building, losses, reader, client)
             }
-            Exporter::Console => console_worker(reader),
+            _ => console_worker(reader),
         };
         building.workers.push(worker);
     }

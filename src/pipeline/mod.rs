@@ -18,10 +18,16 @@ mod logs;
 pub(crate) mod metrics;
 mod part_setup;
 pub(crate) mod parts;
+#[cfg(all(feature = "runtime-metrics", target_os = "linux"))]
+mod process_metrics;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
 mod queue;
 mod readers;
 #[cfg(feature = "opentelemetry-otlp")]
 mod reference;
+#[cfg(feature = "runtime-metrics")]
+mod runtime_metrics;
 mod self_metrics;
 pub(crate) mod spans;
 mod traces;

@@ -50,7 +50,7 @@ pub(crate) fn provider(
                 (queue, worker)
             }
             // The console is no receiver: spans that are shown there are not counted.
-            Exporter::Console => {
+            _ => {
                 let console = "the console".to_owned();
                 let losses = Losses::new(Signal::Traces, console, Default::default());
                 worker::queue(batch, losses, SpanPrinter::new(limits))
@@ -59,7 +59,7 @@ pub(crate) fn provider(
         building.workers.push(worker);
         match exporter {
             Exporter::Otlp => queues.otlp = Some(queue),
-            Exporter::Console => queues.add_console(queue),
+            _ => queues.add_console(queue),
         }
     }
     for queue in part_setup::span_exporters(building, limits)? {

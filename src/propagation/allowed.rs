@@ -13,11 +13,16 @@ pub(crate) struct Allowed {
 }
 
 impl Allowed {
-    #[cfg(feature = "init")]
     pub(crate) const EVERYTHING: Self = Self {
         trace: true,
         baggage: true,
     };
+}
+
+/// Returns the names of all headers that carry context, in any format.
+pub(crate) fn all_names() -> impl Iterator<Item = &'static str> {
+    let w3c = [TRACEPARENT, TRACESTATE, BAGGAGE];
+    w3c.into_iter().chain(b3_names::HEADERS)
 }
 
 /// Removes all headers that carry context, in any format.

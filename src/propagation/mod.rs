@@ -5,10 +5,12 @@ mod allowed;
 mod b3;
 mod b3_names;
 mod baggage;
+mod baggage_attributes;
 mod extracted;
 mod header_value;
 mod hex;
 mod other;
+mod pairs;
 mod propagators;
 mod response_headers;
 mod span_context;
@@ -17,9 +19,10 @@ mod text_map;
 mod trace_context;
 mod trace_extra;
 
-pub(crate) use allowed::{Allowed, remove_forbidden};
+pub(crate) use allowed::{Allowed, all_names, remove_forbidden};
 #[cfg(feature = "init")]
 pub(crate) use b3::B3Form;
+pub(crate) use baggage_attributes::BaggageAttributes;
 pub(crate) use extracted::Extracted;
 pub(crate) use propagators::{Format, Propagators};
 pub(crate) use response_headers::ResponseHeaders;

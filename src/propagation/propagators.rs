@@ -17,9 +17,7 @@ use crate::propagation::extracted::Extracted;
 use crate::propagation::header_value::{legal_value, traceparent_text};
 use crate::propagation::trace_extra::{TraceExtra, state_text};
 use crate::propagation::{baggage, other, trace_context};
-use crate::request_headers::RequestHeaders;
-#[cfg(feature = "init")]
-use crate::request_headers::{BAGGAGE, TRACEPARENT, TRACESTATE};
+use crate::request_headers::{BAGGAGE, RequestHeaders, TRACEPARENT, TRACESTATE};
 
 /// The formats that are read, in this order: the span of a later format replaces the span of an earlier
 /// one.
@@ -104,8 +102,7 @@ impl Propagators {
         }
     }
 
-    /// Returns the headers that are read.
-    #[cfg(feature = "init")]
+    /// Returns the headers that are read, without those of a propagator of the application.
     pub(crate) fn read_fields(&self) -> Vec<&'static str> {
         unique(self.0.iter().flat_map(Format::read_fields))
     }
@@ -117,17 +114,18 @@ impl Propagators {
     }
 }
 
-#[cfg(feature = "init")]
 impl Format {
     fn read_fields(&self) -> &'static [&'static str] {
         match self {
             Self::TraceContext => &[TRACEPARENT, TRACESTATE],
             Self::Baggage => &[BAGGAGE],
             Self::Other(_) => &[],
+            #[cfg(feature = "init")]
             Self::B3(_) => &b3_names::HEADERS,
         }
     }
 
+    #[cfg(feature = "init")]
     fn written_fields(&self) -> &'static [&'static str] {
         match self {
             Self::B3(form) => form.fields(),
@@ -136,7 +134,6 @@ impl Format {
     }
 }
 
-#[cfg(feature = "init")]
 fn unique(fields: impl Iterator<Item = &'static &'static str>) -> Vec<&'static str> {
     let mut unique = Vec::new();
     for field in fields {

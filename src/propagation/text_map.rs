@@ -1,13 +1,10 @@
 //! The propagators of this crate as a propagator of OpenTelemetry, for other libraries.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
-use crate::propagation::allowed::Allowed;
 use crate::propagation::propagators::Propagators;
-use crate::request_headers::RequestHeaders;
 
 /// A propagator of OpenTelemetry that uses the propagators of this crate.
 #[derive(Debug)]
@@ -29,27 +26,20 @@ impl TextMap {
 
 impl TextMapPropagator for TextMap {
     fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
-        let mut headers = HeaderMap::new();
-        self.propagators
-            .inject(cx, Allowed::EVERYTHING, &mut headers);
-        for (name, value) in &headers {
-            if let Ok(value) = value.to_str() {
-                injector.set(name.as_str(), value.to_owned());
-            }
-        }
+        let set = |name: &str, value: &str| injector.set(name, value.to_owned());
+        self.propagators.inject_pairs(cx, set);
     }
 
     fn extract_with_context(&self, cx: &Context, extractor: &dyn Extractor) -> Context {
-        let mut headers = HeaderMap::new();
-        for field in self.propagators.read_fields() {
-            for value in extractor.get_all(field).unwrap_or_default() {
-                // A value that is illegal in a header still counts: two `traceparent` values are invalid.
-                let value = HeaderValue::from_str(value);
-                let value = value.unwrap_or(HeaderValue::from_static(""));
-                let _ = headers.try_append(HeaderName::from_static(field), value);
-            }
-        }
-        let extracted = self.propagators.extract(&RequestHeaders::find_in(&headers));
+        let pairs = self
+            .propagators
+            .read_fields()
+            .into_iter()
+            .flat_map(|field| {
+                let values = extractor.get_all(field).unwrap_or_default();
+                values.into_iter().map(move |value| (field, value))
+            });
+        let extracted = self.propagators.extract_pairs(pairs);
         if extracted.is_empty() {
             return cx.clone();
         }

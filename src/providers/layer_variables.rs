@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use http::{HeaderName, Method};
 
+use crate::propagation::BaggageAttributes;
+use crate::providers::excluded_paths::{ExcludedPaths, path_patterns};
 use crate::providers::variables::{ConfigWarning, Variables};
 use crate::semconv::{self, Side};
 
@@ -15,6 +17,8 @@ pub(crate) struct LayerSettings {
     pub(crate) known_methods: Vec<String>,
     pub(crate) server: HeaderNames,
     pub(crate) client: HeaderNames,
+    pub(crate) excluded_paths: ExcludedPaths,
+    pub(crate) baggage: BaggageAttributes,
 }
 
 /// Headers to capture.
@@ -40,12 +44,23 @@ impl LayerSettings {
             request: headers("CLIENT_REQUEST"),
             response: headers("CLIENT_RESPONSE"),
         };
+        let mut paths = |name: &str| {
+            let text = variables.text(name).unwrap_or_default();
+            path_patterns(name, elements(&text), &mut variables.warnings)
+        };
+        let excluded_paths = ExcludedPaths {
+            from_all: paths("TELEMETRY_EXCLUDED_PATHS"),
+            from_traces: paths("TELEMETRY_TRACES_EXCLUDED_PATHS"),
+            from_metrics: paths("TELEMETRY_METRICS_EXCLUDED_PATHS"),
+        };
         let name = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS";
         let text = variables.text(name).unwrap_or_default();
         Self {
             known_methods: known_methods(name, elements(&text), &mut variables.warnings),
             server,
             client,
+            excluded_paths,
+            baggage: BaggageAttributes::default(),
         }
     }
 

@@ -4,12 +4,15 @@
 //! [`init`](crate::init) made, the global ones of OpenTelemetry. `scope` finds the first, `generations`
 //! keeps the last two.
 
+pub(crate) mod baggage_spans;
 pub(crate) mod bound;
 pub(crate) mod exceptions;
+pub(crate) mod excluded_paths;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
 pub(crate) mod in_context;
 pub(crate) mod layer_variables;
+pub(crate) mod message_durations;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod series_budget;
@@ -29,6 +32,7 @@ use crate::current_context;
 use crate::propagation::{self, Decision};
 use crate::providers::exceptions::Exceptions;
 use crate::providers::function_durations::FunctionDurations;
+use crate::providers::message_durations::MessageDurations;
 use crate::providers::registry::Registry;
 use crate::providers::series_budget::Room;
 use crate::providers::start_span::{MakeTracer, StartSpan};
@@ -45,6 +49,7 @@ pub(crate) struct Providers {
     /// The instruments that handler functions created by name.
     pub(crate) functions: Registry,
     pub(crate) function_durations: FunctionDurations,
+    pub(crate) message_durations: MessageDurations,
     /// Room in the instruments of servers, and in those of clients.
     rooms: [Arc<Room>; 2],
     pub(crate) exceptions: Exceptions,
@@ -62,10 +67,13 @@ impl Providers {
         Self {
             follows_unsampled: tracers.follows_unsampled(),
             tracers,
-            meters,
             components: Table::new(MAX_COMPONENTS),
             function_durations: FunctionDurations::new(meter.clone()),
+            message_durations: MessageDurations::new(
+                meters.meter_with_scope(instrumentation_scope()),
+            ),
             functions: Registry::new(meter),
+            meters,
             rooms: [Room::new(max_series), Room::new(max_series)],
             exceptions: Exceptions::default(),
         }
@@ -115,8 +123,13 @@ impl Providers {
     /// The tracer of a component of the application.
     pub(crate) fn component(&self, name: &'static str) -> Arc<dyn StartSpan> {
         let make = || {
-            self.tracers
-                .make(InstrumentationScope::builder(name).build())
+            // Spans that this crate describes itself, such as those of messages.
+            let is_own = name == env!("CARGO_PKG_NAME");
+            self.tracers.make(if is_own {
+                instrumentation_scope()
+            } else {
+                InstrumentationScope::builder(name).build()
+            })
         };
         match self.components.get_or_insert_with(&name, make) {
             Ok(tracer) => tracer.clone(),

@@ -71,6 +71,16 @@ pub(crate) struct Started {
     pub(crate) is_recording: bool,
 }
 
+impl Started {
+    /// No span at all, in the context as it is.
+    pub(crate) fn nothing_in(cx: Context) -> Self {
+        Self {
+            cx,
+            is_recording: false,
+        }
+    }
+}
+
 /// Room for the attributes of a server span: more of them would have to grow it.
 const ATTRIBUTES: usize = 16;
 

@@ -13,6 +13,7 @@ use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::options::Options;
+use crate::layer_state::wanted::Wanted;
 use crate::providers::start_span::NewSpan;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::{Http, InFlight};
@@ -101,6 +102,7 @@ impl<'a> Begun<'a> {
     #[inline(always)]
     pub(super) fn into_in_flight(
         self,
+        wanted: Wanted,
         span_is_recording: bool,
         http: Http,
         received: Option<Received>,
@@ -109,6 +111,7 @@ impl<'a> Begun<'a> {
         InFlight {
             state: self.state.clone(),
             open: true,
+            wanted,
             span_is_recording,
             start: self.clock.start,
             start_time: self.start_time,

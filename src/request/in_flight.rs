@@ -14,6 +14,7 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::{Route, RouteRef};
 use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
+use crate::layer_state::wanted::Wanted;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::received::Received;
 use crate::semconv::Scheme;
@@ -27,6 +28,8 @@ pub(crate) struct InFlight {
     pub(crate) state: PerThreadArc<LayerState>,
     /// False once its end has begun.
     pub(crate) open: bool,
+    /// The signals that it is recorded in.
+    pub(crate) wanted: Wanted,
     /// Whether the span takes attributes.
     pub(crate) span_is_recording: bool,
     pub(crate) start: Instant,
@@ -98,7 +101,7 @@ impl InFlight {
     /// Opens a span of `tracing` for the span of `cx`, unless the layer is to have none.
     #[cold]
     pub(crate) fn open_span(&self, cx: &Context) -> RequestSpan {
-        if !self.state.options.tracing_span {
+        if !self.state.options.tracing_span || !self.wanted.traces {
             return RequestSpan::default();
         }
         let instruments = &self.state.instruments;
@@ -218,6 +221,7 @@ impl InFlight {
 
     /// Counts the request among the active ones of HTTP, or no longer.
     fn set_active(&mut self, active: bool) {
+        let active = active && self.wanted.metrics;
         if mem::replace(&mut self.http.active, active) != active {
             let instruments = &self.state.instruments;
             let route = instruments.route(&self.http.route);

@@ -11,6 +11,7 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
 use crate::layer_state::options::{Options, Trust};
+use crate::layer_state::wanted::Wanted;
 use crate::propagation::{Extracted, with_state_text};
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::begin::{Begun, Clock};
@@ -48,17 +49,20 @@ impl ActiveRequest {
         state: &PerThreadArc<LayerState>,
         request: &mut Parts,
         routed: Option<&Uri>,
+        wanted: Wanted,
     ) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
         let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
         let links = extracted.settle(options, request);
-        let cx = extracted.context_in(&state.root);
         let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
         let scheme = forwarded.scheme_or(options.scheme);
         let instruments = &state.instruments;
-        let route_ref = instruments.find_route(&request.method, matched_route(&request.extensions));
+        let own_route = options.route(request);
+        let matched = own_route.as_deref();
+        let matched = matched.or_else(|| matched_route(&request.extensions));
+        let route_ref = instruments.find_route(&request.method, matched);
         let route = instruments.route(&route_ref);
         let mut begun = Begun::new(state, clock, request, routed.unwrap_or(&request.uri));
         let mut description = IncomingSpan {
@@ -71,17 +75,22 @@ impl ActiveRequest {
             links,
             claimed: None,
         };
-        let parent = Parent {
-            cx: &cx,
-            span_context: extracted.span_context.as_ref(),
+        let Started { cx, is_recording } = if wanted.traces {
+            let cx = extracted.context_in(&state.root);
+            let parent = Parent {
+                cx: &cx,
+                span_context: extracted.span_context.as_ref(),
+            };
+            state.tracer.start(parent, &mut description)
+        } else {
+            Started::nothing_in(extracted.into_context(&state.root))
         };
-        let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
         let claimed = description.claimed;
         if let Some(call) = &mut begun.call {
             call.request = claimed;
         }
         let is_likely_call = |call: &GrpcCall| call.known || rpc::is_likely_call(request);
-        let active = !begun.call.as_ref().is_some_and(is_likely_call);
+        let active = wanted.metrics && !begun.call.as_ref().is_some_and(is_likely_call);
         if active {
             instruments.add_active(route, scheme, 1);
         }
@@ -96,7 +105,7 @@ impl ActiveRequest {
         let received = Received::begin(&options.metrics, &mut request.extensions);
         let log = options.access_log.as_ref();
         let access = log.and_then(|log| log.begin(request));
-        let in_flight = begun.into_in_flight(is_recording, http, received, access);
+        let in_flight = begun.into_in_flight(wanted, is_recording, http, received, access);
         Self(Some(RequestState::new(cx, Some(in_flight), false)))
     }
 }

@@ -117,6 +117,7 @@ impl ActiveRequest {
             in_flight.on_reply(cx, head);
         }
         let layer_state = &in_flight.state;
+        let has_span = in_flight.wanted.traces && cx.has_active_span();
         let hooked = layer_state.options.response_attributes(head);
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);
@@ -131,7 +132,7 @@ impl ActiveRequest {
                 put_metric_attribute(&mut in_flight.extra, attribute);
             }
         }
-        if is_server && cx.has_active_span() {
+        if is_server && has_span {
             let headers = &mut head.headers;
             layer_state
                 .options

@@ -7,6 +7,7 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::current_context;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
+use crate::layer_state::wanted::Wanted;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::attempts::Attempts;
 use crate::request::begin::{Begun, Clock};
@@ -19,7 +20,11 @@ use crate::semconv::{CapturedRequest, ClientRequest};
 
 impl ActiveRequest {
     /// Begins a request that is about to be sent, and writes its context into the headers.
-    pub(crate) fn start_outgoing(state: &PerThreadArc<LayerState>, request: &mut Parts) -> Self {
+    pub(crate) fn start_outgoing(
+        state: &PerThreadArc<LayerState>,
+        request: &mut Parts,
+        wanted: Wanted,
+    ) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
         let parent = state.with_providers(current_context::get());
@@ -36,13 +41,17 @@ impl ActiveRequest {
             // Counts sampled and unsampled attempts alike.
             resends: Attempts::resends(&request.extensions),
         };
-        let parent = Parent {
-            cx: &parent,
-            span_context: None,
+        let Started { cx, is_recording } = if wanted.traces {
+            let parent = Parent {
+                cx: &parent,
+                span_context: None,
+            };
+            state.tracer.start(parent, &mut description)
+        } else {
+            Started::nothing_in(parent)
         };
-        let Started { cx, is_recording } = state.tracer.start(parent, &mut description);
         let scheme = Scheme::Http;
-        let active = begun.call.is_none();
+        let active = wanted.metrics && begun.call.is_none();
         if active {
             state.instruments.add_active(route, scheme, 1);
         }
@@ -57,7 +66,7 @@ impl ActiveRequest {
         let headers = &mut request.headers;
         state.propagators.inject(&cx, allowed, headers);
         let received = Received::begin(&options.metrics, &mut request.extensions);
-        let in_flight = begun.into_in_flight(is_recording, http, received, None);
+        let in_flight = begun.into_in_flight(wanted, is_recording, http, received, None);
         // The handler that sends the request has attributes of its own.
         Self(Some(RequestState::new(cx, Some(in_flight), true)))
     }

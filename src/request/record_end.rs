@@ -99,7 +99,9 @@ impl InFlight {
             error,
             extra,
         };
-        instruments.record_call(route, known, &key, measured);
+        if self.wanted.metrics {
+            instruments.record_call(route, known, &key, measured);
+        }
         if !call.known {
             let known = GrpcCall {
                 method: known.map_or_else(|| call.method.clone(), Cow::Borrowed),
@@ -135,7 +137,9 @@ impl InFlight {
             error,
             extra,
         };
-        self.state.instruments.record_http(route, &key, measured);
+        if self.wanted.metrics {
+            self.state.instruments.record_http(route, &key, measured);
+        }
         if self.span_is_recording
             && let Some(status) = self.status
         {

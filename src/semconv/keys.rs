@@ -39,7 +39,7 @@ pub(crate) fn is_request_key(key: &str) -> bool {
 }
 
 /// Returns whether a span should start with an attribute of this key, because a sampler may read it
-/// (conventions of HTTP and RPC spans, "at span creation time").
+/// (conventions of HTTP, RPC and messaging spans, "at span creation time").
 pub(crate) fn is_for_samplers(key: &str) -> bool {
     matches!(
         key,
@@ -55,6 +55,7 @@ pub(crate) fn is_for_samplers(key: &str) -> bool {
             | URL_SCHEME
             | USER_AGENT_ORIGINAL
     ) || key.starts_with(HTTP_REQUEST_HEADER)
+        || key.starts_with("messaging.")
 }
 
 /// Returns whether a layer adds an attribute with this key to metrics of its requests.

@@ -13,7 +13,10 @@ mod forwarded;
 mod grpc_web;
 pub(crate) mod http;
 mod keys;
+pub(crate) mod messaging;
 mod names;
+#[cfg(all(feature = "runtime-metrics", target_os = "linux"))]
+pub(crate) mod process;
 mod redact;
 mod request_text;
 #[cfg(feature = "init")]
@@ -45,7 +48,7 @@ pub(crate) use names::*;
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header};
 pub(crate) use scheme::Scheme;
 pub(crate) use server_request::ServerRequest;
-pub(crate) use text::truncate;
+pub(crate) use text::{MAX_PATH, truncate};
 #[cfg(feature = "init")]
 pub(crate) use values::AttributeValue;
 pub(crate) use values::{Side, is_defined, protocol_version, status_attribute};

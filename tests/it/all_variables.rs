@@ -9,13 +9,17 @@ use tower_telemetry::Config;
 const README: &str = include_str!("../../README.md");
 
 /// Read to warn of them alone, which is why the README does not list them.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
     "OTEL_ENTITIES",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_HOST",
+    #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_METRICS_EXEMPLAR_FILTER",
+    #[cfg(not(feature = "runtime-metrics"))]
+    "TELEMETRY_RUNTIME_METRICS",
 ];
 
 /// Variables of proxies in lower case, and the mark of a CGI process, which the README names in its text.
@@ -65,9 +69,12 @@ fn the_readme_lists_the_variables_that_are_read() {
     let cells = table.lines().filter_map(|line| line.split('|').nth(1));
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let listed: Vec<_> = names.flat_map(expanded).collect();
-    let once: BTreeSet<_> = listed.iter().cloned().collect();
+    let mut once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len());
-    let unsupported: BTreeSet<_> = UNSUPPORTED.map(str::to_owned).into();
+    let unsupported: BTreeSet<_> = UNSUPPORTED.iter().map(ToString::to_string).collect();
+    // These have an effect with a feature that is switched off.
+    let needs_feature = |name: &str| name.contains("PROMETHEUS") || name.contains("RUNTIME");
+    once.retain(|name| !unsupported.contains(name) || !needs_feature(name));
     let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
     read.retain(|name| !OF_PROXIES.contains(&name.as_str()));
     assert_eq!(once, read);
@@ -121,12 +128,35 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is none of tracecontext, baggage, b3, b3multi and none; the default holds",
     );
     for signal in ["TRACES", "METRICS", "LOGS"] {
-        add(
-            &format!("OTEL_{signal}_EXPORTER"),
-            "prometheus",
-            "is none of otlp, console and none; the default holds",
-        );
+        let known = match signal {
+            "METRICS" if cfg!(feature = "prometheus") => {
+                "is none of otlp, console, prometheus and none; the default holds"
+            }
+            "METRICS" => {
+                "is none of otlp, console, none and, with its feature, prometheus; the default holds"
+            }
+            _ => "is none of otlp, console and none; the default holds",
+        };
+        add(&format!("OTEL_{signal}_EXPORTER"), "zipkin", known);
     }
+    #[cfg(feature = "runtime-metrics")]
+    add(
+        "TELEMETRY_RUNTIME_METRICS",
+        "yes",
+        "is neither true nor false; using false",
+    );
+    #[cfg(feature = "prometheus")]
+    add(
+        "OTEL_EXPORTER_PROMETHEUS_HOST",
+        "two hosts",
+        "is neither an address nor the name of a host; using localhost",
+    );
+    #[cfg(feature = "prometheus")]
+    add(
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
+        "http",
+        "is not a whole number from 0 to 65535; using 9464",
+    );
     for signal in OF_OTLP {
         let mut add = |setting: &str, value, consequence| {
             add(
@@ -267,6 +297,13 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is not a filter (error parsing level filter: expected one of \"off\", \"error\", \
          \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5); using info",
     );
+    for name in ["", "TRACES_", "METRICS_"] {
+        add(
+            &format!("TELEMETRY_{name}EXCLUDED_PATHS"),
+            "healthz",
+            "is neither a path that begins with / nor such a path with * at its end; it is left out",
+        );
+    }
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
         "PUR GE",
@@ -663,6 +700,15 @@ mod setters {
     }
 
     fn layers(same: &mut Same) {
+        same.add("TELEMETRY_EXCLUDED_PATHS", "/a, /b/*", |config| {
+            config.with_excluded_paths(["/a", "/b/*"])
+        });
+        same.add("TELEMETRY_TRACES_EXCLUDED_PATHS", "/a", |config| {
+            config.with_paths_excluded_from_traces(["/a"])
+        });
+        same.add("TELEMETRY_METRICS_EXCLUDED_PATHS", "/a", |config| {
+            config.with_paths_excluded_from_metrics(["/a"])
+        });
         same.add("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "A", |config| {
             config.with_known_methods(["A"])
         });
@@ -695,9 +741,26 @@ mod setters {
 
     fn all() -> Same {
         let mut same = Same(Vec::new());
+        #[cfg(feature = "runtime-metrics")]
+        same.add("TELEMETRY_RUNTIME_METRICS", "true", |config| {
+            config.with_runtime_metrics(true)
+        });
         same.add("TELEMETRY_SELF_METRICS", "true", |config| {
             config.with_self_metrics(true)
         });
+        #[cfg(feature = "prometheus")]
+        same.add_all(
+            &[
+                ("OTEL_METRICS_EXPORTER", "prometheus"),
+                ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1"),
+                ("OTEL_EXPORTER_PROMETHEUS_PORT", "80"),
+            ],
+            |config| {
+                config
+                    .with_metrics_exporters([Exporter::Prometheus])
+                    .with_prometheus_server(([0, 0, 0, 0, 0, 0, 0, 1], 80).into())
+            },
+        );
         let ratio = || Sampler::ParentBasedTraceIdRatio(0.5);
         same.add("ENABLE_TELEMETRY", "false", |config| {
             config.with_enabled(false)
@@ -807,7 +870,7 @@ mod setters {
             assert_eq!(format!("{written:?}"), read, "{variables:?}");
             covered.extend(variables.into_iter().map(|(name, _)| name));
         }
-        covered.extend(UNSUPPORTED.map(str::to_owned));
+        covered.extend(UNSUPPORTED.iter().map(ToString::to_string));
         assert_eq!(covered, super::variables());
     }
 

@@ -21,11 +21,13 @@ use tower_http::trace::TraceLayer;
 use tower_telemetry::tracing_opentelemetry::OpenTelemetrySpanExt;
 use tower_telemetry::{TelemetryLayer, get_span_id, get_trace_id, span_layer};
 use tracing::field::Empty as NoValue;
-use tracing::{Instrument, Span, info_span};
-use tracing_subscriber::filter::LevelFilter;
+use tracing::span::{Attributes, Id};
+use tracing::{Dispatch, Instrument, Level, Span, info_span};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer, reload};
 
 use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, tree};
 
@@ -191,9 +193,18 @@ fn in_a_request(
     spans: impl Layer<Registry> + Send + Sync,
     with: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
 ) -> Vec<SpanData> {
-    let telemetry = TestTelemetry::new();
     let subscriber = tracing_subscriber::registry().with(spans);
-    let _subscriber = tracing::subscriber::set_default(subscriber);
+    in_a_request_of(&subscriber.into(), shape, traceparent, with)
+}
+
+fn in_a_request_of(
+    subscriber: &Dispatch,
+    shape: fn() -> Work,
+    traceparent: &str,
+    with: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
+) -> Vec<SpanData> {
+    let telemetry = TestTelemetry::new();
+    let _subscriber = tracing::dispatcher::set_default(subscriber);
     on_a_runtime(async {
         let service = ServiceBuilder::new()
             .layer(with(telemetry.layer()))
@@ -408,7 +419,7 @@ fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
     for ours_is_first in [true, false] {
         let telemetry = TestTelemetry::new();
         let tracer = telemetry.tracer_provider().tracer("theirs");
-        let dispatch: tracing::Dispatch = if ours_is_first {
+        let dispatch: Dispatch = if ours_is_first {
             let subscriber = tracing_subscriber::registry().with(span_layer());
             let theirs = tracing_opentelemetry::layer().with_tracer(tracer);
             subscriber.with(theirs).into()
@@ -543,6 +554,96 @@ fn a_filter_that_leaves_requests_out_is_warned_of() {
     assert_eq!(tree(&telemetry.spans()), ["GET"]);
 }
 
+/// Has spans of its own in mind, as the console of tokio's tasks does.
+struct Tasks(Arc<Mutex<Vec<&'static str>>>);
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Tasks {
+    fn on_new_span(&self, _: &Attributes<'_>, id: &Id, cx: layer::Context<'_, S>) {
+        let name = cx.span(id).expect("it is new").name();
+        self.0.lock().expect("not poisoned").push(name);
+    }
+}
+
+#[test]
+fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
+    fn shape() -> Work {
+        Box::pin(async {
+            tracing::trace_span!(target: "tokio::task", "runtime.spawn").in_scope(|| {});
+            branch().await;
+            tracing::debug!("a detail");
+        })
+    }
+    let (seen, lines) = (Arc::default(), Lines::default());
+    let tasks = || Tasks(Arc::clone(&seen));
+    let of_tasks = Targets::new().with_target("tokio", Level::TRACE);
+    let (reloaded, handle) = reload::Layer::new(EnvFilter::new("error"));
+    let of_fields = EnvFilter::new("[leaf{id=2}]=trace");
+    let new = tracing_subscriber::registry;
+    let none = Lines::default().layer().with_filter(LevelFilter::OFF);
+    let subscribers: Vec<(&str, Dispatch)> = vec![
+        (
+            "outside of tasks",
+            new()
+                .with(tasks().with_filter(of_tasks.clone()))
+                .with(span_layer())
+                .into(),
+        ),
+        (
+            "inside of tasks",
+            new()
+                .with(span_layer())
+                .with(tasks().with_filter(of_tasks.clone()))
+                .into(),
+        ),
+        (
+            "a filter that is reloaded",
+            new()
+                .with(lines.layer().with_filter(reloaded))
+                .with(span_layer())
+                .into(),
+        ),
+        (
+            "a filter of fields",
+            new()
+                .with(Lines::default().layer().with_filter(of_fields))
+                .with(span_layer())
+                .into(),
+        ),
+        (
+            "a list",
+            new().with(vec![none.boxed(), span_layer()]).into(),
+        ),
+        ("an option", new().with(Some(span_layer())).into()),
+    ];
+    handle
+        .reload(EnvFilter::new("debug"))
+        .expect("it is in a subscriber");
+    for (name, subscriber) in subscribers {
+        let spans = in_a_request_of(&subscriber, shape, TRACEPARENT, |layer| layer);
+        let expected = ["GET", "  branch", "    leaf", "    leaf"];
+        assert_eq!(tree(&spans), expected, "{name}");
+    }
+    assert_eq!(*seen.lock().expect("not poisoned"), ["runtime.spawn"; 2]);
+    let text = lines.text();
+    assert!(
+        text.contains("request{method=GET}: it::bridge: a detail"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_span_layer_that_its_subscriber_hides_is_warned_of() {
+    let lines = Lines::default();
+    let (hidden, _handle) = reload::Layer::new(lines.layer().and_then(span_layer()));
+    let shape = || -> Work { Box::pin(leaf(1)) };
+    let spans = in_a_request(shape, TRACEPARENT, hidden, |layer| layer);
+    assert_eq!(tree(&spans), ["GET", "  leaf"]);
+    let text = lines.text();
+    let warning = "WARN tower_telemetry: the span layer of tower-telemetry is inside a layer that \
+                   hides it, such as `tracing_subscriber::reload::Layer`";
+    assert!(text.contains(warning), "{text}");
+}
+
 #[cfg(feature = "init")]
 mod with_a_guard {
     use std::fmt::{self, Debug};
@@ -629,6 +730,54 @@ mod with_a_guard {
         assert_eq!(status, Status::error("broken"));
         assert_eq!(events, ["exception"]);
         telemetry.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_span_older_than_a_request_keeps_its_own_trace() {
+        let receiver = Receiver::start();
+        let telemetry = guard(&receiver, |config| config);
+        let subscriber = tracing_subscriber::registry().with(telemetry.span_layer());
+        let default = tracing::subscriber::set_default(subscriber);
+        let never_entered = info_span!("older");
+        let entered = info_span!("older_entered");
+        entered.in_scope(|| {});
+        let layer = TelemetryLayer::new()
+            .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone());
+        let service =
+            ServiceBuilder::new()
+                .layer(layer)
+                .service_fn(|_: Request<Empty<Bytes>>| async {
+                    for span in [&never_entered, &entered] {
+                        async {
+                            pause().await;
+                            info_span!("below").in_scope(|| {});
+                        }
+                        .instrument(span.clone())
+                        .await;
+                    }
+                    info_span!("after").in_scope(|| {});
+                    Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                });
+        respond(service, TRACEPARENT).await;
+        drop((never_entered, entered, default));
+        telemetry.shutdown().await;
+        let spans = receiver.received().spans();
+        let of_request = TraceId::from_hex(TRACE_ID).expect("it is one").to_bytes();
+        for span in &spans {
+            let parent = spans.iter().find(|one| one.span_id == span.parent_span_id);
+            let parent = parent.map(|parent| &*parent.name);
+            let is_in_request = span.trace_id == of_request;
+            match &*span.name {
+                "older" | "older_entered" => assert_eq!((parent, is_in_request), (None, false)),
+                "below" => assert!(
+                    parent.is_some_and(|name| name.starts_with("older")),
+                    "{parent:?}"
+                ),
+                "after" => assert_eq!((parent, is_in_request), (Some("GET"), true)),
+                _ => assert_eq!((&*span.name, is_in_request), ("GET", true)),
+            }
+        }
+        assert_eq!(spans.len(), 6, "{spans:?}");
     }
 
     static FORMATTED: AtomicUsize = AtomicUsize::new(0);

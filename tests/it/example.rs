@@ -549,6 +549,41 @@ async fn a_server_with_spans_of_tracing_has_all_spans_in_one_trace() {
     assert!(has("greeting"), "{lines:#?}");
 }
 
+/// Returns the number of traces that were received, and the service and the name of each span, below its
+/// parent.
+#[cfg(feature = "macros")]
+pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
+    fn below(parent: &[u8], depth: usize, spans: &[(String, Span)], lines: &mut Vec<String>) {
+        for (service, span) in spans {
+            if span.parent_span_id == parent {
+                let indent = "  ".repeat(depth);
+                lines.push(format!("{indent}{service}: {}", span.name));
+                below(&span.span_id, depth + 1, spans, lines);
+            }
+        }
+    }
+    let received = receiver.received();
+    let mut spans = Vec::new();
+    for resource in received.traces.iter().flat_map(|one| &one.resource_spans) {
+        let attributes = resource.resource.as_ref().map(|one| &one.attributes);
+        let name = attributes_of(attributes.expect("it has one"))["service.name"].clone();
+        let scopes = resource.scope_spans.iter();
+        spans.extend(
+            scopes
+                .flat_map(|scope| &scope.spans)
+                .map(|span| (name.clone(), span.clone())),
+        );
+    }
+    spans.sort_by_key(|(_, span)| span.start_time_unix_nano);
+    let traces: std::collections::HashSet<_> = spans
+        .iter()
+        .map(|(_, span)| span.trace_id.clone())
+        .collect();
+    let mut lines = Vec::new();
+    below(&[], 0, &spans, &mut lines);
+    (traces.len(), lines)
+}
+
 #[cfg(feature = "macros")]
 #[tokio::test]
 async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
@@ -580,38 +615,6 @@ async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
     client.line("Hello, stranger!");
     client.line("serving: true");
 
-    // The service, and the name and kind of each span, below its parent.
-    let tree = || {
-        let received = receiver.received();
-        let mut spans = Vec::new();
-        for resource in received.traces.iter().flat_map(|one| &one.resource_spans) {
-            let attributes = resource.resource.as_ref().map(|one| &one.attributes);
-            let name = attributes_of(attributes.expect("it has one"))["service.name"].clone();
-            let scopes = resource.scope_spans.iter();
-            spans.extend(
-                scopes
-                    .flat_map(|scope| &scope.spans)
-                    .map(|span| (name.clone(), span.clone())),
-            );
-        }
-        spans.sort_by_key(|(_, span)| span.start_time_unix_nano);
-        fn below(parent: &[u8], depth: usize, spans: &[(String, Span)], lines: &mut Vec<String>) {
-            for (service, span) in spans {
-                if span.parent_span_id == parent {
-                    let indent = "  ".repeat(depth);
-                    lines.push(format!("{indent}{service}: {}", span.name));
-                    below(&span.span_id, depth + 1, spans, lines);
-                }
-            }
-        }
-        let traces: std::collections::HashSet<_> = spans
-            .iter()
-            .map(|(_, span)| span.trace_id.clone())
-            .collect();
-        let mut lines = Vec::new();
-        below(&[], 0, &spans, &mut lines);
-        (traces.len(), lines)
-    };
     let expected = [
         "client: calls",
         "  client: GET",
@@ -631,9 +634,96 @@ async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
         receiver.received().spans().len() >= expected.len()
     })
     .await;
-    let (traces, lines) = tree();
+    let (traces, lines) = service_tree(&receiver);
     assert_eq!(lines, expected);
     assert_eq!(traces, 1);
+}
+
+#[cfg(feature = "macros")]
+#[tokio::test]
+async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace() {
+    use http_body_util::Empty;
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+    use tower::{Layer, ServiceExt};
+    use tower_telemetry::{ClientTelemetryLayer, Config};
+
+    let receiver = Receiver::start();
+    let endpoint = receiver.endpoint();
+    let queue = tempfile_dir("queue");
+    let start = |example, name| {
+        let variables = [
+            ("ENVIRONMENT", "staging"),
+            ("SERVICE_NAME", name),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("QUEUE_DIR", queue.to_str().expect("it is UTF-8")),
+            // A context that the process was started with is none of its messages'.
+            ("TRACEPARENT", TRACEPARENT),
+            ("TRACESTATE", "stale=1"),
+        ];
+        Process::example(example, &variables)
+    };
+    let mut worker = start("worker", "worker");
+    worker.line("waiting for orders");
+    let mut server = start("server", "server");
+
+    let telemetry = Config::from_vars(|name| (name == "SERVICE_NAME").then(|| "client".to_owned()))
+        .with_environment(tower_telemetry::config::Environment::Staging)
+        .with_endpoint(&endpoint)
+        .build();
+    let telemetry = telemetry.expect("it is valid");
+    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let layer = ClientTelemetryLayer::new().with_tracer_provider(provider);
+    let request = Request::post(format!("{}/orders/42", server.url())).body(Empty::<Bytes>::new());
+    let request = request.expect("a valid request");
+    let response = layer.layer(client).oneshot(request).await;
+    assert_eq!(response.expect("it answers").status(), 200);
+    worker.line("handled");
+    telemetry.shutdown().await;
+    for process in [&mut server, &mut worker] {
+        process.terminate();
+        assert!(process.wait().success());
+    }
+    std::fs::remove_dir_all(&queue).expect("it is ours");
+
+    let (traces, lines) = service_tree(&receiver);
+    let expected = [
+        "client: POST",
+        "  server: POST /orders/{id}",
+        "    server: send orders",
+        "      worker: process orders",
+        "        worker: pack",
+        "        receipt: print-receipt",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(traces, 1);
+    let spans = receiver.received().spans();
+    assert!(spans.iter().all(|span| span.trace_state.is_empty()));
+    let find = |name: &str| spans.iter().find(|span| span.name == name);
+    let (sent, handled) = (find("send orders"), find("process orders"));
+    let (sent, handled) = (sent.expect("it is there"), handled.expect("it is there"));
+    assert_eq!(
+        (sent.kind, handled.kind),
+        (4, 5),
+        "a producer and a consumer"
+    );
+    assert_eq!(handled.links.len(), 1);
+    assert_eq!(handled.links[0].span_id, sent.span_id);
+    for metric in [
+        "messaging.client.operation.duration",
+        "messaging.process.duration",
+    ] {
+        assert!(receiver.received().metric(metric).is_some(), "{metric}");
+    }
+}
+
+/// Creates a folder of this test's own.
+fn tempfile_dir(name: &str) -> std::path::PathBuf {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = folder.join(format!("{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("it can be created");
+    folder
 }
 
 #[tokio::test]

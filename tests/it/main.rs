@@ -12,6 +12,9 @@ mod access_log;
 mod all_variables;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod b3;
+#[cfg(feature = "tracing")]
+mod bridge;
+mod carriers;
 #[cfg(feature = "axum")]
 mod client;
 #[cfg(feature = "init")]
@@ -29,10 +32,9 @@ mod conventions;
 mod endings;
 mod errors;
 // These end processes by signals.
-#[cfg(feature = "tracing")]
-mod bridge;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
+mod excluded;
 #[cfg(feature = "init")]
 mod export;
 #[cfg(feature = "opentelemetry-otlp")]
@@ -59,6 +61,7 @@ mod lifecycle;
 mod one_line;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod logs;
+mod messaging;
 mod meters;
 mod options;
 #[cfg(feature = "init")]
@@ -71,13 +74,20 @@ mod part_faults;
 mod parts;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod parts_metrics;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod propagation;
 #[cfg(feature = "axum")]
 mod requests;
 #[cfg(feature = "macros")]
 mod returned_errors;
+mod routes;
+#[cfg(feature = "runtime-metrics")]
+mod runtime_metrics;
 #[cfg(feature = "init")]
 mod secrets;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod short_lives;
 mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]

@@ -148,6 +148,205 @@ async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
     assert_eq!(with.next().await, Some(request));
 }
 
+#[tokio::test]
+async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them() {
+    let telemetry = TestTelemetry::new();
+    let child = |name: &'static str| async move {
+        tokio::task::yield_now().await;
+        with_tracer("test", name, || {});
+    };
+    in_request(&telemetry, async {
+        tokio::join!(child("joined-1"), child("joined-2"));
+        tokio::select! {
+            biased;
+            () = child("selected") => {}
+            () = std::future::pending() => {}
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(child("lost"));
+        tasks.spawn(child("kept").with_current_context());
+        tasks.join_all().await;
+    })
+    .await;
+    let spans = telemetry.spans();
+    let request = spans.iter().find(|span| span.name == "GET");
+    let request = request.expect("it is there").span_context.span_id();
+    for span in spans.iter().filter(|span| span.name != "GET") {
+        assert_eq!(
+            span.parent_span_id == request,
+            span.name != "lost",
+            "{}",
+            span.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_loses_a_race_was_cancelled_and_is_dropped_in_its_own_span() {
+    /// Starts a span when it is dropped.
+    struct OnDrop(&'static str);
+
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            with_tracer("test", self.0, || {});
+        }
+    }
+
+    let loser = |name: &'static str, on_drop: &'static str| {
+        tower_telemetry::async_with_tracer("test", name, async move {
+            let _on_drop = OnDrop(on_drop);
+            std::future::pending::<()>().await;
+        })
+    };
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        tokio::select! {
+            biased;
+            () = loser("select", "in-select") => {}
+            () = tokio::task::yield_now() => {}
+        }
+        let timeout = std::time::Duration::from_millis(1);
+        let timed_out = tokio::time::timeout(timeout, loser("timeout", "in-timeout")).await;
+        assert!(timed_out.is_err());
+    })
+    .await;
+    let spans = telemetry.spans();
+    assert_eq!(
+        tree(&spans),
+        [
+            "GET",
+            "  select",
+            "    in-select",
+            "  timeout",
+            "    in-timeout"
+        ]
+    );
+    for span in spans
+        .iter()
+        .filter(|span| ["select", "timeout"].contains(&&*span.name))
+    {
+        assert_eq!(span.attributes, [KeyValue::new("error.type", "cancelled")]);
+        assert_eq!(span.status, Status::Unset);
+    }
+}
+
+#[tokio::test]
+async fn a_thread_has_the_context_that_it_takes_along() {
+    let telemetry = TestTelemetry::new();
+    in_request(&telemetry, async {
+        let cx = Context::current();
+        let thread = std::thread::spawn(move || {
+            assert_eq!(get_trace_id(), None);
+            let _attached = cx.attach();
+            with_tracer("test", "in-thread", || {});
+        });
+        thread.join().expect("it does not panic");
+    })
+    .await;
+    assert_eq!(tree(&telemetry.spans()), ["GET", "  in-thread"]);
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn the_body_of_a_response_is_streamed_in_the_span_of_its_request() {
+    use axum::body::{Body, Bytes};
+    use http_body_util::BodyExt;
+    use tokio_stream::StreamExt;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let telemetry = TestTelemetry::new();
+    let service = telemetry
+        .layer()
+        .layer(service_fn(|_: http::Request<()>| async {
+            let parts = tokio_stream::iter(["part-1", "part-2"]).map(|name| {
+                with_tracer("test", name, || {});
+                Ok::<_, std::convert::Infallible>(Bytes::from(name))
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from_stream(parts)))
+        }));
+    let response = service.oneshot(http::Request::new(())).await;
+    let body = response.expect("it cannot fail").into_body();
+    assert_eq!(get_trace_id(), None);
+    let body = body.collect().await.expect("it is whole").to_bytes();
+    assert_eq!(body, "part-1part-2");
+    assert_eq!(tree(&telemetry.spans()), ["GET", "  part-1", "  part-2"]);
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
+    use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+    use opentelemetry::trace::TraceContextExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tower_telemetry::{async_with_tracer, get_tracer};
+
+    async fn talk(mut socket: WebSocket) {
+        let upgrade = Context::current().span().span_context().clone();
+        while let Some(Ok(message)) = socket.recv().await {
+            let Ok(text) = message.into_text() else {
+                continue;
+            };
+            let name = text.to_string();
+            if name.starts_with("linked") {
+                let span = get_tracer("test").span(name).with_parent(Context::new());
+                span.with_link(upgrade.clone()).run_future(async {}).await;
+            } else {
+                async_with_tracer("test", name, async {}).await;
+            }
+        }
+    }
+
+    let telemetry = TestTelemetry::new();
+    let handler = async |upgrade: WebSocketUpgrade| {
+        let cx = Context::current();
+        upgrade.on_upgrade(|socket| {
+            assert_eq!(get_trace_id(), None);
+            talk(socket).with_context(cx)
+        })
+    };
+    let app = axum::Router::new()
+        .route("/chat", axum::routing::any(handler))
+        .layer(telemetry.layer());
+    let server = crate::support::Server::start(app).await;
+    let mut client = tokio::net::TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    let head = "GET /chat HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+                upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("it reads");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(client.read_u8().await.expect("it answers"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    for message in ["below-1", "linked-1", "below-2", "linked-2"] {
+        // A text, masked with zeros.
+        let length = 0x80 | u8::try_from(message.len()).expect("it is short");
+        let frame = [&[0x81, length, 0, 0, 0, 0], message.as_bytes()].concat();
+        client.write_all(&frame).await.expect("it reads");
+    }
+    let spans = telemetry.wait_for_spans(5).await;
+    let find = |name: &str| {
+        let span = spans.iter().find(|span| span.name == name);
+        span.unwrap_or_else(|| panic!("no {name} in {spans:#?}"))
+    };
+    let upgrade = &find("GET /chat").span_context;
+    for name in ["below-1", "below-2"] {
+        assert_eq!(find(name).parent_span_id, upgrade.span_id());
+        assert!(find(name).links.is_empty());
+    }
+    let traces = ["linked-1", "linked-2"].map(|name| {
+        let span = find(name);
+        assert_eq!(span.parent_span_id, SpanId::INVALID);
+        assert_eq!(span.links.len(), 1);
+        assert_eq!(span.links[0].span_context, *upgrade);
+        span.span_context.trace_id()
+    });
+    assert_ne!(traces[0], traces[1]);
+    assert!(!traces.contains(&upgrade.trace_id()));
+}
+
 #[test]
 fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     use std::sync::Mutex;

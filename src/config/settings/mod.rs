@@ -10,7 +10,11 @@ pub(crate) mod limits;
 #[cfg(feature = "logs")]
 pub(crate) mod log_lines;
 pub(crate) mod otlp;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus_server;
 pub(crate) mod propagator;
+#[cfg(feature = "runtime-metrics")]
+pub(crate) mod runtimes;
 pub(crate) mod sampler;
 pub(crate) mod shown;
 pub(crate) mod signal;

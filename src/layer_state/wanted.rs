@@ -1,0 +1,55 @@
+//! The signals that a request is recorded in.
+
+use http::request::Parts;
+
+use crate::concurrent::caught::guarded;
+use crate::layer_state::options::{Hook, Options};
+use crate::providers::excluded_paths::ExcludedPaths;
+use crate::semconv::Side;
+
+/// The signals that a request is recorded in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) traces: bool,
+    pub(crate) metrics: bool,
+}
+
+impl Wanted {
+    const ALL: Self = Self {
+        traces: true,
+        metrics: true,
+    };
+
+    pub(crate) fn nothing(self) -> bool {
+        !self.traces && !self.metrics
+    }
+
+    /// Asks the filters of a layer, and the paths that are excluded for all layers of servers.
+    #[inline]
+    pub(crate) fn of(request: &Parts, options: &Options, excluded: &ExcludedPaths) -> Self {
+        let has_filters = options.filter.is_some()
+            || options.trace_filter.is_some()
+            || options.metric_filter.is_some();
+        if !has_filters && (excluded.is_empty() || options.side == Side::Client) {
+            return Self::ALL;
+        }
+        Self::ask(request, options, excluded)
+    }
+
+    #[cold]
+    fn ask(request: &Parts, options: &Options, excluded: &ExcludedPaths) -> Self {
+        let passes = |filter: &Option<Hook<Parts, bool>>| match filter {
+            Some(filter) => guarded(|| filter(request)).unwrap_or(true),
+            None => true,
+        };
+        let (in_traces, in_metrics) = match options.side {
+            Side::Server => excluded.allow(request.uri.path()),
+            Side::Client => (true, true),
+        };
+        let both = passes(&options.filter);
+        Self {
+            traces: both && in_traces && passes(&options.trace_filter),
+            metrics: both && in_metrics && passes(&options.metric_filter),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Context in pairs of names and values, such as the headers of a message.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+
+use crate::propagation::allowed::Allowed;
+use crate::propagation::extracted::Extracted;
+use crate::propagation::propagators::Propagators;
+use crate::request_headers::RequestHeaders;
+
+/// Bounds of what is read under one name. Past them no format is valid: not with one value more than
+/// the members of baggage, and not with more bytes than the longest `tracestate` has.
+const MAX_VALUES: usize = 65;
+const MAX_BYTES: usize = 32 * 1024;
+
+impl Propagators {
+    /// Reads the context that pairs carry. Names are compared without regard to case, and names that no
+    /// format has are skipped.
+    pub(crate) fn extract_pairs<N: AsRef<str>, V: AsRef<[u8]>>(
+        &self,
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Extracted {
+        let mut fields: Vec<_> = self.read_fields().into_iter().map(Field::new).collect();
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name = name.as_ref();
+            let field = fields
+                .iter_mut()
+                .find(|field| field.name.eq_ignore_ascii_case(name));
+            if let Some(field) = field {
+                field.append(value.as_ref(), &mut headers);
+            }
+        }
+        self.extract(&RequestHeaders::find_in(&headers))
+    }
+
+    /// Hands the names and values that carry `cx` to `set`.
+    pub(crate) fn inject_pairs(&self, cx: &Context, mut set: impl FnMut(&str, &str)) {
+        let mut headers = HeaderMap::new();
+        self.inject(cx, Allowed::EVERYTHING, &mut headers);
+        for (name, value) in &headers {
+            if let Ok(value) = value.to_str() {
+                set(name.as_str(), value);
+            }
+        }
+    }
+}
+
+/// A name that is read.
+struct Field {
+    name: &'static str,
+    values: usize,
+    bytes: usize,
+}
+
+impl Field {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            values: 0,
+            bytes: 0,
+        }
+    }
+
+    fn append(&mut self, value: &[u8], headers: &mut HeaderMap) {
+        if self.values == MAX_VALUES {
+            return;
+        }
+        let value = &value[..value.len().min(MAX_BYTES - self.bytes)];
+        self.values += 1;
+        self.bytes += value.len();
+        // A value that is illegal in a header still counts: two `traceparent` values are invalid.
+        let value = HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static(""));
+        let _ = headers.try_append(HeaderName::from_static(self.name), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::baggage::BaggageExt;
+    use opentelemetry::trace::TraceContextExt;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::propagation::propagators::Format;
+
+    const TRACEPARENT: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn formats() -> Propagators {
+        Propagators::from_iter([
+            Format::TraceContext,
+            Format::Baggage,
+            #[cfg(feature = "init")]
+            Format::B3(crate::propagation::B3Form::Single),
+        ])
+    }
+
+    /// Returns what can be seen of a context.
+    fn seen(extracted: Extracted) -> String {
+        let cx = extracted.into_context(&Context::new());
+        let span = cx.span();
+        let mut baggage: Vec<_> = cx
+            .baggage()
+            .iter()
+            .map(|pair| format!("{pair:?}"))
+            .collect();
+        baggage.sort_unstable();
+        format!("{:?} {baggage:?}", span.span_context())
+    }
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            Just(TRACEPARENT.to_vec()),
+            Just(b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more".to_vec()),
+            Just(b"0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1".to_vec()),
+            Just(b"a=1,b=2".to_vec()),
+            vec(any::<u8>(), 0..80),
+            (any::<u8>(), 0..40_000_usize).prop_map(|(byte, count)| vec![byte; count]),
+            (1..100_usize).prop_map(|count| b"k=v,".repeat(count)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn pairs_are_read_as_the_headers_of_a_request_whatever_is_in_them(
+            pairs in vec(
+                (
+                    prop_oneof![
+                        Just("traceparent"), Just("TraceParent"), Just("tracestate"), Just("baggage"),
+                        Just("b3"), Just("authorization"), Just("träceparent"), Just(""),
+                    ],
+                    value(),
+                ),
+                0..6,
+            ),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &pairs {
+                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                    let value = HeaderValue::from_bytes(value);
+                    headers.append(name, value.unwrap_or(HeaderValue::from_static("")));
+                }
+            }
+            let expected = formats().extract(&RequestHeaders::find_in(&headers));
+            prop_assert_eq!(seen(formats().extract_pairs(pairs)), seen(expected));
+        }
+    }
+
+    #[test]
+    fn no_number_of_values_takes_more_than_the_bounds_or_changes_what_is_valid() {
+        let empty = seen(Extracted::default());
+        for name in ["traceparent", "tracestate", "baggage", "b3"] {
+            let many = std::iter::repeat_n((name, "x".repeat(1000)), 100_000);
+            assert_eq!(seen(formats().extract_pairs(many)), empty, "{name}");
+        }
+        // The last of many values still counts.
+        let two = std::iter::repeat_n(("x-other", &b"1"[..]), 100_000)
+            .chain(std::iter::repeat_n(("traceparent", TRACEPARENT), 2));
+        assert_eq!(seen(formats().extract_pairs(two)), empty);
+        let mut headers = HeaderMap::new();
+        let mut field = Field::new("baggage");
+        for _ in 0..100_000 {
+            field.append(&[b'x'; 1000], &mut headers);
+        }
+        let bytes: usize = headers.values().map(HeaderValue::len).sum();
+        assert_eq!((headers.len(), bytes), (MAX_VALUES, MAX_BYTES));
+    }
+}
