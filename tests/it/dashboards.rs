@@ -600,176 +600,47 @@ fn promtool_accepts_the_alerts() {
     }
 }
 
-/// The name of an alert, its series with their values each minute, and when it is looked at.
-const ALERTS: &[(&str, &[(&str, &str)], &str, bool)] = &[
-    (
-        "ErrorBudgetBurnsFast",
-        &[(ALL, "0+100x90"), (FAILED, "0+2x90")],
-        "90m",
-        true,
-    ),
-    (
-        "ErrorBudgetBurnsFast",
-        &[(ALL, "0+100x90"), (FAILED, "0+1x90")],
-        "90m",
-        false,
-    ),
-    (
-        "ErrorBudgetBurnsFast",
-        &[(ALL, "0+100x480"), (FAILED, "0+1x480")],
-        "480m",
-        true,
-    ),
+/// The name of an alert, its series, how far apart their values are, when it is looked at, and whether
+/// it fires.
+type Alert = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    &'static str,
+    bool,
+);
+
+#[rustfmt::skip]
+const ALERTS: &[Alert] = &[
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (FAILED, "0+2x90")], "1m", "90m", true),
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+200x90"), (FAILED, "0+1x90")], "1m", "90m", false),
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x80"), (FAILED, "0+1x80")], "5m", "400m", true),
     // It ends soon after the errors do.
-    (
-        "ErrorBudgetBurnsFast",
-        &[(ALL, "0+100x130"), (FAILED, "0+2x90 180x40")],
-        "100m",
-        false,
-    ),
-    (
-        "ErrorBudgetBurnsFast",
-        &[(ALL, "0+100x90"), (LEFT, "0+50x90")],
-        "90m",
-        false,
-    ),
-    (
-        "ErrorBudgetBurns",
-        &[(ALL, "0+1000x1440"), (FAILED, "0+4x1440")],
-        "24h",
-        true,
-    ),
-    (
-        "ErrorBudgetBurns",
-        &[(ALL, "0+10000x4320"), (FAILED, "0+12x4320")],
-        "72h",
-        true,
-    ),
-    (
-        "ErrorBudgetBurns",
-        &[(ALL, "0+10000x4320"), (FAILED, "0+8x4320")],
-        "72h",
-        false,
-    ),
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x130"), (FAILED, "0+2x90 180x40")], "1m", "130m", false),
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (LEFT, "0+50x90")], "1m", "90m", false),
+    ("ErrorBudgetBurns", &[(ALL, "0+1000x50"), (FAILED, "0+4x50")], "30m", "24h", true),
+    ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+12x80")], "1h", "75h", true),
+    ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+8x80")], "1h", "75h", false),
     // One loss, with which its series begins.
-    ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "8m", true),
-    ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "30m", false),
-    ("SpansLost", &[(SPANS_LOST, "512x30 600x30")], "35m", true),
-    ("SpansLost", &[(SPANS_EXPORTED, "0+100x60")], "30m", false),
-    (
-        "LogRecordsLost",
-        &[(
-            "otel_sdk_exporter_log_exported_total{job='a', error_type='404'}",
-            "0+1x60",
-        )],
-        "30m",
-        true,
-    ),
-    (
-        "MetricPointsLost",
-        &[(
-            "otel_sdk_exporter_metric_data_point_exported_total{job='a', error_type='404'}",
-            "0+1x60",
-        )],
-        "30m",
-        true,
-    ),
-    (
-        "SpanQueueFull",
-        &[(
-            "otel_sdk_processor_span_processed_total{job='a', error_type='queue_full'}",
-            "0x9 5x60",
-        )],
-        "12m",
-        true,
-    ),
-    (
-        "SpanQueueFull",
-        &[(
-            "otel_sdk_processor_span_processed_total{job='a', error_type='queue_full'}",
-            "0x60",
-        )],
-        "12m",
-        false,
-    ),
-    (
-        "SpanQueueFull",
-        &[("otel_sdk_processor_span_processed_total{job='a'}", "0+9x60")],
-        "12m",
-        false,
-    ),
-    (
-        "LogQueueFull",
-        &[(
-            "otel_sdk_processor_log_processed_total{job='a', error_type='queue_full'}",
-            "0x9 5x60",
-        )],
-        "12m",
-        true,
-    ),
-    (
-        "SpanQueueFills",
-        &[
-            ("otel_sdk_processor_span_queue_size{job='a'}", "90x60"),
-            ("otel_sdk_processor_span_queue_capacity{job='a'}", "100x60"),
-        ],
-        "12m",
-        true,
-    ),
-    (
-        "SpanQueueFills",
-        &[
-            ("otel_sdk_processor_span_queue_size{job='a'}", "70x60"),
-            ("otel_sdk_processor_span_queue_capacity{job='a'}", "100x60"),
-        ],
-        "12m",
-        false,
-    ),
-    (
-        "LogQueueFills",
-        &[
-            ("otel_sdk_processor_log_queue_size{job='a'}", "90x60"),
-            ("otel_sdk_processor_log_queue_capacity{job='a'}", "100x60"),
-        ],
-        "12m",
-        true,
-    ),
-    (
-        "ExportStalls",
-        &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7x60")],
-        "20m",
-        true,
-    ),
-    (
-        "ExportStalls",
-        &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7+1x60")],
-        "20m",
-        false,
-    ),
-    (
-        "ExportStalls",
-        &[(SPANS_INFLIGHT, "0x60"), (SPANS_EXPORTED, "7x60")],
-        "20m",
-        false,
-    ),
-    (
-        "MetricsStopped",
-        &[("otel_sdk_span_live{job='a'}", "0x10 _x200")],
-        "30m",
-        true,
-    ),
-    (
-        "MetricsStopped",
-        &[("otel_sdk_span_live{job='a'}", "0x60")],
-        "30m",
-        false,
-    ),
-    (
-        "MetricsStopped",
-        &[("otel_sdk_span_live{job='a'}", "0x10 _x200")],
-        "80m",
-        false,
-    ),
+    ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "1m", "10m", true),
+    ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "1m", "30m", false),
+    ("SpansLost", &[(SPANS_LOST, "512x30 600x30")], "1m", "35m", true),
+    ("SpansLost", &[(SPANS_EXPORTED, "0+100x60")], "1m", "30m", false),
+    ("LogRecordsLost", &[(LOGS_LOST, "0+1x60")], "1m", "30m", true),
+    ("MetricPointsLost", &[(POINTS_LOST, "0+1x60")], "1m", "30m", true),
+    ("SpanQueueFull", &[(SPAN_QUEUE_FULL, "0x9 5x60")], "1m", "15m", true),
+    ("SpanQueueFull", &[(SPAN_QUEUE_FULL, "0x60")], "1m", "15m", false),
+    ("SpanQueueFull", &[("otel_sdk_processor_span_processed_total{job='a'}", "0+9x60")], "1m", "15m", false),
+    ("LogQueueFull", &[(LOG_QUEUE_FULL, "0x9 5x60")], "1m", "15m", true),
+    ("SpanQueueFills", &[(SPAN_QUEUE_SIZE, "90x60"), (SPAN_QUEUE_CAPACITY, "100x60")], "1m", "15m", true),
+    ("SpanQueueFills", &[(SPAN_QUEUE_SIZE, "70x60"), (SPAN_QUEUE_CAPACITY, "100x60")], "1m", "15m", false),
+    ("LogQueueFills", &[(LOG_QUEUE_SIZE, "90x60"), (LOG_QUEUE_CAPACITY, "100x60")], "1m", "15m", true),
+    ("ExportStalls", &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7x60")], "1m", "20m", true),
+    ("ExportStalls", &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7+1x60")], "1m", "20m", false),
+    ("ExportStalls", &[(SPANS_INFLIGHT, "0x60"), (SPANS_EXPORTED, "7x60")], "1m", "20m", false),
+    ("MetricsStopped", &[(SPANS_LIVE, "0x10 _x200")], "1m", "30m", true),
+    ("MetricsStopped", &[(SPANS_LIVE, "0x60")], "1m", "30m", false),
+    ("MetricsStopped", &[(SPANS_LIVE, "0x10 _x200")], "1m", "80m", false),
 ];
 
 const ALL: &str = "http_server_request_duration_seconds_count{job='a', http_route='/'}";
@@ -779,6 +650,19 @@ const SPANS_LOST: &str =
     "otel_sdk_exporter_span_exported_total{job='a', error_type='connection_refused'}";
 const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total{job='a', instance='i'}";
 const SPANS_INFLIGHT: &str = "otel_sdk_exporter_span_inflight{job='a', instance='i'}";
+
+const SPANS_LIVE: &str = "otel_sdk_span_live{job='a'}";
+const LOGS_LOST: &str = "otel_sdk_exporter_log_exported_total{job='a', error_type='404'}";
+const POINTS_LOST: &str =
+    "otel_sdk_exporter_metric_data_point_exported_total{job='a', error_type='404'}";
+const SPAN_QUEUE_FULL: &str =
+    "otel_sdk_processor_span_processed_total{job='a', error_type='queue_full'}";
+const LOG_QUEUE_FULL: &str =
+    "otel_sdk_processor_log_processed_total{job='a', error_type='queue_full'}";
+const SPAN_QUEUE_SIZE: &str = "otel_sdk_processor_span_queue_size{job='a'}";
+const SPAN_QUEUE_CAPACITY: &str = "otel_sdk_processor_span_queue_capacity{job='a'}";
+const LOG_QUEUE_SIZE: &str = "otel_sdk_processor_log_queue_size{job='a'}";
+const LOG_QUEUE_CAPACITY: &str = "otel_sdk_processor_log_queue_capacity{job='a'}";
 
 #[test]
 fn alerts_fire_on_what_they_are_about_and_on_nothing_less() {
@@ -791,11 +675,11 @@ fn alerts_fire_on_what_they_are_about_and_on_nothing_less() {
     assert_eq!(alerts, tested);
     // The query counts the alerts that fire, whatever their labels are.
     let mut text = format!(
-        "rule_files: ['{}']\nevaluation_interval: 1m\ntests:\n",
+        "rule_files: ['{}']\nevaluation_interval: 5m\ntests:\n",
         examples().join("alerts.yaml").display()
     );
-    for (name, series, at, fires) in ALERTS {
-        text += "- interval: 1m\n  input_series:\n";
+    for (name, series, interval, at, fires) in ALERTS {
+        text += &format!("- interval: {interval}\n  input_series:\n");
         for (series, values) in *series {
             text += &format!("  - {{series: \"{series}\", values: '{values}'}}\n");
         }
