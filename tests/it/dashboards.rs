@@ -231,7 +231,7 @@ fn between<'a>(
     end: &'a [char],
 ) -> impl Iterator<Item = String> + 'a {
     let found = text.split(start).skip(1);
-    found.map(|rest| rest.split(end).next().unwrap_or_default().trim().to_owned())
+    found.map(move |rest| rest.split(end).next().unwrap_or_default().trim().to_owned())
 }
 
 /// The expressions of the panels, each in its panel alone.
