@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use http::{Request, Version};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::net::TcpSocket;
@@ -13,9 +15,9 @@ use tower_telemetry::config::Exporter;
 
 use crate::export::config;
 use crate::prometheus::{Prometheus, over_tcp, scraped};
-use crate::support::DEADLINE;
 use crate::support::process::Process;
 use crate::support::receiver::{Fault, Receiver};
+use crate::support::{DEADLINE, send};
 
 /// The labels of each metric, by its name.
 type Metrics = BTreeMap<String, BTreeSet<String>>;
@@ -381,9 +383,6 @@ impl Servers {
 
     /// Sends requests that end in all ways.
     async fn visit(&self) {
-        let url = self.server.url();
-        let address = url.strip_prefix("http://").expect("it is a URL");
-        let address = address.parse().expect("it has an address");
         for path in [
             "/users/42",
             "/error",
@@ -391,7 +390,8 @@ impl Servers {
             "/proxy/users/1",
             "/proxy/error",
         ] {
-            over_tcp(address, path).await.expect("it answers");
+            let request = Request::get(format!("{}{path}", self.server.url())).body(Body::empty());
+            send(Version::HTTP_11, request.expect("it is valid")).await;
         }
     }
 
