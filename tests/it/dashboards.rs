@@ -25,6 +25,16 @@ type Metrics = BTreeMap<String, BTreeSet<String>>;
 /// Prometheus has these of its targets.
 const OF_TARGETS: [&str; 2] = ["job", "instance"];
 
+const KEYWORDS: [&str; 7] = ["and", "or", "unless", "offset", "bool", "inf", "nan"];
+const TAKE_LABELS: [&str; 6] = [
+    "by",
+    "without",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+];
+
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     Word(String),
@@ -93,17 +103,7 @@ fn uses(expression: &str) -> Metrics {
                 });
                 next.extend(label);
             }
-            Token::Word(word)
-                if [
-                    "by",
-                    "without",
-                    "on",
-                    "ignoring",
-                    "group_left",
-                    "group_right",
-                ]
-                .contains(&&**word) =>
-            {
+            Token::Word(word) if TAKE_LABELS.contains(&&**word) => {
                 if !opens(index) {
                     continue;
                 }
@@ -125,11 +125,10 @@ fn uses(expression: &str) -> Metrics {
             }
             Token::Word(word) => {
                 let keywords = ["and", "or", "unless", "offset", "bool", "inf", "nan"];
-                let is_label_of_values = expression.starts_with("label_values")
-                    && tokens.get(index) == Some(&Token::Other(')'))
-                    && index == tokens.len() - 1
-                    && !metrics.is_empty();
-                if opens(index) || keywords.contains(&&*word.to_lowercase()) || is_label_of_values {
+                let is_keyword = KEYWORDS.contains(&&*word.to_lowercase());
+                let is_label = expression.starts_with("label_values") && index == tokens.len() - 1;
+                let next_is = |words: &[&str]| matches!(tokens.get(index), Some(Token::Word(word)) if words.contains(&&**word));
+                if opens(index) || next_is(&["by", "without"]) || is_keyword || is_label {
                     continue;
                 }
                 let labels = metrics.entry(word.clone()).or_default();
