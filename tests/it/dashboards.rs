@@ -124,7 +124,6 @@ fn uses(expression: &str) -> Metrics {
                 }
             }
             Token::Word(word) => {
-                let keywords = ["and", "or", "unless", "offset", "bool", "inf", "nan"];
                 let is_keyword = KEYWORDS.contains(&&*word.to_lowercase());
                 let is_label = expression.starts_with("label_values") && index == tokens.len() - 1;
                 let next_is = |words: &[&str]| matches!(tokens.get(index), Some(Token::Word(word)) if words.contains(&&**word));
