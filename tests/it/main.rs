@@ -29,6 +29,16 @@ mod context;
     feature = "macros"
 ))]
 mod conventions;
+// The example server needs these features, and the process is that of Linux.
+#[cfg(all(
+    feature = "axum",
+    feature = "logs",
+    feature = "macros",
+    feature = "prometheus",
+    feature = "runtime-metrics",
+    target_os = "linux"
+))]
+mod dashboards;
 mod endings;
 mod errors;
 // These end processes by signals.

@@ -50,14 +50,14 @@ async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Respo
     (Response::from_parts(head, ()), body)
 }
 
-async fn scraped(telemetry: &TelemetryGuard) -> String {
+pub(crate) async fn scraped(telemetry: &TelemetryGuard) -> String {
     let (response, text) = ask(service(telemetry), Method::GET, "*/*").await;
     assert_eq!(response.status(), StatusCode::OK);
     text
 }
 
 /// Sends a request over a real connection, and returns the whole answer.
-async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result<String> {
+pub(crate) async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -417,7 +417,7 @@ async fn ten_thousand_series_are_scraped_on_another_thread() {
 }
 
 /// A Prometheus of the machine, which scrapes one address.
-struct Prometheus {
+pub(crate) struct Prometheus {
     process: std::process::Child,
     folder: std::path::PathBuf,
     address: SocketAddr,
@@ -425,7 +425,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// Starts it; `None` where there is none.
-    async fn start(target: SocketAddr) -> Option<Self> {
+    pub(crate) async fn start(target: SocketAddr) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("prometheus-{}", target.port()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let settings = format!(
@@ -466,7 +466,7 @@ impl Prometheus {
     }
 
     /// Returns the one value of an expression; `None` while there is none.
-    async fn query(&self, expression: &str) -> Option<f64> {
+    pub(crate) async fn query(&self, expression: &str) -> Option<f64> {
         let path = format!("/api/v1/query?query={expression}");
         let mut stream = TcpStream::connect(self.address).await.ok()?;
         let request = format!("GET {path} HTTP/1.0\r\nhost: here\r\n\r\n");

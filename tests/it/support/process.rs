@@ -166,7 +166,7 @@ fn features() -> String {
             [$(cfg!(feature = $name).then_some($name)),*]
         };
     }
-    let features = features!("default" "axum" "http-json" "init" "logs" "macros" "reqwest" "tls" "tokio" "tonic");
+    let features = features!("default" "axum" "http-json" "init" "logs" "macros" "prometheus" "reqwest" "runtime-metrics" "tls" "tokio" "tonic" "tracing");
     Vec::from_iter(features.into_iter().flatten()).join(",")
 }
 
