@@ -60,7 +60,7 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
-        let mut warnings = self.all_warnings();
+        let warnings = self.all_warnings();
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
@@ -85,7 +85,7 @@ impl Config {
             pipeline.thread.say(summary);
         }
         #[cfg(feature = "prometheus")]
-        warnings.extend(guard.prometheus_warning());
+        let warnings = warnings.into_iter().chain(guard.prometheus_warning());
         for warning in warnings {
             warn(&warning);
         }

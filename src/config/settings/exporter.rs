@@ -24,11 +24,7 @@ impl Exporter {
 
     /// Whether it takes a signal.
     pub(crate) fn takes(self, signal: Signal) -> bool {
-        match self {
-            Self::Otlp | Self::Console => true,
-            #[cfg(feature = "prometheus")]
-            Self::Prometheus => signal == Signal::Metrics,
-        }
+        matches!(self, Self::Otlp | Self::Console) || signal == Signal::Metrics
     }
 
     /// As in `OTEL_TRACES_EXPORTER`.
