@@ -10,7 +10,7 @@ use tracing::{Event, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Filter};
 
-use crate::logs::sdk_events::{is_of_sdk, tells_of_an_attempt};
+use crate::logs::sdk_events::is_of_sdk;
 
 /// Which events become log lines and log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,4 +123,10 @@ impl<S> Filter<S> for SdkNowAndThen {
             _ => true,
         }
     }
+}
+
+/// Returns whether an event of the crate `opentelemetry-otlp` says that telemetry is lost because an attempt
+/// failed. Another attempt may follow, and the counts tell of losses.
+fn tells_of_an_attempt(metadata: &tracing::Metadata) -> bool {
+    metadata.target() == "opentelemetry-otlp" && metadata.name().starts_with("Export.Failed.")
 }
