@@ -30,6 +30,10 @@ pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
 pub(crate) struct Way {
     pub(crate) protocol: Protocol,
     /// Whether the crate `opentelemetry-otlp` sends.
+    #[cfg_attr(
+        not(feature = "opentelemetry-otlp"),
+        allow(dead_code, reason = "without it there is one exporter")
+    )]
     by_reference: bool,
 }
 
