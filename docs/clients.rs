@@ -1,5 +1,5 @@
-// What the examples of `recipes.md` use of clients that are too heavy to build for them, with the
-// signatures of these crates. The bodies do nothing.
+// Stand-ins for clients that are too heavy to build for the examples of `recipes.md`. Their signatures are
+// those of the crates. Their bodies do nothing.
 
 mod rdkafka {
     pub mod message {

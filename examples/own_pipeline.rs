@@ -57,7 +57,7 @@ async fn user(Path(id): Path<u32>) -> String {
     format!("Hello, {name}!\n")
 }
 
-/// What the service has had before.
+/// The providers that the service has had before.
 struct Pipeline {
     traces: SdkTracerProvider,
     metrics: SdkMeterProvider,

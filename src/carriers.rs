@@ -10,7 +10,7 @@
 //! The formats are those of the layers: those that `init` was told of (`OTEL_PROPAGATORS`), and the W3C's
 //! Trace Context and Baggage before `init` and without it.
 //!
-//! What is read is checked as the layers check the headers of a request: a `traceparent` that is not exactly
+//! Context that is read is checked as the layers check the headers of a request: a `traceparent` that is not exactly
 //! valid, or is there twice, is ignored, baggage that is too large is ignored whole, and names that no
 //! format has are skipped. The sender of a message chooses its trace; see
 //! [`Producer`](crate::messaging::Producer) for senders that are not trusted.

@@ -1,6 +1,6 @@
 //! Spans and durations of messages: in queues, topics and streams, and of jobs.
 //!
-//! Whoever sends a message writes its context into the message's headers, and whoever handles it reads the
+//! The sender of a message writes its context into the headers of the message. The handler reads the
 //! context from there (see [`carriers`](crate::carriers)), so that both are in one trace:
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! What is measured: requests through layers, without a network.
+//! The requests that are measured: through layers, without a network.
 
 #![allow(
     dead_code,

@@ -28,8 +28,8 @@ impl Config {
     /// Both run on the thread of the request, so that they must not block. Processors are called in the
     /// order in which they were added. With a processor, spans are those of the SDK, which costs more.
     ///
-    /// What one changes in its copy of an ended span, others do not see: to redact or to filter what is
-    /// exported, use [`with_span_processor_around`](Self::with_span_processor_around).
+    /// A processor changes its own copy of an ended span, and others do not see it. To redact or to filter
+    /// what is exported, use [`with_span_processor_around`](Self::with_span_processor_around).
     ///
     /// A panic is caught, counted, and told once.
     ///
@@ -318,8 +318,10 @@ impl Config {
     ///
     /// let config = Config::from_env().with_resource_detector(Rack);
     /// ```
-    // A detector has no use after the call, and callers make it for the call.
-    #[allow(clippy::needless_pass_by_value)]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "callers make a detector for the call, and it has no use after it"
+    )]
     pub fn with_resource_detector(mut self, detector: impl ResourceDetector) -> Self {
         match caught(|| detector.detect()) {
             Some(found) => {

@@ -39,7 +39,7 @@ pub(crate) struct Function {
     pub(crate) extra: Option<Box<Extra>>,
 }
 
-/// What a duration is recorded of.
+/// The work whose duration is recorded.
 pub(crate) enum Measured {
     /// A function: the module or type that it is in, and its name.
     #[cfg_attr(

@@ -221,7 +221,7 @@ async fn write_last_lines(timeout: Duration) {
 
 #[cfg(feature = "prometheus")]
 impl TelemetryGuard {
-    /// What went wrong with the port for Prometheus.
+    /// Takes the warning about the port for Prometheus.
     pub(super) fn prometheus_warning(&mut self) -> Option<crate::config::ConfigWarning> {
         let export = &mut self.pipeline.as_mut()?.export;
         export.prometheus.as_mut()?.warning.take()

@@ -295,7 +295,7 @@ fn otlp_worker(
                 let collected = collect_from(&reader);
                 losses.counters().take_back(kept);
                 let Some(metrics) = collected else {
-                    // Whoever waits for a flush learns of it, because nobody answers.
+                    // A caller that waits for a flush learns of it, because nobody answers.
                     continue 'passes;
                 };
                 let (message, points) = client.message(metrics);

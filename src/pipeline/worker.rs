@@ -163,7 +163,7 @@ pub(crate) fn answer(waiters: Vec<oneshot::Sender<()>>) {
 }
 
 /// Runs an export of `count` items, which wait since `start`. It has a task of its own, so that a panic
-/// in it is a failed export. Whoever asks for a flush meanwhile makes it hurry.
+/// in it is a failed export. A caller that asks for a flush meanwhile makes it hurry.
 pub(crate) async fn run_export(
     losses: &mut Losses,
     count: u64,

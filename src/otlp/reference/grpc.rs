@@ -73,7 +73,7 @@ impl Interceptor for Metadata {
 /// time that a receiver asks for (`RetryInfo`).
 pub(crate) fn status(text: &str) -> Option<AttemptError> {
     let (_, name) = text.split_once("gRPC code: ")?;
-    // What comes after the name is an error of the connection.
+    // Text without the name of a status is about an error of the connection.
     let code = (0..=16).find(|code| format!("{:?}", tonic::Code::from_i32(*code)) == name)?;
     let code = Code(u8::try_from(code).ok()?);
     let mut error = answer::failed(code, &HeaderMap::new());

@@ -87,7 +87,7 @@ pub(crate) fn worker(
                 }
                 worker::answer(waiters);
             }
-            // Else whoever waits for a flush learns of it, because nobody answers.
+            // Otherwise a caller that waits for a flush learns of it, because nobody answers.
         }
     };
     Worker {

@@ -1,4 +1,4 @@
-//! What became of the items that went through a part.
+//! The record of the items that went through a part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

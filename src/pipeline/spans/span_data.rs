@@ -66,7 +66,7 @@ fn data_of(
     links.dropped_count = record.dropped_links;
     links.dropped_count += truncate(&mut links.links, limits.max_links_per_span);
     for link in &mut links.links {
-        // Those that were added later have been truncated already.
+        // Links that were added later have been truncated already.
         let dropped = truncate(&mut link.attributes, limits.max_attributes_per_link);
         link.dropped_attributes_count += dropped;
     }
