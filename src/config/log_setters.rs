@@ -1,7 +1,7 @@
 //! Setters for log lines and log records.
 
 use crate::config::builder::Config;
-use crate::logs::format::LogLines;
+use crate::logs::LogLines;
 use crate::providers::variables::ConfigWarning;
 
 impl Config {
