@@ -205,7 +205,7 @@ macro_rules! shared_setters {
                 self.with(|options| options.captured_response = Some(names.into_iter().collect()))
             }
 
-            /// Sets the sets of metrics that are recorded. Defaults to
+            /// Sets the recorded groups of metrics. Defaults to
             /// [`MetricSet::Basic`](crate::layers::MetricSet::Basic), which only servers have, and
             /// [`MetricSet::Conventions`](crate::layers::MetricSet::Conventions).
             ///
