@@ -531,7 +531,7 @@ mod tests {
     async fn the_failure_at_a_proxy_names_it_without_its_password() {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for (status, words, retry) in [
-                (407, "a name and a password in its URL", Retry::Never),
+                (407, "a user and a password in its URL", Retry::Never),
                 (403, "403", Retry::Never),
                 (429, "429", Retry::Soon),
                 (502, "502", Retry::Soon),
