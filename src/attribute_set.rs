@@ -1,7 +1,7 @@
-//! Attributes as a set: a key occurs once (OpenTelemetry specification, "Attribute collections").
+//! Attributes as a set with unique keys (OpenTelemetry specification, "Attribute collections").
 //!
-//! If the application sets two values for one key, the later value is used. A value of the application
-//! replaces a value of this crate in any order.
+//! If the application sets a key twice, the later value is used. A value of the application
+//! replaces a value of this crate, whichever comes first.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use opentelemetry::{Key, KeyValue};
 
-/// Sets an attribute, and replaces an attribute with the same key.
+/// Sets an attribute, replacing an attribute with the same key.
 pub(crate) fn set(attributes: &mut Vec<KeyValue>, attribute: KeyValue) {
     match find(attributes, &attribute.key) {
         Some(before) => *before = attribute,
@@ -24,12 +24,12 @@ pub(crate) fn find<'a>(attributes: &'a mut [KeyValue], key: &Key) -> Option<&'a 
     attributes.iter_mut().find(|one| one.key == *key)
 }
 
-/// Leaves one attribute per key: the last value, at the position of the first.
+/// Keeps one attribute per key: the last value, at the position of the first.
 pub(crate) fn make_unique(attributes: &mut Vec<KeyValue>) {
     make_unique_by(attributes, |one| one.key.as_str());
 }
 
-/// Returns the attributes as a set. Most lists are a set already, and are borrowed.
+/// Returns the attributes with unique keys. Most lists already have them, and are borrowed.
 #[inline]
 pub(crate) fn unique(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
     if !repeats(attributes, |one| one.key.as_str()) {
@@ -40,7 +40,7 @@ pub(crate) fn unique(attributes: &[KeyValue]) -> Cow<'_, [KeyValue]> {
     Cow::Owned(attributes)
 }
 
-/// Does the same as [`make_unique`] for attributes of another type.
+/// Does the same as [`make_unique`] for another type of attributes.
 pub(crate) fn make_unique_by<T>(attributes: &mut Vec<T>, key: impl Fn(&T) -> &str) {
     if !repeats(attributes, &key) {
         return;
@@ -61,7 +61,7 @@ pub(crate) fn make_unique_by<T>(attributes: &mut Vec<T>, key: impl Fn(&T) -> &st
 
 /// Returns whether a key occurs twice.
 pub(crate) fn repeats<T>(attributes: &[T], key: impl Fn(&T) -> &str) -> bool {
-    /// Longer lists are hashed: a comparison of every pair takes too long.
+    /// The maximum length for which all pairs are compared. Longer lists are hashed.
     const SHORT: usize = 32;
     if attributes.len() > SHORT {
         let mut keys = HashSet::with_capacity(attributes.len());
@@ -78,12 +78,12 @@ pub(crate) fn repeats<T>(attributes: &[T], key: impl Fn(&T) -> &str) -> bool {
 }
 
 thread_local! {
-    /// Whether this crate, and not the application, writes attributes on this thread now. The interface
-    /// of OpenTelemetry between them has no argument for it.
+    /// Whether this crate, and not the application, is writing attributes on this thread.
+    /// OpenTelemetry's API between them has no parameter for it.
     static CRATE_WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code that writes attributes of this crate to a span.
+/// Runs code that writes this crate's attributes to a span.
 #[inline]
 pub(crate) fn write_as_crate<T>(write: impl FnOnce() -> T) -> T {
     struct Reset(bool);
@@ -97,7 +97,7 @@ pub(crate) fn write_as_crate<T>(write: impl FnOnce() -> T) -> T {
     write()
 }
 
-/// Returns whether the attribute that is written now comes from this crate.
+/// Returns whether this crate is writing an attribute.
 #[inline]
 pub(crate) fn is_crate_writing() -> bool {
     CRATE_WRITES.get()
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_key_holds_in_the_place_of_the_first() {
+    fn the_last_value_of_a_key_replaces_the_first() {
         for (keys, expected) in [
             ("", ""),
             ("a", "a0 "),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_set_takes_the_place_of_the_one_before() {
+    fn setting_a_key_replaces_its_value() {
         let mut attributes = vec![KeyValue::new("a", 1), KeyValue::new("b", 2)];
         set(&mut attributes, KeyValue::new("a", 3));
         set(&mut attributes, KeyValue::new("c", 4));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_is_the_application_again_after_a_panic() {
+    fn the_application_is_the_writer_again_after_a_panic() {
         let panicked = std::panic::catch_unwind(|| write_as_crate(|| panic!("while it writes")));
         assert!(panicked.is_err() && !is_crate_writing());
     }

@@ -1,5 +1,5 @@
-//! Context in what is not a request of HTTP: the headers of messages, metadata of gRPC, the environment
-//! of child processes.
+//! Context propagation outside of HTTP requests: in message headers, gRPC metadata and the
+//! environment of child processes.
 //!
 //! | carrier | write | read |
 //! |---|---|---|
@@ -7,13 +7,13 @@
 //! | headers of HTTP, metadata of tonic | [`inject_into_headers`] | [`extract`] |
 //! | the environment of a child process | [`inject_into_command`] | [`extract_from_env`] |
 //!
-//! The formats are those of the layers: those that `init` was told of (`OTEL_PROPAGATORS`), and the W3C's
-//! Trace Context and Baggage before `init` and without it.
+//! The formats are the same as for the layers: the formats that are configured for `init`
+//! (`OTEL_PROPAGATORS`), or W3C Trace Context and Baggage without `init`.
 //!
-//! Context that is read is checked as the layers check the headers of a request: a `traceparent` that is not exactly
-//! valid, or is there twice, is ignored, baggage that is too large is ignored whole, and names that no
-//! format has are skipped. The sender of a message chooses its trace; see
-//! [`Producer`](crate::messaging::Producer) for senders that are not trusted.
+//! Context that is read is validated as in requests: an invalid or repeated `traceparent` is
+//! ignored, baggage that is too large is ignored entirely, and unknown names are skipped. The
+//! sender of a message chooses its trace; see [`Producer`](crate::messaging::Producer) for senders
+//! that are not trusted.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -44,10 +44,10 @@ use crate::current_context;
 use crate::propagation::{self, Allowed};
 use crate::providers::generations;
 
-/// Returns the context that pairs of names and values carry.
+/// Returns the context in pairs of names and values.
 ///
-/// Nothing of the current context is in it. Where no pair carries a valid span it has none, and a span
-/// below it starts a new trace. Names may be in any case.
+/// The result is independent of the current context. Without a valid span in the pairs, the context
+/// has no span, and a span below it starts a new trace. Names are case-insensitive.
 ///
 /// Pass it to [`Destination::process`](crate::messaging::Destination::process) or
 /// [`SpanBuilder::with_parent`](crate::handler::SpanBuilder::with_parent), or attach it.
@@ -56,7 +56,7 @@ use crate::providers::generations;
 /// use http::HeaderMap;
 /// use tower_telemetry::carriers;
 ///
-/// // What has several values for a name hands over all of them.
+/// // `HeaderMap` passes all values of a name.
 /// let headers: HeaderMap = HeaderMap::new();
 /// let cx = carriers::extract(&headers);
 ///
@@ -70,10 +70,10 @@ pub fn extract<N: AsRef<str>, V: AsRef<[u8]>>(pairs: impl IntoIterator<Item = (N
     extracted.into_context(&Context::new())
 }
 
-/// Hands the names and values that carry the current context to `set`, names in lower case.
+/// Calls `set` with the names and values of the current context. Names are in lower case.
 ///
-/// Baggage is among them. Without a current span and baggage, `set` is not called: headers that were copied
-/// from another message still name its trace, so that they have to be removed first.
+/// The pairs include baggage. Without a current span and baggage, `set` is not called. So headers
+/// that are copied from another message still contain its trace: remove them first.
 ///
 /// ```
 /// let mut headers = Vec::new();
@@ -85,10 +85,10 @@ pub fn inject(set: impl FnMut(&str, &str)) {
     generations::propagators().inject_pairs(&current_context::get(), set);
 }
 
-/// Writes the current context into headers, in place of any other context in them.
+/// Writes the current context into headers, replacing any other context in them.
 ///
-/// For metadata of tonic, too, which is headers by `as_mut`. [`ClientTelemetryLayer`] does it for each
-/// request by itself.
+/// This also works with tonic's metadata, which `as_mut` converts to headers.
+/// [`ClientTelemetryLayer`] does the same for each request.
 ///
 /// ```
 /// let mut headers = http::HeaderMap::new();
@@ -101,10 +101,10 @@ pub fn inject_into_headers(headers: &mut HeaderMap) {
     generations::propagators().inject(&cx, Allowed::EVERYTHING, headers);
 }
 
-/// Writes the current context into the environment of a child process, and keeps any other context out of
-/// it, such as that which this process was started with.
+/// Writes the current context into the environment of a child process. Any other context, such as
+/// the one that this process inherited, is removed.
 ///
-/// The variables are `TRACEPARENT`, `TRACESTATE`, `BAGGAGE` and their like ([environment carriers], a
+/// The variables are `TRACEPARENT`, `TRACESTATE`, `BAGGAGE` and so on ([environment carriers], a
 /// release candidate). The child reads them with [`extract_from_env`].
 ///
 /// ```
@@ -128,7 +128,7 @@ pub fn inject_into_command(command: &mut Command) {
     });
 }
 
-/// Returns the context that this process was started with, as [`extract`] does.
+/// Returns the context in the environment of this process, as [`extract`] does.
 ///
 /// ```
 /// use tower_telemetry::{carriers, get_tracer};
@@ -143,7 +143,7 @@ pub fn extract_from_env() -> Context {
     }))
 }
 
-/// Returns the variable that stands for a header.
+/// Returns the name of the variable for a header.
 fn variable(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }

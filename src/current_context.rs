@@ -1,7 +1,8 @@
-//! The current context of OpenTelemetry, on threads that still have one.
+//! OpenTelemetry's current context, on threads that still have one.
 //!
-//! OpenTelemetry stores it in a thread-local, and panics after the thread-local is destroyed. A future, a
-//! body or a guard may be dropped that late, if the runtime is in a thread-local too.
+//! OpenTelemetry stores it in a thread-local, and panics if it is used after the thread-local is
+//! destroyed. If the runtime is in a thread-local too, futures, bodies and guards may be dropped
+//! that late.
 
 use std::cell::Cell;
 use std::mem;
@@ -9,7 +10,7 @@ use std::panic::catch_unwind;
 
 use opentelemetry::{Context, ContextGuard};
 
-/// A mark for the context of the thread: created after it, and so destroyed before it.
+/// A marker that is created after the thread's context, and is therefore destroyed before it.
 struct Mark;
 
 impl Drop for Mark {
@@ -18,12 +19,12 @@ impl Drop for Mark {
     }
 }
 
-/// The state of a thread.
+/// The state of a thread's context.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     New,
     HasMark,
-    /// Its context is destroyed, or soon will be.
+    /// The context is destroyed or about to be.
     Ends,
 }
 
@@ -42,17 +43,17 @@ pub(crate) fn exists() -> bool {
     }
 }
 
-/// Creates the context of the thread, and then its mark.
+/// Creates the thread's context, and then its marker.
 #[cold]
 fn begin() -> bool {
-    // This fails if the thread had a context before, and calls this function first when it ends.
+    // This fails on a thread that is ending and has not called this function before.
     let exists = catch_unwind(|| Context::map_current(|_| ())).is_ok();
     let exists = exists && MARK.try_with(|_| ()).is_ok();
     STATE.set(if exists { State::HasMark } else { State::Ends });
     exists
 }
 
-/// A guard: a context is current until the guard is dropped. Empty on a thread without a context.
+/// A guard that keeps a context current until it is dropped. Empty on a thread without a context.
 pub(crate) struct Attached(Option<ContextGuard>);
 
 /// Makes a context current on this thread.
@@ -72,7 +73,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         let guard = self.0.take();
         if !exists() {
-            // There is nothing left to restore.
+            // Nothing is left to restore.
             mem::forget(guard);
         }
     }

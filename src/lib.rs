@@ -192,7 +192,7 @@ mod semconv;
 #[cfg(feature = "init")]
 pub mod stats;
 
-/// Metrics for Prometheus, which asks for them.
+/// Metrics for Prometheus to scrape.
 #[cfg(feature = "prometheus")]
 pub mod prometheus {
     pub use crate::pipeline::prometheus::service::PrometheusService;
@@ -226,7 +226,7 @@ pub use tower_telemetry_macros::with_tracer;
 #[cfg(feature = "tracing")]
 pub use tracing_opentelemetry;
 
-/// Items that `#[with_tracer]` expands to. Not part of the interface.
+/// Items for the expansion of `#[with_tracer]`. Not part of the public API.
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub mod __private {
@@ -242,7 +242,7 @@ pub mod __private {
     pub use crate::handler::run::{Run, RunGuard};
 }
 
-/// Compiles the examples of the page about other set-ups.
+/// Compiles the examples of the page about migration.
 #[cfg(all(
     doctest,
     feature = "axum",
@@ -263,7 +263,7 @@ struct Exporters;
 #[doc = include_str!("../docs/recipes.md")]
 struct Recipes;
 
-/// Compiles the examples of the page about parts of the application's.
+/// Compiles the examples of the page about custom parts.
 #[cfg(all(doctest, feature = "init"))]
 #[doc = include_str!("../docs/parts.md")]
 struct Parts;

@@ -1,7 +1,7 @@
-//! Spans and durations of messages: in queues, topics and streams, and of jobs.
+//! Spans and durations for messages in queues, topics and streams, and for jobs.
 //!
-//! The sender of a message writes its context into the headers of the message. The handler reads the
-//! context from there (see [`carriers`](crate::carriers)), so that both are in one trace:
+//! The producer of a message writes its context into the headers of the message, and the consumer
+//! reads the context from them (see [`carriers`](crate::carriers)). So both are in one trace:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -29,7 +29,7 @@
 //!         let cx = carriers::extract(&message.headers);
 //!         let outcome = orders.process(cx).try_run_future(handle(message)).await;
 //!         if let Err(error) = outcome {
-//!             println!("to be handled again: {error}");
+//!             println!("will be retried: {error}");
 //!         }
 //!     }
 //! }
@@ -42,26 +42,28 @@
 //!
 //! # What is recorded
 //!
-//! A [`SpanBuilder`] runs the handling of a message in its span, and records its end: `error.type` is the type
-//! of the error, `panic`, or `cancelled` where the future is dropped before its end. The metric has the same.
+//! A [`SpanBuilder`] processes a message in a span and records the result: `error.type` is the type
+//! of the error, `panic`, or `cancelled` if the future is dropped before it completes. The metric
+//! has the same value.
 //!
 //! | | span name | kind | metric, in seconds |
 //! |---|---|---|---|
 //! | [`Destination::send`] | `send orders` | producer | `messaging.client.operation.duration` |
 //! | [`Destination::process`], [`Destination::process_batch`] | `process orders` | consumer | `messaging.process.duration` |
 //!
-//! Attributes of both are `messaging.system`, `messaging.operation.name`, `messaging.operation.type`,
-//! `messaging.destination.name` or `messaging.destination.template`, `messaging.consumer.group.name`,
-//! `server.address`, `server.port` and `error.type`, and `messaging.batch.message_count` of spans. They follow
-//! the [messaging conventions] 1.45, of which `error.type` and `server.*` are stable, and all else is in
-//! development: it may change in a release of the conventions, and then in one of this crate.
+//! Spans and metrics have the attributes `messaging.system`, `messaging.operation.name`,
+//! `messaging.operation.type`, `messaging.destination.name` or `messaging.destination.template`,
+//! `messaging.consumer.group.name`, `server.address`, `server.port` and `error.type`. Spans also
+//! have `messaging.batch.message_count`. The attributes follow the [messaging conventions] 1.45. Of
+//! these, `error.type` and `server.*` are stable; the others are in development, and may change in
+//! a later release of the conventions and of this crate.
 //!
-//! Metrics tell 256 destinations apart; those past them have the name `_OTHER`.
+//! Metrics distinguish 256 destinations. Further destinations have the name `_OTHER`.
 //!
 //! # Child or link
 //!
-//! Each span links to the spans that sent its messages. The span of a single message may be below its
-//! producer's, too: see [`Producer`].
+//! Each span has links to the spans that sent its messages. The span of a single message may also
+//! be a child of its producer's span: see [`Producer`].
 //!
 //! [messaging conventions]: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 
@@ -77,26 +79,27 @@ use crate::handler::run::{Function, Measured};
 use crate::semconv::messaging::{Operation, destination_text};
 use crate::semconv::{self, messaging as conventions};
 
-/// Bound of the links of a span, which is that of the OpenTelemetry specification.
+/// The maximum number of links of a span, as in the OpenTelemetry specification.
 const MAX_LINKS: usize = 128;
 
-/// Says how the span of a message is related to that of its producer.
+/// The relation between the span of a message and the span of its producer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Producer {
-    /// The parent, unless another span is current where the message is handled; a link always.
+    /// The producer is linked. It is also the parent, unless there is a current span when the
+    /// message is processed.
     #[default]
     ParentOutsideOfSpans,
-    /// The parent, and a link. A span that is current where the message is handled becomes a link, too.
+    /// The producer is the parent and is linked. A current span is linked as well.
     Parent,
-    /// A link alone. The span is below the one that is current, or begins a trace of its own, so that
-    /// senders cannot choose its trace, its sampling or its baggage.
+    /// The producer is only linked. The span is a child of the current span or starts a new trace,
+    /// so producers cannot choose its trace, its sampling or its baggage.
     Link,
 }
 
 /// A queue, a topic or a stream of messages.
 ///
-/// It is cheap to clone, and is made once for each queue. Its texts are cut to 255 bytes.
+/// It is cheap to clone: create it once per queue. Its texts are truncated to 255 bytes.
 ///
 /// ```
 /// use tower_telemetry::messaging::Destination;
@@ -114,8 +117,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Names a destination of a system: `kafka`, `aws_sqs`, `rabbitmq` and others that the conventions
-    /// list, or another such as `nats` ([`messaging.system`]).
+    /// Creates a destination in a messaging system: `kafka`, `aws_sqs`, `rabbitmq` or another
+    /// system that the conventions list, or any other name such as `nats` ([`messaging.system`]).
     ///
     /// [`messaging.system`]: https://opentelemetry.io/docs/specs/semconv/registry/attributes/messaging/
     pub fn new(system: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>) -> Self {
@@ -130,38 +133,38 @@ impl Destination {
         self
     }
 
-    /// Sets what names of this kind have in common, for names with parts that vary. Span names and
-    /// metrics have it in place of the name.
+    /// Sets the template of the name, for names with variable parts. It replaces the name in span
+    /// names and in metrics.
     pub fn with_template(self, template: impl Into<Cow<'static, str>>) -> Self {
         self.with(|named| named.template = Some(destination_text(template.into())))
     }
 
-    /// Sets the group of consumers that this process is one of.
+    /// Sets the consumer group of this process.
     pub fn with_consumer_group(self, group: impl Into<Cow<'static, str>>) -> Self {
         self.with(|named| named.consumer_group = Some(destination_text(group.into())))
     }
 
-    /// Sets the broker, as the client was told of it.
+    /// Sets the address and the port of the broker, as the client is configured.
     pub fn with_server(self, address: impl Into<Cow<'static, str>>, port: u16) -> Self {
         self.with(|named| named.server = Some((destination_text(address.into()), port)))
     }
 
-    /// Sets how spans of single messages are related to those of their producers.
+    /// Sets how spans of single messages are related to the spans of their producers.
     pub fn with_producer(mut self, producer: Producer) -> Self {
         self.producer = producer;
         self
     }
 
-    /// Describes the span in which a message is sent, below the current one. Inject the context into the
-    /// message while it runs.
+    /// Creates the builder of a span for sending a message, below the current span. Inject the
+    /// context into the message within this span.
     pub fn send(&self) -> SpanBuilder {
         self.span(Operation::Send, [])
     }
 
-    /// Describes the span in which a message is handled. `message` is the context that the message
-    /// carries, from [`carriers::extract`](crate::carriers::extract).
+    /// Creates the builder of a span for processing a message. `message` is the context in the
+    /// message, from [`carriers::extract`](crate::carriers::extract).
     ///
-    /// Whether another span is current counts when this is called.
+    /// The current span is determined when this method is called.
     ///
     /// ```
     /// use tower_telemetry::{attributes, carriers, messaging::Destination};
@@ -191,8 +194,8 @@ impl Destination {
         }
     }
 
-    /// Describes the span in which several messages are handled at once, below the current one, with a
-    /// link to the sender of each. The first 128 links are kept.
+    /// Creates the builder of a span for processing several messages at once, below the current
+    /// span, with a link to the producer of each. The first 128 links are kept.
     ///
     /// ```
     /// use tower_telemetry::{carriers, messaging::Destination};

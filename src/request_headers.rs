@@ -6,8 +6,8 @@ pub(crate) const BAGGAGE: &str = "baggage";
 pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 
-/// The headers that are present, found in one pass. Most requests have few headers: one pass costs
-/// less than a search for each name.
+/// The headers that are present, found in one pass. Most requests have few headers, so one pass is
+/// faster than a lookup per name.
 pub(crate) struct RequestHeaders<'a> {
     pub(crate) all: &'a HeaderMap,
     /// The value if the header occurs exactly once.
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_is_found_and_a_traceparent_only_where_it_is_alone() {
+    fn the_first_of_several_is_found_but_no_repeated_traceparent() {
         let some = |n: usize| Some(n.to_string());
         assert_eq!(found(&["accept", "x-other"]), [None, None, None]);
         assert_eq!(

@@ -1,67 +1,66 @@
-//! Counts of exported and of lost telemetry.
+//! Counts of exported and lost telemetry.
 
 use std::fmt;
 
-/// Counts of the spans, the metric points or the log records of a process so far.
+/// Counts of the spans, metric points or log records of a process so far.
 ///
-/// `accepted` is the sum of `exported`, `failed`, `dropped` and `waiting` at every moment.
+/// `accepted` is always the sum of `exported`, `failed`, `dropped` and `waiting`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SignalStats {
-    /// Handed over for export.
+    /// The number of items that were passed to the export.
     pub accepted: u64,
-    /// Taken by the receiver.
+    /// The number of items that the receiver accepted.
     pub exported: u64,
-    /// Sent, or tried to, and not taken.
+    /// The number of items that the receiver did not accept after an attempt to send them.
     pub failed: u64,
-    /// The part of `failed` that a receiver rejected of messages that it took (OTLP specification, "Partial
-    /// Success"). `None` where the exporter hides it, and counts rejected items as exported: the crate
-    /// `opentelemetry-otlp` over gRPC.
+    /// The number of items in `failed` that a receiver rejected from accepted messages (OTLP
+    /// specification, "Partial Success"). `None` if the exporter hides the number and counts
+    /// rejected items as exported, as the crate `opentelemetry-otlp` does over gRPC.
     pub rejected: Option<u64>,
-    /// Given up, because the queue was full or time ran out; of a batch that was on its way then,
-    /// some may have arrived.
+    /// The number of items that were given up because the queue was full or time ran out. Some of
+    /// them may have arrived if their batch was being sent.
     pub dropped: u64,
-    /// In the queue, on their way, or kept for another attempt.
+    /// The number of items in the queue, being sent, or kept for another attempt.
     pub waiting: u64,
-    /// Why an attempt to export failed the last time that one did. It may have been followed by an
-    /// attempt that did not fail.
+    /// The reason why the last failed attempt to export failed. A later attempt may have succeeded.
     pub last_failure: Option<Failure>,
 }
 
 impl SignalStats {
-    /// Returns how many items were lost: failed, or dropped.
+    /// Returns the number of lost items: failed or dropped.
     pub fn lost(&self) -> u64 {
         self.failed.saturating_add(self.dropped)
     }
 }
 
-/// Why an export failed. Its text is short, and says nothing of what was sent.
+/// The reason why an export failed. Its text is short and contains no exported data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The name of the receiver could not be resolved.
+    /// The host name of the receiver could not be resolved.
     Dns,
     /// The receiver refused the connection.
     Refused,
-    /// There was no connection, or no answer, in time.
+    /// Connecting or the response timed out.
     Timeout,
-    /// The receiver's certificate is not trusted, or it did not trust ours, or TLS failed otherwise.
+    /// TLS failed, for example because one side does not trust the other's certificate.
     Tls,
-    /// The connection failed in another way.
+    /// The connection failed for another reason.
     Connection,
-    /// The answer had this status.
+    /// The receiver responded with this HTTP status.
     HttpStatus(u16),
-    /// The answer had the status of this name.
+    /// The receiver responded with the gRPC status of this name.
     GrpcStatus(&'static str),
-    /// The receiver took the message, and rejected some of what was in it.
+    /// The receiver accepted a message but rejected some of its items.
     Rejected,
-    /// The answer is not that of an OTLP receiver.
+    /// The response does not come from an OTLP receiver.
     NoReceiver,
-    /// One span, metric point or log record alone is larger than a message may be.
+    /// A single span, metric point or log record exceeds the maximum size of a message.
     TooLarge,
-    /// The exporter, or another part of the pipeline, panicked.
+    /// The exporter or another part of the pipeline panicked.
     Panic,
-    /// An exporter of the application failed. The log says how.
+    /// A custom exporter failed. The log contains its error.
     Exporter,
 }
 
@@ -84,22 +83,22 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The kind of a part that the application has given to [`Config`](crate::Config).
+/// The kind of a custom part of the pipeline, see [`Config`](crate::Config).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PartKind {
-    /// Of [`Config::with_span_processor`](crate::Config::with_span_processor) and
+    /// A part added with [`Config::with_span_processor`](crate::Config::with_span_processor) or
     /// [`Config::with_span_processor_around`](crate::Config::with_span_processor_around).
     SpanProcessor,
-    /// Of [`Config::with_span_exporter`](crate::Config::with_span_exporter).
+    /// A part added with [`Config::with_span_exporter`](crate::Config::with_span_exporter).
     SpanExporter,
-    /// Of `Config::with_log_processor`.
+    /// A part added with `Config::with_log_processor`.
     LogProcessor,
-    /// Of `Config::with_log_exporter`.
+    /// A part added with `Config::with_log_exporter`.
     LogExporter,
-    /// Of [`Config::with_metric_reader`](crate::Config::with_metric_reader).
+    /// A part added with [`Config::with_metric_reader`](crate::Config::with_metric_reader).
     MetricReader,
-    /// Of [`Config::with_metric_exporter`](crate::Config::with_metric_exporter).
+    /// A part added with [`Config::with_metric_exporter`](crate::Config::with_metric_exporter).
     MetricExporter,
 }
 
@@ -126,7 +125,7 @@ impl fmt::Display for PartKind {
     }
 }
 
-/// Counts of what went through one part of the application's.
+/// Counts of the items in one custom part of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartStats {
@@ -134,24 +133,25 @@ pub struct PartStats {
     pub kind: PartKind,
     /// The name of its type, without the path.
     pub name: String,
-    /// The counts. `None` for a metric reader: it collects by itself, so that its points are not known
-    /// here.
+    /// The counts. `None` for a metric reader, because a reader collects by itself and its points
+    /// cannot be counted.
     ///
-    /// An item is `exported` when the exporter has returned without an error, or when the processor has
-    /// returned: what a processor does with it later is not known here.
+    /// An item counts as `exported` once an exporter has returned without an error, or once a
+    /// processor has returned. Later losses in a processor are unknown.
     pub counts: Option<SignalStats>,
-    /// How many calls of its flush and its shutdown have failed or panicked.
+    /// The number of calls to its flush and shutdown that failed or panicked.
     pub failed_flushes: u64,
 }
 
 impl PartStats {
-    /// Returns how many items were lost.
+    /// Returns the number of lost items.
     pub fn lost(&self) -> u64 {
         self.counts.map_or(0, |counts| counts.lost())
     }
 }
 
-/// `span exporter "Vendor": sent 120 spans, lost 3 spans (last failure: timeout)`
+/// Writes the counts, such as `span exporter "Vendor": sent 120 spans, lost 3 spans (last failure:
+/// timeout)`.
 impl fmt::Display for PartStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -181,38 +181,38 @@ impl fmt::Display for PartStats {
 
 /// Counts of the telemetry of a process so far.
 ///
-/// An item that goes to several places is counted in each: `traces`, `metrics` and `logs` have what goes
-/// to the OTLP receiver, and `parts` what goes through parts of the application's.
+/// An item with several destinations is counted for each: `traces`, `metrics` and `logs` count what
+/// is sent to the OTLP receiver, and `parts` counts what passes through custom parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Spans.
     pub traces: SignalStats,
-    /// Metric points, counted each time that they are sent.
+    /// Metric points, counted each time they are sent.
     pub metrics: SignalStats,
     /// Log records.
     pub logs: SignalStats,
-    /// Lines of the process that were lost because its standard output was not read: log lines, and
-    /// those of the console exporter. See [`LogWriter`](crate::logs::LogWriter).
+    /// Lines that were lost because the standard output of the process was not read: log lines and
+    /// lines of the console exporter. See [`LogWriter`](crate::logs::LogWriter).
     pub lost_lines: u64,
-    /// The parts that [`Config`](crate::Config) was given, in the order of [`PartKind`].
+    /// The custom parts, in the order of [`PartKind`].
     pub parts: Vec<PartStats>,
 }
 
-/// How a flush or a shutdown ended.
+/// The result of a flush or a shutdown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Whether something was left undone: time ran out before all was sent or given up, or the
-    /// metrics could not be collected.
+    /// Whether the work is incomplete: the timeout passed before all items were sent or given up,
+    /// or the metrics could not be collected.
     pub timed_out: bool,
-    /// The counts at the end of the flush or shutdown; after a shutdown nothing waits.
+    /// The counts at the end of the flush or shutdown. After a shutdown, nothing is waiting.
     pub stats: Stats,
 }
 
 impl Report {
-    /// How many spans, metric points and log records were lost so far, on their way to the OTLP receiver
-    /// and in parts of the application's. One that was lost in two places counts twice.
+    /// Returns the number of spans, metric points and log records that have been lost on the way to
+    /// the OTLP receiver and in custom parts. An item that was lost in two places counts twice.
     pub fn lost(&self) -> u64 {
         let Stats {
             traces,
@@ -227,10 +227,10 @@ impl Report {
     }
 }
 
-/// One short paragraph: how much was sent and how much was lost, of each signal and in each part of the
-/// application's, and why.
+/// Writes one short paragraph: how much was sent and lost for each signal and in each custom part,
+/// and why.
 ///
-/// `sent 120 spans, 34 metric points, 12 log records; lost nothing`
+/// For example: `sent 120 spans, 34 metric points, 12 log records; lost nothing`
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Stats {
@@ -278,13 +278,13 @@ impl fmt::Display for Report {
             write!(f, "; {} not written", Amount(*lost_lines, "log line"))?;
         }
         if self.timed_out {
-            f.write_str("; not all was done in time")?;
+            f.write_str("; some work was not finished in time")?;
         }
         Ok(())
     }
 }
 
-/// How many of something were lost, and why the last attempt failed.
+/// The number of lost items, and why the last attempt failed.
 struct Lost<'a>(u64, &'a str, Option<Failure>);
 
 impl fmt::Display for Lost<'_> {
@@ -298,7 +298,7 @@ impl fmt::Display for Lost<'_> {
     }
 }
 
-/// How many of something.
+/// A number of items.
 struct Amount<'a>(u64, &'a str);
 
 impl fmt::Display for Amount<'_> {

@@ -1,4 +1,4 @@
-//! The arguments in the parentheses of the attribute.
+//! The arguments of the attribute.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -9,7 +9,7 @@ use syn::{Error, Expr, Ident, LitBool, LitStr, Path, Result, Token, parenthesize
 const ARGUMENTS: &str =
     "expected one of `name`, `kind`, `record`, `err`, `metrics`, `crate` after the component";
 
-/// The words of `kind`, and the variants of `SpanKind` that they stand for.
+/// The values of `kind`, and the variants of `SpanKind`.
 const KINDS: [(&str, &str); 5] = [
     ("internal", "Internal"),
     ("client", "Client"),
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// A variant of `SpanKind`.
     pub(crate) kind: Option<Ident>,
     pub(crate) record: Vec<Record>,
-    /// `None` where the return type is to tell.
+    /// `None` means that the return type decides.
     pub(crate) err: Option<bool>,
     pub(crate) metrics: bool,
     pub(crate) krate: Option<Path>,
@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) value: Value,
 }
 
-/// How the value of an attribute is recorded.
+/// The format of an attribute's value.
 #[derive(Clone, Copy)]
 pub(crate) enum Form {
     AsItIs,
@@ -48,7 +48,7 @@ pub(crate) enum Form {
 }
 
 pub(crate) enum Value {
-    /// An argument, of which a reference is enough.
+    /// An argument of the function. It is recorded by reference.
     Argument(Ident),
     Expr(Box<Expr>),
 }
@@ -86,7 +86,7 @@ impl Parse for Args {
             let argument =
                 Ident::parse_any(input).map_err(|error| Error::new(error.span(), ARGUMENTS))?;
             if seen.contains(&argument) {
-                let message = format!("`{argument}` is there twice");
+                let message = format!("duplicate argument `{argument}`");
                 return Err(Error::new(argument.span(), message));
             }
             args.parse_argument(&argument, input)?;
@@ -140,8 +140,8 @@ fn kind(word: &Ident) -> Result<Ident> {
     Ok(Ident::new(variant, word.span()))
 }
 
-/// `argument`, or `key = expression` with a key of words and dots, or of text. `%` and `?` are before
-/// the argument or the expression, as in `tracing`.
+/// Parses `argument`, or `key = expression` with a key of words and dots or a string. `%` and `?`
+/// precede the argument or the expression, as in `tracing`.
 impl Parse for Record {
     fn parse(input: ParseStream) -> Result<Self> {
         if input.peek(LitStr) {
@@ -168,7 +168,7 @@ impl Parse for Record {
                 Err(input.error("expected `=` and the value of the attribute"))
             }
             Form::Display | Form::Debug if has_dots || input.peek(Token![=]) => {
-                let message = "expected one argument after `%` or `?`; with a key they are before \
+                let message = "expected one argument after `%` or `?`; with a key, they precede \
                                the value: `key = %value`";
                 Err(Error::new(first.span(), message))
             }
@@ -182,7 +182,7 @@ impl Parse for Record {
 }
 
 impl Record {
-    /// The value after the `=`.
+    /// Parses the value after `=`.
     fn parse_value(key: LitStr, input: ParseStream) -> Result<Self> {
         let form = Form::parse(input)?;
         let value = Value::Expr(input.parse()?);

@@ -1,4 +1,4 @@
-//! Expands a function to the same function in a span.
+//! Expands a function into the same function with a span.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -19,26 +19,26 @@ pub(crate) struct Function {
     visibility: Visibility,
     defaultness: Option<syn::Token![default]>,
     signature: Signature,
-    /// The attributes at the beginning of the body.
+    /// The attributes at the start of the body.
     inner_attributes: Vec<Attribute>,
     block: Block,
 }
 
 impl Parse for Function {
     fn parse(input: ParseStream) -> Result<Self> {
-        const ONLY: &str = "`#[with_tracer]` is for functions and methods";
+        const ONLY: &str = "`#[with_tracer]` supports only functions and methods";
         let attributes = input.call(Attribute::parse_outer)?;
         let start = input.span();
         let visibility = input.parse()?;
         let defaultness = input.parse()?;
         let signature: Signature = input.parse().map_err(|error| {
-            // Of what is a function all the same, the compiler says what is wrong with it.
+            // If the item is a function after all, the parser's error explains what is wrong.
             let mut error_of_kind = Error::new(start, ONLY);
             error_of_kind.combine(error);
             error_of_kind
         })?;
         if input.peek(syn::Token![;]) {
-            let message = "`#[with_tracer]` is for functions with a body: put it on the \
+            let message = "`#[with_tracer]` requires a function body: put it on the \
                            implementations";
             return Err(Error::new_spanned(signature, message));
         }
@@ -60,18 +60,18 @@ impl Parse for Function {
     }
 }
 
-/// Gives the braces of a body the span of the macro. The body becomes a block in another body, where
-/// the compiler would warn of unnecessary braces if all of it is on one line.
+/// Gives the braces of a body the span of the macro. The body becomes a nested block, and the
+/// compiler would warn about unnecessary braces if it were on one line.
 fn quiet(braces: Brace) -> Brace {
     Brace(Span::mixed_site().located_at(braces.span.join()))
 }
 
-/// How the body of a function runs.
+/// How a function's body runs.
 enum Body {
     Sync,
     Async,
-    /// The function returns a future, made by the `async` block at its end: what `async-trait`
-    /// makes of a method, or what somebody has written so.
+    /// The function ends with an `async` block and returns its future. `async-trait` expands
+    /// methods to this form.
     ReturnsAsync,
 }
 
@@ -100,8 +100,8 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
     if let (Body::Sync, ReturnType::Type(_, output)) = (&kind, &signature.output)
         && is_future(output)
     {
-        let message = "the span would end before this future runs: make it an `async fn`, or have \
-                       the function end with an `async` block, by itself or in `Box::pin`";
+        let message = "the span would end before this future runs: make it an `async fn`, or end the \
+                       function with an `async` block, alone or in `Box::pin`";
         return Err(Error::new_spanned(output, message));
     }
     let output = match (&signature.output, &kind) {
@@ -131,13 +131,13 @@ pub(crate) fn expand(args: &Args, function: Function) -> Result<TokenStream> {
         }
         Body::ReturnsAsync => {
             let Some(future) = tail_future(&mut block) else {
-                return Err(Error::new(span, "the future at the end has gone"));
+                return Err(Error::new(span, "the `async` block at the end is missing"));
             };
             if let Expr::Async(future) = &mut *future {
                 name_output(&mut future.block, &krate, output.as_ref());
             }
             let inner = in_future(&krate, &future.to_token_stream(), observe.as_ref(), span);
-            // The span starts when the future is polled, as that of an `async fn`.
+            // The span starts when the future is first polled, as with an `async fn`.
             *future = Expr::Verbatim(quote_spanned! {span=>
                 async move {
                     let run = #start;
@@ -170,7 +170,7 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
     };
     let metrics = match (args.metrics, signature.receiver()) {
         (false, _) => quote_spanned!(span=> ::core::option::Option::None),
-        // Methods of several types may have one name.
+        // Methods of different types may have the same name.
         (true, Some(_)) => quote_spanned! {span=>
             ::core::option::Option::Some((::core::any::type_name::<Self>(), #function))
         },
@@ -186,7 +186,7 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
         };
         let value = match value {
             Value::Argument(argument) => quote_spanned!(argument.span()=> &#argument),
-            // A place is looked at, and not taken.
+            // A variable or a field is recorded by reference, so that it is not moved.
             Value::Expr(expr)
                 if !matches!(form, Form::AsItIs)
                     || matches!(**expr, Expr::Path(_) | Expr::Field(_)) =>
@@ -214,14 +214,14 @@ fn start(args: &Args, krate: &TokenStream, signature: &Signature, span: Span) ->
     }
 }
 
-/// Returns the closure that looks at a `Result`, or at a type whose name ends so.
+/// Returns the closure that records the error of a `Result`, or of a type whose name ends with it.
 fn observer(
     krate: &TokenStream,
     output: Option<&Type>,
     is_certain: bool,
     span: Span,
 ) -> TokenStream {
-    // A type that borrows cannot be asked for what only holds for ever.
+    // A type that borrows cannot be checked for traits that require `'static`.
     let asks_all = if output.is_some_and(error_borrows) {
         None
     } else {
@@ -255,7 +255,7 @@ fn observer(
     }
 }
 
-/// Synchronous code in a span. Its body stays what it is, unless its result is looked at.
+/// Returns synchronous code in a span. The body is unchanged unless its result is recorded.
 fn in_guard(
     start: &TokenStream,
     output: Option<&Type>,
@@ -280,7 +280,7 @@ fn in_guard(
     }
 }
 
-/// Returns a future that runs in the span of the variable `run`.
+/// Returns a future that runs in the span that the variable `run` starts.
 fn in_future(
     krate: &TokenStream,
     future: &TokenStream,
@@ -297,8 +297,8 @@ fn in_future(
     }
 }
 
-/// Begins an `async` block with a return of the output type that is never run. Without it the compiler
-/// could not infer the type, and its errors would point at nothing.
+/// Inserts an unreachable `return` of the output type at the start of an `async` block. Without it,
+/// the compiler could not infer the type, and its errors would have no location.
 fn name_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
     if let Some(output) = output.and_then(writable_type) {
         let statement = quote_spanned! {output.span()=>
@@ -312,7 +312,7 @@ fn name_output(block: &mut Block, krate: &TokenStream, output: Option<&Type>) {
     }
 }
 
-/// Returns the `async` block that the function ends with, by itself or in `Box::pin(..)`.
+/// Returns the `async` block at the end of the function, alone or in `Box::pin(..)`.
 fn tail_future(block: &mut Block) -> Option<&mut Expr> {
     fn find(expr: &mut Expr) -> Option<&mut Expr> {
         match expr {

@@ -8,7 +8,7 @@ mod output;
 use proc_macro::TokenStream;
 use syn::parse_macro_input;
 
-/// Runs a function in a span; documented where `tower-telemetry` re-exports it.
+/// Runs a function in a span. `tower-telemetry` documents it where it re-exports it.
 #[proc_macro_attribute]
 pub fn with_tracer(args: TokenStream, item: TokenStream) -> TokenStream {
     let args = parse_macro_input!(args as args::Args);

@@ -1,4 +1,4 @@
-//! The output type of a function, as far as its text tells.
+//! Syntactic analysis of a function's output type.
 
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
@@ -6,7 +6,7 @@ use syn::{
     GenericArgument, Lifetime, PathArguments, PathSegment, Type, TypeReference, parse_quote,
 };
 
-/// Returns whether the text of a type shows that it is a future.
+/// Returns whether a type is written as a future.
 pub(crate) fn is_future(output: &Type) -> bool {
     struct Find(bool);
     impl<'a> Visit<'a> for Find {
@@ -22,7 +22,7 @@ pub(crate) fn is_future(output: &Type) -> bool {
     find.0
 }
 
-/// Returns `T` of `Pin<Box<dyn Future<Output = T> + Send>>`, of `impl Future<Output = T>` or of
+/// Returns `T` of `Pin<Box<dyn Future<Output = T> + Send>>`, `impl Future<Output = T>` or
 /// `BoxFuture<T>`.
 pub(crate) fn future_output(output: &Type) -> Option<Type> {
     if let Type::Path(path) = output
@@ -51,7 +51,7 @@ pub(crate) fn future_output(output: &Type) -> Option<Type> {
     find.0
 }
 
-/// Returns whether the name of a type is `Result`, or ends with it, as the names of aliases do.
+/// Returns whether the name of a type is `Result` or ends with it, as aliases usually do.
 pub(crate) fn is_result(output: &Type) -> bool {
     match output {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
@@ -64,8 +64,8 @@ pub(crate) fn is_result(output: &Type) -> bool {
     }
 }
 
-/// Returns whether the text of a `Result` shows that its error borrows for less than `'static`: in the
-/// last of two arguments, or in a lifetime argument of an alias.
+/// Returns whether the error of a `Result` visibly borrows for less than `'static`: in the last of
+/// two type arguments, or in a lifetime argument of an alias.
 pub(crate) fn error_borrows(output: &Type) -> bool {
     struct Find(bool);
     impl<'a> Visit<'a> for Find {
@@ -101,8 +101,8 @@ pub(crate) fn error_borrows(output: &Type) -> bool {
     find.0
 }
 
-/// Returns a type as it can be written outside of a signature, with `_` for parts that only a
-/// signature can name. `None` if the compiler would learn nothing from it.
+/// Returns a type that can be written outside of a signature, with `_` for parts that only a
+/// signature can name. Returns `None` if the type would not help inference.
 pub(crate) fn writable_type(output: &Type) -> Option<Type> {
     struct Infer;
     impl VisitMut for Infer {

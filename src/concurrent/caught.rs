@@ -1,4 +1,4 @@
-//! Calls of code of the application, which may panic.
+//! Calls of application code that may panic, and warnings that are logged once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,22 +13,22 @@ macro_rules! warn_once {
 }
 pub(crate) use warn_once;
 
-/// Runs a hook of the application; returns `None` if it panics.
+/// Runs a hook of the application. Returns `None`, and warns once, if the hook panics.
 pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(hook)).ok();
     if result.is_none() {
-        warn_once!("a hook of the telemetry layer panicked; requests go on without it");
+        warn_once!("a hook of the telemetry layer panicked; requests continue without it");
     }
     result
 }
 
-/// Runs code of the application; returns `None` if it panics. The caller tells of it.
+/// Runs application code. Returns `None` if it panics, and leaves the warning to the caller.
 #[cfg(feature = "init")]
 pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(code)).ok()
 }
 
-/// Runs code that logs. A subscriber that panics must not end a thread of this crate.
+/// Runs code that logs. A panic in a subscriber must not end a thread of this crate.
 #[cfg(any(feature = "init", feature = "logs"))]
 pub(crate) fn without_panic(log: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(log));

@@ -1,4 +1,4 @@
-//! Tables, counters and calls that many threads use at once.
+//! Tables, counters and calls for concurrent use by many threads.
 
 pub(crate) mod caught;
 pub(crate) mod per_thread;

@@ -1,4 +1,4 @@
-//! A value for each thread, so that threads do not write to the same memory with every request.
+//! Values per thread, so that threads do not contend for the same memory on each request.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 
-/// The largest number of values. With more threads, some threads share a value.
+/// The maximum number of values. If there are more threads, some of them share a value.
 const MAX_VALUES: usize = 32;
 
-/// Values of which each thread uses its own.
+/// Values, one for each thread.
 pub(crate) struct PerThread<T>(Box<[T]>);
 
 impl<T> PerThread<T> {
     pub(crate) fn new(make: impl FnMut() -> T) -> Self {
-        // The question to the system takes long, and every layer needs the answer.
+        // The system call is slow, and every layer needs the result.
         static COUNT: OnceLock<usize> = OnceLock::new();
         let count = *COUNT.get_or_init(|| {
             let threads = std::thread::available_parallelism();
@@ -24,7 +24,7 @@ impl<T> PerThread<T> {
         Self(std::iter::repeat_with(make).take(count).collect())
     }
 
-    /// Returns the value of this thread.
+    /// Returns the value of the current thread.
     #[inline]
     pub(crate) fn for_this_thread(&self) -> &T {
         &self.0[number_of_this_thread() % self.0.len()]
@@ -45,8 +45,8 @@ impl<T> Deref for PerThread<T> {
     }
 }
 
-/// A value that requests on all threads own for a while. Each thread has its own count of owners, in
-/// cache lines of its own: one count would be contended by all threads.
+/// A value that requests on all threads own temporarily. Each thread has its own reference count in
+/// its own cache lines, because all threads would contend for a single one.
 pub(crate) type PerThreadArc<T> = Arc<CachePadded<Arc<T>>>;
 
 impl<T> PerThread<PerThreadArc<T>> {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_have_numbers_of_their_own_which_choose_their_values() {
+    fn each_thread_has_its_own_number_and_value() {
         let numbers: Vec<_> = std::thread::scope(|scope| {
             let number = || scope.spawn(number_of_this_thread);
             let threads: Vec<_> = (0..8).map(|_| number()).collect();

@@ -1,7 +1,8 @@
-//! A bounded map that is read without a lock.
+//! A bounded map with lock-free reads.
 //!
-//! Requests look up the instruments of their route here, and handler functions the instrument with a
-//! name. Entries are added rarely, and never moved or removed. So a reader writes nothing: a shared
+//! Requests look up the instruments of their route in it, and handler functions look up an
+//! instrument by name. Entries are added rarely, and never moved or removed. So readers write
+//! nothing: all threads would contend for a shared count of readers.
 //! count of readers would be contended by all threads.
 
 use std::borrow::Borrow;
@@ -30,7 +31,7 @@ where
 {
     /// Creates an empty table for at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
-        // Most tables stay far from full.
+        // Most tables remain mostly empty.
         let chains = (limit / 8).next_power_of_two().clamp(8, 1024);
         Self {
             chains: (0..chains).map(|_| Chain::default()).collect(),
@@ -60,8 +61,8 @@ where
         Some(EntryRef { chain, depth })
     }
 
-    /// Returns the position of the entry by the hash of a key and a comparison, where there is no key to
-    /// borrow.
+    /// Returns the position of the entry with this hash for which `is_key` returns true. It needs
+    /// no key to borrow from.
     pub(crate) fn find_by_hash(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<EntryRef> {
         let chain = self.chain_of(hash);
         let mut nodes = self.chains[chain].nodes().enumerate();
@@ -80,9 +81,9 @@ where
         self.entries.load(Ordering::Relaxed) >= self.limit
     }
 
-    /// Returns the entry, and creates it if it is missing.
+    /// Returns the entry with a key, creating it if it is missing.
     ///
-    /// `Err` has the new value if the table is full.
+    /// If the table is full, returns the new value as `Err`.
     pub(crate) fn get_or_insert_with<Q>(&self, key: &Q, make: impl FnOnce() -> V) -> Result<&V, V>
     where
         K: Borrow<Q>,
@@ -128,13 +129,13 @@ where
 #[derive(Debug, PartialEq)]
 pub(crate) enum Inserted<'a, V> {
     New(&'a V),
-    /// The table had the key already, with this value.
+    /// The table already has the key, with this value.
     Present(&'a V),
-    /// The table is full; this is the new value.
+    /// The table is full. This is the new value.
     Full(V),
 }
 
-/// A list of entries, which are compared one by one.
+/// A linked list of entries.
 pub(crate) struct Chain<K, V>(OnceLock<Box<Node<K, V>>>);
 
 struct Node<K, V> {
@@ -144,8 +145,8 @@ struct Node<K, V> {
 }
 
 impl<K: Eq, V> Chain<K, V> {
-    /// Returns the entry, and creates it if it is missing. Returns `None` if it is missing and
-    /// `has_room` is false for the number of the other entries.
+    /// Returns the entry with a key, creating it if it is missing. Returns `None` if it is missing
+    /// and `has_room` returns false for the number of entries.
     #[inline]
     pub(crate) fn get_or_insert_if(
         &self,
@@ -190,7 +191,7 @@ impl<K: Eq, V> Chain<K, V> {
         });
         let mut chain = self;
         loop {
-            // No check before `set`: another thread may set the entry after the check.
+            // There is no check before `set`, because another thread may set the entry in between.
             let refused = chain.0.set(new).err();
             let node = chain.0.wait();
             match refused {
@@ -211,7 +212,7 @@ impl<K, V> Default for Chain<K, V> {
 
 impl<K, V> Drop for Chain<K, V> {
     fn drop(&mut self) {
-        // A loop: recursion would be as deep as the chain is long.
+        // A loop, because recursion could overflow the stack on a long chain.
         let mut node = self.0.take();
         while let Some(mut one) = node {
             node = one.next.0.take();
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_table_hands_out_values_without_keeping_them() {
+    fn a_full_table_returns_values_without_keeping_them() {
         let table = Table::<String, usize>::new(2);
         assert_eq!(table.get_or_insert_with("a", || 1), Ok(&1));
         assert_eq!(table.get_or_insert_with("b", || 2), Ok(&2));
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_race_for_a_key_get_the_same_value_and_take_one_place() {
+    fn threads_that_race_for_a_key_share_one_entry() {
         let table = Table::<String, usize>::new(64);
         let values: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)

@@ -1,19 +1,23 @@
-//! The setter of members of baggage that become attributes.
+//! The setter for baggage members that become attributes.
 
 use crate::config::builder::Config;
 use crate::propagation::BaggageAttributes;
 
 impl Config {
-    /// Makes members of baggage attributes of spans and log records, by their keys. None by default.
+    /// Sets the keys of baggage members that are recorded as attributes of spans and log records.
+    /// None by default.
     ///
-    /// Baggage comes with requests and messages ([baggage]), and whoever sends them chooses its values: they
-    /// are cut to 256 bytes, and no attribute that a span has from elsewhere is replaced. A span has what is
-    /// in the baggage when it starts, and a log record what is in it when it is written.
+    /// Baggage comes with requests and messages ([baggage]), so their senders choose its values.
+    /// Values are truncated to 256 bytes and never replace an attribute that a span already has. A
+    /// span records the baggage that is present when it starts, and a log record the baggage that
+    /// is present when it is written.
     ///
-    /// It holds for [`init`](Self::init): for spans of layers, of handler code and of `tracing`, and for log
-    /// records of [`TelemetryGuard::log_layer`](crate::TelemetryGuard::log_layer) and of the subscriber of
-    /// `init`. Metrics have none of it. With [`Trust::Link`](crate::layers::Trust::Link) and
-    /// [`Trust::Ignore`](crate::layers::Trust::Ignore), a request brings no baggage.
+    /// The setting applies with [`init`](Self::init), to the spans of layers, of handler code and
+    /// of `tracing`, and to the log records of
+    /// [`TelemetryGuard::log_layer`](crate::TelemetryGuard::log_layer) and of the subscriber that
+    /// `init` installs. Metrics never have these attributes. With
+    /// [`Trust::Link`](crate::layers::Trust::Link) and
+    /// [`Trust::Ignore`](crate::layers::Trust::Ignore), the baggage of requests is ignored.
     ///
     /// ```
     /// use tower_telemetry::Config;

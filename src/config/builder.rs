@@ -30,10 +30,10 @@ use crate::logs::LogLines;
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::variables::ConfigWarning;
 
-/// How telemetry is set up: read from the environment, changed in code.
+/// The configuration of telemetry, read from environment variables and changed in code.
 ///
-/// A call in code beats a variable, a variable beats a default. The README lists the variables.
-/// Values that cannot be used are in [`warnings`](Self::warnings), and are logged by
+/// A setter overrides a variable, and a variable overrides a default. The README lists the
+/// variables. Invalid values are reported by [`warnings`](Self::warnings) and logged by
 /// [`init`](Self::init).
 ///
 /// ```
@@ -49,22 +49,23 @@ pub struct Config {
     pub(crate) enabled: bool,
     pub(crate) service_name: Option<String>,
     pub(crate) service_version: Option<String>,
-    /// `None` for the default.
+    /// `None` means the default.
     pub(crate) environment: Option<Environment>,
-    /// From `OTEL_RESOURCE_ATTRIBUTES`.
+    /// The attributes in `OTEL_RESOURCE_ATTRIBUTES`.
     pub(crate) env_attributes: Vec<(String, String)>,
-    /// From code.
+    /// The attributes that were set in code.
     pub(crate) attributes: Vec<KeyValue>,
     pub(crate) sampler: Option<Sampler>,
-    /// `OTEL_TRACES_SAMPLER_ARG`, for a default sampler that takes it.
+    /// `OTEL_TRACES_SAMPLER_ARG`, for a default sampler with an argument.
     pub(crate) sampler_arg: Option<f64>,
     pub(crate) propagators: Vec<Propagator>,
     pub(crate) exporters: PerSignal<Option<Vec<Exporter>>>,
     pub(crate) exporters_from_variable: PerSignal<bool>,
-    /// The variable or the setter that has chosen the sampler, and the environment.
+    /// The variable or setter that chose the sampler. The next field is the same for the
+    /// environment.
     pub(crate) sampler_origin: Option<&'static str>,
     pub(crate) environment_origin: Option<&'static str>,
-    /// For all signals, and where it is set, for one.
+    /// The settings of all signals. The next field overrides them per signal.
     pub(crate) otlp: OtlpSettings,
     pub(crate) otlp_by_signal: PerSignal<OtlpSettings>,
     pub(crate) spans: Batch,
@@ -72,7 +73,7 @@ pub struct Config {
     pub(crate) metric_interval: Duration,
     pub(crate) metric_timeout: Duration,
     pub(crate) proxies: ProxySettings,
-    /// `None` for no server.
+    /// `None` means no server.
     #[cfg(feature = "prometheus")]
     pub(crate) prometheus_server: Option<PrometheusServer>,
     pub(crate) max_retry_age: Duration,
@@ -94,51 +95,53 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the values that cannot be used, and what is used in their place.
+    /// Returns the invalid values, and what is used instead.
     pub fn warnings(&self) -> &[ConfigWarning] {
         &self.warnings
     }
 
-    /// Switches all telemetry on or off, in place of `ENABLE_TELEMETRY` and `OTEL_SDK_DISABLED`. It is
-    /// on by default. Off, context still passes and log lines are still written.
+    /// Enables or disables all telemetry. Overrides `ENABLE_TELEMETRY` and `OTEL_SDK_DISABLED`.
+    /// Enabled by default. While telemetry is disabled, trace context is still propagated and log
+    /// lines are still written.
     pub fn with_enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 
-    /// Sets the name of the service, in place of `OTEL_SERVICE_NAME` and `SERVICE_NAME`.
+    /// Sets the name of the service. Overrides `OTEL_SERVICE_NAME` and `SERVICE_NAME`.
     pub fn with_service_name(mut self, name: impl Into<String>) -> Self {
         self.service_name = Some(name.into());
         self
     }
 
-    /// Sets the version of the service, the resource's `service.version`: usually
+    /// Sets the version of the service, `service.version` in the resource. It is usually
     /// `env!("CARGO_PKG_VERSION")`.
     pub fn with_service_version(mut self, version: impl Into<String>) -> Self {
         self.service_version = Some(version.into());
         self
     }
 
-    /// Sets where the service runs, in place of `ENVIRONMENT`.
+    /// Sets the environment of the service. Overrides `ENVIRONMENT`.
     pub fn with_environment(mut self, environment: Environment) -> Self {
         self.environment = Some(environment);
         self.environment_origin = Some("Config::with_environment");
         self
     }
 
-    /// Adds an attribute to the resource, which describes the service on all its telemetry.
+    /// Adds an attribute to the resource, which describes the service in all telemetry.
     pub fn with_resource_attribute(mut self, attribute: KeyValue) -> Self {
         self.attributes.push(attribute);
         self
     }
 
-    /// Sets which traces are recorded, in place of `OTEL_TRACES_SAMPLER`: a [`Sampler`], or any
-    /// [`ShouldSample`](opentelemetry_sdk::trace::ShouldSample) (trace SDK, "Sampling").
+    /// Sets the sampler, which chooses the recorded traces: a [`Sampler`], or any
+    /// [`ShouldSample`](opentelemetry_sdk::trace::ShouldSample) (trace SDK, "Sampling"). Overrides
+    /// `OTEL_TRACES_SAMPLER`.
     ///
-    /// With one of your own, spans are those of the SDK, which costs more; `docs/parts.md` has the
-    /// figures. It is asked on the thread of the request, with the attributes that the conventions have
-    /// for samplers. Where it panics, one warning says so, and the trace is recorded as its parent is,
-    /// or, without a parent, is recorded.
+    /// A custom sampler requires the SDK's spans, which cost more; `docs/parts.md` has the figures.
+    /// It runs on the thread of the request, with the attributes that the conventions define for
+    /// samplers. If it panics, a warning is logged once. The trace is then sampled like its parent;
+    /// a trace without a parent is sampled.
     ///
     /// ```
     /// use opentelemetry_sdk::trace::Sampler as SdkSampler;
@@ -153,18 +156,21 @@ impl Config {
         self
     }
 
-    /// Sets how requests carry context, in place of `OTEL_PROPAGATORS`. Of two forms that name a
-    /// parent, the later holds. [`Propagator::TraceContext`] and [`Propagator::Baggage`] by default.
+    /// Sets the formats in which requests carry context. Overrides `OTEL_PROPAGATORS`. If two
+    /// formats contain a parent, the later one is used. Defaults to [`Propagator::TraceContext`]
+    /// and [`Propagator::Baggage`].
     pub fn with_propagators(mut self, propagators: impl IntoIterator<Item = Propagator>) -> Self {
         self.propagators = propagators.into_iter().collect();
         self
     }
 
-    /// Sets where exceptions are recorded, in place of `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`: events on
-    /// spans by default (OpenTelemetry conventions, "Exceptions").
+    /// Sets the signal on which exceptions are recorded. Overrides
+    /// `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`. Defaults to events on spans (OpenTelemetry
+    /// conventions, "Exceptions").
     ///
-    /// Log records need the feature `logs` and the exporter of logs; without them exceptions are recorded
-    /// on spans, and a warning says so. It holds for [`init`](Self::init) alone.
+    /// Log records require the feature `logs` and a logs exporter. Without them, exceptions are
+    /// recorded on spans and there is a warning. The setting applies only with
+    /// [`init`](Self::init).
     ///
     /// ```
     /// use tower_telemetry::{Config, config::ExceptionSignal};
@@ -176,13 +182,13 @@ impl Config {
         self
     }
 
-    /// Sets where all telemetry is sent, in place of `OTEL_TRACES_EXPORTER`,
-    /// `OTEL_METRICS_EXPORTER` and `OTEL_LOGS_EXPORTER`. An empty list sends it nowhere.
+    /// Sets the exporters of all signals. Overrides `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`
+    /// and `OTEL_LOGS_EXPORTER`. With an empty list, nothing is exported.
     ///
-    /// Of several setters the last one holds for a signal. A variable that says otherwise for one
-    /// signal has no effect then, which is one of the [`warnings`](Self::warnings). Where operators
-    /// are to choose for a signal, set the others alone, with
-    /// [`with_traces_exporters`](Self::with_traces_exporters) and its like.
+    /// The last setter for a signal is the one that applies. If it contradicts a variable for one
+    /// signal, the variable has no effect, which is one of the [`warnings`](Self::warnings). To let
+    /// operators choose the exporters of one signal, set only the others, with
+    /// [`with_traces_exporters`](Self::with_traces_exporters) and the setters like it.
     ///
     /// ```
     /// use tower_telemetry::{Config, config::Exporter};
@@ -197,14 +203,14 @@ impl Config {
         let exporters: Vec<_> = exporters.into_iter().collect();
         for signal in Signal::ALL {
             let before = self.exporters[signal].replace(exporters.clone());
-            let has_no_effect = |told: &Vec<Exporter>| {
-                told.iter().any(|one| !exporters.contains(one))
-                    || exporters.iter().any(|one| !told.contains(one))
+            let has_no_effect = |configured: &Vec<Exporter>| {
+                configured.iter().any(|one| !exporters.contains(one))
+                    || exporters.iter().any(|one| !configured.contains(one))
             };
             if self.exporters_from_variable[signal] && before.as_ref().is_some_and(has_no_effect) {
                 let variable = signal.exporter_variable();
-                let value = before.map(|told| Exporter::list(&told));
-                let consequence = "has no effect: Config::with_exporters is for all signals";
+                let value = before.map(|configured| Exporter::list(&configured));
+                let consequence = "has no effect: Config::with_exporters sets all signals";
                 let warning = ConfigWarning::new(&variable, value.as_deref(), consequence);
                 self.warnings.push(warning);
             }
@@ -213,20 +219,20 @@ impl Config {
         self
     }
 
-    /// Sets where traces are sent, in place of `OTEL_TRACES_EXPORTER`. An empty list sends them
-    /// nowhere.
+    /// Sets the exporters of traces. Overrides `OTEL_TRACES_EXPORTER`. With an empty list, traces
+    /// are not exported.
     pub fn with_traces_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
         self.with_exporters_of(Signal::Traces, exporters)
     }
 
-    /// Sets where metrics are sent, in place of `OTEL_METRICS_EXPORTER`. An empty list sends them
-    /// nowhere.
+    /// Sets the exporters of metrics. Overrides `OTEL_METRICS_EXPORTER`. With an empty list,
+    /// metrics are not exported.
     pub fn with_metrics_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
         self.with_exporters_of(Signal::Metrics, exporters)
     }
 
-    /// Sets where log records are sent, in place of `OTEL_LOGS_EXPORTER`. An empty list sends them
-    /// nowhere. Log lines are written in any case.
+    /// Sets the exporters of log records. Overrides `OTEL_LOGS_EXPORTER`. With an empty list, log
+    /// records are not exported. Log lines are written in any case.
     pub fn with_logs_exporters(self, exporters: impl IntoIterator<Item = Exporter>) -> Self {
         self.with_exporters_of(Signal::Logs, exporters)
     }
@@ -241,111 +247,76 @@ impl Config {
         self
     }
 
-    /// Sets whether there are metrics about the export itself, in place of `TELEMETRY_SELF_METRICS`. Off
-    /// by default. Alert on them (semantic conventions, "OpenTelemetry SDK metrics", in development):
+    /// Sets whether metrics about the export itself are recorded, for alerts. Overrides
+    /// `TELEMETRY_SELF_METRICS`. Disabled by default (semantic conventions, "OpenTelemetry SDK
+    /// metrics", in development).
     ///
-    /// | metric | of [`SignalStats`](crate::stats::SignalStats) |
+    /// | metric | fields of [`SignalStats`](crate::stats::SignalStats) |
     /// |---|---|
-    /// | `otel.sdk.exporter.{span,log,metric_data_point}.exported` | without `error.type` `exported`; with it `failed`, and `dropped` after attempts |
-    /// | `otel.sdk.exporter.{span,log,metric_data_point}.inflight` | the part of `waiting` that is on its way, or kept for another attempt |
-    /// | `otel.sdk.processor.{span,log}.queue.size`, `.capacity` | the rest of `waiting`, and its bound |
-    /// | `otel.sdk.processor.{span,log}.processed` | the items that left the queue; with `error.type=queue_full` the rest of `dropped` |
+    /// | `otel.sdk.exporter.{span,log,metric_data_point}.exported` | without `error.type`: `exported`; with it: `failed`, and the items in `dropped` that had been sent before |
+    /// | `otel.sdk.exporter.{span,log,metric_data_point}.inflight` | the items in `waiting` that are being sent or kept for another attempt |
+    /// | `otel.sdk.processor.{span,log}.queue.size`, `.capacity` | the other items in `waiting`, and the maximum |
+    /// | `otel.sdk.processor.{span,log}.processed` | the items that left the queue; with `error.type=queue_full`: the other items in `dropped` |
     /// | `otel.sdk.span.live` | recorded spans that have not ended |
     pub fn with_self_metrics(mut self, wanted: bool) -> Self {
         self.self_metrics = wanted;
         self
     }
 
-    /// Sets how spans wait for export, in place of `OTEL_BSP_MAX_QUEUE_SIZE` and its like.
+    /// Sets the queue and the batches of spans. Overrides `OTEL_BSP_MAX_QUEUE_SIZE` and the
+    /// variables like it.
     pub fn with_span_batch(mut self, batch: Batch) -> Self {
         self.spans = batch;
         self
     }
 
-    /// Sets how log records wait for export, in place of `OTEL_BLRP_MAX_QUEUE_SIZE` and its like.
+    /// Sets the queue and the batches of log records. Overrides `OTEL_BLRP_MAX_QUEUE_SIZE` and the
+    /// variables like it.
     pub fn with_log_batch(mut self, batch: Batch) -> Self {
         self.logs = batch;
         self
     }
 
-    /// Sets how often metrics are exported, in place of `OTEL_METRIC_EXPORT_INTERVAL`.
-    /// Default 60 seconds, from 1 ms to a day.
+    /// Sets the interval between two exports of metrics. Overrides `OTEL_METRIC_EXPORT_INTERVAL`.
+    /// Defaults to 60 seconds, and is limited to the range from 1 ms to one day.
     pub fn with_metric_interval(mut self, interval: Duration) -> Self {
         self.metric_interval = within_a_day(interval);
         self
     }
 
-    /// Sets how long one export of metrics may take, in place of `OTEL_METRIC_EXPORT_TIMEOUT`; the
-    /// export timeout holds where it is shorter. Default 30 seconds, from 1 ms to a day.
+    /// Sets the timeout of one export of metrics. Overrides `OTEL_METRIC_EXPORT_TIMEOUT`. If the
+    /// export timeout is shorter, it applies instead. Defaults to 30 seconds, and is limited to the
+    /// range from 1 ms to one day.
     pub fn with_metric_export_timeout(mut self, timeout: Duration) -> Self {
         self.metric_timeout = within_a_day(timeout);
         self
     }
 
-    /// Sets how histograms are kept, in place of
+    /// Sets the aggregation of histograms. Overrides
     /// `OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION`.
     pub fn with_histogram_aggregation(mut self, aggregation: HistogramAggregation) -> Self {
         self.histograms = aggregation;
         self
     }
 
-    /// Sets the bounds of spans and log records, in place of `OTEL_ATTRIBUTE_COUNT_LIMIT` and its like.
+    /// Sets the limits of spans and log records. Overrides `OTEL_ATTRIBUTE_COUNT_LIMIT` and the
+    /// variables like it.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets whether metrics are sent as totals or as what was added since the last export, in place
-    /// of `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`. [`Temporality::Cumulative`] by
-    /// default: totals, so that an export that fails leaves a gap and loses nothing.
+    /// Sets whether metrics are exported as totals or as changes since the last export. Overrides
+    /// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`. Defaults to
+    /// [`Temporality::Cumulative`], totals, with which a failed export leaves a gap but loses
+    /// nothing.
     pub fn with_temporality(mut self, temporality: Temporality) -> Self {
         self.temporality = temporality;
         self
     }
 
-    /// Sets how log lines look, in place of `LOG_FORMAT`. Text in development, else JSON.
-    #[cfg(feature = "logs")]
-    pub fn with_log_lines(mut self, style: LogLines) -> Self {
-        self.log_lines.style = Some(style);
-        self
-    }
-
-    /// Sets which events become log lines and log records, in place of `RUST_LOG`, in the form of that
-    /// variable. Text that is not a filter has no effect, and is one of the
-    /// [`warnings`](Self::warnings).
-    #[cfg(feature = "logs")]
-    pub fn with_log_filter(mut self, directives: &str) -> Self {
-        match self.log_lines.filter.clone().with_directives(directives) {
-            Ok(filter) => self.log_lines.filter = filter,
-            Err(reason) => {
-                let consequence = format!("is not a filter ({reason}); it has no effect");
-                let origin = "Config::with_log_filter";
-                let warning = ConfigWarning::new(origin, Some(directives), consequence);
-                self.warnings.push(warning);
-            }
-        }
-        self
-    }
-
-    /// Sets which of the SDK's own messages are written where no log filter is set, in place of
-    /// `OTEL_LOG_LEVEL`: from `level` on, or none. [`Level::WARN`](tracing::Level::WARN) by default.
-    #[cfg(feature = "logs")]
-    pub fn with_sdk_log_level(mut self, level: Option<tracing::Level>) -> Self {
-        self.log_lines.filter = self.log_lines.filter.with_sdk_level(level.into());
-        self
-    }
-
-    /// Has [`init`](Self::init) leave `tracing` alone: log lines and log records are then those of
-    /// a subscriber of your own, which has [`log_lines`](crate::log_lines) and
-    /// [`TelemetryGuard::log_layer`](crate::TelemetryGuard::log_layer) to take from.
-    #[cfg(feature = "logs")]
-    pub fn without_subscriber(mut self) -> Self {
-        self.log_lines.wanted = false;
-        self
-    }
-
-    /// Sets how long shutdown and flush may take, all signals together. Default 5 seconds, from
-    /// 1 ms to a day.
+    /// Sets the timeout of shutdown and of flush, for all signals together. Defaults to 5 seconds,
+    /// and is limited to the range from 1 ms to one day.
     pub fn with_shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = within_a_day(timeout);
         self
@@ -361,7 +332,7 @@ impl Config {
         style.unwrap_or_else(|| self.environment().log_lines())
     }
 
-    /// Takes the sampler: as configured, else the default of the environment.
+    /// Takes the configured sampler, or returns the environment's default.
     pub(crate) fn take_sampler(&mut self) -> Sampler {
         let sampler = self.sampler.take();
         sampler.unwrap_or_else(|| self.default_sampler())
@@ -371,7 +342,7 @@ impl Config {
         self.environment().sampler(self.sampler_arg)
     }
 
-    /// Returns a setting of a signal, which holds over that of all signals.
+    /// Returns a setting of a signal, or else the setting of all signals.
     pub(crate) fn otlp<T>(
         &self,
         signal: Signal,
@@ -380,16 +351,17 @@ impl Config {
         setting(&self.otlp_by_signal[signal]).or_else(|| setting(&self.otlp))
     }
 
-    /// Returns whether the crate `opentelemetry-otlp` sends a signal.
+    /// Returns whether a signal is sent with the crate `opentelemetry-otlp`.
     pub(crate) fn is_by_reference(&self, signal: Signal) -> bool {
         self.otlp(signal, |settings| settings.reference) == Some(true)
     }
 
-    /// Returns the exporters of a signal, each once: as configured, else as the environment has them.
+    /// Returns the configured exporters of a signal without duplicates, or else the environment's
+    /// default.
     pub(crate) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
-        if let Some(told) = &self.exporters[signal] {
-            let is_told = |one: &Exporter| told.contains(one) && one.takes(signal);
-            return Exporter::ALL.into_iter().filter(is_told).collect();
+        if let Some(configured) = &self.exporters[signal] {
+            let is_configured = |one: &Exporter| configured.contains(one) && one.takes(signal);
+            return Exporter::ALL.into_iter().filter(is_configured).collect();
         }
         let has_endpoint =
             self.otlp.endpoint.is_some() || self.otlp_by_signal[signal].endpoint.is_some();

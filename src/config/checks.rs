@@ -1,4 +1,4 @@
-//! Warnings about a configuration as a whole, once no setter can change it any more.
+//! Warnings about a configuration as a whole, checked once it is final.
 
 use opentelemetry::Key;
 
@@ -16,7 +16,7 @@ use crate::providers::variables::ConfigWarning;
 use crate::semconv::resource::SERVICE_NAME;
 
 impl Config {
-    /// Returns all warnings: about values, and about the configuration as a whole.
+    /// Returns all warnings: about single values, and about the configuration as a whole.
     pub(crate) fn all_warnings(&self) -> Vec<ConfigWarning> {
         let mut warnings = self.warnings.clone();
         if self.enabled {
@@ -31,17 +31,17 @@ impl Config {
         warnings
     }
 
-    /// Warns where exceptions are to be log records, and log records go nowhere.
+    /// Warns if exceptions are to be log records, but log records are not exported.
     fn exceptions_without_logs(&self) -> Option<ConfigWarning> {
         let are_sent = cfg!(feature = "logs")
             && (self.exporters(Signal::Logs).contains(&Exporter::Otlp) || self.parts.take_logs());
         let variable = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN";
-        let consequence = "needs the feature `logs` and an exporter of logs; using events on spans";
+        let consequence = "requires the feature `logs` and a logs exporter; using events on spans";
         let is_void = self.exceptions.is_logged() && !are_sent;
         is_void.then(|| ConfigWarning::new(variable, None, consequence))
     }
 
-    /// Warns where headers, which are for authentication, go over the network in the clear.
+    /// Warns if headers, which usually contain credentials, are sent over the network without TLS.
     fn exposed_credentials(&self) -> Option<ConfigWarning> {
         let target = Signal::ALL.into_iter().find_map(|signal| {
             let has_headers =
@@ -56,22 +56,22 @@ impl Config {
                 && !target.is_local();
             is_exposed.then_some(target)
         })?;
-        let consequence = format!("can be read by all on the way to {target}; use https there");
-        Some(ConfigWarning::new("the headers of OTLP", None, consequence))
+        let consequence = format!("can be read by anyone on the way to {target}; use https there");
+        Some(ConfigWarning::new("the OTLP headers", None, consequence))
     }
 
-    /// Warns where `opentelemetry-otlp` compresses although code says otherwise: it reads the variables of the
-    /// process itself where no compression is set, and has no value for none.
+    /// Warns if `opentelemetry-otlp` compresses messages although code disables compression. If no
+    /// compression is set, the crate reads the process's variables, and it has no value for "none".
     #[cfg(feature = "opentelemetry-otlp")]
     fn compression_of_reference(&self) -> Option<ConfigWarning> {
         Signal::ALL.into_iter().find_map(|signal| {
             let compression = self.otlp(signal, |settings| settings.compression);
-            let is_concerned = self.is_by_reference(signal)
+            let is_affected = self.is_by_reference(signal)
                 && self.exporters(signal).contains(&Exporter::Otlp)
                 && compression.unwrap_or_default() == Compression::None;
-            let of_signal = signal.name().to_ascii_uppercase();
+            let name_of_signal = signal.name().to_ascii_uppercase();
             let names = [
-                format!("OTEL_EXPORTER_OTLP_{of_signal}_COMPRESSION"),
+                format!("OTEL_EXPORTER_OTLP_{name_of_signal}_COMPRESSION"),
                 "OTEL_EXPORTER_OTLP_COMPRESSION".to_owned(),
             ];
             let set = names.into_iter().find_map(|name| {
@@ -80,25 +80,25 @@ impl Config {
                     .filter(|value| !value.is_empty())?;
                 Some((name, value))
             });
-            let (name, value) = set.filter(|_| is_concerned)?;
-            let consequence = "holds for opentelemetry-otlp although code sets no compression";
+            let (name, value) = set.filter(|_| is_affected)?;
+            let consequence = "applies to opentelemetry-otlp although code sets no compression";
             let compresses = value.eq_ignore_ascii_case("gzip");
             compresses.then(|| ConfigWarning::new(&name, Some(&value), consequence))
         })
     }
 
-    /// Warns where histograms are exponential, and Prometheus is to read them.
+    /// Warns if histograms are exponential and Prometheus is to scrape them.
     #[cfg(feature = "prometheus")]
     fn histograms_without_form(&self) -> Option<ConfigWarning> {
         let exporters = self.exporters(Signal::Metrics);
         let is_read = exporters.contains(&Exporter::Prometheus);
         let is_exponential = self.histograms == HistogramAggregation::ExponentialBuckets;
         let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
-        let consequence = "has no form for Prometheus; its text leaves such histograms out";
+        let consequence = "cannot be written for Prometheus; its output omits such histograms";
         (is_read && is_exponential).then(|| ConfigWarning::new(variable, None, consequence))
     }
 
-    /// Warns where a service in production has no name.
+    /// Warns if a service in production has no name.
     fn unnamed_service(&self) -> Option<ConfigWarning> {
         let is_named = self.service_name.is_some()
             || self

@@ -1,4 +1,4 @@
-//! Where the telemetry of a signal is sent.
+//! The endpoint of each signal.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use crate::config::settings::otlp::{Endpoint, Protocol};
 use crate::config::settings::shown;
 use crate::config::settings::signal::Signal;
 
-/// A place to send one signal to.
+/// The endpoint of one signal, with its protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Target {
     pub(crate) protocol: Protocol,
     pub(crate) uri: Uri,
-    /// The Unix socket that is connected to, whatever host the URL has.
+    /// The Unix socket that replaces the host of the URL.
     pub(crate) socket: Option<PathBuf>,
 }
 
 impl Config {
-    /// Where `signal` goes over OTLP. A signal's own endpoint is used as it is, the general one is
-    /// a base (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
+    /// Returns the endpoint for `signal`. A signal's own endpoint is used as it is; the general
+    /// endpoint is a base URL (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];
         let protocol = self.otlp(signal, |settings| settings.protocol);
@@ -53,7 +53,7 @@ impl Config {
         let socket = endpoint.text.strip_prefix("unix://").map(PathBuf::from);
         if let Some(path) = &socket {
             check_socket(&endpoint, path)?;
-            // A socket is no host, and each request names one.
+            // A socket has no host name, but HTTP requests need one.
             endpoint.text = "http://localhost".to_owned();
             is_base = true;
         }
@@ -87,12 +87,12 @@ impl Config {
     }
 }
 
-/// Whether it is a host, and maybe a port, without a scheme.
+/// Returns whether an endpoint has no scheme.
 fn is_bare(endpoint: &str) -> bool {
     !endpoint.contains("://")
 }
 
-/// Writes the protocol and the URL without secrets, and without the path that gRPC has by itself.
+/// Writes the protocol and the URL without secrets, and without gRPC's fixed path.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.socket {
@@ -109,7 +109,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// Whether what is sent there stays on this machine.
+    /// Returns whether the endpoint is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.uri.host().unwrap_or("");
         let address = host.trim_start_matches('[').trim_end_matches(']');
@@ -126,7 +126,8 @@ fn check_socket(endpoint: &Endpoint, path: &std::path::Path) -> Result<(), InitE
     use std::os::unix::net::SocketAddr;
 
     if !path.is_absolute() {
-        let reason = "is not the whole path of a socket; write one such as unix:///run/otel.sock";
+        let reason =
+            "is not the absolute path of a socket; write one such as unix:///run/otel.sock";
         return Err(invalid(endpoint, reason));
     }
     match SocketAddr::from_pathname(path) {
@@ -142,7 +143,7 @@ fn check_socket(endpoint: &Endpoint, path: &std::path::Path) -> Result<(), InitE
 fn check_socket(endpoint: &Endpoint, _: &std::path::Path) -> Result<(), InitError> {
     Err(invalid(
         endpoint,
-        "is a Unix socket, which is for Unix alone",
+        "is a Unix socket, which only Unix supports",
     ))
 }
 
@@ -157,22 +158,22 @@ fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
         Some("http") => {}
         Some("https") if cfg!(feature = "tls") => {}
         Some("https") => {
-            let reason = "needs TLS; switch on the feature `tls` of tower-telemetry";
+            let reason = "requires TLS; enable the feature `tls` of tower-telemetry";
             return Err(invalid(endpoint, reason));
         }
         _ => {
-            let reason = "is not a URL of http or https; write one such as http://localhost:4317";
+            let reason = "is not an http or https URL; write one such as http://localhost:4317";
             return Err(invalid(endpoint, reason));
         }
     }
     let after_scheme = endpoint.text.split_once("://").map(|(_, rest)| rest);
     let authority = after_scheme.and_then(|rest| rest.split('/').next());
     if authority.is_some_and(|authority| authority.contains('@')) {
-        let reason = "holds credentials, which belong into OTEL_EXPORTER_OTLP_HEADERS";
+        let reason = "contains credentials, which belong in OTEL_EXPORTER_OTLP_HEADERS";
         return Err(invalid(endpoint, reason));
     }
     if uri.host().is_none_or(str::is_empty) {
-        return Err(invalid(endpoint, "names no host"));
+        return Err(invalid(endpoint, "contains no host"));
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let after_host = authority.rsplit(']').next().unwrap_or(authority);
@@ -190,7 +191,8 @@ fn invalid(endpoint: &Endpoint, reason: &'static str) -> InitError {
     }
 }
 
-/// The protocol that an endpoint suggests: gRPC on its usual port, else the specification's default.
+/// Returns the default protocol of an endpoint: gRPC on port 4317, else the specification's
+/// default.
 fn protocol_of(uri: &Uri) -> Protocol {
     if uri.port_u16() == Some(4317) && base_path(uri.path()) == uri.path().trim_end_matches('/') {
         Protocol::Grpc
@@ -199,7 +201,7 @@ fn protocol_of(uri: &Uri) -> Protocol {
     }
 }
 
-/// A path without a slash at its end, and without the path of a signal.
+/// Returns a path without trailing slashes and without the path of a signal.
 fn base_path(path: &str) -> &str {
     let path = path.trim_end_matches('/');
     Signal::ALL
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_general_endpoint_is_a_base_and_its_port_and_path_tell_the_protocol() {
+    fn a_general_endpoint_is_a_base_url_and_its_port_selects_the_protocol() {
         const GRPC: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
         for (endpoint, protocol, uri) in [
             (
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_one_signal_holds_for_it_alone() {
+    fn settings_of_one_signal_apply_only_to_it() {
         let variables = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318"),
             (
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_endpoint_it_is_that_of_the_specification() {
+    fn the_default_endpoint_is_the_one_in_the_specification() {
         for (variables, expected) in [
             (&[][..], "http://localhost:4318/v1/metrics"),
             (

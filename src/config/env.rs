@@ -1,4 +1,4 @@
-//! Variables to a `Config`. Nothing here has an effect.
+//! Reads a `Config` from variables, without side effects.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -28,11 +28,11 @@ use crate::logs::{LogFilter, LogLines};
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::variables::Variables;
 
-/// The variable that names the environment.
+/// The variable for the environment of the service.
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
-/// Variables that have no effect here: the SDK has no exemplars and reads no files, and some need a
-/// feature.
+/// Variables without effect: the SDK supports neither exemplars nor configuration files, and some
+/// variables require a feature that is disabled.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -52,7 +52,7 @@ impl Config {
         Self::from_vars_os(|name| std::env::var_os(name))
     }
 
-    /// Reads variables from elsewhere: `lookup` gives the value of a variable, if it is set.
+    /// Reads variables from `lookup`, which returns the value of a variable if it is set.
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -67,8 +67,8 @@ impl Config {
         read(&|name| lookup(name).map(OsString::from))
     }
 
-    /// Reads variables as [`from_vars`](Self::from_vars) does, from where values may be other than
-    /// UTF-8. Such a value is left out, and is one of the [`warnings`](Self::warnings).
+    /// Reads variables as [`from_vars`](Self::from_vars) does, but accepts values that are not
+    /// UTF-8. Such a value is ignored, and is one of the [`warnings`](Self::warnings).
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -143,7 +143,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         warnings: Vec::new(),
     };
     for &variable in UNSUPPORTED {
-        // There are no exemplars, which `always_off` asks for.
+        // `always_off` requests no exemplars, which is what happens anyway.
         if vars.text(variable).as_deref() != Some("always_off") {
             vars.warn_of_unsupported(variable);
         }
@@ -160,18 +160,18 @@ impl Variables<'_> {
         let environment = Environment::named(&value);
         if environment.is_none() {
             let consequence =
-                "is none of development, test, staging and production; using development";
+                "is not one of development, test, staging and production; using development";
             self.warn(ENVIRONMENT, Some(&value), consequence);
         }
         environment
     }
 
-    /// Returns the sampler, and the argument for the default sampler where none is named.
+    /// Returns the sampler, and the argument for the default sampler if no sampler is set.
     fn sampler(&mut self, environment: Environment) -> (Option<Sampler>, Option<f64>) {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
         const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
         let Some(name) = self.text(NAME) else {
-            let ratio = self.ratio(ARG, "it is left out");
+            let ratio = self.ratio(ARG, "it is ignored");
             let default = environment.sampler(ratio);
             if let Some(ratio) = ratio
                 && default.ratio().is_none()
@@ -200,18 +200,19 @@ impl Variables<'_> {
 
     fn propagators(&mut self) -> Vec<Propagator> {
         let known = "tracecontext, baggage, b3, b3multi and none";
-        let told = self.words("OTEL_PROPAGATORS", known, |word| {
+        let propagators = self.words("OTEL_PROPAGATORS", known, |word| {
             Propagator::ALL.into_iter().find(|one| one.name() == word)
         });
-        let mut told = told.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage]);
+        let mut propagators =
+            propagators.unwrap_or_else(|| vec![Propagator::TraceContext, Propagator::Baggage]);
         let mut seen = Vec::new();
-        told.retain(|one| {
+        propagators.retain(|one| {
             !seen.contains(one) && {
                 seen.push(*one);
                 true
             }
         });
-        told
+        propagators
     }
 
     fn exporters(&mut self, signal: Signal) -> Option<Vec<Exporter>> {
@@ -227,7 +228,8 @@ impl Variables<'_> {
         })
     }
 
-    /// `OTEL_RESOURCE_ATTRIBUTES`. One bad pair discards them all, as the specification asks.
+    /// Reads `OTEL_RESOURCE_ATTRIBUTES`. One invalid pair discards the whole list, as the
+    /// specification requires.
     fn resource_attributes(&mut self) -> Vec<(String, String)> {
         const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
         let Some(text) = self.text(NAME) else {
@@ -238,7 +240,7 @@ impl Variables<'_> {
         for (n, pair) in entries.filter(|(_, pair)| !pair.trim().is_empty()) {
             let Some(attribute) = attribute(pair) else {
                 let consequence = format!(
-                    "is not a list of key=value: entry {} is none; all of it is left out",
+                    "is not a list of key=value: entry {} is invalid; the whole list is ignored",
                     n + 1
                 );
                 self.warn(NAME, None, consequence);
@@ -320,7 +322,7 @@ impl Variables<'_> {
     }
 
     fn length(&mut self, name: &str) -> Option<usize> {
-        self.number_or(name, 0..=Limits::MAX_LENGTH, "values are not cut")
+        self.number_or(name, 0..=Limits::MAX_LENGTH, "values are not truncated")
     }
 
     #[cfg(feature = "logs")]
@@ -333,7 +335,7 @@ impl Variables<'_> {
         }
         LogLineSettings {
             wanted: true,
-            style: self.word("LOG_FORMAT", &styles, "the default holds"),
+            style: self.word("LOG_FORMAT", &styles, "using the default"),
             filter: self.log_filter(filter),
         }
     }

@@ -1,4 +1,4 @@
-//! Variables of receivers of OTLP.
+//! Variables of OTLP receivers.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -9,7 +9,7 @@ use crate::config::settings::signal::Signal;
 use crate::providers::variables::Variables;
 
 impl Variables<'_> {
-    /// `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
+    /// Reads `OTEL_EXPORTER_OTLP_..`, for all signals or for one.
     pub(crate) fn otlp(&mut self, signal: Option<Signal>) -> OtlpSettings {
         let prefix = match signal {
             Some(signal) => {
@@ -28,12 +28,12 @@ impl Variables<'_> {
                 origin: endpoint,
                 text,
             }),
-            insecure: self.flag_or(&insecure, "it is left out"),
+            insecure: self.flag_or(&insecure, "it is ignored"),
             protocol: self.protocol(&name("PROTOCOL")),
-            compression: self.word(&name("COMPRESSION"), &compressions, "it is left out"),
+            compression: self.word(&name("COMPRESSION"), &compressions, "it is ignored"),
             headers: self.headers(&name("HEADERS")),
             headers_from: None,
-            timeout: self.milliseconds_or(&timeout, "it is left out"),
+            timeout: self.milliseconds_or(&timeout, "it is ignored"),
             certificate: self.file(&name("CERTIFICATE")),
             client_certificate: self.file(&name("CLIENT_CERTIFICATE")),
             client_key: self.file(&name("CLIENT_KEY")),
@@ -52,31 +52,32 @@ impl Variables<'_> {
             && let Some(value) = self.text(name)
             && value.eq_ignore_ascii_case("http/json")
         {
-            let consequence = "needs the feature `http-json`; using http/protobuf";
+            let consequence = "requires the feature `http-json`; using http/protobuf";
             self.warn(name, Some(&value), consequence);
             return Some(Protocol::HttpProtobuf);
         }
-        self.word(name, &protocols, "it is left out")
+        self.word(name, &protocols, "it is ignored")
     }
 
-    /// `OTLP_EXPORTER`, `OTLP_TRACES_EXPORTER` and so on: which exporter sends OTLP. Returns whether it is
-    /// that of the crate `opentelemetry-otlp`.
+    /// Reads `OTLP_EXPORTER`, `OTLP_TRACES_EXPORTER` and so on, which choose the OTLP exporter.
+    /// Returns whether it is the crate `opentelemetry-otlp`.
     fn reference(&mut self, name: &str) -> Option<bool> {
         const REFERENCE: &str = "opentelemetry-otlp";
         if cfg!(not(feature = "opentelemetry-otlp"))
             && let Some(value) = self.text(name)
             && value.eq_ignore_ascii_case(REFERENCE)
         {
-            let consequence =
-                format!("needs the feature `{REFERENCE}`; using the exporter of tower-telemetry");
+            let consequence = format!(
+                "requires the feature `{REFERENCE}`; using the exporter of tower-telemetry"
+            );
             self.warn(name, Some(&value), consequence);
             return Some(false);
         }
         let known = [(REFERENCE, true), ("tower-telemetry", false)];
-        self.word(name, &known, "it is left out")
+        self.word(name, &known, "it is ignored")
     }
 
-    /// `name=value` pairs, values percent-encoded. Warnings show neither.
+    /// Reads pairs of `name=value` with percent-encoded values. Warnings contain neither.
     fn headers(&mut self, variable: &str) -> Option<HeaderMap> {
         let text = self.text(variable)?;
         let mut usable = HeaderMap::new();
@@ -96,7 +97,7 @@ impl Variables<'_> {
                 }
                 None => {
                     let consequence =
-                        format!("is not a list of name=value: entry {} is left out", n + 1);
+                        format!("is not a list of name=value: entry {} is ignored", n + 1);
                     self.warn(variable, None, consequence);
                 }
             }

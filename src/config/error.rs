@@ -8,28 +8,28 @@ use std::path::PathBuf;
 #[cfg(feature = "tls")]
 use crate::config::settings::otlp::PemFile;
 
-/// Why [`init`](crate::init) failed.
+/// The reason why [`init`](crate::init) failed.
 ///
-/// Only what cannot work at all is an error. A value that cannot be used while there is another
-/// to go on with is a [`ConfigWarning`](crate::config::ConfigWarning).
+/// Only settings that cannot work at all are errors. An invalid value that a default can replace is
+/// a [`ConfigWarning`](crate::config::ConfigWarning).
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {
-    /// Telemetry of the process runs already, and goes on as it was.
+    /// Telemetry is already running in this process, and continues unchanged.
     #[error(
-        "telemetry is already initialized, and goes on; shut its `TelemetryGuard` down first, or use \
-         `Config::build` for telemetry beside it"
+        "telemetry is already initialized and continues; shut its `TelemetryGuard` down first, or use \
+          `Config::build` for separate telemetry"
     )]
     AlreadyInitialized,
     /// An endpoint is not a URL to which telemetry can be sent.
     #[error("{origin}=\"{endpoint}\" {reason}")]
     #[non_exhaustive]
     Endpoint {
-        /// The variable or function that named the endpoint.
+        /// The variable or function that set the endpoint.
         origin: String,
         /// The endpoint, without credentials.
         endpoint: String,
-        /// The reason, and what to do.
+        /// The reason, with a remedy.
         reason: &'static str,
     },
     /// The root certificates for `https` endpoints could not be read.
@@ -39,14 +39,14 @@ pub enum InitError {
     #[error("{origin}={path:?} cannot be used: {reason}")]
     #[non_exhaustive]
     Certificate {
-        /// The variable or function that named the file.
+        /// The variable or function that set the file.
         origin: String,
         /// The file.
         path: PathBuf,
         /// The reason.
         reason: String,
     },
-    /// The thread that exports could not be started.
+    /// The export thread could not be started.
     #[error("the thread that exports telemetry cannot be started")]
     Thread(#[source] io::Error),
 }
@@ -54,7 +54,7 @@ pub enum InitError {
 impl InitError {
     #[cfg(feature = "tls")]
     pub(crate) fn pem(file: &PemFile, reason: &str) -> Self {
-        // The parser quotes the line that it cannot read, which may be a key.
+        // The parser's message contains the line that it cannot read, which may be a key.
         let quoted = "illegal section start";
         let reason = if reason.contains(quoted) {
             quoted
@@ -69,7 +69,7 @@ impl InitError {
     }
 }
 
-/// Writes the text of `Display` and of the sources: a `main` that returns the error prints it.
+/// Writes the `Display` text and the source's, because a `main` that returns the error prints this.
 impl fmt::Debug for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_and_its_source_say_each_thing_once() {
+    fn the_texts_of_an_error_and_its_source_do_not_overlap() {
         let error = InitError::Thread(io::Error::other("no more threads"));
         let text = "the thread that exports telemetry cannot be started";
         assert_eq!(error.to_string(), text);

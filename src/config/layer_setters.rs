@@ -1,4 +1,4 @@
-//! Setters of what layers record.
+//! Setters for the telemetry of layers.
 
 use http::HeaderName;
 
@@ -7,11 +7,11 @@ use crate::providers::excluded_paths::{self, PathPattern};
 use crate::providers::layer_variables;
 
 impl Config {
-    /// Sets the known methods of all layers, in place of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS` and
-    /// of the methods of the conventions. Other methods are recorded as `_OTHER`.
+    /// Sets the known methods of all layers, instead of the methods of the conventions. Overrides
+    /// `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`. Other methods are recorded as `_OTHER`.
     ///
-    /// A layer's own setter beats it. It holds for [`init`](Self::init) alone. What is not an HTTP
-    /// method is left out, and one of the [`warnings`](Self::warnings).
+    /// A layer's own setter takes precedence. The setting applies only with [`init`](Self::init). A
+    /// value that is not an HTTP method is ignored, and is one of the [`warnings`](Self::warnings).
     pub fn with_known_methods<N: Into<String>>(
         mut self,
         methods: impl IntoIterator<Item = N>,
@@ -23,12 +23,12 @@ impl Config {
         self
     }
 
-    /// Sets the paths whose requests the layers of servers do not record at all, in place of
-    /// `TELEMETRY_EXCLUDED_PATHS`: a path such as `/healthz`, or with `*` at its end all paths that begin
-    /// so. The trace context of such a request is passed on.
+    /// Sets the paths of requests that server layers do not record at all. Overrides
+    /// `TELEMETRY_EXCLUDED_PATHS`. A pattern is a path such as `/healthz`, or a prefix followed by
+    /// `*`. The trace context of such a request is still propagated.
     ///
-    /// It holds for [`init`](Self::init) alone, beside the filters of a layer. What is no such pattern is
-    /// left out, and one of the [`warnings`](Self::warnings).
+    /// The setting applies only with [`init`](Self::init), in addition to the filters of a layer.
+    /// An invalid pattern is ignored, and is one of the [`warnings`](Self::warnings).
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -48,8 +48,9 @@ impl Config {
         self
     }
 
-    /// Sets the paths whose requests are in metrics alone, in place of
-    /// `TELEMETRY_TRACES_EXCLUDED_PATHS`, as [`with_excluded_paths`](Self::with_excluded_paths) does.
+    /// Sets the paths of requests that are recorded in metrics but not in traces, as
+    /// [`with_excluded_paths`](Self::with_excluded_paths) does. Overrides
+    /// `TELEMETRY_TRACES_EXCLUDED_PATHS`.
     pub fn with_paths_excluded_from_traces<P: AsRef<str>>(
         mut self,
         patterns: impl IntoIterator<Item = P>,
@@ -59,8 +60,9 @@ impl Config {
         self
     }
 
-    /// Sets the paths whose requests are in traces alone, in place of
-    /// `TELEMETRY_METRICS_EXCLUDED_PATHS`, as [`with_excluded_paths`](Self::with_excluded_paths) does.
+    /// Sets the paths of requests that are recorded in traces but not in metrics, as
+    /// [`with_excluded_paths`](Self::with_excluded_paths) does. Overrides
+    /// `TELEMETRY_METRICS_EXCLUDED_PATHS`.
     pub fn with_paths_excluded_from_metrics<P: AsRef<str>>(
         mut self,
         patterns: impl IntoIterator<Item = P>,
@@ -80,11 +82,12 @@ impl Config {
         excluded_paths::path_patterns(origin, patterns, &mut self.warnings)
     }
 
-    /// Sets the request headers that server layers capture, in place of
+    /// Sets the request headers that server layers capture. Overrides
     /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST`.
     ///
-    /// A layer's own setter beats it. It holds for [`init`](Self::init) alone. A header that carries
-    /// credentials by its name is not captured, and is one of the [`warnings`](Self::warnings).
+    /// A layer's own setter takes precedence. The setting applies only with [`init`](Self::init). A
+    /// header whose name suggests credentials is not captured, and is one of the
+    /// [`warnings`](Self::warnings).
     ///
     /// ```
     /// use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION};
@@ -104,9 +107,9 @@ impl Config {
         self
     }
 
-    /// Sets the response headers that server layers capture, in place of
-    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE`, as
+    /// Sets the response headers that server layers capture, as
     /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE`.
     pub fn with_captured_server_response_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,
@@ -116,9 +119,9 @@ impl Config {
         self
     }
 
-    /// Sets the request headers that client layers capture, in place of
-    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST`, as
+    /// Sets the request headers that client layers capture, as
     /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST`.
     pub fn with_captured_client_request_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,
@@ -128,9 +131,9 @@ impl Config {
         self
     }
 
-    /// Sets the response headers that client layers capture, in place of
-    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE`, as
+    /// Sets the response headers that client layers capture, as
     /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
+    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE`.
     pub fn with_captured_client_response_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,

@@ -1,4 +1,4 @@
-//! Settings of [`init`](crate::init), from variables and from code.
+//! Settings for [`init`](crate::init), from variables and from code.
 
 mod baggage_setter;
 mod builder;
@@ -8,6 +8,8 @@ mod env;
 mod env_otlp;
 pub(crate) mod error;
 mod layer_setters;
+#[cfg(feature = "logs")]
+mod log_setters;
 mod otlp_setters;
 mod part_setters;
 pub(crate) mod parts;

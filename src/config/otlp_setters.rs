@@ -1,4 +1,4 @@
-//! Setters of receivers of OTLP.
+//! Setters for OTLP receivers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::config::settings::otlp::{Compression, Endpoint, OtlpSettings, PemFile
 use crate::config::settings::signal::Signal;
 
 impl Config {
-    /// Sets the OTLP endpoint for all signals, in place of `OTEL_EXPORTER_OTLP_ENDPOINT` and its
-    /// like. It is a base: over HTTP, `/v1/traces` and so on is added to it.
+    /// Sets the OTLP endpoint of all signals. Overrides `OTEL_EXPORTER_OTLP_ENDPOINT` and the
+    /// signals' variables. The endpoint is a base URL: over HTTP, paths such as `/v1/traces` are
+    /// appended.
     pub fn with_endpoint(self, endpoint: impl Into<String>) -> Self {
         let endpoint = Endpoint {
             origin: "Config::with_endpoint".to_owned(),
@@ -23,27 +24,29 @@ impl Config {
         self.with_otlp_setting(endpoint, |otlp| &mut otlp.endpoint)
     }
 
-    /// Sets how OTLP is spoken, in place of `OTEL_EXPORTER_OTLP_PROTOCOL` and its like.
+    /// Sets the OTLP protocol of all signals. Overrides `OTEL_EXPORTER_OTLP_PROTOCOL` and the
+    /// signals' variables.
     pub fn with_protocol(self, protocol: Protocol) -> Self {
         self.with_otlp_setting(protocol, |otlp| &mut otlp.protocol)
     }
 
-    /// Sets how OTLP messages are compressed, in place of `OTEL_EXPORTER_OTLP_COMPRESSION` and its
-    /// like. Not at all by default.
+    /// Sets the compression of OTLP messages. Overrides `OTEL_EXPORTER_OTLP_COMPRESSION` and the
+    /// signals' variables. Defaults to no compression.
     pub fn with_compression(self, compression: Compression) -> Self {
         self.with_otlp_setting(compression, |otlp| &mut otlp.compression)
     }
 
-    /// Names a PEM file with the certificates that `https` receivers are to be trusted by, in
-    /// place of `OTEL_EXPORTER_OTLP_CERTIFICATE` and its like, and of the platform's roots.
+    /// Sets a PEM file with the certificates that `https` receivers are verified against, instead
+    /// of the platform's root certificates. Overrides `OTEL_EXPORTER_OTLP_CERTIFICATE` and the
+    /// signals' variables.
     pub fn with_ca_certificate(self, path: impl Into<PathBuf>) -> Self {
         let file = PemFile::new("Config::with_ca_certificate", path);
         self.with_otlp_setting(file, |otlp| &mut otlp.certificate)
     }
 
-    /// Names the PEM files with the certificate and the private key that this service shows to
-    /// `https` receivers, in place of `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`,
-    /// `OTEL_EXPORTER_OTLP_CLIENT_KEY` and their like.
+    /// Sets the PEM files with the client certificate and its private key for `https` receivers.
+    /// Overrides `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `OTEL_EXPORTER_OTLP_CLIENT_KEY` and the
+    /// signals' variables.
     pub fn with_client_certificate(
         self,
         certificate: impl Into<PathBuf>,
@@ -56,29 +59,29 @@ impl Config {
         .with_otlp_setting(PemFile::new(NAME, key), |otlp| &mut otlp.client_key)
     }
 
-    /// Sets whether an endpoint without a scheme means `http`, in place of
-    /// `OTEL_EXPORTER_OTLP_INSECURE` and its like; else it means `https`.
+    /// Sets whether an endpoint without a scheme uses `http` instead of `https`. Overrides
+    /// `OTEL_EXPORTER_OTLP_INSECURE` and the signals' variables.
     pub fn with_insecure(self, insecure: bool) -> Self {
         self.with_otlp_setting(insecure, |otlp| &mut otlp.insecure)
     }
 
-    /// Sets the headers of OTLP requests, in place of `OTEL_EXPORTER_OTLP_HEADERS` and its like.
-    /// They are for authentication, and never shown.
+    /// Sets the headers of OTLP requests, usually for authentication. Overrides
+    /// `OTEL_EXPORTER_OTLP_HEADERS` and the signals' variables. Values are never logged or shown.
     ///
-    /// Headers that belong to the message itself, such as `content-length` and `host`, are left out, as
-    /// are more than 256 headers. Each is one of the [`warnings`](Self::warnings).
+    /// Headers that describe the message itself, such as `content-length` and `host`, are ignored,
+    /// and so are headers beyond 256. Both are reported by [`warnings`](Self::warnings).
     pub fn with_headers(mut self, headers: HeaderMap) -> Self {
         let headers = usable("Config::with_headers", headers, &mut self.warnings);
         self.with_otlp_setting(headers, |otlp| &mut otlp.headers)
     }
 
-    /// Takes headers of OTLP requests from `callback`, for tokens that expire.
+    /// Sets a callback that returns headers of OTLP requests, for tokens that expire.
     ///
-    /// It is called for each attempt to send a message, on the thread that exports: it must not block.
-    /// Refresh the token elsewhere, and hand out the last one here. Its headers replace those of
-    /// [`with_headers`](Self::with_headers) and of variables that have the same names; the others are
-    /// sent too. Where it panics, the others are sent alone. Headers that belong to the message itself
-    /// are left out.
+    /// The callback runs for each attempt to send a message, on the export thread, and must not
+    /// block. Refresh the token elsewhere, and return the current one here. The callback's headers
+    /// replace headers of the same names from [`with_headers`](Self::with_headers) and from
+    /// variables; the other headers are still sent. If the callback panics, only the others are
+    /// sent. Headers that describe the message itself are ignored.
     ///
     /// ```
     /// use std::sync::{Arc, RwLock};
@@ -102,15 +105,15 @@ impl Config {
         self.with_otlp_setting(callback, |otlp| &mut otlp.headers_from)
     }
 
-    /// Has the crate `opentelemetry-otlp` send all telemetry, in place of this crate's own exporter and of
-    /// `OTLP_EXPORTER` and its like. For one signal, see
+    /// Sends all telemetry with the crate `opentelemetry-otlp` instead of this crate's own
+    /// exporter. Overrides `OTLP_EXPORTER` and the signals' variables. For one signal, see
     /// [`OtlpSettings::with_reference_exporter`].
     ///
-    /// All settings hold for it, and queues, attempts, counts, flush and shutdown stay those of this crate:
-    /// its own retries are off. It does not split metrics, and it passes on what it is given (a key twice,
-    /// and in JSON `NaN` as `null`). Over gRPC it hides how much a receiver rejected:
-    /// [`SignalStats::rejected`](crate::stats::SignalStats::rejected) is `None` then. `docs/exporters.md` in
-    /// the repository compares both.
+    /// All settings apply to it, and queues, retries, counts, flush and shutdown remain those of
+    /// this crate: its own retries are disabled. It does not split metrics, and it sends data
+    /// unchanged (duplicate keys, and `NaN` as `null` in JSON). Over gRPC it hides how many items a
+    /// receiver rejected, so [`SignalStats::rejected`](crate::stats::SignalStats::rejected) is
+    /// `None`. `docs/exporters.md` in the repository compares both exporters.
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -122,20 +125,20 @@ impl Config {
         self.with_otlp_setting(true, |otlp| &mut otlp.reference)
     }
 
-    /// Sets how traces reach their receiver, in place of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and its
-    /// like. What `settings` does not set stays as it is.
+    /// Sets the OTLP receiver of traces. Overrides `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and the
+    /// variables like it. Fields that `settings` leaves unset are unchanged.
     pub fn with_traces_otlp(self, settings: OtlpSettings) -> Self {
         self.with_otlp_of(Signal::Traces, "Config::with_traces_otlp", settings)
     }
 
-    /// Sets how metrics reach their receiver, in place of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` and its
-    /// like. What `settings` does not set stays as it is.
+    /// Sets the OTLP receiver of metrics. Overrides `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` and the
+    /// variables like it. Fields that `settings` leaves unset are unchanged.
     pub fn with_metrics_otlp(self, settings: OtlpSettings) -> Self {
         self.with_otlp_of(Signal::Metrics, "Config::with_metrics_otlp", settings)
     }
 
-    /// Sets how log records reach their receiver, in place of `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` and its
-    /// like. What `settings` does not set stays as it is.
+    /// Sets the OTLP receiver of log records. Overrides `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` and the
+    /// variables like it. Fields that `settings` leaves unset are unchanged.
     pub fn with_logs_otlp(self, settings: OtlpSettings) -> Self {
         self.with_otlp_of(Signal::Logs, "Config::with_logs_otlp", settings)
     }
@@ -158,25 +161,27 @@ impl Config {
         self
     }
 
-    /// Sets the bound of one attempt to send a message, in place of `OTEL_EXPORTER_OTLP_TIMEOUT` and
-    /// its like. Default 10 seconds, from 1 ms to a day.
+    /// Sets the timeout of one attempt to send a message. Overrides `OTEL_EXPORTER_OTLP_TIMEOUT`
+    /// and the signals' variables. Defaults to 10 seconds, and is limited to the range from 1 ms to
+    /// one day.
     ///
-    /// The specification bounds an export with all its attempts. Here an attempt that fails is
-    /// followed by others for as long as there is room for what waits, so that an outage loses
-    /// nothing; see [`with_max_retry_age`](Self::with_max_retry_age).
+    /// In the specification, the timeout covers an export with all its retries. Here, a failed
+    /// attempt is retried for as long as the queue has room for newer items, so that an outage
+    /// loses nothing; see [`with_max_retry_age`](Self::with_max_retry_age).
     pub fn with_export_timeout(self, timeout: Duration) -> Self {
         self.with_otlp_setting(within_a_day(timeout), |otlp| &mut otlp.timeout)
     }
 
-    /// Sets for how long a message that its receiver does not take is kept and sent again. Default 5
-    /// minutes, from 1 ms to a day.
+    /// Sets how long a message is kept and retried if its receiver does not accept it. Defaults to
+    /// 5 minutes, and is limited to the range from 1 ms to one day.
     ///
-    /// Spans, log records and, of delta temporality, metric points are kept after connection errors
-    /// and answers that OTLP calls retryable; spans and log records after timeouts too, so that a
-    /// receiver may get them twice. The pauses between attempts are random and grow from 100 ms to 5
-    /// seconds, or are as long as the receiver asks (`Retry-After`, `RetryInfo`). What is kept has
-    /// its place in the queue. When newer items need that, the oldest message goes, and is counted as
-    /// [`dropped`](crate::stats::SignalStats::dropped). A shutdown tries until its timeout.
+    /// Spans, log records and metric points with delta temporality are retried after connection
+    /// errors and responses that OTLP calls retryable. Spans and log records are also retried after
+    /// timeouts, so a receiver may get them twice. The pauses between attempts are random and grow
+    /// from 100 ms to 5 seconds, or are as long as the receiver requests (`Retry-After`,
+    /// `RetryInfo`). A kept message occupies its place in the queue. If newer items need the place,
+    /// the oldest message is dropped and counted in
+    /// [`dropped`](crate::stats::SignalStats::dropped). Shutdown retries until its timeout.
     ///
     /// ```
     /// use std::time::Duration;
@@ -189,7 +194,7 @@ impl Config {
         self
     }
 
-    /// Sets one setting of OTLP for all signals, in place of what was set for one of them.
+    /// Sets one OTLP setting for all signals, and clears it for each signal.
     fn with_otlp_setting<T>(
         mut self,
         value: T,

@@ -1,4 +1,4 @@
-//! Setters for the parts of the pipeline that the application brings.
+//! Setters for custom parts of the pipeline.
 
 use opentelemetry::KeyValue;
 #[cfg(feature = "logs")]
@@ -14,24 +14,25 @@ use crate::config::builder::Config;
 use crate::config::parts::{Buckets, GivenSpanProcessor, Named, SpanExport};
 use crate::providers::variables::ConfigWarning;
 
-/// # Parts of your own
+/// # Custom parts
 ///
-/// Parts of OpenTelemetry's SDK, any number of them, beside OTLP, or in its place with
-/// [`with_exporters([])`](Config::with_exporters). Spans of the layers and of handler code reach them.
-/// `docs/parts.md` says on which thread each of them runs, and what it costs. What is lost in them is in
-/// [`Stats::parts`](crate::stats::Stats::parts), and [`TelemetryGuard`](crate::TelemetryGuard) flushes them
-/// and shuts them down within its own deadline. Where telemetry is switched off, they are not used.
+/// Any number of components of the OpenTelemetry SDK can run in addition to OTLP, or instead of it
+/// with [`with_exporters([])`](Config::with_exporters). Spans of the layers and of handler code
+/// reach them. `docs/parts.md` lists the thread of each part and its cost. Losses in parts are
+/// counted in [`Stats::parts`](crate::stats::Stats::parts).
+/// [`TelemetryGuard`](crate::TelemetryGuard) flushes parts and shuts them down within its own
+/// timeout. While telemetry is disabled, parts are not used.
 impl Config {
     /// Adds a span processor (trace SDK, "Span processor").
     ///
-    /// Its `on_start` may change the span, and its `on_end` gets a copy of each span that is recorded.
-    /// Both run on the thread of the request, so that they must not block. Processors are called in the
-    /// order in which they were added. With a processor, spans are those of the SDK, which costs more.
+    /// Its `on_start` may change the span, and its `on_end` receives a copy of each recorded span.
+    /// Both run on the thread of the request and must not block. Processors run in the order in
+    /// which they were added. A span processor requires the SDK's spans, which cost more.
     ///
-    /// A processor changes its own copy of an ended span, and others do not see it. To redact or to filter
-    /// what is exported, use [`with_span_processor_around`](Self::with_span_processor_around).
+    /// A processor changes only its own copy of an ended span. To redact or filter exported spans,
+    /// use [`with_span_processor_around`](Self::with_span_processor_around).
     ///
-    /// A panic is caught, counted, and told once.
+    /// A panic is caught and counted, and is logged once.
     ///
     /// ```
     /// use std::time::Duration;
@@ -65,13 +66,13 @@ impl Config {
         self
     }
 
-    /// Adds a span processor that stands around the export: it is made by `wrap`, from the processor that
-    /// hands ended spans to all exporters (trace SDK, "Span processor").
+    /// Adds a span processor that wraps the export. `wrap` creates it from the processor that
+    /// passes ended spans to all exporters (trace SDK, "Span processor").
     ///
-    /// It decides which spans are exported, and what is in them: over OTLP, on the console, and by
-    /// exporters of your own. Of several, the first one gets a span first. All else is as with
-    /// [`with_span_processor`](Self::with_span_processor). A span whose `on_end` panics is not exported,
-    /// because it may not be redacted yet; it is counted as lost.
+    /// The processor decides which spans are exported and what they contain: over OTLP, on the
+    /// console, and by custom exporters. The first of several processors gets a span first.
+    /// Otherwise it behaves as with [`with_span_processor`](Self::with_span_processor). If `on_end`
+    /// panics, the span is not exported, because it may not be redacted yet; it is counted as lost.
     ///
     /// ```
     /// use std::time::Duration;
@@ -111,9 +112,9 @@ impl Config {
 
     /// Adds a span exporter (trace SDK, "Span Exporter").
     ///
-    /// It runs on a thread of its own, in a tokio runtime, and may block. Sampled spans wait for it in a
-    /// queue of its own, as [`with_span_batch`](Self::with_span_batch) has it. The batch of an export that
-    /// fails or panics is lost: retries are up to the exporter.
+    /// It runs on its own thread, in a tokio runtime, and may block. Sampled spans wait in its own
+    /// queue, which [`with_span_batch`](Self::with_span_batch) configures. If an export fails or
+    /// panics, its batch is lost: the exporter is responsible for retries.
     ///
     /// ```
     /// use opentelemetry_sdk::trace::InMemorySpanExporter;
@@ -130,10 +131,10 @@ impl Config {
 
     /// Adds a log processor (logs SDK, "LogRecordProcessor").
     ///
-    /// It is called on the thread that logs, so that it must not block. Processors are called in the order
-    /// in which they were added, and before the export: what one changes in a record, the next ones and
-    /// all exporters see. Log records that a processor causes are not recorded. A panic is caught, counted,
-    /// and told once.
+    /// It runs on the thread that logs and must not block. Processors run in the order in which
+    /// they were added, and before the export: later processors and all exporters see their
+    /// changes. Log records that a processor causes are not recorded. A panic is caught and
+    /// counted, and is logged once.
     ///
     /// ```
     /// use std::time::Duration;
@@ -162,9 +163,9 @@ impl Config {
 
     /// Adds a log exporter (logs SDK, "LogRecordExporter").
     ///
-    /// It runs on a thread of its own, in a tokio runtime, and may block. Records wait for it in a queue of
-    /// its own, as [`with_log_batch`](Self::with_log_batch) has it. The batch of an export that fails or
-    /// panics is lost. [`with_limits`](Self::with_limits) does not hold for its records.
+    /// It runs on its own thread, in a tokio runtime, and may block. Records wait in its own queue,
+    /// which [`with_log_batch`](Self::with_log_batch) configures. If an export fails or panics, its
+    /// batch is lost. [`with_limits`](Self::with_limits) does not apply to its records.
     ///
     /// ```
     /// use opentelemetry_sdk::logs::InMemoryLogExporter;
@@ -180,11 +181,11 @@ impl Config {
         self
     }
 
-    /// Adds a metric reader (metrics SDK, "MetricReader"), for instance the one of
+    /// Adds a metric reader (metrics SDK, "MetricReader"), for example the reader of
     /// `opentelemetry-prometheus`.
     ///
-    /// It collects when and where it likes. Its flush and its shutdown run on a thread of its own, and may
-    /// block. What it collects is not known here, so that
+    /// The reader chooses when and on which thread it collects. Its flush and its shutdown run on a
+    /// separate thread and may block. This crate cannot count what a reader collects, so
     /// [`PartStats::counts`](crate::stats::PartStats::counts) is `None`.
     ///
     /// ```
@@ -201,10 +202,10 @@ impl Config {
 
     /// Adds a metric exporter (metrics SDK, "Push Metric Exporter").
     ///
-    /// It runs on a thread of its own, in a tokio runtime, and may block. Metrics are collected for it
-    /// there, as [`with_metric_interval`](Self::with_metric_interval) and
-    /// [`with_metric_export_timeout`](Self::with_metric_export_timeout) have it, with the temporality that
-    /// the exporter names.
+    /// It runs on its own thread, in a tokio runtime, and may block. Metrics are collected on that
+    /// thread, as configured with [`with_metric_interval`](Self::with_metric_interval) and
+    /// [`with_metric_export_timeout`](Self::with_metric_export_timeout), and with the exporter's
+    /// temporality.
     ///
     /// ```
     /// use opentelemetry_sdk::metrics::InMemoryMetricExporter;
@@ -219,12 +220,13 @@ impl Config {
         self
     }
 
-    /// Adds a view (metrics SDK, "View"), for all readers and exporters.
+    /// Adds a view (metrics SDK, "View") for all readers and exporters.
     ///
-    /// A view decides alone about the instruments that it returns a stream for: their buckets, and how many
-    /// series they may have, which is 2,000 where the stream does not say it (10,000 for the metrics of
-    /// the layers without a view). An instrument for which several views return a stream becomes several
-    /// metrics. A view that panics has no effect on the instrument, and one warning says so.
+    /// For each instrument for which the view returns a stream, the view alone sets the buckets and
+    /// the cardinality limit. The limit is 2,000 series if the stream does not set one; without a
+    /// view, the metrics of the layers have 10,000. If several views return a stream for an
+    /// instrument, it becomes several metrics. A view that panics has no effect on the instrument,
+    /// and a warning is logged once.
     ///
     /// ```
     /// use opentelemetry_sdk::metrics::{Aggregation, Instrument, Stream};
@@ -244,13 +246,13 @@ impl Config {
         self
     }
 
-    /// Sets the bounds of the buckets of a histogram, in the unit of the histogram and in ascending order
-    /// (metrics SDK, "Explicit Bucket Histogram Aggregation"). The histogram may be one of the layers, of
-    /// handler code or of a library.
+    /// Sets the bucket boundaries of a histogram, in the histogram's unit and in ascending order
+    /// (metrics SDK, "Explicit Bucket Histogram Aggregation"). The histogram may belong to a layer,
+    /// to handler code or to a library.
     ///
-    /// They hold over [`with_histogram_aggregation`](Self::with_histogram_aggregation). Of several calls
-    /// for one name, the last one holds. Bounds that are not in ascending order, or not finite, have no
-    /// effect, and are one of the [`warnings`](Self::warnings).
+    /// The boundaries override [`with_histogram_aggregation`](Self::with_histogram_aggregation).
+    /// The last call for a name applies. Boundaries that are not finite or not ascending have no
+    /// effect, and are reported by [`warnings`](Self::warnings).
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -280,10 +282,11 @@ impl Config {
         self
     }
 
-    /// Sets the generator of the ids of traces and spans (trace SDK, "Id Generators"). With one, spans are
-    /// those of the SDK, which costs more.
+    /// Sets the generator of trace ids and span ids (trace SDK, "Id Generators"). A custom
+    /// generator requires the SDK's spans, which cost more.
     ///
-    /// It is asked on the thread of the request. Where it panics, ids are random, and one warning says so.
+    /// It runs on the thread of the request. If it panics, the ids are random, and a warning is
+    /// logged once.
     ///
     /// ```
     /// use opentelemetry_sdk::trace::RandomIdGenerator;
@@ -296,11 +299,12 @@ impl Config {
         self
     }
 
-    /// Adds what a detector finds to the resource (resource SDK, "Detecting resource information from the
-    /// environment"). It is asked at once, on this thread.
+    /// Adds the attributes that a detector finds to the resource (resource SDK, "Detecting resource
+    /// information from the environment"). The detector runs immediately, on this thread.
     ///
-    /// Its attributes hold over those that are found by default, and those of variables and of other
-    /// setters hold over them. A detector that panics is one of the [`warnings`](Self::warnings).
+    /// Its attributes override the ones that are detected by default; variables and other setters
+    /// override its attributes. If the detector panics, there is one of the
+    /// [`warnings`](Self::warnings).
     ///
     /// ```
     /// use opentelemetry::KeyValue;
@@ -320,7 +324,7 @@ impl Config {
     /// ```
     #[allow(
         clippy::needless_pass_by_value,
-        reason = "callers make a detector for the call, and it has no use after it"
+        reason = "callers create a detector for the call and do not need it afterwards"
     )]
     pub fn with_resource_detector(mut self, detector: impl ResourceDetector) -> Self {
         match caught(|| detector.detect()) {
@@ -332,7 +336,7 @@ impl Config {
             }
             None => {
                 let origin = "Config::with_resource_detector";
-                let consequence = "has panicked; its attributes are missing";
+                let consequence = "panicked; its attributes are missing";
                 let warning = ConfigWarning::new(origin, None, consequence);
                 self.warnings.push(warning);
             }

@@ -1,4 +1,4 @@
-//! The parts of the pipeline that the application brings.
+//! Custom parts of the pipeline.
 
 use std::any::type_name;
 use std::fmt;
@@ -18,14 +18,14 @@ use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{Instrument, Stream, Temporality};
 use opentelemetry_sdk::trace::{IdGenerator, Span, SpanData, SpanExporter, SpanProcessor};
 
-/// A part, and the name of its type.
+/// A part and the name of its type.
 pub(crate) struct Named<P> {
     pub(crate) name: String,
     pub(crate) part: P,
 }
 
 impl<P> Named<P> {
-    /// Names a part by the last word of its type, without the path and the parameters.
+    /// Names a part by its type, without the path and the parameters.
     pub(crate) fn of<T>(part: P) -> Self {
         let name = type_name::<T>();
         let name = name.split('<').next().unwrap_or(name);
@@ -37,24 +37,24 @@ impl<P> Named<P> {
     }
 }
 
-/// A span processor, and whether it stands around the export.
+/// A span processor, which may wrap the export.
 pub(crate) struct GivenSpanProcessor {
     pub(crate) processor: Box<dyn SpanProcessor>,
-    /// The export that it stands around; `None` for one that stands beside.
+    /// The wrapped export; `None` for a processor that does not wrap it.
     pub(crate) around: Option<SpanExport>,
 }
 
 pub(crate) type View = Arc<dyn Fn(&Instrument) -> Option<Stream> + Send + Sync>;
 
-/// The bounds of the buckets of one histogram.
+/// The bucket boundaries of one histogram.
 #[derive(Clone, Debug)]
 pub(crate) struct Buckets {
-    /// In lower case: names of instruments are equal in any case.
+    /// In lower case, because instrument names are case-insensitive.
     pub(crate) name: String,
     pub(crate) bounds: Vec<f64>,
 }
 
-/// All that the application brings.
+/// All custom parts.
 #[derive(Default)]
 pub(crate) struct Parts {
     pub(crate) span_processors: Vec<Named<GivenSpanProcessor>>,
@@ -68,17 +68,17 @@ pub(crate) struct Parts {
     pub(crate) views: Vec<View>,
     pub(crate) buckets: Vec<Buckets>,
     pub(crate) id_generator: Option<Box<dyn IdGenerator>>,
-    /// The attributes that resource detectors have found.
+    /// The attributes from resource detectors.
     pub(crate) detected: Vec<KeyValue>,
 }
 
 impl Parts {
-    /// Returns whether spans have to be those of the SDK.
+    /// Returns whether a part requires the SDK's spans.
     pub(crate) fn need_sdk_spans(&self) -> bool {
         !self.span_processors.is_empty() || self.id_generator.is_some()
     }
 
-    /// Returns whether log records go to a part.
+    /// Returns whether any part receives log records.
     pub(crate) fn take_logs(&self) -> bool {
         #[cfg(feature = "logs")]
         return !self.log_processors.is_empty() || !self.log_exporters.is_empty();
@@ -86,7 +86,7 @@ impl Parts {
         false
     }
 
-    /// Returns the kinds and the names of all that telemetry goes through.
+    /// Returns the kinds and the names of all parts.
     pub(crate) fn names(&self) -> Vec<String> {
         fn list<P>(kind: &str, parts: &[Named<P>]) -> Vec<String> {
             let names = parts.iter().map(|part| format!("{kind}({})", part.name));
@@ -105,7 +105,7 @@ impl Parts {
     }
 }
 
-/// Shows names and numbers. A part may hold secrets.
+/// Shows only names and counts, because a part may contain secrets.
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
@@ -118,18 +118,18 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// Hands ended spans to all exporters: over OTLP, to the console, and to those that
-/// [`Config::with_span_exporter`](crate::Config::with_span_exporter) was given.
+/// Passes ended spans to all exporters: over OTLP, to the console, and to exporters that were added
+/// with [`Config::with_span_exporter`](crate::Config::with_span_exporter).
 ///
-/// It is the inner processor of one that
-/// [`Config::with_span_processor_around`](crate::Config::with_span_processor_around) is given. A span that
-/// is not passed to its `on_end` is not exported. Its `force_flush` and `shutdown` do nothing:
+/// It is the inner processor of a processor that is added with
+/// [`Config::with_span_processor_around`](crate::Config::with_span_processor_around). A span is
+/// exported only if it is passed to `on_end`. `force_flush` and `shutdown` do nothing, because
 /// [`TelemetryGuard`](crate::TelemetryGuard) flushes the exporters after the processor.
 #[derive(Clone, Default)]
 pub struct SpanExport(Arc<OnceLock<Box<dyn SpanProcessor>>>);
 
 impl SpanExport {
-    /// Connects it, once the exporters are there.
+    /// Connects the exporters, once they are built.
     pub(crate) fn connect(&self, export: Box<dyn SpanProcessor>) {
         let _ = self.0.set(export);
     }
@@ -163,7 +163,7 @@ impl SpanProcessor for SpanExport {
     }
 }
 
-/// An export that is under way.
+/// An export in progress.
 pub(crate) type Exporting<'a> = Pin<Box<dyn Future<Output = OTelSdkResult> + Send + 'a>>;
 
 /// A [`SpanExporter`] of any type.

@@ -1,4 +1,4 @@
-//! Variables and setters of the server for Prometheus.
+//! The variables and setters for the Prometheus server.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::config::settings::prometheus_server::PrometheusServer;
 use crate::providers::variables::Variables;
 
 impl Variables<'_> {
-    /// The place that the specification has ("Prometheus Exporter").
+    /// Reads the address of the server (specification, "Prometheus Exporter").
     pub(super) fn prometheus_server(&mut self) -> PrometheusServer {
         const HOST: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
         let is_host = |text: &String| {
@@ -16,7 +16,7 @@ impl Variables<'_> {
         };
         let mut host = self.text(HOST);
         if let Some(other) = host.take_if(|text| !is_host(text)) {
-            let consequence = "is neither an address nor the name of a host; using localhost";
+            let consequence = "is neither an address nor a host name; using localhost";
             self.warn(HOST, Some(&other), consequence);
         }
         PrometheusServer {
@@ -27,13 +27,14 @@ impl Variables<'_> {
 }
 
 impl Config {
-    /// Sets where `/metrics` is served to Prometheus, in place of `OTEL_EXPORTER_PROMETHEUS_HOST` and
-    /// `OTEL_EXPORTER_PROMETHEUS_PORT`. `localhost:9464` by default. It is served where
-    /// [`Exporter::Prometheus`](crate::config::Exporter::Prometheus) is chosen.
+    /// Sets the address at which `/metrics` is served to Prometheus. Overrides
+    /// `OTEL_EXPORTER_PROMETHEUS_HOST` and `OTEL_EXPORTER_PROMETHEUS_PORT`. Defaults to
+    /// `localhost:9464`. The server runs only with the exporter
+    /// [`Exporter::Prometheus`](crate::config::Exporter::Prometheus).
     ///
-    /// A port that is taken does not end the service: one warning says so, and it is tried again each
-    /// second. Port 0 is any free port;
-    /// [`local_addr`](crate::prometheus::PrometheusService::local_addr) tells which.
+    /// If the port is in use, the service continues: a warning is logged once, and binding is
+    /// retried every second. Port 0 selects a free port, which
+    /// [`local_addr`](crate::prometheus::PrometheusService::local_addr) returns.
     ///
     /// ```
     /// use tower_telemetry::{Config, config::Exporter};
@@ -50,8 +51,9 @@ impl Config {
         self
     }
 
-    /// Has no port opened for Prometheus: mount
-    /// [`TelemetryGuard::prometheus`](crate::TelemetryGuard::prometheus) in your own application.
+    /// Disables the Prometheus server. Mount
+    /// [`TelemetryGuard::prometheus`](crate::TelemetryGuard::prometheus) in your own application
+    /// instead.
     pub fn without_prometheus_server(mut self) -> Self {
         self.prometheus_server = None;
         self

@@ -1,4 +1,4 @@
-//! The setters for proxies, and which one leads to a receiver.
+//! The setters for proxies, and the proxy for each receiver.
 
 use crate::config::Config;
 use crate::config::endpoint::Target;
@@ -6,13 +6,13 @@ use crate::config::error::InitError;
 use crate::config::proxy::{Proxy, ProxySettings};
 
 impl Config {
-    /// Sends all that goes over OTLP through a proxy, in place of `HTTPS_PROXY`, `HTTP_PROXY`,
-    /// `ALL_PROXY` and `NO_PROXY`: receivers on this machine too, Unix sockets excepted.
+    /// Sends all OTLP traffic through a proxy, including traffic to receivers on this machine,
+    /// except over Unix sockets. Overrides `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     ///
-    /// The URL's scheme is `http`, `https` or `socks5`; it may hold a name and a password, which are
-    /// percent-encoded there and are never shown. An `http` endpoint that speaks HTTP is asked for by
-    /// its whole URL, which every proxy forwards. gRPC and `https` go through a tunnel (`CONNECT`).
-    /// [`init`](Self::init) fails where the URL cannot be used.
+    /// The scheme of the URL is `http`, `https` or `socks5`. The URL may contain a percent-encoded
+    /// user and password, which are never shown. For an `http` endpoint that uses HTTP/1, the proxy
+    /// forwards each request. gRPC and `https` go through a tunnel (`CONNECT`).
+    /// [`init`](Self::init) fails if the URL is invalid.
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -25,13 +25,13 @@ impl Config {
         self
     }
 
-    /// Connects to all receivers directly, whatever `HTTPS_PROXY` and its like say.
+    /// Connects to all receivers directly. Overrides `HTTPS_PROXY` and the variables like it.
     pub fn without_proxy(mut self) -> Self {
         self.proxies = ProxySettings::Direct;
         self
     }
 
-    /// The proxy on the way to a receiver.
+    /// Returns the proxy for a receiver.
     pub(crate) fn proxy(&self, target: &Target) -> Result<Option<Proxy>, InitError> {
         if target.socket.is_some() {
             return Ok(None);
@@ -39,7 +39,7 @@ impl Config {
         let found = self.proxies.on_the_way_to(&target.uri, target.is_local());
         found.map_err(|reason| InitError::Endpoint {
             origin: "Config::with_proxy".to_owned(),
-            // A password can be anywhere in it.
+            // A malformed URL may contain a password anywhere.
             endpoint: "(not shown)".to_owned(),
             reason,
         })
@@ -68,7 +68,7 @@ mod tests {
     const HTTPS: &str = "https://receiver.example:4318";
 
     #[test]
-    fn the_scheme_of_the_endpoint_chooses_the_variable_and_either_case_will_do() {
+    fn the_endpoints_scheme_selects_the_variable_in_either_case() {
         let (a, b) = (("HTTP_PROXY", "http://a:1"), ("ALL_PROXY", "socks5://b:2"));
         let lower = [("http_proxy", "a:1"), ("all_proxy", "socks5h://b:2")];
         for (variables, expected) in [
@@ -96,7 +96,7 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[test]
-    fn https_has_variables_of_its_own() {
+    fn https_has_its_own_variables() {
         for (variables, expected) in [
             (&[("HTTPS_PROXY", "https://a")][..], Some("https://a:443")),
             (&[("https_proxy", "a:1")], Some("http://a:1")),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_can_be_excepted_and_this_machine_is() {
+    fn no_proxy_exempts_hosts_and_this_machine_is_always_exempt() {
         for (except, endpoint, is_direct) in [
             ("", HTTP, false),
             ("*", HTTP, true),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn code_beats_variables_and_holds_for_this_machine_too() {
+    fn code_overrides_variables_and_applies_to_this_machine_too() {
         let variables = [("HTTP_PROXY", "a:1"), ("NO_PROXY", "*")];
         let set = || config(&variables).with_proxy("b:2");
         for endpoint in [HTTP, "http://localhost:4318"] {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_used_is_named_once_and_never_shown() {
+    fn an_invalid_value_is_reported_once_and_never_shown() {
         for text in [
             "http://user:se#cret@proxy:3128",
             "http://user:se/cret@proxy:3128",
@@ -174,7 +174,7 @@ mod tests {
                 assert_eq!(warnings.len(), 1, "{text} {warnings:?}");
                 let line = warnings[0].to_string();
                 assert!(line.starts_with(name), "{line}");
-                assert!(line.ends_with("; it is left out"), "{line}");
+                assert!(line.ends_with("; it is ignored"), "{line}");
                 let all = format!("{line} {config:?} {config}");
                 assert!(!all.contains("cret"), "{all}");
                 assert_eq!(proxy(config, HTTP), None, "{text}");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_decoded_and_kept_apart_from_what_is_shown() {
+    fn credentials_are_decoded_and_never_shown() {
         for (text, basic, user) in [
             ("http://me:s%40cret@p:1", Some("Basic bWU6c0BjcmV0"), None),
             ("http://me@p:1", Some("Basic bWU6"), None),

@@ -1,4 +1,4 @@
-//! Proxies between this service and its receivers.
+//! The proxies for OTLP receivers.
 
 use std::fmt;
 
@@ -8,18 +8,18 @@ use hyper_util::client::proxy::matcher::Matcher;
 use crate::config::settings::shown;
 use crate::providers::variables::Variables;
 
-/// Which proxies there are, and for which receivers.
+/// The configured proxies.
 #[derive(Clone, Default)]
 pub(crate) enum ProxySettings {
-    /// None.
+    /// No proxy.
     #[default]
     Direct,
     Environment(Box<ProxyVariables>),
-    /// From code, for all receivers. The text may be none of a proxy.
+    /// The proxy for all receivers, as set in code. The URL may be invalid.
     Always(String),
 }
 
-/// Proxies by the scheme of the endpoint, except for some hosts.
+/// The proxies for each scheme of endpoints, and the exempt hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyVariables {
     http: Option<Proxy>,
@@ -27,19 +27,19 @@ pub(crate) struct ProxyVariables {
     except: String,
 }
 
-/// One proxy.
+/// A proxy.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Proxy {
-    /// Scheme, host and port. Credentials are not in it.
+    /// Scheme, host and port, without credentials.
     pub(crate) uri: Uri,
-    /// `Proxy-Authorization`, for a proxy that speaks HTTP.
+    /// `Proxy-Authorization`, for an HTTP proxy.
     pub(crate) basic: Option<HeaderValue>,
-    /// Name and password, for one that speaks SOCKS.
+    /// User and password, for a SOCKS proxy.
     pub(crate) user: Option<(String, String)>,
 }
 
 impl ProxySettings {
-    /// The proxy on the way to a receiver, or why the text of code names none.
+    /// Returns the proxy for a receiver. Fails if the URL that was set in code is invalid.
     pub(crate) fn on_the_way_to(
         &self,
         uri: &Uri,
@@ -48,8 +48,7 @@ impl ProxySettings {
         match self {
             Self::Direct => Ok(None),
             Self::Always(text) => Proxy::parse(text).map(Some),
-            // As Go has it: no proxy leads to the loopback interface of this machine, which is where
-            // the default endpoint is.
+            // As in Go, no proxy is used for the loopback interface, where the default endpoint is.
             Self::Environment(_) if is_local => Ok(None),
             Self::Environment(variables) => {
                 let proxy = match uri.scheme_str() {
@@ -63,7 +62,8 @@ impl ProxySettings {
     }
 }
 
-/// Whether `NO_PROXY` names the host: as curl reads it, and as Go does `*.example.com` and ports.
+/// Returns whether `NO_PROXY` contains the host. The syntax is curl's, with `*.example.com` and
+/// ports as in Go.
 fn is_excepted(uri: &Uri, except: &str) -> bool {
     let is_https = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
@@ -97,16 +97,16 @@ impl Proxy {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let host = authority.rsplit('@').next().unwrap_or("");
-        // A character that is not encoded may end the host early: a password would be taken for a host.
+        // An unencoded delimiter may end the host early, so a password would be used as the host.
         if authority.contains(['/', '?', '#', '\\']) || authority.matches('@').count() > 1 {
             return Err(NOT_A_URL);
         }
         let default_port = match scheme.to_ascii_lowercase().as_str() {
             "http" => 80,
             "https" if cfg!(feature = "tls") => 443,
-            "https" => return Err("needs TLS; switch on the feature `tls` of tower-telemetry"),
+            "https" => return Err("requires TLS; enable the feature `tls` of tower-telemetry"),
             "socks5" | "socks5h" => 1080,
-            _ => return Err("has a scheme that is none of http, https and socks5"),
+            _ => return Err("has a scheme other than http, https and socks5"),
         };
         let matcher = Matcher::builder().all(text).build();
         let found = matcher.intercept(&Uri::from_static("http://receiver"));
@@ -120,7 +120,7 @@ impl Proxy {
         };
         let user = found.raw_auth();
         if user.is_some_and(|(name, password)| name.len().max(password.len()) > 255) {
-            return Err("has a name or a password that is too long for SOCKS");
+            return Err("has a user or a password that is too long for SOCKS");
         }
         let port = uri.port_u16().unwrap_or(default_port);
         Ok(Self {
@@ -142,7 +142,7 @@ impl Proxy {
     }
 }
 
-/// The proxy without credentials.
+/// Writes the proxy without credentials.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = self.uri.authority().map_or("", |one| one.as_str());
@@ -172,11 +172,11 @@ impl fmt::Debug for ProxySettings {
 
 impl Variables<'_> {
     pub(crate) fn proxies(&mut self) -> ProxySettings {
-        // Of CGI: there a request's header `Proxy` would be this variable.
+        // In CGI, the request header `Proxy` becomes this variable.
         let is_cgi = self.text("REQUEST_METHOD").is_some();
         if is_cgi && self.text("HTTP_PROXY").is_some() {
             let consequence =
-                "is not used, as REQUEST_METHOD is set: a CGI request may have set it";
+                "is ignored because REQUEST_METHOD is set: a CGI request may have set it";
             self.warn("HTTP_PROXY", None, consequence);
         }
         let names: &[_] = match is_cgi {
@@ -198,15 +198,15 @@ impl Variables<'_> {
         }))
     }
 
-    /// The proxy of the first of some variables that is set.
+    /// Reads the proxy from the first of these variables that is set.
     fn proxy(&mut self, names: &[&str]) -> Option<Proxy> {
         let mut found = names.iter().map(|name| (name, self.text(name)));
         let (name, text) = found.find_map(|(name, text)| Some((*name, text?)))?;
         match Proxy::parse(&text) {
             Ok(proxy) => Some(proxy),
             Err(reason) => {
-                // Not shown: a password can be anywhere in it.
-                self.warn(name, None, format!("{reason}; it is left out"));
+                // The value is not shown, because a malformed URL may contain a password anywhere.
+                self.warn(name, None, format!("{reason}; it is ignored"));
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! The attributes that describe the service on all of its telemetry.
+//! The resource: the attributes that describe the service in all telemetry.
 
 use std::fs;
 
@@ -10,11 +10,11 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use crate::config::builder::Config;
 use crate::semconv::resource as names;
 
-/// The resource: code over dedicated variables over `OTEL_RESOURCE_ATTRIBUTES` over what detectors of the
-/// application find over what is found here.
+/// Returns the resource. Attributes come from, highest precedence first: setters, dedicated
+/// variables, `OTEL_RESOURCE_ATTRIBUTES`, the application's detectors, and this crate's detection.
 pub(crate) fn resource(config: &Config) -> Resource {
     let environment = |name: &'static str| KeyValue::new(names::DEPLOYMENT_ENVIRONMENT_NAME, name);
-    // Of two with one key, the later holds.
+    // The last attribute with a key applies.
     let mut attributes = found();
     attributes.extend(config.parts.detected.iter().cloned());
     attributes.push(environment(config.environment().as_str()));
@@ -31,7 +31,7 @@ pub(crate) fn resource(config: &Config) -> Resource {
         .build()
 }
 
-/// The name of the service where none was given (resource conventions, "Service").
+/// Returns the default name of the service (resource conventions, "Service").
 fn unknown_service() -> String {
     format!("unknown_service:{}", program().as_deref().unwrap_or("rust"))
 }
@@ -41,8 +41,8 @@ fn program() -> Option<String> {
     Some(path.file_name()?.to_str()?.to_owned())
 }
 
-/// Returns attributes of the process and of its machine. Its arguments are left out: they may hold
-/// secrets.
+/// Detects attributes of the process and its host. Command-line arguments are omitted, because they
+/// may contain secrets.
 fn found() -> Vec<KeyValue> {
     let mut found = vec![
         KeyValue::new(names::SERVICE_NAME, unknown_service()),
@@ -70,7 +70,7 @@ fn found() -> Vec<KeyValue> {
     found
 }
 
-/// A random UUID (version 4), as the conventions recommend.
+/// Returns a random UUID (version 4), as the conventions recommend.
 fn instance_id() -> String {
     let mut bytes = RandomIdGenerator::default().new_trace_id().to_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -90,8 +90,8 @@ fn instance_id() -> String {
     format!("{a}-{b}-{c}-{d}-{e}")
 }
 
-/// The container's id of control groups version 1: the last part of a path, perhaps between a
-/// runtime's name and `.scope`.
+/// Returns the container id with cgroups version 1: the last segment of a path, which a runtime may
+/// wrap in its name and `.scope`.
 fn container_in_cgroup(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let last = line.rsplit(['/', ':']).next()?;
@@ -100,10 +100,12 @@ fn container_in_cgroup(text: &str) -> Option<String> {
     })
 }
 
-/// The same of version 2, where files of the container's folder are mounted into it.
+/// Returns the container id with cgroups version 2, where files from the container's directory are
+/// mounted.
 fn container_in_mounts(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
-        // The mounted folder decides, not the mount point: a host sees the folders of all its containers.
+        // The mounted directory is read, not the mount point: a host sees the mount points of all
+        // its containers.
         let (_, path) = line.split(' ').nth(3)?.split_once("/containers/")?;
         container_id(path.split('/').next()?)
     })
@@ -121,7 +123,7 @@ mod tests {
     const ID: &str = "4f1c1e0ab27d1b5ee0f1d0aee6ae5e1bd5ce7a4cf6a9a7be2fe1a7d9b0c3d2e1";
 
     #[test]
-    fn a_container_is_known_by_its_control_group_or_by_its_mounts() {
+    fn a_container_id_is_found_in_its_cgroup_or_its_mounts() {
         for cgroup in [
             format!("12:cpu:/docker/{ID}\n"),
             format!("0::/\n1:name=systemd:/kubepods/burstable/pod2c48/{ID}"),
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_has_a_random_uuid() {
+    fn the_instance_id_is_a_random_uuid() {
         let id = instance_id();
         let lengths: Vec<_> = id.split('-').map(str::len).collect();
         assert_eq!(lengths, [8, 4, 4, 4, 12]);

@@ -1,16 +1,16 @@
-//! Setters of metrics about the process and tokio's runtimes.
+//! Setters for metrics of the process and of tokio runtimes.
 
 use tokio::runtime::Handle;
 
 use crate::config::builder::Config;
 
 impl Config {
-    /// Sets whether there are metrics about the process and its tokio runtime, in place of
-    /// `TELEMETRY_RUNTIME_METRICS`. Off by default.
+    /// Sets whether metrics of the process and of its tokio runtime are recorded. Overrides
+    /// `TELEMETRY_RUNTIME_METRICS`. Disabled by default.
     ///
-    /// They are read when metrics are collected, never on the thread of a request. Those of the process
-    /// are for Linux (conventions, "OS Process Metrics", in development). `tokio.*` have the names that
-    /// opentelemetry-instrumentation-tokio has.
+    /// The values are read when metrics are collected, never on the thread of a request. Metrics of
+    /// the process exist only on Linux (conventions, "OS Process Metrics", in development). The
+    /// names of `tokio.*` are those of opentelemetry-instrumentation-tokio.
     ///
     /// | metric | attributes |
     /// |---|---|
@@ -33,9 +33,9 @@ impl Config {
         self
     }
 
-    /// Adds a runtime whose metrics have the attribute `tokio.runtime.name`, and switches
-    /// [`with_runtime_metrics`](Self::with_runtime_metrics) on. Without this, the metrics are those of
-    /// the runtime that [`init`](Self::init) runs in.
+    /// Adds a runtime whose metrics have the attribute `tokio.runtime.name`, and enables
+    /// [`with_runtime_metrics`](Self::with_runtime_metrics). Without this setter, the metrics
+    /// describe the runtime in which [`init`](Self::init) is called.
     ///
     /// ```
     /// use tower_telemetry::Config;

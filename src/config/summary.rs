@@ -1,4 +1,4 @@
-//! The line at the start, which says what is configured.
+//! The startup log line, which summarises the configuration.
 
 use std::fmt;
 
@@ -13,14 +13,14 @@ use crate::config::settings::shown::shown_filter;
 use crate::config::settings::signal::Signal;
 use crate::semconv::resource as names;
 
-/// Attributes of the resource that the line shows.
+/// Resource attributes in the startup line.
 const SHOWN: [(&str, &str); 3] = [
     ("service", names::SERVICE_NAME),
     ("version", names::SERVICE_VERSION),
     ("environment", names::DEPLOYMENT_ENVIRONMENT_NAME),
 ];
 
-/// Says what telemetry there will be, in one line without secrets. [`Config::init`] logs it.
+/// Writes a summary of the configuration in one line without secrets. [`Config::init`] logs it.
 ///
 /// ```
 /// use tower_telemetry::Config;
@@ -40,9 +40,9 @@ const SHOWN: [(&str, &str); 3] = [
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.enabled {
-            return f.write_str("telemetry is switched off");
+            return f.write_str("telemetry is disabled");
         }
-        // As it is sent, whichever way it was given.
+        // The exported resource, whichever setting each attribute comes from.
         let resource = resource(self);
         let mut separator = "";
         for (word, key) in SHOWN {
@@ -108,10 +108,10 @@ fn list(words: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// Shows the settings without secrets, as they hold: where they come from is left out.
+/// Shows the effective settings without secrets. Their origins are omitted.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without `..`, so that no new field is forgotten.
+        // No `..`, so that the compiler rejects a missing field.
         let Self {
             enabled,
             service_name,

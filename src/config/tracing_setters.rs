@@ -1,17 +1,17 @@
-//! Setters of spans of `tracing`.
+//! Setters for spans of `tracing`.
 
 use crate::config::builder::Config;
 use crate::providers::variables::ConfigWarning;
 
 impl Config {
-    /// Sets which spans of `tracing` are exported, in place of `TRACING_SPANS`: a level, `off`, or
-    /// directives in the form of `RUST_LOG`. `info` by default.
+    /// Sets which spans of `tracing` are exported: a level, `off`, or directives in the syntax of
+    /// `RUST_LOG`. Overrides `TRACING_SPANS`. Defaults to `info`.
     ///
-    /// It is independent of `RUST_LOG`, which is for log lines and log records. The span that
-    /// tower-http's `TraceLayer` makes by itself is left out, because the request has a span already.
-    /// Text that is not a filter has no effect, and is one of the [`warnings`](Self::warnings).
+    /// The filter is independent of `RUST_LOG`, which applies to log lines and log records. The
+    /// span of tower-http's `TraceLayer` is omitted, because the request already has a span. An
+    /// invalid filter has no effect, and is one of the [`warnings`](Self::warnings).
     ///
-    /// It holds for the subscriber of [`init`](Self::init), and for
+    /// The setting applies to the subscriber of [`init`](Self::init) and to
     /// [`TelemetryGuard::span_layer`](crate::TelemetryGuard::span_layer).
     ///
     /// ```
@@ -32,11 +32,12 @@ impl Config {
         self
     }
 
-    /// Sets whether events of `tracing` become events of the spans that they happen in, too. They are
-    /// log records alone by default.
+    /// Sets whether events of `tracing` are also recorded as events of the current span. By
+    /// default, they are only log records.
     ///
-    /// The error of a function with `#[instrument(err)]` then is the status of its span. No other
-    /// event changes the status of a span, and none that of a request.
+    /// If enabled, the error of a function with `#[instrument(err)]` sets the status of its span.
+    /// No other event changes the status of a span, and no event changes the status of a request's
+    /// span.
     ///
     /// ```
     /// use tower_telemetry::Config;

@@ -1,4 +1,4 @@
-//! Text of variables to values, with a warning where that cannot be.
+//! Parses variables, with warnings for invalid values.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use crate::config::settings::batch::MAX_TIME;
 use crate::config::settings::otlp::PemFile;
 use crate::providers::variables::{ConfigWarning, Variables};
 
-/// Longest time that a variable can ask for, in milliseconds.
+/// The maximum duration in a variable, in milliseconds.
 const MAX_MILLISECONDS: u64 = MAX_TIME.as_secs() * 1000;
 
 impl Variables<'_> {
@@ -34,7 +34,7 @@ impl Variables<'_> {
         self.flag_or(name, &otherwise).unwrap_or(default)
     }
 
-    /// A flag, where there is one.
+    /// Returns a flag; `None` if it is unset or invalid.
     pub(crate) fn flag_or(&mut self, name: &str, otherwise: &str) -> Option<bool> {
         let value = self.text(name)?;
         match value.to_ascii_lowercase().as_str() {
@@ -56,7 +56,7 @@ impl Variables<'_> {
         self.number_or(name, range, &otherwise).unwrap_or(default)
     }
 
-    /// A number, where there is one.
+    /// Returns a number; `None` if it is unset or invalid.
     pub(crate) fn number_or<T>(
         &mut self,
         name: &str,
@@ -84,7 +84,7 @@ impl Variables<'_> {
         self.milliseconds_or(name, &otherwise).unwrap_or(default)
     }
 
-    /// A time, where there is one.
+    /// Returns a duration; `None` if it is unset or invalid.
     pub(crate) fn milliseconds_or(&mut self, name: &str, otherwise: &str) -> Option<Duration> {
         self.number_or(name, 1..=MAX_MILLISECONDS, otherwise)
             .map(Duration::from_millis)
@@ -102,8 +102,8 @@ impl Variables<'_> {
         }
     }
 
-    /// A list of words; `none` for an empty one. Where nothing usable was said, `None`, for the
-    /// default to hold.
+    /// Returns a comma-separated list; an empty one for `none`. Returns `None` if the list has no
+    /// valid entry, so that the default applies.
     pub(crate) fn words<T>(
         &mut self,
         name: &str,
@@ -123,19 +123,23 @@ impl Variables<'_> {
                 None => unknown.push(word),
             }
         }
-        let says_something = none || !words.is_empty();
+        let is_usable = none || !words.is_empty();
         for word in unknown {
-            let otherwise = if says_something {
-                "it is left out"
+            let otherwise = if is_usable {
+                "it is ignored"
             } else {
-                "the default holds"
+                "using the default"
             };
-            self.warn(name, Some(word), format!("is none of {known}; {otherwise}"));
+            self.warn(
+                name,
+                Some(word),
+                format!("is not one of {known}; {otherwise}"),
+            );
         }
-        says_something.then_some(words)
+        is_usable.then_some(words)
     }
 
-    /// One of some words, in any case.
+    /// Returns the value for one of several words, in any case; `None` if it is unset or invalid.
     pub(crate) fn word<T>(&mut self, name: &str, known: &[(&str, T)], otherwise: &str) -> Option<T>
     where
         T: Copy,
@@ -146,7 +150,7 @@ impl Variables<'_> {
             .find(|(word, _)| word.eq_ignore_ascii_case(&value));
         if found.is_none() {
             let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
-            let consequence = format!("is none of {}; {otherwise}", words.join(", "));
+            let consequence = format!("is not one of {}; {otherwise}", words.join(", "));
             self.warn(name, Some(&value), consequence);
         }
         found.map(|(_, meaning)| *meaning)

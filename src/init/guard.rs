@@ -400,8 +400,8 @@ mod tests {
                 stats(0, 1, 0, Some(Failure::Refused)),
                 true,
                 "sent 7 spans, 0 metric points, 0 log records; lost 5 spans (last failure: http \
-                 status 503), 1 log record (last failure: refused); 1 log line not written; not all \
-                 was done in time",
+                 status 503), 1 log record (last failure: refused); 1 log line not written; some \
+                 work was not finished in time",
             ),
         ] {
             let report = Report {

@@ -1,4 +1,4 @@
-//! A log line for each request.
+//! A log line per request.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,25 +13,25 @@ use tracing::Level;
 use crate::current_context;
 use crate::semconv;
 
-/// Longest path in a line, in bytes.
+/// The maximum length of a path in a line, in bytes.
 const MAX_PATH: usize = 1024;
 
 type Filter = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
-/// The log line of each request, see
+/// The log line of each request. Configured with
 /// [`TelemetryLayer::with_access_log`](crate::TelemetryLayer::with_access_log).
 ///
-/// One event of `tracing` with the target `tower_telemetry::access`, written when the request ends,
-/// in its context: lines and log records carry the ids of its span. Its fields are those of the
-/// OpenTelemetry conventions, and the duration:
+/// Each line is a `tracing` event with the target `tower_telemetry::access`. It is emitted when the
+/// request ends, in the request's context, so lines and log records have the ids of its span. The
+/// fields are the attributes of the OpenTelemetry conventions, and the duration:
 ///
-/// | field | |
+/// | field | value |
 /// |---|---|
 /// | `http.request.method` | as on the span |
-/// | `http.route`, else `url.path` | the route, or the path where none has matched |
-/// | `http.response.status_code` | missing where there is no response |
-/// | `rpc.status_code` | of gRPC calls |
-/// | `duration_ms` | milliseconds to the end of the response's body |
+/// | `http.route`, else `url.path` | the route, or the path if no route matched |
+/// | `http.response.status_code` | absent without a response |
+/// | `rpc.status_code` | only for gRPC calls |
+/// | `duration_ms` | milliseconds until the end of the response body |
 /// | `error.type` | as on the span |
 ///
 /// ```
@@ -44,7 +44,7 @@ type Filter = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 /// let layer = TelemetryLayer::new().with_access_log(log);
 /// ```
 #[derive(Clone)]
-#[must_use = "an access log does nothing until a layer has it"]
+#[must_use = "an access log does nothing until it is added to a layer"]
 pub struct AccessLog {
     level: Level,
     slow: Option<Duration>,
@@ -58,7 +58,7 @@ impl Default for AccessLog {
 }
 
 impl AccessLog {
-    /// Logs every request that is recorded, on the level INFO.
+    /// Creates an access log of all recorded requests, at the level INFO.
     pub fn new() -> Self {
         Self {
             level: Level::INFO,
@@ -67,30 +67,32 @@ impl AccessLog {
         }
     }
 
-    /// Sets the level of the lines. INFO by default.
+    /// Sets the level of the lines. Defaults to INFO.
     pub fn with_level(mut self, level: Level) -> Self {
         self.level = level;
         self
     }
 
-    /// Logs requests that take as long as this or longer on the level WARN, unless the level of all
-    /// lines is more severe. None by default.
+    /// Sets the duration from which requests are logged at the level WARN, unless the level of all
+    /// lines is more severe. No threshold by default.
     pub fn with_slow_threshold(mut self, threshold: Duration) -> Self {
         self.slow = Some(threshold);
         self
     }
 
-    /// Logs the requests for which `filter` returns true. A filter that panics logs the request.
+    /// Logs only requests for which `filter` returns true. If the filter panics, the request is
+    /// logged.
     pub fn with_filter(mut self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
         self
     }
 
-    /// Keeps what the line needs until the request ends; `None` where it is not logged.
+    /// Returns the data that the line needs when the request ends; `None` if the request is not
+    /// logged.
     pub(crate) fn begin(&self, request: &Parts) -> Option<Box<Entry>> {
         let is_wanted = |filter: &Filter| catch_unwind(AssertUnwindSafe(|| filter(request)));
         let is_wanted = self.filter.as_ref().is_none_or(|filter| {
-            // A panic has said nothing.
+            // A filter that panics does not exclude the request.
             is_wanted(filter).unwrap_or(true)
         });
         is_wanted.then(|| {
@@ -112,14 +114,14 @@ impl fmt::Debug for AccessLog {
     }
 }
 
-/// A line that is to be written.
+/// A line that is written when its request ends.
 pub(crate) struct Entry {
     level: Level,
     slow: Option<Duration>,
     path: String,
 }
 
-/// How a request has ended.
+/// The end of a request.
 pub(crate) struct End<'a> {
     pub(crate) method: &'a str,
     pub(crate) route: Option<&'a str>,
@@ -131,7 +133,7 @@ pub(crate) struct End<'a> {
 }
 
 impl Entry {
-    /// Writes the line. A subscriber that panics must not end the request in another way.
+    /// Writes the line. A panic in a subscriber does not affect the request.
     pub(crate) fn write(&self, cx: &Context, end: &End<'_>) {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _attached = current_context::attach(cx);
@@ -150,7 +152,7 @@ impl Entry {
                     url.path = end.route.is_none().then_some(&*self.path),
                     http.response.status_code = end.status.map(|status| status.as_u16()),
                     rpc.status_code = end.code,
-                    // Microseconds are enough.
+                    // A resolution of microseconds is enough.
                     duration_ms = (end.duration.as_secs_f64() * 1e6).round() / 1e3,
                     "error.type" = end.error.as_deref(),
                     "request"

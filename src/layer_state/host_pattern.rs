@@ -1,4 +1,4 @@
-//! Patterns of hosts that a client may send context to.
+//! Patterns of hosts that may receive context from clients.
 
 use crate::semconv::{Server, split_authority};
 
@@ -6,7 +6,7 @@ use crate::semconv::{Server, split_authority};
 #[derive(Clone, Debug)]
 pub(crate) struct HostPattern {
     hosts: Hosts,
-    /// `None` for every port.
+    /// `None` matches every port.
     port: Option<u16>,
 }
 
@@ -14,15 +14,16 @@ pub(crate) struct HostPattern {
 enum Hosts {
     All,
     One(String),
-    /// All below a domain, which begins with its dot.
+    /// All subdomains of a domain, which is stored with a leading dot.
     Below(String),
 }
 
 impl HostPattern {
-    /// `example.com`, `*.example.com` for the hosts below it, or `*`, each perhaps with a port.
+    /// Parses `example.com`, `*.example.com` for its subdomains, or `*`, each with an optional
+    /// port.
     pub(crate) fn new(pattern: &str) -> Self {
         let pattern = pattern.to_ascii_lowercase();
-        // Text with several colons and no brackets is an address without a port.
+        // Text with several colons and no brackets is an IPv6 address without a port.
         let is_address = pattern.parse::<std::net::Ipv6Addr>().is_ok();
         let split = split_authority(&pattern).filter(|_| !is_address);
         let (host, port) = split.unwrap_or((&pattern, None));
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_host_or_all_below_a_domain() {
+    fn a_pattern_is_a_host_or_the_subdomains_of_a_domain() {
         for (pattern, host, expected) in [
             ("example.com", "example.com", true),
             ("Example.com", "EXAMPLE.COM", true),

@@ -2,16 +2,16 @@
 
 use opentelemetry::KeyValue;
 
-/// Bound of the attributes that one hook puts on a span.
+/// The maximum number of attributes that one hook adds to a span.
 const MAX_HOOK_ATTRIBUTES: usize = 64;
 
-/// Bound of the attributes that hooks and the handler put on the metrics of one request.
+/// The maximum number of attributes that hooks and the handler add to the metrics of one request.
 pub(crate) const MAX_METRIC_ATTRIBUTES: usize = 16;
 
-/// Attributes that a hook adds to a request.
+/// The attributes that a hook adds to a request.
 ///
-/// They are added to the span alone, or to the metrics and the span: what tells one request from
-/// another, such as an id, does not get onto a metric by accident.
+/// They are added either to the span only, or to the metrics and the span. So attributes with many
+/// values, such as ids, do not become metric attributes by accident.
 #[derive(Debug, Default)]
 pub struct RequestAttributes {
     pub(crate) span: Vec<KeyValue>,
@@ -19,25 +19,25 @@ pub struct RequestAttributes {
 }
 
 impl RequestAttributes {
-    /// Adds an attribute to the span. Of those from one hook, 64 are kept.
+    /// Adds an attribute to the span. The first 64 attributes of a hook are kept.
     pub fn add_to_span(&mut self, attribute: KeyValue) {
         if self.span.len() < MAX_HOOK_ATTRIBUTES {
             self.span.push(attribute);
         }
     }
 
-    /// Adds an attribute with few values to the metrics of the request, and to its span.
+    /// Adds an attribute with low cardinality to the metrics of the request and to its span.
     ///
-    /// One with the same key takes its place. A request has 16 of them at most. On metrics a value is
-    /// cut to 64 bytes, and past 64 values of one key, values become `_OTHER`. Keys that the layer has
-    /// on its metrics itself keep the layer's values there.
+    /// It replaces an attribute with the same key. A request has at most 16 of them. On metrics,
+    /// values are truncated to 64 bytes, and values beyond the first 64 of a key become `_OTHER`.
+    /// On the layer's metrics, the layer's own attributes take precedence.
     pub fn add_to_metrics(&mut self, attribute: KeyValue) {
         self.add_to_span(attribute.clone());
         put_metric_attribute(&mut self.metric, attribute);
     }
 }
 
-/// Adds an attribute, in place of one with the same key, while there is room.
+/// Adds an attribute or replaces one with the same key, up to the limit.
 pub(crate) fn put_metric_attribute(attributes: &mut Vec<KeyValue>, attribute: KeyValue) {
     attributes.retain(|one| one.key != attribute.key);
     if attributes.len() < MAX_METRIC_ATTRIBUTES {

@@ -1,4 +1,4 @@
-//! The state that the requests of a layer share.
+//! The state that all requests of a layer share.
 
 pub(crate) mod access_log;
 pub(crate) mod host_pattern;
@@ -31,7 +31,7 @@ use crate::providers::tracer;
 use crate::semconv;
 use crate::semconv::http::{KNOWN_METHODS, header_values};
 
-/// Headers to capture, each with the attribute that it becomes.
+/// Headers to capture, with their attribute keys.
 pub(crate) struct CapturedHeaders(Vec<(HeaderName, Key)>);
 
 impl CapturedHeaders {
@@ -45,7 +45,7 @@ impl CapturedHeaders {
                 tracing::warn!(
                     target: "tower_telemetry",
                     header = name.as_str(),
-                    "the header carries credentials: not captured"
+                        "the header contains credentials; it is not captured"
                 );
             } else {
                 let key: Arc<str> = format!("{prefix}.{name}").into();
@@ -65,11 +65,11 @@ impl CapturedHeaders {
     }
 }
 
-/// The options and states that all services of a layer share.
+/// The options and the state that all services of a layer share.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    /// Made when the first request comes, so that the layer may be built before `init`.
+    /// Created at the first request, so that a layer may be created before `init`.
     states: ByGeneration<PerThread<PerThreadArc<LayerState>>>,
 }
 
@@ -81,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// `None` where telemetry is switched off.
+    /// Returns the state for this thread; `None` if telemetry is disabled.
     #[inline]
     pub(crate) fn state(&self) -> Option<&PerThreadArc<LayerState>> {
         self.states
@@ -90,11 +90,11 @@ impl Shared {
     }
 }
 
-/// The state that requests are recorded with: made when a request arrives, once per generation.
+/// The state for recording requests. It is created when a request arrives, once per generation.
 pub(crate) struct LayerState {
     pub(crate) tracer: Arc<dyn StartSpan>,
     pub(crate) instruments: Instruments,
-    /// Where the context of a request without a parent begins.
+    /// The context of a request without a parent.
     pub(crate) root: Context,
     pub(crate) propagators: Propagators,
     pub(crate) request_headers: CapturedHeaders,
@@ -105,7 +105,7 @@ pub(crate) struct LayerState {
 }
 
 impl LayerState {
-    /// `None` where telemetry is switched off.
+    /// Creates the state; `None` if telemetry is disabled.
     fn of(options: &Options) -> Option<Self> {
         if options.tracers.is_none() && options.meters.is_none() {
             let providers = generations::process()?;
@@ -114,7 +114,7 @@ impl LayerState {
         if options.tracers.is_some() {
             tracer::note_tracers_of_a_layer();
         }
-        // A provider that the layer was not given is OpenTelemetry's global one, as it is now.
+        // Without its own provider, the layer uses OpenTelemetry's current global provider.
         let tracers = options
             .tracers
             .clone()
@@ -129,14 +129,14 @@ impl LayerState {
         Some(Self::new(&providers, root, options))
     }
 
-    /// Returns the signals that a request is recorded in.
+    /// Returns the signals in which a request is recorded.
     #[inline]
     pub(crate) fn wanted(&self, request: &Parts) -> Wanted {
         Wanted::of(request, &self.options, &self.excluded)
     }
 
-    /// A context in which the handler functions record where this layer does, if it was told
-    /// where.
+    /// Returns a context in which handler functions use the providers of this layer, if it has its
+    /// own.
     pub(crate) fn with_providers(&self, cx: Context) -> Context {
         in_context::in_scope_of(cx, &self.root)
     }
@@ -155,7 +155,7 @@ impl LayerState {
         };
         let room = match (&options.room, generations::process()) {
             (Some(room), _) => room.clone(),
-            // Of OpenTelemetry's global meters, or those of `init`.
+            // The meters are OpenTelemetry's global meters or those of `init`.
             (None, Some(process)) => process.room(options.side),
             (None, None) => providers.room(options.side),
         };

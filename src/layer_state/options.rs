@@ -1,4 +1,4 @@
-//! The options of a layer, and the answers that requests get from them.
+//! The options of a layer, and their evaluation for a request.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -24,19 +24,19 @@ use crate::semconv::Scheme;
 use crate::semconv::Server;
 use crate::semconv::{self, NameError, SensitiveParameters, Side, TrustedProxies};
 
-/// How far the trace context that comes with a request is trusted.
+/// How much the trace context of incoming requests is trusted.
 ///
-/// The sender of a request chooses its context: the trace that the request appears in, and whether the
-/// trace is sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
+/// The sender of a request chooses its context: the trace of the request, and whether the trace is
+/// sampled. See [`TelemetryLayer::with_trust`](crate::TelemetryLayer::with_trust).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
-    /// The request continues the trace, with its sampling decision and its baggage.
+    /// The request continues the caller's trace, with its sampling decision and its baggage.
     #[default]
     Continue,
-    /// The request begins a trace of its own, with a link to the span that called.
+    /// The request starts a new trace, with a link to the caller's span.
     Link,
-    /// The request begins a trace of its own.
+    /// The request starts a new trace.
     Ignore,
 }
 
@@ -48,46 +48,46 @@ pub(crate) struct Options {
     pub(crate) side: Side,
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
-    /// Room in the instruments of these meters, which the clones of a layer share.
+    /// The room for series in the instruments of these meters. Clones of a layer share it.
     pub(crate) room: Option<Arc<Room>>,
-    /// `None` for the propagators of `init`, or W3C's without `init`.
+    /// `None` means the propagators of `init`, or W3C's without `init`.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
     pub(crate) trace_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) metric_filter: Option<Hook<request::Parts, bool>>,
     pub(crate) span_name: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
-    /// The route that another router than axum's has for a request.
+    /// The route of a request in a router other than axum's.
     pub(crate) route: Option<Hook<request::Parts, Option<Cow<'static, str>>>>,
     pub(crate) trust: TrustOption,
-    /// Whether a span that is current when a request comes can be its parent.
+    /// Whether the current span can be the parent of a request.
     pub(crate) outer_span: bool,
     pub(crate) forced_traces: Option<Arc<RateLimit>>,
     pub(crate) request_attributes: Option<AttributesHook<request::Parts>>,
     pub(crate) response_attributes: Option<AttributesHook<response::Parts>>,
-    /// Headers to capture; those of the environment, where none are named.
+    /// The headers to capture; `None` means the headers from the environment.
     pub(crate) captured_request: Option<Vec<HeaderName>>,
     pub(crate) captured_response: Option<Vec<HeaderName>>,
     pub(crate) response_headers: ResponseHeaders,
     pub(crate) metrics: Vec<MetricSet>,
-    /// `None` where queries are not recorded at all.
+    /// `None` means that queries are not recorded.
     pub(crate) sensitive_parameters: Option<SensitiveParameters>,
     pub(crate) trusted_proxies: TrustedProxies,
-    /// The scheme of the connections that requests come on.
+    /// The scheme of the connections to the server.
     pub(crate) scheme: Scheme,
-    /// `None` for the methods of the environment, or else of the conventions.
+    /// `None` means the methods from the environment, or else of the conventions.
     pub(crate) known_methods: Option<Vec<String>>,
     pub(crate) grpc_methods: Vec<String>,
-    /// Hooks that name errors, one for each type.
+    /// The hooks that name errors, one per type.
     pub(crate) error_types: Vec<Arc<dyn NameError>>,
     /// Whether a cancelled request has an `error.type`.
     pub(crate) cancelled_error_type: bool,
-    /// The server of a client whose requests do not name it.
+    /// The server of client requests whose URI has no host.
     pub(crate) server: Option<Uri>,
-    /// The hosts that get trace context; `None` for all hosts.
+    /// The hosts that receive trace context; `None` means all hosts.
     pub(crate) trace_targets: Option<Vec<HostPattern>>,
     pub(crate) baggage_targets: Vec<HostPattern>,
     pub(crate) access_log: Option<AccessLog>,
-    /// Whether a request has a span of `tracing`, where a subscriber has a place for it.
+    /// Whether a request has a span of `tracing`, if a subscriber supports it.
     pub(crate) tracing_span: bool,
 }
 
@@ -136,31 +136,32 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Sets where metrics go.
+    /// Sets the meter provider.
     pub(crate) fn set_meters(&mut self, meters: Arc<dyn MeterProvider + Send + Sync>) {
         self.meters = Some(meters);
         self.room = Some(Room::new(SDK_SERIES));
     }
 
-    /// Declares the gRPC methods of a `FileDescriptorSet`, besides those that are declared already.
+    /// Adds the gRPC methods of a `FileDescriptorSet` to the declared methods.
     pub(crate) fn add_grpc_descriptors(&mut self, set: &[u8]) {
         match semconv::grpc_methods(set) {
             Some(methods) => self.grpc_methods.extend(methods),
             None => tracing::warn!(
                 target: "tower_telemetry",
                 bytes = set.len(),
-                "with_grpc_descriptors: the bytes are no FileDescriptorSet; no methods are declared"
+                    "with_grpc_descriptors: the bytes are not a FileDescriptorSet; no methods are declared"
             ),
         }
     }
 
-    /// The server that a request of a client goes to.
+    /// Returns the server of a client request.
     pub(crate) fn server<'a>(&'a self, request: &'a request::Parts) -> Option<Server<'a>> {
-        // Not by the header `Host`, which may be a copy of what a stranger has sent.
+        // The header `Host` is not used, because it may be a copy from an untrusted request.
         Server::in_uri(&request.uri).or_else(|| Server::in_uri(self.server.as_ref()?))
     }
 
-    /// Returns the context that a server may get. An unknown server gets only what every server may get.
+    /// Returns the context that a server may receive. An unknown server receives only what all
+    /// servers may receive.
     pub(crate) fn allowed(&self, server: Option<Server<'_>>) -> Allowed {
         let is_among = |patterns: &[HostPattern]| {
             server.is_some_and(|server| patterns.iter().any(|pattern| pattern.matches(server)))
@@ -178,7 +179,7 @@ impl Options {
         guarded(|| hook(request))?
     }
 
-    /// Returns the route that a hook names, bounded: it may hand over what a client has sent.
+    /// Returns the route from a hook, truncated because it may be text from a client.
     #[inline]
     pub(crate) fn route(&self, request: &request::Parts) -> Option<Cow<'static, str>> {
         let hook = self.route.as_ref()?;
@@ -197,20 +198,20 @@ impl Options {
     pub(crate) fn trust(&self, request: &request::Parts) -> Trust {
         match &self.trust {
             TrustOption::Always(trust) => *trust,
-            // A hook that panics does not trust.
+            // If the hook panics, the request is not trusted.
             TrustOption::ByRequest(hook) => guarded(|| hook(request)).unwrap_or(Trust::Ignore),
         }
     }
 
-    /// Whether one more request may force its trace to be sampled; it counts.
+    /// Returns whether another request may force its trace to be sampled, and counts it.
     #[inline]
     pub(crate) fn may_force(&self) -> bool {
         let limit = self.forced_traces.as_ref();
         limit.is_none_or(|limit| limit.allows())
     }
 
-    /// Whether code of the application is asked of a request before its span is started. How long that
-    /// takes belongs to the span.
+    /// Returns whether application code runs for a request before its span is created. The span
+    /// includes the duration of that code.
     #[inline]
     pub(crate) fn has_request_hooks(&self) -> bool {
         self.span_name.is_some()
@@ -220,13 +221,13 @@ impl Options {
             || matches!(self.trust, TrustOption::ByRequest(_))
     }
 
-    /// `None` where there is no hook.
+    /// Returns the attributes from the request hook; `None` if there is no hook.
     #[inline]
     pub(crate) fn request_attributes(&self, head: &request::Parts) -> Option<RequestAttributes> {
         hooked(self.request_attributes.as_ref()?, head)
     }
 
-    /// `None` where there is no hook.
+    /// Returns the attributes from the response hook; `None` if there is no hook.
     #[inline]
     pub(crate) fn response_attributes(&self, head: &response::Parts) -> Option<RequestAttributes> {
         hooked(self.response_attributes.as_ref()?, head)
@@ -244,7 +245,7 @@ struct NameOf<E, F> {
     error: PhantomData<fn(&E)>,
 }
 
-/// Makes a hook of a function that names errors of one type.
+/// Creates a hook from a function that names errors of one type.
 pub(crate) fn error_type_hook<E: Error + 'static>(
     name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
 ) -> Arc<dyn NameError> {
@@ -282,7 +283,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Returns the attributes that a hook adds, also if it panics before its end.
+/// Returns the attributes that a hook adds. If it panics, the attributes added before are returned.
 fn hooked<H>(hook: &AttributesHook<H>, head: &H) -> Option<RequestAttributes> {
     let mut added = RequestAttributes::default();
     guarded(|| hook(head, &mut added));

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Allows a number of events per second.
+/// Allows a limited number of events per second.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_second: u32,
     since: Instant,
-    /// The second in the upper half, the events allowed in it in the lower half.
+    /// The current second in the upper half, and the number of events allowed in it in the lower
+    /// half.
     state: AtomicU64,
 }
 
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_limit_starts_anew_each_second() {
+    fn a_rate_limit_resets_each_second() {
         let limit = RateLimit::new(2);
         let allowed: Vec<_> = [0, 0, 0, 1, 1, 1, 5]
             .map(|second| limit.allows_at(second))

@@ -1,4 +1,4 @@
-//! The signals that a request is recorded in.
+//! The signals in which a request is recorded.
 
 use http::request::Parts;
 
@@ -7,7 +7,7 @@ use crate::layer_state::options::{Hook, Options};
 use crate::providers::excluded_paths::ExcludedPaths;
 use crate::semconv::Side;
 
-/// The signals that a request is recorded in.
+/// The signals in which a request is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) traces: bool,
@@ -24,7 +24,7 @@ impl Wanted {
         !self.traces && !self.metrics
     }
 
-    /// Asks the filters of a layer, and the paths that are excluded for all layers of servers.
+    /// Evaluates the filters of a layer, and the excluded paths of all server layers.
     #[inline]
     pub(crate) fn of(request: &Parts, options: &Options, excluded: &ExcludedPaths) -> Self {
         let has_filters = options.filter.is_some()

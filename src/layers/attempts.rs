@@ -1,4 +1,4 @@
-//! How often a request was sent.
+//! Counts the attempts to send a request.
 
 use std::task::{Context, Poll};
 
@@ -9,12 +9,12 @@ use tower_service::Service;
 use crate::layers::setters::inner_service;
 use crate::request::attempts::Attempts;
 
-/// Layer that has a request's attempts counted, where it is sent more than once.
+/// Layer that counts the attempts to send a request.
 ///
-/// It goes around what sends again, such as `tower::retry`, and
-/// [`ClientTelemetryLayer`](crate::ClientTelemetryLayer) inside of that. Attempts after the first
-/// then have the attribute `http.request.resend_count`, as long as the clones of a request that are
-/// sent have its extensions.
+/// Put it around a layer that retries, such as `tower::retry`, and
+/// [`ClientTelemetryLayer`](crate::ClientTelemetryLayer) inside that layer. Every attempt after the
+/// first then has the attribute `http.request.resend_count`. This requires that the retrying layer
+/// keeps the extensions when it clones a request.
 ///
 /// ```
 /// use tower::{ServiceBuilder, retry::RetryLayer};
@@ -46,7 +46,7 @@ impl<S> Layer<S> for AttemptsLayer {
     }
 }
 
-/// Service made by [`AttemptsLayer`].
+/// Service created by [`AttemptsLayer`].
 #[derive(Clone, Debug)]
 pub struct CountAttempts<S> {
     inner: S,

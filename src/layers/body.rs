@@ -11,12 +11,13 @@ use pin_project_lite::pin_project;
 use crate::request::ActiveRequest;
 
 pin_project! {
-    /// Response body of [`Telemetry`](crate::layers::Telemetry): the inner body, frame by frame.
+    /// Response body of [`Telemetry`](crate::layers::Telemetry), which passes on the inner body's
+    /// frames.
     ///
-    /// The request ends with it: when its last frame was handed over, when it fails, or when it is
-    /// dropped before.
+    /// The request ends when the last frame has been returned, when the body fails, or when the
+    /// body is dropped.
     pub struct ResponseBody<B> {
-        // `None` only while it is being dropped.
+        // `None` only during `drop`.
         #[pin]
         inner: Option<B>,
         request: ActiveRequest,
@@ -25,7 +26,7 @@ pin_project! {
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // One that was read to its end has nothing left to do for its request.
+            // A body that was read to its end does nothing more for its request.
             if !this.request.has_whole_body() {
                 let _entered = this.request.enter();
                 this.inner.set(None);
@@ -47,10 +48,10 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
-/// The length that the head announces, and that an HTTP/1 server then keeps to.
+/// Returns the body length in the head. An HTTP/1 server sends exactly this length.
 #[inline]
 fn content_length(head: &HeaderMap) -> Option<u64> {
-    // Most heads have few headers: a look at each takes half of the instructions of a look-up.
+    // Most heads have few headers. Comparing each takes half of the instructions of a lookup.
     let (_, length) = head.iter().find(|(name, _)| **name == CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
 }
@@ -76,7 +77,7 @@ where
         };
         if this.request.is_some() {
             match &frame {
-                // A server asks for the end of the stream instead of polling once more.
+                // Servers check for the end of the stream instead of polling once more.
                 Some(Ok(frame)) => this.request.on_frame(frame, inner.is_end_stream()),
                 Some(Err(error)) => this.request.fail(error),
                 None => this.request.on_end(),

@@ -1,4 +1,4 @@
-//! The layer for clients and the service that it makes.
+//! The layer for clients and its service.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,53 +22,53 @@ use crate::propagation::{has_trace_extra, remove_forbidden};
 use crate::request::ActiveRequest;
 use crate::semconv::Side;
 
-/// Layer that records each request of a client: one span, the request metrics, and the trace
-/// context in the headers of the request.
+/// Layer that records each request of a client: it creates a span, records the request metrics, and
+/// writes the trace context to the headers of the request.
 ///
-/// It wraps any Tower service over [`http::Request`] that sends requests: hyper-util's client, a
-/// tonic `Channel`, a client of your own.
+/// It wraps any Tower service that sends an [`http::Request`]: hyper-util's client, a tonic
+/// `Channel`, or your own client.
 ///
 /// # What is recorded
 ///
-/// The span is below the one that is current when the client is called. It starts before the
-/// request is sent, and ends with the last frame of the response's body, or when that is dropped;
-/// metrics are recorded at the same time with the same duration. Each attempt is a request of its
-/// own: the layer goes inside of what retries or follows redirects, and [`AttemptsLayer`] around
-/// what retries counts.
+/// The span is a child of the current span when the client is called. It starts before the request
+/// is sent, and ends with the last frame of the response body or when the body is dropped. Metrics
+/// are recorded at the same time with the same duration. Each attempt is a request of its own: put
+/// the layer inside layers that retry or follow redirects. [`AttemptsLayer`] around the retries
+/// counts the attempts.
 ///
-/// | what happens | `error.type` | span status |
+/// | event | `error.type` | span status |
 /// |---|---|---|
-/// | the response arrives, its status below 400 | | unset |
-/// | its status is 400 or more | the status | error |
+/// | the response has a status below 400 | | unset |
+/// | the response has a status of 400 or more | the status | error |
 /// | there is no response, or its body fails | the error's cause or type | error |
 /// | the body ends before its `content-length` | `body_incomplete` | error |
-/// | the caller drops the future or the body | that of the status, if any | unset, or that of the status |
+/// | the caller drops the future or the body | from the status, if any | unset, or from the status |
 ///
-/// The values of `error.type` are those of
+/// The values of `error.type` are listed at
 /// [`TelemetryLayer`](crate::TelemetryLayer#the-values-of-errortype). The messages of the error and
-/// its sources are the description of the span's status, 256 bytes at most. In URLs in them user and
-/// password are redacted, and the query as it is in `url.full`.
+/// its sources are the description of the span's status, truncated to 256 bytes. In URLs in these
+/// messages, user and password are redacted, and the query is redacted as in `url.full`.
 ///
-/// A gRPC call, told by its content type, fails with every status but OK, and has its message as
-/// description; a call that is dropped is `CANCELLED`, and no error. A call that fails without a
-/// status has the code that tonic's caller sees, with the feature `tonic`. Without it, errors of
-/// hyper and h2 have the same codes, and others are `UNAVAILABLE` before the head of the response
-/// and `INTERNAL` after it. Attributes and metrics are those of the conventions for [HTTP clients]
-/// and [gRPC clients].
+/// A gRPC call is recognised by its content type. It fails with every status except OK, and its
+/// message is the description of the span's status. A dropped call is `CANCELLED`, which is not an
+/// error. With the feature `tonic`, a call that fails without a status has the code that tonic
+/// returns to the caller. Without the feature, errors of hyper and h2 have the same codes, and
+/// other errors are `UNAVAILABLE` before the head of the response and `INTERNAL` after it.
+/// Attributes and metrics follow the conventions for [HTTP clients] and [gRPC clients].
 ///
-/// # Where context may go
+/// # Which servers receive context
 ///
-/// `traceparent` and `tracestate` go to every server, unless
-/// [`with_trace_targets`](Self::with_trace_targets) names some; baggage goes nowhere, unless
-/// [`with_baggage_targets`](Self::with_baggage_targets) names some. What a request says of another
-/// context, because it was copied from one that came in, is taken out. Where telemetry is suppressed,
-/// as it is for what exports it, a request is left as it is.
+/// `traceparent` and `tracestate` are sent to every server, unless
+/// [`with_trace_targets`](Self::with_trace_targets) restricts them. Baggage is sent only to servers
+/// that [`with_baggage_targets`](Self::with_baggage_targets) allows. Headers with another context,
+/// for example copied from an incoming request, are removed. While telemetry is suppressed, as it
+/// is for exporters, requests are left unchanged.
 ///
 /// # Providers
 ///
-/// Spans and metrics go where [`init`](crate::init) sends them, or to OpenTelemetry's global
-/// providers. Where a [`TelemetryLayer`](crate::TelemetryLayer) was given others, a client needs to
-/// be given them too.
+/// Spans and metrics are recorded with the providers of [`init`](crate::init), or with
+/// OpenTelemetry's global providers. If a [`TelemetryLayer`](crate::TelemetryLayer) has its own
+/// providers, set them on the client layer as well.
 ///
 /// # Example
 ///
@@ -113,8 +113,8 @@ shared_setters!(
 );
 
 impl ClientTelemetryLayer {
-    /// Names the server, for requests that do not: a tonic `Channel` knows it, and the calls that
-    /// it is given do not.
+    /// Sets the server of requests whose URI has no host. For example, the calls of a tonic
+    /// `Channel` do not contain the server, which only the channel has.
     ///
     /// ```
     /// use tower_telemetry::ClientTelemetryLayer;
@@ -126,12 +126,12 @@ impl ClientTelemetryLayer {
         self.with(|options| options.server = Some(server))
     }
 
-    /// Tells only these hosts which trace a request belongs to: `example.com`, `*.example.com` for
-    /// all below it, `*` for all, each with a port where it is to be that one alone.
+    /// Restricts trace context to these hosts: `example.com`, `*.example.com` for all its
+    /// subdomains, or `*` for all hosts, each with an optional port.
     ///
-    /// It is looked at for each request that passes the layer, and for each hop of redirects that are
-    /// followed around it. `reqwest` follows them below, and takes all headers along: where it
-    /// matters, give its client `redirect::Policy::none()`.
+    /// The hosts are checked for each request that passes the layer, including each hop if
+    /// redirects are followed around the layer. `reqwest` follows redirects below the layer and
+    /// keeps all headers; to prevent that, configure its client with `redirect::Policy::none()`.
     ///
     /// ```
     /// use tower_telemetry::ClientTelemetryLayer;
@@ -144,7 +144,7 @@ impl ClientTelemetryLayer {
         self.with(|options| options.trace_targets = Some(hosts))
     }
 
-    /// Sends baggage to these hosts, named and looked at as in
+    /// Sends baggage to these hosts, in the syntax of
     /// [`with_trace_targets`](Self::with_trace_targets).
     pub fn with_baggage_targets<H: Into<String>>(self, hosts: impl IntoIterator<Item = H>) -> Self {
         let hosts = hosts.into_iter().map(|host| HostPattern::new(&host.into()));
@@ -154,7 +154,7 @@ impl ClientTelemetryLayer {
 }
 
 impl ClientTelemetryLayer {
-    /// Starts a request, and puts its context into the head.
+    /// Starts a request and writes its context into the head.
     #[cfg(feature = "reqwest")]
     pub(crate) fn send(&self, head: &mut request::Parts) -> ActiveRequest {
         start(&self.shared, head)
@@ -172,7 +172,7 @@ impl<S> Layer<S> for ClientTelemetryLayer {
     }
 }
 
-/// Service made by [`ClientTelemetryLayer`].
+/// Service created by [`ClientTelemetryLayer`].
 #[derive(Clone)]
 pub struct ClientTelemetry<S> {
     inner: S,
@@ -206,7 +206,7 @@ where
     }
 }
 
-/// Starts a request, and puts its context into the head.
+/// Starts a request and writes its context into the head.
 fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     if current_context::map(TelemetryContext::is_telemetry_suppressed) {
         return ActiveRequest::none();
@@ -227,7 +227,7 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
             if cx.has_active_span() || !cx.baggage().is_empty() || has_trace_extra(&cx) {
                 propagators.inject(&cx, allowed, &mut head.headers);
             } else {
-                // There is no context to put in place of what is there.
+                // There is no context that could replace the present headers.
                 remove_forbidden(&mut head.headers, allowed);
             }
             ActiveRequest::none()

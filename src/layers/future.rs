@@ -15,13 +15,12 @@ use crate::request::ActiveRequest;
 pin_project! {
     /// Response future of [`Telemetry`](crate::layers::Telemetry).
     ///
-    /// The request's context is current whenever the inner future is polled, and while it is
-    /// dropped.
+    /// The request's context is current while the inner future is polled or dropped.
     pub struct ResponseFuture<F> {
-        // `None` once it has given its result, and while it is being dropped.
+        // `None` after the future has completed, and during `drop`.
         #[pin]
         inner: Option<F>,
-        // Moves on to the body with the head of the response.
+        // Moves to the body with the head of the response.
         request: ActiveRequest,
     }
 
@@ -57,7 +56,7 @@ where
         let mut this = self.project();
         let result = {
             let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-                // A future that has given its result is not polled again.
+                // A completed future must not be polled again.
                 return Poll::Pending;
             };
             let _entered = this.request.enter();

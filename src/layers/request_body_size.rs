@@ -1,4 +1,4 @@
-//! Sizes of request bodies, counted where the service reads them.
+//! The sizes of request bodies, counted as the service reads them.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use crate::request::received::Received;
 /// Layer that counts the bytes of request bodies as the service reads them, for the metric
 /// `http.server.request.body.size`.
 ///
-/// It goes inside of a [`TelemetryLayer`](crate::TelemetryLayer) that records
-/// [`MetricSet::BodySizes`](crate::layers::MetricSet::BodySizes), and is a layer of its own because it
-/// changes the type of the body that the service gets.
+/// Put it inside a [`TelemetryLayer`](crate::TelemetryLayer) that records
+/// [`MetricSet::BodySizes`](crate::layers::MetricSet::BodySizes). It is a separate layer because it
+/// changes the type of the request body.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -49,7 +49,7 @@ impl<S> Layer<S> for RequestBodySizeLayer {
     }
 }
 
-/// Service made by [`RequestBodySizeLayer`].
+/// Service created by [`RequestBodySizeLayer`].
 #[derive(Clone, Debug)]
 pub struct RequestBodySize<S> {
     inner: S,
@@ -80,7 +80,8 @@ where
 }
 
 pin_project! {
-    /// Request body that [`RequestBodySize`] hands to its inner service: the body, frame by frame.
+    /// Request body of the inner service of [`RequestBodySize`], which passes on the frames of the
+    /// body.
     pub struct RequestBody<B> {
         #[pin]
         inner: B,

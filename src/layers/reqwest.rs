@@ -1,4 +1,4 @@
-//! The client layer as a middleware of `reqwest`.
+//! The client layer as a `reqwest` middleware.
 
 use http::{Extensions, Response};
 use reqwest::{Body, ResponseBuilderExt};
@@ -18,10 +18,10 @@ use crate::request::attempts::Attempts;
 ///     .build();
 /// ```
 ///
-/// Added after a middleware that sends again, such as that of `reqwest-retry`, it records each
-/// attempt, and counts them. Redirects are followed by `reqwest` itself, below all middleware: all
-/// hops are one span, and the headers of the first go to each. Where context may not go everywhere,
-/// have the client follow none.
+/// After a middleware that retries, such as `reqwest-retry`, it records and counts each attempt.
+/// `reqwest` follows redirects below all middleware: all hops are recorded as one span, and each
+/// hop gets the headers of the first. If not every server may receive the context, disable
+/// redirects in the client.
 #[async_trait::async_trait]
 impl Middleware for ClientTelemetryLayer {
     async fn handle(
@@ -38,7 +38,7 @@ impl Middleware for ClientTelemetryLayer {
         let head = head.body(()).map_err(Error::middleware)?;
         let (mut head, ()) = head.into_parts();
         head.headers = std::mem::take(request.headers_mut());
-        // The same for all attempts at one request.
+        // All attempts at a request share the counter.
         let attempts = extensions.get_or_insert_default::<Attempts>().clone();
         head.extensions.insert(attempts);
         let mut active = self.send(&mut head);
@@ -53,7 +53,8 @@ impl Middleware for ClientTelemetryLayer {
     }
 }
 
-/// The response as one of `http`, which keeps its URL where only `reqwest` can read it.
+/// Converts the response to one of `http`. Its URL is kept in an extension that only `reqwest` can
+/// read.
 fn with_url(response: reqwest::Response) -> Result<Response<Body>> {
     let builder = Response::builder().url(response.url().clone());
     let url = builder.body(()).map_err(Error::middleware)?;

@@ -1,4 +1,4 @@
-//! The layer for servers and the service that it makes.
+//! The layer for servers and its service.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,61 +23,62 @@ use crate::request::ActiveRequest;
 use crate::semconv::http::original_uri;
 use crate::semconv::{ForwardedHeader, Scheme};
 
-/// Layer that records each request to a server: one span, the request metrics, and a response
-/// header with the trace id.
+/// Layer that records each request to a server: it creates a span, records the request metrics, and
+/// adds a response header with the trace id.
 ///
 /// It wraps any Tower service over [`http::Request`]: an axum router or a single route, a tonic
-/// server, a service of your own.
+/// server, or your own service.
 ///
-/// # When a span starts, when it ends, what is recorded
+/// # When a span starts and ends, and what is recorded
 ///
-/// The span starts when the request reaches the layer. Its parent is the span that the request's
-/// `traceparent` header names. Without one, or with one that is not valid, it is the span that is
-/// current then, such as that of an outer layer; where there is none, a new trace begins. An outer
-/// span in the trace of the header is the parent, too. Where a span is current that is not that of
-/// the request, such as one of a whole connection, say
+/// The span starts when the request reaches the layer. Its parent is the span in the request's
+/// `traceparent` header. If the header is absent or invalid, the parent is the current span, such
+/// as the span of an outer layer; without a current span, a new trace starts. If the current span
+/// is in the trace of the header, the current span is the parent. If the current span does not
+/// belong to the request, for example because it covers a whole connection, use
 /// [`without_outer_span`](Self::without_outer_span).
-/// The span is current in the context of everything that the inner service does for the request,
-/// also while the response's body is streamed and while what was cancelled is dropped. A body that
-/// says by itself that it is at its end is dropped without it.
 ///
-/// The span ends with the last frame of the response's body, and metrics are recorded at the same
-/// time with the same duration:
+/// The span is current while the inner service handles the request, including while the response
+/// body is streamed and while a cancelled future or body is dropped. It is not current when a body
+/// is dropped that has reported its end.
 ///
-/// | what happens | `error.type` | span status |
+/// The span ends with the last frame of the response body. Metrics are recorded at the same time
+/// with the same duration:
+///
+/// | event | `error.type` | span status |
 /// |---|---|---|
-/// | the response is sent, its status below 500 | | unset |
+/// | the response has a status below 500 and is sent | | unset |
 /// | the response has a status of 500 or more, however its body ends | the status | error |
-/// | the client goes away before the response is complete | `cancelled` | unset |
+/// | the client disconnects before the response is complete | `cancelled` | unset |
 /// | the body ends before its `content-length` | `body_incomplete` | error |
-/// | the body fails after a good head | the error's cause or type | error |
-/// | the inner service gives an error | the error's cause or type | error |
+/// | the body fails after a status below 500 | the error's cause or type | error |
+/// | the inner service returns an error | the error's cause or type | error |
 /// | the handler panics | `panic` | error |
 ///
-/// A `cancelled` request has an `error.type` although its span's status is not error. To leave such
-/// requests out of an error rate, exclude the value in the query, such as
-/// `error_type!~"|cancelled"` in PromQL, or leave it out here:
+/// A `cancelled` request has an `error.type` although the status of its span is not error. To
+/// exclude such requests from an error rate, exclude the value in the query, for example
+/// `error_type!~"|cancelled"` in PromQL, or use
 /// [`without_cancelled_error_type`](Self::without_cancelled_error_type).
 ///
-/// The attributes are those of the OpenTelemetry [HTTP conventions] 1.45; a gRPC call, told by its
-/// content type, has those of the [RPC conventions] instead and ends with its trailers. The message
-/// of a call that fails is the description of the span's status; that of an error of the inner
-/// service is not recorded.
+/// The attributes follow the OpenTelemetry [HTTP conventions] 1.45. A gRPC call is recognised by
+/// its content type. Its attributes follow the [RPC conventions] instead, and it ends with its
+/// trailers. The message of a failed call is the description of the span's status. The message of
+/// an error from the inner service is not recorded.
 ///
-/// `url.path` is the path that the client asked for, also in a layer on a nested router; hooks see it,
-/// too. `url.scheme` is `http` unless [`with_scheme`](Self::with_scheme) or a trusted proxy says
-/// otherwise.
+/// `url.path` is the path that the client requested, also for a layer on a nested router. Hooks see
+/// the same path. `url.scheme` is `http` unless [`with_scheme`](Self::with_scheme) or a trusted
+/// proxy sets it.
 ///
-/// `http.route` is known where axum has matched a route before the request reaches the layer, as
-/// it has in a layer that was added with `Router::layer` or `Router::route_layer`, and where
-/// [`with_route`](Self::with_route) tells it.
+/// `http.route` is recorded if axum has matched a route before the request reaches the layer, which
+/// is the case with `Router::layer` and `Router::route_layer`, or if
+/// [`with_route`](Self::with_route) returns a route.
 ///
 #[doc = include_str!("error_types.md")]
 ///
 /// # Providers
 ///
-/// Spans and metrics go where [`init`](crate::init) sends them. Without `init` they go to
-/// OpenTelemetry's global providers. Both are looked up when the first request arrives.
+/// Spans and metrics are recorded with the providers of [`init`](crate::init). Without `init`,
+/// OpenTelemetry's global providers are used. Both are resolved when the first request arrives.
 ///
 /// # Example
 ///
@@ -95,7 +96,8 @@ use crate::semconv::{ForwardedHeader, Scheme};
 #[derive(Clone, Default)]
 #[must_use = "a layer does nothing until it is added to a service"]
 pub struct TelemetryLayer {
-    /// Shared with all services of the layer: axum makes one for each route and connection.
+    /// Shared with all services of the layer, because axum creates one for each route and
+    /// connection.
     shared: Arc<Shared>,
 }
 
@@ -106,25 +108,27 @@ shared_setters!(
 );
 
 impl TelemetryLayer {
-    /// Takes no span that is current when a request comes for its parent: only the headers of the
-    /// request name one.
+    /// Ignores the current span when choosing the parent of a request. Only the headers of the
+    /// request can name a parent.
     ///
-    /// For services that run inside of a span of another kind, such as that of a connection; all its
-    /// requests would be in one trace.
+    /// Use it for services that run in an unrelated span, such as the span of a connection, which
+    /// would put all its requests in one trace.
     pub fn without_outer_span(self) -> Self {
         self.with(|options| options.outer_span = false)
     }
 
-    /// Sets the route of each request, `http.route` on spans and metrics, for routers other than axum's
-    /// ([HTTP spans]). Where `route` returns `None`, it is the route that axum has matched, if any.
+    /// Sets the function that returns the route of a request, `http.route` on spans and metrics,
+    /// for routers other than axum's ([HTTP spans]). If `route` returns `None`, the route that axum
+    /// has matched is used, if any.
     ///
-    /// A route is a template, such as `/users/{id}`: never return the path. It is cut to 1,024 bytes, and
-    /// past the 2,000 series that the SDK keeps of a metric, requests are counted together.
+    /// A route is a template such as `/users/{id}`. Never return the path itself. The route is
+    /// truncated to 1,024 bytes. Requests beyond the 2,000 series that the SDK keeps per metric are
+    /// aggregated.
     ///
     /// ```
     /// use tower_telemetry::TelemetryLayer;
     ///
-    /// // The router of the service inside, or a copy of it.
+    /// // The router of the inner service, or a copy of it.
     /// let mut router = matchit::Router::new();
     /// router.insert("/users/{id}", "/users/{id}").unwrap();
     /// let layer = TelemetryLayer::new().with_route(move |request| {
@@ -141,8 +145,8 @@ impl TelemetryLayer {
         self.with(|options| options.route = Some(Arc::new(route)))
     }
 
-    /// Sets how far the trace context of requests is trusted. [`Trust::Continue`] by default,
-    /// which is for services that the public cannot reach.
+    /// Sets how much the trace context of requests is trusted. Defaults to [`Trust::Continue`],
+    /// which suits services that the public cannot reach.
     ///
     /// ```
     /// use tower_telemetry::{layers::Trust, TelemetryLayer};
@@ -153,7 +157,7 @@ impl TelemetryLayer {
         self.with(|options| options.trust = TrustOption::Always(trust))
     }
 
-    /// Sets for each request how far its trace context is trusted.
+    /// Sets a function that decides for each request how much its trace context is trusted.
     ///
     /// ```
     /// use tower_telemetry::{layers::Trust, TelemetryLayer};
@@ -169,17 +173,19 @@ impl TelemetryLayer {
         self.with(|options| options.trust = TrustOption::ByRequest(Arc::new(trust)))
     }
 
-    /// Lets requests that come in sampled force so many traces in each second; further ones are
-    /// decided on as if they had come in not sampled. No limit by default.
+    /// Limits how many sampled incoming requests per second force their trace to be sampled. The
+    /// sampler decides on further requests as if their parent were not sampled. No limit by
+    /// default.
     pub fn with_forced_trace_limit(self, per_second: u32) -> Self {
         self.with(|options| options.forced_traces = Some(Arc::new(RateLimit::new(per_second))))
     }
 
-    /// Trusts that many proxies in front of the server: `client.address` and `url.scheme` are read from
-    /// the elements that they have added to `X-Forwarded-For` and `X-Forwarded-Proto`. None by default.
+    /// Sets the number of trusted proxies in front of the server. `client.address` and `url.scheme`
+    /// are read from the elements that these proxies append to `X-Forwarded-For` and
+    /// `X-Forwarded-Proto`. Defaults to 0.
     ///
-    /// A proxy must append to these headers, or overwrite them. Proxies that write others are told with
-    /// [`with_forwarded_headers`](Self::with_forwarded_headers).
+    /// A proxy must append to these headers or overwrite them. If the proxies use other headers,
+    /// set them with [`with_forwarded_headers`](Self::with_forwarded_headers).
     ///
     /// ```
     /// use tower_telemetry::TelemetryLayer;
@@ -190,12 +196,12 @@ impl TelemetryLayer {
         self.with(|options| options.trusted_proxies.count = count)
     }
 
-    /// Sets which headers the [trusted proxies](Self::with_trusted_proxies) write, in place of
+    /// Sets the headers that the [trusted proxies](Self::with_trusted_proxies) write. Defaults to
     /// `X-Forwarded-For` and `X-Forwarded-Proto`.
     ///
-    /// Name only headers that each of the proxies writes. Most pass on what they do not know: a header
-    /// that is named here and not written by a proxy is what the client says, with its own address,
-    /// scheme and host. Where `Forwarded` is named and has a value, that holds over the others.
+    /// List only headers that every proxy writes. Most proxies pass on unknown headers, so a listed
+    /// header that a proxy does not write contains the address, the scheme and the host that the
+    /// client chose. A value from `Forwarded` takes precedence over the other headers.
     ///
     /// ```
     /// use tower_telemetry::{layers::ForwardedHeader, TelemetryLayer};
@@ -211,13 +217,13 @@ impl TelemetryLayer {
         self.with(|options| options.trusted_proxies.headers = headers.into_iter().collect())
     }
 
-    /// Sets the scheme of the connections that requests come on, `url.scheme` on spans and metrics.
-    /// `http` by default.
+    /// Sets the scheme of the server's connections, `url.scheme` on spans and metrics. Defaults to
+    /// `http`.
     ///
-    /// Set it where TLS ends in this process, as with `axum-server`, tonic's `tls_config` or a
-    /// `TlsAcceptor`: the layer does not see the connection, and a client can write any scheme into the
-    /// target of its request. The scheme that a [trusted proxy](Self::with_trusted_proxies) names holds
-    /// over it. A scheme other than `http` and `https` is ignored, with a warning.
+    /// Set it if this process terminates TLS, for example with `axum-server`, tonic's `tls_config`
+    /// or a `TlsAcceptor`. The layer cannot see the connection, and a client can write any scheme
+    /// into its request target. The scheme from a [trusted proxy](Self::with_trusted_proxies) takes
+    /// precedence. A scheme other than `http` and `https` is ignored, with a warning.
     ///
     /// ```
     /// use http::uri::Scheme;
@@ -241,39 +247,40 @@ impl TelemetryLayer {
         self.with(|options| options.scheme = scheme)
     }
 
-    /// Puts the trace id into another response header than `x-trace-id`.
+    /// Sets the response header for the trace id. Defaults to `x-trace-id`.
     pub fn with_trace_id_header(self, name: HeaderName) -> Self {
         self.with(|options| options.response_headers.trace_id = Some(name))
     }
 
-    /// Puts no header with the trace id alone into responses.
+    /// Disables the response header with the trace id.
     pub fn without_trace_id_header(self) -> Self {
         self.with(|options| options.response_headers.trace_id = None)
     }
 
-    /// Puts the header `traceresponse` into responses: `00-<trace id>-<span id>-<flags>`.
+    /// Adds the header `traceresponse` to responses: `00-<trace id>-<span id>-<flags>`.
     pub fn with_traceresponse(self) -> Self {
         self.with(|options| options.response_headers.traceresponse = true)
     }
 
-    /// Adds a metric `traceparent` to the header `Server-Timing` of responses, from which scripts
-    /// in browsers can read it.
+    /// Adds a metric `traceparent` to the `Server-Timing` header of responses, which scripts in
+    /// browsers can read.
     pub fn with_server_timing(self) -> Self {
         self.with(|options| options.response_headers.server_timing = true)
     }
 
-    /// Logs a line for each request when it ends. None by default.
+    /// Logs a line for each request when it ends. Disabled by default.
     ///
-    /// See [`AccessLog`] for what is in it. Requests that [`with_filter`](Self::with_filter) leaves
-    /// out have none, nor has any where telemetry is switched off.
+    /// [`AccessLog`] describes the line. Requests that [`with_filter`](Self::with_filter) excludes
+    /// are not logged, and no request is logged while telemetry is disabled.
     pub fn with_access_log(self, log: AccessLog) -> Self {
         self.with(|options| options.access_log = Some(log))
     }
 
-    /// Leaves `error.type` out where the client goes away before the response is complete.
+    /// Omits `error.type` if the client disconnects before the response is complete.
     ///
-    /// By default it is `cancelled` there, although the span's status is not error, which deviates
-    /// from the [recording errors] conventions. Without it, such requests look like successful ones.
+    /// By default, it is `cancelled` in this case although the status of the span is not error,
+    /// which deviates from the [recording errors] conventions. Without it, such requests look like
+    /// successful requests.
     ///
     /// [recording errors]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
     pub fn without_cancelled_error_type(self) -> Self {
@@ -292,7 +299,7 @@ impl<S> Layer<S> for TelemetryLayer {
     }
 }
 
-/// Service made by [`TelemetryLayer`].
+/// Service created by [`TelemetryLayer`].
 #[derive(Clone)]
 pub struct Telemetry<S> {
     inner: S,
@@ -327,7 +334,7 @@ where
     }
 }
 
-/// Says in the extensions of a request that a layer has seen it.
+/// Marks a request that a layer has seen, in its extensions.
 #[derive(Clone)]
 struct Seen;
 
@@ -339,8 +346,8 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
     let Some(original) = original_uri(head).cloned() else {
         return start_with(state, head, None);
     };
-    // Hooks and attributes are of the request that the client has sent. The service gets the URI that
-    // its router has left.
+    // Hooks and attributes use the URI that the client sent. The inner service gets the URI as its
+    // router changed it.
     let routed = mem::replace(&mut head.uri, original);
     let request = start_with(state, head, Some(&routed));
     head.uri = routed;
@@ -356,13 +363,13 @@ fn start_with(
     let wanted = state.wanted(head);
     if wanted.nothing() {
         return match head.extensions.get::<Seen>() {
-            // The context of the layer that records it is current.
+            // The context of the outer layer, which records the request, is current.
             Some(_) => ActiveRequest::none(),
             None => ActiveRequest::unrecorded(state, head),
         };
     }
     if head.extensions.insert(Seen).is_some() {
-        warn_once!("a request passes two telemetry layers; the inner one does nothing");
+        warn_once!("a request passes through two telemetry layers; the inner one is ignored");
         return ActiveRequest::none();
     }
     ActiveRequest::start_incoming(state, head, routed, wanted)

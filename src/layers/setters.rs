@@ -1,9 +1,9 @@
-//! Setters and accessors that the layers for servers and clients share.
+//! Setters and accessors that the server layer and the client layer share.
 
 /// Implements the setters of both layers.
 ///
-/// `$layer` is the layer, `$url` the attribute that holds the query, `$variables` the beginning of the
-/// variables that name headers to capture.
+/// `$layer` is the layer, `$url` the attribute that contains the query, and `$variables` the prefix
+/// of the variables for captured headers.
 macro_rules! shared_setters {
     ($layer:ident, $url:literal, $variables:literal) => {
         impl $layer {
@@ -12,10 +12,10 @@ macro_rules! shared_setters {
                 Self::default()
             }
 
-            /// Sends the spans to `provider`.
+            /// Sets the provider of the layer's tracer.
             ///
-            /// In a layer for servers, the spans of this crate's handler functions go there too, as long
-            /// as they run for a request of this layer.
+            /// On a server layer, spans of this crate's handler functions also use it, as long as
+            /// they run for a request of this layer.
             ///
             /// ```
             /// use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -34,17 +34,15 @@ macro_rules! shared_setters {
                 self.with(|options| options.tracers = Some(tracers))
             }
 
-            /// Sends the metrics to `provider`.
+            /// Sets the provider of the layer's meter.
             ///
-            /// In a layer for servers, the metrics of this crate's handler functions go there too, as long
-            /// as they run for a request of this layer.
+            /// On a server layer, metrics of this crate's handler functions also use it, as long as
+            /// they run for a request of this layer.
             ///
-            /// With the feature `init` it must be a provider of `opentelemetry_sdk`, because the layer then
-            /// uses bound instruments, which other providers need not have.
-            ///
-            /// An SDK keeps a bounded number of series per instrument. The layer divides them among its
-            /// routes; clones of the layer share them. Make the layers of one provider as clones of one
-            /// layer.
+            /// The provider may be the SDK's or another one. The SDK keeps a limited number of
+            /// series per instrument. The layer divides them among its routes, and clones of the
+            /// layer share them. If several layers use the same provider, create them as clones of
+            /// one layer.
             ///
             /// ```
             /// use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -60,8 +58,8 @@ macro_rules! shared_setters {
                 self.with(|options| options.set_meters($crate::providers::bound::of_type(provider)))
             }
 
-            /// Reads and writes the context of requests with `propagator`, in place of W3C Trace Context
-            /// and Baggage, or of the propagators that [`init`](crate::init) has set.
+            /// Sets the propagator that reads and writes the context of requests. Defaults to the
+            /// propagators of [`init`](crate::init), or to W3C Trace Context and Baggage.
             ///
             /// ```
             /// use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -77,8 +75,8 @@ macro_rules! shared_setters {
                 self.with(|options| options.propagators = Some(propagators))
             }
 
-            /// Records only the requests for which `filter` returns true. Other requests still pass
-            /// their trace context on.
+            /// Records only requests for which `filter` returns true. The trace context of other
+            /// requests is still propagated.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -93,8 +91,8 @@ macro_rules! shared_setters {
                 self.with(|options| options.filter = Some(std::sync::Arc::new(filter)))
             }
 
-            /// Puts only the requests for which `filter` returns true into traces. Others are in metrics
-            /// all the same, and pass their trace context on.
+            /// Records only requests for which `filter` returns true in traces. Other requests are
+            /// still recorded in metrics, and their trace context is propagated.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -109,8 +107,8 @@ macro_rules! shared_setters {
                 self.with(|options| options.trace_filter = Some(std::sync::Arc::new(filter)))
             }
 
-            /// Puts only the requests for which `filter` returns true into metrics. Others are in traces
-            /// all the same.
+            /// Records only requests for which `filter` returns true in metrics. Other requests are
+            /// still recorded in traces.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -125,10 +123,10 @@ macro_rules! shared_setters {
                 self.with(|options| options.metric_filter = Some(std::sync::Arc::new(filter)))
             }
 
-            /// Names spans with `name` instead of the conventions. Where `name` returns `None`, the
-            /// conventions name the span.
+            /// Sets the function that names spans. If `name` returns `None`, the span is named as
+            /// in the conventions.
             ///
-            /// A name stands for a kind of request, not for one request: never use the path.
+            /// A name describes a kind of request, not a single request: never use the path.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -173,11 +171,12 @@ macro_rules! shared_setters {
                 self.with(|options| options.response_attributes = Some(std::sync::Arc::new(hook)))
             }
 
-            /// Captures request headers as `http.request.header.<name>`, in place of the headers that
-            #[doc = concat!("`", $variables, "_REQUEST` names.")]
+            /// Sets the request headers that are captured as `http.request.header.<name>`.
+            /// Overrides
+            #[doc = concat!("`", $variables, "_REQUEST`.")]
             ///
-            /// Headers that carry credentials by their name, such as `authorization` and `cookie`, are not
-            /// captured, nor are values that are marked sensitive.
+            /// Headers whose names suggest credentials, such as `authorization` and `cookie`, are
+            /// not captured. Neither are values that are marked as sensitive.
             ///
             /// ```
             /// use http::header::ACCEPT_LANGUAGE;
@@ -192,11 +191,13 @@ macro_rules! shared_setters {
                 self.with(|options| options.captured_request = Some(names.into_iter().collect()))
             }
 
-            /// Captures response headers as `http.response.header.<name>`, in place of the headers that
-            #[doc = concat!("`", $variables, "_RESPONSE` names.")]
+            /// Sets the response headers that are captured as `http.response.header.<name>`.
+            /// Overrides
+            #[doc = concat!("`", $variables, "_RESPONSE`.")]
             ///
             /// The exceptions of
-            /// [`with_captured_request_headers`](Self::with_captured_request_headers) hold here too.
+            /// [`with_captured_request_headers`](Self::with_captured_request_headers) apply here
+            /// too.
             pub fn with_captured_response_headers(
                 self,
                 names: impl IntoIterator<Item = http::HeaderName>,
@@ -204,8 +205,9 @@ macro_rules! shared_setters {
                 self.with(|options| options.captured_response = Some(names.into_iter().collect()))
             }
 
-            /// Records these sets of metrics. Defaults to [`MetricSet::Basic`](crate::layers::MetricSet::Basic), which only servers have,
-            /// and [`MetricSet::Conventions`](crate::layers::MetricSet::Conventions).
+            /// Sets the recorded groups of metrics. Defaults to
+            /// [`MetricSet::Basic`](crate::layers::MetricSet::Basic), which only servers have, and
+            /// [`MetricSet::Conventions`](crate::layers::MetricSet::Conventions).
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -217,8 +219,8 @@ macro_rules! shared_setters {
                 self.with(|options| options.metrics = sets.into_iter().collect())
             }
 
-            #[doc = concat!("Redacts the values of these query parameters in `", $url, "`, in place of the")]
-            /// parameters that the conventions list. Names are case-sensitive.
+            #[doc = concat!("Sets the query parameters whose values are redacted in `", $url, "`. Defaults to the")]
+            /// parameters in the conventions. Names are case-sensitive.
             pub fn with_sensitive_query_parameters<N: Into<String>>(
                 self,
                 names: impl IntoIterator<Item = N>,
@@ -229,13 +231,13 @@ macro_rules! shared_setters {
                 })
             }
 
-            #[doc = concat!("Records no query in `", $url, "`.")]
+            #[doc = concat!("Omits the query from `", $url, "`.")]
             pub fn without_query(self) -> Self {
                 self.with(|options| options.sensitive_parameters = None)
             }
 
-            /// Sets the known methods, in place of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS` and of the
-            /// methods of the conventions. Other methods are recorded as `_OTHER`.
+            /// Sets the known methods. Overrides `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, and
+            /// defaults to the methods of the conventions. Other methods are recorded as `_OTHER`.
             pub fn with_known_methods<N: Into<String>>(
                 self,
                 methods: impl IntoIterator<Item = N>,
@@ -244,12 +246,12 @@ macro_rules! shared_setters {
                 self.with(|options| options.known_methods = Some(methods))
             }
 
-            /// Declares gRPC methods, as `package.Service/Method`, so that they are named from their first
-            /// call on.
+            /// Declares gRPC methods, as `package.Service/Method`, so that their first call already
+            /// has their name.
             ///
-            /// Other methods get their name when a call of them was answered, up to 256 methods. Declared
-            /// methods add to the ones declared before. With the feature `tonic`, a client also knows the
-            /// methods of tonic's generated clients.
+            /// The names of other methods are used once a call to them has been answered, for up to
+            /// 256 methods. Each call of this setter adds methods. With the feature `tonic`, a
+            /// client also recognises the methods of tonic's generated clients.
             pub fn with_grpc_methods<N: Into<String>>(
                 self,
                 methods: impl IntoIterator<Item = N>,
@@ -258,13 +260,13 @@ macro_rules! shared_setters {
                 self.with(|options| options.grpc_methods.extend(methods))
             }
 
-            /// Declares gRPC methods from the descriptors of their services: the encoded
-            /// `FileDescriptorSet` that tonic's build writes with `file_descriptor_set_path`, and that
-            /// `tonic-reflection` takes too.
+            /// Declares gRPC methods from the descriptors of their services: an encoded
+            /// `FileDescriptorSet`, which tonic's build writes with `file_descriptor_set_path` and
+            /// which `tonic-reflection` also uses.
             ///
-            /// Spans and metrics of these methods have their names from the first call on, also when the
-            /// calls fail ([`rpc.method`]). Bytes that are no `FileDescriptorSet` are ignored, with a
-            /// warning.
+            /// Spans and metrics of these methods have their names from the first call on, even if
+            /// calls fail ([`rpc.method`]). Bytes that are not a `FileDescriptorSet` are ignored,
+            /// with a warning.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -278,13 +280,15 @@ macro_rules! shared_setters {
                 self.with(|options| options.add_grpc_descriptors(file_descriptor_set))
             }
 
-            /// Names errors of type `E` for `error.type`, before the words that the crate finds itself.
+            /// Sets a function that returns the `error.type` of errors of type `E`. It takes
+            /// precedence over the values that the crate finds itself.
             ///
-            /// The hook is called for each error of type `E` among an error and its sources, the outermost
-            /// first. With `None` the search goes on. Call the setter once per type. The names must be few,
-            /// because they are on metrics. The crate looks into an error type that it does not know only
-            /// with a hook for it, since a service's error need not be an [`Error`](std::error::Error):
-            /// then it finds the causes below it, too. A hook that panics counts as `None`.
+            /// The function is called for each error of type `E` in an error and its sources,
+            /// outermost first, until it returns a value. Use this setter once per type. The names
+            /// are recorded on metrics, so their number must be small. The setter is also required
+            /// for the crate to find the sources of an error type that it does not know, because a
+            /// service's error need not implement [`Error`](std::error::Error). A panic in the
+            /// function counts as `None`.
             ///
             /// ```
             #[doc = concat!("use tower_telemetry::", stringify!($layer), ";")]
@@ -321,13 +325,13 @@ macro_rules! shared_setters {
                 self.with(|options| options.error_types.push(hook))
             }
 
-            /// Gives requests no span of `tracing`.
+            /// Disables the span of `tracing` for requests.
             ///
-            /// With the feature `tracing`, and where the subscriber has the layer of
-            /// [`init`](crate::init) or [`span_layer`](crate::span_layer), each request has one. It stands
-            /// for the span that this layer makes: what is recorded on it, and tasks that carry it with
-            /// `in_current_span`, belong to the request. Without it, a request costs less, and only
-            /// OpenTelemetry's own context knows it.
+            /// With the feature `tracing`, and if the subscriber contains the layer of
+            /// [`init`](crate::init) or [`span_layer`](crate::span_layer), each request has a span
+            /// of `tracing`. It represents the span of this layer: data that is recorded on it, and
+            /// tasks that carry it with `in_current_span`, belong to the request. Without it, a
+            /// request costs less, but only OpenTelemetry's own context identifies it.
             pub fn without_tracing_span(self) -> Self {
                 self.with(|options| options.tracing_span = false)
             }
@@ -352,7 +356,7 @@ macro_rules! shared_setters {
 }
 pub(crate) use shared_setters;
 
-/// Implements access to the service that a layer has wrapped.
+/// Implements access to the inner service of a layer's service.
 macro_rules! inner_service {
     ($service:ident) => {
         impl<S> $service<S> {
@@ -361,12 +365,12 @@ macro_rules! inner_service {
                 &self.inner
             }
 
-            /// Returns the inner service, to change it.
+            /// Returns the inner service mutably.
             pub fn get_mut(&mut self) -> &mut S {
                 &mut self.inner
             }
 
-            /// Takes the inner service out.
+            /// Consumes the service and returns the inner service.
             pub fn into_inner(self) -> S {
                 self.inner
             }

@@ -16,16 +16,16 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::config::settings::{Compression, Protocol};
-use crate::otlp::answer::{
-    self, AttemptError, GRPC_ENCODING, MAX_ANSWER, Retry, failed, grpc_message, refused,
-};
 use crate::otlp::client::OtlpClient;
-use crate::otlp::first_bytes::{GRPC_ALONE, NO_GRPC, TLS_ALONE};
+use crate::otlp::first_bytes::{GRPC_ONLY, NO_GRPC, TLS_ONLY};
 use crate::otlp::messages;
+use crate::otlp::response::{
+    self, AttemptError, GRPC_ENCODING, MAX_RESPONSE, Retry, failed, grpc_message, refused,
+};
 use crate::semconv::rpc::Code;
 
-/// Headers that say how a message is sent. A value of the configuration would contradict the message,
-/// and have it lost.
+/// Headers that describe how a message is sent. A configured value would contradict the message,
+/// and the receiver would refuse it.
 const FRAMING: [HeaderName; 8] = [
     CONNECTION,
     CONTENT_ENCODING,
@@ -37,12 +37,12 @@ const FRAMING: [HeaderName; 8] = [
     GRPC_ENCODING,
 ];
 
-/// Bound of a page that is read for its words, in bytes.
+/// The maximum length of an error page that is searched for known texts, in bytes.
 const MAX_PAGE: usize = 8 * 1024;
 
 impl OtlpClient {
-    /// A message as it travels: compressed, and framed for gRPC.
-    pub(crate) fn packed(&self, body: Vec<u8>) -> Bytes {
+    /// Returns a message as it is sent: compressed, and framed for gRPC.
+    pub(crate) fn compress_and_frame(&self, body: Vec<u8>) -> Bytes {
         let compresses = self.compression == Compression::Gzip;
         let body = if compresses { gzip(&body) } else { body };
         if self.protocol != Protocol::Grpc {
@@ -55,46 +55,46 @@ impl OtlpClient {
         frame.freeze()
     }
 
-    pub(crate) async fn attempt(&self, body: Bytes) -> Result<Answer, AttemptError> {
+    pub(crate) async fn attempt(&self, body: Bytes) -> Result<Accepted, AttemptError> {
         self.post(body, self.request_headers()).await
     }
 
-    /// Sends a message with these headers, and reads the answer.
+    /// Sends a message with these headers and reads the response.
     pub(crate) async fn post(
         &self,
         body: Bytes,
         headers: HeaderMap,
-    ) -> Result<Answer, AttemptError> {
+    ) -> Result<Accepted, AttemptError> {
         let mut request = Request::post(self.uri.clone())
             .body(Full::new(body))
             .map_err(|error| AttemptError::no_receiver(&error.to_string()))?;
         *request.headers_mut() = headers;
         let start = Instant::now();
         let failed_connection = |error: &(dyn Error + 'static)| {
-            AttemptError::connection(self.connection.failed(error, start))
+            AttemptError::connection(self.connection.record_failure(error, start))
         };
         let response = self.connection.client().request(request).await;
         let (head, body) = response
             .map_err(|error| failed_connection(&error))?
             .into_parts();
-        self.connection.answered();
-        let is_grpc_answer = has_type(&head.headers, "application/grpc");
+        self.connection.record_response();
+        let is_grpc_response = has_type(&head.headers, "application/grpc");
         if !head.status.is_success() {
             return Err(self.refused(&head, body).await);
         }
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = Limited::new(body, MAX_RESPONSE).collect().await;
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                return AttemptError::no_receiver("the answer has no end");
+                return AttemptError::no_receiver("the response is too long");
             }
             failed_connection(&*error)
         })?;
         if self.protocol != Protocol::Grpc {
-            if is_grpc_answer {
-                let error = AttemptError::no_receiver("the answer is that of a gRPC server");
-                return Err(error.advise(GRPC_ALONE));
+            if is_grpc_response {
+                let error = AttemptError::no_receiver("the response comes from a gRPC server");
+                return Err(error.advise(GRPC_ONLY));
             }
-            return Ok(Answer {
+            return Ok(Accepted {
                 headers: head.headers,
                 body: body.to_bytes(),
             });
@@ -104,47 +104,48 @@ impl OtlpClient {
             .filter(|trailers| Code::in_headers(trailers).is_some());
         let trailers = trailers.unwrap_or(&head.headers).clone();
         match Code::in_headers(&trailers) {
-            Some(code) if code.name() == "OK" => Ok(Answer {
+            Some(code) if code.name() == "OK" => Ok(Accepted {
                 body: grpc_message(&body.to_bytes(), &head.headers)?,
                 headers: head.headers,
             }),
             Some(code) => Err(failed(code, &trailers)),
             None => {
-                let error = AttemptError::no_receiver("the answer is not that of a gRPC server");
-                let advice = (!is_grpc_answer).then_some(NO_GRPC);
+                let error =
+                    AttemptError::no_receiver("the response does not come from a gRPC server");
+                let advice = (!is_grpc_response).then_some(NO_GRPC);
                 Err(advice.into_iter().fold(error, AttemptError::advise))
             }
         }
     }
 
-    /// Says what a status other than of success means, and where it may come from.
+    /// Returns the failure for an unsuccessful status, with a hint on what to try.
     async fn refused(&self, head: &Parts, body: Incoming) -> AttemptError {
         let mut error = refused(head.status, &head.headers);
-        let is_grpc_answer = has_type(&head.headers, "application/grpc");
-        // None of these is of a gateway before a receiver that does speak the protocol.
+        let is_grpc_response = has_type(&head.headers, "application/grpc");
+        // A gateway in front of a gRPC receiver uses none of these statuses.
         let is_unknown = [400, 404, 405, 415, 505].contains(&head.status.as_u16());
         match self.protocol {
-            Protocol::Grpc if is_unknown && !is_grpc_answer => error = error.advise(NO_GRPC),
+            Protocol::Grpc if is_unknown && !is_grpc_response => error = error.advise(NO_GRPC),
             Protocol::Grpc => {}
-            _ if is_grpc_answer => error = error.advise(GRPC_ALONE),
+            _ if is_grpc_response => error = error.advise(GRPC_ONLY),
             _ if head.status == 400 && self.uri.scheme_str() == Some("http") => {
-                // Written by those who expect TLS and see none.
+                // Servers respond so to plain HTTP on a TLS port.
                 let page = Limited::new(body, MAX_PAGE).collect().await;
                 let page = page.map(|page| page.to_bytes()).unwrap_or_default();
                 let page = String::from_utf8_lossy(&page);
                 let words = ["HTTPS port", "HTTPS server", "SSL-enabled server port"];
                 if words.iter().any(|words| page.contains(words)) {
-                    error = error.advise(TLS_ALONE);
+                    error = error.advise(TLS_ONLY);
                 }
             }
             _ => {}
         }
         if let Some((proxy, _)) = self.connection.forwarder() {
             error.detail = match head.status.as_u16() {
-                407 => format!("the proxy {proxy} wants a name and a password in its URL"),
+                407 => format!("the proxy {proxy} requires a user and a password in its URL"),
                 _ => format!("{} through the proxy {proxy}", error.detail),
             };
-            // Written by proxies for a receiver that they do not reach; receivers have no pages.
+            // Proxies respond so if they cannot reach the receiver. Receivers send no HTML.
             if head.status == 500 && has_type(&head.headers, "text/html") {
                 error.retry = Retry::Soon;
             }
@@ -152,7 +153,7 @@ impl OtlpClient {
         error
     }
 
-    /// Returns the headers of the configuration.
+    /// Returns the configured headers, without those that describe how a message is sent.
     pub(crate) fn configured_headers(&self) -> HeaderMap {
         let mut headers = match &self.headers_from {
             Some(callback) => callback.over(&self.headers),
@@ -173,7 +174,8 @@ impl OtlpClient {
             Protocol::Grpc => {
                 set(TE, "trailers");
                 if self.compression == Compression::Gzip {
-                    // Some answer in the encoding of the request, whether it is asked for or not.
+                    // Some receivers compress the response as the request, even without this
+                    // header.
                     set(HeaderName::from_static("grpc-accept-encoding"), "gzip");
                 }
                 GRPC_ENCODING
@@ -196,17 +198,17 @@ impl OtlpClient {
         headers
     }
 
-    pub(crate) fn rejected<Q: messages::Request>(&self, answer: Answer) -> Option<(i64, String)> {
+    pub(crate) fn rejected<Q: messages::Request>(&self, answer: Accepted) -> Option<(i64, String)> {
         match self.protocol {
             Protocol::Grpc => Q::rejected(answer.body),
-            _ => answer::rejected::<Q>(&answer.headers, answer.body),
+            _ => response::rejected::<Q>(&answer.headers, answer.body),
         }
     }
 }
 
-/// The answer of a receiver that took a message.
+/// The response of a receiver that accepted a message.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub(crate) struct Accepted {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -219,7 +221,7 @@ fn has_type(headers: &HeaderMap, content_type: &str) -> bool {
 
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    // Writing to a vector does not fail.
+    // Writing to a `Vec` cannot fail.
     let _ = encoder.write_all(body);
     encoder.finish().unwrap_or_default()
 }
@@ -258,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Answers each connection with some bytes when the client has sent its first ones.
+    /// Responds to each connection with fixed bytes, once the client has sent its first bytes.
     async fn serve(answer: Vec<u8>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -281,16 +283,18 @@ mod tests {
         [head.as_bytes(), body].concat()
     }
 
-    /// Sends a message, and says how many were rejected, or how it failed.
+    /// Sends a message, and returns how many items were rejected, or the failure.
     async fn send(client: &OtlpClient) -> Result<i64, AttemptError> {
-        let answer = client.attempt(client.packed(vec![1, 2, 3])).await?;
+        let answer = client
+            .attempt(client.compress_and_frame(vec![1, 2, 3]))
+            .await?;
         let rejected = client.rejected::<ExportMetricsServiceRequest>(answer);
-        let rejected = rejected.ok_or_else(|| AttemptError::no_receiver("it is no answer"))?;
+        let rejected = rejected.ok_or_else(|| AttemptError::no_receiver("not a response"))?;
         Ok(rejected.0)
     }
 
     #[tokio::test]
-    async fn headers_of_the_configuration_that_frame_a_message_are_left_out() {
+    async fn configured_framing_headers_are_left_out() {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             let mut client = client("http://receiver.example/", protocol, None);
             let plain = client.request_headers();
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_success_counts_as_one_however_it_is_worded_and_a_web_page_does_not() {
+    async fn any_form_of_success_counts_but_a_web_page_does_not() {
         const PROTOBUF: &str = "content-type: application/x-protobuf\r\n";
         const JSON: &str = "content-type: application/json\r\n";
         const TEXT: &str = "content-type: text/plain; charset=utf-8\r\n";
@@ -322,9 +326,9 @@ mod tests {
         let snake = br#"{"partial_success":{"rejected_data_points":3}}"#;
         let nginx = b"<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n";
         let login = b"\n  <html><body>Sign in</body></html>";
-        let long = vec![b'a'; MAX_ANSWER / 2];
+        let long = vec![b'a'; MAX_RESPONSE / 2];
         let table: Vec<(&str, &str, &[u8], Option<i64>)> = vec![
-            // The Collector, Jaeger, Tempo: an empty message.
+            // The Collector, Jaeger and Tempo respond with an empty message.
             ("200 OK", PROTOBUF, b"", Some(0)),
             ("200 OK", PROTOBUF, &partial, Some(3)),
             ("200 OK", PROTOBUF, b"\x0a\x00", Some(0)),
@@ -342,7 +346,7 @@ mod tests {
             ),
             ("200 OK", NONE, &partial, Some(3)),
             ("202 Accepted", PROTOBUF, &partial, Some(3)),
-            // The same in JSON, whatever was asked for.
+            // The same in JSON, whatever the protocol.
             ("200 OK", JSON, br#"{"partialSuccess":{}}"#, Some(0)),
             ("200 OK", JSON, br#"{"partialSuccess":null}"#, Some(0)),
             ("200 OK", JSON, json, Some(3)),
@@ -356,7 +360,7 @@ mod tests {
             ("200 OK", TEXT, json, Some(3)),
             ("200 OK", JSON, snake, Some(3)),
             ("200 OK", PROTOBUF, json, Some(3)),
-            // Prometheus, Loki and gateways: a status, and few words or none.
+            // Prometheus, Loki and gateways respond with a status and a short text or nothing.
             ("200 OK", NONE, b"", Some(0)),
             ("202 Accepted", NONE, b"", Some(0)),
             ("202 Accepted", JSON, b"{}", Some(0)),
@@ -373,7 +377,7 @@ mod tests {
             ("200 OK", PROTOBUF, b"success", Some(0)),
             ("201 Created", TEXT, b"", Some(0)),
             ("200 OK", HTML, b"", Some(0)),
-            // Somebody else.
+            // Responses of servers that are not receivers.
             ("200 OK", HTML, nginx, None),
             ("200 OK", HTML, b"ok", None),
             ("200 OK", TEXT, login, None),
@@ -422,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_of_another_protocol_is_told_with_the_one_to_try() {
+    async fn the_failure_at_a_port_of_another_protocol_names_the_one_to_try() {
         const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
         const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
         let bad = || answer("400 Bad Request\r\n", b"400 Bad Request");
@@ -439,11 +443,11 @@ mod tests {
                 answer("505 Not Supported\r\n", b""),
                 Some(NO_GRPC),
             ),
-            ("http", grpc, ALERT.to_vec(), Some(TLS_ALONE)),
-            ("http", http, SETTINGS.to_vec(), Some(GRPC_ALONE)),
-            ("http", http, ALERT.to_vec(), Some(TLS_ALONE)),
-            ("http", http, go, Some(TLS_ALONE)),
-            ("http", http, nginx, Some(TLS_ALONE)),
+            ("http", grpc, ALERT.to_vec(), Some(TLS_ONLY)),
+            ("http", http, SETTINGS.to_vec(), Some(GRPC_ONLY)),
+            ("http", http, ALERT.to_vec(), Some(TLS_ONLY)),
+            ("http", http, go, Some(TLS_ONLY)),
+            ("http", http, nginx, Some(TLS_ONLY)),
             ("https", grpc, bad(), Some(no_tls)),
             ("https", http, bad(), Some(no_tls)),
             ("https", grpc, SETTINGS.to_vec(), Some(no_tls)),
@@ -468,7 +472,7 @@ mod tests {
         }
     }
 
-    /// A server of HTTP/2 that answers everything like this.
+    /// Serves HTTP/2 with the same response to every request.
     async fn serve_http_2(status: u16, content_type: &'static str) -> SocketAddr {
         use hyper::service::service_fn;
         use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -492,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_of_http_2_that_knows_no_grpc_is_told_from_one_that_does() {
+    async fn an_http_2_server_without_grpc_is_recognised() {
         for (status, content_type, advised) in [
             (404, "text/plain", true),
             (415, "application/json", true),
@@ -511,11 +515,11 @@ mod tests {
             let error = send(&client).await.expect_err("it is no receiver");
             let case = format!("{status} {content_type}: {error:?}");
             assert_eq!(error.detail.ends_with(NO_GRPC), advised, "{case}");
-            // And it speaks nothing else.
+            // The server does not speak HTTP/1.
             let uri = format!("http://{address}/v1/metrics");
             let client = self::client(&uri, Protocol::HttpProtobuf, None);
             let error = send(&client).await.expect_err("it does not speak HTTP/1");
-            assert!(error.detail.ends_with(GRPC_ALONE), "{error:?}");
+            assert!(error.detail.ends_with(GRPC_ONLY), "{error:?}");
         }
     }
 
@@ -524,10 +528,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_of_a_proxy_names_it_without_its_password() {
+    async fn the_failure_at_a_proxy_names_it_without_its_password() {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for (status, words, retry) in [
-                (407, "a name and a password in its URL", Retry::Never),
+                (407, "a user and a password in its URL", Retry::Never),
                 (403, "403", Retry::Never),
                 (429, "429", Retry::Soon),
                 (502, "502", Retry::Soon),
@@ -537,7 +541,7 @@ mod tests {
                 let address = serve(answer(&head, b"<html>")).await;
                 let uri = "http://receiver.example:4318/v1/metrics";
                 let client = client(uri, protocol, proxy(address));
-                // Two signals: one makes the connection, and the other waits for it.
+                // Two signals: one opens the connection, the other waits for it.
                 for error in <[_; 2]>::from(tokio::join!(send(&client), send(&client))) {
                     let error = error.expect_err("it refuses");
                     let case = format!("{protocol:?} {status}: {error:?}");

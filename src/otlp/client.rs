@@ -1,5 +1,5 @@
-//! One OTLP export: split to size, encode, send, judge the answer, and keep the message for another
-//! attempt where that can help.
+//! One OTLP export: splits a message to size, encodes it, sends it, reads the response, and keeps
+//! the message for another attempt if that can help.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::settings::headers::HeadersFrom;
 use crate::config::settings::{Compression, Protocol};
-use crate::otlp::answer::AttemptError;
 use crate::otlp::connection::Connection;
 use crate::otlp::messages;
 use crate::otlp::outcome::SendOutcome;
+use crate::otlp::response::AttemptError;
 use crate::otlp::retention::Retention;
 use crate::otlp::retries::{Repeat, Retries, Unsent};
 use crate::stats::Failure;
 
-/// Receivers of gRPC take 4 MiB, unless told otherwise.
+/// The maximum length of a message in bytes. gRPC receivers accept 4 MiB by default.
 pub(crate) const MAX_MESSAGE: usize = 3584 * 1024;
 
 /// Sends the telemetry of one signal to its receiver.
@@ -29,13 +29,13 @@ pub(crate) struct OtlpClient {
     pub(crate) compression: Compression,
     pub(crate) headers: HeaderMap,
     pub(crate) headers_from: Option<HeadersFrom>,
-    /// The bound of one attempt.
+    /// The timeout of one attempt.
     pub(crate) timeout: Duration,
     pub(crate) retries: Retries,
 }
 
 impl OtlpClient {
-    /// Sends a message, in parts where it is too large, and returns the outcome.
+    /// Sends a message, split into parts if it is too large, and returns the outcome.
     pub(crate) async fn export<Q: messages::Request>(
         &self,
         message: Q,
@@ -54,15 +54,15 @@ impl OtlpClient {
                     parts.push(part);
                 } else {
                     let detail = format!(
-                        "one alone is larger than {MAX_MESSAGE} bytes, or cannot be written"
+                        "a single item is larger than {MAX_MESSAGE} bytes, or cannot be encoded"
                     );
                     outcome.fail(count, Failure::TooLarge, detail);
                 }
                 continue;
             };
-            // It may be kept for minutes, and once is enough.
+            // The encoded message may be kept for minutes. One copy in memory is enough.
             drop(part);
-            let body = self.packed(body);
+            let body = self.compress_and_frame(body);
             let sent = self.send::<Q>(body, oldest, repeat, retention).await;
             if outcome.add(count, sent) {
                 let rest: usize = parts.drain(..).map(|part| part.count()).sum();
@@ -72,7 +72,7 @@ impl OtlpClient {
         outcome
     }
 
-    /// Sends one message, again and again if need be, and returns how many items the receiver rejected.
+    /// Sends one message, with retries, and returns how many items the receiver rejected.
     async fn send<Q: messages::Request>(
         &self,
         body: Bytes,
@@ -87,10 +87,11 @@ impl OtlpClient {
                 return Err(AttemptError::timeout());
             };
             self.rejected::<Q>(answer?).ok_or_else(|| {
-                AttemptError::no_receiver("the answer is not that of an OTLP receiver")
+                AttemptError::no_receiver("the response does not come from an OTLP receiver")
             })
         };
-        // Waits here, and not in the attempt, where the queue could not take the message's place.
+        // The pause is here and not in the attempt: while a message waits here, the queue can drop
+        // it to make room for newer items.
         let not_before = || self.connection.pause_until();
         let run = self
             .retries
@@ -98,8 +99,8 @@ impl OtlpClient {
         run.await
     }
 
-    /// Returns the receiver's URL and protocol for log lines: neither a query nor a path of its own,
-    /// either of which may hold a secret.
+    /// Returns the receiver's URL and protocol for log lines. The query and any unusual path are
+    /// left out, because they may contain a secret.
     pub(crate) fn receiver(&self) -> String {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let host = self.uri.host().unwrap_or_default();
@@ -110,7 +111,7 @@ impl OtlpClient {
         format!("{scheme}://{host}{port}{path} ({})", self.protocol.name())
     }
 
-    /// Returns `None` where the message is too large, or cannot be written.
+    /// Returns the encoded message; `None` if it is too large or cannot be encoded.
     fn encode<Q: messages::Request>(&self, message: &Q) -> Option<Vec<u8>> {
         match self.protocol {
             Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE),

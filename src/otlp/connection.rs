@@ -23,7 +23,7 @@ use crate::config::proxy::Proxy;
 use crate::config::settings::Protocol;
 use crate::otlp::dial::{BoxError, Dial, ProxyRoute, Route};
 use crate::otlp::failure::{AttemptFailure, failure};
-use crate::otlp::first_bytes::{FirstBytes, NO_GRPC, Spoken, Watched, advice};
+use crate::otlp::first_bytes::{ExpectedProtocol, FirstBytes, NO_GRPC, Watched, advice};
 use crate::otlp::reconnects::Reconnects;
 use crate::otlp::trust::{self, Secured};
 use crate::stats::Failure;
@@ -33,13 +33,13 @@ pub(crate) use crate::otlp::trust::Tls;
 pub(crate) type HttpClient = Client<Connector, Full<Bytes>>;
 
 const TCP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Name, TCP and TLS together. One that never answers must not be waited for in the background
-/// either, and they would add up.
+/// The timeout for DNS, TCP and TLS together. hyper may continue to connect in the background, so
+/// attempts to reach a silent peer would add up without it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The properties of a connection. Signals with an equal origin share connections.
+/// The properties of a connection. Signals with equal origins share connections.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Origin {
     pub(crate) scheme: Option<String>,
@@ -62,7 +62,7 @@ impl Origin {
         }
     }
 
-    /// Sets the way there, in place of a connection to the host itself.
+    /// Connects through a Unix socket or a proxy, instead of to the host itself.
     pub(crate) fn by(mut self, socket: Option<PathBuf>, proxy: Option<Proxy>) -> Self {
         self.socket = socket;
         self.proxy = proxy;
@@ -73,7 +73,7 @@ impl Origin {
         self.scheme.as_deref() == Some("https")
     }
 
-    /// The proxy that is given each request, in place of a tunnel.
+    /// Returns the proxy that forwards requests without a tunnel, if there is one.
     fn forwarder(&self) -> Option<&Proxy> {
         let is_forwarded = |proxy: &&Proxy| !proxy.is_socks() && !self.is_grpc && !self.is_https();
         self.proxy.as_ref().filter(is_forwarded)
@@ -92,14 +92,14 @@ impl Origin {
             forwards: self.forwarder().is_some(),
             #[cfg(feature = "tls")]
             tls: match proxy.uri.scheme_str() {
-                Some("https") => Some(trust::with_proxy()?),
+                Some("https") => Some(trust::proxy_tls_config()?),
                 _ => None,
             },
         })))
     }
 }
 
-/// The connections to one receiver, shared by the signals that go there.
+/// The connections to one receiver, shared by all signals that are sent there.
 pub(crate) struct Connection {
     pub(crate) origin: Origin,
     connector: Connector,
@@ -133,70 +133,76 @@ impl Connection {
         locked(&self.client).clone()
     }
 
-    /// Returns the way to connect, for a client that keeps connections of its own.
+    /// Returns the connector, for a client with its own connection pool.
     #[cfg(feature = "opentelemetry-otlp")]
     pub(crate) fn connector(&self) -> Connector {
         self.connector.clone()
     }
 
-    /// Has what comes connect anew: what gave no answer in time may be dead, and the kernel takes
-    /// long to say so.
+    /// Replaces the client, so that later requests open a new connection. A connection without a
+    /// response may be dead, and the kernel takes long to notice.
     pub(crate) fn renew(&self) {
         self.shared
             .reconnects
-            .failed(Failure::Timeout, "no answer in time");
+            .record_failure(Failure::Timeout, "no response in time");
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
     }
 
-    /// Returns when the pause after the last failed connection ends; `None` if there is none.
+    /// Returns the end of the pause after the last failed connection; `None` if there is no pause.
     pub(crate) fn pause_until(&self) -> Option<Instant> {
         self.shared.reconnects.pause_until()
     }
 
-    /// Notes that the receiver, or a proxy in its place, has answered.
-    pub(crate) fn answered(&self) {
-        self.shared.reconnects.answered();
+    /// Records that the receiver, or a proxy in front of it, has responded.
+    pub(crate) fn record_response(&self) {
+        self.shared.reconnects.record_response();
     }
 
-    /// Says why a request failed that began at `start`, and what to try where the port speaks another
-    /// protocol.
-    pub(crate) fn failed(&self, error: &(dyn Error + 'static), start: Instant) -> AttemptFailure {
+    /// Records the failure of a request that began at `start`, and returns its cause, with a hint
+    /// if the port speaks another protocol.
+    pub(crate) fn record_failure(
+        &self,
+        error: &(dyn Error + 'static),
+        start: Instant,
+    ) -> AttemptFailure {
         let mut found = failure(error);
-        // A request that waits for the connection of another one sees only that it is cancelled:
-        // because it failed, or because the other request has run out of time.
+        // A request that waits for another request's connection sees only a cancellation, whether
+        // that connection failed or the other request ran out of time.
         if found.kind == Failure::Connection {
             let last = locked(&self.shared.last).clone();
             if let Some((_, last)) = last.filter(|(at, _)| *at >= start) {
                 found = last;
-            } else if found.words.ends_with("request was canceled")
-                && let Some((kind, words)) = self.shared.reconnects.last()
+            } else if found.message.ends_with("request was canceled")
+                && let Some((kind, message)) = self.shared.reconnects.last()
             {
-                (found.kind, found.words, found.is_postponed) = (kind, words, true);
+                (found.kind, found.message, found.is_postponed) = (kind, message, true);
             }
         }
         if !found.is_postponed {
             if let Some(advice) = self.advice(&found) {
-                found.words = format!("{}; {advice}", found.words);
+                found.message = format!("{}; {advice}", found.message);
             }
-            self.shared.reconnects.failed(found.kind, &found.words);
+            self.shared
+                .reconnects
+                .record_failure(found.kind, &found.message);
         }
         found
     }
 
     fn advice(&self, found: &AttemptFailure) -> Option<&'static str> {
-        let spoken = Spoken {
+        let expected = ExpectedProtocol {
             is_grpc: self.origin.is_grpc,
             is_tls: self.origin.is_https(),
         };
-        // The receiver says so where TLS begins.
-        if spoken.is_grpc && found.words.contains("NoApplicationProtocol") {
+        // The TLS alert already shows that the receiver does not speak HTTP/2.
+        if expected.is_grpc && found.message.contains("NoApplicationProtocol") {
             return Some(NO_GRPC);
         }
-        advice(spoken, &self.shared.raw.get(), &self.shared.plain.get())
+        advice(expected, &self.shared.raw.get(), &self.shared.plain.get())
             .filter(|_| matches!(found.kind, Failure::Connection | Failure::Tls))
     }
 
-    /// The proxy that is given each request, and `Proxy-Authorization` for it.
+    /// Returns the proxy that forwards requests, and its `Proxy-Authorization`.
     pub(crate) fn forwarder(&self) -> Option<(&Proxy, Option<&HeaderValue>)> {
         let proxy = self.origin.forwarder()?;
         Some((proxy, proxy.basic.as_ref()))
@@ -217,13 +223,13 @@ fn client(connector: Connector, is_grpc: bool) -> HttpClient {
         .build(connector)
 }
 
-/// Facts about the connections so far.
+/// State that is shared by all connections to a receiver.
 struct Shared {
     reconnects: Arc<Reconnects>,
-    /// The first bytes of the receiver, below TLS and above it.
+    /// The first bytes from the receiver on the last connection, below TLS and above TLS.
     raw: FirstBytes,
     plain: FirstBytes,
-    /// How the last connection failed, and when.
+    /// The time and the cause of the last connection failure.
     last: Mutex<Option<(Instant, AttemptFailure)>>,
 }
 
@@ -238,7 +244,7 @@ impl Default for Shared {
     }
 }
 
-/// Makes connections, within a time.
+/// Opens connections, with a timeout.
 #[derive(Clone)]
 pub(crate) struct Connector {
     secured: Secured,
@@ -262,7 +268,7 @@ impl Service<Uri> for Connector {
                 Ok(Ok(stream)) => {
                     let connected = stream.connected();
                     let stream = Watched::new(TokioIo::new(stream), &shared.plain);
-                    return Ok(TokioIo::new(stream.known(&connected)));
+                    return Ok(TokioIo::new(stream.with_properties_of(&connected)));
                 }
                 Ok(Err(error)) => error,
                 Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
@@ -275,7 +281,7 @@ impl Service<Uri> for Connector {
 
 fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
-    // Whether `https` is allowed was decided when the endpoint was read.
+    // The endpoint's scheme was checked when the configuration was read.
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(TCP_TIMEOUT));
     tcp.set_keepalive(Some(KEEP_ALIVE_INTERVAL));
@@ -295,7 +301,7 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_says_nothing_is_not_waited_for_without_end() {
+    async fn connecting_to_a_silent_peer_times_out() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let uri = format!("https://{address}");
@@ -309,7 +315,7 @@ mod tests {
         assert!(start.elapsed() <= CONNECT_TIMEOUT + Duration::from_secs(1));
     }
 
-    /// Accepts and closes.
+    /// Accepts connections and closes them.
     fn closing() -> std::net::SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -318,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_accepts_and_closes_is_left_in_peace_whichever_signals_ask() {
+    async fn connections_to_a_peer_that_closes_them_are_limited_for_all_signals_together() {
         const MINUTE: Duration = Duration::from_secs(60);
 
         let uri: Uri = format!("http://{}", closing())
@@ -336,9 +342,9 @@ mod tests {
                         Ok(_) => {
                             locked(&made).push(Instant::now());
                             let closed = io::Error::from(io::ErrorKind::ConnectionReset);
-                            connection.failed(&closed, asked);
+                            connection.record_failure(&closed, asked);
                         }
-                        Err(error) => drop(connection.failed(&*error, asked)),
+                        Err(error) => drop(connection.record_failure(&*error, asked)),
                     }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -358,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receiver_that_answers_and_closes_is_connected_to_each_time() {
+    async fn a_receiver_that_responds_and_closes_gets_a_connection_per_request() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
@@ -382,13 +388,14 @@ mod tests {
             let request = request.expect("it is valid");
             let response = connection.client().request(request).await;
             assert!(response.is_ok(), "{response:?}");
-            connection.answered();
+            connection.record_response();
         }
     }
 
     #[tokio::test]
-    async fn a_request_that_waits_for_a_connection_of_another_one_fails_as_that_does() {
-        // Bound, and not listening: the port refuses connections, and is nobody else's.
+    async fn a_request_that_waits_for_another_ones_connection_fails_like_it() {
+        // The socket is bound but does not listen, so the port refuses connections and stays
+        // reserved.
         let held = tokio::net::TcpSocket::new_v4().expect("a socket");
         let any = "127.0.0.1:0".parse().expect("it is an address");
         held.bind(any).expect("loopback has free ports");
@@ -402,9 +409,12 @@ mod tests {
         let (first, second) = tokio::join!(request(), request());
         for response in [first, second] {
             let error = response.expect_err("nobody listens");
-            assert_eq!(connection.failed(&error, start).kind, Failure::Refused);
+            assert_eq!(
+                connection.record_failure(&error, start).kind,
+                Failure::Refused
+            );
         }
-        // Now the first one waits for the end of the pause, and is given up before.
+        // The first request waits for the end of the pause, and is dropped before.
         let (mut first, mut second) = (request(), request());
         let start = Instant::now();
         for waiting in [&mut first, &mut second] {
@@ -412,7 +422,7 @@ mod tests {
         }
         drop(first);
         let error = second.await.expect_err("nobody connects");
-        let found = connection.failed(&error, start);
+        let found = connection.record_failure(&error, start);
         assert_eq!(found.kind, Failure::Refused, "{found:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The way to a receiver: over TCP, through a proxy, or over a Unix socket.
+//! Connects to a receiver: over TCP, through a proxy, or over a Unix socket.
 
 use std::error::Error;
 use std::fmt;
@@ -36,11 +36,11 @@ pub(crate) struct Dial {
     pub(crate) route: Route,
     pub(crate) tcp: HttpConnector,
     pub(crate) reconnects: Arc<Reconnects>,
-    /// The first bytes of the receiver, below TLS.
+    /// The first bytes from the receiver, below TLS.
     pub(crate) first: FirstBytes,
 }
 
-/// The way that connections take.
+/// The route of connections to a receiver.
 #[derive(Clone)]
 pub(crate) enum Route {
     Direct,
@@ -52,13 +52,13 @@ pub(crate) enum Route {
 #[derive(Clone)]
 pub(crate) struct ProxyRoute {
     pub(crate) proxy: Proxy,
-    /// Whether the proxy is given each request, in place of a tunnel.
+    /// Whether the proxy forwards each request, instead of opening a tunnel.
     ///
-    /// Squid allows tunnels to port 443 alone unless it is told otherwise, and forwards requests to
-    /// nearly all ports; tinyproxy does both. So `http` endpoints that speak HTTP/1 are forwarded.
-    /// gRPC cannot be: proxies do not forward HTTP/2 in the clear.
+    /// Squid by default allows tunnels only to port 443, but forwards requests to nearly all ports;
+    /// tinyproxy does both. So requests to `http` endpoints over HTTP/1 are forwarded. gRPC cannot
+    /// be forwarded, because proxies do not forward HTTP/2 without TLS.
     pub(crate) forwards: bool,
-    /// TLS with the proxy itself.
+    /// The TLS configuration for an `https` proxy.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -101,7 +101,7 @@ impl Service<Uri> for Dial {
                 _ => (stream, Connected::new()),
             };
             Ok(TokioIo::new(
-                Watched::new(stream, &dial.first).known(&connected),
+                Watched::new(stream, &dial.first).with_properties_of(&connected),
             ))
         })
     }
@@ -117,7 +117,7 @@ async fn over_socket(path: &std::path::Path) -> Result<Box<dyn Stream>, BoxError
 }
 
 impl ProxyRoute {
-    /// A connection to the receiver on one to the proxy.
+    /// Opens a connection to the receiver through a connection to the proxy.
     async fn through(
         self,
         stream: Box<dyn Stream>,
@@ -145,14 +145,14 @@ impl ProxyRoute {
         let is_https = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let to = format!("{host}:{port}");
-        // With the port, in whose place either way of asking has 443.
+        // The URI has an explicit port. Without one, both connectors would use 443.
         let receiver = Uri::builder().scheme("http").authority(&*to);
         let receiver = receiver.path_and_query("/").build()?;
         let answer = FirstBytes::default();
         let stream = Watched::new(stream, &answer);
         let made = Once(Some(TokioIo::new(stream)));
         let refused = |error: BoxError| ProxyError {
-            words: format!("the proxy {proxy} does not connect to {to}"),
+            message: format!("the proxy {proxy} does not connect to {to}"),
             status: status(&answer.get()),
             source: error,
         };
@@ -175,17 +175,17 @@ impl ProxyRoute {
     }
 }
 
-/// The number in a status line.
+/// Returns the status code of an HTTP/1 status line.
 fn status(answer: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(answer.strip_prefix(b"HTTP/1.")?.get(..5)?).ok()?;
     line.split(' ').nth(1)?.parse().ok()
 }
 
-/// A proxy that cannot be reached, or that does not connect to the receiver.
+/// The error of a proxy that cannot be reached, or that does not connect to the receiver.
 #[derive(Debug)]
 pub(crate) struct ProxyError {
-    words: String,
-    /// The status of its answer.
+    message: String,
+    /// The HTTP status of the proxy's response.
     pub(crate) status: Option<u16>,
     source: BoxError,
 }
@@ -193,7 +193,7 @@ pub(crate) struct ProxyError {
 impl ProxyError {
     fn unreachable(proxy: &Proxy, source: BoxError) -> Self {
         Self {
-            words: format!("the proxy {proxy} cannot be reached"),
+            message: format!("the proxy {proxy} cannot be reached"),
             status: None,
             source,
         }
@@ -202,11 +202,11 @@ impl ProxyError {
 
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)?;
+        f.write_str(&self.message)?;
         match self.status {
-            Some(407) => {
-                f.write_str(": HTTP status 407, it wants a name and a password in its URL")
-            }
+            Some(407) => f.write_str(
+                ": HTTP status 407, the proxy requires a user and a password in its URL",
+            ),
             Some(status) => write!(f, ": HTTP status {status}"),
             None => Ok(()),
         }
@@ -219,7 +219,7 @@ impl Error for ProxyError {
     }
 }
 
-/// A connector that hands out the one connection that it has.
+/// A connector that returns one existing connection.
 struct Once<T>(Option<T>);
 
 impl<T> Service<Uri> for Once<T> {

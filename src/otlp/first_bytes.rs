@@ -1,4 +1,4 @@
-//! The first bytes that a peer sends: they tell a port that speaks another protocol.
+//! The first bytes from a peer, which reveal a port that speaks another protocol.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Enough for a status line and for the head of a frame.
+/// The number of bytes that are kept: enough for a status line and the head of a frame.
 const LENGTH: usize = 32;
 
-/// The first bytes of the connection that was made last.
+/// The first bytes received on the latest connection.
 #[derive(Clone, Default)]
 pub(crate) struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
@@ -23,7 +23,7 @@ impl FirstBytes {
             .clone()
     }
 
-    /// Keeps what fits, and returns whether there is room for more.
+    /// Stores the bytes that fit, and returns whether there is room for more.
     fn keep(&self, bytes: &[u8]) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = LENGTH.saturating_sub(kept.len());
@@ -39,7 +39,7 @@ impl FirstBytes {
     }
 }
 
-/// A stream whose first bytes are kept.
+/// A stream whose first received bytes are stored.
 pub(crate) struct Watched<T> {
     io: T,
     first: FirstBytes,
@@ -60,8 +60,8 @@ impl<T> Watched<T> {
         }
     }
 
-    /// Keeps what is known of the connection below.
-    pub(crate) fn known(mut self, connected: &Connected) -> Self {
+    /// Adopts the properties of the underlying connection.
+    pub(crate) fn with_properties_of(mut self, connected: &Connected) -> Self {
         self.is_forwarded = connected.is_proxied();
         self.is_h2 = connected.is_negotiated_h2();
         self
@@ -125,39 +125,41 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 pub(crate) const NO_GRPC: &str =
     "this port does not speak gRPC; try http/protobuf, usually on port 4318";
-pub(crate) const GRPC_ALONE: &str =
+pub(crate) const GRPC_ONLY: &str =
     "this port speaks gRPC; try the protocol grpc, usually on port 4317";
 const NO_TLS: &str = "this port does not speak TLS; try an http:// endpoint";
-pub(crate) const TLS_ALONE: &str = "this port speaks TLS; try an https:// endpoint";
+pub(crate) const TLS_ONLY: &str = "this port speaks TLS; try an https:// endpoint";
 
-/// The protocol that an endpoint is configured for.
+/// The protocol for which an endpoint is configured.
 #[derive(Clone, Copy)]
-pub(crate) struct Spoken {
+pub(crate) struct ExpectedProtocol {
     pub(crate) is_grpc: bool,
     pub(crate) is_tls: bool,
 }
 
-/// Says which protocol to try, where the peer's first bytes are not of the `spoken` one. `plain` is
-/// what TLS has decrypted; without TLS it is as `raw`.
-pub(crate) fn advice(spoken: Spoken, raw: &[u8], plain: &[u8]) -> Option<&'static str> {
-    if spoken.is_tls && !raw.is_empty() && !is_tls_record(raw) {
+/// Returns a hint if the peer's first bytes belong to another protocol than `expected`. `plain` is
+/// the decrypted form of `raw`; without TLS, both are the same.
+pub(crate) fn advice(expected: ExpectedProtocol, raw: &[u8], plain: &[u8]) -> Option<&'static str> {
+    if expected.is_tls && !raw.is_empty() && !is_tls_record(raw) {
         return Some(NO_TLS);
     }
-    if !spoken.is_tls && is_tls_record(raw) {
-        return Some(TLS_ALONE);
+    if !expected.is_tls && is_tls_record(raw) {
+        return Some(TLS_ONLY);
     }
-    if spoken.is_grpc && plain.starts_with(b"HTTP/") {
+    if expected.is_grpc && plain.starts_with(b"HTTP/") {
         return Some(NO_GRPC);
     }
-    (!spoken.is_grpc && !spoken.is_tls && is_settings_frame(plain)).then_some(GRPC_ALONE)
+    (!expected.is_grpc && !expected.is_tls && is_settings_frame(plain)).then_some(GRPC_ONLY)
 }
 
-/// A record of TLS 1.0 to 1.3: its kind, and a version that begins with 3.
+/// Returns whether the bytes begin a record of TLS 1.0 to 1.3: a type, and a version that begins
+/// with 3.
 fn is_tls_record(bytes: &[u8]) -> bool {
     matches!(bytes, [20..=23, 3, 0..=4, ..])
 }
 
-/// The frame with which each server of HTTP/2 begins: a length, the type 4, flags, stream 0.
+/// Returns whether the bytes begin a SETTINGS frame, which every HTTP/2 server sends first: a
+/// length, the type 4, flags, and stream 0.
 fn is_settings_frame(bytes: &[u8]) -> bool {
     matches!(bytes, [0, 0, _, 4, 0 | 1, 0, 0, 0, 0, ..])
 }
@@ -172,23 +174,28 @@ mod tests {
     const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
     const HELLO: &[u8] = &[22, 3, 3, 0, 122, 2, 0, 0, 118];
 
-    /// The protocol, what is received, what TLS makes of it, and the advice.
-    type Row = (Spoken, &'static [u8], &'static [u8], Option<&'static str>);
+    /// The expected protocol, the received bytes, their decrypted form, and the hint.
+    type Row = (
+        ExpectedProtocol,
+        &'static [u8],
+        &'static [u8],
+        Option<&'static str>,
+    );
 
     #[test]
-    fn the_first_bytes_of_another_protocol_are_recognised_and_of_the_own_are_not() {
+    fn only_the_first_bytes_of_another_protocol_are_recognised() {
         let http: &[u8] = b"HTTP/1.1 400 Bad Request\r\n";
         let [grpc, grpcs, plain_http, https] =
             [(true, false), (true, true), (false, false), (false, true)]
-                .map(|(is_grpc, is_tls)| Spoken { is_grpc, is_tls });
+                .map(|(is_grpc, is_tls)| ExpectedProtocol { is_grpc, is_tls });
         let table: [Row; 21] = [
             (grpc, http, http, Some(NO_GRPC)),
             (grpc, b"HTTP/1.0 505", b"HTTP/1.0 505", Some(NO_GRPC)),
-            (grpc, ALERT, ALERT, Some(TLS_ALONE)),
+            (grpc, ALERT, ALERT, Some(TLS_ONLY)),
             (grpc, SETTINGS, SETTINGS, None),
             (grpc, b"", b"", None),
-            (plain_http, SETTINGS, SETTINGS, Some(GRPC_ALONE)),
-            (plain_http, ALERT, ALERT, Some(TLS_ALONE)),
+            (plain_http, SETTINGS, SETTINGS, Some(GRPC_ONLY)),
+            (plain_http, ALERT, ALERT, Some(TLS_ONLY)),
             (plain_http, http, http, None),
             (plain_http, b"", b"", None),
             (plain_http, b"SSH-2.0-OpenSSH", b"SSH-2.0-OpenSSH", None),
@@ -201,18 +208,18 @@ mod tests {
             (https, http, b"", Some(NO_TLS)),
             (https, SETTINGS, b"", Some(NO_TLS)),
             (https, HELLO, http, None),
-            // The peer has chosen HTTP/2 when TLS began.
+            // The peer chose HTTP/2 in the TLS handshake.
             (https, HELLO, SETTINGS, None),
             (https, ALERT, b"", None),
         ];
-        for (spoken, raw, plain, expected) in table {
-            let case = format!("{raw:?} {plain:?}, gRPC {}", spoken.is_grpc);
-            assert_eq!(advice(spoken, raw, plain), expected, "{case}");
+        for (expected, raw, plain, hint) in table {
+            let case = format!("{raw:?} {plain:?}, gRPC {}", expected.is_grpc);
+            assert_eq!(advice(expected, raw, plain), hint, "{case}");
         }
     }
 
     #[tokio::test]
-    async fn a_few_bytes_are_kept_of_the_latest_connection_however_they_come() {
+    async fn the_first_bytes_of_the_latest_connection_are_kept() {
         let first = FirstBytes::default();
         for parts in [&[1, 40, 100][..], &[100], &[3]] {
             let (near, mut far) = tokio::io::duplex(1024);

@@ -1,10 +1,9 @@
-//! Messages in the JSON of protobuf.
+//! Messages in protobuf's JSON encoding.
 //!
-//! `opentelemetry-proto` serializes its messages with serde. Of JSON alone, two things are not as
-//! protobuf wants them: numbers that are not finite, which serde_json writes as `null`, and fields
-//! that are not set, which are `null` too and which the OpenTelemetry Collector takes for a broken
-//! message. Here the former are `"NaN"`, `"Infinity"` and `"-Infinity"`, and the latter are left
-//! out.
+//! `opentelemetry-proto` serializes its messages with serde. The result of `serde_json` differs
+//! from protobuf's JSON in two points: numbers that are not finite become `null`, and unset fields
+//! become `null`, which the OpenTelemetry Collector refuses. This module writes `"NaN"`,
+//! `"Infinity"` and `"-Infinity"`, and omits unset fields.
 
 use serde::ser::{
     Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
@@ -12,7 +11,7 @@ use serde::ser::{
 };
 use serde_json::Value;
 
-/// Writes a message; fails only where a map has keys that are no text.
+/// Serializes a message. Fails only if a map has keys that are not strings.
 pub(crate) fn to_vec(message: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut value = message.serialize(Finite(serde_json::value::Serializer))?;
     leave_out_unset(&mut value);
@@ -33,7 +32,7 @@ fn leave_out_unset(value: &mut Value) {
 /// A serializer that writes numbers that are not finite as protobuf does.
 struct Finite<S>(S);
 
-/// A part of a message that is serialized with [`Finite`].
+/// A part of a message, serialized with [`Finite`].
 struct Inner<'a, T: ?Sized>(&'a T);
 
 impl<T: Serialize + ?Sized> Serialize for Inner<'_, T> {
@@ -194,7 +193,7 @@ mod tests {
             _ if value.is_nan() => json!("NaN"),
             f64::INFINITY => json!("Infinity"),
             f64::NEG_INFINITY => json!("-Infinity"),
-            // Read back, which may change the last digit.
+            // Parsing the number may change the last digit.
             _ => serde_json::from_str(&json!(value).to_string()).expect("it is JSON"),
         }
     }
@@ -209,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_are_as_protobuf_writes_them_wherever_they_are(
+        fn numbers_are_written_as_in_protobufs_json(
             value in prop_oneof![
                 any::<f64>(),
                 Just(f64::NAN),
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_as_serde_json_writes_it() {
+    fn everything_else_is_written_as_by_serde_json() {
         let value = json!({
             "text": "NaN", "flag": true, "number": -3, "large": u64::MAX, "list": ["a", [], {}],
         });

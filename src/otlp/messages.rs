@@ -1,4 +1,4 @@
-//! OTLP messages: how many items they hold, how they are cut in two, and what is answered to them.
+//! OTLP messages: their number of items, splitting, encoding, and the responses to them.
 
 use std::mem;
 
@@ -17,33 +17,32 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use prost::Message;
 
-/// Something that holds spans, metric points or log records.
+/// A container of spans, metric points or log records.
 pub(crate) trait Splittable: Sized {
-    /// How many it holds.
+    /// Returns the number of items.
     fn count(&self) -> usize;
 
-    /// Leaves the first `keep` of them, and returns the same around the others.
+    /// Keeps the first `keep` items, and returns a copy of the container with the others.
     fn split_off(&mut self, keep: usize) -> Self;
 }
 
-/// A message that a receiver takes.
+/// A message to an OTLP receiver.
 pub(crate) trait Request: Splittable {
-    /// The message in protobuf; `None` where it is longer than `limit`, or cannot be written.
+    /// Encodes the message as protobuf; `None` if it is longer than `limit` or cannot be encoded.
     fn encode(&self, limit: usize) -> Option<Vec<u8>>;
 
-    /// How many of it the receiver says that it rejected, and why; `None` where `answer` is not
-    /// that of an OTLP receiver.
-    fn rejected(answer: Bytes) -> Option<(i64, String)>;
+    /// Returns how many items a response rejects, and why; `None` if `response` does not come from
+    /// an OTLP receiver.
+    fn rejected(response: Bytes) -> Option<(i64, String)>;
 
-    /// The same in JSON.
+    /// Encodes the message as JSON; `None` if it is longer than `limit` or cannot be encoded.
     #[cfg(feature = "http-json")]
     fn to_json(&self, limit: usize) -> Option<Vec<u8>>;
 }
 
-/// A message that became JSON; `None` where it is longer than `limit`, or could not.
+/// Returns a serialized message; `None` if it is longer than `limit` or if serializing failed.
 #[cfg(feature = "http-json")]
 pub(crate) fn in_json(json: serde_json::Result<Vec<u8>>, limit: usize) -> Option<Vec<u8>> {
-    // It fails only where a map has keys that are no text.
     json.ok().filter(|json| json.len() <= limit)
 }
 
@@ -97,9 +96,9 @@ macro_rules! request {
                 (length <= limit && Message::encode(self, &mut message).is_ok()).then_some(message)
             }
 
-            fn rejected(answer: Bytes) -> Option<(i64, String)> {
-                let answer = <$response>::decode(answer).ok()?;
-                let partial = answer.partial_success.unwrap_or_default();
+            fn rejected(response: Bytes) -> Option<(i64, String)> {
+                let response = <$response>::decode(response).ok()?;
+                let partial = response.partial_success.unwrap_or_default();
                 Some((partial.$rejected, partial.error_message))
             }
 
@@ -117,7 +116,7 @@ impl Splittable for LogRecord {
         1
     }
 
-    /// There is nothing to leave of it.
+    /// Takes the record, because it cannot be split further.
     fn split_off(&mut self, _: usize) -> Self {
         mem::take(self)
     }
@@ -145,7 +144,7 @@ request! {
     ExportLogsServiceRequest, ExportLogsServiceResponse, rejected_log_records;
 }
 
-/// The same for each kind of data, whose points differ in type alone.
+/// Evaluates `$done` for the points of any kind of data. The kinds differ only in their types.
 macro_rules! points {
     ($data:expr, $none:expr, $points:ident => $done:expr) => {
         match $data {

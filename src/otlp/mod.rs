@@ -1,6 +1,5 @@
-//! OTLP: one message to one receiver, and its outcome.
+//! OTLP: sends one message to one receiver, and returns the outcome.
 
-pub(crate) mod answer;
 mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
@@ -15,6 +14,7 @@ pub(crate) mod pace;
 mod reconnects;
 #[cfg(feature = "opentelemetry-otlp")]
 pub(crate) mod reference;
+pub(crate) mod response;
 pub(crate) mod retention;
 pub(crate) mod retries;
 mod trust;

@@ -1,24 +1,24 @@
 //! The outcome of sending one batch.
 
-use crate::otlp::answer::Retry;
+use crate::otlp::response::Retry;
 use crate::otlp::retries::Unsent;
 use crate::semconv;
 use crate::stats::Failure;
 
-/// The outcome of sending one batch.
+/// How many items of a batch were exported or lost, and why.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct SendOutcome {
     pub(crate) exported: u64,
     pub(crate) failed: u64,
-    /// The part of `failed` that the receiver rejected of messages that it took.
+    /// The number of items in `failed` that the receiver rejected from accepted messages.
     pub(crate) rejected: u64,
-    /// Given up while they waited for another attempt.
+    /// The number of items that were given up while they waited for another attempt.
     pub(crate) dropped: u64,
-    /// Why, and in more words, where some were lost.
+    /// The reason for the loss, and a message with details.
     pub(crate) failure: Option<(Failure, String)>,
-    /// Whether another attempt might have helped.
+    /// Whether another attempt might have succeeded.
     pub(crate) may_pass: bool,
-    /// A message of the receiver, although it took everything.
+    /// A message from a receiver that accepted everything.
     pub(crate) warning: Option<String>,
 }
 
@@ -28,8 +28,9 @@ impl SendOutcome {
         self.failure = Some((failure, detail));
     }
 
-    /// Adds the end of a message of `count` items: how many of them the receiver rejected, or why it was not
-    /// sent. Returns whether the message was given up, and with it all that comes after.
+    /// Adds the result of a message of `count` items: the number of rejected items, or the failure.
+    /// Returns whether the message was given up, which also ends the attempts for all later
+    /// messages.
     pub(crate) fn add(&mut self, count: u64, sent: Result<(i64, String), Unsent>) -> bool {
         match sent {
             Ok((rejected, reason)) => {
@@ -37,7 +38,7 @@ impl SendOutcome {
                 let reason = semconv::truncate(&reason, 256);
                 self.exported += count - rejected;
                 if rejected > 0 {
-                    let detail = format!("the receiver rejected some: {reason}");
+                    let detail = format!("the receiver rejected some items: {reason}");
                     self.rejected += rejected;
                     self.fail(rejected, Failure::Rejected, detail);
                 } else if !reason.is_empty() {

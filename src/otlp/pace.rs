@@ -1,4 +1,4 @@
-//! The earliest time of the next attempt: exponential backoff, and the quiet that a receiver asks for.
+//! The earliest time of the next attempt: exponential backoff, and throttling by the receiver.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,23 +8,23 @@ use tokio::time::Instant;
 
 use crate::stats::Failure;
 
-/// The longest pause after the first failure. It doubles with each failure.
+/// The maximum pause after the first failure. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest time for which a receiver can ask for quiet.
+/// The maximum delay that a receiver can request.
 const MAX_QUIET: Duration = Duration::from_secs(5 * 60);
 
-/// Added to the quiet that a receiver asks for, at most.
+/// The maximum jitter that is added to a requested delay.
 const QUIET_JITTER: Duration = Duration::from_millis(100);
 
-/// The pace of the attempts of one signal. A batch that follows a failed one keeps to it too.
+/// The times of the attempts for one signal. They also apply to the batch after a failed one.
 #[derive(Default)]
 pub(crate) struct Pace(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Failed attempts since the last good one.
+    /// The number of failed attempts since the last successful one.
     failures: u32,
     backoff_until: Option<Instant>,
     quiet_until: Option<Instant>,
@@ -32,8 +32,8 @@ struct State {
 }
 
 impl Pace {
-    /// Returns when the next attempt may be made; `None` if at once. `is_hurried` ignores the
-    /// backoff, but not the quiet that the receiver has asked for.
+    /// Returns the time of the next attempt; `None` if it may be made now. `is_hurried` skips the
+    /// backoff, but not a delay that the receiver has requested.
     pub(crate) fn next_attempt(&self, is_hurried: bool) -> Option<Instant> {
         let mut state = self.state();
         if is_hurried {
@@ -44,17 +44,17 @@ impl Pace {
         until.filter(|until| *until > Instant::now())
     }
 
-    /// Notes an answer that needs no other attempt.
+    /// Records a response that needs no other attempt.
     pub(crate) fn succeed(&self) {
         let mut state = self.state();
-        // A quiet that was asked for holds: another message may have brought it.
+        // A requested delay stays in force, because it may belong to another message.
         state.failures = 0;
         state.backoff_until = None;
         state.last_failure = None;
     }
 
-    /// Notes a failure after which there is another attempt, and the quiet that was asked for (OTLP
-    /// specification, "Throttling").
+    /// Records a failure that is followed by another attempt, and the delay that the receiver
+    /// requested (OTLP specification, "Throttling").
     pub(crate) fn fail(&self, quiet: Option<Duration>, failure: Failure, detail: String) {
         let mut state = self.state();
         let now = Instant::now();
@@ -68,7 +68,7 @@ impl Pace {
         state.last_failure = Some((failure, detail));
     }
 
-    /// Returns why the last attempt failed, of whatever message.
+    /// Returns why the last attempt failed, whichever message it sent.
     pub(crate) fn last_failure(&self) -> Option<(Failure, String)> {
         self.state().last_failure.clone()
     }
@@ -78,7 +78,8 @@ impl Pace {
     }
 }
 
-/// Keeps clients that failed together from coming back together ("full jitter").
+/// Returns a random duration below `ceiling` ("full jitter"), so that clients that failed at the
+/// same time do not retry at the same time.
 fn random_below(ceiling: Duration) -> Duration {
     let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(RandomState::new().hash_one(()) % nanos)
@@ -117,11 +118,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quiet_is_kept_as_asked_for_and_for_five_minutes_at_most() {
+    async fn a_requested_delay_is_kept_up_to_five_minutes() {
         for (asked, kept) in [(1, 1), (300, 300), (u64::MAX, 300)] {
             let pace = Pace::default();
             fail(&pace, Some(Duration::from_secs(asked)));
-            // A shorter request, a success or a flush do not shorten it.
+            // A shorter delay, a success or a flush do not shorten it.
             fail(&pace, Some(Duration::ZERO));
             pace.succeed();
             let next = pace.next_attempt(true).expect("it is quiet");

@@ -1,4 +1,4 @@
-//! How often a receiver is connected to that does not answer.
+//! Limits the connections to a receiver that does not respond.
 
 use std::error::Error;
 use std::fmt;
@@ -10,21 +10,21 @@ use tokio::time::{Instant, sleep};
 
 use crate::stats::Failure;
 
-/// Bounds the connections to one receiver, whichever signal asks for them.
+/// Limits the connections to one receiver, for all signals together.
 ///
-/// Two rules hold until the receiver answers, which ends both:
+/// Two rules apply until the receiver responds:
 ///
-/// * After each failure there is a pause, doubled each time, from 0.1 to 0.5 seconds. A receiver
-///   that was away for two seconds is so found within a second of its return, and so is one that was
-///   away for an hour, as long as its port refuses connections: those cost it nothing.
-/// * A connection that is accepted takes a token, of which there are 8, and 7 more each minute. A
-///   receiver, or a balancer without one, that accepts and closes gets 15 connections in any minute
-///   at most.
+/// - Each failure is followed by a pause, which doubles from 0.1 to 0.5 seconds. So a receiver that
+///   returns, after two seconds or after an hour, is found within a second, as long as its port
+///   refused connections, which costs the receiver nothing.
+/// - Each accepted connection takes a token. There are 8 tokens, and 7 more each minute. So a
+///   receiver that accepts and closes connections, or a load balancer without a receiver, gets at
+///   most 15 connections in any minute.
 pub(crate) struct Reconnects(Mutex<State>);
 
 struct State {
     tokens: f64,
-    /// The time of that number.
+    /// The time at which `tokens` was computed.
     counted: Instant,
     failures: u32,
     failed: Instant,
@@ -48,14 +48,15 @@ impl State {
 const BURST: f64 = 8.0;
 const PER_SECOND: f64 = 7.0 / 60.0;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause, which a request waits for. It fails at once where it would have to wait longer.
+/// The maximum pause, and the maximum time that a request waits for a connection. A request that
+/// would wait longer fails at once.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A connection that was not made, because the ones before had come to nothing.
+/// The error of a connection that was not attempted, because earlier ones had failed.
 #[derive(Debug)]
 pub(crate) struct Postponed {
     pub(crate) failure: Failure,
-    /// How the last of them failed.
+    /// The message of the last failure.
     pub(crate) detail: String,
 }
 
@@ -67,11 +68,11 @@ impl fmt::Display for Postponed {
 
 impl Error for Postponed {}
 
-/// The token of a connection, which is given back unless somebody accepts the connection.
+/// The token of a connection. It is returned unless the peer accepts the connection.
 pub(crate) struct Token<'a>(&'a Reconnects);
 
 impl Token<'_> {
-    /// Notes that the connection was accepted.
+    /// Keeps the token, because the connection was accepted.
     pub(crate) fn spend(self) {
         mem::forget(self);
     }
@@ -96,7 +97,7 @@ impl Reconnects {
         }))
     }
 
-    /// Waits until a connection may be made, and takes its token.
+    /// Waits until a connection is allowed, and takes a token.
     pub(crate) async fn may_connect(&self) -> Result<Token<'_>, Postponed> {
         let until = Instant::now() + LONGEST_PAUSE;
         loop {
@@ -105,7 +106,7 @@ impl Reconnects {
                 Err(wait) if Instant::now() + wait <= until => sleep(wait).await,
                 Err(_) => {
                     let (failure, detail) = self.last().unwrap_or_else(|| {
-                        let detail = "too many connections without an answer";
+                        let detail = "too many connections without a response";
                         (Failure::Connection, detail.to_owned())
                     });
                     return Err(Postponed { failure, detail });
@@ -114,7 +115,7 @@ impl Reconnects {
         }
     }
 
-    /// Takes a token, or says how long there is none.
+    /// Takes a token, or returns the time until one is available.
     fn take(&self, now: Instant) -> Result<(), Duration> {
         let mut state = self.state();
         let past = now.saturating_duration_since(state.counted).as_secs_f64();
@@ -122,7 +123,8 @@ impl Reconnects {
         state.counted = now;
         let wait = state.pause_end().saturating_duration_since(now);
         let missing = (1.0 - state.tokens).max(0.0) / PER_SECOND;
-        // A little longer, as a token that is short of one by a rounding error is none.
+        // The extra millisecond makes up for rounding, which could leave slightly less than a
+        // token.
         let wait = match missing > 0.0 {
             true => wait.max(Duration::from_secs_f64(missing) + Duration::from_millis(1)),
             false => wait,
@@ -134,27 +136,27 @@ impl Reconnects {
         Ok(())
     }
 
-    /// Returns when the pause after the last failure ends; `None` if it has ended.
+    /// Returns the end of the pause after the last failure; `None` if there is no pause.
     pub(crate) fn pause_until(&self) -> Option<Instant> {
         let end = self.state().pause_end();
         (end > Instant::now()).then_some(end)
     }
 
-    /// Counts a connection that failed, or that brought no answer.
-    pub(crate) fn failed(&self, failure: Failure, detail: &str) {
+    /// Records a connection that failed or brought no response.
+    pub(crate) fn record_failure(&self, failure: Failure, detail: &str) {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         state.failed = Instant::now();
         state.last = Some((failure, detail.to_owned()));
     }
 
-    /// Returns the failure after which nothing was answered.
+    /// Returns the last failure since the receiver last responded.
     pub(crate) fn last(&self) -> Option<(Failure, String)> {
         self.state().last.clone()
     }
 
-    /// Forgets all failures: the receiver is there.
-    pub(crate) fn answered(&self) {
+    /// Clears all failures, because the receiver has responded.
+    pub(crate) fn record_response(&self) {
         let mut state = self.state();
         state.tokens = BURST;
         state.failures = 0;
@@ -174,7 +176,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// The most connections in any minute.
+    /// Returns the maximum number of connections in any minute.
     fn most(made: &[Instant]) -> usize {
         let within = |start: &Instant| {
             let end = *start + MINUTE;
@@ -188,9 +190,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever the times at which signals ask, and however long a connection stays open.
+        /// Holds for any times at which signals send, and for connections that stay open for any
+        /// time.
         #[test]
-        fn what_accepts_and_closes_gets_15_connections_in_any_minute_at_most(
+        fn a_peer_that_accepts_and_closes_gets_at_most_15_connections_in_any_minute(
             steps in prop::collection::vec((0u64..2000, 0u8..4), 50..400),
         ) {
             let reconnects = Reconnects::new();
@@ -202,7 +205,7 @@ mod tests {
                     made.push(now);
                 }
                 for _ in 0..closed {
-                    reconnects.failed(Failure::Connection, "it is closed");
+                    reconnects.record_failure(Failure::Connection, "it is closed");
                 }
             }
             prop_assert!(most(&made) <= 15, "{}", most(&made));
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_refuses_is_found_within_a_second_of_its_return() {
+    async fn a_receiver_that_refused_is_found_within_a_second_of_its_return() {
         for away in [2, 30, 3600] {
             let reconnects = Reconnects::new();
             let back = Instant::now() + Duration::from_secs(away);
@@ -223,7 +226,7 @@ mod tests {
                 }
                 tries += 1;
                 drop(asked);
-                reconnects.failed(Failure::Refused, "it is refused");
+                reconnects.record_failure(Failure::Refused, "it is refused");
             };
             assert!(
                 found - back <= LONGEST_PAUSE,
@@ -235,14 +238,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_ends_the_pauses_and_a_request_that_would_wait_long_fails_as_the_last_did() {
+    async fn a_response_ends_the_pauses_and_a_request_that_would_wait_long_fails_at_once() {
         let reconnects = Reconnects::new();
         let start = Instant::now();
         let refusal = loop {
             match reconnects.may_connect().await {
                 Ok(token) => {
                     token.spend();
-                    reconnects.failed(Failure::Tls, "it is not trusted");
+                    reconnects.record_failure(Failure::Tls, "it is not trusted");
                 }
                 Err(postponed) => break postponed,
             }
@@ -251,7 +254,7 @@ mod tests {
         assert_eq!(refusal.to_string(), "it is not trusted");
         assert!(start.elapsed() < Duration::from_secs(8));
 
-        reconnects.answered();
+        reconnects.record_response();
         let start = Instant::now();
         for _ in 0..3 {
             assert!(reconnects.may_connect().await.is_ok());

@@ -1,4 +1,4 @@
-//! A message that waits for its next attempt, and the events that end its waiting early.
+//! A message that waits for its next attempt, and the events that end the wait early.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,40 +8,40 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::stats::Failure;
 
-/// Nothing waits, or an attempt is under way.
+/// No message is waiting, or an attempt is in progress.
 const BUSY: u8 = 0;
 const WAITING: u8 = 1;
-/// The message was given up while it waited.
+/// The message was abandoned while it waited.
 const ABANDONED: u8 = 2;
 
-/// Connects the sender of a message with the queue that the message came from.
+/// Connects the sender of a message with the queue from which the message came.
 ///
-/// The sender says when the message merely waits for its next attempt. Then the queue may take the
-/// message's place for newer items, from any thread and without waiting.
+/// The sender marks the message while it waits for its next attempt. During that time the queue may
+/// abandon the message to make room for newer items, from any thread and without blocking.
 #[derive(Default)]
 pub(crate) struct Retention {
     state: AtomicU8,
     is_hurried: AtomicBool,
-    /// The message was abandoned, or is hurried.
+    /// Notified when the message is abandoned or hurried.
     changed: Notify,
-    /// An attempt has failed, and there will be another.
+    /// Notified when an attempt has failed and another will follow.
     failed: Notify,
     last_failure: Mutex<Option<(Failure, String)>>,
 }
 
-/// The end of a wait for the next attempt.
+/// The reason why a wait for the next attempt ended.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Waited {
-    /// The time has come.
+    /// The time was reached.
     Elapsed,
-    /// Somebody waits for a flush.
+    /// A flush is waiting.
     Hurried,
-    /// The queue needs the place of the message.
+    /// The queue needs the room.
     Abandoned,
 }
 
 impl Retention {
-    /// Waits until a time, until the message is abandoned, or until it is hurried.
+    /// Waits until `time`, or until the message is abandoned or hurried.
     pub(crate) async fn wait_until(&self, time: Instant) -> Waited {
         self.state.store(WAITING, Ordering::SeqCst);
         loop {
@@ -65,12 +65,12 @@ impl Retention {
         }
     }
 
-    /// Returns whether the message merely waits.
+    /// Returns whether the message waits for its next attempt.
     pub(crate) fn is_waiting(&self) -> bool {
         self.state.load(Ordering::Relaxed) == WAITING
     }
 
-    /// Gives the message up if it merely waits, and returns whether it does.
+    /// Abandons the message if it is waiting, and returns whether it was.
     pub(crate) fn abandon(&self) -> bool {
         let (was, is) = (WAITING, ABANDONED);
         let abandoned = self
@@ -83,31 +83,31 @@ impl Retention {
         abandoned
     }
 
-    /// Makes the next attempt come at once, unless the receiver has asked for quiet.
+    /// Makes the next attempt start at once, unless the receiver has requested a delay.
     pub(crate) fn hurry(&self) {
         self.is_hurried.store(true, Ordering::SeqCst);
         self.changed.notify_one();
     }
 
-    /// Begins anew for the next message, and returns whether the last one was abandoned.
+    /// Resets the state for the next message, and returns whether the last one was abandoned.
     pub(crate) fn reset(&self) -> bool {
         self.is_hurried.store(false, Ordering::SeqCst);
         *self.last() = None;
         self.state.swap(BUSY, Ordering::SeqCst) == ABANDONED
     }
 
-    /// Notes that an attempt has failed, and that there will be another.
+    /// Records a failed attempt that is followed by another.
     pub(crate) fn note(&self, failure: Option<(Failure, String)>) {
         *self.last() = failure;
         self.failed.notify_one();
     }
 
-    /// Waits for the next failed attempt of a message that is kept.
+    /// Waits for the next failed attempt that is followed by another.
     pub(crate) async fn failed(&self) {
         self.failed.notified().await;
     }
 
-    /// Returns why the last attempt of this message failed.
+    /// Returns why the last attempt for this message failed.
     pub(crate) fn last_failure(&self) -> Option<(Failure, String)> {
         self.last().clone()
     }
@@ -129,7 +129,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_at_its_time_or_earlier_if_somebody_needs_it() {
+    async fn a_wait_ends_at_its_time_or_when_hurried_or_abandoned() {
         for (event, expected, early) in [
             (None, Waited::Elapsed, false),
             (Some(true), Waited::Hurried, true),

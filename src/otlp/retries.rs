@@ -1,37 +1,37 @@
-//! Attempts to send one message, until it is taken or given up.
+//! Attempts to send a message until it is accepted or given up.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::otlp::answer::{AttemptError, Retry};
 use crate::otlp::pace::Pace;
+use crate::otlp::response::{AttemptError, Retry};
 use crate::otlp::retention::{Retention, Waited};
 use crate::stats::Failure;
 
-/// The attempts of one signal: a receiver that throttles one signal may take the others.
+/// The attempts for one signal. Signals are independent, because a receiver may throttle only one.
 pub(crate) struct Retries {
-    /// A message is given up when it is older.
+    /// The age at which a message is given up.
     max_age: Duration,
     pace: Pace,
 }
 
-/// Decides which failures are followed by another attempt.
+/// The failures that are followed by another attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Repeat {
-    /// All that may pass. The receiver may get a message twice: it can have taken one that was not
-    /// answered.
+    /// Every failure that may be temporary. The receiver may get a message twice, because it may
+    /// have accepted a message without responding.
     IfItMayPass,
-    /// Failures that leave no doubt that the receiver did not take the message.
+    /// Failures after which the receiver certainly did not accept the message.
     IfSurelyNotTaken,
     /// None.
     Never,
 }
 
-/// The end of sending one message that was not taken.
+/// The result for a message that was not accepted.
 pub(crate) enum Unsent {
     Failed(AttemptError),
-    /// It was given up while it waited for its next attempt.
+    /// The message was given up while it waited for its next attempt.
     GivenUp(Failure, String),
 }
 
@@ -43,12 +43,12 @@ impl Retries {
         }
     }
 
-    /// Returns when a message that is sent from now on is given up.
+    /// Returns the time at which a message that is sent now is given up.
     pub(crate) fn oldest(&self) -> Instant {
         Instant::now() + self.max_age
     }
 
-    /// Makes attempts until one is good, or another cannot help, or the message is given up.
+    /// Makes attempts until one succeeds, another cannot help, or the message is given up.
     pub(crate) async fn run<T, F>(
         &self,
         attempt: impl Fn() -> F,
@@ -85,7 +85,7 @@ impl Retries {
         }
     }
 
-    /// Waits until the pace and the connection allow an attempt.
+    /// Waits until the backoff and the connection allow an attempt.
     async fn wait(
         &self,
         not_before: impl Fn() -> Option<Instant>,
@@ -100,18 +100,18 @@ impl Retries {
         };
         while let Some(next) = self.pace.next_attempt(is_hurried).max(not_before()) {
             if Instant::now() >= oldest {
-                return Err(given_up("given up after the longest time for retries"));
+                return Err(given_up("given up after the maximum time for retries"));
             }
             match retention.wait_until(next.min(oldest)).await {
                 Waited::Elapsed => {}
                 Waited::Hurried => is_hurried = true,
-                Waited::Abandoned => return Err(given_up("given up for newer items")),
+                Waited::Abandoned => return Err(given_up("given up to make room for newer items")),
             }
         }
         Ok(())
     }
 
-    /// Waits until the pace allows an attempt, however long that is.
+    /// Waits until the backoff allows an attempt, without a limit.
     pub(crate) async fn ready(&self, retention: &Retention) {
         let mut is_hurried = false;
         while let Some(next) = self.pace.next_attempt(is_hurried) {
@@ -124,8 +124,8 @@ impl Repeat {
     fn allows(self, failure: Failure) -> bool {
         match self {
             Self::IfItMayPass => true,
-            // A timeout, also one of a gateway, or a connection that breaks, may come after the
-            // receiver has taken the message.
+            // After a timeout, at this side or at a gateway, or after a broken connection, the
+            // receiver may have accepted the message.
             Self::IfSurelyNotTaken => matches!(
                 failure,
                 Failure::Dns

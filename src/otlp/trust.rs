@@ -1,4 +1,4 @@
-//! TLS: which receivers are trusted, and the certificate that they are shown.
+//! TLS: the trusted certificates and the client certificate.
 
 #[cfg(feature = "tls")]
 use std::io;
@@ -19,10 +19,10 @@ pub(crate) type Secured = hyper_rustls::HttpsConnector<Dial>;
 #[cfg(not(feature = "tls"))]
 pub(crate) type Secured = Dial;
 
-/// The certificates that are trusted, and the certificate of this service.
+/// The trusted certificates and the client certificate.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tls {
-    /// In place of the platform's roots.
+    /// Replaces the platform's root certificates.
     pub(crate) certificate: Option<PemFile>,
     pub(crate) client_certificate: Option<PemFile>,
     pub(crate) client_key: Option<PemFile>,
@@ -49,7 +49,7 @@ pub(crate) fn secured(
         let read = CertificateDer::pem_file_iter(&file.path).and_then(Iterator::collect);
         let read: Vec<_> = read.map_err(|error| InitError::pem(file, &error.to_string()))?;
         if read.is_empty() {
-            return Err(InitError::pem(file, "there is no certificate in it"));
+            return Err(InitError::pem(file, "the file contains no certificate"));
         }
         Ok(read)
     }
@@ -80,7 +80,7 @@ pub(crate) fn secured(
         }
         (None, None) => tls.with_no_client_auth(),
         (Some(one), None) | (None, Some(one)) => {
-            let reason = "a client certificate and its key are needed together";
+            let reason = "a client certificate and its key must be configured together";
             return Err(InitError::pem(one, reason));
         }
     };
@@ -94,9 +94,10 @@ pub(crate) fn secured(
     })
 }
 
-/// How TLS is spoken with a proxy, which the platform's root certificates vouch for.
+/// Returns the TLS configuration for a connection to a proxy, with the platform's root
+/// certificates.
 #[cfg(feature = "tls")]
-pub(crate) fn with_proxy() -> Result<Arc<ClientConfig>, InitError> {
+pub(crate) fn proxy_tls_config() -> Result<Arc<ClientConfig>, InitError> {
     let tls = client_config()?
         .with_native_roots()
         .map_err(InitError::RootCertificates)?;
@@ -106,7 +107,7 @@ pub(crate) fn with_proxy() -> Result<Arc<ClientConfig>, InitError> {
 #[cfg(feature = "tls")]
 fn client_config() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, InitError>
 {
-    // Named, because a program may well contain several providers.
+    // The provider is explicit, because a program may contain several.
     ClientConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| InitError::RootCertificates(io::Error::other(error)))

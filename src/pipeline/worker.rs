@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
     use crate::config::settings::Signal;
-    use crate::otlp::answer::{AttemptError, Retry};
+    use crate::otlp::response::{AttemptError, Retry};
     use crate::otlp::retries::{Repeat, Retries, Unsent};
     use crate::pipeline::counts::Counters;
 

@@ -72,13 +72,12 @@ pub(crate) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
 
 /// Returns an authority without its user and password.
 pub(crate) fn without_user(authority: &str) -> &str {
-    // A loop over bytes: in so short a text, a search for a pattern takes longer.
+    // A loop over bytes is faster than a pattern search in a text this short.
     let user = authority.bytes().rposition(|byte| byte == b'@');
     &authority[user.map_or(0, |at| at + 1)..]
 }
 
-/// Returns the address of the socket's other end, where the server put it into the request's
-/// extensions.
+/// Returns the peer's socket address, if the server stored it in the request's extensions.
 #[inline]
 pub(crate) fn peer_address(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
@@ -106,7 +105,7 @@ pub(crate) fn peer_attributes(
     );
 }
 
-/// Adds the address of the server's end of a client's connection, where the client put it into the
+/// Adds the address of the server's end of a client connection, if the client stored it in the
 /// response's extensions.
 pub(crate) fn response_peer_attributes(extensions: &Extensions, add: &mut impl FnMut(KeyValue)) {
     if let Some(info) = extensions.get::<HttpInfo>() {
@@ -115,8 +114,8 @@ pub(crate) fn response_peer_attributes(extensions: &Extensions, add: &mut impl F
     }
 }
 
-/// Returns an address as text. A socket for both families shows an IPv4 address within an IPv6
-/// address; the text is the IPv4 address.
+/// Returns an address as text. An IPv4-mapped IPv6 address, as a dual-stack socket reports it, is
+/// written as IPv4.
 pub(crate) fn address_text(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }

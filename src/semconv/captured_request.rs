@@ -1,10 +1,10 @@
-//! A request, captured when its span starts. The thread that exports the span makes the attributes.
+//! A request that is captured when its span starts. The export thread builds the attributes.
 
 use crate::semconv::client_request::ClientRequest;
 use crate::semconv::server_request::ServerRequest;
 use crate::semconv::values::AttributeValue;
 
-/// A captured request of either side.
+/// A captured request of a server or a client.
 #[derive(Clone)]
 pub(crate) enum CapturedRequest {
     Server(ServerRequest),
@@ -12,7 +12,7 @@ pub(crate) enum CapturedRequest {
 }
 
 impl CapturedRequest {
-    /// Adds the attributes that the span has from its start.
+    /// Adds the attributes that the span has when it starts.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
         match self {
             Self::Server(request) => request.attributes(add),
@@ -20,7 +20,7 @@ impl CapturedRequest {
         }
     }
 
-    /// Returns the memory on the heap, in bytes.
+    /// Returns the size of the heap memory in bytes.
     #[cfg(feature = "init")]
     pub(crate) fn heap_size(&self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! A request of a client, as its span describes it.
+//! The part of a client's request that its span records.
 
 use ::http::Uri;
 use ::http::request::Parts;
@@ -12,7 +12,7 @@ use crate::semconv::request_text::RequestText;
 use crate::semconv::text::{MAX_AUTHORITY, MAX_HOST, MAX_PATH, truncate};
 use crate::semconv::values::AttributeValue;
 
-/// The parts of a request that its span needs, captured before the request is sent.
+/// The fields of a request that its span needs, captured before the request is sent.
 #[derive(Clone)]
 pub(crate) struct ClientRequest {
     method: &'static str,
@@ -20,21 +20,21 @@ pub(crate) struct ClientRequest {
     resends: Option<i64>,
     /// The port of the server; `None` if the server is unknown.
     port: Option<u16>,
-    /// Whether the URL has a user, whose name is not captured.
+    /// Whether the URL contains a user. The user itself is not captured.
     has_credentials: bool,
     pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
-/// The lengths of the pieces, in the order of the text.
+/// The lengths of the pieces, in the order in which they are stored.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
     host: u16,
     scheme: u16,
-    /// Host and port in the URL.
+    /// Host and port of the URL.
     authority: u16,
     path: u16,
-    /// `None` where the request does not have it.
+    /// `None` if the request has no query, or if the query is not recorded.
     query: Option<u16>,
     original_method: u16,
 }
@@ -52,8 +52,8 @@ impl ClientRequest {
         }
     }
 
-    /// Captures the rest of a request to `server`. A request whose URI has no server goes to the server
-    /// of `base`. Without `sensitive_parameters` the query is not captured.
+    /// Captures the rest of a request to `server`. If the URI has no authority, the URL has the
+    /// scheme and the authority of `base`. The query is captured only with `sensitive_parameters`.
     pub(crate) fn read(
         &mut self,
         request: &Parts,
@@ -116,7 +116,7 @@ impl ClientRequest {
     }
 }
 
-/// Returns the beginning of a host that is captured.
+/// Returns the part of a host that is captured.
 fn bounded_host(host: &str) -> &str {
     host.get(..MAX_AUTHORITY).unwrap_or(host)
 }
@@ -138,8 +138,8 @@ mod tests {
         let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
         let mut attributes = Vec::new();
-        kept.attributes(&mut |key, fact| {
-            attributes.push(format!("{key}={}", fact.attribute(key).value));
+        kept.attributes(&mut |key, value| {
+            attributes.push(format!("{key}={}", value.attribute(key).value));
         });
         attributes
     }
@@ -193,7 +193,7 @@ mod tests {
                 "url.full=https://REDACTED:REDACTED@[::1]/pot",
             ]
         );
-        // A request for a tunnel has no URL.
+        // A CONNECT request has no URL.
         let request = ::http::Request::connect("a:8443");
         assert_eq!(
             attributes(request, "CONNECT", None, None),
@@ -208,7 +208,7 @@ mod tests {
             attributes(request, "GET", None, None),
             ["http.request.method=GET"]
         );
-        // A request whose server has no name goes to the server of the client.
+        // A URI with an empty host is sent to the server of the client.
         let base = "http://a".parse().expect("it is a URI");
         let request = ::http::Request::get("http://:8080/b");
         assert_eq!(

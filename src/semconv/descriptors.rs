@@ -1,15 +1,16 @@
-//! The methods of gRPC services in a `FileDescriptorSet`, which `protoc` and the build of tonic write.
+//! The gRPC methods of a `FileDescriptorSet`, which `protoc` and the build of tonic write.
 //!
-//! Only three levels of names are read (Protocol Buffers, `descriptor.proto`).
+//! Only the names of packages, services and methods are read (Protocol Buffers,
+//! `descriptor.proto`).
 
-/// Field numbers of the set, of a file and of a service, and the number of every name.
+/// Field numbers of the set, the file and the service. `NAME` is the same in all messages.
 const FILE: u64 = 1;
 const PACKAGE: u64 = 2;
 const SERVICE: u64 = 6;
 const METHOD: u64 = 2;
 const NAME: u64 = 1;
 
-/// Returns the methods of all services as `package.Service/Method`; `None` if the bytes are no
+/// Returns the methods of all services as `package.Service/Method`; `None` if the bytes are not a
 /// `FileDescriptorSet`.
 pub(crate) fn grpc_methods(set: &[u8]) -> Option<Vec<String>> {
     let mut methods = Vec::new();
@@ -39,7 +40,8 @@ fn read_file(file: &[u8], methods: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// Returns the text of a field if the message has it; the outer `None` means invalid bytes.
+/// Returns the text of a field. The outer `None` means invalid bytes, the inner `None` an absent
+/// field.
 fn field_text(message: &[u8], number: u64) -> Option<Option<&str>> {
     let mut found = None;
     for field in Fields(message) {
@@ -51,8 +53,8 @@ fn field_text(message: &[u8], number: u64) -> Option<Option<&str>> {
     Some(found)
 }
 
-/// The fields of a message that have a length, with their numbers. Other fields are skipped. `None`
-/// means bytes that are no message.
+/// Iterates over the length-delimited fields of a message and their numbers. Other fields are
+/// skipped. A `None` item means invalid bytes.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -74,7 +76,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads one field; the inner `None` means a field without a length.
+    /// Reads one field. The inner `None` means a field that is not length-delimited.
     fn field(&mut self) -> Option<Option<(u64, &'a [u8])>> {
         let key = self.varint()?;
         match key & 0x07 {
@@ -116,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A field with a length.
+    /// Encodes a length-delimited field.
     fn field(number: u8, value: &[u8]) -> Vec<u8> {
         assert!(value.len() < 128);
         [&[number << 3 | 2, value.len() as u8], value].concat()
@@ -150,7 +152,7 @@ mod tests {
         );
         assert_eq!(grpc_methods(&[]), Some(Vec::new()));
         for end in 1..set.len() {
-            // A cut set is refused, or has fewer methods.
+            // A truncated set is refused, or has fewer methods.
             let methods = grpc_methods(&set[..end]).unwrap_or_default();
             assert!(methods.len() < 3, "{end}");
         }

@@ -1,4 +1,4 @@
-//! An error of any type with its sources.
+//! An error of any type and its sources.
 
 use std::any::Any;
 use std::error::Error;
@@ -9,19 +9,19 @@ use smallvec::SmallVec;
 
 use crate::semconv::names::OTHER;
 
-/// The number of errors that are read of a chain.
+/// The maximum number of errors that are read from a chain.
 const MAX_ERRORS: usize = 16;
 
-/// Names errors of one type, for the application.
+/// Names errors of one type, with a function of the application.
 pub(crate) trait NameError: Send + Sync {
-    /// Returns a value of the type, or a pointer to one, as an error.
+    /// Returns `error` as an error if it is a value of the type or a pointer to one.
     fn reveal<'a>(&self, error: &'a dyn Any) -> Option<&'a (dyn Error + 'static)>;
 
-    /// Returns the name of an error of a chain; `None` where it is of another type or has no name.
+    /// Returns the name of an error in a chain; `None` if it has another type or no name.
     fn name(&self, error: &(dyn Error + 'static)) -> Option<&'static str>;
 }
 
-/// An error and its sources, the outermost first. Empty if the type of the outermost value is not a
+/// An error and its sources, outermost first. Empty if the type of the outermost value is not a
 /// known error type.
 #[derive(Default)]
 pub(crate) struct ErrorChain<'a>(SmallVec<[&'a (dyn Error + 'static); 8]>);
@@ -33,7 +33,7 @@ impl<'a> ErrorChain<'a> {
         Self(error_and_sources(outer).collect())
     }
 
-    /// Returns an error whose type is erased, and its sources.
+    /// Returns the chain of an error whose type is erased.
     #[cfg(feature = "macros")]
     pub(crate) fn from_error(outermost: Option<&'a (dyn Error + 'static)>) -> Self {
         Self(error_and_sources(outermost).collect())
@@ -43,8 +43,8 @@ impl<'a> ErrorChain<'a> {
         self.0.iter().copied()
     }
 
-    /// Returns the path of the type `type_name` of the outermost error. For an erased type it is the path
-    /// of the innermost error with a known type.
+    /// Returns the path of the outermost error's type, which the compiler calls `type_name`. For an
+    /// erased type, returns the path of the innermost error with a known type.
     pub(crate) fn path(&self, type_name: &'static str) -> &'static str {
         let name = pointee(type_name);
         if name.starts_with("dyn ") {
@@ -59,14 +59,14 @@ impl<'a> ErrorChain<'a> {
     }
 }
 
-/// Returns an error and its sources, the outermost first.
+/// Returns an error and its sources, outermost first.
 pub(crate) fn error_and_sources<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     walk_errors(outermost, source)
 }
 
-/// Returns an error and the errors that `source` finds below it, up to the bound of a chain.
+/// Returns an error and the errors that `source` finds below it, at most [`MAX_ERRORS`] in total.
 pub(crate) fn walk_errors<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
     source: impl Fn(&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)>,
@@ -74,13 +74,13 @@ pub(crate) fn walk_errors<'a>(
     std::iter::successors(outermost, move |error| source(*error)).take(MAX_ERRORS)
 }
 
-/// Returns an error that is just a text.
+/// Returns the text of an error that is a `String` or a `&str`.
 pub(crate) fn error_text(error: &dyn Any) -> Option<&str> {
     let owned = error.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| error.downcast_ref::<&'static str>().copied())
 }
 
-/// Returns the next error of a chain, also where `Error::source` skips it.
+/// Returns the next error of a chain, including errors that `Error::source` skips.
 fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(error) = error.downcast_ref::<io::Error>()
         && let Some(inner) = error.get_ref()
@@ -103,7 +103,7 @@ fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
     error.source()
 }
 
-/// Tries types, and pointers to them, one after the other.
+/// Returns `$error` as an error if it is a value of one of the types or a pointer to one.
 macro_rules! reveal_as {
     ($error:ident: $($type:ty),* $(,)?) => {
         $(
@@ -120,7 +120,7 @@ macro_rules! reveal_as {
     };
 }
 
-/// Types that are known without a feature, with their public paths.
+/// Defines the error types that are known without any feature, with their public paths.
 macro_rules! known_types {
     ($($type:ty => $path:literal,)*) => {
         fn reveal_known(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
@@ -162,7 +162,7 @@ known_types! {
     tower::load_shed::error::Overloaded => "tower::load_shed::error::Overloaded",
 }
 
-/// Returns a value as an error if its type is a known error type.
+/// Returns a value as an error if it has a known error type or points to one.
 fn reveal(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
     macro_rules! erased {
         ($($type:ty),*) => {
@@ -186,7 +186,7 @@ fn reveal(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
     reveal_known(error)
 }
 
-/// Returns the type that a `Box` or an `Arc` points to.
+/// Returns the name of the type that a `Box` or an `Arc` points to.
 fn pointee(type_name: &'static str) -> &'static str {
     let mut name = type_name;
     while let Some(inner) = ["alloc::boxed::Box<", "alloc::sync::Arc<"]
@@ -198,7 +198,7 @@ fn pointee(type_name: &'static str) -> &'static str {
     name
 }
 
-/// Returns the public path of a type, where the compiler uses the path of a private module.
+/// Returns the public path of a type. The compiler's name contains private modules.
 fn public_path(type_name: &'static str) -> &'static str {
     match type_name {
         "alloc::string::String" => "std::string::String",
@@ -238,7 +238,7 @@ mod tests {
     impl Error for Unknown {}
 
     #[test]
-    fn a_type_is_named_as_code_names_it() {
+    fn a_type_has_its_public_path() {
         let unknown = type_name::<Unknown>();
         assert_eq!(path(&Unknown), unknown);
         assert_eq!(path(&Box::new(Unknown)), unknown);
@@ -276,9 +276,9 @@ mod tests {
         assert_eq!(path(&no_error), "_OTHER");
     }
 
-    /// The compiler may name a type by another module one day.
+    /// The compiler's names of types may change.
     #[test]
-    fn the_private_paths_are_those_of_the_libraries() {
+    fn private_paths_match_the_libraries() {
         assert_eq!(public_path(type_name::<axum::Error>()), "axum::Error");
         assert_eq!(public_path(type_name::<tonic::Status>()), "tonic::Status");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The message of an error, without secrets.
+//! The message of an error, with secrets redacted.
 
 use std::fmt::Display;
 
@@ -7,20 +7,20 @@ use percent_encoding::percent_decode;
 use crate::semconv::redact::{self, REDACTED, SensitiveParameters};
 use crate::semconv::text::{display_prefix, truncate};
 
-/// Bound of a message, in bytes.
+/// The maximum length of a message in bytes.
 pub(crate) const MAX_MESSAGE: usize = 256;
 
-/// Bound of the text that is read of one error, in bytes. It is larger than a message, because
-/// redaction shortens URLs.
+/// The maximum length of the text that is read from one error, in bytes. It is larger than a
+/// message because redaction shortens URLs.
 pub(crate) const MAX_TEXT: usize = 2048;
 
-/// Depth to which URLs in URLs are redacted one by one. Deeper URLs are redacted whole.
+/// The depth to which nested URLs are redacted part by part. Deeper URLs are replaced entirely.
 const MAX_NESTED: usize = 3;
 
-/// Joins the messages of errors with `: `, and leaves out repetitions.
+/// Joins the messages of errors with `: ` and omits repetitions.
 ///
-/// In URLs, the user and the password and the values of sensitive parameters are redacted, and the
-/// fragment is removed. Without `sensitive` the whole query is removed.
+/// In URLs, the user, the password and the values of sensitive parameters are redacted, and the
+/// fragment is removed. Without `sensitive`, the whole query is removed.
 pub(crate) fn redacted_message<'a>(
     errors: impl IntoIterator<Item = &'a dyn Display>,
     sensitive: Option<&SensitiveParameters>,
@@ -47,15 +47,15 @@ pub(crate) fn redacted_message<'a>(
     truncate(&message, MAX_MESSAGE).into_owned()
 }
 
-/// Returns the message of a call from a percent-encoded `grpc-message`.
+/// Decodes and redacts a percent-encoded `grpc-message`.
 pub(crate) fn grpc_message(raw: &[u8], sensitive: Option<&SensitiveParameters>) -> String {
-    // Each byte of the message may take three here.
+    // Percent-encoding takes up to three bytes for each byte of the message.
     let raw = &raw[..raw.len().min(3 * MAX_TEXT)];
     let decoded = percent_decode(raw).decode_utf8_lossy();
     redacted_message([&decoded as &dyn Display], sensitive)
 }
 
-/// Returns whether a message has a text in it that is not part of a longer word.
+/// Returns whether `message` contains `text`, and not only as a part of longer words.
 fn contains(message: &str, text: &str) -> bool {
     let mut found = message.match_indices(text);
     found.any(|(start, _)| {
@@ -70,7 +70,7 @@ fn contains(message: &str, text: &str) -> bool {
 
 struct Urls<'a> {
     sensitive: Option<&'a SensitiveParameters>,
-    /// Whether the text is cut.
+    /// Whether the text was truncated.
     is_cut: bool,
 }
 
@@ -82,7 +82,7 @@ impl Urls<'_> {
             let (before, url) = rest.split_at(start + "://".len());
             out.push_str(before);
             let end = url.find(is_after_url).unwrap_or(url.len());
-            // These characters at the end belong to the prose around the URL.
+            // Trailing punctuation belongs to the text around the URL.
             let end = url[..end].trim_end_matches(is_punctuation).len();
             let (url, after) = url.split_at(end);
             if depth < MAX_NESTED {
@@ -95,11 +95,11 @@ impl Urls<'_> {
         out.push_str(rest);
     }
 
-    /// Writes the rest of a URL after its scheme.
+    /// Writes a URL without its scheme, redacted.
     fn redact_url(&self, url: &str, is_cut: bool, depth: usize, out: &mut String) {
         let authority = url.find(['/', '\\', '?', '#']);
         if authority.is_none() && is_cut {
-            // The text may be the beginning of a password.
+            // A truncated authority may be the start of a password.
             out.push_str(REDACTED);
             return;
         }
@@ -138,8 +138,8 @@ impl Urls<'_> {
     }
 }
 
-/// Returns the position of the `@` after a password with a character that is not encoded and seems to
-/// end the authority.
+/// Returns the position of the `@` after a password with an unencoded delimiter, which seems to end
+/// the authority.
 fn end_of_password(url: &str, authority: &str) -> Option<usize> {
     if !has_port_or_none(authority) {
         return url.rfind('@');
@@ -147,7 +147,7 @@ fn end_of_password(url: &str, authority: &str) -> Option<usize> {
     if !authority.contains(':') {
         return None;
     }
-    // The text after the colon may be a port. In a path, `/@scope` is a name.
+    // The text after the colon may be a port, and `/@scope` in a path is a name.
     let behind = &url[authority.len()..];
     let at = match behind.as_bytes().first() {
         Some(b'?' | b'#') => behind.rfind('@'),
@@ -186,7 +186,7 @@ fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
                 .fold(end, usize::min);
             let is_done = &value[..end] == REDACTED;
             redacted.push_str(REDACTED);
-            // Prose follows, unless a quote is part of the value.
+            // A quote ends the value, unless a letter or a digit follows.
             let quoted = value[end..].starts_with('\'')
                 && value[end + 1..].starts_with(char::is_alphanumeric);
             rest = if is_done && quoted {
@@ -199,12 +199,12 @@ fn redact_parameters(text: &str, sensitive: &SensitiveParameters) -> String {
     }
 }
 
-/// Returns the name of a parameter at the end of a text.
+/// Returns the parameter name at the end of a text.
 fn name_at_end(text: &str) -> &str {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
     let start = text.rfind(|c| !is_of_name(c)).map_or(0, |at| at + 1);
     let name = text.get(start..).unwrap_or_default();
-    // Two digits of an encoded `?` or `&` may stand before the name.
+    // The name may follow a percent-encoded `?` or `&`, whose two digits are not part of it.
     let is_encoded = text
         .get(..start)
         .is_some_and(|before| before.ends_with('%'));
@@ -232,7 +232,7 @@ fn is_punctuation(c: char) -> bool {
     matches!(c, ')' | '>' | ']' | '}' | ',' | ';' | '.' | ':')
 }
 
-/// Returns whether an authority has no colon, or a port after its last colon.
+/// Returns whether an authority has no colon, or only digits after its last colon.
 fn has_port_or_none(authority: &str) -> bool {
     let after_address = authority.rsplit(']').next().unwrap_or(authority);
     after_address
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_parameters_is_that_of_the_layer() {
+    fn the_configured_list_of_parameters_is_used() {
         let text = "http://u@a/b?token=secret&sig=open";
         let list = SensitiveParameters::new(vec!["token".to_owned()]);
         let errors = || [&text as &dyn Display];
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_of_an_error_than_is_needed() {
+    fn formatting_an_error_stops_at_the_limit() {
         struct Endless<'a>(&'a std::cell::Cell<usize>);
         impl Display for Endless<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -461,7 +461,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_around_a_url_brings_its_secrets_out(
+        fn text_around_a_url_does_not_reveal_its_secrets(
             before in "[a-z:/@?#&= ]{0,40}",
             path in "[a-z:/@?&=]{0,40}",
             after in ".{0,40}",

@@ -1,4 +1,4 @@
-//! `error.type`: the same words for spans and metrics.
+//! `error.type`, with the same values on spans and metrics.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -13,13 +13,13 @@ use crate::semconv::names::{ERROR_TYPE, OTHER};
 use crate::semconv::text::display_prefix;
 use crate::semconv::values::{Side, is_defined, is_error};
 
-/// The client is gone, or nothing waits for the result any more.
+/// The client disconnected, or the result is no longer awaited.
 pub(crate) const CANCELLED: &str = "cancelled";
 
 /// A panic passed through the request or the function.
 pub(crate) const PANIC: &str = "panic";
 
-/// The response's body ended before its announced length.
+/// The response body ended before its `content-length`.
 pub(crate) const BODY_INCOMPLETE: &str = "body_incomplete";
 
 const TIMEOUT: &str = "timeout";
@@ -30,7 +30,7 @@ const CONNECTION_CLOSED: &str = "connection_closed";
 const DNS: &str = "dns";
 const TLS: &str = "tls";
 
-/// A value of `error.type`. The set of values is bounded, so that it is fit for metrics.
+/// A value of `error.type`. The set of values is bounded, as metrics require.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorType {
     /// The status code, as text.
@@ -39,7 +39,7 @@ pub(crate) enum ErrorType {
 }
 
 impl ErrorType {
-    /// Returns the error for a status, if the status is an error for this side.
+    /// Returns the error type of a status that is an error for this side.
     pub(crate) fn from_status(side: Side, status: StatusCode) -> Option<Self> {
         if !is_error(side, status) {
             None
@@ -67,8 +67,7 @@ pub(crate) enum Phase {
     Body,
 }
 
-/// Messages of errors whose types are private, or belong to libraries that this crate does not
-/// depend on.
+/// Messages of errors whose types are private or belong to crates that are not dependencies.
 const MESSAGES: [(&str, &str); 4] = [
     // `hyper_util::client::legacy::connect::http::ConnectError`
     ("dns error", DNS),
@@ -83,18 +82,18 @@ const MESSAGES: [(&str, &str); 4] = [
     ),
 ];
 
-/// The beginning of the message of a look-up by the standard library, whose errors have no kind.
+/// The start of the message of a failed lookup in the standard library. These errors have no kind.
 const LOOKUP: &str = "failed to lookup address information";
 
-/// Message of the `io::Error` of `tokio_rustls` for a handshake that the server ends.
+/// The message of the `io::Error` from `tokio_rustls` when the server ends a handshake.
 const TLS_HANDSHAKE_EOF: &str = "tls handshake eof";
 
-/// Message of `native_tls` with OpenSSL for such a handshake, and a part of its other messages.
+/// The message from `native_tls` with OpenSSL in that case, and a part of its other messages.
 const OPENSSL_EOF: &str = "unexpected EOF";
 const OPENSSL: &str = ":SSL routines:";
 
 impl ErrorChain<'_> {
-    /// Returns the word for the innermost cause that is recognised.
+    /// Returns the value for the innermost recognised cause.
     pub(crate) fn word(&self, phase: Phase) -> Option<&'static str> {
         let connects = self.iter().any(is_connect);
         let words = self.iter().filter_map(|error| word(error, phase, connects));
@@ -102,7 +101,7 @@ impl ErrorChain<'_> {
     }
 }
 
-/// Returns whether an error occurred before there was a connection.
+/// Returns whether an error occurred while connecting.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
     #[cfg(feature = "tonic")]
     if error.is::<tonic::ConnectError>() {
@@ -113,7 +112,7 @@ fn is_connect(error: &(dyn Error + 'static)) -> bool {
         .is_some_and(hyper_util::client::legacy::Error::is_connect)
 }
 
-/// Returns the word for one error, without its sources.
+/// Returns the value for one error, without its sources.
 fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         io_word(error, phase, connects)
@@ -127,11 +126,11 @@ fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&
         Some(TIMEOUT)
     } else if error.is::<tower::load_shed::error::Overloaded>() {
         Some(OVERLOADED)
-    } else if connects && is_of_openssl(error) {
+    } else if connects && is_openssl(error) {
         Some(TLS)
     } else {
         let mut messages = MESSAGES.into_iter();
-        messages.find_map(|(message, word)| says(error, message).then_some(word))
+        messages.find_map(|(message, word)| has_message(error, message).then_some(word))
     }
 }
 
@@ -143,9 +142,11 @@ fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static s
         io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::NotConnected => Some(CONNECTION_CLOSED),
-        // TLS libraries wrap their own error in this kind.
+        // TLS libraries wrap their errors in this kind.
         io::ErrorKind::InvalidData if connects && error.get_ref().is_some() => Some(TLS),
-        io::ErrorKind::UnexpectedEof if connects && says(error, TLS_HANDSHAKE_EOF) => Some(TLS),
+        io::ErrorKind::UnexpectedEof if connects && has_message(error, TLS_HANDSHAKE_EOF) => {
+            Some(TLS)
+        }
         io::ErrorKind::UnexpectedEof => Some(ended_early(phase)),
         _ if display_prefix(error, MAX_TEXT).0.starts_with(LOOKUP) => Some(DNS),
         _ => None,
@@ -158,7 +159,7 @@ fn hyper_word(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     } else if error.is_incomplete_message() {
         Some(ended_early(phase))
     } else if error.is_canceled() || error.is_closed() {
-        // The connection was gone before the request was on it.
+        // The connection closed before the request was sent.
         Some(CONNECTION_CLOSED)
     } else {
         None
@@ -175,8 +176,8 @@ fn h2_word(error: &h2::Error) -> Option<&'static str> {
     }
 }
 
-fn is_of_openssl(error: &dyn Error) -> bool {
-    says(error, OPENSSL_EOF) || display_prefix(&error, MAX_TEXT).0.contains(OPENSSL)
+fn is_openssl(error: &dyn Error) -> bool {
+    has_message(error, OPENSSL_EOF) || display_prefix(&error, MAX_TEXT).0.contains(OPENSSL)
 }
 
 fn ended_early(phase: Phase) -> &'static str {
@@ -186,8 +187,8 @@ fn ended_early(phase: Phase) -> &'static str {
     }
 }
 
-/// Returns whether an error displays as exactly this text. Stops at the first difference.
-fn says(error: &dyn Error, text: &'static str) -> bool {
+/// Returns whether an error's message is exactly `text`. Formatting stops at the first difference.
+fn has_message(error: &dyn Error, text: &'static str) -> bool {
     struct Expected(&'static str);
     impl Write for Expected {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_sources_is_read_to_a_bound() {
+    fn a_chain_is_read_up_to_the_limit() {
         let error = || tower::timeout::error::Elapsed::new();
         assert_eq!(word(wrapped(error(), 15), Phase::Head), Some("timeout"));
         assert_eq!(word(wrapped(error(), 16), Phase::Head), None);
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn resets_of_http_2_are_told_from_those_of_this_side() {
+    fn http_2_resets_from_this_side_are_ignored() {
         let error = h2::Error::from(h2::Reason::CANCEL);
         assert_eq!(word(error, Phase::Body), None);
     }

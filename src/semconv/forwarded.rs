@@ -1,8 +1,9 @@
-//! The client of a request in the headers of proxies: `Forwarded` (RFC 7239) and `X-Forwarded-*`.
+//! The client of a request according to headers of proxies: `Forwarded` (RFC 7239) and
+//! `X-Forwarded-*`.
 //!
-//! Any client can send these headers. Each proxy adds one element at the end of the list. With `n`
-//! trusted proxies, the first one added the `n`th element from the end; earlier elements are not
-//! trustworthy. A proxy passes unknown headers on, so only the configured headers are read.
+//! Any client can send these headers. Each proxy appends one element to the list. With `n` trusted
+//! proxies, the outermost of them appended the `n`th element from the end; earlier elements cannot
+//! be trusted. Proxies pass unknown headers on, so only the configured headers are read.
 
 use std::net::IpAddr;
 
@@ -12,27 +13,29 @@ use ::http::header::{FORWARDED, HeaderName};
 use crate::semconv::address::split_authority;
 use crate::semconv::scheme::Scheme;
 
-/// A header in which a proxy names the client of a request, for
+/// A header in which a proxy describes the client of a request.
+///
+/// Configured with
 /// [`TelemetryLayer::with_forwarded_headers`](crate::TelemetryLayer::with_forwarded_headers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `Forwarded` (RFC 7239), with the client's address, the scheme and the host.
+    /// `Forwarded` (RFC 7239): the client's address, the scheme and the host.
     Forwarded,
-    /// `X-Forwarded-For`, with the client's address.
+    /// `X-Forwarded-For`: the client's address.
     XForwardedFor,
-    /// `X-Forwarded-Proto`, with the scheme.
+    /// `X-Forwarded-Proto`: the scheme.
     XForwardedProto,
-    /// `X-Forwarded-Host`, with the host.
+    /// `X-Forwarded-Host`: the host.
     XForwardedHost,
 }
 
 /// The proxies that a layer trusts.
 #[derive(Clone, Debug)]
 pub(crate) struct TrustedProxies {
-    /// The number of proxies.
+    /// The number of proxies in front of the service.
     pub(crate) count: usize,
-    /// The headers that the proxies write.
+    /// The headers that the proxies set.
     pub(crate) headers: Vec<ForwardedHeader>,
 }
 
@@ -46,12 +49,12 @@ impl Default for TrustedProxies {
     }
 }
 
-/// The values from the outermost trusted proxy.
+/// The values that the outermost trusted proxy added.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Forwarded<'a> {
     pub(crate) client: Option<IpAddr>,
     pub(crate) scheme: Option<Scheme>,
-    /// The server that the client named, with the port.
+    /// The host that the client called, with its port if it has one.
     pub(crate) authority: Option<&'a str>,
 }
 
@@ -64,8 +67,8 @@ impl<'a> Forwarded<'a> {
         Self::read(headers, proxies)
     }
 
-    /// Returns the scheme from the proxy, else the scheme of the connection. The target of the request is
-    /// ignored: a client can write any scheme there.
+    /// Returns the scheme from the proxy, or else the scheme of the connection. The request target
+    /// is ignored, because a client can write any scheme there.
     #[inline]
     pub(crate) fn scheme_or(&self, connection: Scheme) -> Scheme {
         self.scheme.unwrap_or(connection)
@@ -97,8 +100,8 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    /// Parses one element of `Forwarded`: `for=..;proto=..;host=..`. A repeated parameter has no value
-    /// (RFC 7239, section 4).
+    /// Parses one element of `Forwarded`: `for=..;proto=..;host=..`. A repeated parameter is
+    /// ignored (RFC 7239, section 4).
     fn parse(element: &'a str) -> Self {
         let (mut node, mut proto, mut host) = (OnlyValue::None, OnlyValue::None, OnlyValue::None);
         for pair in split_outside_quotes(element, b';') {
@@ -117,7 +120,7 @@ impl<'a> Forwarded<'a> {
         Self {
             client: node.value().and_then(address),
             scheme: proto.value().and_then(Scheme::parse),
-            // A host has none of these characters: they come from the client.
+            // None of these characters is valid in a host, so a client has injected them.
             authority: host
                 .value()
                 .filter(|host| !host.contains([',', ';', '=', '"', '\\', ' '])),
@@ -125,7 +128,7 @@ impl<'a> Forwarded<'a> {
     }
 }
 
-/// The value of a parameter that may occur once.
+/// The value of a parameter that may occur only once.
 enum OnlyValue<'a> {
     None,
     Value(&'a str),
@@ -152,18 +155,18 @@ impl<'a> OnlyValue<'a> {
     }
 }
 
-/// Splits a text at the separators outside of quoted strings (RFC 9110, 5.6.4).
+/// Splits a text at separators outside of quoted strings (RFC 9110, section 5.6.4).
 fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut quotes = Quotes::default();
     text.split(move |c: char| {
         let is_separator = !quotes.is_quoted && c == char::from(separator);
-        // Other characters change nothing.
+        // Characters outside of Latin-1 do not affect quoting.
         quotes.read(u8::try_from(c).unwrap_or(b' '));
         is_separator
     })
 }
 
-/// The state of a text that is read byte by byte: inside or outside of a quoted string.
+/// The state of quoting in a text that is read byte by byte.
 #[derive(Default)]
 struct Quotes {
     is_quoted: bool,
@@ -181,8 +184,8 @@ impl Quotes {
     }
 }
 
-/// Returns the same as [`element`] from a list whose elements may have commas in quotes. A header with
-/// a quote that does not end has no elements: the quote may come from the client.
+/// Returns the same as [`element`], but ignores commas in quoted strings. A header with an unclosed
+/// quote has no elements, because the quote may come from the client.
 fn quoted_element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option<&'a str> {
     let mut first = None;
     let mut left = hops;
@@ -204,7 +207,7 @@ fn quoted_element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) ->
     first
 }
 
-/// Returns the element at `hops` from the end of a list that may span several headers; the first
+/// Returns the element at `hops` from the end of a list that may span several headers, or the first
 /// element of a shorter list.
 fn element<'a>(headers: &'a HeaderMap, name: &HeaderName, hops: usize) -> Option<&'a str> {
     let mut found = None;
@@ -233,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_trusted_proxy_has_added_is_believed() {
+    fn only_elements_of_trusted_proxies_are_used() {
         const LIST: &str = "for=6.6.6.6;host=evil;proto=https, for=1.1.1.1;host=real;proto=http";
         for (case, headers, hops, expected) in [
             (
@@ -330,7 +333,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_header_that_no_proxy_writes_is_not_read() {
+    fn a_header_that_is_not_configured_is_ignored() {
         let mut map = HeaderMap::new();
         for (name, value) in [
             ("forwarded", "for=6.6.6.6;host=forwarded;proto=https"),
@@ -340,7 +343,7 @@ mod tests {
         ] {
             map.insert(name, value.parse().expect("a legal value"));
         }
-        // The loop tries every set of headers.
+        // The loop covers every set of headers.
         for set in 0..16 {
             let headers: Vec<ForwardedHeader> = (0..4)
                 .filter(|n| set & 1 << n != 0)
@@ -369,8 +372,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_writes_into_a_value_names_no_client() {
-        // A proxy may copy the `Host` of the client with the quotes that it needs, or without them.
+    fn text_that_a_client_injects_is_ignored() {
+        // A proxy may copy the client's `Host` with or without the necessary quotes.
         for (header, client, host) in [
             (
                 "for=1.1.1.1;host=\"a,for=6.6.6.6;proto=https;host=evil;x=y\"",
@@ -393,7 +396,8 @@ mod tests {
                 Some("2001:db8::1"),
                 Some("a:8080"),
             ),
-            // A quote that the client begins hides the element of the proxy, and names no client.
+            // An unclosed quote from the client hides the element of the proxy: no client is
+            // recorded.
             ("for=\"6.6.6.6, for=1.1.1.1", None, None),
             ("x=\", for=1.1.1.1;host=\"h\"", None, None),
             ("for=6.6.6.6, for=1.1.1.1", Some("1.1.1.1"), None),

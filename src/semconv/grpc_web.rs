@@ -1,34 +1,34 @@
-//! gRPC-Web: the trailers of a call are the last frame of its response's body.
+//! gRPC-Web: the last frame of a response body contains the trailers.
 //!
-//! A frame is a byte of flags, four bytes of length, and as many bytes. Frames may be cut into chunks
-//! of the body anywhere.
+//! A frame is a byte of flags, a length of four bytes and the payload. Chunks of the body may split
+//! a frame anywhere.
 
 use bytes::Buf;
 use std::io::IoSlice;
 
-/// The flag of a frame that holds trailers. With any other flag beside it, they are compressed.
+/// The flag of a frame with trailers. With any other flag set as well, the trailers are compressed.
 const TRAILERS: u8 = 0x80;
 
-/// The bound of one line of trailers, in bytes. A longer line has no status.
+/// The maximum length of a line of trailers in bytes. Longer lines are truncated.
 const MAX_LINE: usize = 1024;
 
-/// The number of slices that are read of one chunk. A chunk with more slices ends the reading.
+/// The maximum number of slices that are read from a chunk. Reading stops at a chunk with more.
 const MAX_SLICES: usize = 16;
 
-/// A reader of the frames of a body, chunk by chunk. It skips messages.
+/// Reads the frames of a body chunk by chunk, and skips messages.
 #[derive(Debug, Default)]
 pub(crate) struct WebFrames {
     head: [u8; 5],
-    /// The number of bytes of the head that are read.
+    /// The number of bytes of `head` that have been read.
     head_length: usize,
-    /// The number of bytes that are left of the frame, once its head is complete.
+    /// The number of bytes left in the frame, once its head is complete.
     left: usize,
-    /// The line of trailers that is being read.
+    /// The current line of trailers.
     line: Vec<u8>,
-    /// Whether frames can no longer be told apart.
+    /// Whether the boundaries of frames are no longer known.
     is_lost: bool,
     has_message: bool,
-    /// Whether trailers were read to their end.
+    /// Whether the trailers are complete.
     has_trailers: bool,
     status: Option<Vec<u8>>,
     message: Option<Vec<u8>>,
@@ -110,17 +110,17 @@ impl WebFrames {
         }
     }
 
-    /// Returns whether the body has a message, which only a method sends.
+    /// Returns whether the body contains a message. Only an existing method sends one.
     pub(crate) fn has_message(&self) -> bool {
         self.has_message
     }
 
-    /// Returns the `grpc-status` of the trailers, once they are read.
+    /// Returns the `grpc-status`, once the trailers are complete.
     pub(crate) fn status(&self) -> Option<&[u8]> {
         self.status.as_deref().filter(|_| self.has_trailers)
     }
 
-    /// Takes the `grpc-message` of the trailers, percent-encoded and bounded, once it is read.
+    /// Takes the `grpc-message` that has been read, percent-encoded and bounded.
     pub(crate) fn take_message(&mut self) -> Option<Vec<u8>> {
         self.message.take()
     }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_a_chunk_are_read_one_after_the_other() {
+    fn all_slices_of_a_chunk_are_read() {
         let body = frame(0x80, b"grpc-status:13\r\n");
         for cut in 0..=body.len() {
             let (first, rest) = body.split_at(cut);
@@ -214,7 +214,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_any_chunks_are_read_alike_in_bounded_memory(
+        fn chunk_boundaries_do_not_matter_and_memory_is_bounded(
             body in proptest::collection::vec(any::<u8>(), 0..4096),
             cuts in proptest::collection::vec(0usize..4096, 0..8),
         ) {

@@ -1,4 +1,4 @@
-//! Conventions of HTTP: span names, methods, routes and captured headers.
+//! HTTP conventions: span names, methods, routes and captured headers.
 
 use ::http::header::HeaderName;
 use ::http::request::Parts;
@@ -8,11 +8,11 @@ use opentelemetry::{Array, StringValue, Value};
 use crate::semconv::names::OTHER;
 use crate::semconv::text::lossy_text;
 
-/// Bounds of a captured header: its values, and the bytes of each.
+/// Limits of a captured header: the number of values, and the bytes of each value.
 const MAX_HEADER_VALUES: usize = 8;
 const MAX_HEADER_VALUE: usize = 256;
 
-/// The known methods (HTTP spans, `http.request.method`), unless others are configured.
+/// The known methods (HTTP spans, `http.request.method`) by default.
 pub(crate) const KNOWN_METHODS: [&str; 10] = [
     "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY",
 ];
@@ -42,7 +42,7 @@ pub(crate) fn matched_route(extensions: &Extensions) -> Option<&str> {
     }
 }
 
-/// Returns the URI that the client sent, where axum's router took a prefix off its path.
+/// Returns the URI that the client sent, if axum's router removed a prefix from its path.
 #[inline]
 pub(crate) fn original_uri(request: &Parts) -> Option<&Uri> {
     #[cfg(feature = "axum")]
@@ -50,7 +50,7 @@ pub(crate) fn original_uri(request: &Parts) -> Option<&Uri> {
         let original = request.extensions.get::<axum::extract::OriginalUri>();
         original.map(|original| &original.0).filter(|original| {
             let (original, routed) = (original.path(), request.uri.path());
-            // Without a prefix they share their text: then no comparison is needed.
+            // Without a prefix, both paths share their text, so the pointers are equal.
             !std::ptr::eq(original, routed) && original != routed
         })
     }
@@ -61,7 +61,7 @@ pub(crate) fn original_uri(request: &Parts) -> Option<&Uri> {
     }
 }
 
-/// Returns the values of a captured header; `None` if it has no value that may be recorded.
+/// Returns the values of a captured header; `None` if there is no value that may be recorded.
 pub(crate) fn header_values(headers: &HeaderMap, name: &HeaderName) -> Option<Value> {
     let values: Vec<StringValue> = headers
         .get_all(name)

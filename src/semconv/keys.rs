@@ -1,4 +1,4 @@
-//! The telemetry that a name belongs to.
+//! Groups of attribute keys and metric names.
 
 use crate::semconv::names::{
     CLIENT_ADDRESS, ERROR_TYPE, HTTP_REQUEST_HEADER, HTTP_REQUEST_METHOD,
@@ -38,7 +38,7 @@ pub(crate) fn is_request_key(key: &str) -> bool {
     )
 }
 
-/// Returns whether a span should start with an attribute of this key, because a sampler may read it
+/// Returns whether a span should have this attribute when it starts, because a sampler may read it
 /// (conventions of HTTP, RPC and messaging spans, "at span creation time").
 pub(crate) fn is_for_samplers(key: &str) -> bool {
     matches!(
@@ -58,7 +58,7 @@ pub(crate) fn is_for_samplers(key: &str) -> bool {
         || key.starts_with("messaging.")
 }
 
-/// Returns whether a layer adds an attribute with this key to metrics of its requests.
+/// Returns whether a layer adds this attribute to the metrics of its requests.
 pub(crate) fn is_metric_key(side: Side, key: &str) -> bool {
     match key {
         ERROR_TYPE
@@ -75,7 +75,7 @@ pub(crate) fn is_metric_key(side: Side, key: &str) -> bool {
     }
 }
 
-/// Returns whether a metric is recorded for each request.
+/// Returns whether a metric is recorded per request.
 #[cfg(feature = "init")]
 pub(crate) fn is_request_metric(name: &str) -> bool {
     [
@@ -93,7 +93,7 @@ pub(crate) fn is_request_metric(name: &str) -> bool {
     .contains(&name)
 }
 
-/// Returns the event for the error that a request ended with.
+/// Returns the name of the event for a request's error.
 pub(crate) fn exception_event(side: Side, is_call: bool) -> &'static str {
     match (side, is_call) {
         (Side::Server, false) => "http.server.request.exception",

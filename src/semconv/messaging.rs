@@ -1,5 +1,5 @@
-//! The conventions of messaging spans and metrics. Of their names, `error.type`, `server.address` and
-//! `server.port` are stable, and all others in development.
+//! Conventions of messaging spans and metrics. `error.type`, `server.address` and `server.port` are
+//! stable; all other names are in development.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::semconv::names::{
 };
 use crate::semconv::text::{MAX_HOST, truncate};
 
-/// What is done with messages.
+/// An operation on messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Send,
@@ -22,7 +22,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// Returns the kind of its spans (messaging spans, "Span kind").
+    /// Returns the kind of the operation's spans (messaging spans, "Span kind").
     pub(crate) fn kind(self) -> SpanKind {
         match self {
             Self::Send => SpanKind::Producer,
@@ -37,7 +37,7 @@ impl Operation {
         }
     }
 
-    /// Returns the metric of its duration, and what that is.
+    /// Returns the name and the description of the metric of the operation's duration.
     pub(crate) fn metric(self) -> (&'static str, &'static str) {
         match self {
             Self::Send => (
@@ -73,7 +73,7 @@ impl Destination {
         }
     }
 
-    /// Returns the destination that stands for those past a bound.
+    /// Returns the destination that stands for all destinations beyond the cardinality limit.
     pub(crate) fn other(&self) -> Self {
         Self {
             system: self.system.clone(),
@@ -96,7 +96,7 @@ impl Destination {
         attributes
     }
 
-    /// Returns the attributes of a duration, which have few values.
+    /// Returns the attributes of a duration. Their cardinality is low.
     pub(crate) fn metric_attributes(
         &self,
         operation: Operation,
@@ -125,7 +125,7 @@ impl Destination {
     }
 }
 
-/// Returns a part of the name of a destination, bounded, and cheap to clone.
+/// Returns a part of a destination's name, truncated, and cheap to clone.
 pub(crate) fn destination_text(text: Cow<'static, str>) -> StringValue {
     match text {
         Cow::Borrowed(text) if text.len() <= MAX_HOST => text.into(),

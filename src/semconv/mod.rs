@@ -1,5 +1,5 @@
-//! The OpenTelemetry semantic conventions, version 1.45: pure functions from HTTP types to names and
-//! attribute values. No other room of this crate knows a name of the conventions.
+//! The OpenTelemetry semantic conventions, version 1.45: pure functions from HTTP types to names
+//! and attribute values. No other module of this crate contains names of the conventions.
 
 mod address;
 mod buckets;

@@ -18,23 +18,23 @@ pub(crate) use opentelemetry_semantic_conventions::metric::{
     RPC_SERVER_CALL_DURATION,
 };
 
-/// The version of the conventions that all telemetry of this crate follows. The crate with the names
-/// has an older version.
+/// The version of the conventions that this crate follows. The constants of the crate
+/// `opentelemetry-semantic-conventions` have an older version.
 pub(crate) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.45.0";
 
-/// The name of a gRPC status (RPC conventions, stable as of 1.45).
+/// The name of a gRPC status (RPC conventions, stable since 1.45).
 pub(crate) const RPC_STATUS_CODE: &str = "rpc.status_code";
 
 /// Replaces a value that is not in the known set.
 pub(crate) const OTHER: &str = "_OTHER";
 
-/// The event that records an error on a span.
+/// The name of the event that records an error on a span.
 pub(crate) const EXCEPTION_EVENT: &str = "exception";
 
-/// The request counter of this crate, in addition to the metrics of the conventions.
-/// The target of the spans of `tracing` that stand for requests.
+/// The target of `tracing` spans that represent requests.
 pub(crate) const REQUEST_TARGET: &str = "tower_telemetry::request";
 
+/// The request counter of this crate, in addition to the metrics of the conventions.
 pub(crate) const HTTP_REQUESTS: &str = "http.requests";
 
 /// The request duration of this crate in milliseconds, in addition to the metrics of the conventions.
@@ -43,5 +43,6 @@ pub(crate) const HTTP_DURATION: &str = "http.duration";
 /// The duration of measured functions. The conventions have no metric for it.
 pub(crate) const FUNCTION_DURATION: &str = "function.duration";
 
-/// Marks the series that counts what has no series of its own (Metrics SDK, "Overflow attribute").
+/// Marks the series for measurements beyond the cardinality limit (Metrics SDK, "Overflow
+/// attribute").
 pub(crate) const METRIC_OVERFLOW: &str = "otel.metric.overflow";

@@ -1,4 +1,4 @@
-//! Redaction of text that comes from a request.
+//! Redaction of credentials in requests.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use crate::semconv::text::{prefix, truncate};
 
 pub(crate) const REDACTED: &str = "REDACTED";
 
-/// Query parameters that carry credentials (HTTP spans, `url.query`). Two of them are only in older
-/// versions of the conventions.
+/// Query parameters that contain credentials (HTTP spans, `url.query`). Two of them are only in
+/// older versions of the conventions.
 const SENSITIVE_PARAMETERS: [&str; 7] = [
     "AWSAccessKeyId",
     "Signature",
@@ -21,7 +21,7 @@ const SENSITIVE_PARAMETERS: [&str; 7] = [
     "sig",
 ];
 
-/// Words in the names of headers that carry credentials. Dashes, underscores and dots separate words.
+/// Words that mark a header as containing credentials. Dashes, underscores and dots separate words.
 const SENSITIVE_WORDS: [&str; 34] = [
     "2fa",
     "accesskey",
@@ -59,7 +59,7 @@ const SENSITIVE_WORDS: [&str; 34] = [
     "xsrf",
 ];
 
-/// Parts of words that show credentials, anywhere in a name.
+/// Substrings that mark a header as containing credentials, anywhere in its name.
 const SENSITIVE_PARTS: [&str; 12] = [
     "apikey",
     "authoriz",
@@ -75,7 +75,7 @@ const SENSITIVE_PARTS: [&str; 12] = [
     "token",
 ];
 
-/// Words before `key` that show that the key is no secret.
+/// Words that mark a following `key` as harmless.
 const OPEN_KEYS: [&str; 8] = [
     "cache",
     "correlation",
@@ -87,8 +87,8 @@ const OPEN_KEYS: [&str; 8] = [
     "websocket",
 ];
 
-/// The query parameters whose values are redacted: the list of the conventions, or another list that
-/// replaces it.
+/// The query parameters whose values are redacted: the list of the conventions or a configured list
+/// that replaces it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SensitiveParameters(Option<Vec<String>>);
 
@@ -110,7 +110,7 @@ impl SensitiveParameters {
     }
 }
 
-/// Returns whether a header carries credentials, by its name.
+/// Returns whether a header's name shows that it contains credentials.
 pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
     let name = name.as_str();
     if SENSITIVE_PARTS.iter().any(|part| name.contains(part)) {
@@ -127,19 +127,19 @@ pub(crate) fn is_sensitive_header(name: &HeaderName) -> bool {
     false
 }
 
-/// Redacts the values of parameters that carry credentials, and truncates to `limit` bytes.
+/// Redacts the values of sensitive parameters, and truncates the query to `limit` bytes.
 ///
-/// Reads at most four times `limit` of a long query.
+/// Reads at most `4 * limit` bytes of a long query.
 pub(crate) fn query<'a>(
     query: &'a str,
     limit: usize,
     sensitive: &SensitiveParameters,
 ) -> Cow<'a, str> {
     let seen = prefix(query, 4 * limit);
-    // A query that is cut ends with the mark of a cut, even if redaction makes it short enough.
+    // A truncated query ends with the truncation mark, even if redaction makes it short enough.
     let is_whole = seen.len() == query.len();
     let mut redacted = String::new();
-    // Text without a change is copied in one piece, or not at all.
+    // Unchanged text is copied in one piece, or not at all.
     let (mut kept, mut at) = (0, 0);
     for parameter in seen.split('&') {
         if redacted.len() + (at - kept) > limit {
@@ -165,7 +165,7 @@ pub(crate) fn query<'a>(
 
 fn is_sensitive(parameter: &str, sensitive: &SensitiveParameters) -> bool {
     let name = name_of(parameter);
-    // A value needs `=`. The application sees a name decoded, so the decoded name decides.
+    // A value follows `=`. The application decodes names, so the decoded name is compared.
     parameter.len() > name.len()
         && if name.contains('%') {
             sensitive.contains(&percent_decode_str(name).decode_utf8_lossy())
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_work_for_a_query_is_bounded_by_what_is_kept() {
+    fn the_work_for_a_query_is_bounded_by_the_limit() {
         // The number of parameters that are read stands for the time.
         let looked_at = |text: &str| {
             let names = SensitiveParameters::default();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_of_a_sensitive_parameter_is_shown_wherever_it_is() {
+    fn sensitive_values_are_redacted_at_any_position() {
         let sensitive = SensitiveParameters::default();
         for before in (0..1100).chain(4000..4200) {
             for value in ["secret", &"secret".repeat(300)] {
@@ -251,13 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_parameters_replaces_that_of_the_conventions() {
+    fn a_configured_list_replaces_the_list_of_the_conventions() {
         let list = SensitiveParameters::new(vec!["token".to_owned()]);
         assert_eq!(query("token=a&sig=b", 1024, &list), "token=REDACTED&sig=b");
     }
 
     #[test]
-    fn headers_with_credentials_are_known_by_their_names() {
+    fn headers_with_credentials_are_recognised_by_name() {
         for name in [
             "api_key",
             "apikey",

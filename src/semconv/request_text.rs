@@ -8,10 +8,10 @@ use crate::semconv::names::OTHER;
 use crate::semconv::redact::{self, SensitiveParameters};
 use crate::semconv::text::{MAX_METHOD, MAX_QUERY, truncate};
 
-/// Room for the text of most requests. A longer text is on the heap.
+/// The inline capacity, enough for most requests. Longer text is stored on the heap.
 const ROOM: usize = 192;
 
-/// Pieces of text one after the other. The owner stores the length of each piece.
+/// Concatenated pieces of text. The owner stores the length of each piece.
 #[derive(Clone, Default)]
 pub(crate) struct RequestText(SmallVec<[u8; ROOM]>);
 
@@ -23,7 +23,8 @@ impl RequestText {
         u16::try_from(piece.len()).unwrap_or(u16::MAX)
     }
 
-    /// Adds the query with these parameters redacted. With `None` the query is not recorded.
+    /// Adds the query with the parameters redacted. Returns `None` if there is no query, or if
+    /// queries are not recorded.
     #[inline]
     pub(crate) fn add_query(
         &mut self,
@@ -48,7 +49,7 @@ impl RequestText {
         Pieces(&self.0)
     }
 
-    /// Returns the memory on the heap, in bytes.
+    /// Returns the size of the heap memory in bytes.
     #[cfg(feature = "init")]
     pub(crate) fn heap_size(&self) -> usize {
         if self.0.spilled() {
@@ -59,16 +60,16 @@ impl RequestText {
     }
 }
 
-/// The pieces of a text that are not read yet.
+/// The pieces of a text that have not been read yet.
 pub(crate) struct Pieces<'a>(&'a [u8]);
 
 impl<'a> Pieces<'a> {
-    /// Returns the next piece; empty if it is not UTF-8.
+    /// Returns the next piece, or an empty text if it is not UTF-8.
     pub(crate) fn next(&mut self, length: u16) -> &'a str {
         str::from_utf8(self.next_bytes(length)).unwrap_or_default()
     }
 
-    /// Returns the next piece in any encoding.
+    /// Returns the bytes of the next piece, in any encoding.
     pub(crate) fn next_bytes(&mut self, length: u16) -> &'a [u8] {
         let (piece, rest) = self.0.split_at_checked(length.into()).unwrap_or_default();
         self.0 = rest;

@@ -6,7 +6,7 @@ pub(crate) use opentelemetry_semantic_conventions::attribute::{
     TELEMETRY_DISTRO_NAME, TELEMETRY_DISTRO_VERSION,
 };
 
-/// Returns `host.arch` for the name that Rust uses.
+/// Returns `host.arch` for Rust's name of an architecture.
 pub(crate) fn arch(name: &'static str) -> &'static str {
     match name {
         "x86_64" => "amd64",
@@ -18,7 +18,7 @@ pub(crate) fn arch(name: &'static str) -> &'static str {
     }
 }
 
-/// Returns `os.type` for the name that Rust uses.
+/// Returns `os.type` for Rust's name of an operating system.
 pub(crate) fn os(name: &'static str) -> &'static str {
     match name {
         "macos" => "darwin",

@@ -17,18 +17,18 @@ use crate::semconv::values::{AttributeValue, Side};
 /// `rpc.system.name`
 pub(crate) const SYSTEM: &str = "grpc";
 
-/// Parsed names: parsing takes long.
+/// The names are constants because parsing a header name is slow.
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// `http.request.method` of every call.
+/// `http.request.method` of every gRPC call.
 pub(crate) const HTTP_METHOD: &str = "POST";
 
-/// Bound of the method that a request names, in bytes.
+/// The maximum length of a method from a request, in bytes.
 pub(crate) const MAX_METHOD: usize = 256;
 
-/// Returns whether a request looks like a gRPC call: a POST with gRPC's content type, to a path that no
-/// route of an HTTP API claims. tonic's routes are `/package.Service/{*rest}`.
+/// Returns whether a request looks like a gRPC call: a POST with gRPC's content type to a path that
+/// no HTTP route matches. tonic's routes are `/package.Service/{*rest}`.
 #[inline]
 pub(crate) fn is_call(request: &Parts) -> bool {
     request.method == Method::POST
@@ -39,7 +39,7 @@ pub(crate) fn is_call(request: &Parts) -> bool {
         })
 }
 
-/// Returns whether the content type belongs to gRPC, or to the binary form of gRPC-Web.
+/// Returns whether the content type is gRPC or the binary form of gRPC-Web.
 pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
@@ -49,27 +49,27 @@ pub(crate) fn has_grpc_content_type(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// Returns whether a body is in the binary form of gRPC-Web.
+/// Returns whether the content type is the binary form of gRPC-Web.
 pub(crate) fn is_web(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
 }
 
-/// Returns whether a request also looks like a request of a gRPC client apart from its content type.
+/// Returns whether a request looks like a request of a gRPC client, apart from its content type.
 pub(crate) fn is_likely_call(request: &Parts) -> bool {
     request.version >= Version::HTTP_2 && request.headers.get(TE).is_some_and(|te| te == "trailers")
 }
 
-/// Returns the method that a request names, `package.Service/Method`. It may be one byte longer than
-/// [`MAX_METHOD`], which shows that it is cut.
+/// Returns the called method, `package.Service/Method`. It may be one byte longer than
+/// [`MAX_METHOD`], so that [`truncate`] marks the cut.
 pub(crate) fn called_method(uri: &Uri) -> &str {
     let path = uri.path();
     let method = path.strip_prefix('/').unwrap_or(path);
     prefix(method, MAX_METHOD + 1)
 }
 
-/// Returns the method at the end of a longer path.
+/// Returns the method at the end of a path with a prefix; `None` without a prefix.
 pub(crate) fn without_prefix(method: &str) -> Option<&str> {
     let mut slashes = method.rmatch_indices('/').map(|(at, _)| at);
     Some(&method[slashes.nth(1)? + 1..])
@@ -83,15 +83,15 @@ pub(crate) fn original_method_attribute(method: &str) -> KeyValue {
     )
 }
 
-/// Adds the attributes of a server span that are known when the call arrives, and that an HTTP request
-/// has too.
+/// Adds the attributes of a server span that are known when the call arrives, and that HTTP
+/// requests have too.
 pub(crate) fn request_attributes(
     request: &Parts,
     headers: &RequestHeaders<'_>,
     forwarded: &Forwarded<'_>,
     add: &mut impl FnMut(KeyValue),
 ) {
-    let add = &mut |key, fact: AttributeValue<'_>| add(fact.attribute(key));
+    let add = &mut |key, value: AttributeValue<'_>| add(value.attribute(key));
     if let Some((host, port)) = server(request, headers, forwarded) {
         server_attributes(host, port, add);
     }
@@ -140,7 +140,7 @@ impl Code {
         "UNAUTHENTICATED",
     ];
 
-    /// Returns the `grpc-status` of trailers, or of a head that replaces trailers.
+    /// Returns the `grpc-status` of trailers, or of a trailers-only response.
     pub(crate) fn in_headers(headers: &HeaderMap) -> Option<Self> {
         Some(Self::parse(headers.get(GRPC_STATUS)?.as_bytes()))
     }
@@ -154,15 +154,15 @@ impl Code {
         }
     }
 
-    /// Returns the code of a status of tonic.
+    /// Returns the code of a tonic status.
     #[cfg(feature = "tonic")]
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
-        // The enum of tonic has the numbers of the protocol.
+        // tonic's enum has the numbers of the protocol.
         u8::try_from(i32::from(status.code())).map_or(Self::UNKNOWN, Self)
     }
 
-    /// Returns the code that a client uses for a response without `grpc-status`, such as the response
-    /// of a layer without support for gRPC.
+    /// Returns the code that clients derive from a response without `grpc-status`, such as a
+    /// response of a middleware that does not support gRPC.
     pub(crate) fn from_http_status(status: StatusCode) -> Self {
         match status.as_u16() {
             400 | 431 => Self::INTERNAL,
@@ -179,8 +179,8 @@ impl Code {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// Returns whether the code is an error: for a client all but OK, for a server UNKNOWN,
-    /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+    /// Returns whether the code is an error. For a client, every code except OK is. For a server,
+    /// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are.
     pub(crate) fn is_error(self, side: Side) -> bool {
         match side {
             Side::Server => matches!(self.0, 2 | 4 | 12 | 13 | 14 | 15),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_by_its_content_type() {
+    fn grpc_is_recognised_by_its_content_type() {
         for (content_type, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read_or_unknown() {
+    fn an_invalid_status_is_unknown() {
         for (value, expected) in [
             ("0", "OK"),
             ("1", "CANCELLED"),

@@ -1,4 +1,4 @@
-//! Codes for gRPC calls that fail without a code from the server.
+//! Codes of gRPC calls that fail without a code from the server.
 
 use std::error::Error;
 
@@ -8,11 +8,11 @@ use crate::semconv::error_chain::walk_errors;
 use crate::semconv::rpc::Code;
 
 impl Code {
-    /// Returns the code that the user of a client gets for an error.
+    /// Returns the code that a client reports for an error.
     ///
-    /// With the feature `tonic` it is the code of `tonic::Status::from_error`. Without the feature,
-    /// errors of hyper and h2 have the same codes. The code of another error depends on whether a
-    /// response has arrived.
+    /// With the feature `tonic`, it is the code of `tonic::Status::from_error`. Without the
+    /// feature, errors of hyper and h2 have the same codes, and the code of any other error depends
+    /// on whether a response has arrived.
     pub(crate) fn from_error(error: Option<&(dyn Error + 'static)>, is_answered: bool) -> Self {
         let fallback = match (cfg!(feature = "tonic"), is_answered) {
             (true, _) => Self::UNKNOWN,
@@ -28,7 +28,7 @@ impl Code {
         if cfg!(feature = "tonic") && outermost.is::<tower::load_shed::error::Overloaded>() {
             return Self::RESOURCE_EXHAUSTED;
         }
-        // Only `Error::source`, as in tonic: `ErrorChain` finds more sources.
+        // Only `Error::source`, as tonic does. `ErrorChain` finds more sources.
         walk_errors(error, |error| error.source())
             .find_map(Self::from_source)
             .unwrap_or(fallback)
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Provokes errors of hyper, which have no constructor.
+    /// Provokes errors of hyper, which cannot be constructed.
     #[tokio::test]
     async fn a_code_is_the_one_that_tonic_makes_of_an_error_of_hyper() {
         let (client, server) = tokio::io::duplex(1024);

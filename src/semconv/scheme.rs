@@ -1,4 +1,4 @@
-//! `url.scheme`
+//! `url.scheme`.
 
 /// The scheme of a URL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -9,8 +9,8 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    /// Parses a scheme. A WebSocket begins as a request, so its schemes count too. Returns `None` for
-    /// any other scheme.
+    /// Parses a scheme. A WebSocket begins as an HTTP request, so `ws` and `wss` count as `http`
+    /// and `https`. Returns `None` for any other scheme.
     pub(crate) fn parse(scheme: &str) -> Option<Self> {
         let is_one_of =
             |names: [&str; 2]| names.iter().any(|name| scheme.eq_ignore_ascii_case(name));

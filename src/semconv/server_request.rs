@@ -1,4 +1,4 @@
-//! A request to a server, as its span describes it.
+//! The part of a server's request that its span records.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::semconv::text::{
 };
 use crate::semconv::values::{AttributeValue, protocol_version};
 
-/// The parts of a request that its span needs, captured when the request arrives.
+/// The fields of a request that its span needs, captured when the request arrives.
 #[derive(Clone)]
 pub(crate) struct ServerRequest {
     method: &'static str,
@@ -34,18 +34,18 @@ pub(crate) struct ServerRequest {
     version: Version,
     client: Option<IpAddr>,
     peer: Option<SocketAddr>,
-    /// The pieces one after the other, without any change: a user may stand before the host.
+    /// The captured pieces, unchanged: the authority may still contain a user.
     pub(crate) text: RequestText,
     lengths: Lengths,
 }
 
-/// The lengths of the pieces, in the order of the text.
+/// The lengths of the pieces, in the order in which they are stored.
 #[derive(Clone, Copy, Default)]
 struct Lengths {
     path: u16,
     authority: u16,
     user_agent: u16,
-    /// `None` where the request does not have it.
+    /// `None` if the request has no query, or if the query is not recorded.
     query: Option<u16>,
     original_method: u16,
 }
@@ -69,7 +69,7 @@ impl ServerRequest {
         }
     }
 
-    /// Captures the rest of a request. Without `sensitive_parameters` the query is not captured.
+    /// Captures the rest of a request. The query is captured only with `sensitive_parameters`.
     #[inline]
     pub(crate) fn read(
         &mut self,
@@ -133,9 +133,10 @@ impl ServerRequest {
     }
 }
 
-/// Returns the name of the server, perhaps with a user and a port: from a trusted proxy, else from
-/// `:authority` or the absolute form, else from `Host`. Only the name from a trusted proxy may have
-/// characters that are not ASCII: any client can send a `Host` in any encoding.
+/// Returns the server's authority, which may contain a user and a port. It comes from a trusted
+/// proxy, else from `:authority` or an absolute-form target, else from `Host`. Only the authority
+/// from a trusted proxy may contain non-ASCII characters, because any client can send a `Host` in
+/// any encoding.
 #[inline]
 fn authority<'a>(
     request: &'a Parts,
@@ -151,7 +152,7 @@ fn authority<'a>(
     })
 }
 
-/// Returns host and port of the server that a request names.
+/// Returns the host and the port of the server that a request names.
 pub(crate) fn server<'a>(
     request: &'a Parts,
     headers: &RequestHeaders<'a>,
@@ -170,7 +171,7 @@ mod tests {
     use crate::semconv::names::{SERVER_ADDRESS, SERVER_PORT};
     use crate::semconv::text::MAX_HOST;
 
-    /// Returns the address and the port of the server from a request with this head.
+    /// Returns the recorded server address and port of a request with this head.
     fn server_of(
         uri: &str,
         host: &[u8],
@@ -182,7 +183,7 @@ mod tests {
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
         kept.read(&request, &headers, forwarded, None);
         let mut attributes = Vec::new();
-        kept.attributes(&mut |key, fact| attributes.push(fact.attribute(key)));
+        kept.attributes(&mut |key, value| attributes.push(value.attribute(key)));
         let value = |key: &str| {
             let mut attributes = attributes.iter();
             let found = attributes.find(|one| one.key.as_str() == key)?;

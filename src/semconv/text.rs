@@ -1,17 +1,17 @@
-//! Bounds, in bytes, of text that comes from a request.
+//! Length limits, in bytes, for text from requests.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 pub(crate) const MAX_METHOD: usize = 32;
 pub(crate) const MAX_HOST: usize = 255;
-/// Bound of a server's name while it is captured. Its host is truncated to [`MAX_HOST`] later.
+/// The limit for an authority while it is captured. Its host is truncated to [`MAX_HOST`] later.
 pub(crate) const MAX_AUTHORITY: usize = 1024;
 pub(crate) const MAX_USER_AGENT: usize = 256;
 pub(crate) const MAX_PATH: usize = 1024;
 pub(crate) const MAX_QUERY: usize = 1024;
 
-/// Truncates `text` to at most `limit` bytes, at the end of a character, and marks the cut with `…`.
+/// Truncates `text` to at most `limit` bytes at a character boundary, and marks the cut with `…`.
 #[inline]
 pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
     const MARK: &str = "…";
@@ -22,7 +22,7 @@ pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned([kept, MARK].concat())
 }
 
-/// Returns bytes of any encoding as text of at most `limit` bytes.
+/// Converts bytes in any encoding to text of at most `limit` bytes.
 #[inline]
 pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
     let bytes = bounded_bytes(bytes, limit);
@@ -32,15 +32,15 @@ pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
     }
 }
 
-/// Returns the first `limit` bytes, and a few more that show a later reader that the text is cut.
+/// Returns the first `limit` bytes and a few more, so that [`lossy_text`] can mark the cut later.
 #[inline]
 pub(crate) fn bounded_bytes(bytes: &[u8], limit: usize) -> &[u8] {
-    // The longest character has four bytes, so no cut character is within the limit.
+    // A character has at most four bytes, so no split character is within the limit.
     const MORE: usize = 4;
     bytes.get(..limit + MORE).unwrap_or(bytes)
 }
 
-/// Returns the longest beginning of a text that has at most `limit` bytes and ends with a character.
+/// Returns the longest prefix that has at most `limit` bytes and ends at a character boundary.
 pub(crate) fn prefix(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
@@ -49,8 +49,8 @@ pub(crate) fn prefix(text: &str, limit: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// Formats at most `limit` bytes of a value, and returns whether there was more. The message of an
-/// error may be long, and is not formatted further than that.
+/// Formats at most `limit` bytes of a value, and returns whether it was truncated. Formatting stops
+/// at the limit, because the message of an error may be long.
 pub(crate) fn display_prefix(value: &dyn Display, limit: usize) -> (String, bool) {
     struct Bounded {
         text: String,

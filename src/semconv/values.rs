@@ -1,4 +1,4 @@
-//! Values of attributes, and the rules for values of HTTP.
+//! Attribute values, and the rules for HTTP values.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use crate::semconv::names::HTTP_RESPONSE_STATUS_CODE;
 
 /// The value of an attribute before it is stored.
 pub(crate) enum AttributeValue<'a> {
-    /// A text that many requests share, or that was made for this request.
+    /// A static text, or a text that was allocated for this request.
     Name(Cow<'static, str>),
     Text(&'a str),
     Number(i64),
@@ -29,7 +29,7 @@ impl AttributeValue<'_> {
     }
 }
 
-/// The end of a request that telemetry describes.
+/// The side of a request that is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Side {
     #[default]
@@ -43,13 +43,13 @@ pub(crate) fn status_attribute(status: StatusCode) -> KeyValue {
     KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
 }
 
-/// Returns whether a status is an error: from 500 on for a server, from 400 on for a client. Statuses
-/// from 600 on, which no RFC defines, are errors too.
+/// Returns whether a status is an error: 500 and above for a server, 400 and above for a client.
+/// Statuses of 600 and above, which no RFC defines, are errors too.
 pub(crate) fn is_error(side: Side, status: StatusCode) -> bool {
     status.as_u16() >= if side == Side::Client { 400 } else { 500 }
 }
 
-/// Returns whether a status belongs to a bounded set, fit for a metric.
+/// Returns whether a status belongs to a bounded set, as metrics require.
 #[inline]
 pub(crate) fn is_defined(status: StatusCode) -> bool {
     status.as_u16() < 600

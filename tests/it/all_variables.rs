@@ -105,12 +105,12 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "ENVIRONMENT",
         "moon",
-        "is none of development, test, staging and production; using development",
+        "is not one of development, test, staging and production; using development",
     );
     add(
         "OTEL_RESOURCE_ATTRIBUTES",
         "a=1,b",
-        "is not a list of key=value: entry 2 is none; all of it is left out",
+        "is not a list of key=value: entry 2 is invalid; the whole list is ignored",
     );
     add(
         "OTEL_TRACES_SAMPLER",
@@ -120,22 +120,22 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_TRACES_SAMPLER_ARG",
         "2",
-        "is not a number from 0 to 1; it is left out",
+        "is not a number from 0 to 1; it is ignored",
     );
     add(
         "OTEL_PROPAGATORS",
         "jaeger",
-        "is none of tracecontext, baggage, b3, b3multi and none; the default holds",
+        "is not one of tracecontext, baggage, b3, b3multi and none; using the default",
     );
     for signal in ["TRACES", "METRICS", "LOGS"] {
         let known = match signal {
             "METRICS" if cfg!(feature = "prometheus") => {
-                "is none of otlp, console, prometheus and none; the default holds"
+                "is not one of otlp, console, prometheus and none; using the default"
             }
             "METRICS" => {
-                "is none of otlp, console, none and, with its feature, prometheus; the default holds"
+                "is not one of otlp, console, none and, with its feature, prometheus; using the default"
             }
-            _ => "is none of otlp, console and none; the default holds",
+            _ => "is not one of otlp, console and none; using the default",
         };
         add(&format!("OTEL_{signal}_EXPORTER"), "zipkin", known);
     }
@@ -149,7 +149,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_EXPORTER_PROMETHEUS_HOST",
         "two hosts",
-        "is neither an address nor the name of a host; using localhost",
+        "is neither an address nor a host name; using localhost",
     );
     #[cfg(feature = "prometheus")]
     add(
@@ -166,32 +166,32 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
             );
         };
         let protocols = match cfg!(feature = "http-json") {
-            true => "is none of grpc, http/protobuf, http/json; it is left out",
-            false => "is none of grpc, http/protobuf; it is left out",
+            true => "is not one of grpc, http/protobuf, http/json; it is ignored",
+            false => "is not one of grpc, http/protobuf; it is ignored",
         };
         add("PROTOCOL", "http", protocols);
-        add("INSECURE", "1", "is neither true nor false; it is left out");
+        add("INSECURE", "1", "is neither true nor false; it is ignored");
         add(
             "COMPRESSION",
             "zstd",
-            "is none of gzip, none; it is left out",
+            "is not one of gzip, none; it is ignored",
         );
         add(
             "TIMEOUT",
             "0",
-            "is not a whole number from 1 to 86400000; it is left out",
+            "is not a whole number from 1 to 86400000; it is ignored",
         );
         add(
             "HEADERS",
             "a=1,b",
-            "is not a list of name=value: entry 2 is left out",
+            "is not a list of name=value: entry 2 is ignored",
         );
     }
     for signal in OF_OTLP {
         add(
             &format!("OTLP{signal}_EXPORTER"),
             "reference",
-            "is none of opentelemetry-otlp, tower-telemetry; it is left out",
+            "is not one of opentelemetry-otlp, tower-telemetry; it is ignored",
         );
     }
     for (prefix, delay) in [
@@ -237,18 +237,18 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         "low",
-        "is none of cumulative, delta, lowmemory; using cumulative",
+        "is not one of cumulative, delta, lowmemory; using cumulative",
     );
     add(
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
         "exponential",
-        "is none of explicit_bucket_histogram, base2_exponential_bucket_histogram; using \
+        "is not one of explicit_bucket_histogram, base2_exponential_bucket_histogram; using \
          explicit_bucket_histogram",
     );
     add(
         "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN",
         "spans",
-        "is none of logs, logs/dup; using events on spans",
+        "is not one of logs, logs/dup; using events on spans",
     );
     for name in [
         "ATTRIBUTE",
@@ -269,19 +269,19 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         add(
             &format!("OTEL_{name}_VALUE_LENGTH_LIMIT"),
             "-1",
-            "is not a whole number from 0 to 1073741824; values are not cut",
+            "is not a whole number from 0 to 1073741824; values are not truncated",
         );
     }
     if cfg!(feature = "logs") {
         add(
             "OTEL_LOG_LEVEL",
             "loud",
-            "is none of trace, debug, info, warn, error, off, none; using warn",
+            "is not one of trace, debug, info, warn, error, off, none; using warn",
         );
         add(
             "LOG_FORMAT",
             "xml",
-            "is none of text, json; the default holds",
+            "is not one of text, json; using the default",
         );
         add(
             "RUST_LOG",
@@ -341,7 +341,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         add(name, "1", "is not supported and has no effect");
     }
     for name in ["http", "https", "all"] {
-        let consequence = "has a scheme that is none of http, https and socks5; it is left out";
+        let consequence = "has a scheme other than http, https and socks5; it is ignored";
         for name in [
             format!("{name}_proxy"),
             format!("{name}_proxy").to_uppercase(),

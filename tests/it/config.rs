@@ -22,7 +22,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
     for (variables, expected) in [
         (
             &[("ENVIRONMENT", "moon")][..],
-            "ENVIRONMENT=\"moon\" is none of development, test, staging and production; using development",
+            "ENVIRONMENT=\"moon\" is not one of development, test, staging and production; using development",
         ),
         (
             &[("ENABLE_TELEMETRY", "no")],
@@ -56,18 +56,18 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
                 ("ENVIRONMENT", "production"),
                 ("OTEL_TRACES_SAMPLER_ARG", "-1"),
             ],
-            "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; it is left out",
+            "OTEL_TRACES_SAMPLER_ARG=\"-1\" is not a number from 0 to 1; it is ignored",
         ),
         (
             &[
                 ("ENVIRONMENT", "production"),
                 ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
             ],
-            "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; it is left out",
+            "OTEL_TRACES_SAMPLER_ARG=\"NaN\" is not a number from 0 to 1; it is ignored",
         ),
         (
             &[("OTEL_TRACES_SAMPLER_ARG", "abc")],
-            "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; it is left out",
+            "OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; it is ignored",
         ),
         (
             &[("OTEL_TRACES_SAMPLER_ARG", "0.5")],
@@ -82,22 +82,22 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_TRACES_EXPORTER", "prometheus")],
-            "OTEL_TRACES_EXPORTER=\"prometheus\" is none of otlp, console and none; the default holds",
+            "OTEL_TRACES_EXPORTER=\"prometheus\" is not one of otlp, console and none; using the default",
         ),
         #[cfg(not(feature = "http-json"))]
         (
             &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
-            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http/json\" needs the feature `http-json`; using \
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http/json\" requires the feature `http-json`; using \
              http/protobuf",
         ),
         #[cfg(not(feature = "http-json"))]
         (
             &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http")],
-            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http\" is none of grpc, http/protobuf; it is left out",
+            "OTEL_EXPORTER_OTLP_PROTOCOL=\"http\" is not one of grpc, http/protobuf; it is ignored",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")],
-            "OTEL_EXPORTER_OTLP_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; it is left out",
+            "OTEL_EXPORTER_OTLP_TIMEOUT=\"0\" is not a whole number from 1 to 86400000; it is ignored",
         ),
         (
             &[("OTEL_BSP_MAX_QUEUE_SIZE", "0")],
@@ -114,25 +114,25 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         ),
         (
             &[("OTEL_RESOURCE_ATTRIBUTES", "a=1,b")],
-            "OTEL_RESOURCE_ATTRIBUTES is not a list of key=value: entry 2 is none; all of it is left out",
+            "OTEL_RESOURCE_ATTRIBUTES is not a list of key=value: entry 2 is invalid; the whole list is ignored",
         ),
         (
             &[("OTEL_PROPAGATORS", "tracecontext,jaeger")],
-            "OTEL_PROPAGATORS=\"jaeger\" is none of tracecontext, baggage, b3, b3multi and none; it \
-             is left out",
+            "OTEL_PROPAGATORS=\"jaeger\" is not one of tracecontext, baggage, b3, b3multi and none; it \
+             is ignored",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zstd")],
-            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"zstd\" is none of gzip, none; it is left \
-             out",
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION=\"zstd\" is not one of gzip, none; it is \
+             ignored",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_INSECURE", "1")],
-            "OTEL_EXPORTER_OTLP_INSECURE=\"1\" is neither true nor false; it is left out",
+            "OTEL_EXPORTER_OTLP_INSECURE=\"1\" is neither true nor false; it is ignored",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "low")],
-            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=\"low\" is none of cumulative, \
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=\"low\" is not one of cumulative, \
              delta, lowmemory; using cumulative",
         ),
         (
@@ -140,7 +140,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
                 "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
                 "exponential",
             )],
-            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=\"exponential\" is none of \
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=\"exponential\" is not one of \
              explicit_bucket_histogram, base2_exponential_bucket_histogram; using \
              explicit_bucket_histogram",
         ),
@@ -151,7 +151,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         (
             &[("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-1")],
             "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT=\"-1\" is not a whole number from 0 to 1073741824; \
-             values are not cut",
+             values are not truncated",
         ),
         (
             &[("OTEL_BSP_EXPORT_TIMEOUT", "0")],
@@ -164,12 +164,12 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
         #[cfg(feature = "logs")]
         (
             &[("LOG_FORMAT", "xml")],
-            "LOG_FORMAT=\"xml\" is none of text, json; the default holds",
+            "LOG_FORMAT=\"xml\" is not one of text, json; using the default",
         ),
         #[cfg(feature = "logs")]
         (
             &[("OTEL_LOG_LEVEL", "loud")],
-            "OTEL_LOG_LEVEL=\"loud\" is none of trace, debug, info, warn, error, off, none; using \
+            "OTEL_LOG_LEVEL=\"loud\" is not one of trace, debug, info, warn, error, off, none; using \
              warn",
         ),
         (
@@ -218,12 +218,12 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
     for (variables, expected) in [
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")][..],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not a URL of http or https; write one such \
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not an http or https URL; write one such \
              as http://localhost:4317",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"localhost:4317\" is not a URL of http or https; write one \
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"localhost:4317\" is not an http or https URL; write one \
              such as http://localhost:4317",
         ),
         (
@@ -231,20 +231,20 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
                 "ftp://user:secret@host/?key=secret",
             )],
-            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=\"ftp://REDACTED@host/\" is not a URL of http or \
-             https; write one such as http://localhost:4317",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=\"ftp://REDACTED@host/\" is not an http or https \
+             URL; write one such as http://localhost:4317",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@host")],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host\" holds credentials, which belong \
-             into OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED@host\" contains credentials, which belong \
+             in OTEL_EXPORTER_OTLP_HEADERS",
         ),
         (
             &[(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "http://user:pa?canary@host/path",
             )],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED\" holds credentials, which belong into \
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://REDACTED\" contains credentials, which belong in \
              OTEL_EXPORTER_OTLP_HEADERS",
         ),
         (
@@ -289,7 +289,7 @@ fn secrets_are_shown_nowhere() {
     let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
-        ["OTEL_EXPORTER_OTLP_HEADERS is not a list of name=value: entry 2 is left out"]
+        ["OTEL_EXPORTER_OTLP_HEADERS is not a list of name=value: entry 2 is ignored"]
     );
     let telemetry = config.build().expect("the endpoint is a URL");
     assert!(!format!("{telemetry:?}").contains("canary"));
@@ -384,7 +384,7 @@ fn exporters_can_be_set_for_one_signal_and_no_variable_is_ignored_in_silence() {
     let [warning] = together.warnings() else {
         panic!("{:?}", together.warnings());
     };
-    let expected = "OTEL_LOGS_EXPORTER=\"none\" has no effect: Config::with_exporters is for all \
+    let expected = "OTEL_LOGS_EXPORTER=\"none\" has no effect: Config::with_exporters sets all \
                     signals";
     assert_eq!(warning.to_string(), expected);
     // The same as the setter, and one that was set in code before.

@@ -295,12 +295,12 @@ fn wrong_input_is_told_in_one_line() {
     );
     let line = server.line("OTEL_TRACES_SAMPLER_ARG=\"abc\" is not a number from 0 to 1; using 1");
     assert!(line.contains("WARN"), "{line}");
-    server.line("ENVIRONMENT=\"moon\" is none of development, test, staging and production");
+    server.line("ENVIRONMENT=\"moon\" is not one of development, test, staging and production");
     server.url();
 
     let mut server = Process::example("server", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")]);
     assert!(!server.wait().success());
-    server.line("Error: OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not a URL of http or https");
+    server.line("Error: OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not an http or https URL");
 }
 
 #[test]

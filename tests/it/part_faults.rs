@@ -390,7 +390,7 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
     let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
-        ["Config::with_resource_detector has panicked; its attributes are missing"]
+        ["Config::with_resource_detector panicked; its attributes are missing"]
     );
     let telemetry = config.build().expect("it is valid");
     work(&telemetry, 3).await;

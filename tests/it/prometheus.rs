@@ -590,7 +590,7 @@ async fn exponential_histograms_are_left_out_and_told_of() {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let warning =
-        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION has no form for Prometheus";
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION cannot be written for Prometheus";
     assert_eq!(said.matches(warning).count(), 1, "{said}");
 }
 

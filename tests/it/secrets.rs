@@ -259,8 +259,7 @@ fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
         config.warnings().iter().map(ToString::to_string).collect()
     };
     for name in names {
-        let consequence =
-            format!("has {name}, which belongs to the message itself; it is left out");
+        let consequence = format!("has {name}, which describes the message itself; it is ignored");
         for variable in variables().iter().filter(|name| name.ends_with("_HEADERS")) {
             let text = format!("a=1,{}=0,b=2", name.to_ascii_uppercase());
             let config = with_variable(variable, &text);
@@ -288,7 +287,7 @@ fn headers_without_end_are_bounded_with_one_warning() {
     let told = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };
-    let consequence = "has more than 256 headers; the others are left out";
+    let consequence = "has more than 256 headers; the others are ignored";
     let name = "OTEL_EXPORTER_OTLP_HEADERS";
     for count in [257, 24_577, 100_000] {
         let pairs: Vec<_> = (0..count).map(|n| format!("x-{n}=1")).collect();

@@ -236,7 +236,7 @@ fn a_file_that_cannot_be_used_is_named() {
         ),
         (
             config().with_ca_certificate(&empty),
-            "cannot be used: there is no certificate in it",
+            "cannot be used: the file contains no certificate",
         ),
         (
             config().with_client_certificate(&certificate, &empty),
@@ -244,7 +244,7 @@ fn a_file_that_cannot_be_used_is_named() {
         ),
         (
             config().with_client_certificate(&key, &key),
-            "cannot be used: there is no certificate in it",
+            "cannot be used: the file contains no certificate",
         ),
     ] {
         let error = config.build().expect_err("it cannot work");
@@ -261,7 +261,7 @@ fn a_file_that_cannot_be_used_is_named() {
     });
     let error = config.build().expect_err("it cannot work").to_string();
     assert!(error.starts_with(name), "{error}");
-    assert!(error.ends_with("are needed together"), "{error}");
+    assert!(error.ends_with("must be configured together"), "{error}");
 }
 
 /// What the platform trusts is read from this variable where it is set.

@@ -187,7 +187,7 @@ fn the_path_of_a_unix_socket_is_whole_and_short_enough() {
         let error = config.build().expect_err("it cannot work").to_string();
         let start = "Config::with_endpoint=\"unix://";
         assert!(error.starts_with(start), "{error}");
-        let says = ["is longer than", "is not the whole path"];
+        let says = ["is longer than", "is not the absolute path"];
         assert!(says.iter().any(|words| error.contains(words)), "{error}");
     }
 }

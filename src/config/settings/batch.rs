@@ -1,8 +1,8 @@
-//! Queues of spans and log records, and times.
+//! Queues of spans and log records, and limits of durations.
 
 use std::time::Duration;
 
-/// How finished spans and log records wait for export.
+/// The queue and the batches of ended spans or of log records.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,44 +38,48 @@ impl Batch {
         Self::default().with_schedule_delay(Duration::from_secs(1))
     }
 
-    /// Largest queue, and largest batch, that is accepted.
+    /// The maximum size of a queue and of a batch.
     pub(crate) const MAX_SIZE: usize = 1 << 20;
 
-    /// How many wait at most, those included that are on their way or kept for another attempt. An item
-    /// that finds no room takes that of the oldest message that is kept for another attempt, else it
-    /// is dropped; both are counted. Default 2048, at least 1, at most 1,048,576. Their memory is bounded too, at 8 KiB for each
-    /// that may wait. Threads take room beforehand, all together an eighth of a batch at most, of
-    /// which some may stay unused.
+    /// Sets the maximum number of items in the queue, including items that are being sent or kept
+    /// for another attempt. Defaults to 2048, and is limited to the range from 1 to 1,048,576.
+    ///
+    /// If the queue is full, a new item replaces the oldest message that is kept for another
+    /// attempt. If there is no such message, the new item is dropped. Both losses are counted. The
+    /// memory of the items is limited as well, to 8 KiB times this size. Threads reserve room in
+    /// advance, in total at most an eighth of a batch, and part of that may stay unused.
     pub fn with_max_queue_size(mut self, size: usize) -> Self {
         self.max_queue_size = size.clamp(1, Self::MAX_SIZE);
         self
     }
 
-    /// How many are sent in one message at most. Default 512, at least 1.
+    /// Sets the maximum number of items in one message. Defaults to 512, at least 1.
     pub fn with_max_export_batch_size(mut self, size: usize) -> Self {
         self.max_export_batch_size = size.clamp(1, Self::MAX_SIZE);
         self
     }
 
-    /// How long they wait at most. Default 5 seconds for spans and 1 second for logs, from 1 ms to
-    /// a day.
+    /// Sets the maximum time that an item waits before it is exported. Defaults to 5 seconds for
+    /// spans and 1 second for logs, and is limited to the range from 1 ms to one day.
     pub fn with_schedule_delay(mut self, delay: Duration) -> Self {
         self.schedule_delay = within_a_day(delay);
         self
     }
 
-    /// The bound of one attempt to send a message; the export timeout of the
-    /// [`Config`](crate::Config) holds where it is shorter. Default 30 seconds, from 1 ms to a day.
+    /// Sets the timeout of one attempt to send a message. If the export timeout of the
+    /// [`Config`](crate::Config) is shorter, it applies instead. Defaults to 30 seconds, and is
+    /// limited to the range from 1 ms to one day.
     pub fn with_export_timeout(mut self, timeout: Duration) -> Self {
         self.export_timeout = within_a_day(timeout);
         self
     }
 }
 
-/// No time is zero, which would be a busy loop, nor one that arithmetic could not hold.
+/// Limits a duration to the range from 1 ms to one day. Zero would cause a busy loop, and very long
+/// durations would overflow.
 pub(crate) fn within_a_day(time: Duration) -> Duration {
     time.clamp(Duration::from_millis(1), MAX_TIME)
 }
 
-/// Longest time that can be asked for: a day.
+/// The maximum of a configured duration.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);

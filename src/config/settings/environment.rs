@@ -1,33 +1,33 @@
-//! The environment of the service, and the defaults that it chooses.
+//! The environment of the service, which selects defaults.
 
 use crate::config::settings::exporter::Exporter;
 use crate::config::settings::sampler::Sampler;
 #[cfg(feature = "logs")]
 use crate::logs::LogLines;
 
-/// Share of new traces that production samples, unless `OTEL_TRACES_SAMPLER_ARG` sets another.
+/// The share of new traces that are sampled in production, unless `OTEL_TRACES_SAMPLER_ARG` is set.
 const PRODUCTION_RATIO: f64 = 0.1;
 
-/// Names the environment of the service, which chooses defaults.
+/// The environment in which the service runs, which selects defaults.
 ///
 /// | | development | test, staging | production |
 /// |---|---|---|---|
-/// | traces sampled | all | all | 10 % of new ones, an inbound decision is followed |
-/// | exported to | the console, and OTLP where an endpoint is set | OTLP | OTLP |
+/// | sampled traces | all | all | 10 % of new traces; the parent's decision otherwise |
+/// | exporters | the console, and OTLP if an endpoint is set | OTLP | OTLP |
 /// | log lines | text | JSON | JSON |
 ///
-/// The resource has its name as `deployment.environment.name` (resource conventions, "Deployment").
+/// Its name is the resource's `deployment.environment.name` (resource conventions, "Deployment").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Environment {
-    /// On a developer's machine.
+    /// A developer's machine.
     #[default]
     Development,
-    /// For tests, of people or of programs.
+    /// An environment for manual or automated tests.
     Test,
-    /// Like production, before it.
+    /// An environment like production, for releases before they reach production.
     Staging,
-    /// For real.
+    /// The environment that serves users.
     Production,
 }
 
@@ -42,7 +42,7 @@ impl Environment {
         }
     }
 
-    /// Returns the environment that `name` means, in any case, also by a usual short form.
+    /// Returns the environment for `name` or one of its common short forms, in any case.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
             "development" | "develop" | "dev" | "local" => Self::Development,
@@ -54,7 +54,7 @@ impl Environment {
         })
     }
 
-    /// Returns the default sampler. `ratio` is for a sampler that takes one.
+    /// Returns the default sampler. `ratio` applies to samplers with a ratio.
     pub(crate) fn sampler(self, ratio: Option<f64>) -> Sampler {
         match self {
             Self::Development | Self::Test | Self::Staging => Sampler::ParentBasedAlwaysOn,
@@ -71,7 +71,7 @@ impl Environment {
         }
     }
 
-    /// Returns the default form of log lines.
+    /// Returns the default format of log lines.
     #[cfg(feature = "logs")]
     pub(crate) fn log_lines(self) -> LogLines {
         match self {

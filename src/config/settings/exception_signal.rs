@@ -1,20 +1,20 @@
-//! The signal that exceptions are recorded on.
+//! The signal on which exceptions are recorded.
 
-/// Where exceptions are recorded: the errors that are given to
-/// [`set_span_error`](crate::set_span_error), and those that end a request.
+/// The signal on which exceptions are recorded: errors passed to
+/// [`set_span_error`](crate::set_span_error), and errors that end a request.
 ///
-/// The conventions replace events on spans by log records. An error that ends a request is recorded as a
-/// log record alone, `http.server.request.exception` and its like: its span has the type and, of
-/// a client, the message in any case.
+/// The conventions are replacing span events with log records. An error that ends a request is
+/// never recorded as a span event. As a log record it is `http.server.request.exception` or a
+/// similar event. The span has its type in any case, and the span of a client also has its message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExceptionSignal {
-    /// As events on spans.
+    /// Events on spans.
     #[default]
     SpanEvents,
-    /// As log records, with the ids of the span, also below a request that is not sampled.
+    /// Log records with the ids of the span, even if the request is not sampled.
     Logs,
-    /// As both.
+    /// Both.
     LogsAndSpanEvents,
 }
 

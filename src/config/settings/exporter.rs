@@ -1,17 +1,17 @@
-//! Places that telemetry is sent to.
+//! The exporters.
 
 use crate::config::settings::signal::Signal;
 
-/// Where telemetry is sent.
+/// A destination of telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exporter {
-    /// To an OTLP receiver, for instance the OpenTelemetry Collector.
+    /// An OTLP receiver, such as the OpenTelemetry Collector.
     Otlp,
-    /// To the standard output: a line for each span, and the metrics at shutdown.
+    /// Standard output: a line for each span, and the metrics at shutdown.
     Console,
-    /// To Prometheus, which asks for metrics at `/metrics`, as cumulative totals. It takes no traces and no
-    /// logs, wherever it is chosen for them.
+    /// Prometheus, which scrapes metrics at `/metrics` as cumulative totals. It is ignored for
+    /// traces and logs.
     #[cfg(feature = "prometheus")]
     Prometheus,
 }
@@ -22,12 +22,12 @@ impl Exporter {
     #[cfg(feature = "prometheus")]
     pub(crate) const ALL: [Self; 3] = [Self::Console, Self::Otlp, Self::Prometheus];
 
-    /// Whether it takes a signal.
+    /// Returns whether the exporter supports a signal.
     pub(crate) fn takes(self, signal: Signal) -> bool {
         matches!(self, Self::Otlp | Self::Console) || signal == Signal::Metrics
     }
 
-    /// As in `OTEL_TRACES_EXPORTER`.
+    /// Returns the name in `OTEL_TRACES_EXPORTER`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Otlp => "otlp",
@@ -37,7 +37,7 @@ impl Exporter {
         }
     }
 
-    /// Returns the names of some, as in `OTEL_TRACES_EXPORTER`.
+    /// Returns a list of exporters as in `OTEL_TRACES_EXPORTER`.
     pub(crate) fn list(exporters: &[Self]) -> String {
         if exporters.is_empty() {
             return "none".to_owned();

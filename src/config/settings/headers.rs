@@ -10,11 +10,11 @@ use crate::concurrent::caught::warn_once;
 use crate::logs::tell;
 use crate::providers::variables::ConfigWarning;
 
-/// Most headers that are sent with a message. Receivers refuse larger heads.
+/// The maximum number of headers of a message. Receivers refuse larger heads.
 pub(crate) const MAX_HEADERS: usize = 256;
 
-/// Headers that belong to the message and to the connection (RFC 9110, sections 6 to 8 and 12; gRPC,
-/// "Requests"). Another value of them loses the message.
+/// Headers that describe the message or the connection (RFC 9110, sections 6 to 8 and 12; gRPC,
+/// "Requests"). With a different value, the receiver would refuse the message.
 const FRAMING: [&str; 21] = [
     "accept-encoding",
     "connection",
@@ -43,7 +43,7 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
     FRAMING.contains(&name.as_str())
 }
 
-/// Returns the headers that can be sent of those that `origin` sets in code.
+/// Returns the usable headers of those that were set in code with `origin`.
 pub(crate) fn usable(
     origin: &str,
     mut headers: HeaderMap,
@@ -62,29 +62,29 @@ pub(crate) fn usable(
     usable
 }
 
-/// Says that a header is not sent. The name is one of a list, and so no secret.
+/// Returns the warning for a framing header. Its name is one of [`FRAMING`], so it is not a secret.
 pub(crate) fn framing(name: &str) -> String {
-    format!("has {name}, which belongs to the message itself; it is left out")
+    format!("has {name}, which describes the message itself; it is ignored")
 }
 
 pub(crate) fn too_many() -> String {
-    format!("has more than {MAX_HEADERS} headers; the others are left out")
+    format!("has more than {MAX_HEADERS} headers; the others are ignored")
 }
 
-/// Adds a header, which is marked sensitive; `false` where there is no room.
+/// Adds a header and marks it as sensitive. Returns `false` if there are too many headers.
 fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool {
     let mut value = value.clone();
     value.set_sensitive(true);
     headers.len() < MAX_HEADERS && headers.try_append(name, value).is_ok()
 }
 
-/// Gives the headers of the next attempt to export.
+/// A callback that returns headers for the next attempt to export.
 #[derive(Clone)]
 pub(crate) struct HeadersFrom(pub(crate) Arc<dyn Fn() -> HeaderMap + Send + Sync>);
 
 impl HeadersFrom {
-    /// Returns `fixed` with the headers of the callback, which replace those of the same names. It is
-    /// `fixed` alone where the callback panics.
+    /// Returns `fixed` with the callback's headers, which replace headers of the same names.
+    /// Returns `fixed` unchanged if the callback panics.
     pub(crate) fn over(&self, fixed: &HeaderMap) -> HeaderMap {
         let mut headers = fixed.clone();
         let given = catch_unwind(AssertUnwindSafe(|| (self.0)())).unwrap_or_else(|_| {
@@ -101,11 +101,11 @@ impl HeadersFrom {
     }
 }
 
-/// Warns of a callback that panics, from a thread that no export waits for.
+/// Warns about a callback that panicked, from a thread that no export waits for.
 fn warn_of_panic() {
     tell(|| {
         warn_once!(
-            "the callback of `with_headers_from` panicked; a message goes without its headers"
+            "the callback of `with_headers_from` panicked; the message is sent without its headers"
         );
     });
 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_replaces_headers_by_name_and_cannot_change_the_message() {
+    fn a_callback_replaces_headers_by_name_except_framing_headers() {
         let fixed = map(&[("authorization", "old"), ("tenant", "1")]);
         let given = map(&[
             ("authorization", "new"),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_that_panics_or_gives_too_much_leaves_what_can_be_sent() {
+    fn a_callback_that_panics_or_returns_too_many_headers_leaves_usable_headers() {
         let fixed = map(&[("authorization", "old")]);
         let panics = HeadersFrom(Arc::new(|| panic!("on purpose")));
         assert_eq!(panics.over(&fixed), fixed);

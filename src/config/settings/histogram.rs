@@ -1,12 +1,12 @@
 //! The aggregation of histograms.
 
-/// Chooses how histograms are kept.
+/// The aggregation of histograms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HistogramAggregation {
-    /// Buckets with fixed boundaries, those of the conventions for the metrics of requests.
+    /// Buckets with fixed boundaries, which are the conventions' for request metrics.
     #[default]
     ExplicitBuckets,
-    /// Buckets that grow exponentially, with base 2.
+    /// Buckets with exponential boundaries of base 2.
     ExponentialBuckets,
 }

@@ -1,9 +1,10 @@
-//! Bounds of spans and log records.
+//! Limits of spans and log records.
 
-/// Bounds spans and log records. What is beyond is left out, and counted on them.
+/// Limits of spans and log records. Data beyond a limit is dropped and counted on the span or
+/// record.
 ///
-/// Counts are 128 by default and at most 65,536; values of attributes are as long as they are
-/// (specification, "SDK environment variables", span limits).
+/// Counts default to 128 and are at most 65,536. The length of attribute values is unlimited by
+/// default (specification, "SDK environment variables", span limits).
 ///
 /// ```
 /// use tower_telemetry::{Config, config::Limits};
@@ -19,7 +20,7 @@ pub struct Limits {
     pub(crate) event_attributes: u32,
     pub(crate) link_attributes: u32,
     pub(crate) log_attributes: u32,
-    /// Characters of a text; `None` for as long as it is.
+    /// The maximum length of a text in characters; `None` means no limit.
     pub(crate) span_value_length: Option<usize>,
     pub(crate) log_value_length: Option<usize>,
 }
@@ -39,7 +40,7 @@ impl Default for Limits {
     }
 }
 
-/// Implements setters of counts.
+/// Implements the setters of counts.
 macro_rules! counts {
     ($($(#[$doc:meta])* $setter:ident: $field:ident,)+) => {
         impl Limits {
@@ -55,17 +56,21 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Sets the attributes of a span, in place of `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
+    /// Sets the maximum number of attributes of a span. Overrides
+    /// `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
     with_span_attributes: span_attributes,
-    /// Sets the events of a span, in place of `OTEL_SPAN_EVENT_COUNT_LIMIT`.
+    /// Sets the maximum number of events of a span. Overrides `OTEL_SPAN_EVENT_COUNT_LIMIT`.
     with_span_events: span_events,
-    /// Sets the links of a span, in place of `OTEL_SPAN_LINK_COUNT_LIMIT`.
+    /// Sets the maximum number of links of a span. Overrides `OTEL_SPAN_LINK_COUNT_LIMIT`.
     with_span_links: span_links,
-    /// Sets the attributes of an event, in place of `OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT`.
+    /// Sets the maximum number of attributes of an event. Overrides
+    /// `OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT`.
     with_event_attributes: event_attributes,
-    /// Sets the attributes of a link, in place of `OTEL_LINK_ATTRIBUTE_COUNT_LIMIT`.
+    /// Sets the maximum number of attributes of a link. Overrides
+    /// `OTEL_LINK_ATTRIBUTE_COUNT_LIMIT`.
     with_link_attributes: link_attributes,
-    /// Sets the attributes of a log record, in place of `OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT`.
+    /// Sets the maximum number of attributes of a log record. Overrides
+    /// `OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT`.
     with_log_attributes: log_attributes,
 }
 
@@ -73,18 +78,18 @@ impl Limits {
     /// The default of all counts.
     pub(crate) const COUNT: u32 = 128;
 
-    /// The most that can be asked for.
+    /// The maximum of all counts.
     pub(crate) const MAX_COUNT: u32 = 65_536;
     pub(crate) const MAX_LENGTH: usize = 1 << 30;
 
-    /// Sets the length of a text in a span, in characters, in place of
+    /// Sets the maximum length of a text in a span, in characters. Overrides
     /// `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`.
     pub fn with_span_value_length(mut self, length: usize) -> Self {
         self.span_value_length = Some(length.min(Self::MAX_LENGTH));
         self
     }
 
-    /// Sets the length of a text in a log record, in characters, in place of
+    /// Sets the maximum length of a text in a log record, in characters. Overrides
     /// `OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT`.
     pub fn with_log_value_length(mut self, length: usize) -> Self {
         self.log_value_length = Some(length.min(Self::MAX_LENGTH));

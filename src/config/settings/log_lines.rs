@@ -1,4 +1,4 @@
-//! Log lines and their filter.
+//! Settings of log lines.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use crate::logs::{LogFilter, LogLines};
 pub(crate) struct LogLineSettings {
     /// Whether `init` installs a subscriber.
     pub(crate) wanted: bool,
-    /// `None` for the default of the environment.
+    /// `None` means the environment's default.
     pub(crate) style: Option<LogLines>,
-    /// Chooses which events become log lines and log records.
+    /// The filter of log lines and log records.
     pub(crate) filter: LogFilter,
 }
 

@@ -1,4 +1,4 @@
-//! The types of settings. Each subject has a file of its own.
+//! The types of settings. Each subject has its own file.
 
 pub(crate) mod batch;
 pub(crate) mod environment;

@@ -1,4 +1,4 @@
-//! Receivers of OTLP.
+//! Settings of OTLP receivers.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::config::settings::batch::within_a_day;
 use crate::config::settings::headers::HeadersFrom;
 use crate::config::settings::shown;
 
-/// How OTLP is spoken.
+/// The OTLP protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -25,7 +25,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    /// Returns the name in `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
@@ -36,18 +36,18 @@ impl Protocol {
     }
 }
 
-/// How OTLP messages are compressed.
+/// The compression of OTLP messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     #[default]
     None,
-    /// With gzip.
+    /// Compression with gzip.
     Gzip,
 }
 
-/// Says how one signal reaches its OTLP receiver. A setting that is not set is the one of all signals.
+/// The OTLP settings of one signal. Unset fields use the setting for all signals.
 ///
 /// ```
 /// use tower_telemetry::{Config, config::{OtlpSettings, Protocol}};
@@ -58,10 +58,10 @@ pub enum Compression {
 /// let config = Config::from_env().with_metrics_otlp(metrics);
 /// ```
 #[derive(Clone, Default)]
-#[must_use = "settings do nothing until they are given to a `Config`"]
+#[must_use = "settings do nothing until they are passed to a `Config`"]
 pub struct OtlpSettings {
     pub(crate) endpoint: Option<Endpoint>,
-    /// Whether an endpoint without a scheme means `http`, or `https`.
+    /// Whether an endpoint without a scheme uses `http` instead of `https`.
     pub(crate) insecure: Option<bool>,
     pub(crate) protocol: Option<Protocol>,
     pub(crate) compression: Option<Compression>,
@@ -71,17 +71,17 @@ pub struct OtlpSettings {
     pub(crate) certificate: Option<PemFile>,
     pub(crate) client_certificate: Option<PemFile>,
     pub(crate) client_key: Option<PemFile>,
-    /// Whether the crate `opentelemetry-otlp` sends, in place of this crate's own exporter.
+    /// Whether the crate `opentelemetry-otlp` replaces this crate's own exporter.
     pub(crate) reference: Option<bool>,
 }
 
 impl OtlpSettings {
-    /// Creates settings of which none is set.
+    /// Creates settings with all fields unset.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the endpoint, which is used as it is, with its path.
+    /// Sets the endpoint. It is used unchanged, with its path.
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = Some(Endpoint {
             origin: "OtlpSettings::with_endpoint".to_owned(),
@@ -90,19 +90,19 @@ impl OtlpSettings {
         self
     }
 
-    /// Sets whether an endpoint without a scheme means `http`; else it means `https`.
+    /// Sets whether an endpoint without a scheme uses `http` instead of `https`.
     pub fn with_insecure(mut self, insecure: bool) -> Self {
         self.insecure = Some(insecure);
         self
     }
 
-    /// Sets how OTLP is spoken.
+    /// Sets the OTLP protocol.
     pub fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = Some(protocol);
         self
     }
 
-    /// Sets how messages are compressed.
+    /// Sets the compression of messages.
     pub fn with_compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
         self
@@ -114,7 +114,7 @@ impl OtlpSettings {
         self
     }
 
-    /// Takes headers from a callback for each attempt, as
+    /// Sets a callback that returns headers for each attempt, as
     /// [`Config::with_headers_from`](crate::Config::with_headers_from) does.
     pub fn with_headers_from(
         mut self,
@@ -124,20 +124,21 @@ impl OtlpSettings {
         self
     }
 
-    /// Sets how long the export of one message may take, all attempts together, from 1 ms to a day.
+    /// Sets the timeout of one attempt to send a message, as
+    /// [`Config::with_export_timeout`](crate::Config::with_export_timeout) does. It is limited to
+    /// the range from 1 ms to one day.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(within_a_day(timeout));
         self
     }
 
-    /// Names a PEM file with the certificates that an `https` receiver is trusted by.
+    /// Sets a PEM file with the certificates that an `https` receiver is verified against.
     pub fn with_ca_certificate(mut self, path: impl Into<PathBuf>) -> Self {
         self.certificate = Some(PemFile::new("OtlpSettings::with_ca_certificate", path));
         self
     }
 
-    /// Names the PEM files with the certificate and the private key that this service shows to an
-    /// `https` receiver.
+    /// Sets the PEM files with the client certificate and its private key for an `https` receiver.
     pub fn with_client_certificate(
         mut self,
         certificate: impl Into<PathBuf>,
@@ -149,9 +150,9 @@ impl OtlpSettings {
         self
     }
 
-    /// Sets whether the crate `opentelemetry-otlp` sends, as
-    /// [`Config::with_reference_exporter`](crate::Config::with_reference_exporter) does for all signals,
-    /// or this crate's own exporter.
+    /// Sets whether this signal is sent with the crate `opentelemetry-otlp` instead of this crate's
+    /// own exporter. [`Config::with_reference_exporter`](crate::Config::with_reference_exporter) is
+    /// the setter for all signals.
     ///
     /// ```
     /// use tower_telemetry::{Config, config::OtlpSettings};
@@ -165,7 +166,7 @@ impl OtlpSettings {
         self
     }
 
-    /// Takes the settings of `other`, where they are set.
+    /// Replaces the settings that are set in `other`.
     pub(crate) fn update(&mut self, other: Self) {
         fn update<T>(setting: &mut Option<T>, other: Option<T>) {
             if other.is_some() {
@@ -207,7 +208,7 @@ impl fmt::Debug for OtlpSettings {
     }
 }
 
-/// A file with certificates or a key, and where it was named.
+/// A file with certificates or a key, and the variable or setter that named it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PemFile {
     pub(crate) origin: String,
@@ -222,7 +223,7 @@ impl PemFile {
         }
     }
 
-    /// Returns the path, unless it may be what belongs into the file.
+    /// Returns the path, unless it may be the content of such a file.
     pub(crate) fn shown(&self) -> &Path {
         shown::file(&self.path)
     }
@@ -234,7 +235,7 @@ impl fmt::Debug for PemFile {
     }
 }
 
-/// An endpoint as it was given, and where.
+/// A configured endpoint, and the variable or setter that named it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) origin: String,
@@ -242,7 +243,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the text without secrets.
+    /// Returns the endpoint without secrets.
     pub(crate) fn shown(&self) -> String {
         shown::endpoint(&self.text)
     }

@@ -1,10 +1,10 @@
-//! The place where metrics are served to Prometheus.
+//! The address at which metrics are served to Prometheus.
 
 use std::fmt;
 
 use crate::config::settings::shown;
 
-/// The place of the server.
+/// The address of the Prometheus server.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PrometheusServer {
     pub(crate) host: String,

@@ -1,9 +1,9 @@
-//! Forms in which requests carry context.
+//! Formats in which requests carry context.
 
-/// A form in which requests carry context.
+/// A format in which requests carry context.
 ///
-/// Several are read in the order in which they are configured. Where two name a span, the later one
-/// holds.
+/// If several are configured, they are read in that order. If two contain a parent span, the later
+/// one is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Propagator {
@@ -13,18 +13,18 @@ pub enum Propagator {
     Baggage,
     /// [B3] of Zipkin, written as the single header `b3`.
     ///
-    /// Both forms of B3 are read, the single header first. Ids without a state leave the decision to
-    /// the sampler, which decides as for a new trace. `0` and `1` without ids decide on the trace
-    /// that begins here, or on the span that an earlier propagator has read. Debug is sampled, and
-    /// passed on as debug.
+    /// Both forms of B3 are read, the single header first. Ids without a sampling state leave the
+    /// decision to the sampler, which decides as for a new trace. `0` or `1` without ids decides on
+    /// the trace that begins here, or on the span that an earlier propagator has read. The debug
+    /// state is sampled, and is propagated as debug.
     ///
-    /// Such a decision holds as far as the sampled flag of a `traceparent` does, except that `0`
-    /// without ids drops the trace with every sampler. A tracer provider of an application's own
-    /// gets ids without a state as a parent that is not sampled.
+    /// Such a decision has the same effect as the sampled flag of a `traceparent`, except that `0`
+    /// without ids drops the trace with every sampler. A custom tracer provider gets ids without a
+    /// state as a parent that is not sampled.
     ///
     /// [B3]: https://github.com/openzipkin/b3-propagation
     B3,
-    /// B3 as [`B3`](Self::B3), written as the headers `X-B3-TraceId`, `X-B3-SpanId` and
+    /// B3 as [`B3`](Self::B3), but written as the headers `X-B3-TraceId`, `X-B3-SpanId` and
     /// `X-B3-Sampled`, or `X-B3-Flags` for debug.
     B3Multi,
 }
@@ -32,7 +32,7 @@ pub enum Propagator {
 impl Propagator {
     pub(crate) const ALL: [Self; 4] = [Self::TraceContext, Self::Baggage, Self::B3, Self::B3Multi];
 
-    /// As in `OTEL_PROPAGATORS`.
+    /// Returns the name in `OTEL_PROPAGATORS`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::TraceContext => "tracecontext",

@@ -1,10 +1,10 @@
-//! Runtimes whose metrics are recorded.
+//! The runtimes whose metrics are recorded.
 
 use std::fmt;
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-/// Whether there are such metrics, and about which runtimes.
+/// Whether runtime metrics are recorded, and the runtimes that were added.
 #[derive(Default)]
 pub(crate) struct Runtimes {
     pub(crate) wanted: bool,
@@ -19,7 +19,7 @@ impl Runtimes {
         }
     }
 
-    /// Returns those that were named; the current one where none was.
+    /// Returns the runtimes that were added, or else the current runtime.
     pub(crate) fn observed(&self) -> Vec<(Option<String>, RuntimeMetrics)> {
         if !self.named.is_empty() {
             return self.named.clone();

@@ -1,26 +1,26 @@
-//! The choice of the traces that are recorded.
+//! The sampler.
 
 use std::fmt;
 
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, ShouldSample};
 
-/// Chooses which traces are recorded.
+/// The sampler, which chooses the recorded traces.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Sampler {
-    /// All of them.
+    /// Samples all traces.
     AlwaysOn,
-    /// None.
+    /// Samples no traces.
     AlwaysOff,
-    /// This share of them, 0 to 1, chosen by the trace id.
+    /// Samples this share of traces, from 0 to 1, chosen by trace id.
     TraceIdRatio(f64),
-    /// As the parent was decided on; all new traces.
+    /// Follows the parent's decision, and samples all new traces.
     ParentBasedAlwaysOn,
-    /// As the parent was decided on; no new traces.
+    /// Follows the parent's decision, and samples no new traces.
     ParentBasedAlwaysOff,
-    /// As the parent was decided on; this share of new traces, 0 to 1.
+    /// Follows the parent's decision, and samples this share of new traces, from 0 to 1.
     ParentBasedTraceIdRatio(f64),
-    /// One of your own. The attributes of each request are built for it before it decides.
+    /// A custom sampler. The attributes of each request are built before it decides.
     Custom(Box<dyn ShouldSample>),
 }
 
@@ -30,17 +30,17 @@ impl<S: ShouldSample + 'static> From<S> for Sampler {
     }
 }
 
-/// The rule of a sampler that is not the application's.
+/// The rule of a built-in sampler.
 pub(crate) struct SamplingRule {
-    /// Decides on new traces.
+    /// The decision on new traces.
     pub(crate) root: SdkSampler,
-    /// Whether the decision on the parent holds over `root`.
+    /// Whether the parent's decision takes precedence over `root`.
     pub(crate) follows_parent: bool,
 }
 
 impl Sampler {
-    /// Returns the sampler of a name of `OTEL_TRACES_SAMPLER`, in any case. `ratio` is for a sampler
-    /// that takes one.
+    /// Returns the sampler with a name from `OTEL_TRACES_SAMPLER`, in any case. `ratio` applies to
+    /// samplers with a ratio.
     pub(crate) fn named(name: &str, ratio: f64) -> Option<Self> {
         let all = [
             Self::AlwaysOn,
@@ -67,7 +67,7 @@ impl Sampler {
         }
     }
 
-    /// Returns the ratio; `None` for a sampler that takes none.
+    /// Returns the ratio; `None` for a sampler without one.
     pub(crate) fn ratio(&self) -> Option<f64> {
         match self {
             Self::TraceIdRatio(ratio) | Self::ParentBasedTraceIdRatio(ratio) => Some(*ratio),
@@ -75,7 +75,7 @@ impl Sampler {
         }
     }
 
-    /// Returns the rule; `Err` with a sampler of the application.
+    /// Returns the rule of a built-in sampler, or else the custom sampler as the error.
     pub(crate) fn rule(&self) -> Result<SamplingRule, Box<dyn ShouldSample>> {
         let (root, follows_parent) = match self {
             Self::AlwaysOn => (SdkSampler::AlwaysOn, false),
@@ -92,7 +92,7 @@ impl Sampler {
         })
     }
 
-    /// Returns the same sampler for the SDK.
+    /// Returns the equivalent sampler of the SDK.
     pub(crate) fn for_sdk(&self) -> Box<dyn ShouldSample> {
         match self.rule() {
             Ok(rule) if rule.follows_parent => Box::new(SdkSampler::parent_based(rule.root)),
@@ -102,7 +102,7 @@ impl Sampler {
     }
 }
 
-/// As in `OTEL_TRACES_SAMPLER`, with the argument.
+/// Writes the name in `OTEL_TRACES_SAMPLER` and the ratio.
 impl fmt::Display for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;

@@ -1,6 +1,6 @@
-//! The text of settings without secrets, for errors, `Debug` and the line at the start.
+//! The text of settings without secrets, for errors, `Debug` and the startup log line.
 //!
-//! Text is shown where it is known to be harmless: secrets come in too many forms to look for them.
+//! Only text that is known to be harmless is shown. Secrets have too many forms to be recognised.
 
 #[cfg(any(feature = "logs", feature = "tracing"))]
 use std::fmt::Debug;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 const REDACTED: &str = "REDACTED";
 
-/// Parts of a path that are shown. Others may be tokens.
+/// Path segments that are shown. Other segments may be tokens.
 const OPEN_PARTS: [&str; 16] = [
     "",
     "api",
@@ -32,7 +32,7 @@ const SCHEMES: [&str; 9] = [
     "http", "https", "ftp", "grpc", "grpcs", "socks5", "socks5h", "tcp", "unix",
 ];
 
-/// Headers whose names are shown. Others may be a value that stands where the name belongs.
+/// Header names that are shown. Other names may be a misplaced value.
 const OPEN_HEADERS: [&str; 10] = [
     "api-key",
     "authorization",
@@ -46,7 +46,7 @@ const OPEN_HEADERS: [&str; 10] = [
     "x-tenant",
 ];
 
-/// Returns a filter, unless it is a URL: that is a filter, too, of a target that nothing has.
+/// Returns a filter, unless it looks like a URL, which is a valid filter for a target of that name.
 #[cfg(any(feature = "logs", feature = "tracing"))]
 pub(crate) fn shown_filter(filter: &impl Debug) -> String {
     let filter = format!("{filter:?}");
@@ -56,7 +56,8 @@ pub(crate) fn shown_filter(filter: &impl Debug) -> String {
     }
 }
 
-/// Returns an endpoint without user, password, query, fragment, and tokens in its path.
+/// Returns an endpoint without its user, password, query and fragment, and without tokens in its
+/// path.
 pub(crate) fn endpoint(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if SCHEMES.contains(&scheme.to_ascii_lowercase().as_str()) => {
@@ -65,13 +66,13 @@ pub(crate) fn endpoint(text: &str) -> String {
         Some((_, rest)) => (format!("{REDACTED}://"), rest),
         None => (String::new(), text),
     };
-    // The path of a socket is the name of a file.
+    // The path of a socket is a file name.
     if scheme.eq_ignore_ascii_case("unix://") {
         return format!("{scheme}{}", file(Path::new(rest)).display());
     }
     let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(end);
-    // A password may hold what ends a host: then no part of the text is known to be one.
+    // The delimiter may be a part of a password, so no part of the text is known to be the host.
     if after.contains('@') || after.to_ascii_lowercase().contains("%40") {
         return format!("{scheme}{REDACTED}");
     }
@@ -87,7 +88,8 @@ pub(crate) fn endpoint(text: &str) -> String {
     )
 }
 
-/// Returns a host and a port, where they look like that. Without a scheme the text may be a token.
+/// Returns a host and a port, as far as they look like that. Without a scheme, the text may be a
+/// token.
 fn host_and_port(text: &str, has_scheme: bool) -> String {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -98,7 +100,7 @@ fn host_and_port(text: &str, has_scheme: bool) -> String {
         && host[1..host.len() - 1]
             .bytes()
             .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
-    // Names of hosts are written in lower case, tokens seldom are.
+    // Host names are written in lower case. Tokens seldom are.
     let is_plain = |byte: u8| {
         byte.is_ascii_lowercase()
             || byte.is_ascii_digit()
@@ -123,7 +125,7 @@ fn host_and_port(text: &str, has_scheme: bool) -> String {
     }
 }
 
-/// Returns the path of a URL without tokens.
+/// Returns the path of a URL with tokens redacted.
 pub(crate) fn url_path(path: &str) -> String {
     let parts = path
         .split('/')
@@ -134,7 +136,7 @@ pub(crate) fn url_path(path: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// Returns the name of a file, unless the text may be what belongs into the file.
+/// Returns the name of a file, unless it may be the content of such a file.
 pub(crate) fn file(path: &Path) -> &Path {
     const EXTENSIONS: [&str; 9] = [
         "cer", "cert", "crt", "der", "key", "p12", "p8", "pem", "pfx",
@@ -158,7 +160,7 @@ pub(crate) fn file(path: &Path) -> &Path {
     }
 }
 
-/// Returns the name of a header, unless it may be a value.
+/// Returns the name of a header, unless it may be a misplaced value.
 pub(crate) fn header_name(name: &str) -> &str {
     if OPEN_HEADERS.contains(&name) {
         name
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_shown_as_far_as_it_is_known_to_be_one() {
+    fn an_endpoint_is_shown_as_far_as_it_is_recognised() {
         for (text, shown) in [
             ("http://collector:4317", "http://collector:4317"),
             (
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_shown_by_its_name_and_not_by_its_content() {
+    fn a_file_name_is_shown_but_not_a_files_content() {
         for name in [
             "/etc/ssl/ca.crt",
             "certs/client.pem",

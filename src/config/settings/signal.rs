@@ -1,6 +1,6 @@
 //! The three signals.
 
-/// One of the three kinds of telemetry.
+/// A signal: one of the three kinds of telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Traces,
@@ -19,13 +19,13 @@ impl Signal {
         }
     }
 
-    /// The variable that names its exporters.
+    /// Returns the variable for the exporters of the signal.
     pub(crate) fn exporter_variable(self) -> String {
         format!("OTEL_{}_EXPORTER", self.name().to_ascii_uppercase())
     }
 }
 
-/// Something for each [`Signal`].
+/// A value for each [`Signal`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PerSignal<T>([T; 3]);
 

@@ -1,4 +1,4 @@
-//! Exports of the crate `opentelemetry-otlp`, with the attempts of this crate around them.
+//! Exports with the crate `opentelemetry-otlp`, retried by this crate.
 
 use std::error::Error;
 use std::io;
@@ -9,25 +9,25 @@ use opentelemetry_sdk::error::OTelSdkError;
 use tokio::time::{Instant, timeout};
 
 use crate::config::settings::Protocol;
-use crate::otlp::answer::{AttemptError, Retry};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::messages;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::reference::exporters::Reference;
 use crate::otlp::reference::grpc;
 use crate::otlp::reference::http::Exchange;
+use crate::otlp::response::{AttemptError, Retry};
 use crate::otlp::retention::Retention;
 use crate::otlp::retries::Repeat;
 use crate::stats::Failure;
 
 /// Sends the telemetry of one signal with an exporter of `opentelemetry-otlp`.
 pub(crate) struct ReferenceClient<E> {
-    /// The settings, the connection and the attempts.
+    /// The settings, the connection and the retries.
     pub(crate) client: Arc<OtlpClient>,
     resource: Resource,
     exchange: Arc<Exchange>,
-    /// Built at the first export, because gRPC needs the runtime of the export thread, and anew after an
-    /// attempt that has run out of time.
+    /// Built at the first export, because gRPC needs the runtime of the export thread. Rebuilt
+    /// after an attempt that timed out.
     exporter: Mutex<Option<Arc<E>>>,
 }
 
@@ -42,12 +42,14 @@ impl<E: Reference> ReferenceClient<E> {
         }
     }
 
-    /// Whether the exporter hides how much a receiver rejects. Over HTTP the answer is at hand.
+    /// Returns whether the exporter hides the number of rejected items. Over HTTP, this crate reads
+    /// the response itself.
     pub(crate) fn hides_rejected(&self) -> bool {
         self.client.protocol == Protocol::Grpc
     }
 
-    /// Sends batches, each with its number of items, and returns the outcome. `Q` reads the answers.
+    /// Sends batches, each with its number of items, and returns the outcome. `Q` reads the
+    /// responses.
     pub(crate) async fn export<Q: messages::Request>(
         &self,
         batches: Vec<(E::Batch, u64)>,
@@ -71,13 +73,13 @@ impl<E: Reference> ReferenceClient<E> {
         outcome
     }
 
-    /// Makes one attempt, and returns how many items the receiver rejected as far as that can be known.
+    /// Makes one attempt, and returns the number of rejected items as far as it is known.
     async fn attempt<Q: messages::Request>(
         &self,
         batch: &E::Batch,
     ) -> Result<(i64, String), AttemptError> {
         let exporter = self.exporter().map_err(|reason| not_written(&reason))?;
-        // Left by an attempt that ran out of time.
+        // Discards the result of an attempt that timed out.
         self.exchange.take();
         let start = Instant::now();
         let Ok(sent) = timeout(self.client.timeout, exporter.send(batch)).await else {
@@ -87,27 +89,27 @@ impl<E: Reference> ReferenceClient<E> {
         };
         if self.client.protocol == Protocol::Grpc {
             sent.map_err(|error| self.grpc_failure(&error, start))?;
-            self.client.connection.answered();
+            self.client.connection.record_response();
             return Ok((0, String::new()));
         }
         match (self.exchange.take(), sent) {
             (Some(Ok(answer)), _) => self.client.rejected::<Q>(answer).ok_or_else(|| {
-                AttemptError::no_receiver("the answer is not that of an OTLP receiver")
+                AttemptError::no_receiver("the response does not come from an OTLP receiver")
             }),
             (Some(Err(error)), _) => Err(error),
-            (None, Err(error)) => Err(not_written(&words(&error))),
-            (None, Ok(())) => Err(not_written("it was not sent")),
+            (None, Err(error)) => Err(not_written(&error_message(&error))),
+            (None, Ok(())) => Err(not_written("the exporter sent nothing")),
         }
     }
 
     fn grpc_failure(&self, error: &OTelSdkError, start: Instant) -> AttemptError {
-        let text = words(error);
+        let text = error_message(error);
         if let Some(error) = grpc::status(&text) {
-            self.client.connection.answered();
+            self.client.connection.record_response();
             return error;
         }
         let error: Box<dyn Error + Send + Sync> = io::Error::other(text).into();
-        AttemptError::connection(self.client.connection.failed(&*error, start))
+        AttemptError::connection(self.client.connection.record_failure(&*error, start))
     }
 
     fn exporter(&self) -> Result<Arc<E>, String> {
@@ -125,7 +127,7 @@ impl<E: Reference> ReferenceClient<E> {
     }
 }
 
-fn words(error: &OTelSdkError) -> String {
+fn error_message(error: &OTelSdkError) -> String {
     match error {
         OTelSdkError::InternalFailure(reason) => reason.clone(),
         other => other.to_string(),

@@ -18,7 +18,7 @@ use crate::otlp::client::OtlpClient;
 use crate::otlp::reference::grpc::{self, Metadata};
 use crate::otlp::reference::http::{Exchange, Http};
 
-/// An exporter of one signal, and a batch that it takes.
+/// An exporter of `opentelemetry-otlp` for one signal.
 pub(crate) trait Reference: Sized + Send + Sync + 'static {
     type Batch: Send + Sync;
 
@@ -71,7 +71,7 @@ fn over_grpc<B: WithExportConfig + WithTonicConfig>(
     })
 }
 
-/// Builds an exporter of either transport.
+/// Builds an exporter for either transport.
 macro_rules! build {
     ($exporter:ty, $client:expr, $exchange:expr) => {{
         let built: Result<_, ExporterBuildError> = match $client.protocol {
@@ -103,7 +103,7 @@ impl Reference for SpanExporter {
 impl Reference for MetricExporter {
     type Batch = ResourceMetrics;
 
-    /// The resource is part of what is collected.
+    /// Ignores the resource: collected metrics contain it.
     fn build(
         client: &Arc<OtlpClient>,
         exchange: &Arc<Exchange>,

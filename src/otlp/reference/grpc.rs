@@ -11,15 +11,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tower_service::Service;
 
-use crate::otlp::answer::{self, AttemptError, Retry};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connector, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::otlp::response::{self, AttemptError, Retry};
 use crate::semconv::rpc::Code;
 
-/// Makes a channel, which connects when it is first used. It needs a runtime of tokio.
+/// Creates a channel that connects when it is first used. Requires a tokio runtime.
 pub(crate) fn channel(client: &OtlpClient) -> Result<Channel, tonic::transport::Error> {
     let authority = client.uri.authority().map_or("", |one| one.as_str());
-    // `http` here, because TLS is the connector's; calls name the real scheme.
+    // The scheme is `http` because the connector does TLS. Calls have the real scheme.
     let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
         .origin(client.uri.clone())
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -30,7 +30,7 @@ pub(crate) fn channel(client: &OtlpClient) -> Result<Channel, tonic::transport::
     }))
 }
 
-/// Connects to the receiver, whatever the channel names.
+/// Connects to the receiver, whichever URI the channel requests.
 struct ToReceiver {
     connector: Connector,
     uri: Uri,
@@ -57,7 +57,8 @@ pub(crate) struct Metadata(pub(crate) Arc<OtlpClient>);
 impl Interceptor for Metadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let given = std::mem::take(request.metadata_mut()).into_headers();
-        // Without the rest of its headers, which the exporter reads from variables once more.
+        // Only the user agent is kept. The exporter's other headers come from variables that this
+        // crate has read already.
         let mut headers = self.0.configured_headers();
         if let Some(agent) = given.get(USER_AGENT) {
             headers.insert(USER_AGENT, agent.clone());
@@ -67,17 +68,18 @@ impl Interceptor for Metadata {
     }
 }
 
-/// Reads the status in the text of a failed export; `None` where it says no status of a receiver.
+/// Returns the failure for the gRPC status in the error message of an export; `None` if it contains
+/// no status from a receiver.
 ///
-/// The exporter hides the message and the details of a status, which may hold secrets, and with them the
-/// time that a receiver asks for (`RetryInfo`).
+/// The exporter hides the message and the details of a status, because they may contain secrets. So
+/// a delay that the receiver requests (`RetryInfo`) is unknown.
 pub(crate) fn status(text: &str) -> Option<AttemptError> {
     let (_, name) = text.split_once("gRPC code: ")?;
-    // Text without the name of a status is about an error of the connection.
+    // Without the name of a status, the text describes a connection error.
     let code = (0..=16).find(|code| format!("{:?}", tonic::Code::from_i32(*code)) == name)?;
     let code = Code(u8::try_from(code).ok()?);
-    let mut error = answer::failed(code, &HeaderMap::new());
-    // The receiver may have asked for another attempt, and one too many loses nothing.
+    let mut error = response::failed(code, &HeaderMap::new());
+    // The receiver may have requested a retry, and an unnecessary attempt loses nothing.
     if code == Code(tonic::Code::ResourceExhausted as u8) {
         error.retry = Retry::Soon;
     }

@@ -9,15 +9,15 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 
-use crate::otlp::answer::AttemptError;
-use crate::otlp::attempt::Answer;
+use crate::otlp::attempt::Accepted;
 use crate::otlp::client::OtlpClient;
+use crate::otlp::response::AttemptError;
 
-/// Sends the messages of one exporter, and keeps the end of the last one: the exporter says no more of a
-/// failure than a text, and nothing of the answer.
+/// Sends the messages of one exporter and keeps the result of the last one. The exporter itself
+/// returns only the text of an error, and nothing of the response.
 pub(crate) struct Exchange {
     client: Arc<OtlpClient>,
-    last: Mutex<Option<Result<Answer, AttemptError>>>,
+    last: Mutex<Option<Result<Accepted, AttemptError>>>,
 }
 
 impl Exchange {
@@ -28,8 +28,8 @@ impl Exchange {
         }
     }
 
-    /// Takes the end of the last message; `None` where there was none.
-    pub(crate) fn take(&self) -> Option<Result<Answer, AttemptError>> {
+    /// Takes the result of the last message; `None` if none was sent.
+    pub(crate) fn take(&self) -> Option<Result<Accepted, AttemptError>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.take()
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// The client that an exporter is given.
+/// The HTTP client of an exporter.
 #[derive(Debug)]
 pub(crate) struct Http(pub(crate) Arc<Exchange>);
 
@@ -49,7 +49,8 @@ pub(crate) struct Http(pub(crate) Arc<Exchange>);
 impl HttpClient for Http {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
-        // Without the rest of its headers, which the exporter reads from variables once more.
+        // Only three headers are kept. The exporter's other headers come from variables that this
+        // crate has read already.
         let mut headers = self.0.client.request_headers();
         headers.remove(CONTENT_ENCODING);
         for name in [CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT] {

@@ -1,7 +1,7 @@
-//! The crate `opentelemetry-otlp` as the exporter.
+//! Export with the crate `opentelemetry-otlp`.
 //!
-//! It makes the messages, and says what becomes of them. Connections, headers, the time for an attempt and
-//! further attempts are those of this crate, so that all settings hold for it.
+//! The crate encodes the messages and interprets the responses. Connections, headers, timeouts and
+//! retries are this crate's, so that all settings apply.
 
 pub(crate) mod client;
 pub(crate) mod exporters;

@@ -1,4 +1,4 @@
-//! The answer of a receiver: accepted, rejected, or a failure that may be retried.
+//! The response of a receiver: accepted, rejected, or a failure that may be retried.
 
 use std::io::Read;
 use std::time::{Duration, SystemTime};
@@ -18,15 +18,15 @@ use crate::otlp::messages;
 use crate::semconv::rpc::Code;
 use crate::stats::Failure;
 
-/// Bound of an answer, in bytes. A longer one is not from a receiver of telemetry.
-pub(crate) const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// The maximum length of a response in bytes. OTLP receivers send shorter responses.
+pub(crate) const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
-/// Bound of an answer in words, in bytes.
-const MAX_WORDS: usize = 64 * 1024;
+/// The maximum length of a response that is plain text, in bytes.
+const MAX_TEXT: usize = 64 * 1024;
 
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 #[derive(Debug, PartialEq)]
 pub(crate) struct AttemptError {
     pub(crate) failure: Failure,
@@ -38,7 +38,7 @@ pub(crate) struct AttemptError {
 pub(crate) enum Retry {
     Never,
     Soon,
-    /// Nothing may be sent before.
+    /// Retry after this time. Until then, nothing may be sent.
     After(Duration),
 }
 
@@ -52,7 +52,7 @@ impl AttemptError {
     }
 
     pub(crate) fn timeout() -> Self {
-        Self::new(Failure::Timeout, "no answer in time", Retry::Soon)
+        Self::new(Failure::Timeout, "no response in time", Retry::Soon)
     }
 
     pub(crate) fn no_receiver(detail: &str) -> Self {
@@ -65,21 +65,22 @@ impl AttemptError {
         } else {
             Retry::Soon
         };
-        Self::new(found.kind, found.words, retry)
+        Self::new(found.kind, found.message, retry)
     }
 
-    /// Adds what to try.
+    /// Appends a hint on what to try.
     pub(crate) fn advise(mut self, advice: &str) -> Self {
         self.detail = format!("{}; {advice}", self.detail);
         self
     }
 }
 
-/// Says how many items an answer rejects, and why; `None` where it is not from a receiver of telemetry.
+/// Returns how many items a response rejects, and why; `None` if the response does not come from an
+/// OTLP receiver.
 ///
-/// The specification wants a protobuf message, or JSON for JSON. Receivers, gateways and proxies also
-/// answer with nothing, with `{}`, with `ok`, or with the other encoding. The status has said that
-/// they took the message, so only a web page and bytes that mean nothing are refused.
+/// The specification requires protobuf, or JSON for JSON. Receivers, gateways and proxies also
+/// respond with nothing, `{}`, `ok`, or the other encoding. The status already means that the
+/// message was accepted, so only web pages and undecodable bytes are refused.
 pub(crate) fn rejected<Q: messages::Request>(
     headers: &HeaderMap,
     body: Bytes,
@@ -97,16 +98,16 @@ pub(crate) fn rejected<Q: messages::Request>(
     if is("application/grpc") {
         return None;
     }
-    let words = body.trim_ascii();
-    if words.is_empty() {
+    let text = body.trim_ascii();
+    if text.is_empty() {
         return Some(NOTHING);
     }
-    if is("text/html") || is("application/xhtml") || words.starts_with(b"<") {
+    if is("text/html") || is("application/xhtml") || text.starts_with(b"<") {
         return None;
     }
-    // No message of OTLP begins with a brace: in protobuf it would be a group.
-    if words.starts_with(b"{")
-        && let Ok(Value::Object(fields)) = serde_json::from_slice(words)
+    // No OTLP message begins with a brace: in protobuf, it would start a group.
+    if text.starts_with(b"{")
+        && let Ok(Value::Object(fields)) = serde_json::from_slice(text)
     {
         return Some(rejected_in_json(&fields));
     }
@@ -116,16 +117,16 @@ pub(crate) fn rejected<Q: messages::Request>(
     {
         return Some(rejected);
     }
-    let is_text = std::str::from_utf8(words).is_ok_and(|text| {
+    let is_text = std::str::from_utf8(text).is_ok_and(|text| {
         let is_odd = |letter: char| letter.is_control() && !letter.is_ascii_whitespace();
         !text.contains(is_odd)
     });
-    (is_text && words.len() <= MAX_WORDS).then_some(NOTHING)
+    (is_text && text.len() <= MAX_TEXT).then_some(NOTHING)
 }
 
-/// An answer in JSON, which has one shape for all signals.
+/// Reads a JSON response. Its fields are the same for all signals.
 fn rejected_in_json(answer: &serde_json::Map<String, Value>) -> (i64, String) {
-    // Parsers of protobuf take both spellings of a name.
+    // Protobuf parsers accept both spellings of a name.
     fn field<'a>(of: &'a serde_json::Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
         names.iter().find_map(|name| of.get(*name))
     }
@@ -145,7 +146,7 @@ fn rejected_in_json(answer: &serde_json::Map<String, Value>) -> (i64, String) {
             "rejected_log_records",
         ],
     );
-    // 64-bit numbers are text in JSON, and some write them as numbers.
+    // 64-bit numbers are strings in protobuf's JSON, but some receivers write numbers.
     let rejected = rejected.and_then(|number| match number {
         Value::String(text) => text.parse().ok(),
         number => number.as_i64(),
@@ -155,7 +156,7 @@ fn rejected_in_json(answer: &serde_json::Map<String, Value>) -> (i64, String) {
 }
 
 fn gunzip(packed: &[u8]) -> Option<Bytes> {
-    let limit = u64::try_from(MAX_ANSWER).ok()?;
+    let limit = u64::try_from(MAX_RESPONSE).ok()?;
     let mut plain = Vec::new();
     let mut decoder = GzDecoder::new(packed).take(limit);
     decoder.read_to_end(&mut plain).ok()?;
@@ -174,10 +175,10 @@ pub(crate) fn grpc_message(frame: &Bytes, headers: &HeaderMap) -> Result<Bytes, 
             _ => None,
         }
     };
-    message().ok_or_else(|| AttemptError::no_receiver("the answer is not one gRPC message"))
+    message().ok_or_else(|| AttemptError::no_receiver("the response is not one gRPC message"))
 }
 
-/// Reads an HTTP status of failure (OTLP specification, "OTLP/HTTP Response").
+/// Returns the failure for an HTTP status (OTLP specification, "OTLP/HTTP Response").
 pub(crate) fn refused(status: StatusCode, headers: &HeaderMap) -> AttemptError {
     let retry = match status.as_u16() {
         429 | 502 | 503 | 504 => retry_after(headers).map_or(Retry::Soon, Retry::After),
@@ -191,7 +192,7 @@ pub(crate) fn refused(status: StatusCode, headers: &HeaderMap) -> AttemptError {
     )
 }
 
-/// Seconds, or a date.
+/// Returns the delay of `Retry-After`, which holds seconds or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     if let Ok(seconds) = text.parse() {
@@ -201,7 +202,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// Reads a gRPC status of failure (OTLP specification, "OTLP/gRPC Response").
+/// Returns the failure for a gRPC status (OTLP specification, "OTLP/gRPC Response").
 pub(crate) fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
     let name = code.name();
     let asked = retry_delay(trailers);
@@ -211,7 +212,7 @@ pub(crate) fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
             | "DATA_LOSS" | "RESOURCE_EXHAUSTED",
             Some(quiet),
         ) => Retry::After(quiet),
-        // Exhausted for good, unless the receiver says when it may be tried again.
+        // The status is final, unless the receiver names a delay.
         ("RESOURCE_EXHAUSTED", None) => Retry::Never,
         (
             "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE"
@@ -227,7 +228,7 @@ pub(crate) fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
     )
 }
 
-/// `google.rpc.RetryInfo` among the details of a status.
+/// Returns the delay of `google.rpc.RetryInfo` in the details of a status.
 fn retry_delay(trailers: &HeaderMap) -> Option<Duration> {
     #[derive(prost::Message)]
     struct Status {
