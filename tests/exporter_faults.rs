@@ -1,11 +1,12 @@
-//! The exporters under the same faults. It prints the table of `docs/exporters.md`, and fails where the page
-//! says something else:
+//! Runs the exporters under the same faults. It prints the table of `docs/exporters.md` and fails
+//! if the page has another one:
 //!
 //! ```sh
 //! cargo test --all-features --test exporter_faults
 //! ```
 //!
-//! Each cell is a process of its own, without the threads of a test harness, because one of them forks.
+//! Each cell runs in its own process. There are no threads of a test harness, because one of the
+//! cells forks.
 
 #[path = "it/support/proxy.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -41,13 +42,13 @@ const HEAD: &str = "| fault | tower-telemetry | `with_reference_exporter`, HTTP 
 
 const SPANS: usize = 20;
 const REJECTED: usize = 5;
-/// The bound of one attempt, and of all attempts of `opentelemetry-otlp` by itself.
+/// The time limit of one attempt. For `opentelemetry-otlp`, the limit of all attempts together.
 const ATTEMPT: Duration = Duration::from_secs(4);
 const SLOW: Duration = Duration::from_millis(500);
 const SHUTDOWN: Duration = Duration::from_secs(2);
 /// How much later than its deadline a shutdown may end on a busy machine.
 const SLACK: Duration = Duration::from_millis(1500);
-/// How long the receiver of an outage is away. The retries of `opentelemetry-otlp` end before.
+/// How long the receiver is away in an outage. The retries of `opentelemetry-otlp` end earlier.
 const OUTAGE: Duration = Duration::from_secs(3);
 /// How long spans may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -75,7 +76,7 @@ const FAULTS: [&str; 12] = [
     "shutdown at once",
 ];
 
-/// The place to send to, and the things that it consists of.
+/// The address to send to, with the receiver and the proxy behind it.
 struct Place {
     url: String,
     receiver: Option<Receiver>,
@@ -129,7 +130,7 @@ impl Place {
         }
     }
 
-    /// Ends the faults that pass, when their time has come.
+    /// Ends a temporary fault when its time is over.
     fn recover(&self) {
         let Some(receiver) = &self.receiver else {
             return;
@@ -155,18 +156,18 @@ impl Place {
         ids.len()
     }
 
-    /// Whether the second message came before the time that the receiver asked for.
+    /// Returns whether the second message came earlier than the receiver had asked for.
     fn came_early(&self) -> bool {
         let arrivals = self.receiver.as_ref().map(Receiver::arrivals);
         let arrivals = arrivals.unwrap_or_default();
         let pauses = arrivals.windows(2);
         let mut pauses = pauses.map(|two| two[1] - two[0]);
-        // The answer takes a moment to arrive.
+        // The response takes a moment to arrive, so the pause may look shorter.
         pauses.any(|pause| pause < Duration::from_millis(900))
     }
 }
 
-/// A pipeline of either kind.
+/// A pipeline of this crate or of the SDK.
 enum Pipeline {
     Crate(Box<TelemetryGuard>),
     Sdk(SdkTracerProvider),
@@ -215,7 +216,7 @@ impl Pipeline {
         }
     }
 
-    /// Ends within `SHUTDOWN`, and returns what it says of losses.
+    /// Shuts down within `SHUTDOWN` and describes the losses that are reported.
     async fn end(self) -> String {
         match self {
             Self::Crate(telemetry) => {
@@ -237,7 +238,7 @@ impl Pipeline {
     }
 }
 
-/// The outcome of one cell.
+/// Runs one cell of the table and describes its outcome.
 fn run(fault: &str, way: &str) -> String {
     let place = Arc::new(Place::of(fault, way.ends_with("grpc")));
     let url = place.url.clone();
@@ -256,7 +257,7 @@ fn run(fault: &str, way: &str) -> String {
             runtime.expect("a runtime").block_on(async {
                 let pipeline = Pipeline::start(way, &url);
                 pipeline.make_spans();
-                // A call that blocks, as handlers of signals and of panics make it.
+                // A blocking call, as handlers of signals and panics make it.
                 let flushed = pipeline.tracers().force_flush().is_ok();
                 let flushed = if flushed { "" } else { ", the flush fails" };
                 outcome(fault, pipeline, &place).await + flushed
@@ -291,7 +292,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
         let is_lost =
             || flush.is_finished() && recovery.is_finished() && start.elapsed() > OUTAGE * 2;
         while place.arrived() < SPANS && start.elapsed() < ARRIVAL && !is_lost() {
-            // Blocks a worker of a runtime that has several.
+            // Blocks one worker of a runtime that has several.
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -331,7 +332,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// What the child of a fork says, whose parent has started the pipeline.
+/// Describes the outcome in a forked child whose parent has started the pipeline.
 #[cfg(unix)]
 fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
     use fork::{Fork, fork, waitpid};
@@ -422,10 +423,10 @@ fn main() -> ExitCode {
     }
     let table = table();
     println!("{table}");
-    // Elsewhere there is no fork.
+    // Other systems have no fork, so their table differs.
     if cfg!(not(unix)) || PAGE.contains(&table) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("docs/exporters.md has another table");
+    eprintln!("docs/exporters.md has a different table");
     ExitCode::FAILURE
 }

@@ -1,6 +1,7 @@
-//! A process that is forked after `init`: telemetry goes on in the parent, and holds up no child.
+//! Forks a process after `init`: telemetry goes on in the parent, and the child exits without
+//! delay.
 //!
-//! It has no test harness, whose threads could hold locks when it forks.
+//! There is no test harness, because its threads could hold locks at the time of the fork.
 
 #[cfg(all(feature = "init", unix))]
 #[path = "it/support/refused.rs"]
@@ -45,7 +46,7 @@ fn main() {
             let status = waitpid(child).expect("it is ours");
             assert_eq!(status >> 8 & 0xff, 7, "the child did not end well");
             let (report, _) = shutdown();
-            // The thread is there, and has tried until the deadline.
+            // The export thread of the parent has tried until the deadline.
             let traces = report.stats.traces;
             assert_eq!((traces.accepted, traces.dropped), (1, 1), "{report:?}");
             assert!(traces.last_failure.is_some(), "{report:?}");

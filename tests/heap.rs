@@ -1,4 +1,5 @@
-//! Memory while the collector is down, which is why this is a process of its own.
+//! Tests memory use while the collector is down. The allocator counts for the whole process, so
+//! this test is a process of its own.
 
 #![cfg(feature = "init")]
 
@@ -21,7 +22,7 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 const MIB: usize = 1024 * 1024;
 
-/// Spans: 500,000 in release, where a request costs little.
+/// The number of spans. Release builds send many more, because a request costs little there.
 const REQUESTS: usize = if cfg!(debug_assertions) {
     10_000
 } else {
@@ -29,14 +30,14 @@ const REQUESTS: usize = if cfg!(debug_assertions) {
 };
 
 #[tokio::test]
-async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_is_down() {
+async fn memory_stays_bounded_under_hostile_requests_while_the_collector_is_down() {
     let telemetry = Config::from_vars(|name| match name {
         "ENVIRONMENT" => Some("staging".to_owned()),
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("http://{}", refused_address())),
         _ => None,
     });
     let telemetry = telemetry.init().expect("it is valid");
-    // Spans of this crate, and those of the SDK.
+    // One layer makes spans of this crate, the other makes spans of the SDK.
     let own = TelemetryLayer::new();
     let of_sdk = TelemetryLayer::new()
         .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
@@ -87,7 +88,7 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
         first / 1024,
         second / 1024
     );
-    // The queue's 16 MiB, a message that is on its way, and the metrics.
+    // The limit covers the 16 MiB of the queue, one message in flight, and the metrics.
     assert!(first < 24 * MIB, "{first}");
     assert!(second <= first + MIB, "{first} and then {second}");
     let stats = telemetry.stats().traces;

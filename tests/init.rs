@@ -1,4 +1,4 @@
-//! `init` and its effect on the process, which is why this is a process of its own.
+//! Tests `init` and its effect on the process, so this test is a process of its own.
 
 #![cfg(feature = "init")]
 
@@ -17,21 +17,21 @@ use tower_telemetry::{
 };
 
 #[tokio::test]
-async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
+async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_providers() {
     const THREADS: usize = 32;
-    // Made before, and yet not lost.
+    // The layer is made before `init`. Its later requests are recorded.
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         tower_telemetry::with_tracer("test", "child", || {});
         tower_telemetry::increment_counter("test.count", "Counted.", []);
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
 
-    // A request before, which is recorded nowhere.
+    // This request comes before `init` and is not recorded.
     let response = service.clone().oneshot(Request::new(())).await;
     let response = response.expect("it cannot fail");
     assert!(!response.headers().contains_key("x-trace-id"));
 
-    // A failure leaves the way free.
+    // A failed `init` does not prevent a later one.
     let error = Config::from_vars(|_| None).with_endpoint("nonsense").init();
     assert!(matches!(error, Err(InitError::Endpoint { .. })));
 
@@ -67,7 +67,7 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
     let span = global::tracer("test").start("global");
     assert!(
         span.span_context().is_sampled(),
-        "OpenTelemetry's own functions use it too"
+        "the global functions of OpenTelemetry use the same providers"
     );
     drop(span);
     drop(response);
@@ -77,7 +77,7 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
     assert!(matches!(error, InitError::AlreadyInitialized));
     assert!(error.to_string().contains("Config::build"), "{error}");
     assert!(!telemetry.shutdown().await.timed_out);
-    // Late use does nothing.
+    // Calls after the shutdown do nothing.
     tower_telemetry::with_tracer("test", "late", || {});
     tower_telemetry::increment_counter("test.count", "Counted.", []);
 }

@@ -1,5 +1,5 @@
-//! OpenTelemetry's global providers, set after their first use, which is why this is a process of its
-//! own.
+//! Sets the global providers of OpenTelemetry after their first use, so this test is a process of
+//! its own.
 
 use std::convert::Infallible;
 use std::io;
@@ -35,7 +35,7 @@ impl Lines {
 }
 
 #[tokio::test]
-async fn what_was_used_before_records_with_providers_that_are_set_later() {
+async fn instruments_and_layers_that_were_used_early_record_with_global_providers_that_are_set_later() {
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         with_tracer("test", "in a request", || ());
         Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::from("body")))
@@ -52,7 +52,7 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
         everything().await;
     }
 
-    // A layer with a provider of its own, which does not hold outside of its requests.
+    // The provider of this layer applies only within its requests.
     let own = SdkTracerProvider::builder().build();
     let layer = TelemetryLayer::new().with_tracer_provider(own);
     let with_own = layer.layer(service_fn(|_: Request<()>| async {

@@ -1,5 +1,5 @@
-//! Variables of the layers, with and without `init`. They are read of a process, which is why each
-//! program here is a process of its own, and why this has no harness.
+//! Tests the variables of the layers, with and without `init`. Variables are read once per process,
+//! so each program here is a process of its own, and there is no test harness.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ fn environment() -> [(String, &'static str); 5] {
     ]
 }
 
-/// The warnings of that environment.
+/// The warnings that this environment causes.
 fn warnings() -> [String; 3] {
     [
         format!(
@@ -117,7 +117,7 @@ fn run(program: &str) {
     }
 }
 
-/// The method, and the headers that were captured.
+/// Returns the method and the names of the captured headers.
 fn description(span: &SpanData) -> String {
     let of = |key: &str| {
         let mut found = span.attributes.iter().filter(|one| one.key.as_str() == key);

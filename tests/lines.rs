@@ -1,5 +1,5 @@
-//! Log lines of programs: at their end, and while nobody reads them. Each is a process of its own,
-//! with a `main` of its own, which is why this has no harness.
+//! Tests the log lines of programs: at their end, and while nothing reads them. Each program is a
+//! process with its own `main`, so there is no test harness.
 
 #[cfg(all(feature = "init", feature = "logs"))]
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -78,11 +78,11 @@ mod programs {
                 }
                 let lost = telemetry.stats().lost_lines;
                 eprintln!("{lost}");
-                // Until the parent has read what was not lost.
+                // Wait until the parent has read the lines that were not lost.
                 let _ = stdin().read(&mut [0]);
                 tracing::info!("read again");
             }
-            other => panic!("there is no {other}"),
+            other => panic!("unknown program {other}"),
         }
     }
 
@@ -105,12 +105,12 @@ mod programs {
             .with_shutdown_timeout(DEADLINE)
     }
 
-    /// Serves requests, and says what became of their spans, and how long the end took.
+    /// Serves requests, then prints the outcome of their spans and the duration of the shutdown.
     fn requests(config: Config) {
         let telemetry: TelemetryGuard = config.init().expect("it is the first");
         let logs = !std::env::var("PROGRAM").is_ok_and(|program| program.contains("blocks"));
         if !logs {
-            // After `init`, which writes its line with the subscriber of the application.
+            // The lines start after `init`, which logs through the subscriber of the application.
             std::thread::spawn(|| {
                 loop {
                     log_lines();
@@ -153,20 +153,20 @@ mod tests {
     pub(crate) fn run() {
         let tests: [(&str, fn()); 4] = [
             (
-                "lines appear before every end",
-                lines_appear_before_every_end,
+                "log lines appear however the program ends",
+                log_lines_appear_however_the_program_ends,
             ),
             (
-                "a service goes on while nobody reads its lines",
-                a_service_goes_on_while_nobody_reads_its_lines,
+                "a service keeps running while nothing reads its lines",
+                a_service_keeps_running_while_nothing_reads_its_lines,
             ),
             (
-                "a subscriber that blocks holds up neither export nor shutdown",
-                a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown,
+                "a blocking subscriber delays neither export nor shutdown",
+                a_blocking_subscriber_delays_neither_export_nor_shutdown,
             ),
             (
-                "lost lines are counted, and told when the output is read again",
-                lost_lines_are_counted_and_told_when_the_output_is_read_again,
+                "lost lines are counted, and logged once the output is read again",
+                lost_lines_are_counted_and_logged_once_the_output_is_read_again,
             ),
         ];
         for (name, test) in tests {
@@ -187,7 +187,7 @@ mod tests {
         command.spawn().expect("it starts")
     }
 
-    /// The numbers of the lines of a program, in their order.
+    /// Returns the numbers of the printed lines, in their order.
     fn numbers(output: &str) -> Vec<usize> {
         let numbers = output.lines().filter_map(|line| {
             let (_, rest) = line.split_once("n=")?;
@@ -196,7 +196,7 @@ mod tests {
         numbers.collect()
     }
 
-    fn lines_appear_before_every_end() {
+    fn log_lines_appear_however_the_program_ends() {
         let programs = [
             "return",
             "return after shutdown",
@@ -212,7 +212,8 @@ mod tests {
         }
     }
 
-    /// What a program says whose standard output nobody reads.
+    /// Runs a program whose standard output nobody reads. Returns the words of its last line on
+    /// standard error.
     fn unread(program: &str, fault: Fault, console: bool) -> (Receiver, Vec<String>) {
         let receiver = Receiver::start_with(fault);
         let exporters = if console { "console,otlp" } else { "otlp" };
@@ -232,7 +233,7 @@ mod tests {
         (receiver, last.split(' ').map(str::to_owned).collect())
     }
 
-    fn a_service_goes_on_while_nobody_reads_its_lines() {
+    fn a_service_keeps_running_while_nothing_reads_its_lines() {
         let (receiver, said) = unread("requests", Fault::None, true);
         assert_eq!(receiver.received().spans().len(), REQUESTS, "{said:?}");
         let all = REQUESTS.to_string();
@@ -240,8 +241,8 @@ mod tests {
         assert_in_time(&said[0]);
     }
 
-    /// A subscriber of the application's own, and a loss that is to be logged.
-    fn a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown() {
+    /// The application has its own subscriber, and a loss of spans has to be logged.
+    fn a_blocking_subscriber_delays_neither_export_nor_shutdown() {
         let program = "requests, with a subscriber that blocks";
         let (_, said) = unread(program, Fault::Status(400, None), false);
         let all = REQUESTS.to_string();
@@ -254,7 +255,7 @@ mod tests {
         assert!(took <= DEADLINE.as_millis() + 500, "{took} ms");
     }
 
-    fn lost_lines_are_counted_and_told_when_the_output_is_read_again() {
+    fn lost_lines_are_counted_and_logged_once_the_output_is_read_again() {
         let mut child = start("lines that nobody reads", &[]);
         let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut lost = String::new();

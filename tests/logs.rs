@@ -1,4 +1,4 @@
-//! The subscriber that `init` installs, which is why this is a process of its own.
+//! Tests the subscriber that `init` installs, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -20,8 +20,8 @@ use tracing_subscriber::prelude::*;
 pub(crate) type Attributes = BTreeMap<String, String>;
 
 #[tokio::test]
-async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_written_in() {
-    // What a program has had before, for a while, is in nobody's way.
+async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
+    // A subscriber that was only set for a while earlier does not prevent the installation.
     let before = tracing_subscriber::fmt()
         .with_writer(std::io::sink)
         .finish();
@@ -44,7 +44,7 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
     });
     tracing::info!("outside");
     assert_eq!(telemetry.shutdown().await.lost(), 0);
-    // Later records have nowhere to go.
+    // Records after the shutdown are dropped.
     tracing::info!("too late");
 
     let records = receiver.received().log_records();
@@ -70,11 +70,11 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
         .iter()
         .filter(|one| body(one).contains("from an application"));
     assert_eq!(theirs.count(), 3);
-    assert!(find("from the SDK").is_none(), "that is for the console");
+    assert!(find("from the SDK").is_none(), "records of the SDK are only written to the console");
     assert!(find("too late").is_none());
 }
 
-/// Runs code that the README has to show in the same words.
+/// Runs code that must also be in the README, token for token.
 macro_rules! as_in_the_readme {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
@@ -84,7 +84,7 @@ macro_rules! as_in_the_readme {
     };
 }
 
-/// Logs on all levels in two modules and through `log`, and as the SDK does.
+/// Logs on all levels in two modules, through `log`, and as the SDK does.
 fn log_everything() {
     macro_rules! at_all_levels {
         ($target:literal) => {
@@ -127,7 +127,8 @@ fn program_with_init() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The messages that a program of this file writes, and those that it sends.
+/// Returns the messages that a program of this file writes to its output, and the messages that it
+/// exports.
 fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     let receiver = Receiver::start();
     let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
@@ -143,7 +144,7 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     assert!(output.status.success(), "{output:?}");
     let lines = String::from_utf8(output.stdout).expect("it is text");
     let lines = lines.lines().filter_map(|line| {
-        // The name of the test may be before it.
+        // The test harness may have printed the name of the test in front.
         let json = &line[line.find('{')?..];
         let json: serde_json::Value = serde_json::from_str(json).expect("it is JSON");
         Some(json["fields"]["message"].as_str()?.to_owned())
@@ -169,8 +170,8 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
 }
 
 #[test]
-fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
-    /// Variables, the program's own messages, and those of the SDK on lines.
+fn rust_log_filters_lines_and_exported_records_alike_for_init_and_for_separate_layers() {
+    /// The variables, the messages of the program, and the messages of the SDK among its lines.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
 
     let by_default: &[&str] = &[
@@ -222,7 +223,7 @@ fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
             assert_eq!(set(&records), set(&all(expected)), "{case}");
             let expected = [expected, of_sdk].concat();
             assert_eq!(set(&lines), set(&all(&expected)), "{case}");
-            // Each message of the SDK once.
+            // Each message of the SDK is written once.
             assert_eq!(lines.len(), expected.len(), "{case}");
         }
     }

@@ -1,6 +1,6 @@
-//! Spans of the layer, of handler code and of `tracing` in parts of the application's, with `init`: the
-//! spans are those of this crate, or those of the SDK. `init` is for the whole process, which is why this
-//! is one of its own.
+//! Sends spans of the layer, of handler code and of `tracing` through exporters and processors of
+//! the application, with `init`. The spans are made by this crate or by the SDK. `init` applies to
+//! the whole process, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
 
@@ -31,7 +31,7 @@ use tracing::{Instrument, info_span};
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// The name of a span, and that of its parent.
+/// The name of a span and of its parent.
 type Place = (String, Option<String>);
 
 /// Handles a request in a span of each kind.
@@ -44,7 +44,7 @@ async fn handle(_: Request<()>) -> Result<Response<Empty<Bytes>>, Infallible> {
     Ok(Response::new(Empty::new()))
 }
 
-/// Returns the place of each span that comes as its id, that of its parent, and its name.
+/// Returns the place of each span. A span comes as its id, the id of its parent, and its name.
 fn places(spans: &[(Vec<u8>, Vec<u8>, String)]) -> Vec<Place> {
     let place = |(_, parent, name): &(Vec<u8>, Vec<u8>, String)| {
         let above = spans.iter().find(|(id, ..)| id == parent);
@@ -75,7 +75,7 @@ fn expected() -> Vec<Place> {
     ]
 }
 
-/// Keeps what it has seen. As a sampler it takes what its parent takes.
+/// Records its calls. As a sampler it follows the decision of the parent.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     started: Arc<Mutex<Vec<String>>>,
@@ -141,7 +141,7 @@ impl IdGenerator for Seen {
 }
 
 #[tokio::test]
-async fn spans_of_the_layer_of_handlers_and_of_tracing_reach_parts_of_each_kind() {
+async fn spans_of_layers_handlers_and_tracing_reach_every_kind_of_configured_part() {
     type Add = fn(Config, &Seen) -> Config;
     let started = ["GET", "place", "load", "parse"];
     let cases: [(&str, Add, &[&str], usize); 5] = [

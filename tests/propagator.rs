@@ -1,6 +1,6 @@
-//! B3 with a sampler of the application, with providers of a layer's own, and in OpenTelemetry's
-//! global propagator. The propagators are those of the process, which is why this is a program of
-//! its own.
+//! Tests B3 with a sampler of the application, with the own providers of a layer, and in
+//! OpenTelemetry's global propagator. The propagators apply to the whole process, so this test is a
+//! program of its own.
 
 #![cfg(feature = "init")]
 
@@ -28,14 +28,14 @@ use tower_telemetry::{
 const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
 const SPAN: &str = "a2fb4a1d1a96d312";
 
-/// How a sampler was asked: about a root, or below a parent that is sampled or not.
+/// A call of the sampler: for a root span, or below a parent that is sampled or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Root,
     Below(bool),
 }
 
-/// A sampler that follows its parent, and samples new traces.
+/// A sampler that follows its parent, samples new traces, and records how it was called.
 #[derive(Clone, Debug, Default)]
 struct Asking(Arc<Mutex<Vec<Asked>>>);
 
@@ -66,8 +66,8 @@ impl ShouldSample for Asking {
     }
 }
 
-/// The trace of a request with this header, the `b3` header of a call that its handler makes, and
-/// whether a span below it is recorded.
+/// Sends a request with this `b3` header. Returns the trace of the request, the `b3` header of a
+/// call that its handler makes, and whether a span below it is recorded.
 async fn passes_on(
     layer: &TelemetryLayer,
     client: &ClientTelemetryLayer,
@@ -76,7 +76,8 @@ async fn passes_on(
     passes_on_within(None, layer, client, b3).await
 }
 
-/// The same with a layer around, if there is one. The trace is empty where no response names it.
+/// Does the same, optionally with another layer outside. The trace is empty if no response names
+/// it.
 async fn passes_on_within(
     outer: Option<&TelemetryLayer>,
     layer: &TelemetryLayer,
@@ -87,7 +88,7 @@ async fn passes_on_within(
     let client = client.layer(service_fn(move |request: Request<()>| {
         let b3 = request.headers()["b3"].to_str().map(str::to_owned);
         let sent = sender.send(b3.expect("it is text"));
-        sent.expect("somebody reads it");
+        sent.expect("the receiver is kept");
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
     let recorded = Arc::new(Mutex::new(false));
@@ -107,7 +108,8 @@ async fn passes_on_within(
     let request = request.expect("it is a request");
     let headers = match outer {
         Some(outer) => {
-            // The inner layer would leave a request alone that it knows from an outer one.
+            // Without the copy, the inner layer would see the mark of the outer one and ignore the
+            // request.
             let inner = service.map_request(|request: Request<()>| {
                 let mut copy = Request::new(());
                 *copy.headers_mut() = request.headers().clone();
@@ -124,13 +126,13 @@ async fn passes_on_within(
     let trace = headers.get("x-trace-id").map(|trace| trace.to_str());
     let trace = trace.map(|trace| trace.expect("it is text").to_owned());
     let trace = trace.unwrap_or_default();
-    let sent = sent.recv().await.expect("it was sent");
+    let sent = sent.recv().await.expect("the handler has made a call");
     let recorded = *recorded.lock().expect("not poisoned");
     (trace, sent, recorded)
 }
 
 #[tokio::test]
-async fn decisions_of_b3_hold_wherever_spans_are_made() {
+async fn b3_decisions_apply_to_every_kind_of_span() {
     let asking = Asking::default();
     let asked = || std::mem::take(&mut *asking.0.lock().expect("not poisoned"));
     let variables = |name: &str| (name == "OTEL_PROPAGATORS").then(|| "tracecontext,b3".to_owned());
@@ -139,7 +141,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         .with_sampler(Sampler::Custom(Box::new(asking.clone())));
     let telemetry = config.init().expect("it is valid");
 
-    // The sampler of the application.
+    // The spans below are decided by the sampler of the application.
     let layers = (TelemetryLayer::new(), ClientTelemetryLayer::new());
     for (state, continues, sampled, first) in [
         (format!("{TRACE}-{SPAN}"), true, true, Some(Asked::Root)),
@@ -177,7 +179,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(asked().first().copied(), first, "{state}");
     }
 
-    // Decisions are trusted as the sampled flag is.
+    // A decision is trusted like the sampled flag.
     for trust in [Trust::Link, Trust::Ignore] {
         let layer = TelemetryLayer::new().with_trust(trust);
         for state in [
@@ -209,7 +211,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(&sent[50..], if sampled { "1" } else { "0" }, "{state}");
     }
 
-    // A request that no layer records is passed on as it came.
+    // A request that no layer records is forwarded with its context unchanged.
     let silent = (
         TelemetryLayer::new().with_filter(|_| false),
         ClientTelemetryLayer::new().with_filter(|_| false),
@@ -226,7 +228,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!((&*trace, sent), ("", state));
     }
 
-    // Of two layers, the inner one follows the outer one.
+    // With two layers, the inner one follows the decision of the outer one.
     let with_ids = ["", "-0", "-1", "-d"].map(|state| format!("{TRACE}-{SPAN}{state}"));
     let [open, deny, accept, debug] = &with_ids;
     for (state, end) in [
@@ -245,7 +247,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(recorded, end != "0", "{state}");
     }
 
-    // A layer with a provider of its own, which samples everything.
+    // The layer has its own provider, which samples everything.
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
         .with_sampler(SdkSampler::AlwaysOn)
@@ -264,7 +266,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         exporter.reset();
     }
 
-    // Code that uses OpenTelemetry alone.
+    // Other code uses the API of OpenTelemetry only.
     let tracer = global::tracer("other");
     let extract = |state: &str| {
         let carrier = HashMap::from([("b3".to_owned(), state.to_owned())]);
@@ -278,7 +280,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
     let open = format!("{TRACE}-{SPAN}");
     for (state, sampled) in [(&*open, true), ("0", false), ("1", true)] {
         let cx = extract(state);
-        assert_eq!(inject(&cx).as_deref(), Some(state), "passed through");
+        assert_eq!(inject(&cx).as_deref(), Some(state), "the context is passed through");
         let span = tracer.start_with_context("other", &cx);
         let cx = cx.with_span(span);
         assert_eq!(cx.span().span_context().is_sampled(), sampled, "{state}");

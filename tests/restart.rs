@@ -1,5 +1,5 @@
-//! An application that starts and stops again and again in one process, as its tests do, which is why
-//! this is a process of its own.
+//! Starts and stops an application repeatedly in one process, as its tests do. `init` applies to
+//! the whole process, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -53,7 +53,7 @@ impl Lines {
     }
 }
 
-/// The sum of a counter's points.
+/// Returns the sum of the points of a counter.
 fn sum(received: &Received, name: &str) -> i64 {
     let Some(Data::Sum(data)) = received.metric(name).and_then(|metric| metric.data) else {
         return 0;
@@ -68,10 +68,11 @@ fn sum(received: &Received, name: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn everything_made_before_or_after_follows_each_init() {
+async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
     let lines = Lines::default();
     let writer = lines.clone();
-    // The subscriber is the application's own, and stays, as does its layer for log records.
+    // The application installs its own subscriber once. It stays, and so does its layer for log
+    // records.
     let first = Receiver::start();
     let config = |receiver: &Receiver| {
         Config::from_vars(|_| None)
@@ -88,7 +89,7 @@ async fn everything_made_before_or_after_follows_each_init() {
         )
         .with(telemetry.as_ref().and_then(|guard| guard.log_layer()))
         .init();
-    // It comes by itself, of a telemetry that still runs.
+    // The start line comes without another event, while telemetry runs.
     while lines.count("environment=development") == 0 {
         tokio::task::yield_now().await;
     }
@@ -138,7 +139,7 @@ async fn everything_made_before_or_after_follows_each_init() {
         fresh.add(1);
         assert_eq!(guard.shutdown().await.lost(), 0);
 
-        // What goes on does nothing, and passes context on.
+        // After the shutdown, layers and handles do nothing and pass context on.
         let response = request().await.expect("it cannot fail");
         assert!(!response.headers().contains_key("x-trace-id"), "{round}");
         let headers = sent.lock().expect("not poisoned").clone();
@@ -164,7 +165,8 @@ async fn everything_made_before_or_after_follows_each_init() {
             body.contains("logged")
         });
         assert_eq!(logged.count(), 1, "{round}");
-        // They are told by another thread; the first start line when there is a subscriber.
+        // Another thread logs these lines. The first start line is logged as soon as there is a
+        // subscriber.
         for text in ["telemetry has ended", "environment=development"] {
             let told = || lines.count(text);
             let start = std::time::Instant::now();

@@ -1,5 +1,5 @@
-//! Twenty tests of an application that each start and stop it: with `init` one after the other, and in
-//! parallel with `Config::build`.
+//! Runs twenty tests of an application that each start and stop it: one after the other with
+//! `init`, and in parallel with `Config::build`.
 
 #![cfg(feature = "init")]
 
@@ -19,7 +19,7 @@ use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer, increment_counter,
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// `init` is for one application at a time in a process.
+/// Only one application per process can use `init` at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn config(receiver: &Receiver) -> Config {
@@ -27,7 +27,8 @@ fn config(receiver: &Receiver) -> Config {
         .with_endpoint(receiver.endpoint())
 }
 
-/// Serves some requests, stops, and checks that the receiver has got what is of this application.
+/// Serves some requests, stops, and checks that the receiver has exactly the telemetry of this
+/// application.
 async fn serve(
     name: &'static str,
     receiver: &Receiver,
@@ -63,7 +64,7 @@ async fn with_init(name: &'static str) {
     let receiver = Receiver::start();
     let telemetry = config(&receiver)
         .init()
-        .expect("the one before has stopped");
+        .expect("the previous test has stopped");
     serve(name, &receiver, telemetry, TelemetryLayer::new()).await;
 }
 

@@ -1,4 +1,4 @@
-//! The access log, as a subscriber writes it.
+//! Tests the access log as a subscriber writes it.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +30,7 @@ impl io::Write for Lines {
     }
 }
 
-/// The lines of the access log of some requests.
+/// Sends requests to these paths and returns the lines of the access log.
 fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -85,7 +85,7 @@ fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
 }
 
 #[test]
-fn each_request_is_a_line_with_its_fields_and_ids() {
+fn each_request_is_logged_as_one_line_with_its_fields_and_ids() {
     let cases = [
         ("/ok", json!({"http.response.status_code": 200})),
         (
@@ -116,7 +116,7 @@ fn each_request_is_a_line_with_its_fields_and_ids() {
 }
 
 #[test]
-fn level_threshold_and_filter_choose_lines_and_levels() {
+fn level_threshold_and_filter_choose_which_lines_are_logged_at_which_level() {
     let slow = Duration::ZERO;
     let never = Duration::MAX;
     let cases = [
@@ -154,11 +154,11 @@ fn level_threshold_and_filter_choose_lines_and_levels() {
         let levels: Vec<_> = lines.iter().map(|line| line["level"].clone()).collect();
         assert_eq!(levels, expected, "{case}");
     }
-    assert!(lines(None, &["/ok"]).is_empty(), "none by default");
+    assert!(lines(None, &["/ok"]).is_empty(), "no access log by default");
 }
 
 #[test]
-fn a_grpc_call_has_the_name_of_its_status() {
+fn a_grpc_call_is_logged_with_the_name_of_its_status() {
     let written = Lines::default();
     let writer = written.clone();
     let layer = fmt::layer()
@@ -190,5 +190,5 @@ fn a_grpc_call_has_the_name_of_its_status() {
     let line = lines.next().expect("it is logged");
     assert_eq!(line["fields"]["rpc.status_code"], "NOT_FOUND");
     assert_eq!(line["fields"]["http.response.status_code"], 200);
-    assert!(lines.next().is_none(), "it is logged once");
+    assert!(lines.next().is_none(), "the call is logged once");
 }

@@ -1,4 +1,5 @@
-//! Spans of `tracing` in the traces of requests, beside a plain set-up of `tracing-opentelemetry`.
+//! Compares `tracing` spans in the traces of requests with those of a plain set-up of
+//! `tracing-opentelemetry`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -36,7 +37,7 @@ const NOT_SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 type Shape = (&'static str, fn() -> Work);
 
-/// Names a shape after its code.
+/// Names each shape after its identifier.
 macro_rules! shapes {
     ($($name:ident => $body:block)+) => {
         vec![$((stringify!($name), || -> Work { Box::pin(async $body) })),+]
@@ -181,12 +182,12 @@ fn on_a_runtime(work: impl Future<Output = ()>) {
     runtime.expect("a runtime").block_on(work);
 }
 
-/// Runs a shape in a request of the telemetry layer.
+/// Runs a shape in a request of the telemetry layer, with the span layer of this crate.
 fn ours(shape: fn() -> Work, traceparent: &str) -> Vec<SpanData> {
     in_a_request(shape, traceparent, span_layer(), |layer| layer)
 }
 
-/// Runs a shape in a request, with a layer of spans and options of the telemetry layer.
+/// Runs a shape in a request, with the given span layer and options of the telemetry layer.
 fn in_a_request(
     shape: fn() -> Work,
     traceparent: &str,
@@ -217,7 +218,7 @@ fn in_a_request_of(
     telemetry.spans()
 }
 
-/// Has a request answered whole.
+/// Sends a request and reads the whole response.
 async fn respond<S, B>(service: S, traceparent: &str)
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
@@ -229,7 +230,7 @@ where
     let _ = response.into_body().collect().await;
 }
 
-/// Runs a shape below a span of a plain set-up.
+/// Runs a shape below a span of a plain set-up of `tracing-opentelemetry`.
 fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     let telemetry = TestTelemetry::new();
     let layer = tracing_opentelemetry::layer()
@@ -255,7 +256,8 @@ fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     telemetry.spans()
 }
 
-/// Describes spans by all but their ids and times; of the request only the application's attributes.
+/// Describes spans without their ids and times. For the request span, only the application's
+/// attributes are included.
 fn described(spans: &[SpanData]) -> Vec<String> {
     let names: HashMap<_, _> = spans
         .iter()
@@ -305,7 +307,7 @@ fn described(spans: &[SpanData]) -> Vec<String> {
 }
 
 #[test]
-fn spans_below_a_request_are_those_of_a_plain_set_up() {
+fn spans_below_a_request_equal_those_of_a_plain_tracing_opentelemetry_set_up() {
     for (name, shape) in shapes() {
         let (ours, plain) = (
             described(&ours(shape, TRACEPARENT)),
@@ -316,17 +318,17 @@ fn spans_below_a_request_are_those_of_a_plain_set_up() {
 }
 
 #[test]
-fn below_a_request_that_is_not_sampled_nothing_is_exported() {
+fn below_an_unsampled_request_no_span_is_exported() {
     for (name, shape) in shapes() {
         let mut spans = ours(shape, NOT_SAMPLED);
-        // The shape that chooses a sampled parent elsewhere has it.
+        // One shape sets a remote, sampled parent. Its spans are exported.
         spans.retain(|span| span.span_context.trace_id() != TraceId::from(7));
         assert_eq!(described(&spans), <[String; 0]>::default(), "{name}");
     }
 }
 
 #[test]
-fn the_error_of_an_instrumented_function_is_a_log_record_alone() {
+fn the_error_of_an_instrumented_function_is_only_a_log_record() {
     let spans = ours(
         || Box::pin(async { assert!(fails().is_err()) }),
         TRACEPARENT,
@@ -339,7 +341,7 @@ fn the_error_of_an_instrumented_function_is_a_log_record_alone() {
 }
 
 #[test]
-fn a_task_in_the_span_of_a_request_has_its_context_sampled_or_not() {
+fn a_task_in_a_request_span_has_the_context_of_the_request_sampled_or_not() {
     fn shape() -> Work {
         Box::pin(async {
             let ids = (get_trace_id(), get_span_id());
@@ -361,7 +363,7 @@ fn a_task_in_the_span_of_a_request_has_its_context_sampled_or_not() {
 }
 
 #[test]
-fn what_is_recorded_on_the_span_of_a_request_is_on_its_own_span() {
+fn fields_recorded_on_the_tracing_span_of_a_request_are_on_the_exported_span() {
     fn shape() -> Work {
         Box::pin(async {
             Span::current().record("tenant", "acme");
@@ -381,13 +383,13 @@ fn what_is_recorded_on_the_span_of_a_request_is_on_its_own_span() {
     ] {
         assert!(span.attributes.contains(&expected), "{expected:?}");
     }
-    // The fields for log lines are none of its attributes.
+    // The fields for log lines do not become attributes.
     let is_line_field = |one: &&KeyValue| ["method", "route", "status"].contains(&one.key.as_str());
     assert_eq!(span.attributes.iter().find(is_line_field), None);
 }
 
 #[test]
-fn a_trace_layer_beside_ours_adds_no_span() {
+fn a_trace_layer_of_tower_http_adds_no_span() {
     for is_outside in [false, true] {
         let telemetry = TestTelemetry::new();
         let subscriber = tracing_subscriber::registry().with(span_layer());
@@ -415,7 +417,7 @@ fn a_trace_layer_beside_ours_adds_no_span() {
 }
 
 #[test]
-fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
+fn the_bridge_does_nothing_beside_another_tracing_opentelemetry_layer() {
     for ours_is_first in [true, false] {
         let telemetry = TestTelemetry::new();
         let tracer = telemetry.tracer_provider().tracer("theirs");
@@ -439,7 +441,7 @@ fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
 }
 
 #[test]
-fn without_its_span_of_tracing_a_request_is_that_of_no_task() {
+fn without_a_tracing_span_a_request_passes_no_context_to_spawned_tasks() {
     fn shape() -> Work {
         Box::pin(async {
             assert!(Span::current().is_none());
@@ -456,7 +458,7 @@ fn without_its_span_of_tracing_a_request_is_that_of_no_task() {
 }
 
 #[test]
-fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
+fn an_outgoing_request_has_a_tracing_span_of_its_own() {
     let telemetry = TestTelemetry::new();
     let subscriber = tracing_subscriber::registry().with(span_layer());
     let _subscriber = tracing::subscriber::set_default(subscriber);
@@ -486,7 +488,7 @@ fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
     assert!(span.attributes.contains(&expected), "{span:?}");
 }
 
-/// Keeps what a layer of log lines writes.
+/// Collects the output of a layer of log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -516,7 +518,7 @@ impl Lines {
 }
 
 #[test]
-fn lines_of_another_layer_show_the_request_and_those_of_this_crate_do_not() {
+fn log_lines_of_another_layer_show_the_request_span() {
     fn shape() -> Work {
         Box::pin(async { tracing::info!("in the handler") })
     }
@@ -532,7 +534,7 @@ fn lines_of_another_layer_show_the_request_and_those_of_this_crate_do_not() {
 }
 
 #[test]
-fn a_filter_that_leaves_requests_out_is_warned_of() {
+fn a_filter_that_hides_request_spans_is_warned_about() {
     let telemetry = TestTelemetry::new();
     let lines = Lines::default();
     let subscriber = tracing_subscriber::registry()
@@ -554,7 +556,7 @@ fn a_filter_that_leaves_requests_out_is_warned_of() {
     assert_eq!(tree(&telemetry.spans()), ["GET"]);
 }
 
-/// Has spans of its own in mind, as the console of tokio's tasks does.
+/// Collects the names of spans, like the console of tokio's tasks.
 struct Tasks(Arc<Mutex<Vec<&'static str>>>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Tasks {
@@ -565,7 +567,7 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Tasks {
 }
 
 #[test]
-fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
+fn other_layers_with_their_own_filters_change_no_span_and_see_their_spans() {
     fn shape() -> Work {
         Box::pin(async {
             tracing::trace_span!(target: "tokio::task", "runtime.spawn").in_scope(|| {});
@@ -632,7 +634,7 @@ fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
 }
 
 #[test]
-fn a_span_layer_that_its_subscriber_hides_is_warned_of() {
+fn a_span_layer_that_its_subscriber_hides_is_warned_about() {
     let lines = Lines::default();
     let (hidden, _handle) = reload::Layer::new(lines.layer().and_then(span_layer()));
     let shape = || -> Work { Box::pin(leaf(1)) };
@@ -684,7 +686,7 @@ mod with_a_guard {
             ("off", &[]),
             ("off,it::bridge=info", &["of_info", "of_warn"]),
             ("info,it::bridge=off", &[]),
-            // A directive that names a span.
+            // This directive names a span.
             ("off,[of_debug]=debug", &["of_debug"]),
         ] {
             let receiver = Receiver::start();
@@ -704,7 +706,7 @@ mod with_a_guard {
     }
 
     #[tokio::test]
-    async fn events_are_on_spans_where_it_is_asked_for_and_no_request_fails_by_them() {
+    async fn events_are_recorded_on_spans_if_configured_and_mark_no_request_as_failed() {
         fn shape() -> Work {
             Box::pin(async {
                 tracing::error!(code = 5, "said");
@@ -720,7 +722,7 @@ mod with_a_guard {
         let spans = spans.await.expect("it ends");
         let of = |name: &str| {
             let span = spans.iter().find(|span| span.name == name);
-            let span = span.expect("it has ended");
+            let span = span.expect("the span has ended");
             let events: Vec<_> = span.events.iter().map(|event| &*event.name).collect();
             (span.status.clone(), events)
         };
@@ -793,7 +795,7 @@ mod with_a_guard {
     }
 
     #[tokio::test]
-    async fn below_a_span_that_is_not_sampled_fields_are_not_read() {
+    async fn below_an_unsampled_span_fields_are_not_formatted() {
         let receiver = Receiver::start();
         let telemetry = guard(&receiver, |config| config);
         let subscriber = tracing_subscriber::registry().with(telemetry.span_layer());

@@ -1,5 +1,5 @@
-//! Requests that go out: whole spans, exact points, and the context that they carry, to real
-//! servers and to none.
+//! Tests outgoing requests: whole spans, exact metric points, and the context they carry, to real
+//! servers and to servers that do not answer.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn request(uri: impl AsRef<str>) -> Request<Empty<Bytes>> {
     request.expect("a valid request")
 }
 
-/// Sends a request and reads its answer.
+/// Sends a request and reads its response.
 async fn send<S, B>(service: S, request: Request<Empty<Bytes>>) -> Response<Bytes>
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
@@ -51,13 +51,13 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Debug,
 {
-    let response = within_deadline("an answer", service.oneshot(request)).await;
+    let response = within_deadline("a response", service.oneshot(request)).await;
     let (head, body) = response.expect("it answers").into_parts();
-    let body = within_deadline("its body", body.collect()).await;
+    let body = within_deadline("the body of the response", body.collect()).await;
     Response::from_parts(head, body.expect("it is whole").to_bytes())
 }
 
-/// Answers with the headers that have to do with context, a line each.
+/// Returns the context headers of the request, one per line.
 async fn echo(headers: HeaderMap) -> String {
     let context = ["traceparent", "tracestate", "baggage", "b3"];
     let lines = headers
@@ -83,7 +83,7 @@ async fn status(axum::extract::Path(code): axum::extract::Path<u16>) -> StatusCo
     StatusCode::from_u16(code).expect("it is one")
 }
 
-/// The attributes of a span of `GET` to a path of the server.
+/// Returns the attributes of a `GET` span for a path of the server.
 fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
     let mut all = attributes([
         ("http.request.method", "GET"),
@@ -101,7 +101,7 @@ fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
     all
 }
 
-/// The attributes of the connection that a response came on.
+/// Returns the attributes of the connection that a response arrived on.
 fn peer_of(address: &str, port: u16) -> Attributes {
     attributes([
         ("network.peer.address", address),
@@ -109,7 +109,7 @@ fn peer_of(address: &str, port: u16) -> Attributes {
     ])
 }
 
-/// The same of its metric point.
+/// Returns the attributes of the metric point of such a request.
 fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
     let mut all = expected(server, "", more);
     all.retain(|key, _| key != "url.full" && !key.starts_with("network.peer."));
@@ -117,11 +117,11 @@ fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
 }
 
 #[tokio::test]
-async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_told_of() {
+async fn a_request_is_a_client_span_below_the_current_one_and_the_server_gets_its_context() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo?q=1&sig=secret", server.address);
-    // What was copied from another request must not go on.
+    // Context headers copied from another request must not be sent.
     let mut copied = request(&uri);
     for (name, value) in [
         (
@@ -139,7 +139,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
         let client = client(&telemetry);
         async_with_tracer("test", "handler", send(client, copied)).await
     };
-    // In the scope of the test's providers, as in a request.
+    // The span around sets the providers of the test, as in a request.
     let response = handler.with_context(cx).await;
 
     let span = telemetry.only_span().await;
@@ -165,7 +165,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
     let point = telemetry.point("http.client.request.duration");
     assert_eq!(point.attributes, expected_point(&server, &more));
     let Value::Histogram { count, sum, bounds } = point.value else {
-        panic!("it is a histogram");
+        panic!("the duration is a histogram");
     };
     assert_eq!((count, bounds[0]), (1, 0.005));
     assert!((sum - seconds).abs() < 1e-6);
@@ -183,7 +183,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
 }
 
 #[tokio::test]
-async fn a_request_of_a_handler_is_below_the_request_that_came_in() {
+async fn a_request_of_a_handler_is_a_child_of_the_incoming_request() {
     let telemetry = TestTelemetry::new();
     let inner = Server::start(app().layer(telemetry.layer())).await;
     let uri = format!("http://{}/echo", inner.address);
@@ -205,7 +205,7 @@ async fn a_request_of_a_handler_is_below_the_request_that_came_in() {
 }
 
 #[tokio::test]
-async fn a_status_from_400_on_is_an_error_of_the_client() {
+async fn a_status_of_400_or_more_is_a_client_error() {
     for (code, error) in [(304, None), (404, Some("404")), (503, Some("503"))] {
         let telemetry = TestTelemetry::new();
         let server = Server::start(app()).await;
@@ -227,7 +227,7 @@ async fn a_status_from_400_on_is_an_error_of_the_client() {
     }
 }
 
-/// Checks all that is recorded of a request that gets no response.
+/// Checks all telemetry of a request that gets no response.
 async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message: &str) {
     let span = telemetry.only_span().await;
     let Status::Error { description } = &span.status else {
@@ -238,7 +238,7 @@ async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message:
     ended(telemetry, uri, span.status.clone(), &more).await;
 }
 
-/// Checks all that is recorded of one request.
+/// Checks all telemetry of one request.
 async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&str, &str)]) {
     let parts: http::Uri = uri.parse().expect("it is a URI");
     let port = match parts.scheme_str() {
@@ -268,7 +268,7 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_is_an_error() {
+async fn an_unreachable_server_is_a_client_error() {
     let port = RefusedPort::hold();
     let refused = port.address();
     for (uri, error, message) in [
@@ -277,7 +277,7 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
             "connection_refused",
             "client error (Connect): tcp connect error: ",
         ),
-        // No name is that long, which is known without asking anybody.
+        // A name this long is invalid, so no DNS server is asked.
         (
             format!("http://{}/", "a".repeat(64)),
             "dns",
@@ -292,7 +292,7 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body() {
+async fn a_connection_reset_is_an_error_before_the_head_and_in_the_body() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     for (answer, status) in [
@@ -340,9 +340,9 @@ async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body(
 }
 
 #[tokio::test]
-async fn what_the_caller_gives_up_is_no_error() {
+async fn a_request_that_the_caller_drops_is_not_an_error() {
     let server = Server::start(app()).await;
-    // Before the head.
+    // Dropped before the head.
     let telemetry = TestTelemetry::new();
     let uri = format!("http://{}/never", server.address);
     let sent = client(&telemetry).oneshot(request(&uri));
@@ -350,7 +350,7 @@ async fn what_the_caller_gives_up_is_no_error() {
     assert!(timeout.await.is_err());
     ended(&telemetry, &uri, Status::Unset, &[]).await;
 
-    // In the body, and where the head already says that it has failed.
+    // Dropped while the body is read. A failed status stays an error.
     for (path, code, error) in [("/large", "200", None), ("/status/500", "500", Some("500"))] {
         let telemetry = TestTelemetry::new();
         let uri = format!("http://{}{path}", server.address);
@@ -367,7 +367,7 @@ async fn what_the_caller_gives_up_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_timeout_inside_is_an_error_of_the_client() {
+async fn a_timeout_below_the_layer_is_a_client_error() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let service = ServiceBuilder::new()
@@ -380,7 +380,7 @@ async fn a_timeout_inside_is_an_error_of_the_client() {
     failed(&telemetry, &uri, "timeout", "request timed out").await;
 }
 
-/// Sends three times what has failed.
+/// Sends a failed request up to three times.
 #[derive(Clone)]
 struct ThreeTimes(u32);
 
@@ -430,12 +430,12 @@ async fn each_attempt_is_a_span_and_resends_are_counted() {
 }
 
 #[tokio::test]
-async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
+async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
     use tower_http::follow_redirect::FollowRedirectLayer;
 
     let telemetry = TestTelemetry::new();
     let elsewhere = Server::start(app()).await;
-    // The same machine by another name, which is told nothing.
+    // The same machine by another name, which is not a trace target.
     let target = format!("http://127.0.0.1:{}/echo", elsewhere.address.port());
     let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
     let moved = get(async move |headers: HeaderMap| {
@@ -455,7 +455,7 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
     let response = send(service, request).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
-    let first = told.recv().await.flatten().expect("it may know");
+    let first = told.recv().await.flatten().expect("the first server is a trace target");
     let first = first.to_str().expect("text");
     assert_eq!(&first[36..52], spans[0].span_context.span_id().to_string());
     let hosts: Vec<_> = spans
@@ -469,7 +469,7 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
 }
 
 #[tokio::test]
-async fn baggage_goes_only_where_it_may() {
+async fn baggage_is_sent_only_to_baggage_targets() {
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
     for (targets, expected) in [
@@ -492,7 +492,7 @@ async fn baggage_goes_only_where_it_may() {
 }
 
 #[tokio::test]
-async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
+async fn suppressed_or_filtered_requests_record_nothing() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
@@ -507,10 +507,10 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
     let response = send(client(&telemetry), request(&uri))
         .with_context(suppressed)
         .await;
-    assert_eq!(response.body(), "", "it is the exporter's own");
+    assert_eq!(response.body(), "", "a suppressed request sends no context");
 
     let layer = telemetry.client_layer().with_filter(|_| false);
-    // What was copied from a stranger's request goes nowhere that it may not.
+    // Context headers of a copied request are not sent to a server that is not a trace target.
     let mut copied = request(&uri);
     for (name, value) in [("baggage", "a=1"), ("b3", "0"), ("tracestate", "a=1")] {
         let value = value.parse().expect("it is a header");
@@ -533,7 +533,7 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
+async fn a_panic_of_the_caller_is_not_an_error_of_the_request() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/large", server.address);
@@ -541,7 +541,7 @@ async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
     let sent = request(&uri);
     let task = tokio::spawn(async move {
         let _response = client.oneshot(sent).await.expect("it answers");
-        panic!("as it should");
+        panic!("on purpose");
     });
     assert!(task.await.is_err());
     let more = [
@@ -552,7 +552,7 @@ async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_server_is_one_however_its_name_is_written_and_the_version_is_that_of_the_answer() {
+async fn server_names_are_lowercased_and_the_version_is_taken_from_the_response() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = Client::builder(TokioExecutor::new())
@@ -570,7 +570,7 @@ async fn a_server_is_one_however_its_name_is_written_and_the_version_is_that_of_
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_told() {
+async fn a_relative_request_gets_the_server_that_is_configured_on_the_layer() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .client_layer()
@@ -581,7 +581,7 @@ async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_to
         Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
     let mut request = request("/users/42?q=1");
-    // Who wrote this is not known.
+    // The `host` header may have been copied from an untrusted request.
     let host = "stranger.example".parse().expect("it is a header");
     request.headers_mut().insert("host", host);
     send(service, request).await;
@@ -595,7 +595,7 @@ async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_to
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
+async fn a_response_of_a_gateway_without_grpc_is_an_error_of_the_call() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -608,7 +608,8 @@ async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
     let uri: http::Uri = format!("http://{}", server.address).parse().expect("a URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
-    // It is said by the generated client, or has to be declared.
+    // Generated clients name the method if the `tonic` feature is on. Otherwise it has to be
+    // configured.
     let layer = if cfg!(feature = "tonic") {
         layer
     } else {
@@ -625,7 +626,7 @@ async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
 }
 
 #[tokio::test]
-async fn hooks_and_headers_tell_more_and_a_handler_keeps_its_own_attributes() {
+async fn hooks_and_captured_headers_add_attributes_and_handler_attributes_stay_on_the_server_span() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
@@ -668,13 +669,14 @@ async fn hooks_and_headers_tell_more_and_a_handler_keeps_its_own_attributes() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_whether_they_are_sampled_or_not() {
+async fn attempts_are_counted_whether_sampled_or_not() {
     let telemetry = TestTelemetry::with_sampler(opentelemetry_sdk::trace::Sampler::AlwaysOff);
     let sampled = TestTelemetry::new();
     let server = Server::start(app()).await;
     let (first, second) = (client(&telemetry), client(&sampled));
     let uri = format!("http://{}/echo", server.address);
-    // What is sent again with another decision, as each attempt without a parent is decided on.
+    // The second attempt has another sampling decision. Attempts without a parent are decided on
+    // separately.
     let both = tower::service_fn(move |request: Request<Empty<Bytes>>| {
         let (first, second, again) = (first.clone(), second.clone(), request.clone());
         async move {
@@ -688,7 +690,7 @@ async fn attempts_are_counted_whether_they_are_sampled_or_not() {
 }
 
 #[tokio::test]
-async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
+async fn body_sizes_are_measured_and_metric_sets_can_be_chosen() {
     use http_body_util::Full;
 
     let telemetry = TestTelemetry::new();
@@ -717,7 +719,7 @@ async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
+async fn a_call_through_a_tonic_channel_and_its_server_share_a_trace() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -745,7 +747,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
         };
         assert_eq!(client.check(request).await.is_ok(), code == "OK");
         let method = "grpc.health.v1.Health/Check";
-        crate::support::eventually("both have ended", || {
+        crate::support::eventually("both spans have ended", || {
             telemetry.spans().len().is_multiple_of(2)
         })
         .await;
@@ -773,7 +775,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
             ("server.port", &port),
         ]);
         if code != "OK" {
-            // For the server it is none.
+            // NOT_FOUND is no error of the server.
             assert_eq!(server.status, Status::Unset);
             assert_eq!(client.status, Status::error("service not registered"));
             expected.insert("error.type".to_owned(), code.to_owned());
@@ -791,7 +793,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
 }
 
 #[test]
-fn the_service_is_as_free_as_what_it_wraps() {
+fn the_service_is_send_sync_and_clone_like_its_inner_service() {
     fn is_free<T: Send + Sync + Clone>() {}
     is_free::<ClientTelemetryLayer>();
     is_free::<ClientTelemetry<HyperClient>>();
@@ -800,7 +802,7 @@ fn the_service_is_as_free_as_what_it_wraps() {
 
 #[cfg(feature = "reqwest")]
 #[tokio::test]
-async fn a_client_of_reqwest_is_one_with_a_line_more() {
+async fn a_reqwest_client_is_traced_with_one_more_line() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
@@ -829,7 +831,7 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
         expected_point(&server, &more)
     );
 
-    // All hops are one, and the answer knows where it came from.
+    // All hops of a redirect are one span, and the response keeps its URL.
     let response = client.get(url("/moved")).send().await.expect("it answers");
     assert_eq!(response.url().as_str(), url("/echo"));
     drop(response);
@@ -853,7 +855,7 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
     assert!(description.starts_with(&message), "{description}");
 }
 
-/// Sends a request of `reqwest` twice.
+/// Sends each `reqwest` request twice.
 #[cfg(feature = "reqwest")]
 struct Twice;
 
@@ -874,7 +876,7 @@ impl reqwest_middleware::Middleware for Twice {
 
 #[cfg(feature = "reqwest")]
 #[tokio::test]
-async fn attempts_of_a_reqwest_middleware_are_counted() {
+async fn attempts_of_a_reqwest_retry_middleware_are_counted() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
@@ -891,7 +893,7 @@ async fn attempts_of_a_reqwest_middleware_are_counted() {
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_server_that_does_not_speak_tls_is_an_error() {
+async fn a_server_that_does_not_speak_tls_is_a_client_error() {
     let server = Server::start(app()).await;
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
