@@ -1,4 +1,4 @@
-//! Requests that are left out of traces, of metrics, or of both.
+//! Excludes requests from traces, from metrics, or from both.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use tower_telemetry::{get_tracer, start_as_current_span};
 
 use crate::support::{TRACEPARENT, TestTelemetry, get};
 
-/// Sends a request to a service that starts a span of its own, and returns whether the response has a
+/// Sends a request to a service that starts a span of its own. Returns whether the response has a
 /// trace id.
 async fn send<L, B>(layer: L, content_type: &str) -> bool
 where
@@ -38,7 +38,7 @@ type Answer = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
 type Inner = tower::util::ServiceFn<fn(Request<()>) -> Answer>;
 
 #[tokio::test]
-async fn a_filter_of_one_signal_leaves_the_other_as_it_is() {
+async fn a_filter_for_one_signal_does_not_affect_the_other() {
     for content_type in ["text/plain", "application/grpc"] {
         for (traces, metrics) in [(true, true), (true, false), (false, true), (false, false)] {
             for side in [SpanKind::Server, SpanKind::Client] {

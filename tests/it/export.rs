@@ -1,4 +1,4 @@
-//! Export over OTLP to a real receiver, and to none.
+//! Exports over OTLP to a real receiver, and to addresses without one.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -85,7 +85,7 @@ pub(crate) async fn request(
 }
 
 #[tokio::test]
-async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the_service() {
+async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() {
     for (path, protocol, ways) in [
         ("", Some("grpc"), ["grpc", "grpc"]),
         ("/v1/traces", Some("grpc"), ["grpc", "grpc"]),
@@ -129,7 +129,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         let resource = &received.traces[0].resource_spans[0];
         let mut described =
             attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
-        // What differs from machine to machine and from run to run.
+        // These attributes differ between machines and runs.
         for key in [
             "container.id",
             "host.arch",
@@ -140,7 +140,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         ] {
             let value = described.remove(key);
             let found = value.is_some_and(|value| !value.is_empty());
-            assert!(found || key == "container.id", "there is no {key}");
+            assert!(found || key == "container.id", "{key} is missing");
         }
         let program = std::env::current_exe().expect("a test is a program");
         let program = program.file_name().expect("it has a name");
@@ -201,7 +201,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
 
         let requests = received.metric("http.requests").expect("it was recorded");
         let Some(Data::Sum(sum)) = requests.data else {
-            panic!("it is a counter");
+            panic!("http.requests is a counter");
         };
         assert!(sum.is_monotonic);
         assert_eq!(sum.data_points[0].value, Some(Value::AsInt(1)));
@@ -209,7 +209,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
             .metric("http.server.request.duration")
             .expect("it was recorded");
         let Some(Data::Histogram(histogram)) = duration.data else {
-            panic!("it is a histogram");
+            panic!("http.server.request.duration is a histogram");
         };
         assert_eq!(histogram.data_points[0].count, 1);
         assert_eq!(histogram.data_points[0].explicit_bounds.len(), 14);
@@ -217,7 +217,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
 }
 
 #[tokio::test]
-async fn batches_go_out_by_themselves() {
+async fn batches_are_exported_on_a_schedule_and_when_they_are_full() {
     let receiver = Receiver::start();
     let batch = Batch::default().with_schedule_delay(Duration::from_millis(1));
     let telemetry = config(&[])
@@ -235,7 +235,7 @@ async fn batches_go_out_by_themselves() {
     })
     .await;
 
-    // A batch that is complete does not wait for its time.
+    // A full batch does not wait for the schedule.
     let receiver = Receiver::start();
     let batch = Batch::default()
         .with_schedule_delay(Duration::from_secs(3600))
@@ -257,7 +257,7 @@ async fn batches_go_out_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_flush_sends_what_waits_and_goes_on() {
+async fn a_flush_exports_pending_spans_and_later_spans_can_follow() {
     let receiver = Receiver::start();
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
@@ -272,7 +272,7 @@ async fn a_flush_sends_what_waits_and_goes_on() {
     }
 }
 
-/// Serves what may be taken for a receiver, and returns where.
+/// Serves an app that could be mistaken for a receiver, and returns its address.
 async fn serve(app: axum::Router) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a free port");
@@ -282,7 +282,7 @@ async fn serve(app: axum::Router) -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn what_is_no_otlp_receiver_takes_nothing() {
+async fn a_server_that_is_no_otlp_receiver_counts_as_a_failed_export() {
     use axum::http::StatusCode;
     use axum::routing::post;
 
@@ -314,7 +314,7 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
 }
 
 #[tokio::test]
-async fn any_answer_of_success_is_taken_for_one() {
+async fn any_successful_status_counts_as_a_successful_export() {
     let app = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
     let address = serve(app).await;
     let telemetry = config(&[("ENVIRONMENT", "staging")])
@@ -342,7 +342,7 @@ async fn an_exporter_that_is_named_twice_exports_once() {
 }
 
 #[tokio::test]
-async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
+async fn a_callback_that_blocks_or_panics_does_not_delay_the_shutdown() {
     use opentelemetry::metrics::MeterProvider;
 
     let receiver = Receiver::start();
@@ -358,24 +358,24 @@ async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
         let _gauge = meter
             .u64_observable_gauge("test.gauge")
             .with_callback(move |_| {
-                assert!(blocks, "as it should");
+                assert!(blocks, "on purpose");
                 let _ = wait.lock().expect("not poisoned").recv();
             })
             .build();
         let layer = layer(&telemetry);
         request(layer.clone(), None).await;
-        // What only the guard is to hold goes with it.
+        // Without the layer, only the guard holds the providers.
         drop(layer);
         let start = Instant::now();
         let report = telemetry.shutdown().await;
         assert!(start.elapsed() < DEADLINE / 2);
-        assert!(report.timed_out, "it was not done");
+        assert!(report.timed_out, "the callback did not return in time");
         assert_eq!(report.stats.metrics.exported, 0);
     }
 }
 
 #[tokio::test]
-async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed() {
+async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_sampled_parent_is_followed() {
     let receiver = Receiver::start();
     let batch = Batch::default().with_max_queue_size(20_000);
     let telemetry = config(&[("ENVIRONMENT", "production")])
@@ -389,7 +389,7 @@ async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed
     }
     telemetry.force_flush().await;
     let sampled = receiver.received().spans().len();
-    // Five standard deviations around the mean of 10,000 draws at a tenth.
+    // Five standard deviations around the mean of 10,000 draws with probability 0.1.
     assert!((850..=1150).contains(&sampled), "{sampled}");
 
     for _ in 0..100 {
@@ -401,7 +401,7 @@ async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed
 }
 
 #[tokio::test]
-async fn switched_off_it_starts_no_thread_and_has_no_providers() {
+async fn disabled_telemetry_exports_nothing_and_has_no_providers() {
     for variable in [("ENABLE_TELEMETRY", "false"), ("OTEL_SDK_DISABLED", "true")] {
         let receiver = Receiver::start();
         let telemetry = config(&[("ENVIRONMENT", "staging"), variable])
@@ -417,7 +417,7 @@ async fn switched_off_it_starts_no_thread_and_has_no_providers() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn a_client_cannot_use_up_the_series_that_others_need() {
+async fn a_client_cannot_exhaust_the_series_of_other_routes() {
     use axum::routing::any;
 
     const ROUTES: usize = 50;
@@ -448,9 +448,9 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
             }
         }
     }
-    // A client cannot choose the scheme of a metric.
+    // The scheme in the request does not reach the metric, so both schemes share a series.
     let series = flood.len() / 2;
-    assert!(flood.len() > 2000, "more than the SDK keeps by itself");
+    assert!(flood.len() > 2000, "the flood exceeds the default limit of the SDK");
     flood.push(Request::get("/new"));
     for request in flood {
         let request = request
@@ -462,7 +462,7 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
 
     let metric = receiver.received().metric("http.server.request.duration");
     let Some(Data::Histogram(histogram)) = metric.and_then(|metric| metric.data) else {
-        panic!("it is a histogram");
+        panic!("the duration is a histogram");
     };
     let points: Vec<_> = histogram
         .data_points
@@ -478,7 +478,8 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
     );
 }
 
-/// A sampler of an application: it sees the attributes of a request, and has it recorded or sent.
+/// A sampler of an application. It decides by the path of the request to drop, record, or sample a
+/// span.
 #[derive(Clone, Debug)]
 struct ByPath;
 
@@ -509,7 +510,7 @@ impl opentelemetry_sdk::trace::ShouldSample for ByPath {
 }
 
 #[tokio::test]
-async fn a_sampler_of_the_application_decides_by_attributes_and_only_what_it_samples_is_sent() {
+async fn a_custom_sampler_decides_by_attributes_and_only_sampled_spans_are_sent() {
     let receiver = Receiver::start();
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())

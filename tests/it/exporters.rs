@@ -1,5 +1,6 @@
-//! The exporter of this crate beside that of the crate `opentelemetry-otlp`: what a receiver gets of the same
-//! telemetry, field by field. Each difference is in a test of its own, and in `docs/exporters.md`.
+//! Compares the exporter of this crate with the crate `opentelemetry-otlp`: a receiver gets the
+//! same telemetry, field by field. Each difference has a test of its own and a row in
+//! `docs/exporters.md`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -47,7 +48,8 @@ fn config(receiver: &Receiver, protocol: Protocol) -> Config {
     .with_protocol(protocol)
 }
 
-/// Sends the same by both exporters, and returns what a receiver got.
+/// Sends the same telemetry by both exporters. Returns the telemetry that the receiver got and the
+/// report of each.
 async fn both(
     protocol: Protocol,
     record: impl AsyncFn(&TelemetryGuard),
@@ -67,19 +69,19 @@ async fn both(
         assert!(!report.timed_out, "{report:?}");
         all.push((receiver.received(), report));
     }
-    all.try_into().expect("there are two")
+    all.try_into().expect("there are two exporters")
 }
 
 fn fixed(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::new(1_700_000_000 + seconds, 123_456_789)
 }
 
-/// Whether a time, in nanoseconds, is one of the run.
+/// Returns whether a time, in nanoseconds, was taken during the run.
 fn is_now(time: u64) -> bool {
     time > 1_750_000_000_000_000_000
 }
 
-/// Attributes of all kinds.
+/// Returns attributes with values of all kinds.
 fn values(odd_numbers: bool) -> Vec<KeyValue> {
     let strings = |list: &[&'static str]| {
         let list = list.iter().map(|text| StringValue::from(*text)).collect();
@@ -149,7 +151,7 @@ fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
             _ => tracers.tracer_with_scope(scope("scope")),
         };
         let number = u8::try_from(n).expect("it is small");
-        // A parent in the process, one that is remote, and none.
+        // The parents are remote, local, or absent.
         let parent = match n {
             0 => Context::new(),
             _ => Context::new().with_remote_span_context(linked(number, n % 2 == 0)),
@@ -200,7 +202,7 @@ fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
     let meters = telemetry.meter_provider().expect("it is on");
     let meter = meters.meter_with_scope(scope("scope"));
     let other = meters.meter("plain");
-    // In a metric a value of every kind, too.
+    // The attributes of metrics also have values of every kind.
     for attributes in [
         values(odd_numbers),
         vec![KeyValue::new("point", 2)],
@@ -304,7 +306,7 @@ fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
         Severity::Error4,
         Severity::Fatal,
     ];
-    // `opentelemetry-otlp` writes a body that is not set as `null` in JSON.
+    // In JSON, `opentelemetry-otlp` writes a missing body as `null`.
     let first = usize::from(!odd_numbers);
     for (n, body) in bodies.into_iter().enumerate().skip(first) {
         let logger = match n % 2 {
@@ -348,14 +350,14 @@ async fn everything(telemetry: &TelemetryGuard, odd_numbers: bool) {
     }
 }
 
-/// Random ids by the order in which they come.
+/// Numbers random ids in the order of their appearance.
 #[derive(Default)]
 struct Ids(BTreeMap<Vec<u8>, u8>);
 
 impl Ids {
     fn name(&mut self, id: &mut Vec<u8>) {
         if !id.is_empty() {
-            let next = u8::try_from(self.0.len()).expect("they are few");
+            let next = u8::try_from(self.0.len()).expect("there are fewer than 256 ids");
             *id = vec![*self.0.entry(id.clone()).or_insert(next)];
         }
     }
@@ -369,7 +371,7 @@ fn hide(times: &mut [&mut u64]) {
     }
 }
 
-/// An item with all that is around it.
+/// An item with its resource, its scope and their schemas.
 type Item<T> = (
     Option<Resource>,
     String,
@@ -378,10 +380,10 @@ type Item<T> = (
     T,
 );
 
-/// Puts items in an order that does not depend on the exporter.
+/// Sorts items in an order that does not depend on the exporter.
 fn sorted<T: Debug>(mut items: Vec<Item<T>>, key: impl Fn(&T) -> String) -> Vec<Item<T>> {
     for (resource, ..) in &mut items {
-        let resource = resource.as_mut().expect("there is one");
+        let resource = resource.as_mut().expect("every item has a resource");
         resource
             .attributes
             .sort_by(|one, other| one.key.cmp(&other.key));
@@ -410,7 +412,7 @@ macro_rules! items {
     }};
 }
 
-/// What was received, as text that is the same for the same telemetry.
+/// Formats received telemetry, so that equal telemetry has equal text.
 fn shown(received: &Received) -> String {
     let mut spans = sorted(
         items!(received.traces, resource_spans, scope_spans, spans),
@@ -436,7 +438,8 @@ fn shown(received: &Received) -> String {
                     hide(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
                 }
                 for point in &mut $data.data_points {
-                    // The SDK keeps them in the order of one of the calls, and makes a point of each call with `NaN`.
+                    // Before sorting: the SDK orders attributes as in one of the calls, and makes a
+                    // new point for each `NaN`.
                     point
                         .attributes
                         .sort_by(|one, other| one.key.cmp(&other.key));
@@ -467,7 +470,7 @@ fn shown(received: &Received) -> String {
                     (point.scale, point.positive, point.negative) = (0, None, None);
                 }
             }
-            Data::Summary(_) => panic!("nothing makes one"),
+            Data::Summary(_) => panic!("no instrument makes a summary"),
         }
     }
     let metrics = sorted(metrics, |metric| metric.name.clone());
@@ -514,7 +517,7 @@ fn assert_same_counts(case: &str, reports: [&Report; 2]) {
 }
 
 #[tokio::test]
-async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
+async fn both_exporters_send_the_same_telemetry_field_by_field() {
     type Change = fn(Config) -> Config;
     let changes: [(&str, Change); 5] = [
         ("defaults", |config| config),
@@ -568,10 +571,10 @@ fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
     counter.add(1, attributes);
 }
 
-/// The protobuf mapping of JSON knows numbers that are not finite, and leaves unset fields out.
+/// The JSON mapping of protobuf encodes numbers that are not finite, and omits unset fields.
 #[cfg(feature = "http-json")]
 #[tokio::test]
-async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
+async fn json_with_an_infinite_number_or_without_a_body_is_rejected_only_from_the_reference() {
     let span = async |telemetry: &TelemetryGuard| {
         span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
     };
@@ -596,7 +599,7 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
     }
     for (case, [(_, own), (_, reference)]) in cases {
         assert_eq!(own.lost(), 0, "{case}: {own:?}");
-        // And it is counted.
+        // The loss is counted.
         assert_eq!(reference.lost(), 1, "{case}: {reference:?}");
         let stats = &reference.stats;
         let signals = [&stats.traces, &stats.metrics, &stats.logs];
@@ -605,9 +608,9 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
     }
 }
 
-/// Attributes are a set (specification, "Attribute collections").
+/// Attribute keys are unique (specification, "Attribute collections").
 #[tokio::test]
-async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_alone() {
+async fn a_duplicate_key_is_sent_twice_only_by_the_reference() {
     let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
     let in_scope = async |telemetry: &TelemetryGuard| {
         let scope = InstrumentationScope::builder("scope");
@@ -622,20 +625,20 @@ async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_a
             ("scope", both(protocol, in_scope, |config| config).await),
             ("point", both(protocol, in_point, |config| config).await),
         ] {
-            // The receiver refuses collections that are no sets.
+            // The receiver rejects collections with duplicate keys.
             let [own, reference] = reports.map(|(_, report)| report.lost());
             assert_eq!(own, 0, "{case} {protocol:?}");
-            // The SDK has points in both forms, and chance says which of them it collects.
+            // The SDK may hold both forms of the point, and it is random which of them it collects.
             assert!(reference == 1 || case == "point", "{case} {protocol:?}");
         }
     }
 }
 
-/// The attribute became a field ("event.name" of the conventions, "EventName" of the data model), and the SDK
-/// takes static names alone. It keeps no count of attributes that limits drop, either.
+/// The attribute `event.name` became the field "EventName" of the data model. The SDK accepts only
+/// static names for it, and does not count attributes that limits drop.
 #[cfg(feature = "logs")]
 #[tokio::test]
-async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_exporter_alone() {
+async fn only_the_own_exporter_sends_event_names_and_counts_of_dropped_attributes() {
     let record = async |telemetry: &TelemetryGuard| {
         let logger = telemetry
             .logger_provider()
@@ -670,7 +673,7 @@ async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_expo
 }
 
 #[tokio::test]
-async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metrics_are_counted_as_lost()
+async fn spans_and_records_too_large_for_one_message_are_split_and_only_the_reference_loses_metrics()
  {
     const HUGE: usize = 1024 * 1024;
 
@@ -706,7 +709,7 @@ async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metr
 }
 
 #[tokio::test]
-async fn rejected_items_are_unknown_where_the_reference_hides_them() {
+async fn rejected_counts_are_unknown_where_the_reference_hides_them() {
     for (protocol, rejected) in [(Protocol::HttpProtobuf, Some(2)), (Protocol::Grpc, None)] {
         let receiver = Receiver::start_with(Fault::Partial(2));
         let config = config(&receiver, protocol).with_reference_exporter();
@@ -726,7 +729,7 @@ async fn rejected_items_are_unknown_where_the_reference_hides_them() {
 }
 
 #[tokio::test]
-async fn the_reference_has_the_same_settings() {
+async fn the_reference_exporter_has_the_same_settings() {
     for &protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let (one, two) = ("x-one", "x-two");
@@ -760,7 +763,7 @@ async fn the_reference_has_the_same_settings() {
 }
 
 #[tokio::test]
-async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too() {
+async fn the_reference_is_selected_for_one_signal_or_for_all_in_code_or_by_variables() {
     let by_variable = |name: &'static str, value: &'static str| {
         Config::from_vars(move |asked| (asked == name).then(|| value.to_owned()))
     };
@@ -801,7 +804,7 @@ async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too(
         let received = receiver.received();
         assert!(received.ways.len() >= 2, "{line}");
         for (way, headers) in received.ways.iter().zip(&received.headers) {
-            let signal = way.rsplit('/').next().expect("there is a part");
+            let signal = way.rsplit('/').next().expect("the path ends with the signal");
             let agent = headers["user-agent"].to_str().expect("it is text");
             let own = agent.starts_with("tower-telemetry/");
             assert_eq!(!own, expected.contains(signal), "{signal} {agent}: {line}");

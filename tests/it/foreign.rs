@@ -1,4 +1,4 @@
-//! Export to a receiver that is not ours: `@elastic/mockotlpserver`, from the npm registry.
+//! Exports to an independent receiver: `@elastic/mockotlpserver`, from the npm registry.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ const PACKAGE: &str = "@elastic/mockotlpserver@0.10.0";
 const TRACE_ID_BYTES: u128 = 0x0af7651916cd43dd8448eb211c80319c;
 const TRACE_ID_BASE64: &str = "CvdlGRbNQ92ESOshHIAxnA==";
 
-/// Starts both of its servers on free ports, and prints all that it receives.
+/// Starts both of its servers on free ports, and prints everything that it receives.
 const PROGRAM: &str = "
 const {MockOtlpServer} = require('@elastic/mockotlpserver');
 const print = (what) => (data) => console.log(what + ' ' + JSON.stringify(data));
@@ -37,7 +37,7 @@ server.start().then(() => {
 });
 ";
 
-/// What follows `word` in the first line of the server that has both.
+/// Returns the JSON after `word` in the first line that also contains `text`.
 fn received(server: &Process, word: &str, text: &str) -> Value {
     server.line(text);
     let lines = server.lines();
@@ -55,7 +55,7 @@ fn attribute<'a>(attributes: &'a Value, key: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() {
+async fn an_independent_receiver_reads_all_three_signals_over_both_protocols() {
     let Some(folder) = install(PACKAGE) else {
         return;
     };
@@ -96,7 +96,7 @@ async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() 
             attribute(&span["attributes"], "http.route")["stringValue"],
             "/users/{id}"
         );
-        // Over gRPC bytes are shown as base64, over HTTP as numbers.
+        // Bytes are shown as base64 over gRPC, and as numbers over HTTP.
         match &span["traceId"]["data"] {
             Value::Null => assert_eq!(span["traceId"], TRACE_ID_BASE64),
             numbers => assert_eq!(*numbers, serde_json::json!(TRACE_ID_BYTES.to_be_bytes())),

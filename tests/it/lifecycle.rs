@@ -1,5 +1,5 @@
-//! Shutdown, flush and drop: on every runtime and on none, whatever the receiver does, within one
-//! deadline.
+//! Tests shutdown, flush and drop: on every runtime and on none, whatever the receiver does, within
+//! one deadline.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ enum End {
 
 const ENDS: [End; 3] = [End::Shutdown, End::Flush, End::Drop];
 
-/// Records a request and ends telemetry, and tells how long the end took and what it reported.
+/// Records a request and ends telemetry. Returns the duration of the end and the report.
 async fn scenario(
     endpoint: String,
     protocol: Protocol,
@@ -39,7 +39,7 @@ async fn scenario(
     finish(telemetry, end).await
 }
 
-/// Of a healthy receiver, which needs none, however busy the machine is.
+/// A healthy receiver needs no timeout, but the machine may be busy.
 const NO_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn recorded(endpoint: String, protocol: Protocol, timeout: Duration) -> TelemetryGuard {
@@ -122,7 +122,7 @@ const PLACES: [(&str, Run); 7] = [
     }),
 ];
 
-/// Runs everything everywhere, and returns what was reported.
+/// Runs every way to end in every place, and passes the reports to `check`.
 fn everywhere(
     timeout: Duration,
     mut endpoint: impl FnMut() -> String,
@@ -132,7 +132,8 @@ fn everywhere(
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for end in ENDS {
                 let case = format!("{end:?} over {protocol:?} in {place}");
-                // Another process may well hold up this one; what hangs, hangs each time.
+                // Another process may delay this one, so a case may try again. A real hang shows
+                // each time.
                 let mut late = Vec::new();
                 while late.len() < 3 {
                     let (took, report) = run(endpoint(), protocol, timeout, end);
@@ -169,13 +170,13 @@ fn a_healthy_receiver_gets_everything() {
 }
 
 #[test]
-fn a_receiver_that_refuses_holds_nothing_up() {
+fn a_receiver_that_refuses_connections_delays_no_shutdown() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
 #[test]
-fn a_receiver_that_is_mute_holds_nothing_up() {
+fn a_receiver_that_never_responds_delays_no_shutdown() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
@@ -199,7 +200,7 @@ fn a_guard_can_be_shared_by_threads() {
 }
 
 #[tokio::test]
-async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
+async fn spans_that_end_during_a_shutdown_are_sent_or_counted_as_dropped() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
@@ -222,7 +223,7 @@ async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
 }
 
 #[tokio::test]
-async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
+async fn a_shutdown_that_is_dropped_midway_returns_at_once() {
     let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
     let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc, TIMEOUT).await;
     let start = Instant::now();
@@ -232,7 +233,7 @@ async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
 }
 
 #[tokio::test]
-async fn providers_flush_themselves_within_the_shutdown_timeout() {
+async fn providers_flush_within_the_shutdown_timeout() {
     use opentelemetry::metrics::MeterProvider;
     use opentelemetry::trace::{Tracer, TracerProvider};
     use opentelemetry_sdk::error::OTelSdkError;
@@ -268,7 +269,7 @@ async fn providers_flush_themselves_within_the_shutdown_timeout() {
         assert_eq!(receiver.received().log_records().len(), 1);
     }
 
-    // On the export thread, which would wait for itself.
+    // A flush on the export thread would wait for itself.
     let (told, result) = std::sync::mpsc::channel();
     let inside = tracers.clone();
     let _gauge = meter
@@ -277,7 +278,7 @@ async fn providers_flush_themselves_within_the_shutdown_timeout() {
             let _ = told.send(inside.force_flush());
         })
         .build();
-    meters.force_flush().expect("it is not held up");
+    meters.force_flush().expect("the flush does not wait");
     let result = result.recv().expect("the callback was called");
     assert!(
         matches!(result, Err(OTelSdkError::InternalFailure(_))),
@@ -288,7 +289,7 @@ async fn providers_flush_themselves_within_the_shutdown_timeout() {
     let mute = build(format!("http://{}", proxy.address));
     let tracers = mute.tracer_provider().expect("it is on");
     drop(tracers.tracer("test").start("span"));
-    let error = tracers.force_flush().expect_err("there is no answer");
+    let error = tracers.force_flush().expect_err("the receiver does not respond");
     assert!(error.to_string().contains("Timeout(400ms)"), "{error}");
 
     assert!(!telemetry.shutdown().await.timed_out);

@@ -198,7 +198,7 @@ async fn a_message_ends_with_its_outcome_on_span_and_duration() {
         assert!(failed.await.is_err());
         let failed = orders.send().try_run(|| Err::<(), _>("the broker is gone"));
         assert!(failed.is_err());
-        let panics = || orders.process(message()).run(|| panic!("as it should"));
+        let panics = || orders.process(message()).run(|| panic!("on purpose"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         let mut given_up = Box::pin(orders.process(message()).run_future(pending::<()>()));
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(given_up.as_mut().poll(cx)));

@@ -25,7 +25,7 @@ type Failure = std::num::ParseIntError;
 #[with_tracer("test")] fn matched(a: Option<i32>) -> i32 { match a { Some(a) => a + 1, None => 0 } }
 #[with_tracer("test")] fn macro_call(a: i32) -> String { format!("{a}") }
 #[with_tracer("test")] fn never(a: bool) { if a { exits() } }
-#[with_tracer("test")] fn exits() -> ! { panic!("as it should") }
+#[with_tracer("test")] fn exits() -> ! { panic!("on purpose") }
 #[with_tracer("test")] fn parse(a: &str) -> Result<i32, Failure> { a.parse() }
 #[with_tracer("test")] fn question(a: &str) -> Result<i32, Failure> { Ok(a.parse::<i32>()? + 1) }
 #[with_tracer("test", err = false)] fn expected(a: &str) -> Result<i32, Failure> { a.parse() }

@@ -380,13 +380,13 @@ impl SpanExporter for Named {
 async fn parts_that_panic_in_every_method_hurt_nobody() {
     let receiver = Receiver::start();
     let memory = InMemorySpanExporter::default();
-    let panics = Part::new(|method| panic!("as it should, in {method}"));
+    let panics = Part::new(|method| panic!("on purpose, in {method}"));
     let config = with_all(to(&receiver), &panics)
         .with_span_exporter(memory.clone())
         .with_sampler(panics.clone())
         .with_id_generator(panics.clone())
         .with_resource_detector(panics.clone())
-        .with_view(|_: &_| -> Option<Stream> { panic!("as it should, in a view") });
+        .with_view(|_: &_| -> Option<Stream> { panic!("on purpose, in a view") });
     let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
@@ -426,7 +426,7 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
 #[tokio::test]
 async fn a_span_that_a_processor_around_the_export_panics_on_is_not_exported_and_is_counted() {
     let receiver = Receiver::start();
-    let panics = Part::new(|_| panic!("as it should"));
+    let panics = Part::new(|_| panic!("on purpose"));
     let telemetry = to(&receiver)
         .with_span_processor_around(|_| panics)
         .build()
@@ -516,9 +516,9 @@ fn run(script: Vec<Ends>, kind: PartKind) -> Report {
         let ends = next.lock().expect("not poisoned").next();
         match ends.expect("nothing is exported twice") {
             Ends::Well => Ok(()),
-            Ends::Failed => Err(OTelSdkError::InternalFailure("as it should".to_owned())),
+            Ends::Failed => Err(OTelSdkError::InternalFailure("on purpose".to_owned())),
             Ends::TimedOut => Err(OTelSdkError::Timeout(Duration::from_secs(1))),
-            Ends::Panicked => panic!("as it should"),
+            Ends::Panicked => panic!("on purpose"),
         }
     });
     let batch = Batch::default().with_max_export_batch_size(1);

@@ -96,7 +96,7 @@ async fn a_task_that_is_aborted_was_cancelled_and_one_that_panics_has_failed() {
         tokio::task::yield_now().await;
         task.abort();
         assert!(task.await.expect_err("it has no end").is_cancelled());
-        let task = spawn_traced("test", "panicked", async { panic!("as it should") });
+        let task = spawn_traced("test", "panicked", async { panic!("on purpose") });
         assert!(task.await.is_err());
     })
     .await;

@@ -281,12 +281,12 @@ fn a_future_that_is_dropped_was_cancelled_and_has_not_failed() {
 
 #[with_tracer("test")]
 fn panics() -> Result<(), Refused> {
-    panic!("as it should")
+    panic!("on purpose")
 }
 
 #[with_tracer("test")]
 async fn panics_async() {
-    panic!("as it should")
+    panic!("on purpose")
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn what_runs_while_a_panic_passes_has_not_failed_and_what_is_caught_later_has() 
     let all = spans(async {
         let result = std::panic::catch_unwind(|| {
             let _cleans_up = CleansUp;
-            panic!("as it should");
+            panic!("on purpose");
         });
         assert!(result.is_err());
         // The future is still there when the panic has been caught.
@@ -626,7 +626,7 @@ impl Id {
     fn format(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match self.1 {
-            "panics" => panic!("as it should"),
+            "panics" => panic!("on purpose"),
             "fails" => Err(std::fmt::Error),
             text => f.write_str(text),
         }
