@@ -1,4 +1,4 @@
-//! Meter providers that are not OpenTelemetry's SDK.
+//! Tests meter providers that are not the SDK.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,10 +15,10 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{TelemetryLayer, bind_counter, bind_gauge, bind_histogram};
 
-/// What was measured, by instrument: how often, and with how many attributes.
+/// The number of measurements and of attributes, by instrument.
 type Measured = Arc<Mutex<BTreeMap<String, (usize, usize)>>>;
 
-/// A provider of the application's own, which has no bound instruments.
+/// A meter provider of the application without bound instruments.
 #[derive(Clone, Default)]
 struct Own(Measured);
 
@@ -63,7 +63,7 @@ instruments! {
 }
 
 #[tokio::test]
-async fn a_provider_without_bound_instruments_gets_everything() {
+async fn a_provider_without_bound_instruments_gets_every_measurement() {
     let own = Own::default();
     let layer = TelemetryLayer::new().with_meter_provider(own.clone());
     let service = layer.layer(service_fn(|_: Request<()>| async {
@@ -84,7 +84,7 @@ async fn a_provider_without_bound_instruments_gets_everything() {
         ("handle.histogram", (2, 1)),
         ("http.duration", (2, 3)),
         ("http.requests", (2, 3)),
-        // Up and down.
+        // One increment and one decrement per request.
         ("http.server.active_requests", (4, 2)),
         ("http.server.request.duration", (2, 5)),
     ];

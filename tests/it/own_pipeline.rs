@@ -1,4 +1,4 @@
-//! The example with a pipeline of its own, as a user runs it, without the default features.
+//! Runs the example with its own pipeline as a user does, without the default features.
 
 use axum::body::Body;
 use axum::http::{Request, Version};
@@ -12,7 +12,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_service_that_keeps_its_own_providers_sends_all_signals_of_a_request_with_them() {
+async fn a_service_with_its_own_providers_exports_all_signals_of_a_request_through_them() {
     let receiver = Receiver::start();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*receiver.endpoint()),

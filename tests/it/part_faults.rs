@@ -1,5 +1,5 @@
-//! Parts of the application's that block, fail and panic: all else goes on, and nothing is missing in the
-//! report.
+//! Tests parts of the application that block, fail and panic: everything else continues, and the
+//! report counts every item.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,13 +26,13 @@ use tower_telemetry::Config;
 use tower_telemetry::config::Batch;
 use tower_telemetry::stats::{Failure, PartKind, Report};
 
-use crate::parts::{counts, part, to, to_nobody, work};
+use crate::parts::{counts, part, to, to_none, work};
 use crate::support::receiver::Receiver;
 use crate::support::{block_on, eventually};
 
 type Behaviour = dyn Fn(&'static str) -> OTelSdkResult + Send + Sync;
 
-/// A part of every kind, all of whose methods do the same.
+/// A part of every kind. All of its methods behave the same.
 #[derive(Clone)]
 struct Part(Arc<Behaviour>);
 
@@ -182,7 +182,7 @@ impl ShouldSample for Part {
         _: &[Link],
     ) -> SamplingResult {
         let _ = self.call("should_sample");
-        unreachable!("it is for panics alone")
+        unreachable!("the sampler is only used with a panicking behaviour")
     }
 }
 
@@ -205,7 +205,7 @@ impl ResourceDetector for Part {
     }
 }
 
-/// Adds parts of all kinds that are called off the request's thread.
+/// Adds a part of each kind that is not called on the thread of a request.
 fn with_all(config: Config, part: &Part) -> Config {
     config
         .with_span_processor(part.clone())
@@ -231,7 +231,7 @@ fn received(receiver: &Receiver) -> [usize; 2] {
     [received.spans().len(), received.log_records().len()]
 }
 
-/// Holds up who calls it until it is opened.
+/// Blocks its callers until it is opened.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -249,12 +249,12 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
+async fn blocking_parts_delay_no_other_part_and_their_waiting_items_are_counted() {
     let receiver = Receiver::start();
     let (gate, memory) = (Gate::default(), InMemorySpanExporter::default());
     let waiting = gate.clone();
     let blocks = Part::new(move |method| {
-        // The other methods are called by requests, where nothing may block.
+        // Requests call the other methods, which must not block.
         if method.contains('.') {
             waiting.wait();
         }
@@ -293,7 +293,7 @@ async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
 }
 
 #[tokio::test]
-async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
+async fn flushes_that_wait_for_a_blocking_part_are_merged() {
     let (gate, called) = (Gate::default(), Arc::new(Mutex::new(BTreeMap::new())));
     let (waiting, calls) = (gate.clone(), called.clone());
     let blocks = Part::new(move |method| {
@@ -307,7 +307,7 @@ async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
         }
         Ok(())
     });
-    let telemetry = with_all(to_nobody(), &blocks)
+    let telemetry = with_all(to_none(), &blocks)
         .with_shutdown_timeout(Duration::from_millis(20))
         .build()
         .expect("it is valid");
@@ -316,7 +316,7 @@ async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
     }
     assert!(telemetry.shutdown().await.timed_out);
     gate.open();
-    // All that has waited is before the shutdown, and the thread of each part is left alone for it.
+    // Flushes that waited run before the shutdown. The thread of each part is left to finish it.
     eventually("all parts are shut down", || {
         let called = called.lock().expect("not poisoned");
         called
@@ -332,7 +332,7 @@ async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
 }
 
 #[tokio::test]
-async fn a_queue_to_a_part_that_blocks_is_bounded() {
+async fn the_queue_of_a_blocking_part_is_bounded() {
     let (gate, memory) = (Gate::default(), InMemorySpanExporter::default());
     let waiting = gate.clone();
     let blocks = Part::new(move |_| {
@@ -342,7 +342,7 @@ async fn a_queue_to_a_part_that_blocks_is_bounded() {
     let batch = Batch::default()
         .with_max_queue_size(8)
         .with_max_export_batch_size(1);
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_exporter(Named(blocks))
         .with_span_exporter(memory.clone())
         .with_span_batch(batch)
@@ -351,7 +351,7 @@ async fn a_queue_to_a_part_that_blocks_is_bounded() {
         .expect("it is valid");
     for done in 1..=20 {
         work(&telemetry, 1).await;
-        // The other one has room for each.
+        // The other exporter has room for each span.
         eventually("a span is exported", || {
             memory.get_finished_spans().expect("not poisoned").len() >= done
         })
@@ -366,7 +366,7 @@ async fn a_queue_to_a_part_that_blocks_is_bounded() {
     gate.open();
 }
 
-/// A span exporter alone that blocks, and whose resource may be set.
+/// A span exporter with only the required method. The default methods do not call the part.
 #[derive(Debug)]
 struct Named(Part);
 
@@ -377,7 +377,7 @@ impl SpanExporter for Named {
 }
 
 #[tokio::test]
-async fn parts_that_panic_in_every_method_hurt_nobody() {
+async fn parts_that_panic_in_every_method_affect_nothing_else() {
     let receiver = Receiver::start();
     let memory = InMemorySpanExporter::default();
     let panics = Part::new(|method| panic!("on purpose, in {method}"));
@@ -414,7 +414,8 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
         let part = part(stats, kind);
         let last = part.counts.and_then(|counts| counts.last_failure);
         assert!(part.counts.is_none() || last == Some(Failure::Panic));
-        // A flush, the one before the shutdown, and that.
+        // Two flushes and the shutdown: the explicit flush, the flush before the shutdown, and the
+        // shutdown.
         let flushes = if kind == PartKind::LogExporter { 1 } else { 3 };
         assert_eq!(part.failed_flushes, flushes, "{kind}");
     }
@@ -424,7 +425,7 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
 }
 
 #[tokio::test]
-async fn a_span_that_a_processor_around_the_export_panics_on_is_not_exported_and_is_counted() {
+async fn a_span_is_not_exported_and_is_counted_if_the_processor_around_the_export_panics() {
     let receiver = Receiver::start();
     let panics = Part::new(|_| panic!("on purpose"));
     let telemetry = to(&receiver)
@@ -449,13 +450,13 @@ async fn each_part_is_flushed_and_then_shut_down_once() {
         }
         Ok(())
     });
-    let telemetry = with_all(to_nobody(), &part).build().expect("it is valid");
+    let telemetry = with_all(to_none(), &part).build().expect("it is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
     let mut by_part = BTreeMap::<_, Vec<_>>::new();
     for method in called.lock().expect("not poisoned").iter() {
-        let (part, method) = method.split_once('.').expect("it has a part");
+        let (part, method) = method.split_once('.').expect("the method belongs to a part");
         by_part.entry(part).or_default().push(method);
     }
     let both = vec!["force_flush", "shutdown"];
@@ -471,7 +472,7 @@ async fn each_part_is_flushed_and_then_shut_down_once() {
 }
 
 #[tokio::test]
-async fn a_future_that_never_gets_ready_is_a_timeout() {
+async fn an_export_future_that_never_completes_is_a_timeout() {
     #[derive(Debug)]
     struct Pending;
 
@@ -482,7 +483,7 @@ async fn a_future_that_never_gets_ready_is_a_timeout() {
     }
 
     let batch = Batch::default().with_export_timeout(Duration::from_millis(50));
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_exporter(Pending)
         .with_span_batch(batch)
         .build()
@@ -505,7 +506,7 @@ enum Ends {
     Panicked,
 }
 
-/// Exports one item at a time, as a script has it, and returns the report.
+/// Exports one item at a time with the outcomes of a script, and returns the report.
 fn run(script: Vec<Ends>, kind: PartKind) -> Report {
     let count = script.len();
     let next = Mutex::new(script.into_iter());
@@ -522,7 +523,7 @@ fn run(script: Vec<Ends>, kind: PartKind) -> Report {
         }
     });
     let batch = Batch::default().with_max_export_batch_size(1);
-    let config = to_nobody().with_span_batch(batch).with_log_batch(batch);
+    let config = to_none().with_span_batch(batch).with_log_batch(batch);
     let config = match kind {
         PartKind::SpanExporter => config.with_span_exporter(part),
         _ => config.with_log_exporter(part),
@@ -538,7 +539,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn nothing_that_went_through_an_exporter_is_missing_in_the_report(
+    fn the_report_counts_every_item_that_went_through_an_exporter(
         script in prop::collection::vec(
             prop::sample::select(vec![Ends::Well, Ends::Failed, Ends::TimedOut, Ends::Panicked]),
             0..12,

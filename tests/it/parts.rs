@@ -1,4 +1,5 @@
-//! Parts of the application's: what reaches them, and what they change.
+//! Tests parts that an application adds: the telemetry that reaches them, and the changes they
+//! make.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -31,7 +32,7 @@ use crate::export::{config, layer, request};
 use crate::support::receiver::{Receiver, attributes_of};
 use crate::support::span_attributes;
 
-/// A configuration that sends all signals to a receiver.
+/// Returns a configuration that exports all signals to a receiver.
 pub(crate) fn to(receiver: &Receiver) -> Config {
     config(&[("SERVICE_NAME", "shop")])
         .with_exporters([Exporter::Otlp])
@@ -39,14 +40,14 @@ pub(crate) fn to(receiver: &Receiver) -> Config {
         .with_shutdown_timeout(crate::support::DEADLINE)
 }
 
-/// A configuration that sends nothing anywhere.
-pub(crate) fn to_nobody() -> Config {
+/// Returns a configuration that exports nothing over OTLP.
+pub(crate) fn to_none() -> Config {
     config(&[("SERVICE_NAME", "shop")])
         .with_exporters([])
         .with_shutdown_timeout(crate::support::DEADLINE)
 }
 
-/// Serves requests, and logs a line with each.
+/// Serves requests and logs one line in each.
 pub(crate) async fn work(telemetry: &TelemetryGuard, count: usize) {
     let subscriber = tracing_subscriber::registry().with(telemetry.log_layer());
     let subscriber = tracing::Dispatch::new(subscriber);
@@ -57,7 +58,7 @@ pub(crate) async fn work(telemetry: &TelemetryGuard, count: usize) {
     }
 }
 
-/// The counts of the part of a kind: accepted, exported, failed, dropped.
+/// Returns the counts of the only part of a kind: accepted, exported, failed, dropped.
 pub(crate) fn counts(stats: &Stats, kind: PartKind) -> [u64; 4] {
     let part = part(stats, kind);
     let counts = part.counts.expect("it is counted");
@@ -104,7 +105,7 @@ impl InMemory {
 }
 
 #[tokio::test]
-async fn in_memory_exporters_get_what_the_receiver_gets_and_their_counts_are_in_the_report() {
+async fn in_memory_exporters_get_the_same_telemetry_as_the_receiver_and_are_counted() {
     let receiver = Receiver::start();
     let memory = InMemory::new();
     let telemetry = memory.add_to(to(&receiver)).build().expect("it is valid");
@@ -173,9 +174,9 @@ async fn in_memory_exporters_get_what_the_receiver_gets_and_their_counts_are_in_
 }
 
 #[tokio::test]
-async fn parts_run_where_nothing_else_does() {
+async fn parts_run_without_any_built_in_exporter() {
     let memory = InMemory::new();
-    let config = memory.add_to(to_nobody());
+    let config = memory.add_to(to_none());
     let parts = "span_exporter(InMemorySpanExporter),log_exporter(InMemoryLogExporter),\
                  metric_exporter(InMemoryMetricExporter)";
     assert!(config.to_string().ends_with(parts), "{config}");
@@ -186,7 +187,7 @@ async fn parts_run_where_nothing_else_does() {
     );
     let telemetry = config.build().expect("it is valid");
     work(&telemetry, 2).await;
-    // The provider's own flush includes them, too.
+    // A flush of the provider includes the parts, too.
     let provider = telemetry.tracer_provider().expect("it is on").clone();
     let flush = tokio::task::spawn_blocking(move || provider.force_flush());
     flush.await.expect("it does not panic").expect("it flushes");
@@ -200,7 +201,7 @@ async fn parts_run_where_nothing_else_does() {
 }
 
 #[test]
-fn parts_that_are_configured_show_no_more_than_their_names() {
+fn configured_parts_are_shown_by_name_only() {
     #[derive(Debug)]
     struct Holder {
         _token: &'static str,
@@ -217,7 +218,7 @@ fn parts_that_are_configured_show_no_more_than_their_names() {
         }
     }
 
-    let config = to_nobody().with_span_processor(Holder { _token: "s3cret" });
+    let config = to_none().with_span_processor(Holder { _token: "s3cret" });
     let shown = format!("{config} {config:?}");
     assert!(shown.contains("span_processor(Holder)"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
@@ -225,9 +226,9 @@ fn parts_that_are_configured_show_no_more_than_their_names() {
 
 /// Prints for the test below, in a process of its own.
 #[tokio::test]
-#[ignore = "it prints for another test, which starts it"]
-async fn printer_of_all_signals() {
-    let telemetry = to_nobody()
+#[ignore = "another test starts it and reads its output"]
+async fn print_all_signals() {
+    let telemetry = to_none()
         .with_span_exporter(opentelemetry_stdout::SpanExporter::default())
         .with_log_exporter(opentelemetry_stdout::LogExporter::default())
         .with_metric_exporter(opentelemetry_stdout::MetricExporter::default())
@@ -242,7 +243,7 @@ async fn printer_of_all_signals() {
 fn the_stdout_exporter_prints_spans_metrics_and_log_records() {
     let program = std::env::current_exe().expect("a test is a program");
     let output = Command::new(program)
-        .args(["parts::printer_of_all_signals", "--exact", "--ignored"])
+        .args(["parts::print_all_signals", "--exact", "--ignored"])
         .arg("--nocapture")
         .output()
         .expect("it starts");
@@ -260,7 +261,7 @@ fn the_stdout_exporter_prints_spans_metrics_and_log_records() {
     }
 }
 
-/// Removes what must not leave the process, of each span that is exported.
+/// Redacts an attribute of each exported span.
 #[derive(Debug)]
 struct Redacting(SpanExport);
 
@@ -288,7 +289,7 @@ impl SpanProcessor for Redacting {
 }
 
 #[tokio::test]
-async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
+async fn a_redacting_processor_around_the_export_applies_to_all_exporters() {
     let receiver = Receiver::start();
     let (memory, beside) = (InMemory::new(), InMemorySpanExporter::default());
     let telemetry = memory
@@ -316,12 +317,12 @@ async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
         .collect();
     assert_eq!(
         paths, ["/path"; 2],
-        "a processor beside has a copy of its own"
+        "another processor has its own copy of each span"
     );
     assert_eq!(telemetry.shutdown().await.stats.parts.len(), 5);
 }
 
-/// Counts how often it is flushed.
+/// Counts its flushes.
 #[derive(Debug)]
 struct CountingFlushes(Arc<AtomicUsize>);
 
@@ -340,7 +341,7 @@ impl SpanProcessor for CountingFlushes {
     }
 }
 
-/// Keeps spans until its flush.
+/// Holds spans back until it is flushed.
 #[derive(Debug)]
 struct Keeping(SpanExport, Mutex<Vec<SpanData>>, &'static str);
 
@@ -365,7 +366,7 @@ impl SpanProcessor for Keeping {
 }
 
 #[tokio::test]
-async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shutdown() {
+async fn spans_held_back_by_processors_around_the_export_are_exported_by_flush_and_shutdown() {
     for last in [false, true] {
         let receiver = Receiver::start();
         let memory = InMemory::new();
@@ -393,16 +394,16 @@ async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shut
 }
 
 #[tokio::test]
-async fn spans_that_a_processor_around_the_export_drops_are_no_longer_live() {
+async fn spans_held_back_by_a_processor_around_the_export_are_no_longer_live() {
     let memory = InMemory::new();
     let telemetry = memory
-        .add_to(to_nobody())
+        .add_to(to_none())
         .with_self_metrics(true)
         .with_span_processor_around(|export| Keeping(export, Mutex::default(), "kept"))
         .build()
         .expect("it is valid");
     work(&telemetry, 3).await;
-    // The first flush collects before or after the processor has passed its spans on.
+    // The first flush may collect before the processor has exported its spans.
     for _ in 0..2 {
         telemetry.force_flush().await;
         let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
@@ -428,7 +429,7 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
     let memory = InMemory::new();
     let second = InMemoryMetricExporter::default();
     let telemetry = memory
-        .add_to(to_nobody())
+        .add_to(to_none())
         .with_span_processor(CountingFlushes(flushes.clone()))
         .with_metric_exporter(second.clone())
         .build()
@@ -455,9 +456,9 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
 }
 
 #[tokio::test]
-async fn processors_see_each_key_once() {
+async fn processors_see_each_attribute_key_once() {
     let kept = InMemorySpanExporter::default();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(kept.clone()).build())
         .build()
         .expect("it is valid");
@@ -480,7 +481,7 @@ async fn processors_see_each_key_once() {
 }
 
 #[tokio::test]
-async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_exported() {
+async fn a_processor_can_change_spans_at_their_start_and_log_records_before_their_export() {
     #[derive(Debug)]
     struct Marking;
 
@@ -500,7 +501,7 @@ async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_ex
     impl LogProcessor for Marking {
         fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
             record.add_attribute("app.mark", AnyValue::from("yes"));
-            // It does not come back to this processor without end.
+            // This event must not reach the processor again, which would never end.
             tracing::info!("a line of a processor");
         }
         fn force_flush(&self) -> OTelSdkResult {
@@ -537,7 +538,7 @@ async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_ex
     }
 }
 
-/// Records every second trace, and keeps what it was asked about.
+/// Records every second trace, and collects the attribute keys that it sees.
 #[derive(Clone, Debug, Default)]
 struct EverySecond {
     asked: Arc<AtomicUsize>,
@@ -597,7 +598,7 @@ impl ResourceDetector for Rack {
 }
 
 #[tokio::test]
-async fn a_sampler_a_generator_of_ids_and_a_resource_detector_are_used() {
+async fn a_custom_sampler_id_generator_and_resource_detector_are_used() {
     let receiver = Receiver::start();
     let sampler = EverySecond::default();
     let telemetry = to(&receiver)
@@ -629,14 +630,14 @@ async fn a_sampler_a_generator_of_ids_and_a_resource_detector_are_used() {
 }
 
 #[tokio::test]
-async fn spans_of_handlers_reach_processors_below_the_span_of_their_request() {
+async fn spans_of_handlers_reach_processors_as_children_of_the_request_span() {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body_util::Empty;
     use tower::{Layer, ServiceExt, service_fn};
 
     let memory = InMemory::new();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(memory.spans.clone()).build())
         .build()
         .expect("it is valid");

@@ -1,4 +1,4 @@
-//! Readers, views and buckets of the application's.
+//! Tests metric readers, views and buckets of an application.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tower_telemetry::stats::PartKind;
 use tower_telemetry::{Config, TelemetryGuard, record_histogram_value};
 
 use crate::export::layer;
-use crate::parts::{part, to, to_nobody, work};
+use crate::parts::{part, to, to_none, work};
 use crate::support::receiver::Receiver;
 
 const LIBRARY: &str = "library.duration";
@@ -37,10 +37,10 @@ async fn record(telemetry: &TelemetryGuard) {
     histogram.build().record(1.5, &[]);
     let layer = layer(telemetry).with_metrics([MetricSet::Basic, MetricSet::Conventions]);
     let service = layer.layer(service_fn(|_: Request<()>| async {
-        record_histogram_value(OWN, "Of a handler.", 1.5, []);
+        record_histogram_value(OWN, "Values of a handler.", 1.5, []);
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    // The first one finds its series, and the second one is recorded by bound instruments.
+    // The first request creates the series, and the second one records through bound instruments.
     for _ in 0..2 {
         let response = service.clone().oneshot(Request::new(())).await;
         drop(response.expect("it cannot fail"));
@@ -53,7 +53,7 @@ enum Kept {
     Exponential,
 }
 
-/// How a histogram was kept; `None` where there is none.
+/// Returns the kind of a histogram, or `None` if it does not exist.
 fn kept(metrics: &[ResourceMetrics], name: &str) -> Option<Kept> {
     let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
     let mut metrics = scopes.flat_map(|scope| scope.metrics());
@@ -80,14 +80,14 @@ async fn collect(config: Config) -> Vec<ResourceMetrics> {
 }
 
 #[tokio::test]
-async fn any_histogram_has_buckets_of_its_own_in_one_line() {
+async fn the_buckets_of_any_histogram_can_be_set() {
     for name in NAMES {
         for aggregation in [
             HistogramAggregation::ExplicitBuckets,
             HistogramAggregation::ExponentialBuckets,
         ] {
             for bounds in [vec![], vec![1.0], vec![-1.0, 0.5, 2.0, 1e6]] {
-                let config = to_nobody()
+                let config = to_none()
                     .with_histogram_aggregation(aggregation)
                     .with_histogram_buckets(name, [3.0, 4.0])
                     .with_histogram_buckets(&name.to_uppercase(), bounds.clone());
@@ -105,7 +105,7 @@ async fn any_histogram_has_buckets_of_its_own_in_one_line() {
 }
 
 #[tokio::test]
-async fn bounds_that_cannot_be_have_no_effect_and_are_warned_of() {
+async fn invalid_bucket_bounds_are_ignored_and_warned_about() {
     for bounds in [
         vec![1.0, 1.0],
         vec![2.0, 1.0],
@@ -114,20 +114,20 @@ async fn bounds_that_cannot_be_have_no_effect_and_are_warned_of() {
         vec![f64::NEG_INFINITY, 0.0],
         vec![0.0, f64::INFINITY],
     ] {
-        let config = to_nobody().with_histogram_buckets(OWN, bounds.clone());
+        let config = to_none().with_histogram_buckets(OWN, bounds.clone());
         let warning = config.warnings()[0].to_string();
         let start = "Config::with_histogram_buckets=\"own.duration: [";
         assert!(warning.starts_with(start), "{warning}");
         let end = "are not finite bounds in ascending order; they have no effect";
         assert!(warning.ends_with(end), "{warning}");
         let metrics = collect(config).await;
-        let expected = kept(&collect(to_nobody()).await, OWN);
+        let expected = kept(&collect(to_none()).await, OWN);
         assert_eq!(kept(&metrics, OWN), expected, "{bounds:?}");
     }
 }
 
 #[tokio::test]
-async fn a_view_decides_alone_on_its_instruments() {
+async fn a_view_has_priority_over_configured_buckets_and_affects_only_its_instrument() {
     let view = |name: &'static str, aggregation: Aggregation| {
         move |instrument: &Instrument| {
             let stream = Stream::builder().with_aggregation(aggregation.clone());
@@ -139,7 +139,7 @@ async fn a_view_decides_alone_on_its_instruments() {
             boundaries: vec![0.25],
             record_min_max: true,
         };
-        let config = to_nobody()
+        let config = to_none()
             .with_histogram_buckets(name, [3.0])
             .with_view(view(name, buckets));
         let metrics = collect(config).await;
@@ -148,7 +148,7 @@ async fn a_view_decides_alone_on_its_instruments() {
         let all = scopes.flat_map(|scope| scope.metrics());
         assert_eq!(all.filter(|metric| metric.name() == name).count(), 1);
 
-        let dropped = collect(to_nobody().with_view(view(name, Aggregation::Drop))).await;
+        let dropped = collect(to_none().with_view(view(name, Aggregation::Drop))).await;
         assert_eq!(kept(&dropped, name), None);
         for other in NAMES.into_iter().filter(|other| *other != name) {
             assert!(kept(&dropped, other).is_some(), "{other}");
@@ -157,7 +157,7 @@ async fn a_view_decides_alone_on_its_instruments() {
 }
 
 #[tokio::test]
-async fn a_prometheus_reader_serves_the_metrics_of_requests_with_buckets_of_ones_own() {
+async fn a_prometheus_reader_serves_request_metrics_with_configured_buckets() {
     let receiver = Receiver::start();
     let registry = prometheus::Registry::new();
     let reader = opentelemetry_prometheus::exporter()
@@ -198,10 +198,10 @@ async fn a_prometheus_reader_serves_the_metrics_of_requests_with_buckets_of_ones
 }
 
 #[tokio::test]
-async fn a_periodic_reader_exports_at_a_flush_and_at_the_shutdown() {
+async fn a_periodic_reader_exports_on_flush_and_on_shutdown() {
     let exporter = InMemoryMetricExporter::default();
     let reader = PeriodicReader::builder(exporter.clone()).build();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_metric_reader(reader)
         .build()
         .expect("it is valid");

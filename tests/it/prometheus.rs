@@ -1,4 +1,4 @@
-//! Metrics as Prometheus gets them.
+//! Scrapes metrics as Prometheus does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ pub(crate) async fn scraped(telemetry: &TelemetryGuard) -> String {
     text
 }
 
-/// Sends a request over a real connection, and returns the whole answer.
+/// Sends a request over a real connection, and returns the whole response.
 pub(crate) async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
@@ -66,7 +66,7 @@ pub(crate) async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result
     Ok(answer)
 }
 
-/// The samples of a text, by name and labels.
+/// Returns the samples of a text, by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -77,7 +77,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// Puts the labels of a sample in order. No value of these tests has a comma.
+/// Sorts the labels of a sample. No value in these tests has a comma.
 fn sorted(sample: &str) -> String {
     let Some((name, labels)) = sample.split_once('{') else {
         return sample.to_owned();
@@ -87,8 +87,8 @@ fn sorted(sample: &str) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// The samples that points of OTLP stand for, by the rules of the specification ("Prometheus and
-/// OpenMetrics Compatibility").
+/// Converts OTLP points to samples, by the rules of the specification ("Prometheus and OpenMetrics
+/// Compatibility").
 fn expected(received: &Received) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let last = received.metrics.last().expect("one was sent");
@@ -186,7 +186,7 @@ fn labels(
     format!("{{{}}}", labels.join(","))
 }
 
-/// Records with all kinds of instruments, beside those of a request.
+/// Records with all kinds of instruments, and sends some requests.
 async fn record(telemetry: &TelemetryGuard) {
     let meter = telemetry.meter_provider().expect("it is on").meter("shop");
     let attributes = [KeyValue::new("tenant.id", "acme")];
@@ -217,7 +217,7 @@ async fn record(telemetry: &TelemetryGuard) {
 }
 
 #[tokio::test]
-async fn scraped_values_are_those_that_are_sent_over_otlp() {
+async fn scraped_values_equal_the_values_sent_over_otlp() {
     for temporality in ["cumulative", "delta"] {
         let receiver = Receiver::start();
         let variables = [
@@ -256,7 +256,7 @@ async fn scraped_values_are_those_that_are_sent_over_otlp() {
 }
 
 #[tokio::test]
-async fn open_metrics_has_the_same_samples_below_names_of_its_own() {
+async fn open_metrics_has_the_same_samples_and_its_own_family_names() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let plain = scraped(&telemetry).await;
@@ -290,7 +290,7 @@ async fn open_metrics_has_the_same_samples_below_names_of_its_own() {
 }
 
 #[tokio::test]
-async fn other_methods_and_paths_get_their_status_and_a_head_its_length() {
+async fn other_methods_and_paths_are_rejected_and_head_has_the_content_length() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let (response, text) = ask(service(&telemetry), Method::HEAD, "*/*").await;
@@ -307,7 +307,7 @@ async fn other_methods_and_paths_get_their_status_and_a_head_its_length() {
 }
 
 #[tokio::test]
-async fn after_the_shutdown_nothing_listens_and_the_service_says_so() {
+async fn after_the_shutdown_the_port_is_closed_and_the_service_returns_503() {
     let telemetry = guard(|config| config);
     let mounted = service(&telemetry);
     let address = mounted.local_addr().expect("it listens");
@@ -316,21 +316,21 @@ async fn after_the_shutdown_nothing_listens_and_the_service_says_so() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     let deadline = Instant::now() + crate::support::DEADLINE;
     while TcpStream::connect(address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still listens");
+        assert!(Instant::now() < deadline, "the port is still open");
     }
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_served_once_it_is_free() {
+async fn a_port_in_use_is_served_as_soon_as_it_is_free() {
     let other = TcpListener::bind(ANY_PORT).await.expect("a free port");
     let address = other.local_addr().expect("it has one");
     let telemetry = guard(|config| config.with_prometheus_server(address));
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);
-    // The service is there meanwhile.
+    // The service works without the port.
     assert!(scraped(&telemetry).await.contains("http_requests_total{"));
     drop(other);
-    eventually("it is listened on", || {
+    eventually("the port is served", || {
         service(&telemetry).local_addr() == Some(address)
     })
     .await;
@@ -340,7 +340,7 @@ async fn a_port_that_is_taken_is_served_once_it_is_free() {
 }
 
 #[tokio::test]
-async fn without_a_server_there_is_the_service_alone_and_without_the_exporter_neither() {
+async fn without_a_server_the_service_can_be_mounted_and_without_the_exporter_there_is_none() {
     let telemetry = guard(Config::without_prometheus_server);
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);
@@ -352,7 +352,7 @@ async fn without_a_server_there_is_the_service_alone_and_without_the_exporter_ne
 }
 
 #[tokio::test]
-async fn an_observable_callback_that_panics_is_answered_with_503() {
+async fn a_panicking_observable_callback_makes_the_scrape_return_503() {
     let telemetry = guard(|config| config);
     let meter = telemetry.meter_provider().expect("it is on").meter("shop");
     let gauge = meter.u64_observable_gauge("shop.broken");
@@ -366,7 +366,7 @@ async fn an_observable_callback_that_panics_is_answered_with_503() {
 }
 
 #[tokio::test]
-async fn those_who_connect_and_say_nothing_keep_no_other_from_its_metrics() {
+async fn idle_connections_do_not_block_other_scrapes() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let address = service(&telemetry).local_addr().expect("it listens");
@@ -374,7 +374,7 @@ async fn those_who_connect_and_say_nothing_keep_no_other_from_its_metrics() {
     for _ in 0..40 {
         mute.push(TcpStream::connect(address).await.expect("it listens"));
     }
-    // They are turned away after a while. The service does not depend on them at all.
+    // Idle connections are closed after a while. The mounted service does not depend on them.
     assert!(scraped(&telemetry).await.contains("http_requests_total{"));
     let answer = tokio::time::timeout(crate::support::DEADLINE, over_tcp(address, "/metrics"));
     let answer = answer.await.expect("it is in time").expect("it answers");
@@ -383,7 +383,7 @@ async fn those_who_connect_and_say_nothing_keep_no_other_from_its_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn ten_thousand_series_are_scraped_on_another_thread() {
+async fn a_scrape_of_ten_thousand_series_runs_on_another_thread() {
     let telemetry = guard(Config::without_prometheus_server);
     let meter = telemetry.meter_provider().expect("it is on").meter("shop");
     for instrument in 0..7 {
@@ -411,12 +411,12 @@ async fn ten_thousand_series_are_scraped_on_another_thread() {
         begin.elapsed()
     );
     assert!(samples(&text).len() > 10_000);
-    // The worker of the service had requests to answer while another thread collected.
+    // The only worker served requests, so another thread collected.
     assert!(requests > 1);
     telemetry.shutdown().await;
 }
 
-/// A Prometheus of the machine, which scrapes one address.
+/// The Prometheus that is installed, scraping one address.
 pub(crate) struct Prometheus {
     process: std::process::Child,
     folder: std::path::PathBuf,
@@ -424,7 +424,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it; `None` where there is none.
+    /// Starts Prometheus. Returns `None` if it is not installed.
     pub(crate) async fn start(target: SocketAddr) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("prometheus-{}", target.port()));
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -445,11 +445,11 @@ impl Prometheus {
             .arg("--web.listen-address=127.0.0.1:0")
             .stderr(lines);
         let Ok(process) = command.spawn() else {
-            println!("skipped: there is no `prometheus` on this machine");
+            println!("skipped: `prometheus` is not installed");
             return None;
         };
         let mut address = None;
-        eventually("it listens", || {
+        eventually("Prometheus listens", || {
             let lines = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             let rest = lines.split("msg=\"Listening on\" address=").nth(1);
             let word = rest.and_then(|rest| rest.split_whitespace().next());
@@ -465,7 +465,7 @@ impl Prometheus {
         })
     }
 
-    /// Returns the one value of an expression; `None` while there is none.
+    /// Returns the value of an expression, or `None` while there is none.
     pub(crate) async fn query(&self, expression: &str) -> Option<f64> {
         let path = format!("/api/v1/query?query={expression}");
         let mut stream = TcpStream::connect(self.address).await.ok()?;
@@ -503,7 +503,7 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test]
-async fn prometheus_itself_has_the_counts_that_were_recorded() {
+async fn prometheus_reads_the_counts_that_were_recorded() {
     let telemetry = guard(|config| config);
     let address = service(&telemetry).local_addr().expect("it listens");
     let Some(prometheus) = Prometheus::start(address).await else {
@@ -526,7 +526,7 @@ async fn prometheus_itself_has_the_counts_that_were_recorded() {
         ("shop_sent_bytes_total", 7.0),
         ("shop_open", -2.0),
         ("shop_load_ratio", 0.25),
-        // What was added between two scrapes.
+        // The increase between two scrapes.
         (
             "max_over_time(http_requests_total[10m])-min_over_time(http_requests_total[10m])",
             5.0,
@@ -543,7 +543,7 @@ async fn prometheus_itself_has_the_counts_that_were_recorded() {
 }
 
 #[tokio::test]
-async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
+async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_descriptions() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let text = scraped(&telemetry).await;
@@ -554,7 +554,7 @@ async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
     command.stdout(std::process::Stdio::piped());
     command.stderr(std::process::Stdio::piped());
     let Ok(mut process) = command.spawn() else {
-        println!("skipped: there is no `promtool` on this machine");
+        println!("skipped: `promtool` is not installed");
         return;
     };
     let mut stdin = process.stdin.take().expect("it is piped");
@@ -577,7 +577,7 @@ async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
 }
 
 #[tokio::test]
-async fn exponential_histograms_are_left_out_and_told_of() {
+async fn exponential_histograms_are_not_scraped_and_are_warned_about_once() {
     let output = std::process::Command::new(std::env::current_exe().expect("it has a path"))
         .args([
             "--exact",

@@ -1,4 +1,4 @@
-//! The attributes of a request, over many inputs.
+//! Tests the attributes of a request with many inputs.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use crate::support::{
     span_attributes,
 };
 
-/// Sends a request through a router, and reads the whole response.
+/// Sends a request through a router and reads the whole response.
 async fn send(app: &Router, request: http::request::Builder) -> StatusCode {
     let request = request.body(Body::empty()).expect("a valid request");
     let response = app.clone().oneshot(request).await.expect("it cannot fail");
@@ -33,7 +33,7 @@ async fn send(app: &Router, request: http::request::Builder) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_nested_router_shows_the_path_that_the_client_asked_for() {
+async fn in_a_nested_router_the_original_path_is_recorded() {
     type Build = fn(TelemetryLayer) -> Router;
     let builds: [(&str, Build); 4] = [
         ("a layer inside", |layer| {
@@ -100,11 +100,11 @@ async fn a_nested_router_shows_the_path_that_the_client_asked_for() {
 }
 
 #[tokio::test]
-async fn the_scheme_is_the_one_of_the_connection_or_of_a_trusted_proxy() {
+async fn the_scheme_is_that_of_the_connection_or_of_a_trusted_proxy() {
     let https = || Some(http::uri::Scheme::HTTPS);
     for (scheme, proxies, uri, version, forwarded, expected) in [
         (None, 0, "/", Version::HTTP_11, None, "http"),
-        // A client can write any scheme there.
+        // A client can write any scheme into the URI.
         (None, 0, "https://a/", Version::HTTP_11, None, "http"),
         (None, 0, "https://a/", Version::HTTP_2, None, "http"),
         (None, 0, "/", Version::HTTP_11, Some("https"), "http"),
@@ -141,7 +141,7 @@ async fn the_scheme_is_the_one_of_the_connection_or_of_a_trusted_proxy() {
 }
 
 #[tokio::test]
-async fn a_scheme_that_is_neither_http_nor_https_is_ignored() {
+async fn a_scheme_other_than_http_and_https_is_ignored() {
     let telemetry = TestTelemetry::new();
     let scheme = "gopher".parse().expect("it is a scheme");
     send_through(&telemetry.layer().with_scheme(scheme), get("/")).await;
@@ -150,7 +150,7 @@ async fn a_scheme_that_is_neither_http_nor_https_is_ignored() {
 }
 
 #[tokio::test]
-async fn only_headers_that_the_proxies_write_are_read() {
+async fn only_the_configured_forwarded_headers_are_read() {
     for (headers, client, host) in [
         (None, "198.51.100.9", "inner"),
         (
@@ -186,7 +186,7 @@ async fn only_headers_that_the_proxies_write_are_read() {
 }
 
 #[tokio::test]
-async fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
+async fn an_ipv4_mapped_ipv6_address_is_recorded_as_ipv4() {
     for (address, expected) in [
         ("::ffff:127.0.0.1", "127.0.0.1"),
         ("::ffff:203.0.113.7", "203.0.113.7"),
@@ -212,7 +212,7 @@ async fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_user_agent_of_any_encoding_is_kept() {
+async fn a_user_agent_of_any_encoding_is_recorded() {
     let long = format!("{}é/1", "a".repeat(252));
     let longer = "é".repeat(300);
     for (agent, expected) in [
@@ -235,12 +235,12 @@ async fn a_user_agent_of_any_encoding_is_kept() {
     assert!(!span_attributes(&span).contains_key("user_agent.original"));
 }
 
-/// All that is recorded of one request, without what differs from run to run.
+/// Returns the telemetry of one request, without the values that differ between runs.
 async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>) -> Recorded {
     let version = request.version();
     let server = support::Server::start(app).await;
     let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().expect("it has a path").clone();
+    let path = head.uri.path_and_query().expect("the URI has a path").clone();
     let uri = format!("http://{}{path}", server.address);
     head.uri = uri.parse().expect("it is a URI");
     support::send(version, Request::from_parts(head, body)).await;
@@ -255,7 +255,7 @@ async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>
                 Value::Histogram { count, .. } => i64::try_from(count).expect("it is small"),
                 Value::Count(count) => i64::try_from(count).expect("it is small"),
                 Value::Sum(sum) => sum,
-                Value::F64(_) => panic!("there is none"),
+                Value::F64(_) => panic!("no metric of a layer is a gauge"),
             };
             (point.attributes, count)
         });
@@ -278,7 +278,7 @@ struct Recorded {
 }
 
 #[tokio::test]
-async fn a_request_that_is_answered_as_http_is_recorded_as_http_whatever_it_claims() {
+async fn a_request_with_an_http_response_is_recorded_as_http_whatever_its_content_type() {
     type Build = fn() -> Router;
     let builds: [(&str, Build); 3] = [
         ("a fallback", || {
@@ -330,7 +330,7 @@ async fn a_request_that_is_answered_as_http_is_recorded_as_http_whatever_it_clai
 }
 
 #[tokio::test]
-async fn a_request_that_claims_to_be_grpc_is_active_while_it_is_served() {
+async fn a_request_that_claims_to_be_grpc_is_counted_as_active_while_it_is_served() {
     let telemetry = TestTelemetry::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     let handler = move || {
@@ -346,7 +346,7 @@ async fn a_request_that_claims_to_be_grpc_is_active_while_it_is_served() {
     let app = Router::new().fallback(handler).layer(telemetry.layer());
     let request = Request::post("/a.B/C").header("content-type", "application/grpc");
     let task = tokio::spawn(async move { send(&app, request).await });
-    eventually("it is counted", || {
+    eventually("the request is active", || {
         telemetry.sum("http.server.active_requests") == 1
     })
     .await;
@@ -356,7 +356,7 @@ async fn a_request_that_claims_to_be_grpc_is_active_while_it_is_served() {
     assert_eq!(telemetry.only_span().await.name, "POST");
 }
 
-/// A body of these chunks.
+/// Returns a body of these chunks.
 fn chunks(chunks: Vec<Vec<u8>>) -> Body {
     let chunks = chunks
         .into_iter()
@@ -365,7 +365,7 @@ fn chunks(chunks: Vec<Vec<u8>>) -> Body {
 }
 
 #[tokio::test]
-async fn the_status_of_grpc_web_is_read_however_its_frames_are_cut() {
+async fn the_status_of_grpc_web_is_read_however_its_frames_are_split() {
     let trailers = b"grpc-status:9\r\ngrpc-message:no\r\n";
     let length = u8::try_from(trailers.len()).expect("it is short");
     let body = [
@@ -393,7 +393,7 @@ async fn the_status_of_grpc_web_is_read_however_its_frames_are_cut() {
 }
 
 #[tokio::test]
-async fn the_payload_of_a_grpc_message_chooses_no_status() {
+async fn the_payload_of_a_grpc_message_is_not_read_as_a_status() {
     for payload in [
         &b"\x80\0\0\0\x0fgrpc-status:7\r\n"[..],
         b"\x80grpc-status:7",
@@ -420,7 +420,7 @@ async fn the_payload_of_a_grpc_message_chooses_no_status() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_records_what_an_outer_one_has_filtered() {
+async fn an_inner_layer_records_requests_that_the_outer_one_filtered() {
     for (outer_wants, inner_wants, expected) in [
         (true, true, Some("outer")),
         (true, false, Some("outer")),
@@ -456,7 +456,7 @@ async fn an_inner_layer_records_what_an_outer_one_has_filtered() {
 }
 
 #[tokio::test]
-async fn each_route_has_room_for_itself_whatever_a_client_sends() {
+async fn each_route_has_its_own_limit_of_series_that_clients_cannot_exhaust_for_others() {
     let telemetry = TestTelemetry::new();
     let status = async |uri: http::Uri| {
         let status = uri.query().and_then(|status| status.parse().ok());
@@ -467,7 +467,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
         app = app.route(&format!("/{n}/{{id}}"), any(status));
     }
     let app = app.layer(telemetry.layer());
-    // A client that tries them all, with what it can choose.
+    // A client tries all values that it can choose, on all routes but one.
     for n in 0..98 {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
             for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
@@ -490,7 +490,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
         let points = telemetry.points(metric);
         let overflow = |attributes: &Attributes| attributes.contains_key("otel.metric.overflow");
         assert!(points.len() < 2000, "{metric}: {}", points.len());
-        // The SDK's own overflow, which has no route, is not needed.
+        // No point is in the overflow series of the SDK, which has no route.
         assert!(
             points
                 .iter()
@@ -510,7 +510,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
                 _ => point.value.histogram().0,
             })
             .sum();
-        assert_eq!(count, sent, "{metric}: nothing is lost");
+        assert_eq!(count, sent, "{metric}: no request is missing");
         assert!(
             points.iter().any(|point| overflow(&point.attributes)),
             "{metric}"
@@ -518,7 +518,8 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
     }
 }
 
-/// Sends a request whose handler writes attributes, and gives those of span and metric.
+/// Sends a request whose handler sets attributes, and returns the attributes of the span and of the
+/// metric.
 async fn written(
     layer: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
     handler: fn(),
@@ -533,11 +534,11 @@ async fn written(
     let response = service.oneshot(request).await.expect("it cannot fail");
     response.into_body().collect().await.expect("it is whole");
     let mut spans = telemetry.spans();
-    let span = spans.pop().expect("the request ends last");
+    let span = spans.pop().expect("the request span ends last");
     if let Some(child) = spans.pop() {
         assert_eq!(child.attributes, [KeyValue::new("a", 2)]);
     }
-    // The test's own maps refuse a key that is there twice.
+    // Fails if a key is there twice.
     span_attributes(&span);
     (span.attributes, telemetry.point("http.requests").attributes)
 }
@@ -550,7 +551,7 @@ fn value(attributes: &[KeyValue], key: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn of_two_values_that_the_application_sets_on_a_span_the_last_holds() {
+async fn the_last_value_set_for_a_span_attribute_wins() {
     let (span, _) = written(
         |layer| layer,
         || {
@@ -581,7 +582,7 @@ async fn of_two_values_that_the_application_sets_on_a_span_the_last_holds() {
 }
 
 #[tokio::test]
-async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_end() {
+async fn a_value_of_the_application_wins_over_the_value_of_the_layer_on_spans() {
     let (span, metric) = written(
         |layer| layer,
         || {
@@ -598,7 +599,7 @@ async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_en
     );
     assert_eq!(value(&span, "error.type").as_deref(), Some("mine"));
     assert_eq!(value(&span, "http.route").as_deref(), Some("/mine"));
-    // On metrics the layer's own values stay.
+    // On metrics, the value of the layer wins.
     assert_eq!(
         metric,
         attributes([
@@ -610,7 +611,7 @@ async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_en
 }
 
 #[tokio::test]
-async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_holds() {
+async fn the_last_value_of_a_span_attribute_wins_whichever_function_sets_it() {
     fn request(value: i64) {
         add_request_attributes([KeyValue::new("app.x", value)]);
     }
@@ -670,7 +671,7 @@ async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_hold
                 .with_attributes(list! { "a" => 1 });
             span.run(|| {
                 add_span_attributes(list! { "a" => 2 });
-                // It goes to the request, and not to the span below it.
+                // The attribute is added to the span of the request, not to the current span.
                 request(5);
             });
         },
@@ -681,7 +682,7 @@ async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_hold
 }
 
 #[tokio::test]
-async fn attributes_of_events_and_links_are_sets() {
+async fn attributes_of_events_have_unique_keys() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     let service = layer.layer(service_fn(async |_: Request<()>| {
@@ -696,7 +697,7 @@ async fn attributes_of_events_and_links_are_sets() {
 }
 
 #[tokio::test]
-async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
+async fn a_duplicate_key_of_a_metric_call_is_one_attribute_of_one_series() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     let service = layer.layer(service_fn(async |_: Request<()>| {
@@ -726,7 +727,7 @@ async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_captured_twice_is_one_attribute() {
+async fn a_header_that_is_configured_twice_is_captured_once() {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_captured_request_headers([ID, ID]);
