@@ -61,7 +61,7 @@ where
     let request = Request::get(uri).body(Empty::new());
     let service = telemetry.client_layer().layer(service);
     let sent = service.oneshot(request.expect("a valid request"));
-    if let Ok(response) = within_deadline("an end", sent).await {
+    if let Ok(response) = within_deadline("the end of the request", sent).await {
         let body = std::pin::pin!(response.into_body());
         let _ = within_deadline("the end of the body", body.collect()).await;
     }
@@ -320,7 +320,7 @@ async fn http_2_resets_and_goaways_have_short_error_types() {
         let service = telemetry.client_layer().layer(client);
         let request = Request::get(&uri).body(Empty::new());
         let sent = service.oneshot(request.expect("a valid request"));
-        if let Ok(response) = within_deadline("an end", sent).await {
+        if let Ok(response) = within_deadline("the end of the request", sent).await {
             let mut body = response.into_body();
             let frame = within_deadline("a frame", body.frame()).await;
             assert!(matches!(frame, Some(Ok(_))), "{case}");
@@ -941,7 +941,7 @@ mod with_grpc {
             if of_request {
                 request.set_timeout(SOON);
             }
-            let called = within_deadline("an end", client.check(request)).await;
+            let called = within_deadline("the end of the request", client.check(request)).await;
             let status = called.expect_err("nobody answers");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()));
@@ -967,7 +967,7 @@ mod with_grpc {
         ] {
             let telemetry = TestTelemetry::new();
             let mut client = client(&telemetry, endpoint(address).connect_lazy());
-            let called = within_deadline("an end", client.check(check("known"))).await;
+            let called = within_deadline("the end of the request", client.check(check("known"))).await;
             let status = called.expect_err("nobody answers");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()), "{case}: {status:?}");
@@ -1014,7 +1014,7 @@ mod with_grpc {
                 let address = serve_h2(act, read.clone()).await;
                 let telemetry = TestTelemetry::new();
                 let mut client = client(&telemetry, endpoint(address).connect_lazy());
-                let called = within_deadline("an end", client.watch(check("known"))).await;
+                let called = within_deadline("the end of the request", client.watch(check("known"))).await;
                 let status = match called {
                     Err(status) => status,
                     Ok(stream) => {
@@ -1022,7 +1022,7 @@ mod with_grpc {
                         let first = within_deadline("a message", stream.message()).await;
                         assert!(matches!(first, Ok(Some(_))));
                         read.notify_one();
-                        let next = within_deadline("an end", stream.message()).await;
+                        let next = within_deadline("the end of the request", stream.message()).await;
                         next.expect_err("it is reset")
                     }
                 };
@@ -1090,7 +1090,7 @@ mod with_grpc {
             let sent = layer
                 .layer(client)
                 .oneshot(request.expect("a valid request"));
-            assert!(within_deadline("an end", sent).await.is_err());
+            assert!(within_deadline("the end of the request", sent).await.is_err());
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!((&*call.code, &*call.error_type), (code, error_type));
         }

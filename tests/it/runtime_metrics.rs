@@ -1,4 +1,4 @@
-//! Metrics about the process and tokio's runtimes.
+//! Tests metrics about the process and tokio's runtimes.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use tower_telemetry::{Config, config::Exporter};
 use crate::export::config;
 use crate::support::receiver::{Received, Receiver, attributes_of};
 
-/// The points of a metric: its attributes as text, and its value.
+/// Returns the points of a metric: the attributes as text, and the value.
 fn points(received: &Received, name: &str) -> Vec<(String, f64)> {
     let metric = received
         .metric(name)
-        .unwrap_or_else(|| panic!("there is no {name}"));
+        .unwrap_or_else(|| panic!("{name} is missing"));
     let points = match metric.data.expect("it has data") {
         Data::Sum(sum) => sum.data_points,
         Data::Gauge(gauge) => gauge.data_points,
@@ -55,7 +55,7 @@ fn names(points: &[(String, f64)]) -> Vec<&str> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_process_is_described_by_the_conventions() {
+async fn process_metrics_follow_the_conventions() {
     let _file = std::fs::File::open("/proc/self/stat").expect("it is there");
     let received = received(|config| config, &[("TELEMETRY_RUNTIME_METRICS", "true")]).await;
     for (name, unit, attributes, at_least) in [
@@ -106,7 +106,7 @@ async fn the_process_is_described_by_the_conventions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn the_current_runtime_is_that_of_the_metrics_unless_others_are_named() {
+async fn the_current_runtime_is_measured_unless_others_are_named() {
     let tasks: Vec<_> = (0..5)
         .map(|_| tokio::spawn(std::future::pending::<()>()))
         .collect();
@@ -145,7 +145,7 @@ async fn the_current_runtime_is_that_of_the_metrics_unless_others_are_named() {
 }
 
 #[tokio::test]
-async fn unless_it_is_asked_for_there_are_none() {
+async fn runtime_metrics_are_recorded_only_if_enabled() {
     let received = received(|config| config.with_self_metrics(true), &[]).await;
     let scopes = received
         .metrics

@@ -1,4 +1,4 @@
-//! Secrets of the configuration, rightly placed or not: nothing shows them.
+//! Checks that no output shows a secret of the configuration, wherever it was put.
 
 use http::{HeaderMap, HeaderValue};
 use tower_telemetry::Config;
@@ -8,7 +8,7 @@ use crate::all_variables::variables;
 
 const SECRET: &str = "S3CR3Tk9";
 
-/// URLs with a secret in each place that may hold one.
+/// Returns URLs with a secret in each part that may contain one.
 fn urls() -> Vec<String> {
     let forms = [
         "http://u:$@h:1",
@@ -60,7 +60,7 @@ fn urls() -> Vec<String> {
     forms.iter().map(|form| form.replace('$', SECRET)).collect()
 }
 
-/// Keys and certificates that stand where the name of their file belongs.
+/// Returns the text of keys and certificates, used by mistake as the name of a file.
 fn contents() -> Vec<String> {
     let forms = [
         "$",
@@ -99,7 +99,7 @@ fn headers() -> Vec<String> {
     forms.iter().map(|form| form.replace('$', SECRET)).collect()
 }
 
-/// Everything that a configuration says of itself.
+/// Returns all text that a configuration, its guard and its errors print.
 fn outputs(config: Config) -> String {
     let config = config.with_exporters([Exporter::Otlp]);
     let mut said = format!("{config:?}\n{config}\n{:#?}\n", config.warnings());
@@ -115,7 +115,7 @@ fn outputs(config: Config) -> String {
 
 fn assert_hidden(place: &str, text: &str, config: Config) {
     let said = outputs(config);
-    // Names of headers have lower case.
+    // Names of headers are printed in lower case.
     let is_hidden = !said
         .to_ascii_lowercase()
         .contains(&SECRET.to_ascii_lowercase());
@@ -129,7 +129,7 @@ fn is_file(name: &str) -> bool {
 fn with_variable(name: &str, value: &str) -> Config {
     Config::from_vars(|asked| match asked {
         _ if asked == name => Some(value.to_owned()),
-        // Files are read for `https` alone.
+        // Certificates are only read for `https`.
         "OTEL_EXPORTER_OTLP_ENDPOINT" if is_file(name) => Some("https://localhost:1".to_owned()),
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://localhost:1".to_owned()),
         _ => None,
@@ -140,7 +140,7 @@ fn with_variable(name: &str, value: &str) -> Config {
 fn no_variable_shows_a_secret() {
     for name in variables() {
         let texts = match &*name {
-            // Their values are sent with all telemetry, and shown.
+            // The name is sent with all telemetry, so it is shown.
             "SERVICE_NAME" | "OTEL_SERVICE_NAME" => continue,
             name if name.ends_with("_ENDPOINT") => urls(),
             "ALL_PROXY" | "HTTP_PROXY" | "HTTPS_PROXY" => urls(),
@@ -157,7 +157,7 @@ fn no_variable_shows_a_secret() {
                 format!("x-key: {SECRET}"),
                 format!("https://u:{SECRET}@h"),
             ],
-            // A URL of another variable.
+            // A URL that belongs to another variable.
             _ => vec![
                 format!("http://u:{SECRET}@h:1"),
                 format!("http://h:1/{SECRET}"),
@@ -181,7 +181,7 @@ fn no_setter_shows_a_secret() {
         let insecure = base().with_insecure(true).with_endpoint(&url);
         assert_hidden("with_insecure", &url, insecure);
     }
-    // Files are read for `https` alone.
+    // Certificates are only read for `https`.
     let secure = || base().with_endpoint("https://localhost:1");
     for text in contents() {
         let config = secure().with_ca_certificate(&text);
@@ -222,10 +222,10 @@ fn no_setter_shows_a_secret() {
     assert_hidden("with_resource_attribute", SECRET, config);
 }
 
-/// A file that holds a key in a form that cannot be read: the error does not quote it.
+/// The file has a key in an unreadable form. The error must not quote it.
 #[cfg(feature = "tls")]
 #[test]
-fn no_error_quotes_a_file() {
+fn no_error_quotes_a_certificate_file() {
     for text in contents() {
         let name = format!("tower-telemetry-{}-quoted.pem", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -240,7 +240,7 @@ fn no_error_quotes_a_file() {
 }
 
 #[test]
-fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
+fn headers_of_the_message_itself_are_ignored_with_one_warning_each() {
     let names = [
         "content-length",
         "transfer-encoding",
@@ -284,7 +284,7 @@ fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
 }
 
 #[test]
-fn headers_without_end_are_bounded_with_one_warning() {
+fn too_many_headers_are_cut_to_256_with_one_warning() {
     let told = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };

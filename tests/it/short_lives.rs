@@ -1,4 +1,4 @@
-//! Processes that live for a moment, and functions that are frozen between invocations.
+//! Tests processes that live only for a moment, and functions that are frozen between invocations.
 
 use axum::body::Body;
 use axum::{Router, routing::get};
@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::receiver::Receiver;
 
 #[test]
-fn a_program_that_lives_for_50_ms_loses_nothing() {
+fn a_process_of_50_ms_loses_no_telemetry() {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
     const RUNS: usize = 10;
@@ -27,7 +27,7 @@ fn a_program_that_lives_for_50_ms_loses_nothing() {
             ];
             Process::example("cli", &variables)
         };
-        // They run side by side, and each for itself.
+        // The programs run concurrently and do not share anything.
         let mut runs: Vec<_> = (0..RUNS).map(run).collect();
         for run in &mut runs {
             assert!(run.wait().success(), "{:#?}", run.lines());
@@ -56,7 +56,7 @@ fn a_program_that_lives_for_50_ms_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_an_invocation_records_has_arrived_when_its_response_is_given_out() {
+async fn a_flush_before_the_response_delivers_the_telemetry_of_an_invocation() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_environment(tower_telemetry::config::Environment::Staging)

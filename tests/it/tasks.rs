@@ -1,4 +1,4 @@
-//! What becomes of context at the borders of tasks, and how to keep it.
+//! Tests context at the borders of tasks, and the ways to keep it.
 
 use opentelemetry::context::FutureExt;
 use opentelemetry::trace::{SpanId, Status};
@@ -12,7 +12,7 @@ use crate::functions::in_request;
 use crate::support::{TestTelemetry, Value, tree};
 
 #[tokio::test]
-async fn a_task_that_is_spawned_as_usual_is_in_no_trace() {
+async fn a_plain_spawned_task_is_in_no_trace() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let in_task = tokio::spawn(async { get_trace_id() }).await;
@@ -24,7 +24,7 @@ async fn a_task_that_is_spawned_as_usual_is_in_no_trace() {
 }
 
 #[tokio::test]
-async fn a_traced_task_is_below_the_span_that_spawned_it() {
+async fn a_traced_task_is_a_child_of_the_span_that_spawned_it() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let request = get_trace_id();
@@ -60,7 +60,7 @@ async fn a_traced_task_is_below_the_span_that_spawned_it() {
 }
 
 #[tokio::test]
-async fn a_linked_task_has_a_trace_of_its_own_that_tells_where_it_came_from() {
+async fn a_linked_task_has_its_own_trace_with_a_link_to_the_spawning_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let task = spawn_linked("test", "task", async {
@@ -89,13 +89,13 @@ async fn a_linked_task_has_a_trace_of_its_own_that_tells_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_aborted_was_cancelled_and_one_that_panics_has_failed() {
+async fn an_aborted_task_is_cancelled_and_a_panicking_task_is_an_error() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let task = spawn_traced("test", "aborted", std::future::pending::<()>());
         tokio::task::yield_now().await;
         task.abort();
-        assert!(task.await.expect_err("it has no end").is_cancelled());
+        assert!(task.await.expect_err("the task was aborted").is_cancelled());
         let task = spawn_traced("test", "panicked", async { panic!("on purpose") });
         assert!(task.await.is_err());
     })
@@ -109,7 +109,7 @@ async fn a_task_that_is_aborted_was_cancelled_and_one_that_panics_has_failed() {
 }
 
 #[tokio::test]
-async fn context_goes_through_a_channel_with_the_message() {
+async fn context_can_be_sent_through_a_channel_with_the_message() {
     let telemetry = TestTelemetry::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Context, u32)>(1);
     let worker = tokio::spawn(async move {
@@ -121,7 +121,7 @@ async fn context_goes_through_a_channel_with_the_message() {
     });
     in_request(&telemetry, async move {
         let message = (Context::current(), 1);
-        sender.send(message).await.expect("somebody receives");
+        sender.send(message).await.expect("the worker receives");
     })
     .await;
     worker.await.expect("it does not panic");
@@ -129,7 +129,7 @@ async fn context_goes_through_a_channel_with_the_message() {
 }
 
 #[tokio::test]
-async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
+async fn a_stream_has_the_context_of_its_poller_unless_it_carries_its_own() {
     use tokio_stream::StreamExt;
 
     let telemetry = TestTelemetry::new();
@@ -142,14 +142,14 @@ async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
         assert!(sender.send(streams).is_ok());
     })
     .await;
-    let (request, mut without, mut with) = receiver.await.expect("it was sent");
+    let (request, mut without, mut with) = receiver.await.expect("the handler has sent the streams");
     assert!(request.is_some());
     assert_eq!(without.next().await, Some(None));
     assert_eq!(with.next().await, Some(request));
 }
 
 #[tokio::test]
-async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them() {
+async fn futures_of_one_task_are_in_the_request_span_however_they_are_polled() {
     let telemetry = TestTelemetry::new();
     let child = |name: &'static str| async move {
         tokio::task::yield_now().await;
@@ -182,7 +182,7 @@ async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them()
 }
 
 #[tokio::test]
-async fn what_loses_a_race_was_cancelled_and_is_dropped_in_its_own_span() {
+async fn a_future_that_loses_a_race_is_cancelled_and_dropped_in_its_own_span() {
     /// Starts a span when it is dropped.
     struct OnDrop(&'static str);
 
@@ -231,7 +231,7 @@ async fn what_loses_a_race_was_cancelled_and_is_dropped_in_its_own_span() {
 }
 
 #[tokio::test]
-async fn a_thread_has_the_context_that_it_takes_along() {
+async fn a_thread_has_only_the_context_that_it_carries() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let cx = Context::current();
@@ -248,7 +248,7 @@ async fn a_thread_has_the_context_that_it_takes_along() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn the_body_of_a_response_is_streamed_in_the_span_of_its_request() {
+async fn a_response_body_is_streamed_in_the_span_of_its_request() {
     use axum::body::{Body, Bytes};
     use http_body_util::BodyExt;
     use tokio_stream::StreamExt;
@@ -274,7 +274,7 @@ async fn the_body_of_a_response_is_streamed_in_the_span_of_its_request() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
+async fn web_socket_messages_are_children_of_the_upgrade_or_linked_to_it() {
     use axum::extract::ws::{WebSocket, WebSocketUpgrade};
     use opentelemetry::trace::TraceContextExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -321,7 +321,7 @@ async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
     }
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     for message in ["below-1", "linked-1", "below-2", "linked-2"] {
-        // A text, masked with zeros.
+        // A text frame, masked with zeros.
         let length = 0x80 | u8::try_from(message.len()).expect("it is short");
         let frame = [&[0x81, length, 0, 0, 0, 0], message.as_bytes()].concat();
         client.write_all(&frame).await.expect("it reads");
@@ -348,7 +348,7 @@ async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
 }
 
 #[test]
-fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
+fn spawning_outside_of_a_runtime_panics_at_the_caller() {
     use std::sync::Mutex;
     use std::thread::ThreadId;
     // A short name keeps each call on one line.
@@ -357,7 +357,7 @@ fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     static PANICS: Mutex<Vec<(ThreadId, String, u32)>> = Mutex::new(Vec::new());
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let at = panic.location().expect("it is known");
+        let at = panic.location().expect("a panic has a location");
         let id = std::thread::current().id();
         let mut panics = PANICS.lock().expect("not poisoned");
         panics.push((id, at.file().to_owned(), at.line()));
@@ -373,7 +373,7 @@ fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     panics_at(line!(), || drop(spawn_linked("a", "b", async {})));
     panics_at(line!(), || drop(spawn_blocking("a", "b", || {})));
     let mut found = PANICS.lock().expect("not poisoned").clone();
-    // Other tests panic meanwhile.
+    // Other tests may panic at the same time.
     found.retain(|(thread, ..)| *thread == id);
     assert_eq!(found, expected);
 }

@@ -1,4 +1,4 @@
-//! Attributes that code of the application gives twice, as a receiver gets them.
+//! Exports attributes with duplicate keys, and checks them as received.
 
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider};
 use opentelemetry::metrics::MeterProvider;
@@ -25,7 +25,7 @@ fn scope() -> InstrumentationScope {
 }
 
 #[tokio::test]
-async fn whatever_the_application_gives_twice_is_exported_once() {
+async fn duplicate_attributes_of_the_application_are_exported_once() {
     let once = attributes([("a", "3"), ("b", "2")]);
     for protocol in ["grpc", "http/protobuf"] {
         let receiver = Receiver::start();

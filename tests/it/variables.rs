@@ -1,4 +1,4 @@
-//! What the variables do, as a receiver sees it.
+//! Tests the effect of the variables on the telemetry that a receiver gets.
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
@@ -29,7 +29,7 @@ fn configured(receiver: &Receiver, variables: &[(&str, &str)]) -> Config {
 }
 
 #[tokio::test]
-async fn messages_are_compressed_where_it_is_asked_for() {
+async fn messages_are_compressed_if_configured() {
     for (protocol, encoding) in [
         ("grpc", "grpc-encoding"),
         ("http/protobuf", "content-encoding"),
@@ -56,7 +56,7 @@ async fn messages_are_compressed_where_it_is_asked_for() {
 
 #[cfg(feature = "http-json")]
 #[tokio::test]
-async fn messages_are_json_where_it_is_asked_for_and_so_are_answers() {
+async fn messages_and_responses_are_json_if_configured() {
     use crate::support::receiver::Fault;
 
     for fault in [Fault::None, Fault::Partial(1)] {
@@ -80,7 +80,7 @@ async fn messages_are_json_where_it_is_asked_for_and_so_are_answers() {
 }
 
 #[tokio::test]
-async fn a_signal_has_its_own_endpoint_protocol_and_headers() {
+async fn a_signal_can_have_its_own_endpoint_protocol_and_headers() {
     let (general, own) = (Receiver::start(), Receiver::start());
     let (base, traces) = (general.endpoint(), own.endpoint());
     let telemetry = start(
@@ -103,7 +103,7 @@ async fn a_signal_has_its_own_endpoint_protocol_and_headers() {
 }
 
 #[tokio::test]
-async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
+async fn each_attempt_has_the_current_headers_of_the_callback() {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::{HeaderMap, HeaderValue};
@@ -145,7 +145,7 @@ async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
 }
 
 #[tokio::test]
-async fn an_endpoint_without_a_scheme_has_that_which_insecure_says() {
+async fn an_endpoint_without_a_scheme_uses_http_if_it_is_insecure() {
     let receiver = Receiver::start();
     let endpoint = receiver.address.to_string();
     let telemetry = start(
@@ -162,7 +162,7 @@ async fn an_endpoint_without_a_scheme_has_that_which_insecure_says() {
 }
 
 #[tokio::test]
-async fn metrics_are_totals_or_what_was_added() {
+async fn the_temporality_of_metrics_follows_the_preference() {
     for (preference, counter, up_down_counter, histogram) in [
         ("cumulative", Cumulative, Cumulative, Cumulative),
         ("DELTA", Delta, Cumulative, Delta),
@@ -182,7 +182,7 @@ async fn metrics_are_totals_or_what_was_added() {
             telemetry.force_flush().await;
         }
         let received = receiver.received();
-        let last = received.metrics.last().expect("two were sent").clone();
+        let last = received.metrics.last().expect("two messages were sent").clone();
         let last = crate::support::receiver::Received {
             metrics: vec![last],
             ..Default::default()
@@ -198,7 +198,7 @@ async fn metrics_are_totals_or_what_was_added() {
         }
         let data = last.metric("http.duration").and_then(|metric| metric.data);
         let Some(Data::Histogram(data)) = data else {
-            panic!("it is a histogram");
+            panic!("http.duration is a histogram");
         };
         assert_eq!(data.aggregation_temporality(), histogram, "{preference}");
         let expected = if histogram == Delta { 1 } else { 2 };
@@ -207,7 +207,7 @@ async fn metrics_are_totals_or_what_was_added() {
 }
 
 #[tokio::test]
-async fn histograms_are_exponential_where_it_is_asked_for() {
+async fn histograms_are_exponential_if_configured() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -231,12 +231,12 @@ async fn histograms_are_exponential_where_it_is_asked_for() {
     assert_eq!(
         received.points(),
         5,
-        "each instrument is there once: {received:#?}"
+        "each instrument is exported once: {received:#?}"
     );
 }
 
 #[tokio::test]
-async fn spans_keep_to_their_limits() {
+async fn the_limits_of_spans_are_applied() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -295,7 +295,7 @@ async fn spans_keep_to_their_limits() {
 
 #[cfg(feature = "logs")]
 #[tokio::test]
-async fn log_records_keep_to_their_limits() {
+async fn the_limits_of_log_records_are_applied() {
     use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider};
 
     let receiver = Receiver::start();
@@ -330,7 +330,7 @@ async fn log_records_keep_to_their_limits() {
 }
 
 #[tokio::test]
-async fn batches_are_no_larger_than_asked_for() {
+async fn batches_are_no_larger_than_configured() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -357,7 +357,7 @@ async fn batches_are_no_larger_than_asked_for() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
+async fn a_batch_too_large_for_one_message_is_split() {
     use opentelemetry::metrics::MeterProvider;
 
     const LIMIT: usize = 3584 * 1024;
@@ -377,7 +377,7 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
             let builder = tracer.span_builder("span").with_attributes([large]);
             drop(builder.start(&tracer));
         };
-        // 8 MiB that must be cut, and one that cannot be.
+        // 8 MiB that can be split, and one span that is too large by itself.
         for _ in 0..20 {
             span(200 * 1024);
         }
@@ -409,7 +409,7 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
             let metric = &message.resource_metrics[0].scope_metrics[0].metrics[0];
             assert_eq!(metric.name, "large");
             let Some(Data::Sum(sum)) = &metric.data else {
-                panic!("it is a counter");
+                panic!("the metric is a counter");
             };
             assert!(sum.is_monotonic && !sum.data_points.is_empty());
         }

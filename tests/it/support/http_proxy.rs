@@ -1,5 +1,5 @@
-//! A proxy as companies have it: it speaks `CONNECT`, forwards requests, speaks SOCKS, and wants a
-//! password.
+//! A proxy as in a company network: it handles `CONNECT`, forwarded requests and SOCKS, and
+//! requires a password.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use base64::Engine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Leads to one receiver, whatever name it is asked for.
+/// Connects to one receiver, whatever name the client asks for.
 pub(crate) struct HttpProxy {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -17,12 +17,12 @@ pub(crate) struct HttpProxy {
 const USER: &str = "me:s@cret";
 
 impl HttpProxy {
-    /// How a client names it with its password.
+    /// Returns the URL of the proxy with its password, for a client.
     pub(crate) fn url(&self, scheme: &str) -> String {
         format!("{scheme}://me:s%40cret@{}", self.address)
     }
 
-    /// The request lines, and the names that were asked for over SOCKS.
+    /// Returns the request lines, and the names that clients asked for over SOCKS.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("not poisoned").clone()
     }
@@ -52,7 +52,7 @@ impl HttpProxy {
     }
 }
 
-/// `None` where the client or the receiver leaves.
+/// Serves one connection. Returns `None` if the client or the receiver disconnects.
 async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
@@ -93,7 +93,7 @@ async fn serve(
     Some(())
 }
 
-/// A head, without its last empty line.
+/// Reads a head, without its last empty line.
 async fn head(client: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -103,11 +103,12 @@ async fn head(client: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// The way of RFC 1928 and 1929; returns the name and port that are asked for.
+/// Handles the handshake of RFC 1928 and 1929. Returns the name and the port that the client asks
+/// for.
 async fn socks(client: &mut TcpStream) -> Option<String> {
     let mut greeting = [0; 3];
     client.read_exact(&mut greeting).await.ok()?;
-    assert_eq!(greeting, [5, 1, 2], "it has a password");
+    assert_eq!(greeting, [5, 1, 2], "the client offers a password");
     client.write_all(&[5, 2]).await.ok()?;
     assert_eq!(client.read_u8().await.ok()?, 1);
     let mut words = Vec::new();
@@ -120,7 +121,7 @@ async fn socks(client: &mut TcpStream) -> Option<String> {
     client.write_all(&[1, 0]).await.ok()?;
     let mut request = [0; 4];
     client.read_exact(&mut request).await.ok()?;
-    assert_eq!(request, [5, 1, 0, 3], "the proxy is to resolve the name");
+    assert_eq!(request, [5, 1, 0, 3], "the proxy resolves the name");
     let mut name = vec![0; client.read_u8().await.ok()?.into()];
     client.read_exact(&mut name).await.ok()?;
     let port = client.read_u16().await.ok()?;

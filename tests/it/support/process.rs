@@ -1,4 +1,4 @@
-//! Programs as child processes: what they say, and how they end.
+//! Runs programs as child processes: their output and their end.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -33,12 +33,12 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Builds an example of this package, with the features of this test, and starts it.
+    /// Builds an example of this package with the features of this test, and starts it.
     pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Self {
         Self::example_with(name, &features(), variables)
     }
 
-    /// The same, with other features of this package.
+    /// Does the same with other features of this package.
     pub(crate) fn example_with(name: &str, features: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(built_example(name, features));
         for (name, _) in std::env::vars() {
@@ -60,7 +60,7 @@ impl Process {
         self.child.id()
     }
 
-    /// All lines so far, of both outputs.
+    /// Returns all lines of both outputs so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("not poisoned").clone()
     }
@@ -78,15 +78,15 @@ impl Process {
         }
     }
 
-    /// The base of the URLs of a server that says where it listens.
+    /// Returns the base URL of a server, from the line in which it prints its address.
     pub(crate) fn url(&self) -> String {
         let line = self.line("listening on ");
         let (_, url) = line.split_once("listening on ").expect("it is there");
-        // The line may be one of JSON.
+        // The line may be JSON.
         url.split('"').next().unwrap_or(url).to_owned()
     }
 
-    /// Asks it to end, as an orchestrator does.
+    /// Asks the process to end, as an orchestrator does.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill")
@@ -95,7 +95,7 @@ impl Process {
         assert!(status.is_ok_and(|status| status.success()));
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
@@ -104,7 +104,7 @@ impl Process {
             }
             assert!(
                 start.elapsed() < DEADLINE,
-                "it does not end: {:#?}",
+                "the process does not end: {:#?}",
                 self.lines()
             );
             thread::sleep(Duration::from_millis(5));
@@ -119,7 +119,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns the program of an example, which is built at the first call of a test process.
+/// Returns the program of an example. The first call in a test process builds it.
 fn built_example(name: &str, features: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<[String; 2], PathBuf>> = Mutex::new(BTreeMap::new());
 
@@ -132,7 +132,7 @@ fn built_example(name: &str, features: &str) -> PathBuf {
     cargo
         .args([
             "build",
-            // As tests are run, so that nothing is built a second time.
+            // The flags are those of the tests, so that nothing is built a second time.
             "--workspace",
             "--quiet",
             "--message-format=json",

@@ -1,4 +1,4 @@
-//! Connections to a receiver that go wrong.
+//! A proxy in front of a receiver, whose connections can fail.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -12,24 +12,24 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-/// What becomes of connections.
+/// The behaviour of the connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Mode {
-    /// They are what they should be.
+    /// Everything is forwarded.
     Pass,
-    /// Nobody listens, and all connections are closed.
+    /// Nothing listens, and all connections are closed.
     Refuse,
-    /// They are accepted, and that is all.
+    /// Connections are accepted and then ignored.
     Mute,
-    /// Nothing more comes through, for ever.
+    /// Nothing more is forwarded, forever.
     Freeze,
-    /// A byte comes through now and then.
+    /// One byte is forwarded now and then.
     Drip,
-    /// They are reset when something comes.
+    /// Connections are reset when data arrives.
     Reset,
 }
 
-/// Stands between an exporter and a receiver.
+/// Forwards connections from an exporter to a receiver.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     mode: watch::Sender<Mode>,
@@ -76,7 +76,7 @@ impl Proxy {
                             }
                         }
                     }
-                    // The port stays this one's.
+                    // The new socket is bound before the old one is closed, so the port stays taken.
                     socket = self::socket(bound);
                 }
             });
@@ -87,13 +87,13 @@ impl Proxy {
         }
     }
 
-    /// From now on, for the connections that are there too.
+    /// Changes the behaviour, for open connections as well.
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }
 
-/// A socket that is bound, besides another of this process.
+/// Returns a bound socket. Another socket of this process may have the same address.
 fn socket(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("it is a socket");

@@ -1,5 +1,5 @@
-//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It refuses a
-//! collection of attributes that has a key twice, and can be told to misbehave.
+//! An OTLP receiver on loopback: gRPC and HTTP on one port, with every message decoded and kept. It
+//! rejects duplicate keys in attributes, and can be told to misbehave.
 
 #[path = "unique.rs"]
 mod unique;
@@ -87,7 +87,7 @@ impl Received {
         metrics.find(|metric| metric.name == name).cloned()
     }
 
-    /// How many metric points there are in all messages.
+    /// Returns the number of metric points in all messages.
     pub(crate) fn points(&self) -> usize {
         let resources = self
             .metrics
@@ -125,29 +125,29 @@ pub(crate) fn attributes_of(attributes: &[KeyValue]) -> Attributes {
         .collect()
 }
 
-/// What a receiver does to what is sent to it.
+/// The misbehaviour of a receiver.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Fault {
     #[default]
     None,
-    /// Answers with this status, and this `retry-after`.
+    /// Responds with this status and this `retry-after`.
     Status(u16, Option<&'static str>),
-    /// Answers with this gRPC status, and these details in base64.
+    /// Responds with this gRPC status and these details in base64.
     Grpc(u16, Option<String>),
-    /// Takes messages, and rejects this many of what is in each.
+    /// Accepts messages, and rejects this many items of each.
     Partial(i64),
-    /// Answers after this time.
+    /// Responds after this time.
     #[allow(dead_code, reason = "other tests use it")]
     Slow(Duration),
-    /// Answers with a web page.
+    /// Responds with a web page.
     Html,
-    /// Never stops to answer.
+    /// Responds with a body that never ends.
     Endless,
-    /// Sends the client to this URL.
+    /// Redirects the client to this URL.
     Redirect(String),
-    /// Answers with a message and trailers that are neither.
+    /// Responds with an invalid message and invalid trailers.
     Garbage,
-    /// Does this to requests whose path contains the text, and nothing to others.
+    /// Applies the fault only to requests whose path contains this text.
     On(&'static str, Box<Fault>),
 }
 
@@ -164,7 +164,7 @@ struct Service {
 }
 
 impl Service {
-    /// Keeps a message, and says how many of what is in it are rejected.
+    /// Keeps a message, and returns the number of items in it that are rejected.
     fn keep(
         &self,
         way: &str,
@@ -185,7 +185,8 @@ impl Service {
 }
 
 impl Receiver {
-    /// Starts on a thread of its own, so that it answers whatever becomes of the test's runtime.
+    /// Starts a receiver on a thread of its own, so that it responds whatever happens to the
+    /// runtime of the test.
     pub(crate) fn start() -> Self {
         Self::start_with(Fault::None)
     }
@@ -219,17 +220,17 @@ impl Receiver {
         self.service.received.lock().expect("not poisoned").clone()
     }
 
-    /// From now on.
+    /// Changes the fault for later messages.
     pub(crate) fn set_fault(&self, fault: Fault) {
         *self.service.fault.lock().expect("not poisoned") = fault;
     }
 
-    /// When each message came, whatever became of it.
+    /// Returns the arrival time of every message, accepted or not.
     pub(crate) fn arrivals(&self) -> Vec<Instant> {
         self.service.arrivals.lock().expect("not poisoned").clone()
     }
 
-    /// The endpoint to give to an exporter.
+    /// Returns the endpoint to configure in an exporter.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -250,7 +251,7 @@ fn app(service: &Service) -> Router {
         .route("/v1/traces", post(self::traces))
         .route("/v1/metrics", post(self::metrics))
         .route("/v1/logs", post(self::logs))
-        // As much as receivers of gRPC take.
+        // The same limit as gRPC receivers have.
         .layer(axum::extract::DefaultBodyLimit::max(4 * 1024 * 1024))
         .with_state(service.clone());
     grpc.into_axum_router()
@@ -263,7 +264,8 @@ async fn misbehave(
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
-    // Before the arrival can be seen, which may be what ends the fault.
+    // The fault is read before the arrival is recorded: a test may end the fault as soon as it sees
+    // the arrival.
     let mut fault = service.fault.lock().expect("not poisoned").clone();
     if let Fault::On(path, inner) = fault {
         let is_meant = request.uri().path().contains(path);
@@ -318,7 +320,7 @@ async fn misbehave(
     }
 }
 
-/// `google.rpc.Status` with a `google.rpc.RetryInfo`.
+/// Encodes a `google.rpc.Status` with a `google.rpc.RetryInfo`.
 pub(crate) fn retry_info(delay: Duration) -> String {
     #[derive(prost::Message)]
     struct Status {
@@ -369,7 +371,7 @@ pub(crate) fn retry_info(delay: Duration) -> String {
 
 type Answer = Result<([(header::HeaderName, &'static str); 1], Vec<u8>), StatusCode>;
 
-/// The body of a request over HTTP: decompressed, and decoded by its content type.
+/// Decodes the body of an HTTP request: decompresses it, and decodes it by its content type.
 macro_rules! decoded {
     ($type:ty, $headers:expr, $body:expr) => {{
         let body = decompressed($headers, $body)?;
@@ -401,8 +403,8 @@ const DOUBLES: [&str; 9] = [
     "zeroThreshold",
 ];
 
-/// Whether a field that is no message and no double is as OTLP writes it in JSON: integers of 64 bits
-/// are text, ids are in hex, enumerations are numbers, bytes are in base64.
+/// Returns whether a field, neither a message nor a double, has the form that OTLP requires in
+/// JSON: 64-bit integers are text, ids are hex, enumerations are numbers, and bytes are base64.
 #[cfg(feature = "http-json")]
 fn is_otlp_scalar(key: &str, value: &serde_json::Value) -> bool {
     use base64::Engine;
@@ -447,9 +449,9 @@ fn is_otlp_scalar(key: &str, value: &serde_json::Value) -> bool {
     }
 }
 
-/// A message that is JSON as protobuf writes it, with what OTLP makes different: nothing is `null`,
-/// doubles are numbers or one of three texts, and all else is as [`is_otlp_scalar`] says.
-/// `opentelemetry-proto` cannot read the three texts, which are 0 in what is returned.
+/// Parses a message in the JSON form of protobuf, with the differences of OTLP: nothing is `null`,
+/// doubles are numbers or one of three texts, and the other fields follow [`is_otlp_scalar`]. The
+/// three texts become 0 in the result, because `opentelemetry-proto` cannot read them.
 #[cfg(feature = "http-json")]
 pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
     use serde_json::Value;
@@ -468,7 +470,7 @@ pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
 
     fn check(key: &str, value: &mut Value) -> bool {
         match value {
-            // `value` is a double in a quantile of a summary alone, else a message.
+            // `value` is a double only in a quantile of a summary. Elsewhere it is a message.
             Value::Object(fields) => fields.iter_mut().all(|(key, value)| check(key, value)),
             value if DOUBLES.contains(&key) => double(value),
             Value::Array(elements) => elements.iter_mut().all(|element| check(key, element)),
@@ -499,7 +501,7 @@ fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, StatusCode> {
     }
 }
 
-/// The answer in the form of the request.
+/// Encodes the response like the request.
 macro_rules! answer {
     ($headers:expr, $response:expr) => {
         match content_type($headers) {

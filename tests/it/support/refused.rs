@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpSocket;
 
-/// A socket that is bound and does not listen: no other process can take its port.
+/// A bound socket that does not listen, so that no other process can take its port.
 pub(crate) struct RefusedPort {
     socket: TcpSocket,
 }
