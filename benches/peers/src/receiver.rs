@@ -1,4 +1,4 @@
-//! An OTLP receiver that counts what it gets.
+//! An OTLP receiver that counts the telemetry it gets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// What has arrived.
+/// The counts so far.
 #[derive(Default)]
 struct Counts {
     spans: AtomicU64,
@@ -27,21 +27,21 @@ pub struct Receiver {
     counts: Arc<Counts>,
 }
 
-/// What has arrived since it was last asked.
+/// The counts since the last call of `take`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrived {
     pub spans: u64,
-    /// Of all spans together.
+    /// The attributes of all spans together.
     pub span_attributes: u64,
-    /// Requests that the metric which counts the most of them has counted.
+    /// The highest count of requests in any metric.
     pub requests: u64,
 }
 
 impl Receiver {
-    /// Starts it on a thread of its own.
+    /// Starts a receiver on a thread of its own.
     pub fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
-        listener.set_nonblocking(true).expect("it can be");
+        listener.set_nonblocking(true).expect("the socket can be non-blocking");
         let address = listener.local_addr().expect("it has one");
         let counts = Arc::new(Counts::default());
         let routes = Router::new()
