@@ -5,7 +5,10 @@
 //! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Two rungs have limits. The
 //! limits leave room for another compiler, and for one allocation of a block of the queue.
 
-#![allow(missing_docs, reason = "the macros generate undocumented private modules")]
+#![allow(
+    missing_docs,
+    reason = "the macros generate undocumented private modules"
+)]
 
 mod support;
 
@@ -159,7 +162,7 @@ fn with_part(part: Part, inbound: Inbound) -> Rung {
         Part::Sampler => config.with_sampler(Sampler::parent_based(Sampler::AlwaysOn)),
         Part::IdGenerator => config.with_id_generator(RandomIdGenerator::default()),
     };
-    let telemetry = config.init().expect("it is valid");
+    let telemetry = config.init().expect("the configuration is valid");
     let app = routes().layer(TelemetryLayer::new());
     rung(app, move || request(inbound), Some(telemetry))
 }
@@ -206,7 +209,7 @@ fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> R
             tracing::subscriber::set_global_default(spans)
         }
         Subscriber::Plain => {
-            let provider = telemetry.tracer_provider().expect("it is on");
+            let provider = telemetry.tracer_provider().expect("traces are enabled");
             let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("plain"));
             let layer = layer.with_threads(false).with_tracked_inactivity(false);
             let layer = layer.with_filter(tracing_subscriber::filter::LevelFilter::INFO);

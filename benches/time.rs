@@ -31,17 +31,19 @@ static TELEMETRY: LazyLock<TelemetryGuard> = LazyLock::new(|| {
 
 /// Starts a receiver that accepts everything, so that the queue has room.
 fn receiver() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    listener.set_nonblocking(true).expect("the socket can be non-blocking");
-    let address = listener.local_addr().expect("it has one");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener
+        .set_nonblocking(true)
+        .expect("the socket can be non-blocking");
+    let address = listener.local_addr().expect("the socket is bound");
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        runtime.expect("there is a runtime").block_on(async {
+        runtime.expect("the runtime can be built").block_on(async {
             let all = axum::Router::new().fallback(async |_: axum::body::Bytes| ());
-            let listener = tokio::net::TcpListener::from_std(listener).expect("it is a listener");
-            axum::serve(listener, all).await.expect("it serves");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("the socket listens");
+            axum::serve(listener, all).await.expect("the server runs");
         });
     });
     address
@@ -54,12 +56,12 @@ fn main() {
         return divan::main();
     }
     Divan::from_args().skip_regex(SWITCHED_OFF).main();
-    let program = std::env::current_exe().expect("it has a path");
+    let program = std::env::current_exe().expect("the program has a path");
     let mut program = Command::new(program);
     let options = std::env::args().filter(|argument| argument.starts_with('-'));
     program.args(options).arg(SWITCHED_OFF);
     let status = program.env("ENABLE_TELEMETRY", "false").status();
-    assert!(status.expect("it runs").success());
+    assert!(status.expect("the program starts").success());
 }
 
 /// Sends requests on each thread, through a service of its own.

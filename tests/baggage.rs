@@ -51,7 +51,7 @@ async fn serve(layer: &TelemetryLayer, baggage: &str) {
         .body(())
         .expect("a valid request");
     let response = service.oneshot(request).await;
-    drop(response.expect("it cannot fail"));
+    drop(response.expect("the service cannot fail"));
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn allowed_baggage_members_are_on_every_span_and_log_record_and_replace_no
             .with_exporters([tower_telemetry::config::Exporter::Otlp])
             .with_baggage_attributes(KEYS.into_iter().chain(["long", "tenant"]))
             .without_subscriber();
-        let telemetry = config.init().expect("it is the first");
+        let telemetry = config.init().expect("no other telemetry is initialized");
         let subscriber = tracing_subscriber::registry().with(telemetry.log_layer());
         #[cfg(feature = "tracing")]
         let subscriber = subscriber.with(telemetry.span_layer());
@@ -74,7 +74,7 @@ async fn allowed_baggage_members_are_on_every_span_and_log_record_and_replace_no
         let mut layer = TelemetryLayer::new();
         if with_sdk {
             // A layer with its own provider uses the setting of the process.
-            let provider = telemetry.tracer_provider().expect("it is on");
+            let provider = telemetry.tracer_provider().expect("traces are enabled");
             layer = layer.with_tracer_provider(SdkTracerProvider::clone(provider));
         }
         serve(&layer, &baggage).await;

@@ -47,7 +47,7 @@ async fn fail(sampled: bool) {
         let client = client.clone();
         async move {
             set_span_error(&Error::other("see https://a/?sig=secret"));
-            *request.uri_mut() = "http://a.example/".parse().expect("it is a URI");
+            *request.uri_mut() = "http://a.example/".parse().expect("a valid URI");
             client.oneshot(request).await
         }
     });

@@ -181,7 +181,7 @@ impl Pipeline {
                 .with_endpoint(url)
                 .with_timeout(ATTEMPT)
                 .build()
-                .expect("it is valid");
+                .expect("the exporter can be built");
             let provider = SdkTracerProvider::builder().with_batch_exporter(exporter);
             return Self::Sdk(provider.build());
         }
@@ -199,12 +199,17 @@ impl Pipeline {
         if way.starts_with("reference") {
             config = config.with_reference_exporter();
         }
-        Self::Crate(Box::new(config.build().expect("it is valid")))
+        Self::Crate(Box::new(
+            config.build().expect("the configuration is valid"),
+        ))
     }
 
     fn tracers(&self) -> SdkTracerProvider {
         match self {
-            Self::Crate(telemetry) => telemetry.tracer_provider().expect("it is on").clone(),
+            Self::Crate(telemetry) => telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
             Self::Sdk(provider) => provider.clone(),
         }
     }
@@ -254,7 +259,7 @@ fn run(fault: &str, way: &str) -> String {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.expect("a runtime").block_on(async {
+            runtime.expect("the runtime can be built").block_on(async {
                 let pipeline = Pipeline::start(way, &url);
                 pipeline.make_spans();
                 // A blocking call, as handlers of signals and panics make it.
@@ -266,7 +271,7 @@ fn run(fault: &str, way: &str) -> String {
         #[cfg(unix)]
         "a fork, and spans of the child" => forked(way, &url, &place),
         _ => {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let runtime = tokio::runtime::Runtime::new().expect("the runtime can be built");
             runtime.block_on(async { outcome(fault, Pipeline::start(way, &url), &place).await })
         }
     }
@@ -337,9 +342,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
     use fork::{Fork, fork, waitpid};
 
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime can be built");
     let pipeline = runtime.block_on(async { Pipeline::start(way, url) });
-    match fork().expect("a process") {
+    match fork().expect("the process can fork") {
         Fork::Child => {
             pipeline.make_spans();
             let start = Instant::now();
@@ -354,7 +359,7 @@ fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
             std::process::exit(0);
         }
         Fork::Parent(child) => {
-            waitpid(child).expect("it is ours");
+            waitpid(child).expect("the child can be awaited");
             let told = runtime.block_on(outcome("a fork", pipeline, place));
             format!("the parent: {told}")
         }
@@ -362,7 +367,7 @@ fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
 }
 
 fn cell(fault: &str, way: &str) -> String {
-    let program = std::env::current_exe().expect("a test is a program");
+    let program = std::env::current_exe().expect("the test has a path");
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OTEL_") {
@@ -370,7 +375,7 @@ fn cell(fault: &str, way: &str) -> String {
         }
     }
     let output = command.args(["--cell", fault, way]).output();
-    let output = output.expect("it starts");
+    let output = output.expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     let cell: String = text
         .lines()

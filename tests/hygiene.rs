@@ -45,7 +45,7 @@ fn boxed() -> ::core::pin::Pin<::std::boxed::Box<dyn ::core::future::Future<Outp
 fn the_expansion_is_hygienic() {
     ::core::assert_eq!(function(1, 2, 3), ::core::result::Result::Ok(6));
     let runtime = ::tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime can be built");
     let output = runtime.block_on(async_function(4));
     ::core::assert_eq!(output, ::core::result::Result::Err(4));
     ::core::assert_eq!(runtime.block_on(boxed()), 1);

@@ -28,7 +28,7 @@ async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_prov
 
     // This request comes before `init` and is not recorded.
     let response = service.clone().oneshot(Request::new(())).await;
-    let response = response.expect("it cannot fail");
+    let response = response.expect("the service cannot fail");
     assert!(!response.headers().contains_key("x-trace-id"));
 
     // A failed `init` does not prevent a later one.
@@ -49,7 +49,7 @@ async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_prov
             .collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().expect("it does not panic"))
+            .map(|thread| thread.join().expect("the thread does not panic"))
             .collect()
     });
     let (mut won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
@@ -57,12 +57,12 @@ async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_prov
     for result in lost {
         assert!(matches!(result, Err(InitError::AlreadyInitialized)));
     }
-    let telemetry = won.remove(0).expect("it is the one");
+    let telemetry = won.remove(0).expect("the only init that succeeded");
 
     let response = service
         .oneshot(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
     assert!(response.headers().contains_key("x-trace-id"));
     let span = global::tracer("test").start("global");
     assert!(

@@ -18,7 +18,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -28,14 +31,15 @@ impl io::Write for Lines {
 
 impl Lines {
     fn count(&self, text: &str) -> usize {
-        let lines = self.0.lock().expect("not poisoned").clone();
-        let lines = String::from_utf8(lines).expect("it is text");
+        let lines = self.0.lock().expect("the lock is not poisoned").clone();
+        let lines = String::from_utf8(lines).expect("the output is UTF-8");
         lines.matches(text).count()
     }
 }
 
 #[tokio::test]
-async fn instruments_and_layers_that_were_used_early_record_with_global_providers_that_are_set_later() {
+async fn instruments_and_layers_that_were_used_early_record_with_global_providers_that_are_set_later()
+ {
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         with_tracer("test", "in a request", || ());
         Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::from("body")))
@@ -43,7 +47,7 @@ async fn instruments_and_layers_that_were_used_early_record_with_global_provider
     let handle = Arc::new(bind_counter("handle.count", "Counted by a handle.", []));
     let everything = async || {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
         with_tracer("test", "outside", || ());
         increment_counter("named.count", "Counted by name.", []);
         handle.add(1);
@@ -68,7 +72,7 @@ async fn instruments_and_layers_that_were_used_early_record_with_global_provider
         with_own
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail"),
+            .expect("the service cannot fail"),
     );
     assert_eq!(lines.count("goes nowhere"), 0);
     for _ in 0..3 {
@@ -84,7 +88,9 @@ async fn instruments_and_layers_that_were_used_early_record_with_global_provider
     global::set_tracer_provider(tracers);
     everything().await;
     let names = || {
-        let spans = spans.get_finished_spans().expect("it is not shut down");
+        let spans = spans
+            .get_finished_spans()
+            .expect("the exporter is not shut down");
         let mut names: Vec<_> = spans.into_iter().map(|span| span.name).collect();
         names.sort();
         names
@@ -98,8 +104,10 @@ async fn instruments_and_layers_that_were_used_early_record_with_global_provider
     global::set_meter_provider(meters.clone());
     everything().await;
     assert_eq!(names().len(), 6);
-    meters.force_flush().expect("it is running");
-    let metrics = metrics.get_finished_metrics().expect("it is running");
+    meters.force_flush().expect("the provider is running");
+    let metrics = metrics
+        .get_finished_metrics()
+        .expect("the provider is running");
     let mut names: Vec<_> = metrics
         .iter()
         .flat_map(|metrics| metrics.scope_metrics())

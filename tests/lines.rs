@@ -39,26 +39,30 @@ mod programs {
     pub(crate) fn run(program: &str) {
         match program {
             "return" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
             }
             "return after shutdown" => {
-                let telemetry = tower_telemetry::init().expect("it is the first");
+                let telemetry = tower_telemetry::init().expect("no other telemetry is initialized");
                 block_on(telemetry.shutdown());
                 log_lines();
             }
             "exit" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
                 std::process::exit(0);
             }
             "panic" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
                 panic!("on purpose");
             }
             "panic elsewhere" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 let thread = std::thread::spawn(|| {
                     log_lines();
                     panic!("on purpose");
@@ -71,7 +75,7 @@ mod programs {
                 requests(config().without_subscriber());
             }
             "lines that nobody reads" => {
-                let telemetry = tower_telemetry::init().expect("it is the first");
+                let telemetry = tower_telemetry::init().expect("no other telemetry is initialized");
                 let long = "x".repeat(1000);
                 for n in 0..8 * 1024 {
                     tracing::info!(n, long);
@@ -94,7 +98,7 @@ mod programs {
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.expect("a runtime").block_on(future)
+        runtime.expect("the runtime can be built").block_on(future)
     }
 
     fn config() -> Config {
@@ -107,7 +111,7 @@ mod programs {
 
     /// Serves requests, then prints the outcome of their spans and the duration of the shutdown.
     fn requests(config: Config) {
-        let telemetry: TelemetryGuard = config.init().expect("it is the first");
+        let telemetry: TelemetryGuard = config.init().expect("no other telemetry is initialized");
         let logs = !std::env::var("PROGRAM").is_ok_and(|program| program.contains("blocks"));
         if !logs {
             // The lines start after `init`, which logs through the subscriber of the application.
@@ -126,7 +130,7 @@ mod programs {
         block_on(async {
             for _ in 0..REQUESTS {
                 let response = service.clone().oneshot(Request::new(())).await;
-                drop(response.expect("it cannot fail"));
+                drop(response.expect("the service cannot fail"));
             }
             let begin = Instant::now();
             let report: Report = telemetry.shutdown().await;
@@ -176,7 +180,7 @@ mod tests {
     }
 
     fn start(program: &str, variables: &[(&str, &str)]) -> Child {
-        let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+        let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
         command
             .env_clear()
             .env("PROGRAM", program)
@@ -184,7 +188,7 @@ mod tests {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().expect("it starts")
+        command.spawn().expect("the program starts")
     }
 
     /// Returns the numbers of the printed lines, in their order.
@@ -205,8 +209,10 @@ mod tests {
             "panic elsewhere",
         ];
         for program in programs {
-            let output = start(program, &[]).wait_with_output().expect("it ends");
-            let text = String::from_utf8(output.stdout).expect("it is text");
+            let output = start(program, &[])
+                .wait_with_output()
+                .expect("the process ends");
+            let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
             let all: Vec<_> = (0..LINES).collect();
             assert!(numbers(&text) == all, "{program}: {text}");
         }
@@ -226,9 +232,9 @@ mod tests {
             ],
         );
         let mut text = String::new();
-        let mut said = child.stderr.take().expect("it is piped");
-        said.read_to_string(&mut text).expect("it is text");
-        assert!(child.wait().expect("it ends").success(), "{text}");
+        let mut said = child.stderr.take().expect("the stream is piped");
+        said.read_to_string(&mut text).expect("the output is UTF-8");
+        assert!(child.wait().expect("the process ends").success(), "{text}");
         let last = text.lines().last().unwrap_or_default();
         (receiver, last.split(' ').map(str::to_owned).collect())
     }
@@ -251,27 +257,29 @@ mod tests {
     }
 
     fn assert_in_time(milliseconds: &str) {
-        let took: u128 = milliseconds.parse().expect("it is a number");
+        let took: u128 = milliseconds.parse().expect("the text is a number");
         assert!(took <= DEADLINE.as_millis() + 500, "{took} ms");
     }
 
     fn lost_lines_are_counted_and_logged_once_the_output_is_read_again() {
         let mut child = start("lines that nobody reads", &[]);
-        let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = BufReader::new(child.stderr.take().expect("the stream is piped"));
         let mut lost = String::new();
-        said.read_line(&mut lost).expect("it is text");
-        let lost: usize = lost.trim().parse().expect("it is a number");
+        said.read_line(&mut lost).expect("the output is UTF-8");
+        let lost: usize = lost.trim().parse().expect("the text is a number");
         assert!(lost > 0);
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut output = BufReader::new(child.stdout.take().expect("the stream is piped"));
         let mut text = String::new();
         while !text.contains("log lines are lost") {
-            let read = output.read_line(&mut text).expect("it is text");
+            let read = output.read_line(&mut text).expect("the output is UTF-8");
             assert!(read > 0, "{}", numbers(&text).len());
         }
-        let mut input = child.stdin.take().expect("it is piped");
-        input.write_all(b"\n").expect("it waits for it");
-        output.read_to_string(&mut text).expect("it is text");
-        assert!(child.wait().expect("it ends").success());
+        let mut input = child.stdin.take().expect("the stream is piped");
+        input.write_all(b"\n").expect("the program reads its input");
+        output
+            .read_to_string(&mut text)
+            .expect("the output is UTF-8");
+        assert!(child.wait().expect("the process ends").success());
         let numbers = numbers(&text);
         assert_eq!(numbers.len() + lost, 8 * 1024);
         assert!(numbers.is_sorted());

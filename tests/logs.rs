@@ -32,7 +32,7 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let (trace_id, span_id) = with_tracer("test", "span", || {
         tracing::info!(user = 42, "from tracing");
         log::warn!("from log");
@@ -55,7 +55,7 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
         digits.collect::<String>()
     };
     for (text, severity) in [("from tracing", "INFO"), ("from log", "WARN")] {
-        let record = find(text).expect("it is sent");
+        let record = find(text).expect("the record was exported");
         assert_eq!(record.severity_text, severity);
         assert_eq!(
             Some(hex(&record.trace_id)),
@@ -63,14 +63,17 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
         );
         assert_eq!(Some(hex(&record.span_id)), span_id.map(|id| id.to_string()));
     }
-    let record = find("from tracing").expect("it is sent");
+    let record = find("from tracing").expect("the record was exported");
     assert_eq!(attributes_of(&record.attributes)["user"], "42");
     assert!(find("outside").is_some_and(|record| record.trace_id.is_empty()));
     let theirs = records
         .iter()
         .filter(|one| body(one).contains("from an application"));
     assert_eq!(theirs.count(), 3);
-    assert!(find("from the SDK").is_none(), "records of the SDK are only written to the console");
+    assert!(
+        find("from the SDK").is_none(),
+        "records of the SDK are only written to the console"
+    );
     assert!(find("too late").is_none());
 }
 
@@ -131,7 +134,7 @@ fn program_with_init() -> Result<(), Box<dyn Error>> {
 /// exports.
 fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     let receiver = Receiver::start();
-    let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+    let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
     command.args([program, "--exact", "--ignored", "--nocapture"]);
     for name in ["OTEL_LOG_LEVEL", "RUST_LOG", "LOG_FORMAT"] {
         command.env_remove(name);
@@ -140,13 +143,13 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
         .env("ENVIRONMENT", "staging")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
         .envs(variables.iter().copied());
-    let output = command.output().expect("it runs");
+    let output = command.output().expect("the program starts");
     assert!(output.status.success(), "{output:?}");
-    let lines = String::from_utf8(output.stdout).expect("it is text");
+    let lines = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let lines = lines.lines().filter_map(|line| {
         // The test harness may have printed the name of the test in front.
         let json = &line[line.find('{')?..];
-        let json: serde_json::Value = serde_json::from_str(json).expect("it is JSON");
+        let json: serde_json::Value = serde_json::from_str(json).expect("the text is JSON");
         Some(json["fields"]["message"].as_str()?.to_owned())
     });
     let records = receiver.received().log_records();

@@ -25,7 +25,7 @@ fn a_million_metric_names_take_no_more_memory_than_the_first_256() {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(format!("http://{}", refused_address()))
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let name = |n: u32| {
         let name = format!("test.name{n}");
         match n % 3 {

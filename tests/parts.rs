@@ -86,22 +86,28 @@ impl Seen {
     fn start(&self, name: &str) {
         self.started
             .lock()
-            .expect("not poisoned")
+            .expect("the lock is not poisoned")
             .push(name.to_owned());
     }
 
     fn started(&self) -> Vec<String> {
-        self.started.lock().expect("not poisoned").clone()
+        self.started
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 }
 
 impl SpanProcessor for Seen {
     fn on_start(&self, span: &mut Span, _: &Context) {
-        self.start(&span.exported_data().expect("it is recorded").name);
+        self.start(&span.exported_data().expect("the span is recorded").name);
     }
 
     fn on_end(&self, span: SpanData) {
-        self.ended.lock().expect("not poisoned").push(span);
+        self.ended
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -181,14 +187,16 @@ async fn spans_of_layers_handlers_and_tracing_reach_every_kind_of_configured_par
         let telemetry = add(config, &seen).init().expect("no other is in force");
         let service = TelemetryLayer::new().layer(service_fn(handle));
         let response = service.oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
         let report = telemetry.force_flush().await;
-        let in_memory = exporter.get_finished_spans().expect("not poisoned");
+        let in_memory = exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned");
         telemetry.shutdown().await;
         assert_eq!((report.lost(), report.timed_out), (0, false), "{case}");
 
         assert_eq!(seen.started(), started, "{case}");
-        let seen = seen.ended.lock().expect("not poisoned").clone();
+        let seen = seen.ended.lock().expect("the lock is not poisoned").clone();
         assert_eq!(seen.len(), ended, "{case}");
         if ended > 0 {
             assert_eq!(places_of(&seen), expected(), "{case}");

@@ -54,7 +54,7 @@ impl ShouldSample for Asking {
             Some(cx) => Asked::Below(cx.span().span_context().is_sampled()),
             None => Asked::Root,
         };
-        self.0.lock().expect("not poisoned").push(asked);
+        self.0.lock().expect("the lock is not poisoned").push(asked);
         SamplingResult {
             decision: match asked {
                 Asked::Below(false) => SamplingDecision::Drop,
@@ -87,7 +87,7 @@ async fn passes_on_within(
     let (sender, mut sent) = tokio::sync::mpsc::unbounded_channel();
     let client = client.layer(service_fn(move |request: Request<()>| {
         let b3 = request.headers()["b3"].to_str().map(str::to_owned);
-        let sent = sender.send(b3.expect("it is text"));
+        let sent = sender.send(b3.expect("the text is UTF-8"));
         sent.expect("the receiver is kept");
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
@@ -99,13 +99,13 @@ async fn passes_on_within(
         async move {
             with_tracer("test", "child", || {
                 let cx = Context::current();
-                *is_recorded.lock().expect("not poisoned") = cx.span().is_recording();
+                *is_recorded.lock().expect("the lock is not poisoned") = cx.span().is_recording();
             });
             client.call(Request::new(())).await
         }
     }));
     let request = Request::builder().header("b3", b3).body(());
-    let request = request.expect("it is a request");
+    let request = request.expect("a valid request");
     let headers = match outer {
         Some(outer) => {
             // Without the copy, the inner layer would see the mark of the outer one and ignore the
@@ -116,30 +116,30 @@ async fn passes_on_within(
                 copy
             });
             let response = outer.layer(inner).oneshot(request).await;
-            response.expect("it cannot fail").headers().clone()
+            response.expect("the service cannot fail").headers().clone()
         }
         None => {
             let response = service.oneshot(request).await;
-            response.expect("it cannot fail").headers().clone()
+            response.expect("the service cannot fail").headers().clone()
         }
     };
     let trace = headers.get("x-trace-id").map(|trace| trace.to_str());
-    let trace = trace.map(|trace| trace.expect("it is text").to_owned());
+    let trace = trace.map(|trace| trace.expect("the text is UTF-8").to_owned());
     let trace = trace.unwrap_or_default();
     let sent = sent.recv().await.expect("the handler has made a call");
-    let recorded = *recorded.lock().expect("not poisoned");
+    let recorded = *recorded.lock().expect("the lock is not poisoned");
     (trace, sent, recorded)
 }
 
 #[tokio::test]
 async fn b3_decisions_apply_to_every_kind_of_span() {
     let asking = Asking::default();
-    let asked = || std::mem::take(&mut *asking.0.lock().expect("not poisoned"));
+    let asked = || std::mem::take(&mut *asking.0.lock().expect("the lock is not poisoned"));
     let variables = |name: &str| (name == "OTEL_PROPAGATORS").then(|| "tracecontext,b3".to_owned());
     let config = Config::from_vars(variables)
         .with_exporters([Exporter::Console])
         .with_sampler(Sampler::Custom(Box::new(asking.clone())));
-    let telemetry = config.init().expect("it is valid");
+    let telemetry = config.init().expect("the configuration is valid");
 
     // The spans below are decided by the sampler of the application.
     let layers = (TelemetryLayer::new(), ClientTelemetryLayer::new());
@@ -261,7 +261,9 @@ async fn b3_decisions_apply_to_every_kind_of_span() {
         let (trace, sent, recorded) = passes_on(&layers.0, &layers.1, state).await;
         assert_eq!((&sent[..32], &sent[50..]), (&*trace, state));
         assert_eq!(recorded, sampled, "{state}");
-        let spans = exporter.get_finished_spans().expect("not poisoned");
+        let spans = exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned");
         assert_eq!(spans.is_empty(), !sampled, "{state}");
         exporter.reset();
     }
@@ -280,11 +282,15 @@ async fn b3_decisions_apply_to_every_kind_of_span() {
     let open = format!("{TRACE}-{SPAN}");
     for (state, sampled) in [(&*open, true), ("0", false), ("1", true)] {
         let cx = extract(state);
-        assert_eq!(inject(&cx).as_deref(), Some(state), "the context is passed through");
+        assert_eq!(
+            inject(&cx).as_deref(),
+            Some(state),
+            "the context is passed through"
+        );
         let span = tracer.start_with_context("other", &cx);
         let cx = cx.with_span(span);
         assert_eq!(cx.span().span_context().is_sampled(), sampled, "{state}");
-        let sent = inject(&cx).expect("it has a span");
+        let sent = inject(&cx).expect("the context has a span");
         assert!(sent.ends_with(if sampled { "-1" } else { "-0" }), "{state}");
     }
     let nothing = extract("nonsense");

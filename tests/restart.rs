@@ -35,7 +35,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -45,9 +48,9 @@ impl io::Write for Lines {
 
 impl Lines {
     fn count(&self, text: &str) -> usize {
-        let lines = self.0.lock().expect("not poisoned").clone();
+        let lines = self.0.lock().expect("the lock is not poisoned").clone();
         String::from_utf8(lines)
-            .expect("it is text")
+            .expect("the output is UTF-8")
             .matches(text)
             .count()
     }
@@ -80,7 +83,11 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
             .with_endpoint(receiver.endpoint())
             .without_subscriber()
     };
-    let mut telemetry = Some(config(&first).init().expect("it is the first"));
+    let mut telemetry = Some(
+        config(&first)
+            .init()
+            .expect("no other telemetry is initialized"),
+    );
     tracing_subscriber::registry()
         .with(
             tracing_subscriber::fmt::layer()
@@ -97,7 +104,7 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
     let sent = Arc::new(Mutex::new(HeaderMap::new()));
     let keep = sent.clone();
     let client = ClientTelemetryLayer::new().layer(service_fn(move |request: Request<()>| {
-        *keep.lock().expect("not poisoned") = request.headers().clone();
+        *keep.lock().expect("the lock is not poisoned") = request.headers().clone();
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
     let service = TelemetryLayer::new().layer(service_fn(move |_: Request<()>| {
@@ -106,7 +113,7 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
             with_tracer("test", "child", || ());
             let request = Request::get("http://localhost/")
                 .body(())
-                .expect("it is valid");
+                .expect("a valid request");
             drop(client.oneshot(request).await);
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
@@ -115,7 +122,7 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
         let request = Request::get("/").header("traceparent", TRACEPARENT);
         service
             .clone()
-            .oneshot(request.body(()).expect("it is valid"))
+            .oneshot(request.body(()).expect("a valid request"))
     };
 
     for round in 0..20 {
@@ -129,7 +136,7 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
         };
         let second = config(receiver).init();
         assert!(matches!(second, Err(InitError::AlreadyInitialized)));
-        let response = request().await.expect("it cannot fail");
+        let response = request().await.expect("the service cannot fail");
         assert!(response.headers().contains_key("x-trace-id"), "{round}");
         drop(response);
         handle.add(1);
@@ -140,9 +147,9 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
         assert_eq!(guard.shutdown().await.lost(), 0);
 
         // After the shutdown, layers and handles do nothing and pass context on.
-        let response = request().await.expect("it cannot fail");
+        let response = request().await.expect("the service cannot fail");
         assert!(!response.headers().contains_key("x-trace-id"), "{round}");
-        let headers = sent.lock().expect("not poisoned").clone();
+        let headers = sent.lock().expect("the lock is not poisoned").clone();
         assert_eq!(headers["traceparent"], TRACEPARENT);
         handle.add(1);
         with_tracer("test", "late", || increment_counter("named.count", "", []));

@@ -42,7 +42,7 @@ async fn serve(
     }));
     for _ in 0..3 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
     let report = telemetry.shutdown().await;
     assert_eq!(
@@ -70,9 +70,17 @@ async fn with_init(name: &'static str) {
 
 async fn with_build(name: &'static str) {
     let receiver = Receiver::start();
-    let telemetry = config(&receiver).build().expect("it is valid");
-    let tracers = telemetry.tracer_provider().expect("it is on").clone();
-    let meters = telemetry.meter_provider().expect("it is on").clone();
+    let telemetry = config(&receiver)
+        .build()
+        .expect("the configuration is valid");
+    let tracers = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
+    let meters = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let layer = TelemetryLayer::new()
         .with_tracer_provider(tracers)
         .with_meter_provider(meters);

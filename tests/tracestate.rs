@@ -43,7 +43,7 @@ fn members(count: usize) -> String {
 /// Returns a sampled request in a trace of its own.
 fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
     let mut request = support::request(support::Inbound::Nothing);
-    *request.uri_mut() = path.parse().expect("it is a path");
+    *request.uri_mut() = path.parse().expect("a valid path");
     let traceparent = format!("00-{trace:032x}-b7ad6b7169203331-01");
     let headers = request.headers_mut();
     headers.insert("traceparent", traceparent.parse().expect("a legal value"));
@@ -103,7 +103,7 @@ fn a_tracestate_reaches_every_span_and_every_outgoing_call_of_a_request() {
     let call = async move || {
         let send = service_fn(async move |request: Request<Body>| {
             let headers = request.headers().clone();
-            sent.lock().expect("not poisoned").push(headers);
+            sent.lock().expect("the lock is not poisoned").push(headers);
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
         });
         let mut client = ClientTelemetryLayer::new().layer(send);
@@ -141,11 +141,11 @@ fn a_tracestate_reaches_every_span_and_every_outgoing_call_of_a_request() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("the runtime can be built");
     let entered = runtime.enter();
     for (n, state) in cases.iter().enumerate() {
         support::send(&mut app, request(n as u128 + 1, "/", state));
-        let sent = std::mem::take(&mut *sent.lock().expect("not poisoned"));
+        let sent = std::mem::take(&mut *sent.lock().expect("the lock is not poisoned"));
         assert_eq!(sent.len(), 2);
         let expected = Some(HeaderValue::from_str(state).expect("a legal value"));
         let expected = expected.filter(|value| !value.is_empty());

@@ -52,7 +52,7 @@ async fn place(order: Order) {
     let task = async { notify().await };
     tokio::spawn(task.in_current_span())
         .await
-        .expect("it does not panic");
+        .expect("the task does not panic");
 }
 
 /// Makes a span as database libraries do.
@@ -86,15 +86,23 @@ async fn handler(Path(_): Path<u32>) -> &'static str {
     let late = async { notify().await };
     tokio::spawn(late.in_current_span())
         .await
-        .expect("it does not panic");
+        .expect("the task does not panic");
     "ok"
 }
 
 async fn send(app: &Router, traceparent: &str) {
     let request = Request::get("/orders/7").header("traceparent", traceparent);
-    let request = request.body(Body::empty()).expect("it is valid");
-    let response = app.clone().oneshot(request).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it is whole");
+    let request = request.body(Body::empty()).expect("a valid request");
+    let response = app
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
 }
 
 #[tokio::test]
@@ -106,7 +114,7 @@ async fn a_service_of_tracing_spans_loses_no_span_parent_or_field() {
         // The filter of log lines does not apply to spans.
         .with_log_filter("error")
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let make = tower_http::trace::DefaultMakeSpan::new().level(tracing::Level::INFO);
     let app = Router::new()
         .route("/orders/{id}", get(handler))

@@ -57,7 +57,7 @@ async fn handler() -> Vec<Option<SpanId>> {
         async_with_tracer("test", "future", async { get_span_id() }).await,
         spawn_traced("test", "task", async { get_span_id() })
             .await
-            .expect("it does not panic"),
+            .expect("the task does not panic"),
     ]
 }
 
@@ -68,7 +68,7 @@ async fn below_an_unsampled_span_no_span_is_started_and_the_trace_is_kept() {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let request = |flags| {
         Context::new().with_remote_span_context(SpanContext::new(
             TraceId::from_bytes([1; 16]),

@@ -50,7 +50,7 @@ impl Inbound {
 /// if it takes one.
 pub fn init(sampler: &str, enabled: bool, receiver: SocketAddr) -> TelemetryGuard {
     let config = config(sampler, enabled, receiver);
-    config.init().expect("it is valid")
+    config.init().expect("the configuration is valid")
 }
 
 /// Returns the configuration for `init`.
@@ -96,7 +96,7 @@ pub fn routes() -> Router {
 /// Returns a request as `curl` sends it.
 pub fn request(inbound: Inbound) -> Request<Body> {
     let mut request = Request::new(Body::empty());
-    *request.uri_mut() = "/users/42".parse().expect("it is a path");
+    *request.uri_mut() = "/users/42".parse().expect("a valid path");
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));
@@ -110,7 +110,7 @@ pub fn request(inbound: Inbound) -> Request<Body> {
 /// Returns an outgoing request of a client.
 pub fn outgoing() -> Request<Body> {
     let request = Request::get("http://localhost:3000/users/42").body(Body::empty());
-    request.expect("it is a request")
+    request.expect("a valid request")
 }
 
 /// Returns a gRPC call.
@@ -119,7 +119,7 @@ pub fn call(inbound: Inbound) -> Request<Body> {
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = "http://localhost:3000/shop.Cart/Get"
         .parse()
-        .expect("it is a URI");
+        .expect("a valid URI");
     *request.version_mut() = http::Version::HTTP_2;
     let grpc = HeaderValue::from_static("application/grpc");
     request.headers_mut().insert(header::CONTENT_TYPE, grpc);

@@ -54,7 +54,7 @@ fn expanded(text: &str) -> Vec<String> {
     let Some((before, rest)) = text.split_once('{') else {
         return vec![text.to_owned()];
     };
-    let (alternatives, after) = rest.split_once('}').expect("it is closed");
+    let (alternatives, after) = rest.split_once('}').expect("the brace is closed");
     let alternatives = alternatives.split(',');
     let names = alternatives.map(|one| format!("{before}{one}{after}"));
     names.flat_map(|name| expanded(&name)).collect()
@@ -65,8 +65,8 @@ fn expanded(text: &str) -> Vec<String> {
 fn the_readme_lists_exactly_the_variables_that_are_read() {
     let (_, table) = README
         .split_once("| variable | meaning |")
-        .expect("it is there");
-    let (table, _) = table.split_once("\n\n").expect("it ends");
+        .expect("the text contains it");
+    let (table, _) = table.split_once("\n\n").expect("the text is closed");
     let cells = table.lines().filter_map(|line| line.split('|').nth(1));
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let listed: Vec<_> = names.flat_map(expanded).collect();
@@ -431,7 +431,10 @@ mod not_utf8 {
             let config = Config::from_vars_os(|asked| (asked == name).then(value));
             assert_eq!(warnings(&config), [expected(&name)]);
             let shown = format!("{config:?}");
-            let without = shown.split_once("warnings: ").expect("Debug shows the warnings").0;
+            let without = shown
+                .split_once("warnings: ")
+                .expect("Debug shows the warnings")
+                .0;
             assert!(unset.starts_with(without), "{name}: {shown}");
         }
     }
@@ -450,13 +453,13 @@ mod not_utf8 {
 
     #[test]
     fn the_process_environment_is_read_like_any_other_variables() {
-        let output = Command::new(std::env::current_exe().expect("a test is a program"))
+        let output = Command::new(std::env::current_exe().expect("the test has a path"))
             .args(["warnings_of_the_process_environment", "--nocapture"])
             .env(PROGRAM, "1")
             .envs(variables().into_iter().map(|name| (name, value())))
             .output()
-            .expect("it starts");
-        let text = String::from_utf8(output.stdout).expect("it is text");
+            .expect("the program starts");
+        let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
         let lines = text.lines();
         let mut told: Vec<_> = lines
             .filter_map(|line| Some(line.split_once("WARNING ")?.1))

@@ -188,7 +188,7 @@ fn context_of(headers: &HeaderMap) -> Vec<(String, String)> {
         .filter(is_context)
         .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)))
         .map(|(name, value)| {
-            let value = value.to_str().expect("it is text");
+            let value = value.to_str().expect("the text is UTF-8");
             (name.as_str().to_owned(), value.to_owned())
         })
         .collect();
@@ -240,13 +240,15 @@ async fn check(order: &[&str], sampler: &str, samples_new: bool) {
         }
         let response = send(Version::HTTP_11, request).await;
         assert_eq!(response.status(), 200, "{case}");
-        let found = response.headers()["x-trace-id"].to_str().expect("text");
+        let found = response.headers()["x-trace-id"]
+            .to_str()
+            .expect("the text is UTF-8");
         match &expected.parent {
             Some((trace, _)) => assert_eq!(found, trace, "{case}"),
             None => assert!(found != trace && found != b3_trace, "{case}"),
         }
         let sent = within_deadline("a call", arrived.recv()).await;
-        let sent = context_of(&sent.expect("it is sent"));
+        let sent = context_of(&sent.expect("a call was made"));
         let span = sent.iter().find_map(|(name, value)| match &**name {
             "traceparent" => Some(value[36..52].to_owned()),
             "b3" => Some(value[33..49].to_owned()),
@@ -332,7 +334,11 @@ async fn disabled_telemetry_forwards_a_context_unchanged() {
             let came = context_of(request.headers());
             send(Version::HTTP_11, request).await;
             let sent = within_deadline("a call", arrived.recv()).await;
-            assert_eq!(context_of(&sent.expect("it is sent")), came, "{inbound:?}");
+            assert_eq!(
+                context_of(&sent.expect("a call was made")),
+                came,
+                "{inbound:?}"
+            );
         }
     }
 }

@@ -85,31 +85,31 @@ fn shapes() -> Vec<Shape> {
         in_scope => { info_span!("scope").in_scope(|| info_span!("inside").in_scope(|| {})) }
         parallel => { let _ = tokio::join!(leaf(1), leaf(2)); }
         parallel_branches => { let _ = tokio::join!(branch(), branch()); }
-        spawned_in_current_span => { tokio::spawn(leaf(3).in_current_span()).await.expect("it ends") }
+        spawned_in_current_span => { tokio::spawn(leaf(3).in_current_span()).await.expect("the task does not panic") }
         spawned_in_a_child => {
-            async { tokio::spawn(leaf(4).in_current_span()).await.expect("it ends") }.instrument(info_span!("parent")).await;
+            async { tokio::spawn(leaf(4).in_current_span()).await.expect("the task does not panic") }.instrument(info_span!("parent")).await;
         }
-        spawned_with_a_span => { tokio::spawn(leaf(5).instrument(info_span!("task"))).await.expect("it ends") }
+        spawned_with_a_span => { tokio::spawn(leaf(5).instrument(info_span!("task"))).await.expect("the task does not panic") }
         a_task_that_outlives_its_parent => {
             let task = { let span = info_span!("short"); span.in_scope(|| tokio::spawn(leaf(6).in_current_span())) };
-            task.await.expect("it ends");
+            task.await.expect("the task does not panic");
         }
         a_thread => {
             let span = Span::current();
             let dispatch = tracing::dispatcher::get_default(Clone::clone);
             std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || {
                 span.in_scope(|| info_span!("on_thread").in_scope(|| {}));
-            })).join().expect("it ends");
+            })).join().expect("the thread does not panic");
         }
         closed_on_another_thread => {
             let span = info_span!("moved");
             span.in_scope(|| {});
             let dispatch = tracing::dispatcher::get_default(Clone::clone);
-            std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || drop(span))).join().expect("it ends");
+            std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || drop(span))).join().expect("the thread does not panic");
         }
         blocking => {
             let span = Span::current();
-            tokio::task::spawn_blocking(move || span.in_scope(|| {})).await.expect("it ends");
+            tokio::task::spawn_blocking(move || span.in_scope(|| {})).await.expect("the task does not panic");
         }
         explicit_parent => {
             let parent = info_span!("parent");
@@ -179,7 +179,7 @@ fn shapes() -> Vec<Shape> {
 fn on_a_runtime(work: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().build();
-    runtime.expect("a runtime").block_on(work);
+    runtime.expect("the runtime can be built").block_on(work);
 }
 
 /// Runs a shape in a request of the telemetry layer, with the span layer of this crate.
@@ -225,8 +225,11 @@ where
     B: http_body::Body,
 {
     let request = Request::get("/").header("traceparent", traceparent);
-    let request = request.body(Empty::new()).expect("it is valid");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let request = request.body(Empty::new()).expect("a valid request");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let _ = response.into_body().collect().await;
 }
 
@@ -242,7 +245,7 @@ fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     let _subscriber = tracing::subscriber::set_default(subscriber);
     on_a_runtime(async {
         let request = info_span!("GET", otel.kind = "server");
-        let remote = TraceId::from_hex(TRACE_ID).expect("it is one");
+        let remote = TraceId::from_hex(TRACE_ID).expect("a valid trace id");
         let parent = SpanContext::new(
             remote,
             SpanId::from(1),
@@ -351,10 +354,13 @@ fn a_task_in_a_request_span_has_the_context_of_the_request_sampled_or_not() {
             assert_eq!(Some(of_span), ids.1);
             let in_task = async { (get_trace_id(), get_span_id()) };
             let in_task = tokio::spawn(in_task.in_current_span()).await;
-            assert_eq!(in_task.expect("it ends"), ids);
+            assert_eq!(in_task.expect("the task does not panic"), ids);
             let below = async { Span::current().context().span().span_context().trace_id() };
             let below = tokio::spawn(below.instrument(info_span!("below"))).await;
-            assert_eq!(below.expect("it ends").to_string(), TRACE_ID);
+            assert_eq!(
+                below.expect("the task does not panic").to_string(),
+                TRACE_ID
+            );
             assert_eq!((get_trace_id(), get_span_id()), ids);
         })
     }
@@ -369,7 +375,9 @@ fn fields_recorded_on_the_tracing_span_of_a_request_are_on_the_exported_span() {
             Span::current().record("tenant", "acme");
             Span::current().set_attribute("plan", "free");
             let task = async { Span::current().set_attribute("in.task", true) };
-            tokio::spawn(task.in_current_span()).await.expect("it ends");
+            tokio::spawn(task.in_current_span())
+                .await
+                .expect("the task does not panic");
         })
     }
     let spans = ours(shape, TRACEPARENT);
@@ -447,7 +455,7 @@ fn without_a_tracing_span_a_request_passes_no_context_to_spawned_tasks() {
             assert!(Span::current().is_none());
             let in_task = async { get_trace_id() };
             let in_task = tokio::spawn(in_task.in_current_span()).await;
-            assert_eq!(in_task.expect("it ends"), None);
+            assert_eq!(in_task.expect("the task does not panic"), None);
             leaf(1).await;
         })
     }
@@ -469,7 +477,7 @@ fn an_outgoing_request_has_a_tracing_span_of_its_own() {
                 let ids = (get_trace_id(), get_span_id());
                 let in_task = async { (get_trace_id(), get_span_id()) };
                 let in_task = tokio::spawn(in_task.in_current_span()).await;
-                assert_eq!(in_task.expect("it ends"), ids);
+                assert_eq!(in_task.expect("the task does not panic"), ids);
                 assert!(request.headers().contains_key("traceparent"));
                 Span::current().set_attribute("attempt", 1);
                 leaf(1).await;
@@ -494,7 +502,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("not poisoned").extend(bytes);
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .extend(bytes);
         Ok(bytes.len())
     }
 
@@ -505,7 +516,8 @@ impl std::io::Write for Lines {
 
 impl Lines {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("it is UTF-8")
+        String::from_utf8(self.0.lock().expect("the lock is not poisoned").clone())
+            .expect("the text is UTF-8")
     }
 
     fn layer(&self) -> impl Layer<Registry> + Send + Sync + use<> {
@@ -561,8 +573,8 @@ struct Tasks(Arc<Mutex<Vec<&'static str>>>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Tasks {
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, cx: layer::Context<'_, S>) {
-        let name = cx.span(id).expect("it is new").name();
-        self.0.lock().expect("not poisoned").push(name);
+        let name = cx.span(id).expect("the span is open").name();
+        self.0.lock().expect("the lock is not poisoned").push(name);
     }
 }
 
@@ -619,13 +631,16 @@ fn other_layers_with_their_own_filters_change_no_span_and_see_their_spans() {
     ];
     handle
         .reload(EnvFilter::new("debug"))
-        .expect("it is in a subscriber");
+        .expect("the layer is in a subscriber");
     for (name, subscriber) in subscribers {
         let spans = in_a_request_of(&subscriber, shape, TRACEPARENT, |layer| layer);
         let expected = ["GET", "  branch", "    leaf", "    leaf"];
         assert_eq!(tree(&spans), expected, "{name}");
     }
-    assert_eq!(*seen.lock().expect("not poisoned"), ["runtime.spawn"; 2]);
+    assert_eq!(
+        *seen.lock().expect("the lock is not poisoned"),
+        ["runtime.spawn"; 2]
+    );
     let text = lines.text();
     assert!(
         text.contains("request{method=GET}: it::bridge: a detail"),
@@ -662,11 +677,11 @@ mod with_a_guard {
         let config = Config::from_vars(|_| None)
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint());
-        with(config).build().expect("it is valid")
+        with(config).build().expect("the configuration is valid")
     }
 
     fn attached(flags: TraceFlags) -> ContextGuard {
-        let trace_id = TraceId::from_hex(TRACE_ID).expect("it is one");
+        let trace_id = TraceId::from_hex(TRACE_ID).expect("a valid trace id");
         let parent = SpanContext::new(
             trace_id,
             SpanId::from(1),
@@ -719,7 +734,7 @@ mod with_a_guard {
         let layer = telemetry.span_layer();
         let spans =
             tokio::task::spawn_blocking(|| in_a_request(shape, TRACEPARENT, layer, |layer| layer));
-        let spans = spans.await.expect("it ends");
+        let spans = spans.await.expect("the task does not panic");
         let of = |name: &str| {
             let span = spans.iter().find(|span| span.name == name);
             let span = span.expect("the span has ended");
@@ -743,8 +758,12 @@ mod with_a_guard {
         let never_entered = info_span!("older");
         let entered = info_span!("older_entered");
         entered.in_scope(|| {});
-        let layer = TelemetryLayer::new()
-            .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone());
+        let layer = TelemetryLayer::new().with_tracer_provider(
+            telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
+        );
         let service =
             ServiceBuilder::new()
                 .layer(layer)
@@ -764,7 +783,9 @@ mod with_a_guard {
         drop((never_entered, entered, default));
         telemetry.shutdown().await;
         let spans = receiver.received().spans();
-        let of_request = TraceId::from_hex(TRACE_ID).expect("it is one").to_bytes();
+        let of_request = TraceId::from_hex(TRACE_ID)
+            .expect("a valid trace id")
+            .to_bytes();
         for span in &spans {
             let parent = spans.iter().find(|one| one.span_id == span.parent_span_id);
             let parent = parent.map(|parent| &*parent.name);

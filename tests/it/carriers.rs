@@ -118,13 +118,14 @@ fn stale_context_is_removed_from_headers_and_commands() {
             .into_iter()
             .map(|(name, value)| {
                 let name = name.expect("one value each").to_string();
-                (name, value.to_str().expect("it is ASCII").to_owned())
+                (name, value.to_str().expect("the value is ASCII").to_owned())
             })
             .collect();
         let variables: HashMap<_, _> = command
             .get_envs()
             .map(|(name, value)| {
-                let text = |text: &std::ffi::OsStr| text.to_str().expect("it is ASCII").to_owned();
+                let text =
+                    |text: &std::ffi::OsStr| text.to_str().expect("the value is ASCII").to_owned();
                 (text(name), value.map(text))
             })
             .collect();

@@ -52,9 +52,9 @@ where
     B::Error: std::fmt::Debug,
 {
     let response = within_deadline("a response", service.oneshot(request)).await;
-    let (head, body) = response.expect("it answers").into_parts();
+    let (head, body) = response.expect("the server responds").into_parts();
     let body = within_deadline("the body of the response", body.collect()).await;
-    Response::from_parts(head, body.expect("it is whole").to_bytes())
+    Response::from_parts(head, body.expect("the body is complete").to_bytes())
 }
 
 /// Returns the context headers of the request, one per line.
@@ -80,7 +80,7 @@ fn app() -> Router {
 }
 
 async fn status(axum::extract::Path(code): axum::extract::Path<u16>) -> StatusCode {
-    StatusCode::from_u16(code).expect("it is one")
+    StatusCode::from_u16(code).expect("a legal status")
 }
 
 /// Returns the attributes of a `GET` span for a path of the server.
@@ -131,7 +131,7 @@ async fn a_request_is_a_client_span_below_the_current_one_and_the_server_gets_it
         ("tracestate", "stale=1"),
         ("baggage", "stale=1"),
     ] {
-        let value = value.parse().expect("it is a header");
+        let value = value.parse().expect("a legal value");
         copied.headers_mut().insert(name, value);
     }
     let cx = Context::new().with_baggage([KeyValue::new("secret", "canary")]);
@@ -240,14 +240,14 @@ async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message:
 
 /// Checks all telemetry of one request.
 async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&str, &str)]) {
-    let parts: http::Uri = uri.parse().expect("it is a URI");
+    let parts: http::Uri = uri.parse().expect("a valid URI");
     let port = match parts.scheme_str() {
         Some("https") => 443,
         _ => 80,
     };
     let mut expected = attributes([
         ("http.request.method", "GET"),
-        ("server.address", parts.host().expect("it has one")),
+        ("server.address", parts.host().expect("the URI has a host")),
         ("server.port", &parts.port_u16().unwrap_or(port).to_string()),
         ("url.full", uri),
     ]);
@@ -303,10 +303,10 @@ async fn a_connection_reset_is_an_error_before_the_head_and_in_the_body() {
         ),
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = listener.expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("somebody connects");
+            let (mut stream, _) = listener.accept().await.expect("a client connects");
             let _ = stream.read(&mut [0; 1024]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.set_zero_linger();
@@ -355,7 +355,7 @@ async fn a_request_that_the_caller_drops_is_not_an_error() {
         let telemetry = TestTelemetry::new();
         let uri = format!("http://{}{path}", server.address);
         let response = client(&telemetry).oneshot(request(&uri)).await;
-        drop(response.expect("it answers"));
+        drop(response.expect("the server responds"));
         let mut more = vec![
             ("http.response.status_code", code),
             ("network.protocol.version", "1.1"),
@@ -415,8 +415,11 @@ async fn each_attempt_is_a_span_and_resends_are_counted() {
         .service(hyper());
     let uri = format!("http://{}/status/503", server.address);
     for _ in 0..2 {
-        let response = service.ready().await.expect("it is ready");
-        response.call(request(&uri)).await.expect("it answers");
+        let response = service.ready().await.expect("the service is ready");
+        response
+            .call(request(&uri))
+            .await
+            .expect("the server responds");
     }
     let spans = telemetry.wait_for_spans(6).await;
     let counts: Vec<_> = spans
@@ -450,13 +453,17 @@ async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
     let uri = format!("http://localhost:{}/away", server.address.port());
     let mut request = request(uri);
     let stale = "00-11111111111111111111111111111111-2222222222222222-01";
-    let stale = stale.parse().expect("it is a header");
+    let stale = stale.parse().expect("a legal value");
     request.headers_mut().insert("traceparent", stale);
     let response = send(service, request).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
-    let first = told.recv().await.flatten().expect("the first server is a trace target");
-    let first = first.to_str().expect("text");
+    let first = told
+        .recv()
+        .await
+        .flatten()
+        .expect("the first server is a trace target");
+    let first = first.to_str().expect("the text is UTF-8");
     assert_eq!(&first[36..52], spans[0].span_context.span_id().to_string());
     let hosts: Vec<_> = spans
         .iter()
@@ -484,7 +491,7 @@ async fn baggage_is_sent_only_to_baggage_targets() {
         let cx = Context::new().with_baggage([KeyValue::new("key", "a value, 100%")]);
         let service = layer.layer(hyper());
         let response = send(service, request(&uri)).with_context(cx).await;
-        let text = String::from_utf8(response.into_body().into()).expect("it is text");
+        let text = String::from_utf8(response.into_body().into()).expect("the output is UTF-8");
         let found = text.contains("baggage: key=a%20value%2C%20100%25\n");
         assert_eq!(found, expected, "{text}");
         assert!(text.contains("traceparent: "));
@@ -513,7 +520,7 @@ async fn suppressed_or_filtered_requests_record_nothing() {
     // Context headers of a copied request are not sent to a server that is not a trace target.
     let mut copied = request(&uri);
     for (name, value) in [("baggage", "a=1"), ("b3", "0"), ("tracestate", "a=1")] {
-        let value = value.parse().expect("it is a header");
+        let value = value.parse().expect("a legal value");
         copied.headers_mut().insert(name, value);
     }
     let targets = layer.clone().with_trace_targets(["example.com"]);
@@ -540,7 +547,7 @@ async fn a_panic_of_the_caller_is_not_an_error_of_the_request() {
     let client = client(&telemetry);
     let sent = request(&uri);
     let task = tokio::spawn(async move {
-        let _response = client.oneshot(sent).await.expect("it answers");
+        let _response = client.oneshot(sent).await.expect("the server responds");
         panic!("on purpose");
     });
     assert!(task.await.is_err());
@@ -582,7 +589,7 @@ async fn a_relative_request_gets_the_server_that_is_configured_on_the_layer() {
     }));
     let mut request = request("/users/42?q=1");
     // The `host` header may have been copied from an untrusted request.
-    let host = "stranger.example".parse().expect("it is a header");
+    let host = "stranger.example".parse().expect("a legal value");
     request.headers_mut().insert("host", host);
     send(service, request).await;
     let found = span_attributes(&telemetry.only_span().await);
@@ -605,7 +612,9 @@ async fn a_response_of_a_gateway_without_grpc_is_an_error_of_the_call() {
         (StatusCode::BAD_GATEWAY, page)
     });
     let server = Server::start(gateway).await;
-    let uri: http::Uri = format!("http://{}", server.address).parse().expect("a URI");
+    let uri: http::Uri = format!("http://{}", server.address)
+        .parse()
+        .expect("a valid URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
     // Generated clients name the method if the `tonic` feature is on. Otherwise it has to be
@@ -626,7 +635,8 @@ async fn a_response_of_a_gateway_without_grpc_is_an_error_of_the_call() {
 }
 
 #[tokio::test]
-async fn hooks_and_captured_headers_add_attributes_and_handler_attributes_stay_on_the_server_span() {
+async fn hooks_and_captured_headers_add_attributes_and_handler_attributes_stay_on_the_server_span()
+{
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
@@ -708,8 +718,12 @@ async fn body_sizes_are_measured_and_metric_sets_can_be_chosen() {
     let request = Request::post(format!("http://{}/count", server.address))
         .body(Full::new(Bytes::from(vec![0; 1234])));
     let request = request.expect("a valid request");
-    let response = service.oneshot(request).await.expect("it answers");
-    let body = response.into_body().collect().await.expect("it is whole");
+    let response = service.oneshot(request).await.expect("the server responds");
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     assert_eq!(body.to_bytes(), "1234");
     for (name, size) in [("request", 1234.0), ("response", 4.0)] {
         let point = telemetry.point(&format!("http.client.{name}.body.size"));
@@ -728,15 +742,15 @@ async fn a_call_through_a_tonic_channel_and_its_server_share_a_trace() {
     let serving = tonic_health::ServingStatus::Serving;
     reporter.set_service_status("known", serving).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-    let listener = listener.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let listener = listener.expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
         .layer(telemetry.layer())
         .add_service(health)
         .serve_with_incoming(incoming);
     tokio::spawn(server);
-    let uri: http::Uri = format!("http://{address}").parse().expect("it is a URI");
+    let uri: http::Uri = format!("http://{address}").parse().expect("a valid URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
     let mut client = HealthClient::new(layer.layer(channel));
@@ -752,7 +766,10 @@ async fn a_call_through_a_tonic_channel_and_its_server_share_a_trace() {
         })
         .await;
         let mut spans = telemetry.spans();
-        let (last, before) = (spans.pop().expect("two"), spans.pop().expect("two"));
+        let (last, before) = (
+            spans.pop().expect("there are two spans"),
+            spans.pop().expect("there are two spans"),
+        );
         let (server, client) = if last.span_kind == SpanKind::Client {
             (before, last)
         } else {
@@ -809,9 +826,13 @@ async fn a_reqwest_client_is_traced_with_one_more_line() {
         .with(telemetry.client_layer())
         .build();
     let url = |path: &str| format!("http://{}{path}", server.address);
-    let response = client.get(url("/echo")).send().await.expect("it answers");
+    let response = client
+        .get(url("/echo"))
+        .send()
+        .await
+        .expect("the server responds");
     assert_eq!(response.remote_addr(), Some(server.address));
-    let body = response.text().await.expect("it is text");
+    let body = response.text().await.expect("the text is UTF-8");
     let span = telemetry.only_span().await;
     let more = [
         ("http.response.status_code", "200"),
@@ -832,7 +853,11 @@ async fn a_reqwest_client_is_traced_with_one_more_line() {
     );
 
     // All hops of a redirect are one span, and the response keeps its URL.
-    let response = client.get(url("/moved")).send().await.expect("it answers");
+    let response = client
+        .get(url("/moved"))
+        .send()
+        .await
+        .expect("the server responds");
     assert_eq!(response.url().as_str(), url("/echo"));
     drop(response);
     let spans = telemetry.wait_for_spans(2).await;
@@ -868,7 +893,9 @@ impl reqwest_middleware::Middleware for Twice {
         extensions: &mut http::Extensions,
         next: reqwest_middleware::Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        let again = request.try_clone().expect("it has no body");
+        let again = request
+            .try_clone()
+            .expect("a request without a body can be cloned");
         next.clone().run(request, extensions).await?;
         next.run(again, extensions).await
     }
@@ -884,7 +911,7 @@ async fn attempts_of_a_reqwest_retry_middleware_are_counted() {
         .with(telemetry.client_layer())
         .build();
     let url = format!("http://{}/echo", server.address);
-    client.get(url).send().await.expect("it answers");
+    client.get(url).send().await.expect("the server responds");
     let spans = telemetry.wait_for_spans(2).await;
     let count = |span| span_attributes(span).remove("http.request.resend_count");
     assert_eq!(count(&spans[0]), None);
@@ -898,7 +925,7 @@ async fn a_server_that_does_not_speak_tls_is_a_client_error() {
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
-        .expect("they are supported")
+        .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let connector = hyper_rustls::HttpsConnectorBuilder::new()

@@ -257,7 +257,9 @@ fn an_unusable_endpoint_is_an_error_that_explains_the_fix() {
              http://localhost:4317",
         ),
     ] {
-        let error = config(variables).build().expect_err("it cannot work");
+        let error = config(variables)
+            .build()
+            .expect_err("the configuration is invalid");
         assert!(matches!(error, InitError::Endpoint { .. }));
         assert_eq!(error.to_string(), expected);
     }
@@ -267,7 +269,7 @@ fn an_unusable_endpoint_is_an_error_that_explains_the_fix() {
 #[test]
 fn https_without_the_tls_feature_is_an_error_that_names_the_feature() {
     let error = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:4317")]).build();
-    let error = error.expect_err("it cannot work").to_string();
+    let error = error.expect_err("the configuration is invalid").to_string();
     assert!(error.contains("the feature `tls`"), "{error}");
 }
 
@@ -367,8 +369,12 @@ fn exporters_can_be_set_per_signal_and_an_overridden_variable_is_warned_about() 
         let line = config.to_string();
         let words = line.split(' ');
         let mut values = words.filter_map(|word| word.strip_prefix(&format!("{signal}=")));
-        let value = values.next().expect("it is shown").to_owned();
-        value.split('(').next().expect("there is one").to_owned()
+        let value = values.next().expect("the line shows the signal").to_owned();
+        value
+            .split('(')
+            .next()
+            .expect("the line shows the exporter")
+            .to_owned()
     };
     let none = &[("OTEL_LOGS_EXPORTER", "none")];
     let all = |config: &Config| ["traces", "metrics", "logs"].map(|signal| shown(config, signal));

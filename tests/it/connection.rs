@@ -40,7 +40,9 @@ fn stream() -> Body {
 
 async fn upgrade(request: Request<Body>) -> Response<Body> {
     tokio::spawn(async move {
-        let upgraded = hyper::upgrade::on(request).await.expect("it is upgraded");
+        let upgraded = hyper::upgrade::on(request)
+            .await
+            .expect("the connection is upgraded");
         let mut io = hyper_util::rt::TokioIo::new(upgraded);
         let mut line = [0; 5];
         io.read_exact(&mut line).await.expect("the client speaks");
@@ -73,7 +75,10 @@ fn app() -> Router {
         .route("/no-content", get(async || StatusCode::NO_CONTENT))
         .route("/not-modified", get(async || StatusCode::NOT_MODIFIED))
         .route("/echo", any(upgrade))
-        .route("/early", any(async || "a response before the request body is read"))
+        .route(
+            "/early",
+            any(async || "a response before the request body is read"),
+        )
         .route("/panic", get(panic))
         .route("/never", get(std::future::pending::<()>))
         .route(
@@ -167,21 +172,30 @@ async fn an_upgrade_ends_the_request_but_not_the_connection() {
     let server = Server::start(app().layer(telemetry.layer())).await;
     let mut client = TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     let head = "GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
-    client.write_all(head.as_bytes()).await.expect("it listens");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("the server listens");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(client.read_u8().await.expect("it answers"));
+        answer.push(client.read_u8().await.expect("the server responds"));
     }
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     let span = telemetry.only_span().await;
     assert_eq!(span_attributes(&span)["http.response.status_code"], "101");
     assert_eq!(telemetry.sum("http.server.active_requests"), 0);
 
-    client.write_all(b"hello").await.expect("it listens");
+    client
+        .write_all(b"hello")
+        .await
+        .expect("the server listens");
     let mut echo = [0; 5];
-    client.read_exact(&mut echo).await.expect("it answers");
+    client
+        .read_exact(&mut echo)
+        .await
+        .expect("the server responds");
     assert_eq!(&echo, b"hello");
 }
 
@@ -225,8 +239,11 @@ async fn unusual_requests_cause_no_error() {
         let server = Server::start(app().layer(telemetry.layer())).await;
         let mut client = TcpStream::connect(server.address)
             .await
-            .expect("it listens");
-        client.write_all(head.as_bytes()).await.expect("it listens");
+            .expect("the server listens");
+        client
+            .write_all(head.as_bytes())
+            .await
+            .expect("the server listens");
         let span = telemetry.only_span().await;
         let found = span_attributes(&span);
         assert_eq!(found["http.response.status_code"], code, "{case}");
@@ -245,9 +262,12 @@ async fn a_client_that_disconnects_at_any_moment_ends_its_request_exactly_once()
         for path in ["/never", "/endless"] {
             let mut client = TcpStream::connect(server.address)
                 .await
-                .expect("it listens");
+                .expect("the server listens");
             let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
-            client.write_all(head.as_bytes()).await.expect("it listens");
+            client
+                .write_all(head.as_bytes())
+                .await
+                .expect("the server listens");
             requests += 1;
             eventually("the request arrives", || {
                 let active = telemetry.sum("http.server.active_requests");
@@ -257,11 +277,14 @@ async fn a_client_that_disconnects_at_any_moment_ends_its_request_exactly_once()
             if path == "/endless" {
                 // Read up to this point of the body, starting with the head only.
                 let mut some = vec![0; 40 + 13 * moment];
-                client.read_exact(&mut some).await.expect("it answers");
+                client
+                    .read_exact(&mut some)
+                    .await
+                    .expect("the server responds");
             }
             if moment % 2 == 0 {
                 // Every second client resets the connection instead of closing it.
-                client.set_zero_linger().expect("it is a socket");
+                client.set_zero_linger().expect("the option can be set");
             }
         }
     }
@@ -295,12 +318,12 @@ async fn an_http_2_stream_that_the_client_resets_is_cancelled() {
         let response = client.request(request(&server, "GET", "/endless"));
         let mut body = within_deadline("a response", response)
             .await
-            .expect("it answers")
+            .expect("the server responds")
             .into_body();
         within_deadline("a frame", body.frame())
             .await
-            .expect("there is one")
-            .expect("it is whole");
+            .expect("the body has a frame")
+            .expect("the body is complete");
         let pending = client.request(request(&server, "GET", "/never"));
         let _ = tokio::time::timeout(Duration::from_millis(5), pending).await;
     }
@@ -353,11 +376,11 @@ async fn a_panic_is_counted_once_wherever_it_is_caught() {
     let server = Server::start(app().layer(telemetry.layer())).await;
     let mut client = TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     client
         .write_all(b"GET /panic HTTP/1.1\r\nhost: a\r\n\r\n")
         .await
-        .expect("it listens");
+        .expect("the server listens");
     assert_eq!(
         span_attributes(&telemetry.only_span().await)["error.type"],
         "panic"
@@ -404,8 +427,16 @@ async fn a_request_rejected_by_load_shedding_is_an_error_of_the_service() {
         .load_shed()
         .concurrency_limit(1)
         .service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-    let first = service.ready().await.expect("it is").call(Request::new(()));
-    let second = service.ready().await.expect("it is").call(Request::new(()));
+    let first = service
+        .ready()
+        .await
+        .expect("the service is ready")
+        .call(Request::new(()));
+    let second = service
+        .ready()
+        .await
+        .expect("the service is ready")
+        .call(Request::new(()));
     assert!(
         tokio::time::timeout(DEADLINE, second)
             .await

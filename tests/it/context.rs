@@ -66,7 +66,7 @@ async fn concurrent_requests_on_one_thread_never_see_the_context_of_each_other()
         let response = within_deadline("a response", task).await;
         response
             .expect("no assertion fails")
-            .expect("it cannot fail");
+            .expect("the service cannot fail");
         assert!(!Context::current().has_active_span());
     }
     let spans = telemetry.spans();
@@ -89,7 +89,7 @@ struct Notes(Arc<Mutex<Vec<(&'static str, bool)>>>);
 
 impl Notes {
     fn note(&self, place: &'static str) {
-        let mut notes = self.0.lock().expect("not poisoned");
+        let mut notes = self.0.lock().expect("the lock is not poisoned");
         notes.push((place, get_trace_id().is_some()));
     }
 }
@@ -145,16 +145,16 @@ async fn the_request_span_is_current_wherever_code_of_the_service_runs() {
     let response = service
         .call(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
     response
         .into_body()
         .collect()
         .await
-        .expect("it cannot fail");
+        .expect("the body cannot fail");
     drop(service.call(Request::new(())));
     notes.note("outside");
     assert_eq!(
-        *notes.0.lock().expect("not poisoned"),
+        *notes.0.lock().expect("the lock is not poisoned"),
         [
             ("outside", false),
             ("called", true),
@@ -199,16 +199,16 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_names_anoth
     ] {
         let mut request = Request::new(());
         if let Some(traceparent) = traceparent {
-            let value = traceparent.parse().expect("it is a header");
+            let value = traceparent.parse().expect("a legal value");
             request.headers_mut().insert("traceparent", value);
         }
         let future = {
             let _attached = outer.clone().attach();
             tower::Service::call(&mut service, request)
         };
-        future.await.expect("it cannot fail");
+        future.await.expect("the service cannot fail");
         let spans = telemetry.spans();
-        let span = spans.last().expect("it has ended");
+        let span = spans.last().expect("the span has ended");
         assert_eq!(span.span_context.trace_id().to_string(), trace_id);
         assert_eq!(span.parent_span_id.to_string(), parent);
         let is_remote = traceparent == Some(TRACEPARENT);
@@ -236,15 +236,15 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_names_anoth
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
         let mut request = Request::new(());
-        let value = traceparent.parse().expect("it is a header");
+        let value = traceparent.parse().expect("a legal value");
         request.headers_mut().insert("traceparent", value);
         let future = {
             let _attached = outer.clone().attach();
             tower::Service::call(&mut service, request)
         };
-        future.await.expect("it cannot fail");
+        future.await.expect("the service cannot fail");
         let spans = telemetry.spans();
-        let span = spans.last().expect("it has ended");
+        let span = spans.last().expect("the span has ended");
         assert_eq!(span.parent_span_id.to_string(), parent, "{traceparent}");
     }
     // The limit on forced traces also applies to traces that an outer layer has continued.
@@ -258,13 +258,13 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_names_anoth
         }));
     let count = telemetry.spans().len();
     let mut request = Request::new(());
-    let value = same.parse().expect("it is a header");
+    let value = same.parse().expect("a legal value");
     request.headers_mut().insert("traceparent", value);
     let future = {
         let _attached = outer.attach();
         tower::Service::call(&mut service, request)
     };
-    future.await.expect("it cannot fail");
+    future.await.expect("the service cannot fail");
     assert_eq!(telemetry.spans().len(), count);
 }
 

@@ -119,7 +119,11 @@ async fn serve(telemetry: &TestTelemetry) {
         let mut request = request.body(Body::from("body")).expect("a valid request");
         let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
         request.extensions_mut().insert(ConnectInfo(peer));
-        let response = app.clone().oneshot(request).await.expect("it cannot fail");
+        let response = app
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
         let _ = axum::body::to_bytes(response.into_body(), 1024).await;
     }
 }
@@ -153,7 +157,10 @@ async fn call(telemetry: &TestTelemetry) {
             request = request.header("content-type", content_type);
         }
         let request = request.body(Full::default()).expect("a valid request");
-        service.call(request).await.expect("it cannot fail");
+        service
+            .call(request)
+            .await
+            .expect("the service cannot fail");
     }
 }
 
@@ -164,7 +171,7 @@ async fn exported() -> BTreeSet<String> {
         .with_endpoint(receiver.endpoint())
         .with_service_version("1.0.0")
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = crate::export::layer(&telemetry);
     crate::support::send_through(&layer, crate::support::get("/")).await;
     telemetry.shutdown().await;
@@ -177,7 +184,7 @@ async fn exported() -> BTreeSet<String> {
         format!("https://opentelemetry.io/schemas/{VERSION}")
     );
     let resource = received.traces[0].resource_spans[0].resource.clone();
-    let resource = attributes_of(&resource.expect("it has one").attributes);
+    let resource = attributes_of(&resource.expect("the resource is set").attributes);
     resource.into_keys().collect()
 }
 
@@ -189,7 +196,10 @@ async fn every_emitted_name_is_in_the_conventions_and_not_deprecated() {
     };
     let published = published(&folder);
     assert!(published.len() > 1000, "the package was read");
-    assert!(published["rpc.response.status_code"], "rpc.response.status_code is deprecated");
+    assert!(
+        published["rpc.response.status_code"],
+        "rpc.response.status_code is deprecated"
+    );
 
     let telemetry = TestTelemetry::new();
     serve(&telemetry).await;

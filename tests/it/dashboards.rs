@@ -203,19 +203,19 @@ fn examples() -> PathBuf {
 }
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(examples().join(file)).expect("it is there")
+    std::fs::read_to_string(examples().join(file)).expect("the file is readable")
 }
 
 fn dashboards() -> Vec<(String, Value)> {
     let names = ["pipeline", "requests", "runtime"];
     let folder = examples().join("grafana/dashboards");
-    let files = std::fs::read_dir(folder).expect("it is there");
+    let files = std::fs::read_dir(folder).expect("the folder is readable");
     assert_eq!(files.count(), names.len());
     let read = |name: &str| {
         let text = read(&format!("grafana/dashboards/{name}.json"));
         (
             name.to_owned(),
-            serde_json::from_str(&text).expect("it is JSON"),
+            serde_json::from_str(&text).expect("the text is JSON"),
         )
     };
     names.map(read).into()
@@ -240,7 +240,7 @@ fn panels() -> Vec<Shown> {
     let mut all = Vec::new();
     for (name, dashboard) in dashboards() {
         for panel in list(&dashboard["panels"]) {
-            let title = panel["title"].as_str().expect("it has one");
+            let title = panel["title"].as_str().expect("the field is set");
             let targets = list(&panel["targets"]);
             assert_eq!(
                 targets.is_empty(),
@@ -254,7 +254,10 @@ fn panels() -> Vec<Shown> {
                 let labels = between(legend, "{{", &['}']).chain(in_links);
                 all.push(Shown {
                     place: format!("{name}: {title}"),
-                    expression: target["expr"].as_str().expect("it has one").to_owned(),
+                    expression: target["expr"]
+                        .as_str()
+                        .expect("the field is set")
+                        .to_owned(),
                     labels: labels.filter(|label| label != "Value").collect(),
                 });
             }
@@ -267,7 +270,9 @@ fn variables() -> Vec<Shown> {
     let mut all = Vec::new();
     for (name, dashboard) in dashboards() {
         for variable in list(&dashboard["templating"]["list"]) {
-            let expression = variable["query"]["query"].as_str().expect("it has one");
+            let expression = variable["query"]["query"]
+                .as_str()
+                .expect("the field is set");
             all.push(Shown {
                 place: format!("{name}: variable {}", variable["name"]),
                 expression: expression.to_owned(),
@@ -348,11 +353,11 @@ impl Servers {
     fn start() -> Self {
         let receiver = Receiver::start_with(Fault::Status(400, None));
         let behind = Process::example("server", &[("ENABLE_TELEMETRY", "false")]);
-        let port = TcpSocket::new_v4().expect("a socket");
+        let port = TcpSocket::new_v4().expect("a socket can be created");
         port.set_reuseaddr(true).expect("the port can be shared");
-        let any = "127.0.0.1:0".parse().expect("an address");
-        port.bind(any).expect("there is a free port");
-        let metrics = port.local_addr().expect("it is bound");
+        let any = "127.0.0.1:0".parse().expect("a valid address");
+        port.bind(any).expect("loopback has free ports");
+        let metrics = port.local_addr().expect("the socket is bound");
         let server = Process::example(
             "server",
             &[
@@ -390,15 +395,17 @@ impl Servers {
             "/proxy/error",
         ] {
             let request = Request::get(format!("{}{path}", self.server.url())).body(Body::empty());
-            send(Version::HTTP_11, request.expect("it is valid")).await;
+            send(Version::HTTP_11, request.expect("a valid request")).await;
         }
     }
 
     async fn emitted(&self) -> Metrics {
         let text = over_tcp(self.metrics, "/metrics")
             .await
-            .expect("it answers");
-        let (_, text) = text.split_once("\r\n\r\n").expect("it has a head");
+            .expect("the server responds");
+        let (_, text) = text
+            .split_once("\r\n\r\n")
+            .expect("the response has a head");
         emitted(text)
     }
 }
@@ -411,7 +418,7 @@ async fn emitted_with_named_runtimes() -> Metrics {
         .without_prometheus_server()
         .with_runtime("api", &tokio::runtime::Handle::current())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let text = scraped(&telemetry).await;
     telemetry.shutdown().await;
     let mut metrics = emitted(&text);
@@ -585,7 +592,7 @@ fn promtool(arguments: &[&str]) -> Option<String> {
         return None;
     };
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("it is text");
+    let said = String::from_utf8(said).expect("the output is UTF-8");
     assert!(output.status.success(), "{said}");
     Some(said)
 }
@@ -593,7 +600,7 @@ fn promtool(arguments: &[&str]) -> Option<String> {
 #[test]
 fn promtool_accepts_the_alert_rules() {
     let file = examples().join("alerts.yaml");
-    let file = file.to_str().expect("it is text");
+    let file = file.to_str().expect("the text is UTF-8");
     if let Some(said) = promtool(&["check", "rules", "--lint-fatal", file]) {
         let expected = format!("SUCCESS: {} rules found", rules().len());
         assert!(said.contains(&expected), "{said}");
@@ -690,11 +697,11 @@ fn each_alert_fires_exactly_in_the_situations_it_describes() {
         );
     }
     let folder = std::env::temp_dir().join(format!("alerts-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::create_dir_all(&folder).expect("the folder can be created");
     let file = folder.join("tests.yaml");
-    std::fs::write(&file, text).expect("a file");
-    promtool(&["test", "rules", file.to_str().expect("it is text")]);
-    std::fs::remove_dir_all(folder).expect("it is there");
+    std::fs::write(&file, text).expect("the file can be created");
+    promtool(&["test", "rules", file.to_str().expect("the text is UTF-8")]);
+    std::fs::remove_dir_all(folder).expect("the folder can be removed");
 }
 
 #[test]
@@ -731,8 +738,8 @@ fn the_compose_file_of_the_collector_mounts_every_file_and_data_source_of_the_da
             // A complete link is percent-encoded JSON.
             for panes in between(&links, "panes=", &['"']) {
                 let panes = percent_encoding::percent_decode_str(&panes).decode_utf8();
-                let panes: Value =
-                    serde_json::from_str(&panes.expect("it is text")).expect("it is JSON");
+                let panes: Value = serde_json::from_str(&panes.expect("the text is UTF-8"))
+                    .expect("the text is JSON");
                 named.extend(
                     panes["a"]["queries"][0]["datasource"]["uid"]
                         .as_str()

@@ -575,7 +575,7 @@ fn a_request_dropped_by_a_panic_elsewhere_is_cancelled() {
     let mut sent = Box::pin(respond(&body, Method::GET, 200, script));
     let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let runtime = runtime.expect("it needs nothing");
+        let runtime = runtime.expect("the runtime can be built");
         runtime.block_on(async {
             tokio::spawn(waiting.oneshot(Request::new(())));
             let mut cx = Context::from_waker(Waker::noop());
@@ -603,8 +603,12 @@ async fn a_server_error_has_its_status_as_error_type() {
         Ok::<_, Infallible>(response)
     }));
     let response = service.oneshot(Request::new(())).await;
-    let body = response.expect("it cannot fail").into_body();
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = response.expect("the service cannot fail").into_body();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     assert_eq!(body, "sorry");
     let expected = Expected {
         status_code: Some("503"),

@@ -86,7 +86,7 @@ enum Act {
 async fn serve(act: Act) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(behave(stream, act));
@@ -169,10 +169,10 @@ async fn failure_causes_have_short_error_types_however_the_client_wraps_them() {
 async fn a_reset_in_the_body_is_not_an_incomplete_body() {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     let (read, was_read) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("somebody connects");
+        let (mut stream, _) = listener.accept().await.expect("a client connects");
         let _ = stream.read(&mut [0; 4096]).await;
         let _ = stream.write_all(SHORT.as_bytes()).await;
         let _ = was_read.await;
@@ -182,7 +182,9 @@ async fn a_reset_in_the_body_is_not_an_incomplete_body() {
     let request = Request::get(format!("http://{address}/")).body(Empty::new());
     let service = telemetry.client_layer().layer(hyper());
     let sent = service.oneshot(request.expect("a valid request"));
-    let response = within_deadline("a head", sent).await.expect("it answers");
+    let response = within_deadline("a head", sent)
+        .await
+        .expect("the server responds");
     let mut body = response.into_body();
     let frame = within_deadline("a frame", body.frame()).await;
     assert!(matches!(frame, Some(Ok(_))));
@@ -246,13 +248,13 @@ type H2Act = fn(&mut H2Connection, H2Response, Arc<Notify>);
 async fn serve_h2(act: H2Act, read: Arc<Notify>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let read = read.clone();
             tokio::spawn(async move {
                 let handshake = h2::server::handshake(stream).await;
-                let mut connection = handshake.expect("it is HTTP/2");
+                let mut connection = handshake.expect("the client speaks HTTP/2");
                 while let Some(Ok((_, response))) = connection.accept().await {
                     act(&mut connection, response, read.clone());
                 }
@@ -272,7 +274,8 @@ fn reset_in_body(
     let head = head.body(()).expect("a valid response");
     let sent = stream.send_response(head, false);
     let mut body = sent.expect("the stream is open");
-    body.send_data("hello".into(), false).expect("it is open");
+    body.send_data("hello".into(), false)
+        .expect("the stream is open");
     tokio::spawn(async move {
         read.notified().await;
         body.send_reset(reason);
@@ -337,7 +340,7 @@ fn https() -> hyper_rustls::HttpsConnector<HttpConnector> {
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
-        .expect("they are supported")
+        .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     hyper_rustls::HttpsConnectorBuilder::new()
@@ -401,7 +404,7 @@ mod with_reqwest {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_millis(300))
             .build()
-            .expect("it needs nothing");
+            .expect("the client can be built");
         reqwest_middleware::ClientBuilder::new(client)
             .with(telemetry.client_layer())
             .build()
@@ -533,7 +536,7 @@ async fn failed<E: 'static>(error: E) -> (String, String) {
 async fn an_error_without_a_known_cause_has_the_path_of_a_type() {
     let own = std::any::type_name::<Own>();
     let text = |text: &str| text.to_owned();
-    let number = || "many".parse::<u32>().expect_err("it is no number");
+    let number = || "many".parse::<u32>().expect_err("the text is not a number");
     let is_no_number = "invalid digit found in string";
     for (found, error_type, description) in [
         (failed(Own::Full).await, own, ""),
@@ -718,7 +721,7 @@ mod with_grpc {
     fn code(found: &Attributes) -> &str {
         let code = found.get("rpc.status_code");
         code.or_else(|| found.get("rpc.response.status_code"))
-            .expect("it is there")
+            .expect("the call has a code")
     }
 
     /// Returns the name of a code as the conventions write it.
@@ -804,7 +807,7 @@ mod with_grpc {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("loopback has free ports");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the socket is bound");
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder()
             .layer(layer)
@@ -840,7 +843,7 @@ mod with_grpc {
 
         fn call(&mut self, _: Request<tonic::body::Body>) -> Self::Future {
             let mut status = http::HeaderMap::new();
-            let message = self.message.parse().expect("it is a header");
+            let message = self.message.parse().expect("a legal value");
             status.insert("grpc-status", self.code.into());
             status.insert("grpc-message", message);
             let mut response = Response::builder().header("content-type", "application/grpc");
@@ -851,11 +854,11 @@ mod with_grpc {
             } else {
                 response
                     .headers_mut()
-                    .expect("they are valid")
+                    .expect("the head is valid")
                     .extend(status);
                 tonic::body::Body::empty()
             };
-            let response: http::Response<_> = response.body(body).expect("it is valid");
+            let response: http::Response<_> = response.body(body).expect("a valid response");
             std::future::ready(Ok(response))
         }
     }
@@ -877,7 +880,7 @@ mod with_grpc {
                 let telemetry = TestTelemetry::new();
                 let mut client = client(&telemetry, endpoint(address).connect_lazy());
                 let status = client.check(check("known")).await;
-                let status = status.expect_err("it fails").code();
+                let status = status.expect_err("the call fails").code();
                 assert_eq!(status as i32, code);
 
                 let call = recorded_call(&telemetry, "client").await;
@@ -942,7 +945,7 @@ mod with_grpc {
                 request.set_timeout(SOON);
             }
             let called = within_deadline("the end of the request", client.check(request)).await;
-            let status = called.expect_err("nobody answers");
+            let status = called.expect_err("the server does not respond");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()));
             assert_eq!(call.error_type, "timeout");
@@ -967,8 +970,9 @@ mod with_grpc {
         ] {
             let telemetry = TestTelemetry::new();
             let mut client = client(&telemetry, endpoint(address).connect_lazy());
-            let called = within_deadline("the end of the request", client.check(check("known"))).await;
-            let status = called.expect_err("nobody answers");
+            let called =
+                within_deadline("the end of the request", client.check(check("known"))).await;
+            let status = called.expect_err("the server does not respond");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()), "{case}: {status:?}");
             assert_eq!(call.error_type, error_type, "{case}: {status:?}");
@@ -985,7 +989,7 @@ mod with_grpc {
             .concurrency_limit(0)
             .service(endpoint(refused_address()).connect_lazy());
         let status = client(&telemetry, service).check(check("known")).await;
-        let status = status.expect_err("there is no room");
+        let status = status.expect_err("the call is rejected");
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.code, name(status.code()));
         assert_eq!(call.error_type, "overloaded");
@@ -1002,7 +1006,8 @@ mod with_grpc {
                 let head = head.body(()).expect("a valid response");
                 let sent = stream.send_response(head, false);
                 let mut body = sent.expect("the stream is open");
-                body.send_data(MESSAGE.into(), false).expect("it is open");
+                body.send_data(MESSAGE.into(), false)
+                    .expect("the stream is open");
                 let reason = REASON.get();
                 tokio::spawn(async move {
                     read.notified().await;
@@ -1014,7 +1019,8 @@ mod with_grpc {
                 let address = serve_h2(act, read.clone()).await;
                 let telemetry = TestTelemetry::new();
                 let mut client = client(&telemetry, endpoint(address).connect_lazy());
-                let called = within_deadline("the end of the request", client.watch(check("known"))).await;
+                let called =
+                    within_deadline("the end of the request", client.watch(check("known"))).await;
                 let status = match called {
                     Err(status) => status,
                     Ok(stream) => {
@@ -1022,8 +1028,9 @@ mod with_grpc {
                         let first = within_deadline("a message", stream.message()).await;
                         assert!(matches!(first, Ok(Some(_))));
                         read.notify_one();
-                        let next = within_deadline("the end of the request", stream.message()).await;
-                        next.expect_err("it is reset")
+                        let next =
+                            within_deadline("the end of the request", stream.message()).await;
+                        next.expect_err("the stream is reset")
                     }
                 };
                 let call = recorded_call(&telemetry, "client").await;
@@ -1054,7 +1061,7 @@ mod with_grpc {
             Err::<Response<tonic::body::Body>, _>(tonic::Status::resource_exhausted("too much"))
         });
         let status = client(&telemetry, service).check(check("known")).await;
-        let status = status.expect_err("it fails");
+        let status = status.expect_err("the call fails");
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.code, "RESOURCE_EXHAUSTED");
@@ -1090,7 +1097,11 @@ mod with_grpc {
             let sent = layer
                 .layer(client)
                 .oneshot(request.expect("a valid request"));
-            assert!(within_deadline("the end of the request", sent).await.is_err());
+            assert!(
+                within_deadline("the end of the request", sent)
+                    .await
+                    .is_err()
+            );
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!((&*call.code, &*call.error_type), (code, error_type));
         }
@@ -1103,7 +1114,7 @@ mod with_grpc {
         let telemetry = TestTelemetry::new();
         let mut client = client(&telemetry, endpoint(address).connect_lazy());
         let status = client.check(check("unknown")).await;
-        let status = status.expect_err("it is unknown");
+        let status = status.expect_err("the service is unknown");
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.description, status.message());
         assert_eq!(server.only_span().await.status, Status::Unset);

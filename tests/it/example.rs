@@ -35,7 +35,9 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
     );
     server.line("render-greeting");
     let lines = server.lines();
-    let place = lines.iter().position(|line| line.contains("the request is printed"));
+    let place = lines
+        .iter()
+        .position(|line| line.contains("the request is printed"));
     let place = place.expect("the request is there");
     let request = &lines[place];
     assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
@@ -82,7 +84,7 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
         names.sort_unstable();
         assert_eq!(names, ["GET /users/{id}", "load-user", "render-greeting"]);
         let request = spans.iter().find(|span| span.name.starts_with("GET"));
-        let request = request.expect("it is there");
+        let request = request.expect("the span of the request was recorded");
         for span in &spans {
             assert_eq!(hex(&span.trace_id), TRACE_ID);
             let parent = hex(&span.parent_span_id);
@@ -97,7 +99,10 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
             }
         }
         let load = spans.iter().find(|span| span.name == "load-user");
-        assert_eq!(load.expect("it is there").events[0].name, "cache-miss");
+        assert_eq!(
+            load.expect("the span was exported").events[0].name,
+            "cache-miss"
+        );
 
         let records = received.log_records();
         let greeted = records
@@ -107,7 +112,7 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
         assert_eq!(hex(&greeted.span_id), hex(&request.span_id));
         assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
         let named = received.logs[0].resource_logs[0].resource.as_ref();
-        let named = attributes_of(&named.expect("it has one").attributes);
+        let named = attributes_of(&named.expect("the resource is set").attributes);
         assert_eq!(named["service.name"], "example");
         assert_eq!(named["deployment.environment.name"], "staging");
 
@@ -170,7 +175,7 @@ async fn a_termination_loses_no_span_of_a_running_request() {
     assert_eq!(receiver.received().spans().len(), 0);
     server.terminate();
     for request in requests {
-        let response = request.await.expect("it does not panic");
+        let response = request.await.expect("the task does not panic");
         assert_eq!(response.status(), 200);
     }
     assert!(server.wait().success());
@@ -250,10 +255,13 @@ async fn variables_for_layers_and_propagators_are_read() {
 async fn disabled_telemetry_has_no_thread_no_connection_and_no_response_header() {
     fn has_export_thread(server: &Process) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id()));
-        tasks.expect("it runs").filter_map(Result::ok).any(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm"));
-            name.is_ok_and(|name| name.starts_with("telemetry"))
-        })
+        tasks
+            .expect("the process runs")
+            .filter_map(Result::ok)
+            .any(|task| {
+                let name = std::fs::read_to_string(task.path().join("comm"));
+                name.is_ok_and(|name| name.starts_with("telemetry"))
+            })
     }
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
@@ -344,7 +352,9 @@ fn the_start_line_shows_the_configuration_without_secrets() {
         .filter(|line| line.contains("service=shop"))
         .collect();
     assert_eq!(told.len(), 1, "{lines:#?}");
-    let (_, line) = told[0].split_once("service=").expect("it is there");
+    let (_, line) = told[0]
+        .split_once("service=")
+        .expect("the text contains it");
     // The line is JSON in production.
     let line = line.split('"').next().unwrap_or(line);
     let address = receiver.address;
@@ -488,7 +498,7 @@ async fn log_lines_are_json_outside_of_development_or_if_configured() {
             let line: serde_json::Value = serde_json::from_str(&line).expect("all is JSON");
             assert!(line["timestamp"].is_string() && line["level"].is_string());
         }
-        let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("the text is JSON");
         assert_eq!(line["fields"]["message"], "greeted");
         assert_eq!(line["fields"]["user"], 42);
         assert_eq!(line["trace_id"], TRACE_ID);
@@ -566,7 +576,7 @@ pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
     let mut spans = Vec::new();
     for resource in received.traces.iter().flat_map(|one| &one.resource_spans) {
         let attributes = resource.resource.as_ref().map(|one| &one.attributes);
-        let name = attributes_of(attributes.expect("it has one"))["service.name"].clone();
+        let name = attributes_of(attributes.expect("the resource is set"))["service.name"].clone();
         let scopes = resource.scope_spans.iter();
         spans.extend(
             scopes
@@ -656,7 +666,7 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trac
             ("ENVIRONMENT", "staging"),
             ("SERVICE_NAME", name),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
-            ("QUEUE_DIR", queue.to_str().expect("it is UTF-8")),
+            ("QUEUE_DIR", queue.to_str().expect("the text is UTF-8")),
             // The context in the environment of the process must not become the context of its
             // messages.
             ("TRACEPARENT", TRACEPARENT),
@@ -672,21 +682,24 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trac
         .with_environment(tower_telemetry::config::Environment::Staging)
         .with_endpoint(&endpoint)
         .build();
-    let telemetry = telemetry.expect("it is valid");
-    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    let telemetry = telemetry.expect("the configuration is valid");
+    let provider = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     let client = Client::builder(TokioExecutor::new()).build_http();
     let layer = ClientTelemetryLayer::new().with_tracer_provider(provider);
     let request = Request::post(format!("{}/orders/42", server.url())).body(Empty::<Bytes>::new());
     let request = request.expect("a valid request");
     let response = layer.layer(client).oneshot(request).await;
-    assert_eq!(response.expect("it answers").status(), 200);
+    assert_eq!(response.expect("the server responds").status(), 200);
     worker.line("handled");
     telemetry.shutdown().await;
     for process in [&mut server, &mut worker] {
         process.terminate();
         assert!(process.wait().success());
     }
-    std::fs::remove_dir_all(&queue).expect("it is ours");
+    std::fs::remove_dir_all(&queue).expect("the folder can be removed");
 
     let (traces, lines) = service_tree(&receiver);
     let expected = [
@@ -703,7 +716,10 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trac
     assert!(spans.iter().all(|span| span.trace_state.is_empty()));
     let find = |name: &str| spans.iter().find(|span| span.name == name);
     let (sent, handled) = (find("send orders"), find("process orders"));
-    let (sent, handled) = (sent.expect("it is there"), handled.expect("it is there"));
+    let (sent, handled) = (
+        sent.expect("the message was sent"),
+        handled.expect("the message was handled"),
+    );
     assert_eq!(
         (sent.kind, handled.kind),
         (4, 5),
@@ -723,7 +739,7 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trac
 fn tempfile_dir(name: &str) -> std::path::PathBuf {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.join(format!("{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("it can be created");
+    std::fs::create_dir_all(&folder).expect("the folder can be created");
     folder
 }
 
@@ -745,10 +761,7 @@ async fn a_receiver_that_rejects_logs_is_reported_once_with_the_variable_to_set(
         ],
     );
     // Send until several messages were rejected.
-    eventually("logs are sent", || {
-        !without_logs.arrivals().is_empty()
-    })
-    .await;
+    eventually("logs are sent", || !without_logs.arrivals().is_empty()).await;
     for _ in 0..4 {
         let before = without_logs.arrivals().len();
         get(&server, "/users/42").await;

@@ -23,13 +23,13 @@ where
         drop(start_as_current_span(&get_tracer("test"), "inside"));
         let response = Response::builder().header("grpc-status", "0");
         let response = response.body(Full::<Bytes>::default());
-        std::future::ready(Ok(response.expect("it is valid")))
+        std::future::ready(Ok(response.expect("a valid response")))
     });
     let request = get("/").header("traceparent", TRACEPARENT);
     let request = request.header("content-type", content_type).body(());
-    let request = request.expect("it is valid");
+    let request = request.expect("a valid request");
     let response = layer.layer(inner).oneshot(request).await;
-    let (head, body) = response.expect("it cannot fail").into_parts();
+    let (head, body) = response.expect("the service cannot fail").into_parts();
     let _ = body.collect().await;
     head.headers.contains_key("x-trace-id")
 }
@@ -93,14 +93,14 @@ mod by_path {
     #[test]
     fn a_variable_excludes_paths_from_traces_metrics_or_both() {
         let receiver = Receiver::start();
-        let output = Command::new(std::env::current_exe().expect("it has a path"))
+        let output = Command::new(std::env::current_exe().expect("the program has a path"))
             .args(["--exact", PROGRAM, "--ignored", "--nocapture"])
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
             .env("TELEMETRY_EXCLUDED_PATHS", "/healthz, /internal/*")
             .env("TELEMETRY_TRACES_EXCLUDED_PATHS", "/poll")
             .env("TELEMETRY_METRICS_EXCLUDED_PATHS", "/debug/*")
             .output()
-            .expect("it runs");
+            .expect("the program starts");
         assert!(output.status.success(), "{output:?}");
         let received = receiver.received();
         let spans: BTreeSet<_> = received
@@ -110,7 +110,9 @@ mod by_path {
             .collect();
         let expected = ["/", "/debug/x", "/healthz/", "/polls"].map(str::to_owned);
         assert_eq!(spans, expected.into());
-        let requests = received.metric("http.requests").expect("it is there");
+        let requests = received
+            .metric("http.requests")
+            .expect("the metric was exported");
         let Some(opentelemetry_proto::tonic::metrics::v1::metric::Data::Sum(sum)) = requests.data
         else {
             panic!("it is a sum");
@@ -125,7 +127,7 @@ mod by_path {
     #[ignore = "a program of another test"]
     async fn a_service_whose_paths_are_excluded() {
         let telemetry = Config::from_env().with_exporters([Exporter::Otlp]).init();
-        let telemetry = telemetry.expect("it is valid");
+        let telemetry = telemetry.expect("the configuration is valid");
         let layer = TelemetryLayer::new();
         for path in [
             "/",
@@ -139,8 +141,11 @@ mod by_path {
             let service = layer.layer(service_fn(|_: Request<()>| async {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             }));
-            let request = get(path).body(()).expect("it is valid");
-            let response = service.oneshot(request).await.expect("it cannot fail");
+            let request = get(path).body(()).expect("a valid request");
+            let response = service
+                .oneshot(request)
+                .await
+                .expect("the service cannot fail");
             let _ = response.into_body().collect().await;
         }
         telemetry.shutdown().await;

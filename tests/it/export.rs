@@ -65,8 +65,18 @@ impl Way {
 
 pub(crate) fn layer(telemetry: &TelemetryGuard) -> TelemetryLayer {
     TelemetryLayer::new()
-        .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
-        .with_meter_provider(telemetry.meter_provider().expect("it is on").clone())
+        .with_tracer_provider(
+            telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
+        )
+        .with_meter_provider(
+            telemetry
+                .meter_provider()
+                .expect("metrics are enabled")
+                .clone(),
+        )
 }
 
 pub(crate) async fn request(
@@ -81,7 +91,10 @@ pub(crate) async fn request(
         request = request.header("traceparent", traceparent);
     }
     let request = request.body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail")
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail")
 }
 
 #[tokio::test]
@@ -108,7 +121,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
         let telemetry = config(&variables)
             .with_service_version("1.2.3")
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), Some(TRACEPARENT)).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out);
@@ -127,8 +140,13 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
         }
 
         let resource = &received.traces[0].resource_spans[0];
-        let mut described =
-            attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
+        let mut described = attributes_of(
+            &resource
+                .resource
+                .as_ref()
+                .expect("the field is set")
+                .attributes,
+        );
         // These attributes differ between machines and runs.
         for key in [
             "container.id",
@@ -142,8 +160,8 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
             let found = value.is_some_and(|value| !value.is_empty());
             assert!(found || key == "container.id", "{key} is missing");
         }
-        let program = std::env::current_exe().expect("a test is a program");
-        let program = program.file_name().expect("it has a name");
+        let program = std::env::current_exe().expect("the test has a path");
+        let program = program.file_name().expect("the program has a name");
         assert_eq!(
             described,
             attributes([
@@ -168,7 +186,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
         );
 
         let scope = &resource.scope_spans[0];
-        let named = scope.scope.as_ref().expect("it has one");
+        let named = scope.scope.as_ref().expect("the field is set");
         assert_eq!(named.name, "tower-telemetry");
         assert_eq!(named.version, env!("CARGO_PKG_VERSION"));
         assert_eq!(scope.schema_url, "https://opentelemetry.io/schemas/1.45.0");
@@ -199,7 +217,9 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
             ])
         );
 
-        let requests = received.metric("http.requests").expect("it was recorded");
+        let requests = received
+            .metric("http.requests")
+            .expect("the metric was exported");
         let Some(Data::Sum(sum)) = requests.data else {
             panic!("http.requests is a counter");
         };
@@ -207,7 +227,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() 
         assert_eq!(sum.data_points[0].value, Some(Value::AsInt(1)));
         let duration = received
             .metric("http.server.request.duration")
-            .expect("it was recorded");
+            .expect("the metric was exported");
         let Some(Data::Histogram(histogram)) = duration.data else {
             panic!("http.server.request.duration is a histogram");
         };
@@ -227,7 +247,7 @@ async fn batches_are_exported_on_a_schedule_and_when_they_are_full() {
         .with_span_batch(batch)
         .with_metric_interval(Duration::from_millis(1))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     eventually("the span and the metrics arrive", || {
         let received = receiver.received();
@@ -245,7 +265,7 @@ async fn batches_are_exported_on_a_schedule_and_when_they_are_full() {
         .with_endpoint(receiver.endpoint())
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = layer(&telemetry);
     for _ in 0..4 {
         request(layer.clone(), None).await;
@@ -262,7 +282,7 @@ async fn a_flush_exports_pending_spans_and_later_spans_can_follow() {
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for count in 1..=3 {
         request(layer(&telemetry), None).await;
         let report = telemetry.force_flush().await;
@@ -275,8 +295,8 @@ async fn a_flush_exports_pending_spans_and_later_spans_can_follow() {
 /// Serves an app that could be mistaken for a receiver, and returns its address.
 async fn serve(app: axum::Router) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-    let listener = listener.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let listener = listener.expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async { axum::serve(listener, app).await });
     address
 }
@@ -297,7 +317,7 @@ async fn a_server_that_is_no_otlp_receiver_counts_as_a_failed_export() {
         let telemetry = config(&[("ENVIRONMENT", "staging")])
             .with_endpoint(format!("http://{address}"))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let stats = telemetry.shutdown().await.stats;
         assert_eq!(
@@ -320,7 +340,7 @@ async fn any_successful_status_counts_as_a_successful_export() {
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(format!("http://{address}"))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     let report = telemetry.shutdown().await;
     assert_eq!(report.stats.traces.exported, 1);
@@ -334,7 +354,7 @@ async fn an_exporter_that_is_named_twice_exports_once() {
         .with_exporters([Exporter::Otlp, Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await;
     let received = receiver.received();
@@ -351,15 +371,18 @@ async fn a_callback_that_blocks_or_panics_does_not_delay_the_shutdown() {
             .with_endpoint(receiver.endpoint())
             .with_shutdown_timeout(Duration::from_millis(200))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         let (_keep, wait) = std::sync::mpsc::channel::<()>();
         let wait = std::sync::Mutex::new(wait);
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         let _gauge = meter
             .u64_observable_gauge("test.gauge")
             .with_callback(move |_| {
                 assert!(blocks, "on purpose");
-                let _ = wait.lock().expect("not poisoned").recv();
+                let _ = wait.lock().expect("the lock is not poisoned").recv();
             })
             .build();
         let layer = layer(&telemetry);
@@ -382,7 +405,7 @@ async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_sampled_parent_is_
         .with_endpoint(receiver.endpoint())
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = layer(&telemetry);
     for _ in 0..10_000 {
         request(layer.clone(), None).await;
@@ -407,7 +430,7 @@ async fn disabled_telemetry_exports_nothing_and_has_no_providers() {
         let telemetry = config(&[("ENVIRONMENT", "staging"), variable])
             .with_endpoint(receiver.endpoint())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         assert!(telemetry.tracer_provider().is_none());
         assert!(telemetry.meter_provider().is_none());
         assert_eq!(telemetry.shutdown().await, Default::default());
@@ -425,7 +448,7 @@ async fn a_client_cannot_exhaust_the_series_of_other_routes() {
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let mut app = axum::Router::new().route("/new", any(async || ""));
     for n in 0..ROUTES {
         app = app.route(&format!("/{n}"), any(async || ""));
@@ -450,13 +473,19 @@ async fn a_client_cannot_exhaust_the_series_of_other_routes() {
     }
     // The scheme in the request does not reach the metric, so both schemes share a series.
     let series = flood.len() / 2;
-    assert!(flood.len() > 2000, "the flood exceeds the default limit of the SDK");
+    assert!(
+        flood.len() > 2000,
+        "the flood exceeds the default limit of the SDK"
+    );
     flood.push(Request::get("/new"));
     for request in flood {
         let request = request
             .body(axum::body::Body::empty())
             .expect("a valid request");
-        app.clone().oneshot(request).await.expect("it cannot fail");
+        app.clone()
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
     }
     telemetry.shutdown().await;
 
@@ -516,13 +545,16 @@ async fn a_custom_sampler_decides_by_attributes_and_only_sampled_spans_are_sent(
         .with_endpoint(receiver.endpoint())
         .with_sampler(Sampler::Custom(Box::new(ByPath)))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for path in ["/sent", "/recorded", "/dropped"] {
         let service = layer(&telemetry).layer(service_fn(|_: Request<()>| async {
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
         let request = Request::get(path).body(()).expect("a valid request");
-        service.oneshot(request).await.expect("it cannot fail");
+        service
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
     }
     telemetry.shutdown().await;
     let spans = receiver.received().spans();

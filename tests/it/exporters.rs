@@ -63,7 +63,7 @@ async fn both(
             true => config.with_reference_exporter(),
             false => config,
         };
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         record(&telemetry).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out, "{report:?}");
@@ -131,12 +131,12 @@ fn linked(n: u8, is_remote: bool) -> SpanContext {
         SpanId::from_bytes([n + 1; 8]),
         TraceFlags::new(n % 4),
         is_remote,
-        state.parse().expect("it is a state"),
+        state.parse().expect("a valid state"),
     )
 }
 
 fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let tracers = telemetry.tracer_provider().expect("it is on");
+    let tracers = telemetry.tracer_provider().expect("traces are enabled");
     let kinds = [
         SpanKind::Internal,
         SpanKind::Server,
@@ -150,7 +150,7 @@ fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
             1 => tracers.tracer(""),
             _ => tracers.tracer_with_scope(scope("scope")),
         };
-        let number = u8::try_from(n).expect("it is small");
+        let number = u8::try_from(n).expect("the number is small");
         // The parents are remote, local, or absent.
         let parent = match n {
             0 => Context::new(),
@@ -199,7 +199,7 @@ fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
 }
 
 fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let meters = telemetry.meter_provider().expect("it is on");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let meter = meters.meter_with_scope(scope("scope"));
     let other = meters.meter("plain");
     // The attributes of metrics also have values of every kind.
@@ -212,9 +212,10 @@ fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
         let counter = counter
             .with_unit("{thing}")
             .with_description("Things, caf\u{e9}.");
-        counter
-            .build()
-            .add(u64::try_from(i64::MAX).expect("it fits"), &attributes);
+        counter.build().add(
+            u64::try_from(i64::MAX).expect("the number fits"),
+            &attributes,
+        );
         meter
             .f64_counter("counter.f64")
             .build()
@@ -269,7 +270,7 @@ fn logs(_: &TelemetryGuard, _: bool) {}
 
 #[cfg(feature = "logs")]
 fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let loggers = telemetry.logger_provider().expect("it is on");
+    let loggers = telemetry.logger_provider().expect("logs are enabled");
     let map = |odd_numbers: bool| {
         let mut map = std::collections::HashMap::from([(
             opentelemetry::Key::from("inner"),
@@ -444,12 +445,10 @@ fn shown(received: &Received) -> String {
                         .attributes
                         .sort_by(|one, other| one.key.cmp(&other.key));
                 }
-                $data
-                    .data_points
-                    .sort_by_key(|point| format!("{point:?}"));
+                $data.data_points.sort_by_key(|point| format!("{point:?}"));
             };
         }
-        match metric.data.as_mut().expect("there are points") {
+        match metric.data.as_mut().expect("the metric has data") {
             Data::Gauge(data) => {
                 points!(data);
             }
@@ -559,14 +558,14 @@ async fn both_exporters_send_the_same_telemetry_field_by_field() {
 }
 
 fn span_with(telemetry: &TelemetryGuard, attributes: Vec<KeyValue>) {
-    let tracers = telemetry.tracer_provider().expect("it is on");
+    let tracers = telemetry.tracer_provider().expect("traces are enabled");
     let tracer = tracers.tracer("test");
     let span = tracer.span_builder("span").with_attributes(attributes);
     span.start(&tracer).end();
 }
 
 fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
-    let meters = telemetry.meter_provider().expect("it is on");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let counter = meters.meter("test").u64_counter("counter").build();
     counter.add(1, attributes);
 }
@@ -591,7 +590,7 @@ async fn json_with_an_infinite_number_or_without_a_body_is_rejected_only_from_th
         let record = async |telemetry: &TelemetryGuard| {
             let logger = telemetry
                 .logger_provider()
-                .expect("it is on")
+                .expect("logs are enabled")
                 .logger("test");
             logger.emit(logger.create_log_record());
         };
@@ -615,7 +614,7 @@ async fn a_duplicate_key_is_sent_twice_only_by_the_reference() {
     let in_scope = async |telemetry: &TelemetryGuard| {
         let scope = InstrumentationScope::builder("scope");
         let scope = scope.with_attributes(twice()).build();
-        let meters = telemetry.meter_provider().expect("it is on");
+        let meters = telemetry.meter_provider().expect("metrics are enabled");
         let meter = meters.meter_with_scope(scope);
         meter.u64_counter("counter").build().add(1, &[]);
     };
@@ -642,7 +641,7 @@ async fn only_the_own_exporter_sends_event_names_and_counts_of_dropped_attribute
     let record = async |telemetry: &TelemetryGuard| {
         let logger = telemetry
             .logger_provider()
-            .expect("it is on")
+            .expect("logs are enabled")
             .logger("test");
         let mut record = logger.create_log_record();
         record.set_body("body".into());
@@ -713,7 +712,7 @@ async fn rejected_counts_are_unknown_where_the_reference_hides_them() {
     for (protocol, rejected) in [(Protocol::HttpProtobuf, Some(2)), (Protocol::Grpc, None)] {
         let receiver = Receiver::start_with(Fault::Partial(2));
         let config = config(&receiver, protocol).with_reference_exporter();
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         assert_eq!(telemetry.stats().traces.rejected, rejected.map(|_| 0));
         for _ in 0..5 {
             span_with(&telemetry, Vec::new());
@@ -743,7 +742,7 @@ async fn the_reference_exporter_has_the_same_settings() {
             .with_compression(Compression::Gzip)
             .with_reference_exporter()
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         everything(&telemetry, false).await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{protocol:?}: {report:?}");
@@ -798,14 +797,17 @@ async fn the_reference_is_selected_for_one_signal_or_for_all_in_code_or_by_varia
             .with_endpoint(receiver.endpoint())
             .with_protocol(Protocol::HttpProtobuf);
         let line = config.to_string();
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         everything(&telemetry, false).await;
         telemetry.shutdown().await;
         let received = receiver.received();
         assert!(received.ways.len() >= 2, "{line}");
         for (way, headers) in received.ways.iter().zip(&received.headers) {
-            let signal = way.rsplit('/').next().expect("the path ends with the signal");
-            let agent = headers["user-agent"].to_str().expect("it is text");
+            let signal = way
+                .rsplit('/')
+                .next()
+                .expect("the path ends with the signal");
+            let agent = headers["user-agent"].to_str().expect("the text is UTF-8");
             let own = agent.starts_with("tower-telemetry/");
             assert_eq!(!own, expected.contains(signal), "{signal} {agent}: {line}");
         }

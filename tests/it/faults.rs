@@ -32,7 +32,7 @@ fn telemetry(endpoint: &str, protocol: Protocol) -> TelemetryGuard {
         .with_shutdown_timeout(DEADLINE)
         .with_span_batch(batch)
         .build()
-        .expect("it is valid")
+        .expect("the configuration is valid")
 }
 
 /// Sends requests and checks that none waits for the exporter.
@@ -74,7 +74,10 @@ async fn survive(
     let mut after = 0;
     let recovery = Instant::now();
     while after < AFTER || telemetry.stats().traces.exported < AFTER as u64 {
-        assert!(recovery.elapsed() < DEADLINE, "{case}: export does not recover");
+        assert!(
+            recovery.elapsed() < DEADLINE,
+            "{case}: export does not recover"
+        );
         requests(&telemetry, 1).await;
         after += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -213,7 +216,7 @@ async fn spans_that_do_not_fit_the_queue_are_dropped_and_counted() {
         .with_span_batch(batch)
         .with_export_timeout(DEADLINE)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     requests(&telemetry, 100).await;
     eventually("the failed batch is counted", || {
         telemetry.stats().traces.waiting <= 8
@@ -384,7 +387,7 @@ async fn a_throttling_receiver_is_left_alone_for_that_time_and_loses_nothing() {
             .with_shutdown_timeout(DEADLINE)
             .with_span_batch(Batch::default().with_schedule_delay(Duration::from_millis(5)))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         requests(&telemetry, 10).await;
         eventually("the receiver throttles", || !receiver.arrivals().is_empty()).await;
         receiver.set_fault(Fault::None);
@@ -412,7 +415,7 @@ async fn a_shutdown_does_not_wait_for_the_end_of_throttling() {
             .with_endpoint(receiver.endpoint())
             .with_shutdown_timeout(Duration::from_millis(200))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         requests(&telemetry, 10).await;
         let start = Instant::now();
         let report = telemetry.shutdown().await;
@@ -449,8 +452,8 @@ async fn throttling_of_one_signal_does_not_delay_another() {
             .with_metric_interval(Duration::from_millis(20))
             .with_shutdown_timeout(Duration::from_secs(2))
             .build()
-            .expect("it is valid");
-        let loggers = telemetry.logger_provider().expect("it is on");
+            .expect("the configuration is valid");
+        let loggers = telemetry.logger_provider().expect("logs are enabled");
         let logger = loggers.logger("test");
         let log = || logger.emit(logger.create_log_record());
         log();

@@ -45,13 +45,13 @@ fn received(server: &Process, word: &str, text: &str) -> Value {
         .iter()
         .filter_map(|line| line.strip_prefix(word))
         .find(|json| json.contains(text));
-    serde_json::from_str(json.expect("it is one of these")).expect("it is JSON")
+    serde_json::from_str(json.expect("a line contains the text")).expect("the text is JSON")
 }
 
 fn attribute<'a>(attributes: &'a Value, key: &str) -> &'a Value {
-    let mut attributes = attributes.as_array().expect("a list").iter();
+    let mut attributes = attributes.as_array().expect("the value is a list").iter();
     let found = attributes.find(|attribute| attribute["key"] == key);
-    &found.expect("it is there")["value"]
+    &found.expect("the attribute is set")["value"]
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn an_independent_receiver_reads_all_three_signals_over_both_protocols() {
                 .current_dir(&folder),
         );
         let line = receiver.line(&format!("{protocol} on "));
-        let (_, endpoint) = line.split_once(" on ").expect("it is there");
+        let (_, endpoint) = line.split_once(" on ").expect("the text contains it");
         let mut server = Process::example(
             "server",
             &[
@@ -88,10 +88,14 @@ async fn an_independent_receiver_reads_all_three_signals_over_both_protocols() {
         let resource = &traces["resourceSpans"][0];
         let name = attribute(&resource["resource"]["attributes"], "service.name");
         assert_eq!(name["stringValue"], "example");
-        let spans = resource["scopeSpans"].as_array().expect("a list").iter();
-        let mut spans = spans.flat_map(|scope| scope["spans"].as_array().expect("a list"));
+        let spans = resource["scopeSpans"]
+            .as_array()
+            .expect("the value is a list")
+            .iter();
+        let mut spans =
+            spans.flat_map(|scope| scope["spans"].as_array().expect("the value is a list"));
         let span = spans.find(|span| span["name"] == "GET /users/{id}");
-        let span = span.expect("it is there");
+        let span = span.expect("the span was recorded");
         assert_eq!(
             attribute(&span["attributes"], "http.route")["stringValue"],
             "/users/{id}"

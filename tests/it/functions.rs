@@ -34,7 +34,7 @@ pub(crate) async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry
     service
         .oneshot(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
 }
 
 #[tokio::test]
@@ -169,7 +169,9 @@ async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<
     std::future::poll_fn(move |cx| {
         let poll = std::panic::AssertUnwindSafe(|| {
             // The closure owns the future, so that the panic drops it.
-            let mut owned = future.take().expect("the future is not polled after it has ended");
+            let mut owned = future
+                .take()
+                .expect("the future is not polled after it has ended");
             let polled = owned.as_mut().poll(cx);
             (owned, polled)
         });
@@ -324,7 +326,7 @@ fn warnings(f: impl FnOnce()) -> Vec<String> {
     struct Lines(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Lines {
         fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").write(text)
+            self.0.lock().expect("the lock is not poisoned").write(text)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -340,14 +342,14 @@ fn warnings(f: impl FnOnce()) -> Vec<String> {
             metadata.target().starts_with("tower_telemetry")
         }));
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), f);
-    let text = lines.0.lock().expect("not poisoned").clone();
-    let text = String::from_utf8(text).expect("text");
+    let text = lines.0.lock().expect("the lock is not poisoned").clone();
+    let text = String::from_utf8(text).expect("the text is UTF-8");
     text.lines().map(str::to_owned).collect()
 }
 
 pub(crate) fn block_on(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(future);
+    runtime.expect("the runtime can be built").block_on(future);
 }
 
 #[test]
@@ -431,7 +433,7 @@ fn concurrent_threads_lose_no_measurement() {
                 }));
             }
             for thread in threads {
-                thread.join().expect("it does not panic");
+                thread.join().expect("the thread does not panic");
             }
             recorded.store(true, std::sync::atomic::Ordering::Relaxed);
         });

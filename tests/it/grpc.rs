@@ -20,8 +20,8 @@ async fn start(layer: TelemetryLayer) -> (SocketAddr, HealthClient<Channel>) {
     reporter.set_service_status("known", serving).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+        .expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     let server = Server::builder()
         .layer(layer)
         .add_service(health)
@@ -44,7 +44,10 @@ fn check(service: &str) -> tonic::Request<HealthCheckRequest> {
 async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     let telemetry = TestTelemetry::new();
     let (address, mut client) = start(telemetry.layer()).await;
-    let response = client.check(check("known")).await.expect("it is known");
+    let response = client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
     let metadata = response.metadata();
     assert_eq!(
         metadata.get("x-trace-id").map(|id| id.as_bytes()),
@@ -113,7 +116,7 @@ async fn a_client_error_status_is_not_an_error_of_the_server() {
     let status = client
         .check(check("unknown"))
         .await
-        .expect_err("it is unknown");
+        .expect_err("the service is unknown");
     assert_eq!(status.code(), tonic::Code::NotFound);
 
     let span = telemetry.only_span().await;
@@ -170,11 +173,14 @@ async fn methods_that_the_server_does_not_implement_share_one_name() {
 async fn a_stream_that_the_client_drops_is_cancelled() {
     let telemetry = TestTelemetry::new();
     let (_, mut client) = start(telemetry.layer()).await;
-    client.check(check("known")).await.expect("it is known");
+    client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
     let mut stream = client
         .watch(check("known"))
         .await
-        .expect("it is known")
+        .expect("the service is known")
         .into_inner();
     let first = within_deadline("a message", stream.message()).await;
     assert!(matches!(first, Ok(Some(_))));
@@ -208,7 +214,10 @@ async fn on_a_port_with_http_and_grpc_each_request_has_its_own_conventions() {
     let channel = Channel::from_shared(format!("http://{}", server.address));
     let channel = channel.expect("a valid address").connect().await;
     let mut client = HealthClient::new(channel.expect("the server listens"));
-    client.check(check("known")).await.expect("it is known");
+    client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
 
     // The content type does not make a gRPC call of a request that an HTTP route handles.
     let request = http::Request::post(format!("http://{}/users/1", server.address))

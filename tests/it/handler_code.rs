@@ -83,7 +83,7 @@ fn spans(handler: impl Future<Output = ()>) -> (TestTelemetry, Vec<SpanData>) {
 #[test]
 fn a_successful_handler_records_a_tree_of_spans_and_its_metrics() {
     let (telemetry, spans) = spans(async {
-        assert_eq!(handler("42").await.expect("it is there"), "Hello, Ada!");
+        assert_eq!(handler("42").await.expect("the user exists"), "Hello, Ada!");
     });
     assert_eq!(
         tree(&spans),

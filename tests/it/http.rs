@@ -61,7 +61,9 @@ async fn a_request_becomes_one_span_with_the_attributes_of_the_conventions() {
     );
 
     let mut found = span_attributes(&span);
-    let port = found.remove("network.peer.port").expect("it is there");
+    let port = found
+        .remove("network.peer.port")
+        .expect("the attribute is set");
     assert!(
         port.parse::<u16>()
             .is_ok_and(|port| port != server.address.port())

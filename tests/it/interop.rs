@@ -65,10 +65,10 @@ fn spans_of(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
     // The subscriber is set for this thread only, and the runtime stays on it.
     let _subscriber = tracing::subscriber::set_default(subscriber);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("the runtime can be built").block_on(async {
         let mut request = Request::new(Empty::new());
         if let Some(traceparent) = traceparent {
-            let value = traceparent.parse().expect("it is a header");
+            let value = traceparent.parse().expect("a legal value");
             request.headers_mut().insert("traceparent", value);
         }
         let (ours, other) = (telemetry.layer(), TraceLayer::new_for_http());
@@ -86,7 +86,7 @@ fn spans_of(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
         };
         let spans = telemetry.spans();
         let server = spans.iter().find(|span| span.name == "GET");
-        let server = server.expect("it has ended").span_context.trace_id();
+        let server = server.expect("the span has ended").span_context.trace_id();
         assert_eq!(trace_id, server.to_string().as_str(), "{place:?}");
     });
     telemetry.spans()
@@ -98,7 +98,10 @@ where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
     B: http_body::Body,
 {
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let trace_id = response.headers()["x-trace-id"].clone();
     let _ = response.into_body().collect().await;
     trace_id

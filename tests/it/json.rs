@@ -51,7 +51,7 @@ async fn numbers_that_are_not_finite_are_sent_in_every_place() {
             .with_protocol(Protocol::HttpJson)
             .with_resource_attribute(attribute())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
 
         let list = Value::Array(Array::F64(vec![1.0, number]));
         let linked = SpanContext::new(
@@ -66,13 +66,16 @@ async fn numbers_that_are_not_finite_are_sent_in_every_place() {
             .with_links(vec![Link::new(linked, vec![attribute()], 0)]);
         let tracer = telemetry
             .tracer_provider()
-            .expect("it is on")
+            .expect("traces are enabled")
             .tracer("test");
         let mut span = tracer.build(span);
         span.add_event("event", vec![attribute()]);
         span.end();
 
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         meter
             .f64_gauge("series")
             .build()
@@ -97,7 +100,7 @@ async fn numbers_that_are_not_finite_are_sent_in_every_place() {
         let bodies = bodies
             .iter()
             .map(|body| serde_json::from_slice::<Json>(body));
-        let bodies = Json::from_iter(bodies.map(|body| body.expect("it is JSON")));
+        let bodies = Json::from_iter(bodies.map(|body| body.expect("the text is JSON")));
         let all = |key: &str| {
             let mut found = Vec::new();
             values_of(key, &bodies, &mut found);

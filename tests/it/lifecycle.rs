@@ -49,7 +49,7 @@ async fn recorded(endpoint: String, protocol: Protocol, timeout: Duration) -> Te
         .with_protocol(protocol)
         .with_shutdown_timeout(timeout)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry
 }
@@ -74,12 +74,12 @@ async fn finish(telemetry: TelemetryGuard, end: End) -> (Duration, Option<Report
 
 fn current_thread() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime")
+    runtime.expect("the runtime can be built")
 }
 
 fn workers(count: usize) -> Runtime {
     let runtime = Builder::new_multi_thread().worker_threads(count).build();
-    runtime.expect("a runtime")
+    runtime.expect("the runtime can be built")
 }
 
 type Run = fn(String, Protocol, Duration, End) -> (Duration, Option<Report>);
@@ -92,7 +92,7 @@ const PLACES: [(&str, Run); 7] = [
         let task = scenario(endpoint, protocol, timeout, end);
         let runtime = workers(1);
         let task = runtime.spawn(task);
-        runtime.block_on(task).expect("it does not panic")
+        runtime.block_on(task).expect("the task does not panic")
     }),
     ("four workers", |endpoint, protocol, timeout, end| {
         workers(4).block_on(scenario(endpoint, protocol, timeout, end))
@@ -102,14 +102,14 @@ const PLACES: [(&str, Run); 7] = [
         |endpoint, protocol, timeout, end| {
             let runtime = workers(4);
             let task = runtime.spawn(scenario(endpoint, protocol, timeout, end));
-            runtime.block_on(task).expect("it does not panic")
+            runtime.block_on(task).expect("the task does not panic")
         },
     ),
     ("spawn_blocking", |endpoint, protocol, timeout, end| {
         let runtime = workers(1);
         let task =
             runtime.spawn_blocking(move || block_on(scenario(endpoint, protocol, timeout, end)));
-        runtime.block_on(task).expect("it does not panic")
+        runtime.block_on(task).expect("the task does not panic")
     }),
     ("no runtime", |endpoint, protocol, timeout, end| {
         block_on(scenario(endpoint, protocol, timeout, end))
@@ -171,13 +171,16 @@ fn a_healthy_receiver_gets_everything() {
 
 #[test]
 fn a_receiver_that_refuses_connections_delays_no_shutdown() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+    let proxy = Proxy::start(
+        "127.0.0.1:1".parse().expect("a valid address"),
+        Mode::Refuse,
+    );
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
 #[test]
 fn a_receiver_that_never_responds_delays_no_shutdown() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
@@ -206,8 +209,9 @@ async fn spans_that_end_during_a_shutdown_are_sent_or_counted_as_dropped() {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
-    let provider = SdkTracerProvider::clone(telemetry.tracer_provider().expect("it is on"));
+        .expect("the configuration is valid");
+    let provider =
+        SdkTracerProvider::clone(telemetry.tracer_provider().expect("traces are enabled"));
     let recorder = std::thread::spawn(move || {
         use opentelemetry::trace::{Tracer, TracerProvider};
 
@@ -217,14 +221,14 @@ async fn spans_that_end_during_a_shutdown_are_sent_or_counted_as_dropped() {
         }
     });
     let stats = telemetry.shutdown().await.stats.traces;
-    recorder.join().expect("it does not panic");
+    recorder.join().expect("the thread does not panic");
     assert_eq!(stats.accepted, stats.exported + stats.dropped);
     assert_eq!(receiver.received().spans().len() as u64, stats.exported);
 }
 
 #[tokio::test]
 async fn a_shutdown_that_is_dropped_midway_returns_at_once() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc, TIMEOUT).await;
     let start = Instant::now();
     let shutdown = tokio::time::timeout(Duration::from_millis(10), telemetry.shutdown());
@@ -244,16 +248,22 @@ async fn providers_flush_within_the_shutdown_timeout() {
             .with_endpoint(endpoint)
             .with_shutdown_timeout(TIMEOUT)
             .build()
-            .expect("it is valid")
+            .expect("the configuration is valid")
     };
     let receiver = Receiver::start();
     let telemetry = build(receiver.endpoint());
-    let tracers = telemetry.tracer_provider().expect("it is on").clone();
+    let tracers = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     drop(tracers.tracer("test").start("span"));
     tracers.force_flush().expect("the receiver takes it");
     assert_eq!(receiver.received().spans().len(), 1);
 
-    let meters = telemetry.meter_provider().expect("it is on").clone();
+    let meters = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let meter = meters.meter("test");
     meter.u64_counter("count").build().add(1, &[]);
     meters.force_flush().expect("the receiver takes it");
@@ -262,7 +272,7 @@ async fn providers_flush_within_the_shutdown_timeout() {
     {
         use opentelemetry::logs::{Logger, LoggerProvider};
 
-        let loggers = telemetry.logger_provider().expect("it is on");
+        let loggers = telemetry.logger_provider().expect("logs are enabled");
         let logger = loggers.logger("test");
         logger.emit(logger.create_log_record());
         loggers.force_flush().expect("the receiver takes it");
@@ -285,11 +295,13 @@ async fn providers_flush_within_the_shutdown_timeout() {
         "{result:?}"
     );
 
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let mute = build(format!("http://{}", proxy.address));
-    let tracers = mute.tracer_provider().expect("it is on");
+    let tracers = mute.tracer_provider().expect("traces are enabled");
     drop(tracers.tracer("test").start("span"));
-    let error = tracers.force_flush().expect_err("the receiver does not respond");
+    let error = tracers
+        .force_flush()
+        .expect_err("the receiver does not respond");
     assert!(error.to_string().contains("Timeout(400ms)"), "{error}");
 
     assert!(!telemetry.shutdown().await.timed_out);

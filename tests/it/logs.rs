@@ -19,7 +19,7 @@ fn guard(receiver: &Receiver) -> TelemetryGuard {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid")
+        .expect("the configuration is valid")
 }
 
 /// A record, and the name of its scope.
@@ -53,7 +53,7 @@ fn scoped(receiver: &Receiver) -> Vec<Scoped> {
     let resources = received.logs.iter().flat_map(|logs| &logs.resource_logs);
     let mut records = Vec::new();
     for scope in resources.flat_map(|resource| &resource.scope_logs) {
-        let name = &scope.scope.as_ref().expect("it is there").name;
+        let name = &scope.scope.as_ref().expect("the scope is set").name;
         let with_name = |record: &LogRecord| (name.clone(), record.clone());
         records.extend(scope.log_records.iter().map(with_name));
     }
@@ -65,7 +65,7 @@ fn scoped(receiver: &Receiver) -> Vec<Scoped> {
 
 fn only(records: Vec<Scoped>) -> Scoped {
     assert_eq!(records.len(), 1, "{records:#?}");
-    records.into_iter().next().expect("it is there")
+    records.into_iter().next().expect("there is a record")
 }
 
 fn text(value: &str) -> Option<AnyValue> {
@@ -171,7 +171,7 @@ fn events_of_the_log_crate_keep_their_target_level_and_message() {
                 .line(Some(7))
                 .args(format_args!("sent"))
                 .build();
-            tracing_log::format_trace(&record).expect("it can be logged");
+            tracing_log::format_trace(&record).expect("the record can be logged");
         };
         let (scope, record) = only(sent(log));
         assert_eq!(scope, "shop::mail");

@@ -30,7 +30,7 @@ async fn in_no_span<F: Future<Output = ()>>(telemetry: &TestTelemetry, code: F) 
         }
     }));
     let response = service.oneshot(Request::new(())).await;
-    response.expect("it cannot fail");
+    response.expect("the service cannot fail");
 }
 
 fn message() -> Context {

@@ -29,7 +29,7 @@ struct Instrument {
 
 impl<T> SyncInstrument<T> for Instrument {
     fn measure(&self, _: T, attributes: &[KeyValue]) {
-        let mut measured = self.measured.lock().expect("not poisoned");
+        let mut measured = self.measured.lock().expect("the lock is not poisoned");
         let entry = measured.entry(self.name.clone()).or_default();
         *entry = (entry.0 + 1, attributes.len());
     }
@@ -75,9 +75,9 @@ async fn a_provider_without_bound_instruments_gets_every_measurement() {
     }));
     for _ in 0..2 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
-    let measured = own.0.lock().expect("not poisoned").clone();
+    let measured = own.0.lock().expect("the lock is not poisoned").clone();
     let expected = [
         ("handle.count", (2, 1)),
         ("handle.gauge", (2, 1)),

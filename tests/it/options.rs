@@ -53,7 +53,7 @@ async fn a_filtered_request_is_not_recorded_and_its_context_is_passed_on() {
     let response = service.oneshot(request.expect("a valid request")).await;
     assert!(
         !response
-            .expect("it cannot fail")
+            .expect("the service cannot fail")
             .headers()
             .contains_key("x-trace-id")
     );
@@ -103,7 +103,10 @@ async fn attributes_of_hooks_and_handlers_are_added_to_spans_or_metrics_as_reque
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/id-1").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
 
     let span = telemetry.only_span().await;
     assert_eq!(
@@ -208,7 +211,10 @@ async fn a_filtered_request_has_the_same_trust_and_providers_as_others() {
         .header("traceparent", TRACEPARENT)
         .header("baggage", "a=1");
     let request = request.body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let child = telemetry.only_span().await;
     assert_ne!(child.span_context.trace_id().to_string(), TRACE_ID);
     assert_eq!(telemetry.point("test.count").value, Value::Count(1));
@@ -499,7 +505,10 @@ async fn a_trace_is_continued_linked_or_ignored_depending_on_trust() {
             .header("traceparent", TRACEPARENT)
             .header("baggage", "a=1");
         let request = request.body(()).expect("a valid request");
-        let response = service.oneshot(request).await.expect("it cannot fail");
+        let response = service
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
         assert_eq!(
             response.headers()["x-baggage"],
             if continues { "1" } else { "0" }
@@ -551,13 +560,13 @@ async fn with_two_layers_the_inner_one_does_nothing() {
     let request = get("/").header("traceparent", TRACEPARENT).body(());
     let service = outer.layer(service);
     let response = service.oneshot(request.expect("a valid request")).await;
-    let response = response.expect("it cannot fail");
+    let response = response.expect("the service cannot fail");
     assert_eq!(response.headers().get_all("x-trace-id").iter().count(), 1);
     let body = response
         .into_body()
         .collect()
         .await
-        .expect("it is whole")
+        .expect("the body is complete")
         .to_bytes();
     assert_eq!(body, "hello");
     telemetry.only_span().await;
@@ -581,7 +590,10 @@ async fn a_request_that_a_handler_makes_in_process_is_recorded_separately() {
         }
     }));
     let request = get("/outer").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let found: Vec<_> = telemetry.spans().iter().map(span_attributes).collect();
     let path = |n: usize| found[n].get("url.path").map(String::as_str);
     assert_eq!((path(0), path(1)), (Some("/inner"), Some("/outer")));
@@ -675,7 +687,7 @@ async fn unusual_statuses_share_one_series() {
         service
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail");
+            .expect("the service cannot fail");
     }
     let points = telemetry.points("http.requests");
     assert_eq!(points.len(), 500 + 1);

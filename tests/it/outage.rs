@@ -33,7 +33,7 @@ fn batch() -> Batch {
 
 /// Records spans that are named by their numbers.
 fn record(telemetry: &TelemetryGuard, numbers: impl IntoIterator<Item = usize>) {
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let tracer = provider.tracer("test");
     for number in numbers {
         drop(tracer.start(number.to_string()));
@@ -44,7 +44,7 @@ fn numbers(receiver: &Receiver) -> HashSet<usize> {
     let spans = receiver.received().spans();
     spans
         .iter()
-        .map(|span| span.name.parse().expect("it is a number"))
+        .map(|span| span.name.parse().expect("the text is a number"))
         .collect()
 }
 
@@ -64,7 +64,7 @@ async fn a_receiver_that_restarts_repeatedly_loses_nothing() {
         let telemetry = config(format!("http://{}", proxy.address), protocol)
             .with_span_batch(Batch::default().with_schedule_delay(delay))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         let mut recorded = 0;
         for mode in [Mode::Refuse, Mode::Pass].repeat(RESTARTS) {
             proxy.set(mode);
@@ -94,7 +94,7 @@ async fn an_outage_that_fills_the_queue_drops_the_oldest_spans_counts_each_and_r
         let telemetry = config(format!("http://{}", proxy.address), protocol)
             .with_span_batch(batch())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         for number in 0..COUNT {
             record(&telemetry, [number]);
             let stats = telemetry.stats().traces;
@@ -115,10 +115,7 @@ async fn an_outage_that_fills_the_queue_drops_the_oldest_spans_counts_each_and_r
         assert_eq!(stats.last_failure, Some(Failure::Refused));
         assert!(stats.waiting > 64 / 2, "{stats:?}");
         proxy.set(Mode::Pass);
-        eventually("export recovers", || {
-            telemetry.stats().traces.waiting == 0
-        })
-        .await;
+        eventually("export recovers", || telemetry.stats().traces.waiting == 0).await;
         let after = telemetry.stats().traces;
         assert_eq!((after.exported, after.failed), (stats.waiting, 0));
         let numbers = numbers(&receiver);
@@ -135,12 +132,15 @@ async fn an_outage_that_fills_the_queue_drops_the_oldest_spans_counts_each_and_r
 
 #[tokio::test]
 async fn a_message_past_its_maximum_age_is_dropped() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+    let proxy = Proxy::start(
+        "127.0.0.1:1".parse().expect("a valid address"),
+        Mode::Refuse,
+    );
     let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
         .with_span_batch(batch())
         .with_max_retry_age(Duration::from_millis(100))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
     eventually("the message is dropped", || {
         let stats = telemetry.stats().traces;
@@ -159,7 +159,7 @@ async fn a_flush_ends_at_its_deadline_and_keeps_unsent_spans() {
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
         .with_shutdown_timeout(Duration::from_millis(200))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
     let report = telemetry.force_flush().await;
     assert!(report.timed_out);
@@ -213,8 +213,8 @@ async fn delta_windows_are_resent_only_if_the_receiver_certainly_did_not_accept_
             .with_temporality(Temporality::Delta)
             .with_metric_interval(Duration::from_millis(20))
             .build()
-            .expect("it is valid");
-        let provider = telemetry.meter_provider().expect("it is on");
+            .expect("the configuration is valid");
+        let provider = telemetry.meter_provider().expect("metrics are enabled");
         let counter = provider.meter("test").u64_counter("count").build();
         counter.add(1, &[]);
         eventually("the first window arrives", || sum(&receiver, "count") == 1).await;
@@ -241,8 +241,8 @@ async fn cumulative_totals_that_failed_to_export_are_replaced_by_newer_ones() {
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
         .with_metric_interval(Duration::from_millis(20))
         .build()
-        .expect("it is valid");
-    let provider = telemetry.meter_provider().expect("it is on");
+        .expect("the configuration is valid");
+    let provider = telemetry.meter_provider().expect("metrics are enabled");
     let counter = provider.meter("test").u64_counter("count").build();
     counter.add(1, &[]);
     eventually("the export is retried", || receiver.arrivals().len() > 2).await;
@@ -250,7 +250,10 @@ async fn cumulative_totals_that_failed_to_export_are_replaced_by_newer_ones() {
     receiver.set_fault(Fault::None);
     let report = telemetry.shutdown().await;
     assert_eq!(report.lost(), 0, "{report:?}");
-    let metric = receiver.received().metric("count").expect("the counter was sent");
+    let metric = receiver
+        .received()
+        .metric("count")
+        .expect("the counter was sent");
     assert!(format!("{metric:?}").contains("AsInt(11)"), "{metric:?}");
 }
 
@@ -258,11 +261,11 @@ async fn cumulative_totals_that_failed_to_export_are_replaced_by_newer_ones() {
 async fn thousands_of_concurrent_flushes_need_no_threads_of_their_own() {
     const COUNT: usize = 3000;
 
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
         .with_shutdown_timeout(Duration::from_millis(500))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..1);
     let telemetry = std::sync::Arc::new(telemetry);
     let mut flushes = tokio::task::JoinSet::new();
@@ -274,7 +277,7 @@ async fn thousands_of_concurrent_flushes_need_no_threads_of_their_own() {
     tokio::task::yield_now().await;
     #[cfg(target_os = "linux")]
     {
-        let threads = std::fs::read_dir("/proc/self/task").expect("it is Linux");
+        let threads = std::fs::read_dir("/proc/self/task").expect("/proc is readable");
         assert!(threads.count() < COUNT / 2);
     }
     for report in flushes.join_all().await {
@@ -320,11 +323,11 @@ async fn export_metrics_equal_the_counts_and_are_recorded_only_if_enabled() {
         .with_span_batch(batch())
         .with_self_metrics(true)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
     let tracer = telemetry
         .tracer_provider()
-        .expect("it is on")
+        .expect("traces are enabled")
         .tracer("test");
     let open = [tracer.start("open"), tracer.start("open")];
     telemetry.force_flush().await;
@@ -362,8 +365,8 @@ async fn export_metrics_equal_the_counts_and_are_recorded_only_if_enabled() {
 
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf);
-    let telemetry = telemetry.build().expect("it is valid");
-    let meters = telemetry.meter_provider().expect("it is on");
+    let telemetry = telemetry.build().expect("the configuration is valid");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let meter = opentelemetry::metrics::MeterProvider::meter(meters, "test");
     meter.u64_counter("count").build().add(1, &[]);
     telemetry.shutdown().await;

@@ -72,7 +72,7 @@ async fn a_service_with_its_own_providers_exports_all_signals_of_a_request_throu
         received.logs[0].resource_logs[0].resource.clone(),
     ];
     for resource in resources {
-        let resource = attributes_of(&resource.expect("it has one").attributes);
+        let resource = attributes_of(&resource.expect("the resource is set").attributes);
         assert_eq!(resource["service.name"], "users");
     }
 }

@@ -238,12 +238,12 @@ struct Gate(Arc<(Mutex<bool>, Condvar)>);
 impl Gate {
     fn wait(&self) {
         let (is_open, opened) = &*self.0;
-        let is_open = is_open.lock().expect("not poisoned");
+        let is_open = is_open.lock().expect("the lock is not poisoned");
         let _open = opened.wait_while(is_open, |is_open| !*is_open);
     }
 
     fn open(&self) {
-        *self.0.0.lock().expect("not poisoned") = true;
+        *self.0.0.lock().expect("the lock is not poisoned") = true;
         self.0.1.notify_all();
     }
 }
@@ -264,16 +264,22 @@ async fn blocking_parts_delay_no_other_part_and_their_waiting_items_are_counted(
         .with_span_exporter(memory.clone())
         .with_shutdown_timeout(Duration::from_secs(2))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let flush = telemetry.force_flush().await;
     assert!(flush.timed_out);
     assert_eq!(received(&receiver), [3, 3]);
-    assert_eq!(memory.get_finished_spans().expect("not poisoned").len(), 3);
+    assert_eq!(
+        memory
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
+            .len(),
+        3
+    );
     let stats = telemetry.stats();
     let waits = part(&stats, PartKind::SpanExporter)
         .counts
-        .expect("it is counted");
+        .expect("the part is counted");
     assert_eq!((waits.accepted, waits.waiting), (3, 3));
 
     let report = telemetry.shutdown().await;
@@ -300,7 +306,7 @@ async fn flushes_that_wait_for_a_blocking_part_are_merged() {
         if method.contains('.') {
             *calls
                 .lock()
-                .expect("not poisoned")
+                .expect("the lock is not poisoned")
                 .entry(method)
                 .or_insert(0) += 1;
             waiting.wait();
@@ -310,7 +316,7 @@ async fn flushes_that_wait_for_a_blocking_part_are_merged() {
     let telemetry = with_all(to_none(), &blocks)
         .with_shutdown_timeout(Duration::from_millis(20))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for _ in 0..50 {
         assert!(telemetry.force_flush().await.timed_out);
     }
@@ -318,7 +324,7 @@ async fn flushes_that_wait_for_a_blocking_part_are_merged() {
     gate.open();
     // Flushes that waited run before the shutdown. The thread of each part is left to finish it.
     eventually("all parts are shut down", || {
-        let called = called.lock().expect("not poisoned");
+        let called = called.lock().expect("the lock is not poisoned");
         called
             .keys()
             .filter(|method| method.ends_with("shutdown"))
@@ -326,7 +332,7 @@ async fn flushes_that_wait_for_a_blocking_part_are_merged() {
             == 6
     })
     .await;
-    for (method, count) in &*called.lock().expect("not poisoned") {
+    for (method, count) in &*called.lock().expect("the lock is not poisoned") {
         assert!(*count <= 3, "{method}: {count}");
     }
 }
@@ -348,17 +354,21 @@ async fn the_queue_of_a_blocking_part_is_bounded() {
         .with_span_batch(batch)
         .with_shutdown_timeout(Duration::from_millis(100))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for done in 1..=20 {
         work(&telemetry, 1).await;
         // The other exporter has room for each span.
         eventually("a span is exported", || {
-            memory.get_finished_spans().expect("not poisoned").len() >= done
+            memory
+                .get_finished_spans()
+                .expect("the lock is not poisoned")
+                .len()
+                >= done
         })
         .await;
     }
     let stats = telemetry.stats();
-    let waits = stats.parts[0].counts.expect("it is counted");
+    let waits = stats.parts[0].counts.expect("the part is counted");
     assert_eq!((waits.accepted, waits.waiting + waits.dropped), (20, 20));
     assert!(waits.waiting <= 8, "{waits:?}");
     let report = telemetry.shutdown().await;
@@ -392,7 +402,7 @@ async fn parts_that_panic_in_every_method_affect_nothing_else() {
         warnings,
         ["Config::with_resource_detector has panicked; its attributes are missing"]
     );
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     work(&telemetry, 3).await;
     let flush = telemetry.force_flush().await;
     assert!(!flush.timed_out, "{flush}");
@@ -431,7 +441,7 @@ async fn a_span_is_not_exported_and_is_counted_if_the_processor_around_the_expor
     let telemetry = to(&receiver)
         .with_span_processor_around(|_| panics)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.shutdown().await;
     assert_eq!(receiver.received().spans().len(), 0);
@@ -446,17 +456,21 @@ async fn each_part_is_flushed_and_then_shut_down_once() {
     let calls = called.clone();
     let part = Part::new(move |method| {
         if method.contains('.') && !method.ends_with(".export") {
-            calls.lock().expect("not poisoned").push(method);
+            calls.lock().expect("the lock is not poisoned").push(method);
         }
         Ok(())
     });
-    let telemetry = with_all(to_none(), &part).build().expect("it is valid");
+    let telemetry = with_all(to_none(), &part)
+        .build()
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
     let mut by_part = BTreeMap::<_, Vec<_>>::new();
-    for method in called.lock().expect("not poisoned").iter() {
-        let (part, method) = method.split_once('.').expect("the method belongs to a part");
+    for method in called.lock().expect("the lock is not poisoned").iter() {
+        let (part, method) = method
+            .split_once('.')
+            .expect("the method belongs to a part");
         by_part.entry(part).or_default().push(method);
     }
     let both = vec!["force_flush", "shutdown"];
@@ -487,7 +501,7 @@ async fn an_export_future_that_never_completes_is_a_timeout() {
         .with_span_exporter(Pending)
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert!(!report.timed_out);
@@ -514,7 +528,7 @@ fn run(script: Vec<Ends>, kind: PartKind) -> Report {
         if !method.ends_with(".export") {
             return Ok(());
         }
-        let ends = next.lock().expect("not poisoned").next();
+        let ends = next.lock().expect("the lock is not poisoned").next();
         match ends.expect("nothing is exported twice") {
             Ends::Well => Ok(()),
             Ends::Failed => Err(OTelSdkError::InternalFailure("on purpose".to_owned())),
@@ -528,7 +542,7 @@ fn run(script: Vec<Ends>, kind: PartKind) -> Report {
         PartKind::SpanExporter => config.with_span_exporter(part),
         _ => config.with_log_exporter(part),
     };
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     block_on(async {
         work(&telemetry, count).await;
         telemetry.shutdown().await
@@ -557,7 +571,7 @@ proptest! {
             Ends::Panicked => Failure::Panic,
             _ => Failure::Exporter,
         });
-        let counts = part(&report.stats, kind).counts.expect("it is counted");
+        let counts = part(&report.stats, kind).counts.expect("the part is counted");
         prop_assert_eq!(counts.last_failure, expected);
     }
 }

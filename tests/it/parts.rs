@@ -61,7 +61,7 @@ pub(crate) async fn work(telemetry: &TelemetryGuard, count: usize) {
 /// Returns the counts of the only part of a kind: accepted, exported, failed, dropped.
 pub(crate) fn counts(stats: &Stats, kind: PartKind) -> [u64; 4] {
     let part = part(stats, kind);
-    let counts = part.counts.expect("it is counted");
+    let counts = part.counts.expect("the part is counted");
     let sum = counts.exported + counts.failed + counts.dropped + counts.waiting;
     assert_eq!(counts.accepted, sum, "{part:?}");
     [
@@ -100,7 +100,9 @@ impl InMemory {
     }
 
     fn spans(&self) -> Vec<SpanData> {
-        self.spans.get_finished_spans().expect("not poisoned")
+        self.spans
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
     }
 }
 
@@ -108,7 +110,10 @@ impl InMemory {
 async fn in_memory_exporters_get_the_same_telemetry_as_the_receiver_and_are_counted() {
     let receiver = Receiver::start();
     let memory = InMemory::new();
-    let telemetry = memory.add_to(to(&receiver)).build().expect("it is valid");
+    let telemetry = memory
+        .add_to(to(&receiver))
+        .build()
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -137,13 +142,19 @@ async fn in_memory_exporters_get_the_same_telemetry_as_the_receiver_and_are_coun
     assert_eq!(sent.len(), 3);
     assert_eq!(sent, kept);
 
-    let logs = memory.logs.get_emitted_logs().expect("not poisoned");
+    let logs = memory
+        .logs
+        .get_emitted_logs()
+        .expect("the lock is not poisoned");
     assert_eq!(logs.len(), 3);
     assert_eq!(received.log_records().len(), 3);
     let service = logs[0].resource.get(&"service.name".into());
     assert_eq!(service, Some(Value::from("shop")));
 
-    let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
+    let metrics = memory
+        .metrics
+        .get_finished_metrics()
+        .expect("the lock is not poisoned");
     let names: BTreeSet<_> = metrics
         .iter()
         .flat_map(|metrics| metrics.scope_metrics())
@@ -185,14 +196,23 @@ async fn parts_run_without_any_built_in_exporter() {
             .to_string()
             .contains("traces=none metrics=none logs=none")
     );
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     work(&telemetry, 2).await;
     // A flush of the provider includes the parts, too.
-    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    let provider = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     let flush = tokio::task::spawn_blocking(move || provider.force_flush());
-    flush.await.expect("it does not panic").expect("it flushes");
+    flush
+        .await
+        .expect("the task does not panic")
+        .expect("the flush succeeds");
     assert_eq!(memory.spans().len(), 2);
-    let logs = memory.logs.get_emitted_logs().expect("not poisoned");
+    let logs = memory
+        .logs
+        .get_emitted_logs()
+        .expect("the lock is not poisoned");
     assert_eq!(logs.len(), 2);
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -233,7 +253,7 @@ async fn print_all_signals() {
         .with_log_exporter(opentelemetry_stdout::LogExporter::default())
         .with_metric_exporter(opentelemetry_stdout::MetricExporter::default())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -241,12 +261,12 @@ async fn print_all_signals() {
 
 #[test]
 fn the_stdout_exporter_prints_spans_metrics_and_log_records() {
-    let program = std::env::current_exe().expect("a test is a program");
+    let program = std::env::current_exe().expect("the test has a path");
     let output = Command::new(program)
         .args(["parts::print_all_signals", "--exact", "--ignored"])
         .arg("--nocapture")
         .output()
-        .expect("it starts");
+        .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     for words in [
@@ -297,7 +317,7 @@ async fn a_redacting_processor_around_the_export_applies_to_all_exporters() {
         .with_span_processor(BatchSpanProcessor::builder(beside.clone()).build())
         .with_span_processor_around(Redacting)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -310,7 +330,9 @@ async fn a_redacting_processor_around_the_export_applies_to_all_exporters() {
         .map(|all| all["url.path"].clone())
         .collect();
     assert_eq!(paths, ["REDACTED"; 4]);
-    let beside = beside.get_finished_spans().expect("not poisoned");
+    let beside = beside
+        .get_finished_spans()
+        .expect("the lock is not poisoned");
     let paths: Vec<_> = beside
         .iter()
         .map(|span| span_attributes(span)["url.path"].clone())
@@ -350,11 +372,11 @@ impl SpanProcessor for Keeping {
 
     fn on_end(&self, mut span: SpanData) {
         span.attributes.push(KeyValue::new(self.2, true));
-        self.1.lock().expect("not poisoned").push(span);
+        self.1.lock().expect("the lock is not poisoned").push(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        for span in self.1.lock().expect("not poisoned").drain(..) {
+        for span in self.1.lock().expect("the lock is not poisoned").drain(..) {
             self.0.on_end(span);
         }
         Ok(())
@@ -376,7 +398,7 @@ async fn spans_held_back_by_processors_around_the_export_are_exported_by_flush_a
             .with_span_processor_around(keeping("outer"))
             .with_span_processor_around(keeping("inner"))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         work(&telemetry, 3).await;
         let report = if last {
             telemetry.shutdown().await
@@ -401,12 +423,15 @@ async fn spans_held_back_by_a_processor_around_the_export_are_no_longer_live() {
         .with_self_metrics(true)
         .with_span_processor_around(|export| Keeping(export, Mutex::default(), "kept"))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     // The first flush may collect before the processor has exported its spans.
     for _ in 0..2 {
         telemetry.force_flush().await;
-        let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
+        let metrics = memory
+            .metrics
+            .get_finished_metrics()
+            .expect("the lock is not poisoned");
         let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
         let live = scopes
             .flat_map(|scope| scope.metrics())
@@ -433,11 +458,20 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
         .with_span_processor(CountingFlushes(flushes.clone()))
         .with_metric_exporter(second.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
-    let traces = telemetry.tracer_provider().expect("it is on").clone();
-    let metrics = telemetry.meter_provider().expect("it is on").clone();
-    let logs = telemetry.logger_provider().expect("it is on").clone();
+    let traces = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
+    let metrics = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
+    let logs = telemetry
+        .logger_provider()
+        .expect("logs are enabled")
+        .clone();
     let all: [Box<dyn FnOnce() -> OTelSdkResult + Send>; 3] = [
         Box::new(move || traces.force_flush()),
         Box::new(move || metrics.force_flush()),
@@ -445,10 +479,15 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
     ];
     for (done, flush) in all.into_iter().enumerate() {
         let flush = tokio::task::spawn_blocking(flush);
-        flush.await.expect("it does not panic").expect("it flushes");
+        flush
+            .await
+            .expect("the task does not panic")
+            .expect("the flush succeeds");
         assert_eq!(flushes.load(Ordering::Relaxed), done + 1);
         for exporter in [&memory.metrics, &second] {
-            let metrics = exporter.get_finished_metrics().expect("not poisoned");
+            let metrics = exporter
+                .get_finished_metrics()
+                .expect("the lock is not poisoned");
             assert_eq!(metrics.len(), done + 1);
         }
         assert_eq!(memory.spans().len(), 1);
@@ -461,16 +500,16 @@ async fn processors_see_each_attribute_key_once() {
     let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(kept.clone()).build())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let mut span = provider.tracer("user").start("span");
     span.set_attributes(twice());
     span.add_event("event", twice());
     span.add_link(SpanContext::NONE, twice());
     drop(span);
     telemetry.force_flush().await;
-    let spans = kept.get_finished_spans().expect("not poisoned");
+    let spans = kept.get_finished_spans().expect("the lock is not poisoned");
     let [span] = &spans[..] else {
         panic!("{spans:?}");
     };
@@ -519,7 +558,7 @@ async fn a_processor_can_change_spans_at_their_start_and_log_records_before_thei
         .with_span_processor(Marking)
         .with_log_processor(Marking)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -557,7 +596,10 @@ impl ShouldSample for EverySecond {
     ) -> SamplingResult {
         assert_eq!(*kind, SpanKind::Server);
         let keys = attributes.iter().map(|one| one.key.to_string());
-        self.keys.lock().expect("not poisoned").extend(keys);
+        self.keys
+            .lock()
+            .expect("the lock is not poisoned")
+            .extend(keys);
         let decision = match self.asked.fetch_add(1, Ordering::Relaxed) % 2 {
             0 => SamplingDecision::RecordAndSample,
             _ => SamplingDecision::Drop,
@@ -606,25 +648,25 @@ async fn a_custom_sampler_id_generator_and_resource_detector_are_used() {
         .with_id_generator(Numbered::default())
         .with_resource_detector(Rack)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 4).await;
     assert_eq!(telemetry.shutdown().await.lost(), 0);
     let received = receiver.received();
     let spans = received.spans();
     assert_eq!(spans.len(), 2);
     for span in &spans {
-        let trace_id = <[u8; 16]>::try_from(&*span.trace_id).expect("it is an id");
+        let trace_id = <[u8; 16]>::try_from(&*span.trace_id).expect("the id has the right length");
         assert!((0xabc0..0xabd0).contains(&u128::from_be_bytes(trace_id)));
-        let span_id = <[u8; 8]>::try_from(&*span.span_id).expect("it is an id");
+        let span_id = <[u8; 8]>::try_from(&*span.span_id).expect("the id has the right length");
         assert!((0xdef0..0xdf00).contains(&u64::from_be_bytes(span_id)));
     }
     assert_eq!(sampler.asked.load(Ordering::Relaxed), 4);
-    let keys = sampler.keys.lock().expect("not poisoned");
+    let keys = sampler.keys.lock().expect("the lock is not poisoned");
     for key in ["http.request.method", "url.path", "url.scheme"] {
         assert!(keys.contains(key), "{keys:?}");
     }
     let resource = received.traces[0].resource_spans[0].resource.clone();
-    let resource = attributes_of(&resource.expect("it is there").attributes);
+    let resource = attributes_of(&resource.expect("the resource is set").attributes);
     let shown = ["app.rack", "os.type", "service.name"].map(|key| resource[key].as_str());
     assert_eq!(shown, ["b7", "own", "shop"]);
 }
@@ -640,7 +682,7 @@ async fn spans_of_handlers_reach_processors_as_children_of_the_request_span() {
     let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(memory.spans.clone()).build())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let service = layer(&telemetry).layer(service_fn(|_: Request<()>| async {
         tower_telemetry::with_tracer("shop", "load", || {
             assert!(Context::current().span().is_recording());
@@ -651,7 +693,7 @@ async fn spans_of_handlers_reach_processors_as_children_of_the_request_span() {
         service
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail"),
+            .expect("the service cannot fail"),
     );
     telemetry.force_flush().await;
     let spans = memory.spans();

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = [LIBRARY, OWN, LAYER, BASIC];
 async fn record(telemetry: &TelemetryGuard) {
     let meter = telemetry
         .meter_provider()
-        .expect("it is on")
+        .expect("metrics are enabled")
         .meter("library");
     let histogram = meter.f64_histogram(LIBRARY).with_boundaries(vec![7.0]);
     histogram.build().record(1.5, &[]);
@@ -43,7 +43,7 @@ async fn record(telemetry: &TelemetryGuard) {
     // The first request creates the series, and the second one records through bound instruments.
     for _ in 0..2 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
 }
 
@@ -60,7 +60,10 @@ fn kept(metrics: &[ResourceMetrics], name: &str) -> Option<Kept> {
     let metric = metrics.find(|metric| metric.name() == name)?;
     match metric.data() {
         AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
-            let point = histogram.data_points().next().expect("it has a point");
+            let point = histogram
+                .data_points()
+                .next()
+                .expect("the histogram has a point");
             Some(Kept::Bounds(point.bounds().collect()))
         }
         AggregatedMetrics::F64(MetricData::ExponentialHistogram(_)) => Some(Kept::Exponential),
@@ -73,10 +76,12 @@ async fn collect(config: Config) -> Vec<ResourceMetrics> {
     let telemetry = config
         .with_metric_exporter(exporter.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry).await;
     assert_eq!(telemetry.force_flush().await.lost(), 0);
-    exporter.get_finished_metrics().expect("not poisoned")
+    exporter
+        .get_finished_metrics()
+        .expect("the lock is not poisoned")
 }
 
 #[tokio::test]
@@ -163,26 +168,26 @@ async fn a_prometheus_reader_serves_request_metrics_with_configured_buckets() {
     let reader = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
         .build()
-        .expect("it is valid");
+        .expect("the exporter can be built");
     let telemetry = to(&receiver)
         .with_metric_reader(reader)
         .with_histogram_buckets(LAYER, [0.5, 20.0])
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let scrape = || {
         let encoder = prometheus::TextEncoder::new();
         encoder
             .encode_to_string(&registry.gather())
-            .expect("it is text")
+            .expect("the text is UTF-8")
     };
     let text = scrape();
     let buckets: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("http_server_request_duration_seconds_bucket"))
         .map(|line| {
-            let (_, rest) = line.split_once("le=\"").expect("it has a bound");
-            let (bound, _) = rest.split_once('"').expect("it ends");
+            let (_, rest) = line.split_once("le=\"").expect("the bucket has a bound");
+            let (bound, _) = rest.split_once('"').expect("the text is closed");
             (bound.to_owned(), line.rsplit(' ').next().map(str::to_owned))
         })
         .collect();
@@ -204,16 +209,32 @@ async fn a_periodic_reader_exports_on_flush_and_on_shutdown() {
     let telemetry = to_none()
         .with_metric_reader(reader)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry).await;
-    let exports = || exporter.get_finished_metrics().expect("not poisoned").len();
+    let exports = || {
+        exporter
+            .get_finished_metrics()
+            .expect("the lock is not poisoned")
+            .len()
+    };
     telemetry.force_flush().await;
     assert_eq!(exports(), 1);
-    let provider = telemetry.meter_provider().expect("it is on").clone();
+    let provider = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let flush = tokio::task::spawn_blocking(move || provider.force_flush());
-    flush.await.expect("it does not panic").expect("it flushes");
+    flush
+        .await
+        .expect("the task does not panic")
+        .expect("the flush succeeds");
     assert_eq!(exports(), 2);
-    let provider = Arc::new(telemetry.meter_provider().expect("it is on").clone());
+    let provider = Arc::new(
+        telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .clone(),
+    );
     let report = telemetry.shutdown().await;
     assert!(!report.timed_out, "{report}");
     assert!(provider.force_flush().is_err());

@@ -26,27 +26,34 @@ const ANY_PORT: &str = "127.0.0.1:0";
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
 fn any_port() -> SocketAddr {
-    ANY_PORT.parse().expect("an address")
+    ANY_PORT.parse().expect("a valid address")
 }
 
 fn guard(with: impl FnOnce(Config) -> Config) -> TelemetryGuard {
     let config = config(&[("SERVICE_NAME", "shop")])
         .with_exporters([Exporter::Prometheus])
         .with_prometheus_server(any_port());
-    with(config).build().expect("it is valid")
+    with(config).build().expect("the configuration is valid")
 }
 
 fn service(telemetry: &TelemetryGuard) -> PrometheusService {
-    telemetry.prometheus().expect("it is chosen")
+    telemetry.prometheus().expect("the exporter is enabled")
 }
 
 async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Response<()>, String) {
     let request = Request::builder().method(method).header("accept", accept);
-    let request = request.body(()).expect("it is valid");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let request = request.body(()).expect("a valid request");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("it is whole").to_bytes();
-    let body = String::from_utf8(body.into()).expect("it is text");
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
+    let body = String::from_utf8(body.into()).expect("the output is UTF-8");
     (Response::from_parts(head, ()), body)
 }
 
@@ -71,8 +78,8 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
-            let (name, value) = line.rsplit_once(' ').expect("it has a value");
-            (sorted(name), value.parse().expect("it is a number"))
+            let (name, value) = line.rsplit_once(' ').expect("the sample has a value");
+            (sorted(name), value.parse().expect("the text is a number"))
         })
         .collect()
 }
@@ -91,7 +98,7 @@ fn sorted(sample: &str) -> String {
 /// Compatibility").
 fn expected(received: &Received) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
-    let last = received.metrics.last().expect("one was sent");
+    let last = received.metrics.last().expect("a message was sent");
     let scopes = last
         .resource_metrics
         .iter()
@@ -110,7 +117,7 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
             let mut add = |suffix: &str, labels: String, value| {
                 all.insert(sorted(&format!("{name}{suffix}{labels}")), value);
             };
-            match metric.data.as_ref().expect("it has data") {
+            match metric.data.as_ref().expect("the metric has data") {
                 Data::Sum(sum) => {
                     for point in &sum.data_points {
                         let suffix = if sum.is_monotonic { "_total" } else { "" };
@@ -143,7 +150,11 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
                             count += of_bucket;
                             add("_bucket", labels(Some(&bound)), count as f64);
                         }
-                        add("_sum", labels(None), point.sum.expect("it has one"));
+                        add(
+                            "_sum",
+                            labels(None),
+                            point.sum.expect("the point has a sum"),
+                        );
                         add("_count", labels(None), point.count as f64);
                     }
                 }
@@ -155,7 +166,7 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
 }
 
 fn number(value: Option<Value>) -> f64 {
-    match value.expect("it has one") {
+    match value.expect("the point has a value") {
         Value::AsInt(value) => value as f64,
         Value::AsDouble(value) => value,
     }
@@ -188,7 +199,10 @@ fn labels(
 
 /// Records with all kinds of instruments, and sends some requests.
 async fn record(telemetry: &TelemetryGuard) {
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     let attributes = [KeyValue::new("tenant.id", "acme")];
     meter
         .u64_counter("shop.sent")
@@ -234,19 +248,25 @@ async fn scraped_values_equal_the_values_sent_over_otlp() {
         assert_eq!(config.warnings().len(), 0, "{:?}", config.warnings());
         let summary = config.to_string();
         assert!(summary.contains(",prometheus(127.0.0.1:0) "), "{summary}");
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         record(&telemetry).await;
         telemetry.force_flush().await;
         let expected = expected(&receiver.received());
         assert!(expected.len() > 40, "{expected:?}");
         for _ in 0..2 {
-            let address = service(&telemetry).local_addr().expect("it listens");
-            let answer = over_tcp(address, "/metrics").await.expect("it answers");
-            let (head, text) = answer.split_once("\r\n\r\n").expect("it has a head");
+            let address = service(&telemetry)
+                .local_addr()
+                .expect("the server listens");
+            let answer = over_tcp(address, "/metrics")
+                .await
+                .expect("the server responds");
+            let (head, text) = answer
+                .split_once("\r\n\r\n")
+                .expect("the response has a head");
             assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
             let mut scraped = samples(text);
             let info = scraped.keys().find(|name| name.starts_with("target_info{"));
-            let info = info.expect("it is there").clone();
+            let info = info.expect("target_info is scraped").clone();
             assert!(info.contains("service_name=\"shop\""), "{info}");
             scraped.remove(&info);
             assert_eq!(scraped, expected);
@@ -300,8 +320,10 @@ async fn other_methods_and_paths_are_rejected_and_head_has_the_content_length() 
     let (response, _) = ask(service(&telemetry), Method::POST, "*/*").await;
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()["allow"], "GET, HEAD");
-    let address = service(&telemetry).local_addr().expect("it listens");
-    let answer = over_tcp(address, "/").await.expect("it answers");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
+    let answer = over_tcp(address, "/").await.expect("the server responds");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     telemetry.shutdown().await;
 }
@@ -310,7 +332,7 @@ async fn other_methods_and_paths_are_rejected_and_head_has_the_content_length() 
 async fn after_the_shutdown_the_port_is_closed_and_the_service_returns_503() {
     let telemetry = guard(|config| config);
     let mounted = service(&telemetry);
-    let address = mounted.local_addr().expect("it listens");
+    let address = mounted.local_addr().expect("the server listens");
     telemetry.shutdown().await;
     let (response, _) = ask(mounted, Method::GET, "*/*").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -322,8 +344,10 @@ async fn after_the_shutdown_the_port_is_closed_and_the_service_returns_503() {
 
 #[tokio::test]
 async fn a_port_in_use_is_served_as_soon_as_it_is_free() {
-    let other = TcpListener::bind(ANY_PORT).await.expect("a free port");
-    let address = other.local_addr().expect("it has one");
+    let other = TcpListener::bind(ANY_PORT)
+        .await
+        .expect("loopback has free ports");
+    let address = other.local_addr().expect("the socket is bound");
     let telemetry = guard(|config| config.with_prometheus_server(address));
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);
@@ -334,7 +358,9 @@ async fn a_port_in_use_is_served_as_soon_as_it_is_free() {
         service(&telemetry).local_addr() == Some(address)
     })
     .await;
-    let answer = over_tcp(address, "/metrics").await.expect("it answers");
+    let answer = over_tcp(address, "/metrics")
+        .await
+        .expect("the server responds");
     assert!(answer.contains("http_requests_total{"), "{answer}");
     telemetry.shutdown().await;
 }
@@ -354,7 +380,10 @@ async fn without_a_server_the_service_can_be_mounted_and_without_the_exporter_th
 #[tokio::test]
 async fn a_panicking_observable_callback_makes_the_scrape_return_503() {
     let telemetry = guard(|config| config);
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     let gauge = meter.u64_observable_gauge("shop.broken");
     let _gauge = gauge.with_callback(|_| panic!("on purpose")).build();
     for _ in 0..2 {
@@ -369,15 +398,24 @@ async fn a_panicking_observable_callback_makes_the_scrape_return_503() {
 async fn idle_connections_do_not_block_other_scrapes() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
-    let address = service(&telemetry).local_addr().expect("it listens");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
     let mut mute = Vec::new();
     for _ in 0..40 {
-        mute.push(TcpStream::connect(address).await.expect("it listens"));
+        mute.push(
+            TcpStream::connect(address)
+                .await
+                .expect("the server listens"),
+        );
     }
     // Idle connections are closed after a while. The mounted service does not depend on them.
     assert!(scraped(&telemetry).await.contains("http_requests_total{"));
     let answer = tokio::time::timeout(crate::support::DEADLINE, over_tcp(address, "/metrics"));
-    let answer = answer.await.expect("it is in time").expect("it answers");
+    let answer = answer
+        .await
+        .expect("the scrape ends within the deadline")
+        .expect("the server responds");
     assert!(answer.contains("http_requests_total{"), "{answer}");
     telemetry.shutdown().await;
 }
@@ -385,7 +423,10 @@ async fn idle_connections_do_not_block_other_scrapes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_scrape_of_ten_thousand_series_runs_on_another_thread() {
     let telemetry = guard(Config::without_prometheus_server);
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     for instrument in 0..7 {
         let counter = meter
             .u64_counter(format!("shop.visits.{instrument}"))
@@ -404,7 +445,7 @@ async fn a_scrape_of_ten_thousand_series_runs_on_another_thread() {
         requests += 1;
         tokio::task::yield_now().await;
     }
-    let (_, text) = scrape.await.expect("it ends");
+    let (_, text) = scrape.await.expect("the task does not panic");
     println!(
         "{} samples in {:?}; {requests} requests meanwhile, the longest in {longest:?}",
         samples(&text).len(),
@@ -427,14 +468,14 @@ impl Prometheus {
     /// Starts Prometheus. Returns `None` if it is not installed.
     pub(crate) async fn start(target: SocketAddr) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("prometheus-{}", target.port()));
-        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::create_dir_all(&folder).expect("the folder can be created");
         let settings = format!(
             "global: {{scrape_interval: 1s}}\n\
              scrape_configs: [{{job_name: shop, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         let file = folder.join("prometheus.yml");
-        std::fs::write(&file, settings).expect("a file");
-        let lines = std::fs::File::create(folder.join("log")).expect("a file");
+        std::fs::write(&file, settings).expect("the file can be created");
+        let lines = std::fs::File::create(folder.join("log")).expect("the file can be created");
         let mut command = std::process::Command::new("prometheus");
         command
             .arg(format!("--config.file={}", file.display()))
@@ -457,7 +498,7 @@ impl Prometheus {
             address.is_some()
         })
         .await;
-        let address = address.expect("it was found");
+        let address = address.expect("Prometheus listens");
         Some(Self {
             process,
             folder,
@@ -505,7 +546,9 @@ impl Drop for Prometheus {
 #[tokio::test]
 async fn prometheus_reads_the_counts_that_were_recorded() {
     let telemetry = guard(|config| config);
-    let address = service(&telemetry).local_addr().expect("it listens");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
     let Some(prometheus) = Prometheus::start(address).await else {
         return;
     };
@@ -557,12 +600,12 @@ async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_des
         println!("skipped: `promtool` is not installed");
         return;
     };
-    let mut stdin = process.stdin.take().expect("it is piped");
-    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("it reads");
+    let mut stdin = process.stdin.take().expect("the stream is piped");
+    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("the other side reads");
     drop(stdin);
-    let output = process.wait_with_output().expect("it ends");
+    let output = process.wait_with_output().expect("the process ends");
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("it is text");
+    let said = String::from_utf8(said).expect("the output is UTF-8");
     let expected = [
         "http_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"",
         // These instruments have no description.
@@ -578,15 +621,16 @@ async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_des
 
 #[tokio::test]
 async fn exponential_histograms_are_not_scraped_and_are_warned_about_once() {
-    let output = std::process::Command::new(std::env::current_exe().expect("it has a path"))
-        .args([
-            "--exact",
-            "prometheus::a_process_with_exponential_histograms",
-            "--ignored",
-            "--nocapture",
-        ])
-        .output()
-        .expect("it runs");
+    let output =
+        std::process::Command::new(std::env::current_exe().expect("the program has a path"))
+            .args([
+                "--exact",
+                "prometheus::a_process_with_exponential_histograms",
+                "--ignored",
+                "--nocapture",
+            ])
+            .output()
+            .expect("the program starts");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let warning =
@@ -602,7 +646,7 @@ async fn a_process_with_exponential_histograms() {
         .with_exporters([Exporter::Prometheus])
         .with_prometheus_server(any_port())
         .init()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(TelemetryLayer::new(), None).await;
     let text = scraped(&telemetry).await;
     assert!(text.contains("http_requests_total{"), "{text}");

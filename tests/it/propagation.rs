@@ -14,8 +14,8 @@ async fn the_random_flag_is_passed_on() {
             let response = send_through(&layer, get("/").header("traceparent", traceparent)).await;
             let answer = response.headers()["traceresponse"]
                 .to_str()
-                .expect("it is text");
-            let found = u8::from_str_radix(&answer[53..], 16).expect("they are flags");
+                .expect("the text is UTF-8");
+            let found = u8::from_str_radix(&answer[53..], 16).expect("the flags are hex");
             assert_eq!(found & 0x02 != 0, random, "{flags}: {answer}");
         }
     }

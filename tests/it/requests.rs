@@ -26,9 +26,17 @@ use crate::support::{
 /// Sends a request through a router and reads the whole response.
 async fn send(app: &Router, request: http::request::Builder) -> StatusCode {
     let request = request.body(Body::empty()).expect("a valid request");
-    let response = app.clone().oneshot(request).await.expect("it cannot fail");
+    let response = app
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let status = response.status();
-    response.into_body().collect().await.expect("it is whole");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     status
 }
 
@@ -61,7 +69,7 @@ async fn in_a_nested_router_the_original_path_is_recorded() {
             let paths = paths.clone();
             move |request: &http::request::Parts| {
                 let path = request.uri.path().to_owned();
-                paths.lock().expect("not poisoned").push(path);
+                paths.lock().expect("the lock is not poisoned").push(path);
             }
         };
         let (filter, name, hook) = (see(&paths), see(&paths), see(&paths));
@@ -94,7 +102,7 @@ async fn in_a_nested_router_the_original_path_is_recorded() {
             ]),
             "{case}"
         );
-        let paths = paths.lock().expect("not poisoned");
+        let paths = paths.lock().expect("the lock is not poisoned");
         assert_eq!(*paths, ["/api/items/9"; 3], "{case}");
     }
 }
@@ -143,7 +151,7 @@ async fn the_scheme_is_that_of_the_connection_or_of_a_trusted_proxy() {
 #[tokio::test]
 async fn a_scheme_other_than_http_and_https_is_ignored() {
     let telemetry = TestTelemetry::new();
-    let scheme = "gopher".parse().expect("it is a scheme");
+    let scheme = "gopher".parse().expect("a valid scheme");
     send_through(&telemetry.layer().with_scheme(scheme), get("/")).await;
     let span = telemetry.only_span().await;
     assert_eq!(span_attributes(&span)["url.scheme"], "http");
@@ -198,7 +206,7 @@ async fn an_ipv4_mapped_ipv6_address_is_recorded_as_ipv4() {
         let layer = telemetry.layer().with_trusted_proxies(1);
         send_through(&layer, get("/").header("x-forwarded-for", address)).await;
         let mut request = get("/");
-        let peer = std::net::SocketAddr::new(address.parse().expect("an address"), 4711);
+        let peer = std::net::SocketAddr::new(address.parse().expect("a valid address"), 4711);
         let extensions = request.extensions_mut().expect("a valid request");
         extensions.insert(axum::extract::ConnectInfo(peer));
         send_through(&layer, request).await;
@@ -240,9 +248,13 @@ async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>
     let version = request.version();
     let server = support::Server::start(app).await;
     let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().expect("the URI has a path").clone();
+    let path = head
+        .uri
+        .path_and_query()
+        .expect("the URI has a path")
+        .clone();
     let uri = format!("http://{}{path}", server.address);
-    head.uri = uri.parse().expect("it is a URI");
+    head.uri = uri.parse().expect("a valid URI");
     support::send(version, Request::from_parts(head, body)).await;
     let span = telemetry.only_span().await;
     let mut span_attributes = span_attributes(&span);
@@ -252,8 +264,10 @@ async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>
     let metrics = telemetry.metrics().into_iter().map(|(name, metric)| {
         let points = metric.points.into_iter().map(|point| {
             let count = match point.value {
-                Value::Histogram { count, .. } => i64::try_from(count).expect("it is small"),
-                Value::Count(count) => i64::try_from(count).expect("it is small"),
+                Value::Histogram { count, .. } => {
+                    i64::try_from(count).expect("the number is small")
+                }
+                Value::Count(count) => i64::try_from(count).expect("the number is small"),
                 Value::Sum(sum) => sum,
                 Value::F64(_) => panic!("no metric of a layer is a gauge"),
             };
@@ -339,7 +353,7 @@ async fn a_request_that_claims_to_be_grpc_is_counted_as_active_while_it_is_serve
             answered
                 .wait_for(|answered| *answered)
                 .await
-                .expect("it is sent");
+                .expect("the signal is sent");
             "no gRPC"
         }
     };
@@ -350,8 +364,8 @@ async fn a_request_that_claims_to_be_grpc_is_counted_as_active_while_it_is_serve
         telemetry.sum("http.server.active_requests") == 1
     })
     .await;
-    answer.send(true).expect("somebody waits");
-    task.await.expect("it does not panic");
+    answer.send(true).expect("the handler waits");
+    task.await.expect("the task does not panic");
     assert_eq!(telemetry.sum("http.server.active_requests"), 0);
     assert_eq!(telemetry.only_span().await.name, "POST");
 }
@@ -367,7 +381,7 @@ fn chunks(chunks: Vec<Vec<u8>>) -> Body {
 #[tokio::test]
 async fn the_status_of_grpc_web_is_read_however_its_frames_are_split() {
     let trailers = b"grpc-status:9\r\ngrpc-message:no\r\n";
-    let length = u8::try_from(trailers.len()).expect("it is short");
+    let length = u8::try_from(trailers.len()).expect("the number is small");
     let body = [
         &b"\0\0\0\0\x11\x80\0\0\0\x07grpc-status:"[..],
         &[0x80, 0, 0, 0, length],
@@ -460,7 +474,7 @@ async fn each_route_has_its_own_limit_of_series_that_clients_cannot_exhaust_for_
     let telemetry = TestTelemetry::new();
     let status = async |uri: http::Uri| {
         let status = uri.query().and_then(|status| status.parse().ok());
-        StatusCode::from_u16(status.unwrap_or(200)).expect("it is one")
+        StatusCode::from_u16(status.unwrap_or(200)).expect("a legal status")
     };
     let mut app = Router::new();
     for n in 0..99 {
@@ -531,8 +545,15 @@ async fn written(
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it is whole");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     let mut spans = telemetry.spans();
     let span = spans.pop().expect("the request span ends last");
     if let Some(child) = spans.pop() {
@@ -690,7 +711,10 @@ async fn attributes_of_events_have_unique_keys() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let span = telemetry.only_span().await;
     let expected = [KeyValue::new("a", 3), KeyValue::new("b", 2)];
     assert_eq!(span.events.events[0].attributes, expected);
@@ -714,7 +738,10 @@ async fn a_duplicate_key_of_a_metric_call_is_one_attribute_of_one_series() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     for metric in ["c", "d", "g", "h", "t"] {
         let point = telemetry.point(metric);
         assert_eq!(

@@ -64,7 +64,7 @@ fn refused() -> io::Error {
 }
 
 fn parse_error() -> std::num::ParseIntError {
-    "many".parse::<u32>().expect_err("it is no number")
+    "many".parse::<u32>().expect_err("the text is not a number")
 }
 
 /// An error that borrows.
@@ -320,7 +320,7 @@ mod grpc {
 
     fn status() -> Status {
         let mut status = Status::new(Code::ResourceExhausted, "no more tea");
-        let secret = "canary".parse().expect("it is valid");
+        let secret = "canary".parse().expect("a legal value");
         status.metadata_mut().insert("authorization", secret);
         status
     }

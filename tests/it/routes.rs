@@ -77,10 +77,10 @@ async fn a_route_hook_has_priority_over_the_route_of_axum() {
     for path in ["/users/1", "/users/2"] {
         let request = get(path).body(axum::body::Body::empty());
         let response = app.clone().oneshot(request.expect("a valid request")).await;
-        let body = response.expect("it cannot fail").into_body();
+        let body = response.expect("the service cannot fail").into_body();
         http_body_util::BodyExt::collect(body)
             .await
-            .expect("it is whole");
+            .expect("the body is complete");
     }
     let spans = telemetry.wait_for_spans(2).await;
     let names: Vec<_> = spans.iter().map(|span| &*span.name).collect();

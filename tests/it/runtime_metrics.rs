@@ -14,7 +14,7 @@ fn points(received: &Received, name: &str) -> Vec<(String, f64)> {
     let metric = received
         .metric(name)
         .unwrap_or_else(|| panic!("{name} is missing"));
-    let points = match metric.data.expect("it has data") {
+    let points = match metric.data.expect("the metric has data") {
         Data::Sum(sum) => sum.data_points,
         Data::Gauge(gauge) => gauge.data_points,
         other => panic!("{other:?}"),
@@ -29,7 +29,7 @@ fn points(received: &Received, name: &str) -> Vec<(String, f64)> {
     };
     let mut points: Vec<_> = points
         .iter()
-        .map(|point| match point.value.expect("it has one") {
+        .map(|point| match point.value.expect("the point has a value") {
             Value::AsInt(value) => (text(point), value as f64),
             Value::AsDouble(value) => (text(point), value),
         })
@@ -43,7 +43,7 @@ async fn received(with: impl FnOnce(Config) -> Config, variables: &[(&str, &str)
     let config = config(variables)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint());
-    let telemetry = with(config).build().expect("it is valid");
+    let telemetry = with(config).build().expect("the configuration is valid");
     telemetry.force_flush().await;
     telemetry.shutdown().await;
     receiver.received()
@@ -56,7 +56,7 @@ fn names(points: &[(String, f64)]) -> Vec<&str> {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn process_metrics_follow_the_conventions() {
-    let _file = std::fs::File::open("/proc/self/stat").expect("it is there");
+    let _file = std::fs::File::open("/proc/self/stat").expect("the file is readable");
     let received = received(|config| config, &[("TELEMETRY_RUNTIME_METRICS", "true")]).await;
     for (name, unit, attributes, at_least) in [
         (
@@ -91,7 +91,7 @@ async fn process_metrics_follow_the_conventions() {
         ),
         ("process.uptime", "s", &[""], 0.0),
     ] {
-        let metric = received.metric(name).expect("it is there");
+        let metric = received.metric(name).expect("the metric was exported");
         assert_eq!(metric.unit, unit, "{name}");
         let points = points(&received, name);
         assert_eq!(names(&points), attributes, "{name}");
@@ -126,7 +126,10 @@ async fn the_current_runtime_is_measured_unless_others_are_named() {
 
     let runtime = |threads| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).build().expect("a runtime")
+        builder
+            .worker_threads(threads)
+            .build()
+            .expect("the runtime can be built")
     };
     let (api, jobs) = (runtime(1), runtime(2));
     let with = |config: Config| {

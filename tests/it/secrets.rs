@@ -229,13 +229,13 @@ fn no_error_quotes_a_certificate_file() {
     for text in contents() {
         let name = format!("tower-telemetry-{}-quoted.pem", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, &text).expect("a temporary file");
+        std::fs::write(&path, &text).expect("the file can be written");
         let base = || with_variable("", "").with_endpoint("https://localhost:1");
         let config = base().with_ca_certificate(&path);
         assert_hidden("a file of certificates", &text, config);
         let config = base().with_client_certificate(&path, &path);
         assert_hidden("a file of a key", &text, config);
-        std::fs::remove_file(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("the file can be removed");
     }
 }
 

@@ -62,8 +62,8 @@ async fn a_flush_before_the_response_delivers_the_telemetry_of_an_invocation() {
         .with_environment(tower_telemetry::config::Environment::Staging)
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
-    let provider = telemetry.tracer_provider().expect("it is on");
+        .expect("the configuration is valid");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let layer = TelemetryLayer::new().with_tracer_provider(SdkTracerProvider::clone(provider));
     let app: Router = Router::new()
         .route("/users/{id}", get(async || "Ada"))
@@ -71,8 +71,12 @@ async fn a_flush_before_the_response_delivers_the_telemetry_of_an_invocation() {
     for invocation in 1..=3 {
         let request = Request::get("/users/42").body(Body::empty());
         let response = app.clone().oneshot(request.expect("a valid request")).await;
-        let (_, body) = response.expect("it cannot fail").into_parts();
-        let body = body.collect().await.expect("it is whole").to_bytes();
+        let (_, body) = response.expect("the service cannot fail").into_parts();
+        let body = body
+            .collect()
+            .await
+            .expect("the body is complete")
+            .to_bytes();
         let report = telemetry.force_flush().await;
         assert_eq!((body, report.timed_out), ("Ada".into(), false));
         assert_eq!(receiver.received().spans().len(), invocation);

@@ -131,7 +131,7 @@ fn an_explicit_parent_replaces_the_current_span() {
         let span = get_tracer("test").span("child").with_parent(parent());
         span.run(|| {
             let tenant = Context::map_current(|cx| cx.baggage().get("tenant").cloned());
-            assert_eq!(tenant.expect("it is there").as_str(), "a");
+            assert_eq!(tenant.expect("the baggage has the tenant").as_str(), "a");
             with_tracer("test", "below", || {});
         });
     }));
@@ -172,7 +172,10 @@ fn a_parent_decides_whether_its_child_is_sampled() {
             .map(|span| span.name)
             .collect();
         assert_eq!(found, names);
-        let request = telemetry.spans().pop().expect("it is there");
+        let request = telemetry
+            .spans()
+            .pop()
+            .expect("the span of the request was recorded");
         assert_eq!(request.status, Status::Unset);
         assert!(request.events.is_empty());
     }

@@ -59,7 +59,7 @@ async fn work_from_a_channel_is_a_child_of_the_span_that_sent_it() {
             sender.send(sent).await.expect("the worker receives");
         })
         .await;
-        worker.await.expect("it does not panic");
+        worker.await.expect("the task does not panic");
         assert_eq!(
             tree(&telemetry.spans()),
             ["GET", "  sender", "    work", "      inner"]
@@ -97,7 +97,7 @@ async fn a_span_starts_when_its_future_is_first_polled() {
         );
         let start = |name: &str| {
             let span = spans.iter().find(|span| span.name == name);
-            span.expect("it is there").start_time
+            span.expect("the span was recorded").start_time
         };
         assert!(start("work") >= start("outer"));
     }
@@ -161,7 +161,9 @@ async fn a_future_that_is_never_polled_has_no_span() {
         let telemetry = TestTelemetry::new();
         in_request(&telemetry, async {
             drop(in_span(kind, async {}));
-            let future = in_span(kind, async { panic!("a future that is never polled must not run") });
+            let future = in_span(kind, async {
+                panic!("a future that is never polled must not run")
+            });
             drop(future.with_context(Context::current()));
         })
         .await;
@@ -216,9 +218,9 @@ async fn a_spawned_future_is_in_the_trace_only_with_the_context_it_carries() {
         let id = || async_with_tracer("test", "work", async { get_trace_id() });
         // The task has neither the context of the request nor the providers of its layer.
         let task = tokio::spawn(id());
-        assert_eq!(task.await.expect("it does not panic"), None);
+        assert_eq!(task.await.expect("the task does not panic"), None);
         let task = tokio::spawn(id().with_current_context());
-        assert_eq!(task.await.expect("it does not panic"), get_trace_id());
+        assert_eq!(task.await.expect("the task does not panic"), get_trace_id());
     })
     .await;
     assert_eq!(tree(&telemetry.spans()), ["GET", "  work"]);

@@ -16,9 +16,9 @@ async fn a_plain_spawned_task_is_in_no_trace() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let in_task = tokio::spawn(async { get_trace_id() }).await;
-        assert_eq!(in_task.expect("it does not panic"), None);
+        assert_eq!(in_task.expect("the task does not panic"), None);
         let in_thread = tokio::task::spawn_blocking(get_trace_id).await;
-        assert_eq!(in_thread.expect("it does not panic"), None);
+        assert_eq!(in_thread.expect("the thread does not panic"), None);
     })
     .await;
 }
@@ -37,12 +37,12 @@ async fn a_traced_task_is_a_child_of_the_span_that_spawned_it() {
                 7
             })
         });
-        assert_eq!(task.await.expect("it does not panic"), 7);
+        assert_eq!(task.await.expect("the task does not panic"), 7);
         let thread = spawn_blocking_traced("test", "thread", move || {
             with_tracer("test", "in-thread", || {});
             get_trace_id()
         });
-        assert_eq!(thread.await.expect("it does not panic"), request);
+        assert_eq!(thread.await.expect("the thread does not panic"), request);
     })
     .await;
     assert_eq!(
@@ -66,7 +66,7 @@ async fn a_linked_task_has_its_own_trace_with_a_link_to_the_spawning_span() {
         let task = spawn_linked("test", "task", async {
             with_tracer("test", "in-task", || {});
         });
-        task.await.expect("it does not panic");
+        task.await.expect("the task does not panic");
     })
     .await;
     let spans = telemetry.spans();
@@ -124,7 +124,7 @@ async fn context_can_be_sent_through_a_channel_with_the_message() {
         sender.send(message).await.expect("the worker receives");
     })
     .await;
-    worker.await.expect("it does not panic");
+    worker.await.expect("the task does not panic");
     assert_eq!(tree(&telemetry.spans()), ["GET", "  job-1"]);
 }
 
@@ -142,7 +142,8 @@ async fn a_stream_has_the_context_of_its_poller_unless_it_carries_its_own() {
         assert!(sender.send(streams).is_ok());
     })
     .await;
-    let (request, mut without, mut with) = receiver.await.expect("the handler has sent the streams");
+    let (request, mut without, mut with) =
+        receiver.await.expect("the handler has sent the streams");
     assert!(request.is_some());
     assert_eq!(without.next().await, Some(None));
     assert_eq!(with.next().await, Some(request));
@@ -170,7 +171,10 @@ async fn futures_of_one_task_are_in_the_request_span_however_they_are_polled() {
     .await;
     let spans = telemetry.spans();
     let request = spans.iter().find(|span| span.name == "GET");
-    let request = request.expect("it is there").span_context.span_id();
+    let request = request
+        .expect("the span of the request was recorded")
+        .span_context
+        .span_id();
     for span in spans.iter().filter(|span| span.name != "GET") {
         assert_eq!(
             span.parent_span_id == request,
@@ -240,7 +244,7 @@ async fn a_thread_has_only_the_context_that_it_carries() {
             let _attached = cx.attach();
             with_tracer("test", "in-thread", || {});
         });
-        thread.join().expect("it does not panic");
+        thread.join().expect("the thread does not panic");
     })
     .await;
     assert_eq!(tree(&telemetry.spans()), ["GET", "  in-thread"]);
@@ -265,9 +269,13 @@ async fn a_response_body_is_streamed_in_the_span_of_its_request() {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::from_stream(parts)))
         }));
     let response = service.oneshot(http::Request::new(())).await;
-    let body = response.expect("it cannot fail").into_body();
+    let body = response.expect("the service cannot fail").into_body();
     assert_eq!(get_trace_id(), None);
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     assert_eq!(body, "part-1part-2");
     assert_eq!(tree(&telemetry.spans()), ["GET", "  part-1", "  part-2"]);
 }
@@ -310,21 +318,27 @@ async fn web_socket_messages_are_children_of_the_upgrade_or_linked_to_it() {
     let server = crate::support::Server::start(app).await;
     let mut client = tokio::net::TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     let head = "GET /chat HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
                 upgrade: websocket\r\nsec-websocket-version: 13\r\n\
                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(head.as_bytes()).await.expect("it reads");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("the other side reads");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(client.read_u8().await.expect("it answers"));
+        answer.push(client.read_u8().await.expect("the server responds"));
     }
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     for message in ["below-1", "linked-1", "below-2", "linked-2"] {
         // A text frame, masked with zeros.
-        let length = 0x80 | u8::try_from(message.len()).expect("it is short");
+        let length = 0x80 | u8::try_from(message.len()).expect("the number is small");
         let frame = [&[0x81, length, 0, 0, 0, 0], message.as_bytes()].concat();
-        client.write_all(&frame).await.expect("it reads");
+        client
+            .write_all(&frame)
+            .await
+            .expect("the other side reads");
     }
     let spans = telemetry.wait_for_spans(5).await;
     let find = |name: &str| {
@@ -359,7 +373,7 @@ fn spawning_outside_of_a_runtime_panics_at_the_caller() {
     std::panic::set_hook(Box::new(move |panic| {
         let at = panic.location().expect("a panic has a location");
         let id = std::thread::current().id();
-        let mut panics = PANICS.lock().expect("not poisoned");
+        let mut panics = PANICS.lock().expect("the lock is not poisoned");
         panics.push((id, at.file().to_owned(), at.line()));
         before(panic);
     }));
@@ -372,7 +386,7 @@ fn spawning_outside_of_a_runtime_panics_at_the_caller() {
     panics_at(line!(), || drop(spawn_traced("a", "b", async {})));
     panics_at(line!(), || drop(spawn_linked("a", "b", async {})));
     panics_at(line!(), || drop(spawn_blocking("a", "b", || {})));
-    let mut found = PANICS.lock().expect("not poisoned").clone();
+    let mut found = PANICS.lock().expect("the lock is not poisoned").clone();
     // Other tests may panic at the same time.
     found.retain(|(thread, ..)| *thread == id);
     assert_eq!(found, expected);

@@ -39,7 +39,7 @@ fn in_thread(test_first: bool, make: impl FnOnce() + Send + 'static) {
         begin(test_first);
         make();
     });
-    thread.join().expect("it does not panic");
+    thread.join().expect("the thread does not panic");
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {

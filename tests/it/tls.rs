@@ -27,19 +27,21 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new([]).expect("the list of names is empty");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("there is randomness");
-        Self(CertifiedIssuer::self_signed(params, key).expect("it is valid"))
+        let key = KeyPair::generate().expect("a key can be generated");
+        Self(CertifiedIssuer::self_signed(params, key).expect("the certificate can be signed"))
     }
 
     /// Signs a certificate, and returns it with its key.
     fn sign(&self, name: &str, has_expired: bool) -> (rcgen::Certificate, KeyPair) {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a valid name");
         if has_expired {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
         }
-        let key = KeyPair::generate().expect("there is randomness");
-        let certificate = params.signed_by(&key, &self.0).expect("it is valid");
+        let key = KeyPair::generate().expect("a key can be generated");
+        let certificate = params
+            .signed_by(&key, &self.0)
+            .expect("the certificate can be signed");
         (certificate, key)
     }
 
@@ -48,17 +50,19 @@ impl Authority {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .expect("they are supported");
+            .expect("the protocol versions are supported");
         let builder = if wants_client {
             let mut roots = RootCertStore::empty();
-            roots.add(self.0.der().clone()).expect("it is valid");
+            roots
+                .add(self.0.der().clone())
+                .expect("a valid certificate");
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-            builder.with_client_cert_verifier(verifier.build().expect("it is valid"))
+            builder.with_client_cert_verifier(verifier.build().expect("the verifier can be built"))
         } else {
             builder.with_no_client_auth()
         };
         let (certificate, key) = self.sign(name, has_expired);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a valid key");
         let mut config = builder
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("the key belongs to the certificate");
@@ -79,7 +83,7 @@ fn file(text: &str) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}-{count}.pem", std::process::id());
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file can be written");
     path
 }
 
@@ -93,7 +97,7 @@ fn config(proxy: &Proxy, way: Way) -> Config {
 
 /// Sends the telemetry of one request, and returns the counts of its span.
 async fn export(config: Config) -> SignalStats {
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await.stats.traces
 }
@@ -164,7 +168,11 @@ async fn the_certificate_variables_of_one_signal_apply_only_to_it() {
     let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
     let (certificate, key) = authority.sign("client.example", false);
     let endpoint = format!("https://localhost:{}", proxy.address.port());
-    let path = |path: PathBuf| path.into_os_string().into_string().expect("it is text");
+    let path = |path: PathBuf| {
+        path.into_os_string()
+            .into_string()
+            .expect("the text is UTF-8")
+    };
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
         ("OTEL_METRICS_EXPORTER", "none".to_owned()),
@@ -207,7 +215,7 @@ async fn a_receiver_that_hangs_in_the_tls_handshake_delays_nothing() {
             .with_ca_certificate(authority.file())
             .with_export_timeout(Duration::from_secs(1))
             .with_shutdown_timeout(DEADLINE);
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let (report, ()) = tokio::join!(telemetry.force_flush(), async {
             eventually("the handshake times out", || {
@@ -247,7 +255,7 @@ fn an_unusable_certificate_file_is_an_error_that_names_it() {
             "cannot be used: there is no certificate in it",
         ),
     ] {
-        let error = config.build().expect_err("it cannot work");
+        let error = config.build().expect_err("the configuration is invalid");
         assert!(matches!(error, InitError::Certificate { .. }));
         let text = error.to_string();
         assert!(text.contains(expected), "{text}");
@@ -259,7 +267,10 @@ fn an_unusable_certificate_file_is_an_error_that_names_it() {
         "OTEL_EXPORTER_OTLP_CLIENT_KEY" => key.to_str().map(str::to_owned),
         _ => None,
     });
-    let error = config.build().expect_err("it cannot work").to_string();
+    let error = config
+        .build()
+        .expect_err("the configuration is invalid")
+        .to_string();
     assert!(error.starts_with(name), "{error}");
     assert!(error.ends_with("are needed together"), "{error}");
 }
@@ -289,7 +300,7 @@ fn without_a_certificate_the_roots_of_the_platform_are_trusted() {
                 ("ENVIRONMENT", "staging"),
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-                ("SSL_CERT_FILE", roots.to_str().expect("it is text")),
+                ("SSL_CERT_FILE", roots.to_str().expect("the text is UTF-8")),
             ],
         );
         server.url();

@@ -13,7 +13,7 @@ use crate::support::receiver::{Receiver, attributes_of};
 fn start(receiver: &Receiver, variables: &[(&str, &str)]) -> TelemetryGuard {
     let config = configured(receiver, variables);
     assert!(config.warnings().is_empty(), "{:?}", config.warnings());
-    config.build().expect("it is valid")
+    config.build().expect("the configuration is valid")
 }
 
 fn configured(receiver: &Receiver, variables: &[(&str, &str)]) -> Config {
@@ -125,12 +125,12 @@ async fn each_attempt_has_the_current_headers_of_the_callback() {
             let token = format!("token {call}");
             headers.insert(
                 "x-token",
-                HeaderValue::from_str(&token).expect("it is legal"),
+                HeaderValue::from_str(&token).expect("a legal value"),
             );
             headers.insert("content-length", HeaderValue::from_static("0"));
             headers
         });
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         for _ in 0..3 {
             request(layer(&telemetry), None).await;
             telemetry.force_flush().await;
@@ -182,7 +182,11 @@ async fn the_temporality_of_metrics_follows_the_preference() {
             telemetry.force_flush().await;
         }
         let received = receiver.received();
-        let last = received.metrics.last().expect("two messages were sent").clone();
+        let last = received
+            .metrics
+            .last()
+            .expect("two messages were sent")
+            .clone();
         let last = crate::support::receiver::Received {
             metrics: vec![last],
             ..Default::default()
@@ -216,7 +220,10 @@ async fn histograms_are_exponential_if_configured() {
             "base2_exponential_bucket_histogram",
         )],
     );
-    let meter = telemetry.meter_provider().expect("it is on").meter("test");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("test");
     meter.f64_histogram("own").build().record(1.0, &[]);
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await;
@@ -251,7 +258,7 @@ async fn the_limits_of_spans_are_applied() {
             ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3"),
         ],
     );
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let many = || (0..5).map(|n| KeyValue::new(n.to_string(), "äöüx"));
     let other = provider.tracer("test").build(Default::default());
     let other = opentelemetry::trace::Span::span_context(&other).clone();
@@ -272,7 +279,7 @@ async fn the_limits_of_spans_are_applied() {
     let span = spans
         .iter()
         .find(|span| span.name == "limited")
-        .expect("it is sent");
+        .expect("the record was exported");
     let (events, links) = (&span.events, &span.links);
     assert_eq!(
         (span.attributes.len(), span.dropped_attributes_count),
@@ -308,7 +315,7 @@ async fn the_limits_of_log_records_are_applied() {
     );
     let logger = telemetry
         .logger_provider()
-        .expect("it is on")
+        .expect("logs are enabled")
         .logger("test");
     let mut record = logger.create_log_record();
     record.set_body("a body is no attribute".into());
@@ -342,7 +349,7 @@ async fn batches_are_no_larger_than_configured() {
     );
     let tracer = telemetry
         .tracer_provider()
-        .expect("it is on")
+        .expect("traces are enabled")
         .tracer("test");
     for _ in 0..9 {
         drop(tracer.start("span"));
@@ -370,7 +377,7 @@ async fn a_batch_too_large_for_one_message_is_split() {
         let telemetry = start(&receiver, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
         let tracer = telemetry
             .tracer_provider()
-            .expect("it is on")
+            .expect("traces are enabled")
             .tracer("test");
         let span = |bytes| {
             let large = KeyValue::new("large", "x".repeat(bytes));
@@ -385,7 +392,10 @@ async fn a_batch_too_large_for_one_message_is_split() {
         for _ in 0..20 {
             span(200 * 1024);
         }
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         let counter = meter.u64_counter("large").build();
         for n in 0..1500 {
             counter.add(1, &[KeyValue::new("key", format!("{n:04000}"))]);

@@ -28,7 +28,7 @@ impl Service {
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let keep = arrived.clone();
         let callback = post(async move |headers: HeaderMap| {
-            keep.lock().expect("not poisoned").push(headers);
+            keep.lock().expect("the lock is not poisoned").push(headers);
         });
         Self {
             tested: Process::example(
@@ -59,8 +59,11 @@ impl Service {
         }
         let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
         let response = within_deadline("a response", client.request(request)).await;
-        assert_eq!(response.expect("it answers").status(), StatusCode::OK);
-        let arrived = std::mem::take(&mut *self.arrived.lock().expect("not poisoned"));
+        assert_eq!(
+            response.expect("the server responds").status(),
+            StatusCode::OK
+        );
+        let arrived = std::mem::take(&mut *self.arrived.lock().expect("the lock is not poisoned"));
         assert_eq!(arrived.len(), count);
         arrived
     }
@@ -70,7 +73,9 @@ impl Service {
         let arrived = self.calls(headers, 1).await;
         let (trace_id, _) = traceparent(&arrived[0]);
         let states = arrived[0].get_all("tracestate").iter();
-        let states: Vec<_> = states.map(|state| state.to_str().expect("text")).collect();
+        let states: Vec<_> = states
+            .map(|state| state.to_str().expect("the text is UTF-8"))
+            .collect();
         (trace_id, states.join(","))
     }
 }
@@ -80,7 +85,11 @@ fn traceparent(headers: &HeaderMap) -> (String, String) {
     let mut values = headers.get_all("traceparent").iter();
     let value = values.next().expect("a traceparent was sent");
     assert!(values.next().is_none(), "only one traceparent was sent");
-    let fields: Vec<_> = value.to_str().expect("text").split('-').collect();
+    let fields: Vec<_> = value
+        .to_str()
+        .expect("the text is UTF-8")
+        .split('-')
+        .collect();
     let [version, trace_id, parent_id, flags] = fields[..] else {
         panic!("{value:?}");
     };
@@ -429,8 +438,10 @@ async fn the_random_flag_is_sent_on(service: &Service, order: &[&str]) {
     for (flags, random) in [("03", true), ("01", false), ("02", true), ("00", false)] {
         let header = TRACEPARENT.replace("-01", &format!("-{flags}"));
         let arrived = service.calls(&[("traceparent", header)], 1).await;
-        let sent = arrived[0]["traceparent"].to_str().expect("text");
-        let found = u8::from_str_radix(&sent[53..], 16).expect("they are flags");
+        let sent = arrived[0]["traceparent"]
+            .to_str()
+            .expect("the text is UTF-8");
+        let found = u8::from_str_radix(&sent[53..], 16).expect("the flags are hex");
         assert_eq!(found & 0x02 != 0, random, "{flags}: {sent} {order:?}");
     }
     // A trace that starts in this service has a random id.

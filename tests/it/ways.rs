@@ -35,7 +35,7 @@ fn variables(scheme: &str, variable: &'static str, proxy: String) -> Vec<(&'stat
 }
 
 async fn export(config: Config) -> SignalStats {
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await.stats.traces
 }
@@ -149,7 +149,7 @@ async fn a_unix_socket_forwards_grpc_and_http_and_may_appear_later() {
             .with_export_timeout(Duration::from_secs(10))
             .with_shutdown_timeout(crate::support::DEADLINE)
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let flush = tokio::time::timeout(Duration::from_millis(200), telemetry.force_flush());
         let _ = flush.await;
@@ -158,12 +158,12 @@ async fn a_unix_socket_forwards_grpc_and_http_and_may_appear_later() {
         })
         .await;
 
-        let listener = tokio::net::UnixListener::bind(&path).expect("it is new");
+        let listener = tokio::net::UnixListener::bind(&path).expect("the path is new");
         let address = receiver.address;
         let sidecar = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let server = tokio::net::TcpStream::connect(address).await;
-                let mut server = server.expect("it listens");
+                let mut server = server.expect("the server listens");
                 tokio::spawn(async move {
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 });
@@ -184,7 +184,10 @@ fn the_path_of_a_unix_socket_must_be_absolute_and_not_too_long() {
     for endpoint in ["unix://", "unix://relative/path", &long] {
         let config = Config::from_vars(|_| None).with_endpoint(endpoint);
         let config = config.with_exporters([tower_telemetry::config::Exporter::Otlp]);
-        let error = config.build().expect_err("it cannot work").to_string();
+        let error = config
+            .build()
+            .expect_err("the configuration is invalid")
+            .to_string();
         let start = "Config::with_endpoint=\"unix://";
         assert!(error.starts_with(start), "{error}");
         let says = ["is longer than", "is not the whole path"];

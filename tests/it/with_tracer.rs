@@ -346,7 +346,10 @@ struct User {
 
 #[with_tracer("test", record(name = user.name, list = list))]
 fn places(user: &User, list: Vec<u32>) -> usize {
-    #![allow(clippy::needless_pass_by_value, reason = "the argument must not be moved")]
+    #![allow(
+        clippy::needless_pass_by_value,
+        reason = "the argument must not be moved"
+    )]
     user.name.len() + list.len()
 }
 
@@ -473,7 +476,7 @@ fn methods_traits_and_generic_functions_keep_their_signatures() {
     let shelf = || Shelf(vec!["a".to_owned(), "bcd".to_owned()]);
     let all = spans(async {
         let mut mine = shelf();
-        mine.first().expect("it has one").push('x');
+        mine.first().expect("the shelf has a book").push('x');
         assert_eq!(mine.longest("zz"), "bcd");
         assert_eq!(mine.add(("e", vec!["f"])).await.0.len(), 4);
         assert_eq!(mine.take(1).collect::<Vec<_>>(), ["ax"]);

@@ -117,7 +117,7 @@ pub fn table() {
             None => one.stack.is_none() && one.sampled == Sampled::Off,
             Some(_) => one.stack == Some("bare"),
         };
-        let without = rows.iter().find(without).expect("it is there");
+        let without = rows.iter().find(without).expect("the row exists");
         println!(
             "| {} | {} | {:.0} | {:.1} % | {:.2} ms | {:.0} % | {:.1} |",
             row.name,
@@ -147,7 +147,7 @@ impl Row {
     /// Keeps the best of all rounds, because other load on the machine only makes a round worse.
     fn measure(&mut self, receiver: &Receiver) {
         let program = match self.stack {
-            Some(_) => std::env::current_exe().expect("it has a path"),
+            Some(_) => std::env::current_exe().expect("the program has a path"),
             None => example(),
         };
         let mut command = Command::new("taskset");
@@ -176,8 +176,8 @@ impl Row {
         std::thread::sleep(PAUSE);
         let cpu = export_time(server.id()) - cpu;
         let spans = receiver.take().spans;
-        server.kill().expect("it runs");
-        server.wait().expect("it ends");
+        server.kill().expect("the process runs");
+        server.wait().expect("the process ends");
         let share = if self.sampled == Sampled::Tenth {
             0.1
         } else {
@@ -205,7 +205,7 @@ fn example() -> PathBuf {
 
 /// Reads the line in which a server prints its address.
 fn address(server: &mut Child) -> SocketAddr {
-    let output = server.stdout.take().expect("it is a pipe");
+    let output = server.stdout.take().expect("the stream is piped");
     let mut lines = BufReader::new(output).lines();
     let address = lines.find_map(|line| {
         let line = line.ok()?;
@@ -238,7 +238,10 @@ fn wrk(address: SocketAddr, seconds: u64) -> (f64, f64) {
     let requests = requests.and_then(|line| word(line, 0)?.parse().ok());
     let p99 = text.lines().find(|line| line.trim().starts_with("99%"));
     let p99 = p99.and_then(|line| milliseconds(&word(line, 1)?));
-    (requests.expect("wrk prints a count"), p99.expect("wrk prints a percentile"))
+    (
+        requests.expect("wrk prints a count"),
+        p99.expect("wrk prints a percentile"),
+    )
 }
 
 fn milliseconds(text: &str) -> Option<f64> {
@@ -256,7 +259,7 @@ fn milliseconds(text: &str) -> Option<f64> {
 fn export_time(process: u32) -> f64 {
     /// The unit of `/proc`, the same on every Linux.
     const TICKS: f64 = 100.0;
-    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
     let time = |thread: std::io::Result<fs::DirEntry>| {
         let thread = thread.ok()?;
         if thread.file_name().to_str()? == process.to_string() {
@@ -280,17 +283,17 @@ pub fn serve(stack: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("there is a runtime");
+        .expect("the runtime can be built");
     runtime.block_on(async {
         let routes = Router::new().route("/", get(async || "Ada"));
         let started = (stack.start)(routes);
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
-            .expect("there is a port");
-        let address = listener.local_addr().expect("it has one");
+            .expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         println!("listening on http://{address}");
         axum::serve(listener, started.router)
             .await
-            .expect("it serves");
+            .expect("the server runs");
     });
 }

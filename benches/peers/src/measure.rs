@@ -77,7 +77,7 @@ fn print(rows: &[Row]) {
     println!("|---|---|---|---|---|---|---|---|");
     let row = |name: &str, inbound: &str| {
         let is = |row: &&Row| row.stack.name == name && row.inbound == inbound;
-        rows.iter().find(is).expect("it is there")
+        rows.iter().find(is).expect("the row exists")
     };
     for stack in STACKS {
         let [sampled, not_sampled] = INBOUND.map(|inbound| {
@@ -138,7 +138,7 @@ fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f
 }
 
 fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
-    let program = std::env::current_exe().expect("it has a path");
+    let program = std::env::current_exe().expect("the program has a path");
     let mut command = match what {
         "instructions" => {
             let mut command = Command::new("valgrind");
@@ -169,7 +169,7 @@ fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f6
     }
     let output = command
         .output()
-        .expect("it runs; instructions need valgrind");
+        .expect("the program starts (valgrind has to be installed)");
     assert!(output.status.success(), "{}: {output:?}", stack.name);
     match what {
         "instructions" => {
@@ -227,7 +227,7 @@ fn collected(output: &Output) -> f64 {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.split_once("Collected :"));
     let (_, count) = line.expect("Callgrind prints a count");
-    count.trim().parse().expect("it is a number")
+    count.trim().parse().expect("the text is a number")
 }
 
 /// Measures the instructions or the time of one stack, and prints the time.
@@ -258,7 +258,7 @@ pub fn one(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("there is a runtime");
+        .expect("the runtime can be built");
     let started = runtime.block_on(async {
         let routes = Router::new().route("/users/{id}", get(async || "Ada"));
         (stack.start)(routes)
@@ -278,7 +278,7 @@ fn requests(inbound: &str, count: usize) -> Vec<Request<Body>> {
     };
     let one = || {
         let mut request = Request::new(Body::empty());
-        *request.uri_mut() = "/users/42".parse().expect("it is a path");
+        *request.uri_mut() = "/users/42".parse().expect("a valid path");
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));

@@ -120,7 +120,11 @@ pub fn named(name: &str) -> &'static Stack {
 impl Started {
     fn new(router: Router, stop: impl FnOnce() + Send + 'static) -> Self {
         // `stop` blocks, so it must not run on a thread of a runtime, where the caller may be.
-        let stop = || thread::spawn(stop).join().expect("all telemetry is exported");
+        let stop = || {
+            thread::spawn(stop)
+                .join()
+                .expect("all telemetry is exported")
+        };
         Self {
             router,
             stop: Box::new(stop),
@@ -154,7 +158,7 @@ fn with_layer(router: Router, layer: TelemetryLayer) -> Started {
     Started::new(router.layer(layer), || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
-            .expect("there is a runtime");
+            .expect("the runtime can be built");
         runtime.block_on(telemetry.shutdown());
     })
 }

@@ -24,7 +24,7 @@ impl HttpProxy {
 
     /// Returns the request lines, and the names that clients asked for over SOCKS.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("not poisoned").clone()
+        self.asked.lock().expect("the lock is not poisoned").clone()
     }
 
     pub(crate) fn start(target: SocketAddr) -> Self {
@@ -35,19 +35,21 @@ impl HttpProxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await;
                 let listener = listener.expect("loopback has free ports");
-                let bound = listener.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
+                let bound = listener.local_addr().expect("the socket is bound");
+                sender
+                    .send(bound)
+                    .expect("the starter waits for the address");
                 while let Ok((client, _)) = listener.accept().await {
                     let asked = kept.clone();
                     tokio::spawn(async move { serve(client, target, &asked).await });
                 }
             });
         });
-        let address = address.recv().expect("it starts");
+        let address = address.recv().expect("the server starts");
         Self { address, asked }
     }
 }
@@ -58,7 +60,12 @@ async fn serve(
     target: SocketAddr,
     asked: &Mutex<Vec<String>>,
 ) -> Option<()> {
-    let tell = |line: &str| asked.lock().expect("not poisoned").push(line.to_owned());
+    let tell = |line: &str| {
+        asked
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(line.to_owned())
+    };
     let mut first = [0];
     client.peek(&mut first).await.ok()?;
     let mut forwarded = Vec::new();

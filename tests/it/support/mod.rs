@@ -117,7 +117,9 @@ impl TestTelemetry {
 
     /// Returns the spans that have ended, in the order of their ends.
     pub(crate) fn spans(&self) -> Vec<SpanData> {
-        self.exporter.get_finished_spans().expect("not poisoned")
+        self.exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
     }
 
     /// Waits for the end of `count` spans, and fails if there are more.
@@ -168,7 +170,9 @@ impl TestTelemetry {
     /// Returns all metrics, including equal names in two scopes.
     pub(crate) fn metrics_of_all_scopes(&self) -> Vec<Metric> {
         let mut collected = ResourceMetrics::default();
-        self.reader.collect(&mut collected).expect("it is running");
+        self.reader
+            .collect(&mut collected)
+            .expect("the provider is running");
         let mut metrics = Vec::new();
         for scope in collected.scope_metrics() {
             for metric in scope.metrics() {
@@ -312,9 +316,16 @@ pub(crate) async fn send_through(
         )
     }));
     let request = request.body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     Response::from_parts(head, body)
 }
 
@@ -402,10 +413,12 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has free ports");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the socket is bound");
         let service = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let task = tokio::spawn(async move {
-            axum::serve(listener, service).await.expect("it serves");
+            axum::serve(listener, service)
+                .await
+                .expect("the server runs");
         });
         Self { address, task }
     }

@@ -26,8 +26,8 @@ impl Process {
             .spawn()
             .expect("the program is there");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("the stream is piped");
+        let stderr = child.stderr.take().expect("the stream is piped");
         collect(stdout, lines.clone());
         collect(stderr, lines.clone());
         Self { child, lines }
@@ -62,7 +62,7 @@ impl Process {
 
     /// Returns all lines of both outputs so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.lines.lock().expect("not poisoned").clone()
+        self.lines.lock().expect("the lock is not poisoned").clone()
     }
 
     /// Waits for a line that contains `text`.
@@ -81,7 +81,9 @@ impl Process {
     /// Returns the base URL of a server, from the line in which it prints its address.
     pub(crate) fn url(&self) -> String {
         let line = self.line("listening on ");
-        let (_, url) = line.split_once("listening on ").expect("it is there");
+        let (_, url) = line
+            .split_once("listening on ")
+            .expect("the text contains it");
         // The line may be JSON.
         url.split('"').next().unwrap_or(url).to_owned()
     }
@@ -99,7 +101,7 @@ impl Process {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
+            if let Some(status) = self.child.try_wait().expect("the child can be awaited") {
                 return status;
             }
             assert!(
@@ -147,7 +149,7 @@ fn built_example(name: &str, features: &str) -> PathBuf {
     let output = cargo.output().expect("cargo is there");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} does not build: {words}");
-    let messages = String::from_utf8(output.stdout).expect("it is JSON");
+    let messages = String::from_utf8(output.stdout).expect("the text is JSON");
     let messages = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
@@ -173,7 +175,7 @@ fn features() -> String {
 fn collect(output: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            lines.lock().expect("not poisoned").push(line);
+            lines.lock().expect("the lock is not poisoned").push(line);
         }
     });
 }

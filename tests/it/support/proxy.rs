@@ -48,17 +48,17 @@ impl Proxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
-                let mut socket = socket("127.0.0.1:0".parse().expect("it is an address"));
-                let bound = socket.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
+                let mut socket = socket("127.0.0.1:0".parse().expect("a valid address"));
+                let bound = socket.local_addr().expect("the socket is bound");
+                sender.send(bound).expect("the starter waits for the address");
                 loop {
                     let mut refuses = watched.clone();
                     if refuses.wait_for(|mode| *mode != Mode::Refuse).await.is_err() {
                         return;
                     }
-                    let listener = socket.listen(128).expect("it is bound");
+                    let listener = socket.listen(128).expect("the socket is bound");
                     let mut connections = JoinSet::new();
                     loop {
                         tokio::select! {
@@ -82,7 +82,7 @@ impl Proxy {
             });
         });
         Self {
-            address: address.recv().expect("it starts"),
+            address: address.recv().expect("the server starts"),
             mode,
         }
     }
@@ -95,10 +95,10 @@ impl Proxy {
 
 /// Returns a bound socket. Another socket of this process may have the same address.
 fn socket(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("it is a socket");
+    let socket = TcpSocket::new_v4().expect("a socket can be created");
+    socket.set_reuseaddr(true).expect("the option can be set");
     #[cfg(unix)]
-    socket.set_reuseport(true).expect("it is a socket");
+    socket.set_reuseport(true).expect("the option can be set");
     socket.bind(address).expect("loopback has free ports");
     socket
 }

@@ -172,12 +172,12 @@ impl Service {
         size: usize,
         keep: impl FnOnce(&mut Received),
     ) -> i64 {
-        let mut received = self.received.lock().expect("not poisoned");
+        let mut received = self.received.lock().expect("the lock is not poisoned");
         received.ways.push(way.to_owned());
         received.headers.push(headers);
         received.sizes.push(size);
         keep(&mut received);
-        match *self.fault.lock().expect("not poisoned") {
+        match *self.fault.lock().expect("the lock is not poisoned") {
             Fault::Partial(rejected) => rejected,
             _ => 0,
         }
@@ -193,41 +193,51 @@ impl Receiver {
 
     pub(crate) fn start_with(fault: Fault) -> Self {
         let service = Service::default();
-        *service.fault.lock().expect("not poisoned") = fault;
+        *service.fault.lock().expect("the lock is not poisoned") = fault;
         let app = app(&service);
         let (sender, address) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
                     .await
                     .expect("loopback has free ports");
-                let bound = listener.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
-                axum::serve(listener, app).await.expect("it serves");
+                let bound = listener.local_addr().expect("the socket is bound");
+                sender
+                    .send(bound)
+                    .expect("the starter waits for the address");
+                axum::serve(listener, app).await.expect("the server runs");
             });
         });
         Self {
-            address: address.recv().expect("it starts"),
+            address: address.recv().expect("the server starts"),
             service,
         }
     }
 
     pub(crate) fn received(&self) -> Received {
-        self.service.received.lock().expect("not poisoned").clone()
+        self.service
+            .received
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 
     /// Changes the fault for later messages.
     pub(crate) fn set_fault(&self, fault: Fault) {
-        *self.service.fault.lock().expect("not poisoned") = fault;
+        *self.service.fault.lock().expect("the lock is not poisoned") = fault;
     }
 
     /// Returns the arrival time of every message, accepted or not.
     pub(crate) fn arrivals(&self) -> Vec<Instant> {
-        self.service.arrivals.lock().expect("not poisoned").clone()
+        self.service
+            .arrivals
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 
     /// Returns the endpoint to configure in an exporter.
@@ -266,7 +276,11 @@ async fn misbehave(
 ) -> axum::response::Response {
     // The fault is read before the arrival is recorded: a test may end the fault as soon as it sees
     // the arrival.
-    let mut fault = service.fault.lock().expect("not poisoned").clone();
+    let mut fault = service
+        .fault
+        .lock()
+        .expect("the lock is not poisoned")
+        .clone();
     if let Fault::On(path, inner) = fault {
         let is_meant = request.uri().path().contains(path);
         fault = if is_meant { *inner } else { Fault::None };
@@ -274,7 +288,7 @@ async fn misbehave(
     service
         .arrivals
         .lock()
-        .expect("not poisoned")
+        .expect("the lock is not poisoned")
         .push(Instant::now());
     match fault {
         Fault::None | Fault::Partial(_) | Fault::On(..) => next.run(request).await,
@@ -283,14 +297,14 @@ async fn misbehave(
             next.run(request).await
         }
         Fault::Status(code, retry_after) => {
-            let status = StatusCode::from_u16(code).expect("it is one");
+            let status = StatusCode::from_u16(code).expect("a legal status");
             let retry_after = retry_after.map(|after| [(header::RETRY_AFTER, after)]);
             (status, retry_after.unwrap_or([(header::RETRY_AFTER, "")])).into_response()
         }
         Fault::Grpc(code, details) => {
             let mut response = Body::empty().into_response();
             let headers = response.headers_mut();
-            let set = |value: &str| value.parse().expect("it is a header");
+            let set = |value: &str| value.parse().expect("a legal value");
             headers.insert(header::CONTENT_TYPE, set("application/grpc"));
             headers.insert("grpc-status", set(&code.to_string()));
             if let Some(details) = details {
@@ -309,7 +323,7 @@ async fn misbehave(
             use http_body_util::BodyExt;
 
             let mut trailers = HeaderMap::new();
-            let set = |value: &str| value.parse().expect("it is a header");
+            let set = |value: &str| value.parse().expect("a legal value");
             trailers.insert("grpc-status", set("banana"));
             trailers.insert("grpc-status-details-bin", set("!!!"));
             let body = http_body_util::Full::new(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff"));
@@ -352,8 +366,8 @@ pub(crate) fn retry_info(delay: Duration) -> String {
     }
 
     let delay = Delay {
-        seconds: i64::try_from(delay.as_secs()).expect("it is short"),
-        nanos: i32::try_from(delay.subsec_nanos()).expect("it fits"),
+        seconds: i64::try_from(delay.as_secs()).expect("the number is small"),
+        nanos: i32::try_from(delay.subsec_nanos()).expect("the number fits"),
     };
     let info = RetryInfo {
         retry_delay: Some(delay),
@@ -484,7 +498,7 @@ pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
 
 fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE);
-    value.map_or("", |value| value.to_str().expect("it is text"))
+    value.map_or("", |value| value.to_str().expect("the text is UTF-8"))
 }
 
 fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, StatusCode> {
@@ -507,7 +521,7 @@ macro_rules! answer {
         match content_type($headers) {
             #[cfg(feature = "http-json")]
             "application/json" => {
-                let json = serde_json::to_vec(&$response).expect("it is a message");
+                let json = serde_json::to_vec(&$response).expect("the response can be encoded");
                 Ok(([(header::CONTENT_TYPE, "application/json")], json))
             }
             _ => {

@@ -11,14 +11,14 @@ pub(crate) struct RefusedPort {
 
 impl RefusedPort {
     pub(crate) fn hold() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        let any = "127.0.0.1:0".parse().expect("it is an address");
+        let socket = TcpSocket::new_v4().expect("a socket can be created");
+        let any = "127.0.0.1:0".parse().expect("a valid address");
         socket.bind(any).expect("loopback has free ports");
         Self { socket }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.socket.local_addr().expect("it is bound")
+        self.socket.local_addr().expect("the socket is bound")
     }
 }
 
