@@ -89,7 +89,7 @@ async fn exceptions_are_recorded_where_the_configuration_says() {
         .with_endpoint(receiver.endpoint())
         .without_subscriber()
         .init()
-        .expect("the one before has ended");
+        .expect("no other telemetry is initialized");
         fail(sampled).await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{value:?}: {report:?}");

@@ -73,7 +73,7 @@ async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_prov
     drop(response);
 
     let again = Config::from_vars(|_| None).init();
-    let error = again.expect_err("the first goes on");
+    let error = again.expect_err("the first telemetry still runs");
     assert!(matches!(error, InitError::AlreadyInitialized));
     assert!(error.to_string().contains("Config::build"), "{error}");
     assert!(!telemetry.shutdown().await.timed_out);

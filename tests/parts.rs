@@ -184,7 +184,9 @@ async fn spans_of_layers_handlers_and_tracing_reach_every_kind_of_configured_par
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint())
             .with_span_exporter(exporter.clone());
-        let telemetry = add(config, &seen).init().expect("no other is in force");
+        let telemetry = add(config, &seen)
+            .init()
+            .expect("no other telemetry is initialized");
         let service = TelemetryLayer::new().layer(service_fn(handle));
         let response = service.oneshot(Request::new(())).await;
         drop(response.expect("the service cannot fail"));

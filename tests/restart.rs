@@ -131,7 +131,9 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
             Some(guard) => (&first, guard),
             None => (
                 &receiver,
-                config(&receiver).init().expect("the last one has ended"),
+                config(&receiver)
+                    .init()
+                    .expect("no other telemetry is initialized"),
             ),
         };
         let second = config(receiver).init();

@@ -117,7 +117,7 @@ fn stale_context_is_removed_from_headers_and_commands() {
         let headers: HashMap<_, _> = headers
             .into_iter()
             .map(|(name, value)| {
-                let name = name.expect("one value each").to_string();
+                let name = name.expect("each header has one value").to_string();
                 (name, value.to_str().expect("the value is ASCII").to_owned())
             })
             .collect();

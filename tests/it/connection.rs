@@ -45,8 +45,8 @@ async fn upgrade(request: Request<Body>) -> Response<Body> {
             .expect("the connection is upgraded");
         let mut io = hyper_util::rt::TokioIo::new(upgraded);
         let mut line = [0; 5];
-        io.read_exact(&mut line).await.expect("the client speaks");
-        io.write_all(&line).await.expect("the client listens");
+        io.read_exact(&mut line).await.expect("the client writes");
+        io.write_all(&line).await.expect("the client reads");
     });
     let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
     let response = response

@@ -38,7 +38,7 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
     let place = lines
         .iter()
         .position(|line| line.contains("the request is printed"));
-    let place = place.expect("the request is there");
+    let place = place.expect("the request is printed");
     let request = &lines[place];
     assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
     assert!(
@@ -108,7 +108,7 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
         let greeted = records
             .iter()
             .find(|record| hex(&record.trace_id) == TRACE_ID);
-        let greeted = greeted.expect("the handler's log line");
+        let greeted = greeted.expect("the log line of the handler was exported");
         assert_eq!(hex(&greeted.span_id), hex(&request.span_id));
         assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
         let named = received.logs[0].resource_logs[0].resource.as_ref();
@@ -495,7 +495,7 @@ async fn log_lines_are_json_outside_of_development_or_if_configured() {
             continue;
         }
         for line in server.lines() {
-            let line: serde_json::Value = serde_json::from_str(&line).expect("all is JSON");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("every line is JSON");
             assert!(line["timestamp"].is_string() && line["level"].is_string());
         }
         let line: serde_json::Value = serde_json::from_str(&line).expect("the text is JSON");
@@ -543,7 +543,7 @@ async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     server.line("greeting ok");
     let lines = server.lines();
     let place = lines.iter().position(|line| line.contains(" trace="));
-    let tree = &lines[place.expect("the request is there")..];
+    let tree = &lines[place.expect("the request is printed")..];
     let mut below: Vec<_> = tree.iter().map(|line| &line[13..]).collect();
     assert!(
         below.remove(0).starts_with("GET /users/{id} 200"),

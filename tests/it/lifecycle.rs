@@ -257,7 +257,7 @@ async fn providers_flush_within_the_shutdown_timeout() {
         .expect("traces are enabled")
         .clone();
     drop(tracers.tracer("test").start("span"));
-    tracers.force_flush().expect("the receiver takes it");
+    tracers.force_flush().expect("the receiver accepts it");
     assert_eq!(receiver.received().spans().len(), 1);
 
     let meters = telemetry
@@ -266,7 +266,7 @@ async fn providers_flush_within_the_shutdown_timeout() {
         .clone();
     let meter = meters.meter("test");
     meter.u64_counter("count").build().add(1, &[]);
-    meters.force_flush().expect("the receiver takes it");
+    meters.force_flush().expect("the receiver accepts it");
     assert!(receiver.received().metric("count").is_some());
     #[cfg(feature = "logs")]
     {
@@ -275,7 +275,7 @@ async fn providers_flush_within_the_shutdown_timeout() {
         let loggers = telemetry.logger_provider().expect("logs are enabled");
         let logger = loggers.logger("test");
         logger.emit(logger.create_log_record());
-        loggers.force_flush().expect("the receiver takes it");
+        loggers.force_flush().expect("the receiver accepts it");
         assert_eq!(receiver.received().log_records().len(), 1);
     }
 

@@ -62,7 +62,7 @@ async fn a_service_with_its_own_providers_exports_all_signals_of_a_request_throu
     }
     let records = received.log_records();
     let greeted = records.iter().find(|one| hex(&one.trace_id) == TRACE_ID);
-    let greeted = greeted.expect("the handler's log line");
+    let greeted = greeted.expect("the log line of the handler was exported");
     assert_eq!(greeted.span_id, request.span_id);
     assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
 

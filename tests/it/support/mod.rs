@@ -445,6 +445,10 @@ pub(crate) async fn send(
         .build_http();
     let response = within_deadline("a response", client.request(request)).await;
     let (head, body) = response.expect("the server responds").into_parts();
-    let body = body.collect().await.expect("the body is whole").to_bytes();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     http::Response::from_parts(head, body)
 }

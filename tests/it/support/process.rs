@@ -24,7 +24,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the program is there");
+            .expect("the program exists");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stdout = child.stdout.take().expect("the stream is piped");
         let stderr = child.stderr.take().expect("the stream is piped");
@@ -73,7 +73,7 @@ impl Process {
                 return line;
             }
             let lines = self.lines();
-            assert!(start.elapsed() < DEADLINE, "no {text:?} in {lines:#?}");
+            assert!(start.elapsed() < DEADLINE, "missing {text:?} in {lines:#?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -146,7 +146,7 @@ fn built_example(name: &str, features: &str) -> PathBuf {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    let output = cargo.output().expect("cargo is there");
+    let output = cargo.output().expect("cargo runs");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} does not build: {words}");
     let messages = String::from_utf8(output.stdout).expect("the text is JSON");
