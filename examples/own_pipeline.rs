@@ -1,6 +1,5 @@
-//! A server that keeps its existing pipeline: OpenTelemetry's providers with `opentelemetry-otlp`,
-//! and its own subscriber. The layer and the functions of `tower-telemetry` record with these
-//! providers.
+//! A server that keeps its existing pipeline: OpenTelemetry's providers with `opentelemetry-otlp`, and
+//! its own subscriber. The layer and the functions of `tower-telemetry` record with these providers.
 //!
 //! ```toml
 //! tower-telemetry = { version = "0.1", default-features = false, features = ["axum"] }

@@ -155,8 +155,8 @@ async fn proxy(Path(path): Path<String>) -> Result<Response<Body>, (StatusCode, 
     }
 }
 
-/// Puts a message into a queue, which is a folder of files. The worker handles it in the trace of
-/// this request.
+/// Puts a message into a queue, which is a folder of files. The worker handles it in the
+/// trace of this request.
 async fn order(Path(id): Path<u32>) -> Result<&'static str, (StatusCode, String)> {
     let queue = match std::env::var_os("QUEUE_DIR") {
         Some(queue) => PathBuf::from(queue),

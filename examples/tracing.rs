@@ -20,8 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let telemetry = tower_telemetry::init()?;
     let app = Router::new()
         .route("/users/{id}", get(user))
-        // The log lines of this layer stay. Its span is not exported, because the request already
-        // has one.
+        // The log lines of this layer stay. Its span is not exported, because the request already has one.
         .layer(TraceLayer::new_for_http())
         // This layer is the outermost, so that all other spans are below its span.
         .layer(TelemetryLayer::new());

@@ -1,5 +1,4 @@
-//! Checks the order of the rooms in `src`: imports point down, files form no circle, and no file is
-//! long.
+//! Checks the order of the rooms in `src`: imports point down, files form no circle, and no file is long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

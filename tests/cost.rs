@@ -16,7 +16,7 @@ use support::{Inbound, PassThroughLayer, request, routes};
 const REQUESTS: usize = 64;
 
 #[test]
-fn a_request_takes_no_more_allocations_than_promised() {
+fn a_request_allocates_no_more_than_the_limit() {
     // Nothing listens on that port. The queue has room for all spans.
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let telemetry = support::init("parentbased_always_on", true, nobody);
@@ -31,7 +31,7 @@ fn a_request_takes_no_more_allocations_than_promised() {
 }
 
 #[test]
-fn a_list_of_attributes_takes_no_allocation_of_its_own() {
+fn a_list_of_attributes_does_not_allocate() {
     use tower_telemetry::attributes;
 
     for id in [None, Some(7)] {

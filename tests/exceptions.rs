@@ -72,7 +72,7 @@ fn described(record: &LogRecord) -> (String, String, i32, Attributes) {
 }
 
 #[tokio::test]
-async fn exceptions_are_recorded_where_the_configuration_says() {
+async fn exceptions_are_recorded_on_spans_or_as_log_records_as_configured() {
     for (value, sampled, on_spans, logged) in [
         (None, true, true, false),
         (Some("sometimes"), true, true, false),

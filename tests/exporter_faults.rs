@@ -5,8 +5,7 @@
 //! cargo test --all-features --test exporter_faults
 //! ```
 //!
-//! Each cell runs in its own process. There are no threads of a test harness, because one of the
-//! cells forks.
+//! Each cell runs in its own process. There are no threads of a test harness, because one of the cells forks.
 
 #[path = "it/support/proxy.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]

@@ -1,5 +1,4 @@
-//! Forks a process after `init`: telemetry goes on in the parent, and the child exits without
-//! delay.
+//! Forks a process after `init`: the parent keeps exporting, and the child exits without delay.
 //!
 //! There is no test harness, because its threads could hold locks at the time of the fork.
 
@@ -57,5 +56,5 @@ fn main() {
             assert!(traces.last_failure.is_some(), "{report:?}");
         }
     }
-    println!("a forked child is left alone, and its parent goes on: ok");
+    println!("a forked child exits without delay, and its parent keeps exporting: ok");
 }

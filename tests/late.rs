@@ -1,5 +1,4 @@
-//! Sets the global providers of OpenTelemetry after their first use, so this test is a process of
-//! its own.
+//! Sets the global providers of OpenTelemetry after their first use, so this test is a process of its own.
 
 use std::convert::Infallible;
 use std::io;

@@ -218,8 +218,8 @@ mod tests {
         }
     }
 
-    /// Runs a program whose standard output nobody reads. Returns the words of its last line on
-    /// standard error.
+    /// Runs a program whose standard output is not read. Returns the words of its last
+    /// line on standard error.
     fn unread(program: &str, fault: Fault, console: bool) -> (Receiver, Vec<String>) {
         let receiver = Receiver::start_with(fault);
         let exporters = if console { "console,otlp" } else { "otlp" };

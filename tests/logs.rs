@@ -130,8 +130,7 @@ fn program_with_init() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the messages that a program of this file writes to its output, and the messages that it
-/// exports.
+/// Returns the messages that a program of this file writes to its output, and the messages that it exports.
 fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     let receiver = Receiver::start();
     let mut command = Command::new(std::env::current_exe().expect("the test has a path"));

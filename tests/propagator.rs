@@ -76,8 +76,7 @@ async fn passes_on(
     passes_on_within(None, layer, client, b3).await
 }
 
-/// Does the same, optionally with another layer outside. The trace is empty if no response names
-/// it.
+/// Does the same, optionally with another layer outside. The trace is empty if no response names it.
 async fn passes_on_within(
     outer: Option<&TelemetryLayer>,
     layer: &TelemetryLayer,
@@ -108,8 +107,7 @@ async fn passes_on_within(
     let request = request.expect("a valid request");
     let headers = match outer {
         Some(outer) => {
-            // Without the copy, the inner layer would see the mark of the outer one and ignore the
-            // request.
+            // Without the copy, the inner layer would see the mark of the outer one and ignore the request.
             let inner = service.map_request(|request: Request<()>| {
                 let mut copy = Request::new(());
                 *copy.headers_mut() = request.headers().clone();

@@ -74,8 +74,7 @@ fn sum(received: &Received, name: &str) -> i64 {
 async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
     let lines = Lines::default();
     let writer = lines.clone();
-    // The application installs its own subscriber once. It stays, and so does its layer for log
-    // records.
+    // The application installs its own subscriber once. It stays, and so does its layer for log records.
     let first = Receiver::start();
     let config = |receiver: &Receiver| {
         Config::from_vars(|_| None)
@@ -174,8 +173,7 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
             body.contains("logged")
         });
         assert_eq!(logged.count(), 1, "{round}");
-        // Another thread logs these lines. The first start line is logged as soon as there is a
-        // subscriber.
+        // Another thread logs these lines. The first start line is logged as soon as there is a subscriber.
         for text in ["telemetry has ended", "environment=development"] {
             let told = || lines.count(text);
             let start = std::time::Instant::now();

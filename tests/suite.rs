@@ -27,8 +27,7 @@ fn config(receiver: &Receiver) -> Config {
         .with_endpoint(receiver.endpoint())
 }
 
-/// Serves some requests, stops, and checks that the receiver has exactly the telemetry of this
-/// application.
+/// Serves some requests, stops, and checks that the receiver has exactly the telemetry of this application.
 async fn serve(
     name: &'static str,
     receiver: &Receiver,

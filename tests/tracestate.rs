@@ -66,8 +66,7 @@ fn allocations_of_children(state: &str) -> u64 {
     let mut app = app.layer(TelemetryLayer::new());
     let mut count = |path| {
         let mut counted = 0;
-        // The first requests create their metric series. The minimum leaves out the growth of a
-        // queue.
+        // The first requests create their metric series. The minimum leaves out the growth of a queue.
         for n in 0..8 {
             let request = request(0x1000 + n, path, state);
             let info = allocation_counter::measure(|| support::send(&mut app, request));

@@ -1,5 +1,4 @@
-//! Lists all environment variables and tests the warnings of `Config` about values that it cannot
-//! use.
+//! Lists all environment variables and tests the warnings of `Config` about values that it cannot use.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -852,11 +851,9 @@ mod setters {
 
     #[test]
     fn every_variable_has_a_setter_with_the_same_effect() {
-        // The setter adds an attribute with priority over `SERVICE_NAME`. The variable has a lower
-        // priority.
+        // The setter adds an attribute with priority over `SERVICE_NAME`. The variable has a lower priority.
         let mut covered: BTreeSet<_> = ["OTEL_RESOURCE_ATTRIBUTES".to_owned()].into();
-        // Variables choose a proxy by scheme and host. `with_proxy` sets one proxy for all
-        // receivers.
+        // Variables choose a proxy by scheme and host. `with_proxy` sets one proxy for all receivers.
         covered.extend(OF_PROXIES.map(str::to_owned));
         let upper = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
         covered.extend(upper.map(str::to_owned));

@@ -1,6 +1,5 @@
-//! Sends every combination of sampling decisions through both layers and real sockets, for each
-//! order of propagators. Checks the headers that the next service gets and the spans that a
-//! receiver gets.
+//! Sends every combination of sampling decisions through both layers and real sockets, for each order
+//! of propagators. Checks the headers that the next service gets and the spans that a receiver gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -617,8 +617,7 @@ async fn a_response_of_a_gateway_without_grpc_is_an_error_of_the_call() {
         .expect("a valid URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
-    // Generated clients name the method if the `tonic` feature is on. Otherwise it has to be
-    // configured.
+    // Generated clients name the method if the `tonic` feature is on. Otherwise it has to be configured.
     let layer = if cfg!(feature = "tonic") {
         layer
     } else {
@@ -685,8 +684,7 @@ async fn attempts_are_counted_whether_sampled_or_not() {
     let server = Server::start(app()).await;
     let (first, second) = (client(&telemetry), client(&sampled));
     let uri = format!("http://{}/echo", server.address);
-    // The second attempt has another sampling decision. Attempts without a parent are decided on
-    // separately.
+    // The second attempt has another sampling decision. Attempts without a parent are decided on separately.
     let both = tower::service_fn(move |request: Request<Empty<Bytes>>| {
         let (first, second, again) = (first.clone(), second.clone(), request.clone());
         async move {

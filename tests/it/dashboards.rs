@@ -42,8 +42,7 @@ enum Token {
     Other(char),
 }
 
-/// Splits a PromQL expression into tokens. Leaves out numbers, durations, ranges and variables of
-/// Grafana.
+/// Splits a PromQL expression into tokens. Leaves out numbers, durations, ranges and variables of Grafana.
 fn tokens(expression: &str) -> Vec<Token> {
     let is_word = |char: char| char.is_alphanumeric() || "_:.".contains(char);
     let mut tokens = Vec::new();
@@ -410,8 +409,7 @@ impl Servers {
     }
 }
 
-/// Returns the metrics of a service with named runtimes. The runtimes of the example server have no
-/// names.
+/// Returns the metrics of a service with named runtimes. The runtimes of the example server have no names.
 async fn emitted_with_named_runtimes() -> Metrics {
     let telemetry = config(&[])
         .with_exporters([Exporter::Prometheus])

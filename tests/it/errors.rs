@@ -194,8 +194,8 @@ async fn a_reset_in_the_body_is_not_an_incomplete_body() {
     assert_eq!(recorded(&telemetry).await.error_type, "connection_reset");
 }
 
-/// Timeouts of `tower`, `tokio` and `std` are recognised by their types, those of `tower_http` by
-/// their message.
+/// Timeouts of `tower`, `tokio` and `std` are recognised by their types, those of
+/// `tower_http` by their message.
 #[tokio::test]
 async fn timeouts_and_overload_have_short_error_types() {
     let address = serve(Act::Wait).await;

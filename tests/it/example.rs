@@ -196,7 +196,7 @@ fn active_requests(receiver: &Receiver) -> i64 {
     {
         Some(Data::Sum(sum)) => match sum.data_points[0].value {
             Some(Value::AsInt(value)) => value,
-            _ => panic!("it is an integer"),
+            _ => panic!("the point is an integer"),
         },
         _ => 0,
     }
@@ -559,8 +559,7 @@ async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     assert!(has("greeting"), "{lines:#?}");
 }
 
-/// Returns the number of traces that were received, and a tree of the service and the name of each
-/// span.
+/// Returns the number of traces that were received, and a tree of the service and the name of each span.
 #[cfg(feature = "macros")]
 pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
     fn below(parent: &[u8], depth: usize, spans: &[(String, Span)], lines: &mut Vec<String>) {
@@ -667,8 +666,7 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trac
             ("SERVICE_NAME", name),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
             ("QUEUE_DIR", queue.to_str().expect("the text is UTF-8")),
-            // The context in the environment of the process must not become the context of its
-            // messages.
+            // The context in the environment of the process must not become the context of its messages.
             ("TRACEPARENT", TRACEPARENT),
             ("TRACESTATE", "stale=1"),
         ];

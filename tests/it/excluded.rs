@@ -11,8 +11,7 @@ use tower_telemetry::{get_tracer, start_as_current_span};
 
 use crate::support::{TRACEPARENT, TestTelemetry, get};
 
-/// Sends a request to a service that starts a span of its own. Returns whether the response has a
-/// trace id.
+/// Sends a request to a service that starts a span of its own. Returns whether the response has a trace id.
 async fn send<L, B>(layer: L, content_type: &str) -> bool
 where
     L: Layer<Inner>,
@@ -115,7 +114,7 @@ mod by_path {
             .expect("the metric was exported");
         let Some(opentelemetry_proto::tonic::metrics::v1::metric::Data::Sum(sum)) = requests.data
         else {
-            panic!("it is a sum");
+            panic!("http.requests is a sum");
         };
         let counts = sum.data_points.iter().map(|point| point.value);
         let counts: Vec<_> = counts.collect();

@@ -507,8 +507,7 @@ async fn a_client_cannot_exhaust_the_series_of_other_routes() {
     );
 }
 
-/// A sampler of an application. It decides by the path of the request to drop, record, or sample a
-/// span.
+/// A sampler of an application. It decides by the path of the request to drop, record, or sample a span.
 #[derive(Clone, Debug)]
 struct ByPath;
 

@@ -1,6 +1,5 @@
-//! Compares the exporter of this crate with the crate `opentelemetry-otlp`: a receiver gets the
-//! same telemetry, field by field. Each difference has a test of its own and a row in
-//! `docs/exporters.md`.
+//! Compares the exporter of this crate with the crate `opentelemetry-otlp`: a receiver gets the same
+//! telemetry, field by field. Each difference has a test of its own and a row in `docs/exporters.md`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -368,7 +368,7 @@ async fn rejected_items_are_counted_and_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_throttling_receiver_is_left_alone_for_that_time_and_loses_nothing() {
+async fn a_throttling_receiver_gets_no_early_retry_and_loses_nothing() {
     // The pause is longer than the export timeout, and is not part of it.
     let quiet = Duration::from_secs(1);
     for (protocol, fault) in [

@@ -567,7 +567,7 @@ async fn a_failing_closure_or_future_is_an_error_of_its_span() {
 }
 
 #[test]
-fn lists_and_references_are_values() {
+fn lists_and_references_can_be_attribute_values() {
     let texts = vec![String::from("a"), String::from("b")];
     let found = attributes! {
         "texts" => &texts,

@@ -1,5 +1,4 @@
-//! Runs the snippets of the documentation in their order, and checks the telemetry that they
-//! record.
+//! Runs the snippets of the documentation in their order, and checks the telemetry that they record.
 
 use std::io;
 

@@ -44,8 +44,7 @@ enum Place {
     Outside,
 }
 
-/// Returns the spans of a request, and checks that all of them are in the trace that the response
-/// names.
+/// Returns the spans of a request, and checks that all of them are in the trace that the response names.
 fn spans(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
     let spans = spans_of(place, traceparent);
     let traces: std::collections::HashSet<_> = spans

@@ -1,5 +1,5 @@
-//! Tests shutdown, flush and drop: on every runtime and on none, whatever the receiver does, within
-//! one deadline.
+//! Tests shutdown, flush and drop: on every runtime and on none, whatever the receiver
+//! does, within one deadline.
 
 use std::time::{Duration, Instant};
 
@@ -132,8 +132,7 @@ fn everywhere(
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for end in ENDS {
                 let case = format!("{end:?} over {protocol:?} in {place}");
-                // Another process may delay this one, so a case may try again. A real hang shows
-                // each time.
+                // Another process may delay this one, so a case may try again. A real hang shows each time.
                 let mut late = Vec::new();
                 while late.len() < 3 {
                     let (took, report) = run(endpoint(), protocol, timeout, end);

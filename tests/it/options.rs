@@ -417,7 +417,7 @@ async fn queries_are_redacted_or_omitted_as_configured() {
 }
 
 #[tokio::test]
-async fn known_methods_replace_those_of_the_conventions() {
+async fn known_methods_replace_the_default_methods() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_known_methods(["PURGE"]);
     for method in ["PURGE", "GET"] {

@@ -424,8 +424,7 @@ async fn parts_that_panic_in_every_method_affect_nothing_else() {
         let part = part(stats, kind);
         let last = part.counts.and_then(|counts| counts.last_failure);
         assert!(part.counts.is_none() || last == Some(Failure::Panic));
-        // Two flushes and the shutdown: the explicit flush, the flush before the shutdown, and the
-        // shutdown.
+        // Two flushes and the shutdown: the explicit flush, the flush before the shutdown, and the shutdown.
         let flushes = if kind == PartKind::LogExporter { 1 } else { 3 };
         assert_eq!(part.failed_flushes, flushes, "{kind}");
     }

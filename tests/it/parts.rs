@@ -1,5 +1,4 @@
-//! Tests parts that an application adds: the telemetry that reaches them, and the changes they
-//! make.
+//! Tests parts that an application adds: the telemetry that reaches them, and the changes they make.
 
 use std::collections::BTreeSet;
 use std::process::Command;

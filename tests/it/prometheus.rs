@@ -94,8 +94,8 @@ fn sorted(sample: &str) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// Converts OTLP points to samples, by the rules of the specification ("Prometheus and OpenMetrics
-/// Compatibility").
+/// Converts OTLP points to samples, by the rules of the specification
+/// ("Prometheus and OpenMetrics Compatibility").
 fn expected(received: &Received) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let last = received.metrics.last().expect("a message was sent");
@@ -366,7 +366,7 @@ async fn a_port_in_use_is_served_as_soon_as_it_is_free() {
 }
 
 #[tokio::test]
-async fn without_a_server_the_service_can_be_mounted_and_without_the_exporter_there_is_none() {
+async fn the_service_works_without_the_server_and_is_absent_without_the_exporter() {
     let telemetry = guard(Config::without_prometheus_server);
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);

@@ -532,8 +532,7 @@ async fn each_route_has_its_own_limit_of_series_that_clients_cannot_exhaust_for_
     }
 }
 
-/// Sends a request whose handler sets attributes, and returns the attributes of the span and of the
-/// metric.
+/// Sends a request whose handler sets attributes, and returns the attributes of the span and of the metric.
 async fn written(
     layer: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
     handler: fn(),

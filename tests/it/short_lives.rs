@@ -49,7 +49,7 @@ fn a_process_of_50_ms_loses_no_telemetry() {
         let counters = counters.filter(|metric| metric.name == "cli.imports");
         let points = counters.map(|metric| match &metric.data {
             Some(Data::Sum(sum)) => sum.data_points.len(),
-            _ => panic!("it is a counter"),
+            _ => panic!("cli.imports is a counter"),
         });
         assert_eq!(points.sum::<usize>(), RUNS, "over {protocol}");
     }

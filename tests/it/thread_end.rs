@@ -98,7 +98,7 @@ fn a_body_dropped_at_the_end_of_a_thread_ends() {
             let request = get("/").body(()).expect("a valid request");
             let mut future = Box::pin(service.call(request));
             let Poll::Ready(Ok(response)) = poll_once(future.as_mut()) else {
-                panic!("it is ready");
+                panic!("the service responds at once");
             };
             let mut body = Box::pin(response.into_body());
             let frame = body

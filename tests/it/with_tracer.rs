@@ -549,8 +549,7 @@ fn a_future_is_send_exactly_when_its_body_is() {
     is_send(&load(1));
     is_send(&Cat.run());
     is_send(&Shelf(Vec::new()).get("key"));
-    // Values that are not `Send` can be used. `tests/ui` shows that the future is then not `Send`
-    // either.
+    // Values that are not `Send` can be used. `tests/ui` shows that the future is then not `Send` either.
     let cell = std::cell::Cell::new(6);
     block_on(async { assert_eq!(from_cell(&cell).await, 7) });
 }

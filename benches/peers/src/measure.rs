@@ -19,8 +19,7 @@ use tower::Service;
 use crate::receiver::{Arrived, Receiver};
 use crate::stacks::{self, STACKS, Stack};
 
-/// Rounds of the clock. They alternate between the stacks, so that other load affects all of them
-/// alike.
+/// Rounds of the clock. They alternate between the stacks, so that other load affects all of them alike.
 const ROUNDS: usize = 5;
 const BATCHES: usize = 60;
 const REQUESTS: usize = 400;
@@ -105,8 +104,7 @@ fn print(rows: &[Row]) {
 
 /// Measures one number in a process of its own. Returns it, and the number of attributes of a span.
 ///
-/// Stacks are compared by the work they really do: each must have sent all spans and counted all
-/// requests.
+/// Stacks are compared by the work they really do: each must have sent all spans and counted all requests.
 fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f64) {
     receiver.take();
     let number = measured(receiver, stack, inbound, what);

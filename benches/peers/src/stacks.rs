@@ -263,8 +263,7 @@ fn subscribe(
 
 fn providers() -> (SdkTracerProvider, SdkMeterProvider) {
     // The order matters. With the feature `experimental_metrics_bound_instruments`, which
-    // tower-telemetry enables here, the SDK would count spans in a meter provider that is set
-    // earlier.
+    // tower-telemetry enables here, the SDK would count spans in a meter provider that is set earlier.
     let traces = tracer_provider();
     (traces, meter_provider())
 }

@@ -110,8 +110,7 @@ async fn head(client: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// Handles the handshake of RFC 1928 and 1929. Returns the name and the port that the client asks
-/// for.
+/// Handles the handshake of RFC 1928 and 1929. Returns the name and the port that the client asks for.
 async fn socks(client: &mut TcpStream) -> Option<String> {
     let mut greeting = [0; 3];
     client.read_exact(&mut greeting).await.ok()?;

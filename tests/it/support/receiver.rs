@@ -1,5 +1,5 @@
 //! An OTLP receiver on loopback: gRPC and HTTP on one port, with every message decoded and kept. It
-//! rejects duplicate keys in attributes, and can be told to misbehave.
+//! rejects duplicate keys in attributes, and can misbehave on request.
 
 #[path = "unique.rs"]
 mod unique;
@@ -274,8 +274,8 @@ async fn misbehave(
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
-    // The fault is read before the arrival is recorded: a test may end the fault as soon as it sees
-    // the arrival.
+    // The fault is read before the arrival is recorded: a test may end the fault as soon as
+    // it sees the arrival.
     let mut fault = service
         .fault
         .lock()
