@@ -572,7 +572,7 @@ fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
 /// The JSON mapping of protobuf encodes numbers that are not finite, and omits unset fields.
 #[cfg(feature = "http-json")]
 #[tokio::test]
-async fn json_with_an_infinite_number_or_without_a_body_is_rejected_only_from_the_reference() {
+async fn json_with_a_non_finite_number_or_without_a_body_is_rejected_only_from_the_reference() {
     let span = async |telemetry: &TelemetryGuard| {
         span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
     };
@@ -671,8 +671,7 @@ async fn only_the_own_exporter_sends_event_names_and_counts_of_dropped_attribute
 }
 
 #[tokio::test]
-async fn spans_and_records_too_large_for_one_message_are_split_and_only_the_reference_loses_metrics()
- {
+async fn spans_too_large_for_one_message_are_split_and_only_the_reference_loses_metrics() {
     const HUGE: usize = 1024 * 1024;
 
     let large = async |telemetry: &TelemetryGuard| {
