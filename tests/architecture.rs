@@ -1,4 +1,5 @@
 //! Checks the order of the rooms in `src`: imports point down, files form no circle, and no file is long.
+//! Also checks the words that comments begin with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,6 +33,9 @@ const ROOMS: [&str; 21] = [
 ];
 
 const MAX_LINES: usize = 400;
+
+/// The words that no comment begins with, because they leave out the noun.
+const PRONOUNS: [&str; 5] = ["What", "Who", "Whoever", "Those", "That"];
 
 /// A module: the names on its path from the root of the crate.
 type Module = Vec<String>;
@@ -95,11 +99,12 @@ impl Sources {
     }
 }
 
+/// Returns the Rust files in a folder, without the results of builds.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder is readable") {
         let path = entry.expect("the entry is readable").path();
-        if path.is_dir() {
+        if path.is_dir() && !path.ends_with("target") {
             files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -258,6 +263,17 @@ fn circles(sources: &Sources) -> Vec<String> {
     circles.map(|module| module.join("::")).collect()
 }
 
+/// Returns whether a line is a comment that begins with a pronoun in place of a noun. Questions are allowed.
+fn is_vague(line: &str) -> bool {
+    let Some(comment) = line.trim_start().strip_prefix("//") else {
+        return false;
+    };
+    let words = comment.trim_start_matches(['/', '!']).trim();
+    let first = words.split(|char: char| !char.is_alphanumeric()).next();
+    let is_pronoun = first.is_some_and(|word| PRONOUNS.contains(&word));
+    is_pronoun && !words.ends_with('?')
+}
+
 fn source_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -304,6 +320,39 @@ fn every_log_line_names_its_target() {
                 assert!(named, "{}: {level}!({call:.60}", module.join("::"));
             }
         }
+    }
+}
+
+#[test]
+fn no_comment_begins_with_a_pronoun_in_place_of_a_noun() {
+    for folder in ["src", "macros/src", "tests", "examples", "benches"] {
+        for file in rust_files(&source_folder(folder)) {
+            let text = fs::read_to_string(&file).expect("the source is readable");
+            let found: Vec<_> = text.lines().filter(|line| is_vague(line)).collect();
+            assert_eq!(found, [""; 0], "{}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_pronoun_is_found_at_the_start_of_every_kind_of_comment() {
+    for line in [
+        "//! What is measured: requests.",
+        "    /// Who is not trusted is ignored.",
+        "// Those that were added later.",
+        "//That of the parent.",
+        "// Whoever waits for it.",
+    ] {
+        assert!(is_vague(line), "{line}");
+    }
+    for line in [
+        "/// Whatever the status is, the body is read.",
+        "/// The span of the request, and that of its parent.",
+        "// What happens if the queue is full?",
+        "let text = \"What\"; // What",
+        "/// # What is recorded",
+    ] {
+        assert!(!is_vague(line), "{line}");
     }
 }
 
