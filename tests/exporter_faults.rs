@@ -301,7 +301,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
         }
     }
     let start = Instant::now();
-    let told = pipeline.end().await;
+    let reported = pipeline.end().await;
     let late = start.elapsed().saturating_sub(SHUTDOWN + SLACK);
     let late = if late.is_zero() { "" } else { ", late" };
     let early = if fault.ends_with("for a second") && place.came_early() {
@@ -320,7 +320,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
         0 => "none arrives".to_owned(),
         some => format!("{some} of {SPANS} arrive"),
     };
-    format!("{arrived}{early}; {told}{late}")
+    format!("{arrived}{early}; {reported}{late}")
 }
 
 /// Runs a future without a runtime.
@@ -347,20 +347,20 @@ fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
         Fork::Child => {
             pipeline.make_spans();
             let start = Instant::now();
-            let told = block_on(pipeline.end());
+            let reported = block_on(pipeline.end());
             let waited = start.elapsed() > SHUTDOWN / 2;
             let waited = if waited {
                 ", after the whole time"
             } else {
                 ", at once"
             };
-            println!("CELL the child: {told}{waited}; ");
+            println!("CELL the child: {reported}{waited}; ");
             std::process::exit(0);
         }
         Fork::Parent(child) => {
             waitpid(child).expect("the child can be awaited");
-            let told = runtime.block_on(outcome("a fork", pipeline, place));
-            format!("the parent: {told}")
+            let reported = runtime.block_on(outcome("a fork", pipeline, place));
+            format!("the parent: {reported}")
         }
     }
 }

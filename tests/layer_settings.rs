@@ -216,13 +216,13 @@ fn test() {
             }
         }
         assert_eq!(after("SPAN "), spans, "{program}: {text}");
-        let told = after("tower_telemetry: ");
+        let warned = after("tower_telemetry: ");
         let expected = if warns {
             warnings().to_vec()
         } else {
             Vec::new()
         };
-        assert_eq!(told, expected, "{program}: {text}");
+        assert_eq!(warned, expected, "{program}: {text}");
         println!("{program}: ok");
     }
 }

@@ -232,28 +232,30 @@ mod tests {
             ],
         );
         let mut text = String::new();
-        let mut said = child.stderr.take().expect("the stream is piped");
-        said.read_to_string(&mut text).expect("the output is UTF-8");
+        let mut printed = child.stderr.take().expect("the stream is piped");
+        printed
+            .read_to_string(&mut text)
+            .expect("the output is UTF-8");
         assert!(child.wait().expect("the process ends").success(), "{text}");
         let last = text.lines().last().unwrap_or_default();
         (receiver, last.split(' ').map(str::to_owned).collect())
     }
 
     fn a_service_keeps_running_while_nothing_reads_its_lines() {
-        let (receiver, said) = unread("requests", Fault::None, true);
-        assert_eq!(receiver.received().spans().len(), REQUESTS, "{said:?}");
+        let (receiver, printed) = unread("requests", Fault::None, true);
+        assert_eq!(receiver.received().spans().len(), REQUESTS, "{printed:?}");
         let all = REQUESTS.to_string();
-        assert_eq!(said[1..], [all.as_str(), all.as_str(), "false"]);
-        assert_in_time(&said[0]);
+        assert_eq!(printed[1..], [all.as_str(), all.as_str(), "false"]);
+        assert_in_time(&printed[0]);
     }
 
     /// The application has its own subscriber, and a loss of spans has to be logged.
     fn a_blocking_subscriber_delays_neither_export_nor_shutdown() {
         let program = "requests, with a subscriber that blocks";
-        let (_, said) = unread(program, Fault::Status(400, None), false);
+        let (_, printed) = unread(program, Fault::Status(400, None), false);
         let all = REQUESTS.to_string();
-        assert_eq!(said[1..], [all.as_str(), "0", "false"]);
-        assert_in_time(&said[0]);
+        assert_eq!(printed[1..], [all.as_str(), "0", "false"]);
+        assert_in_time(&printed[0]);
     }
 
     fn assert_in_time(milliseconds: &str) {
@@ -263,9 +265,9 @@ mod tests {
 
     fn lost_lines_are_counted_and_logged_once_the_output_is_read_again() {
         let mut child = start("lines that nobody reads", &[]);
-        let mut said = BufReader::new(child.stderr.take().expect("the stream is piped"));
+        let mut printed = BufReader::new(child.stderr.take().expect("the stream is piped"));
         let mut lost = String::new();
-        said.read_line(&mut lost).expect("the output is UTF-8");
+        printed.read_line(&mut lost).expect("the output is UTF-8");
         let lost: usize = lost.trim().parse().expect("the text is a number");
         assert!(lost > 0);
         let mut output = BufReader::new(child.stdout.take().expect("the stream is piped"));
@@ -283,12 +285,15 @@ mod tests {
         let numbers = numbers(&text);
         assert_eq!(numbers.len() + lost, 8 * 1024);
         assert!(numbers.is_sorted());
-        let told: Vec<_> = text
+        let warnings: Vec<_> = text
             .lines()
             .filter(|line| line.contains("are lost"))
             .collect();
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains(&format!("lost={lost}")), "{told:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains(&format!("lost={lost}")),
+            "{warnings:?}"
+        );
         assert!(text.contains("read again"));
     }
 }

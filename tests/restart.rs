@@ -175,12 +175,12 @@ async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
         assert_eq!(logged.count(), 1, "{round}");
         // Another thread logs these lines. The first start line is logged as soon as there is a subscriber.
         for text in ["telemetry has ended", "environment=development"] {
-            let told = || lines.count(text);
+            let count = || lines.count(text);
             let start = std::time::Instant::now();
-            while told() < round + 1 && start.elapsed() < std::time::Duration::from_secs(20) {
+            while count() < round + 1 && start.elapsed() < std::time::Duration::from_secs(20) {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(told(), round + 1, "{text}");
+            assert_eq!(count(), round + 1, "{text}");
         }
     }
 }

@@ -460,13 +460,13 @@ mod not_utf8 {
             .expect("the program starts");
         let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
         let lines = text.lines();
-        let mut told: Vec<_> = lines
+        let mut warned: Vec<_> = lines
             .filter_map(|line| Some(line.split_once("WARNING ")?.1))
             .collect();
-        told.sort_unstable();
+        warned.sort_unstable();
         let mut all: Vec<_> = variables().iter().map(|name| expected(name)).collect();
         all.sort_unstable();
-        assert_eq!(told, all);
+        assert_eq!(warned, all);
     }
 }
 

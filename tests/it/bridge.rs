@@ -151,7 +151,7 @@ fn shapes() -> Vec<Shape> {
         attributes_by_extension => {
             let span = info_span!("extended");
             span.set_attribute("late", 1);
-            span.set_status(Status::error("said"));
+            span.set_status(Status::error("failed"));
             span.in_scope(|| {});
         }
         cancelled => {
@@ -724,7 +724,7 @@ mod with_a_guard {
     async fn events_are_recorded_on_spans_if_configured_and_mark_no_request_as_failed() {
         fn shape() -> Work {
             Box::pin(async {
-                tracing::error!(code = 5, "said");
+                tracing::error!(code = 5, "event");
                 info_span!("child").in_scope(|| tracing::error!("below"));
                 assert!(fails().is_err());
             })
@@ -741,7 +741,7 @@ mod with_a_guard {
             let events: Vec<_> = span.events.iter().map(|event| &*event.name).collect();
             (span.status.clone(), events)
         };
-        assert_eq!(of("GET"), (Status::Unset, vec!["said"]));
+        assert_eq!(of("GET"), (Status::Unset, vec!["event"]));
         assert_eq!(of("child"), (Status::Unset, vec!["below"]));
         let (status, events) = of("fails");
         assert_eq!(status, Status::error("broken"));

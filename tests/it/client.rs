@@ -440,7 +440,7 @@ async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
     let elsewhere = Server::start(app()).await;
     // The same machine by another name, which is not a trace target.
     let target = format!("http://127.0.0.1:{}/echo", elsewhere.address.port());
-    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut traceparents) = tokio::sync::mpsc::unbounded_channel();
     let moved = get(async move |headers: HeaderMap| {
         let _ = sender.send(headers.get("traceparent").cloned());
         axum::response::Redirect::temporary(&target)
@@ -458,7 +458,7 @@ async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
     let response = send(service, request).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
-    let first = told
+    let first = traceparents
         .recv()
         .await
         .flatten()

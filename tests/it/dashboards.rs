@@ -589,19 +589,19 @@ fn promtool(arguments: &[&str]) -> Option<String> {
         println!("skipped: `promtool` is not installed");
         return None;
     };
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("the output is UTF-8");
-    assert!(output.status.success(), "{said}");
-    Some(said)
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).expect("the output is UTF-8");
+    assert!(output.status.success(), "{printed}");
+    Some(printed)
 }
 
 #[test]
 fn promtool_accepts_the_alert_rules() {
     let file = examples().join("alerts.yaml");
     let file = file.to_str().expect("the text is UTF-8");
-    if let Some(said) = promtool(&["check", "rules", "--lint-fatal", file]) {
+    if let Some(printed) = promtool(&["check", "rules", "--lint-fatal", file]) {
         let expected = format!("SUCCESS: {} rules found", rules().len());
-        assert!(said.contains(&expected), "{said}");
+        assert!(printed.contains(&expected), "{printed}");
     }
 }
 

@@ -35,9 +35,7 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
     );
     server.line("render-greeting");
     let lines = server.lines();
-    let place = lines
-        .iter()
-        .position(|line| line.contains("the request is printed"));
+    let place = lines.iter().position(|line| line.contains(" trace="));
     let place = place.expect("the request is printed");
     let request = &lines[place];
     assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
@@ -347,12 +345,12 @@ fn the_start_line_shows_the_configuration_without_secrets() {
     server.terminate();
     assert!(server.wait().success());
     let lines = server.lines();
-    let told: Vec<_> = lines
+    let start_lines: Vec<_> = lines
         .iter()
         .filter(|line| line.contains("service=shop"))
         .collect();
-    assert_eq!(told.len(), 1, "{lines:#?}");
-    let (_, line) = told[0]
+    assert_eq!(start_lines.len(), 1, "{lines:#?}");
+    let (_, line) = start_lines[0]
         .split_once("service=")
         .expect("the text contains it");
     // The line is JSON in production.
@@ -366,7 +364,7 @@ fn the_start_line_shows_the_configuration_without_secrets() {
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(line, expected);
-    assert!(told[0].contains("INFO"), "{}", told[0]);
+    assert!(start_lines[0].contains("INFO"), "{}", start_lines[0]);
     assert!(!lines.join("\n").contains("canary"), "{lines:#?}");
 }
 
@@ -458,8 +456,8 @@ fn log_lines_of_the_sdk_are_shown_from_otel_log_level_on() {
         server.terminate();
         assert!(server.wait().success());
         let lines = server.lines();
-        let said = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
-        assert_eq!(said, shown, "{lines:#?}");
+        let is_logged = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
+        assert_eq!(is_logged, shown, "{lines:#?}");
     }
 }
 
@@ -547,7 +545,7 @@ async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     let mut below: Vec<_> = tree.iter().map(|line| &line[13..]).collect();
     assert!(
         below.remove(0).starts_with("GET /users/{id} 200"),
-        "the request is printed"
+        "{lines:#?}"
     );
     assert!(below.remove(0).starts_with("  user"), "{lines:#?}");
     // The task and the function run concurrently.
@@ -771,10 +769,10 @@ async fn a_receiver_that_rejects_logs_is_reported_once_with_the_variable_to_set(
     server.terminate();
     assert!(server.wait().success());
     let lines = server.lines();
-    let told = lines
+    let hints = lines
         .iter()
         .filter(|line| line.contains("OTEL_LOGS_EXPORTER=none"));
-    assert_eq!(told.count(), 1, "{lines:#?}");
+    assert_eq!(hints.count(), 1, "{lines:#?}");
     // The other signals are still exported.
     assert_eq!(receiver.received().spans().len(), 4 * 3);
 }

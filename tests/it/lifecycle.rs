@@ -279,12 +279,12 @@ async fn providers_flush_within_the_shutdown_timeout() {
     }
 
     // A flush on the export thread would wait for itself.
-    let (told, result) = std::sync::mpsc::channel();
+    let (sender, result) = std::sync::mpsc::channel();
     let inside = tracers.clone();
     let _gauge = meter
         .u64_observable_gauge("gauge")
         .with_callback(move |_| {
-            let _ = told.send(inside.force_flush());
+            let _ = sender.send(inside.force_flush());
         })
         .build();
     meters.force_flush().expect("the flush does not wait");

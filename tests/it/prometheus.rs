@@ -604,8 +604,8 @@ async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_des
     std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("the other side reads");
     drop(stdin);
     let output = process.wait_with_output().expect("the process ends");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("the output is UTF-8");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).expect("the output is UTF-8");
     let expected = [
         "http_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"",
         // These instruments have no description.
@@ -614,7 +614,7 @@ async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_des
         "shop_paid_total no help text",
         "shop_sent_bytes_total no help text",
     ];
-    let mut lines: Vec<_> = said.lines().collect();
+    let mut lines: Vec<_> = printed.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, expected);
 }
@@ -631,11 +631,11 @@ async fn exponential_histograms_are_not_scraped_and_are_warned_about_once() {
             ])
             .output()
             .expect("the program starts");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
     let warning =
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION has no form for Prometheus";
-    assert_eq!(said.matches(warning).count(), 1, "{said}");
+    assert_eq!(printed.matches(warning).count(), 1, "{printed}");
 }
 
 #[tokio::test]

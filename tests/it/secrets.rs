@@ -102,24 +102,24 @@ fn headers() -> Vec<String> {
 /// Returns all text that a configuration, its guard and its errors print.
 fn outputs(config: Config) -> String {
     let config = config.with_exporters([Exporter::Otlp]);
-    let mut said = format!("{config:?}\n{config}\n{:#?}\n", config.warnings());
+    let mut output = format!("{config:?}\n{config}\n{:#?}\n", config.warnings());
     for warning in config.warnings() {
-        said.push_str(&format!("{warning}\n"));
+        output.push_str(&format!("{warning}\n"));
     }
     match config.build() {
-        Ok(telemetry) => said.push_str(&format!("{telemetry:?}")),
-        Err(error) => said.push_str(&format!("{error}\n{error:?}\n{error:#?}")),
+        Ok(telemetry) => output.push_str(&format!("{telemetry:?}")),
+        Err(error) => output.push_str(&format!("{error}\n{error:?}\n{error:#?}")),
     }
-    said
+    output
 }
 
 fn assert_hidden(place: &str, text: &str, config: Config) {
-    let said = outputs(config);
+    let output = outputs(config);
     // Names of headers are printed in lower case.
-    let is_hidden = !said
+    let is_hidden = !output
         .to_ascii_lowercase()
         .contains(&SECRET.to_ascii_lowercase());
-    assert!(is_hidden, "{place}={text}: {said}");
+    assert!(is_hidden, "{place}={text}: {output}");
 }
 
 fn is_file(name: &str) -> bool {
@@ -255,7 +255,7 @@ fn headers_of_the_message_itself_are_ignored_with_one_warning_each() {
         "proxy-connection",
         "grpc-encoding",
     ];
-    let told = |config: &Config| -> Vec<String> {
+    let warned = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };
     for name in names {
@@ -264,20 +264,20 @@ fn headers_of_the_message_itself_are_ignored_with_one_warning_each() {
         for variable in variables().iter().filter(|name| name.ends_with("_HEADERS")) {
             let text = format!("a=1,{}=0,b=2", name.to_ascii_uppercase());
             let config = with_variable(variable, &text);
-            assert_eq!(told(&config), [format!("{variable} {consequence}")]);
+            assert_eq!(warned(&config), [format!("{variable} {consequence}")]);
         }
         let mut map = HeaderMap::new();
         map.insert(name, HeaderValue::from_static("0"));
         map.insert("a", HeaderValue::from_static("1"));
         let config = Config::from_vars(|_| None).with_headers(map.clone());
         assert_eq!(
-            told(&config),
+            warned(&config),
             [format!("Config::with_headers {consequence}")]
         );
         let settings = OtlpSettings::new().with_headers(map);
         let config = Config::from_vars(|_| None).with_logs_otlp(settings);
         assert_eq!(
-            told(&config),
+            warned(&config),
             [format!("Config::with_logs_otlp {consequence}")]
         );
     }
@@ -285,7 +285,7 @@ fn headers_of_the_message_itself_are_ignored_with_one_warning_each() {
 
 #[test]
 fn too_many_headers_are_cut_to_256_with_one_warning() {
-    let told = |config: &Config| -> Vec<String> {
+    let warned = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };
     let consequence = "has more than 256 headers; the others are left out";
@@ -293,7 +293,7 @@ fn too_many_headers_are_cut_to_256_with_one_warning() {
     for count in [257, 24_577, 100_000] {
         let pairs: Vec<_> = (0..count).map(|n| format!("x-{n}=1")).collect();
         let config = with_variable(name, &pairs.join(","));
-        assert_eq!(told(&config), [format!("{name} {consequence}")]);
+        assert_eq!(warned(&config), [format!("{name} {consequence}")]);
     }
     let mut map = HeaderMap::new();
     for n in 0..24_576 {
@@ -302,7 +302,7 @@ fn too_many_headers_are_cut_to_256_with_one_warning() {
     }
     let config = Config::from_vars(|_| None).with_headers(map);
     assert_eq!(
-        told(&config),
+        warned(&config),
         [format!("Config::with_headers {consequence}")]
     );
 }
