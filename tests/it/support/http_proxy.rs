@@ -64,7 +64,7 @@ async fn serve(
         asked
             .lock()
             .expect("the lock is not poisoned")
-            .push(line.to_owned())
+            .push(line.to_owned());
     };
     let mut first = [0];
     client.peek(&mut first).await.ok()?;
