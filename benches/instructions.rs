@@ -1,11 +1,14 @@
-//! The ladder in instructions and allocations: what one request costs, rung by rung, and one call
-//! of each handler function.
+//! The ladder in instructions and allocations: the cost of one request, rung by rung, and of one
+//! call of each handler function.
 //!
-//! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs that, and
-//! `gungraun-runner` in the version that `Cargo.lock` has of `gungraun`. Two rungs have limits, with
-//! room for another compiler, and for a block of the queue among the allocations.
+//! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs Valgrind, and
+//! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Two rungs have limits. The
+//! limits leave room for another compiler, and for one allocation of a block of the queue.
 
-#![allow(missing_docs, reason = "the macros make modules that nobody sees")]
+#![allow(
+    missing_docs,
+    reason = "the macros generate undocumented private modules"
+)]
 
 mod support;
 
@@ -33,13 +36,13 @@ use tower_telemetry::{
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
 
-/// The measured service: made and warmed up before, and dropped after.
+/// The measured service. It is built and warmed up before the measurement, and dropped after it.
 type Rung = Box<dyn FnMut()>;
 
-/// Once is nothing yet: memory is new, and series have to be found.
+/// One request is not enough: the first ones allocate memory and create the series.
 const WARM_UP: usize = 40;
 
-/// Sends requests through a service.
+/// Returns a rung that sends requests through a service.
 fn rung<S, B>(
     mut service: S,
     request: impl Fn() -> Request<Body>,
@@ -62,7 +65,7 @@ where
     })
 }
 
-/// The telemetry that is recorded.
+/// The telemetry that is enabled.
 #[derive(Clone, Copy)]
 enum Recorded {
     Nothing,
@@ -77,7 +80,7 @@ impl Recorded {
             Self::Metrics => "always_off",
             _ => "parentbased_always_on",
         };
-        // Nobody listens there, and nothing is sent before all is over.
+        // Nothing listens on that port, and nothing is exported before the end.
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         support::init(sampler, !matches!(self, Self::Nothing), nobody)
     }
@@ -117,7 +120,7 @@ fn axum_route(rung: Rung) -> Rung {
     run(rung)
 }
 
-/// A part of the application's.
+/// A part that the application adds.
 #[derive(Clone, Copy)]
 enum Part {
     Exporter,
@@ -159,7 +162,7 @@ fn with_part(part: Part, inbound: Inbound) -> Rung {
         Part::Sampler => config.with_sampler(Sampler::parent_based(Sampler::AlwaysOn)),
         Part::IdGenerator => config.with_id_generator(RandomIdGenerator::default()),
     };
-    let telemetry = config.init().expect("it is valid");
+    let telemetry = config.init().expect("the configuration is valid");
     let app = routes().layer(TelemetryLayer::new());
     rung(app, move || request(inbound), Some(telemetry))
 }
@@ -177,20 +180,20 @@ fn part(rung: Rung) -> Rung {
     run(rung)
 }
 
-/// The subscribers beside which spans of `tracing` are measured.
+/// The subscribers that `tracing` spans are measured with.
 #[derive(Clone, Copy)]
 enum Subscriber {
     Nobody,
     Bridge,
-    /// A plain set-up: a layer of `tracing-opentelemetry`, and the SDK's spans.
+    /// A plain set-up: a layer of `tracing-opentelemetry`, with spans of the SDK.
     Plain,
 }
 
 #[derive(Clone, Copy)]
 enum Handler {
-    /// The usual one.
+    /// The usual handler.
     Bare,
-    /// One with a function of `#[tracing::instrument]`.
+    /// A handler that calls a function with `#[tracing::instrument]`.
     Instrumented,
 }
 
@@ -206,7 +209,7 @@ fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> R
             tracing::subscriber::set_global_default(spans)
         }
         Subscriber::Plain => {
-            let provider = telemetry.tracer_provider().expect("it is on");
+            let provider = telemetry.tracer_provider().expect("traces are enabled");
             let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("plain"));
             let layer = layer.with_threads(false).with_tracked_inactivity(false);
             let layer = layer.with_filter(tracing_subscriber::filter::LevelFilter::INFO);
@@ -214,7 +217,7 @@ fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> R
             tracing::subscriber::set_global_default(spans)
         }
     };
-    subscribed.expect("each rung is a process");
+    subscribed.expect("each rung runs in its own process");
     let layer = TelemetryLayer::new();
     match handler {
         Handler::Bare => rung(
@@ -312,11 +315,11 @@ fn client_request(rung: Rung) -> Rung {
     run(rung)
 }
 
-/// Calls a function as a handler does.
+/// Returns a rung that calls a function as a handler does.
 fn function(recorded: Recorded, inbound: Inbound, function: fn()) -> Rung {
     let telemetry = recorded.init();
     let attached = attach(inbound);
-    // A span that takes attributes, where there is one.
+    // The span accepts attributes if it is sampled.
     let span = start_as_current_span(&get_tracer("bench"), "handler");
     for _ in 0..WARM_UP {
         function();

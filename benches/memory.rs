@@ -1,6 +1,6 @@
-//! Memory: of a request in flight, and of the export pipeline.
+//! Measures memory: of a request in flight, and of the export pipeline.
 //!
-//! `cargo bench --bench memory` prints live bytes of the heap, as they were asked for.
+//! `cargo bench --bench memory` prints the live bytes of the heap, as requested from the allocator.
 
 mod support;
 
@@ -23,7 +23,7 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 const REQUESTS: usize = 1_000;
 
-/// A service that never answers.
+/// A service that never responds.
 #[derive(Clone, Copy)]
 struct Never;
 
@@ -43,7 +43,7 @@ impl Service<Request<Body>> for Never {
 
 fn main() {
     let before = HEAP.allocated();
-    // Nobody listens there.
+    // Nothing listens on that port.
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let telemetry = support::init("parentbased_always_on", true, nobody);
     println!(
@@ -59,7 +59,7 @@ fn main() {
         used / 1024
     );
 
-    // Sampled requests come last: when they are given up, their spans wait for export.
+    // Sampled requests come last, because their spans wait for export when they are dropped.
     let without = in_flight(PassThroughLayer::default(), Inbound::Sampled);
     for (name, inbound) in [
         ("not sampled", Inbound::NotSampled),
@@ -75,13 +75,13 @@ fn main() {
     let used = HEAP.allocated() - before;
     let lost = telemetry.stats().traces;
     println!(
-        "the same with a queue that is full, after {} spans: {} KiB",
+        "the pipeline with a full queue, after {} spans: {} KiB",
         lost.accepted,
         used / 1024
     );
 }
 
-/// The memory that a request holds while it waits for its answer.
+/// Returns the memory that a request holds while it waits for its response.
 fn in_flight<L>(layer: L, inbound: Inbound) -> usize
 where
     L: Layer<Never>,

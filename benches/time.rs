@@ -1,7 +1,7 @@
 //! The ladder in time, on one thread and on two at once.
 //!
-//! `cargo bench --bench time`. What a rung costs is what it takes more than `pass_through` in the
-//! same run; on more threads it should not cost more than there.
+//! `cargo bench --bench time` runs it. The cost of a rung is its difference to `pass_through` in
+//! the same run. With two threads the cost per request should not be higher.
 
 mod support;
 
@@ -23,46 +23,48 @@ use tower_telemetry::{
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
 
-/// The telemetry of all rungs; a tenth of the requests that bring no context is sampled.
+/// The telemetry of all rungs. A tenth of the requests without a context is sampled.
 static TELEMETRY: LazyLock<TelemetryGuard> = LazyLock::new(|| {
     let enabled = std::env::var("ENABLE_TELEMETRY").as_deref() != Ok("false");
     support::init("parentbased_traceidratio", enabled, receiver())
 });
 
-/// A receiver that takes everything, so that the queue has room.
+/// Starts a receiver that accepts everything, so that the queue has room.
 fn receiver() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    listener.set_nonblocking(true).expect("it can be");
-    let address = listener.local_addr().expect("it has one");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener
+        .set_nonblocking(true)
+        .expect("the socket can be non-blocking");
+    let address = listener.local_addr().expect("the socket is bound");
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        runtime.expect("there is a runtime").block_on(async {
+        runtime.expect("the runtime can be built").block_on(async {
             let all = axum::Router::new().fallback(async |_: axum::body::Bytes| ());
-            let listener = tokio::net::TcpListener::from_std(listener).expect("it is one");
-            axum::serve(listener, all).await.expect("it serves");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("the socket listens");
+            axum::serve(listener, all).await.expect("the server runs");
         });
     });
     address
 }
 
-/// The rungs with telemetry switched off need a process of their own.
+/// The rungs with disabled telemetry run in a process of their own.
 fn main() {
     const SWITCHED_OFF: &str = "switched_off";
     if std::env::var_os("ENABLE_TELEMETRY").is_some() {
         return divan::main();
     }
     Divan::from_args().skip_regex(SWITCHED_OFF).main();
-    let program = std::env::current_exe().expect("it has a path");
+    let program = std::env::current_exe().expect("the program has a path");
     let mut program = Command::new(program);
     let options = std::env::args().filter(|argument| argument.starts_with('-'));
     program.args(options).arg(SWITCHED_OFF);
     let status = program.env("ENABLE_TELEMETRY", "false").status();
-    assert!(status.expect("it runs").success());
+    assert!(status.expect("the program starts").success());
 }
 
-/// Sends requests on each thread through a service of its own.
+/// Sends requests on each thread, through a service of its own.
 fn send<S, B>(bencher: Bencher, service: &S, request: impl Fn() -> Request<Body> + Sync)
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Sync,
@@ -113,8 +115,8 @@ mod axum_route {
     }
 }
 
-/// Without axum, whose own counts of owners all threads write to, and with a service for each thread,
-/// as a connection has it.
+/// Measures without axum, whose shared reference counts all threads write to. Each thread has its
+/// own service, as each connection has.
 mod service {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! A command-line program: it lives for 50 ms, and what it has recorded is sent before it ends.
+//! A command-line program. It runs for 50 ms, and its telemetry is exported before it ends.
 //!
 //! ```sh
 //! OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 cargo run --example cli -- 42
@@ -19,7 +19,7 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Not `?`, and no `exit`, before telemetry is shut down.
+    // Neither `?` nor `exit` may leave `main` before telemetry is shut down.
     let result = async_try_with_tracer("cli", "import", import()).await;
     let report = telemetry.shutdown().await;
     if report.lost() > 0 {

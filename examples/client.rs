@@ -1,4 +1,4 @@
-//! A client of the example servers: what it calls over HTTP and gRPC is one trace with it.
+//! A client of the example servers. Its calls over HTTP and gRPC are in one trace with the servers.
 //!
 //! ```sh
 //! LISTEN_ADDR=127.0.0.1:3001 cargo run --example server
@@ -7,8 +7,8 @@
 //! GRPC_URL=http://127.0.0.1:50051 cargo run --example client
 //! ```
 //!
-//! It calls the server at `SERVER_URL`, `http://127.0.0.1:3000` by default, which calls another in
-//! turn where it was told of one, and the gRPC server at `GRPC_URL`, if that is set.
+//! It calls the server at `SERVER_URL` (default: `http://127.0.0.1:3000`), which calls another
+//! server if `PROXY_TO` is set. It also calls the gRPC server at `GRPC_URL`, if that is set.
 
 use std::error::Error;
 
@@ -56,7 +56,7 @@ async fn get(url: &str) -> Result<String, Box<dyn Error>> {
 
 async fn is_serving(uri: Uri) -> Result<bool, Box<dyn Error>> {
     let channel = Channel::builder(uri.clone()).connect_lazy();
-    // The channel knows the server, and the calls that it is given do not.
+    // The server is configured on the layer, because the calls of a channel do not name it.
     let channel = ClientTelemetryLayer::new().with_server(uri).layer(channel);
     let mut client = HealthClient::new(channel);
     let response = client.check(HealthCheckRequest::default()).await?;

@@ -1,5 +1,5 @@
-//! A server that keeps the pipeline it has: OpenTelemetry's providers with `opentelemetry-otlp`, and a
-//! subscriber of its own. The layer and the functions of `tower-telemetry` record with these providers.
+//! A server that keeps its existing pipeline: OpenTelemetry's providers with `opentelemetry-otlp`, and
+//! its own subscriber. The layer and the functions of `tower-telemetry` record with these providers.
 //!
 //! ```toml
 //! tower-telemetry = { version = "0.1", default-features = false, features = ["axum"] }
@@ -10,7 +10,7 @@
 //! curl -i localhost:3000/users/42
 //! ```
 //!
-//! It sends to the receiver of `OTEL_EXPORTER_OTLP_ENDPOINT`, `http://localhost:4317` by default.
+//! It exports to the receiver at `OTEL_EXPORTER_OTLP_ENDPOINT` (default: `http://localhost:4317`).
 
 use std::error::Error;
 
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_graceful_shutdown(stop)
         .await?;
 
-    // The SDK's shutdown blocks, while the exporter needs this runtime.
+    // The shutdown of the SDK blocks, and the exporter needs this runtime meanwhile.
     tokio::task::spawn_blocking(move || pipeline.shut_down()).await??;
     Ok(())
 }
@@ -57,7 +57,7 @@ async fn user(Path(id): Path<u32>) -> String {
     format!("Hello, {name}!\n")
 }
 
-/// The providers that the service has had before.
+/// The providers that the service already has.
 struct Pipeline {
     traces: SdkTracerProvider,
     metrics: SdkMeterProvider,
@@ -75,7 +75,7 @@ impl Pipeline {
         let logs = SdkLoggerProvider::builder()
             .with_batch_exporter(LogExporter::builder().with_tonic().build()?)
             .build();
-        // The layer and the functions find their providers here.
+        // The layer and the functions use the global providers.
         opentelemetry::global::set_tracer_provider(traces.clone());
         opentelemetry::global::set_meter_provider(metrics.clone());
         tracing_subscriber::registry()
@@ -97,8 +97,7 @@ impl Pipeline {
     }
 }
 
-/// Listens for Ctrl-C and SIGTERM from here on. The future resolves when one of them asks the process to
-/// end.
+/// Starts to listen for Ctrl-C and SIGTERM. The future completes when the process is asked to end.
 fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = {

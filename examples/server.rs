@@ -5,7 +5,7 @@
 //! curl -i localhost:3000/users/42
 //! ```
 //!
-//! The address is that of `LISTEN_ADDR`, `127.0.0.1:3000` by default.
+//! It listens on `LISTEN_ADDR` (default: `127.0.0.1:3000`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -34,13 +34,13 @@ use tower_telemetry::{
 
 const INDEX: &str = "\
 GET /users/{id}        child spans, attributes, an event, metrics, a log line
-GET /slow?ms=N         answers after N milliseconds
+GET /slow?ms=N         a response after N milliseconds
 GET /stream?parts=N    a body in N parts, ten a second
-GET /proxy/{path}      the answer of another server, that of PROXY_TO, to GET /{path}
+GET /proxy/{path}      the response of the server at PROXY_TO to GET /{path}
 POST /orders/{id}      a message in the queue of examples/worker.rs
-GET /error             an error that the handler reports
+GET /error             an error that the handler records
 GET /panic             a handler that panics
-GET /healthz           nothing but 200
+GET /healthz           always 200
 ";
 
 #[tokio::main]
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/error", get(error))
         .route("/panic", get(panic))
         .route("/healthz", get(async || "ok"))
-        // Inside of the telemetry layer, so that the request is recorded with its status 500.
+        // Below the telemetry layer, so that a panic is recorded with its status 500.
         .layer(CatchPanicLayer::new())
         .layer(TelemetryLayer::new());
 
@@ -72,7 +72,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_graceful_shutdown(shutdown)
         .await?;
 
-    // The last requests have been answered; what they recorded is sent now.
+    // All requests have ended. The rest of their telemetry is exported now.
     let report = telemetry.shutdown().await;
     if report.lost() > 0 {
         eprintln!("telemetry was lost: {report}");
@@ -121,7 +121,7 @@ struct Parts {
     parts: u32,
 }
 
-/// The span of this request ends with the last part.
+/// Streams a body. The span of the request ends with the last part.
 async fn stream(Query(Parts { parts }): Query<Parts>) -> Body {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
@@ -136,10 +136,10 @@ async fn stream(Query(Parts { parts }): Query<Parts>) -> Body {
     Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
 }
 
-/// Calls another server, whose spans are then in the trace of this request.
+/// Calls another server. The spans of that server are in the trace of this request.
 async fn proxy(Path(path): Path<String>) -> Result<Response<Body>, (StatusCode, String)> {
     let Ok(server) = std::env::var("PROXY_TO") else {
-        let hint = "Say PROXY_TO=http://127.0.0.1:3001, and start another server there.\n";
+        let hint = "Set PROXY_TO=http://127.0.0.1:3001 and start another server there.\n";
         return Err((StatusCode::SERVICE_UNAVAILABLE, hint.to_owned()));
     };
     let request = Request::get(format!("{server}/{path}")).body(Body::empty());
@@ -155,7 +155,8 @@ async fn proxy(Path(path): Path<String>) -> Result<Response<Body>, (StatusCode, 
     }
 }
 
-/// Puts a message into a queue, a folder of files. The worker handles it in the trace of this request.
+/// Puts a message into a queue, which is a folder of files. The worker handles it in the
+/// trace of this request.
 async fn order(Path(id): Path<u32>) -> Result<&'static str, (StatusCode, String)> {
     let queue = match std::env::var_os("QUEUE_DIR") {
         Some(queue) => PathBuf::from(queue),
@@ -170,13 +171,13 @@ async fn order(Path(id): Path<u32>) -> Result<&'static str, (StatusCode, String)
         let path = queue.join(format!("{id}.part"));
         tokio::fs::create_dir_all(&queue).await?;
         tokio::fs::write(&path, message.to_string()).await?;
-        // The worker finds whole messages alone.
+        // The rename makes the message visible to the worker only when it is complete.
         tokio::fs::rename(&path, path.with_extension("json")).await
     };
     let orders = Destination::new("files", "orders");
     let sent = orders.send().try_run_future(send).await;
     match sent {
-        Ok(()) => Ok("It is on its way.\n"),
+        Ok(()) => Ok("The order is queued.\n"),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
     }
 }
@@ -199,11 +200,10 @@ async fn error() -> (StatusCode, &'static str) {
 }
 
 async fn panic() {
-    panic!("this handler panics when it is asked to");
+    panic!("this handler panics on purpose");
 }
 
-/// Listens for Ctrl-C and SIGTERM from here on. The future resolves when one of them asks the process to
-/// end.
+/// Starts to listen for Ctrl-C and SIGTERM. The future completes when the process is asked to end.
 fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = {

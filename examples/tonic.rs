@@ -1,11 +1,11 @@
-//! A gRPC server under the same layer: the health service of `tonic-health`.
+//! A gRPC server under the same layer, with the health service of `tonic-health`.
 //!
 //! ```sh
 //! cargo run --example tonic
 //! grpcurl -plaintext localhost:50051 grpc.health.v1.Health/Check
 //! ```
 //!
-//! The address is that of `LISTEN_ADDR`, `127.0.0.1:50051` by default.
+//! It listens on `LISTEN_ADDR` (default: `127.0.0.1:50051`).
 
 use std::error::Error;
 
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::var("LISTEN_ADDR");
     let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:50051")).await?;
     tracing::info!("listening on {}", listener.local_addr()?);
-    // Calls are named after their methods, also when the first ones fail.
+    // Calls are named after their methods, even if the first calls fail.
     let layer = TelemetryLayer::new().with_grpc_descriptors(tonic_health::pb::FILE_DESCRIPTOR_SET);
     Server::builder()
         .layer(layer)

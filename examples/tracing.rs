@@ -1,5 +1,5 @@
-//! A server whose code has spans of `tracing`: the spans of `#[tracing::instrument]`, of spawned tasks and
-//! of `tower-telemetry` are one trace, and log lines carry its id.
+//! A server whose code uses `tracing` spans. The spans of `#[tracing::instrument]`, of spawned
+//! tasks and of `tower-telemetry` are in one trace, and log lines have its id.
 //!
 //! ```sh
 //! cargo run --example tracing
@@ -20,9 +20,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let telemetry = tower_telemetry::init()?;
     let app = Router::new()
         .route("/users/{id}", get(user))
-        // Its log lines stay. Its span is not exported, because the request has one.
+        // The log lines of this layer stay. Its span is not exported, because the request already has one.
         .layer(TraceLayer::new_for_http())
-        // Outermost, so that all is below its span.
+        // This layer is the outermost, so that all other spans are below its span.
         .layer(TelemetryLayer::new());
     let address = std::env::var("LISTEN_ADDR").unwrap_or("127.0.0.1:3000".to_owned());
     let listener = tokio::net::TcpListener::bind(address).await?;
@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 #[tracing::instrument]
 async fn user(Path(id): Path<u32>) -> String {
     tracing::info!("greeted");
-    // The task is in the trace of the request.
+    // The spawned task is in the trace of the request.
     tokio::spawn(count(id).in_current_span());
     greeting(id)
 }

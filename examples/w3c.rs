@@ -1,4 +1,4 @@
-//! The service that the W3C's test suite for Trace Context calls, to see what it sends on.
+//! The service that the W3C test suite for Trace Context calls, to check the headers it sends.
 //!
 //! ```sh
 //! cargo run --example w3c
@@ -6,8 +6,8 @@
 //! STRICT_LEVEL=2 SPEC_LEVEL=2 python test/test.py http://127.0.0.1:5000/test
 //! ```
 //!
-//! For `POST /test` with a list of `{"url": .., "arguments": ..}` it posts each `arguments` to its
-//! `url`. The address is that of `LISTEN_ADDR`, `127.0.0.1:5000` by default.
+//! For `POST /test` with a list of `{"url": .., "arguments": ..}`, it posts each `arguments` to its
+//! `url`. It listens on `LISTEN_ADDR` (default: `127.0.0.1:5000`).
 
 use std::error::Error;
 

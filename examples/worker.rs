@@ -1,5 +1,5 @@
-//! A worker without HTTP: it handles the messages that the example server puts into a queue, in the traces
-//! of their requests, and has a child process do a part of it.
+//! A worker without HTTP. It handles the messages that the example server puts into a queue, in the
+//! traces of their requests. A child process does a part of the work.
 //!
 //! ```sh
 //! cargo run --example worker
@@ -7,8 +7,8 @@
 //! curl -X POST localhost:3000/orders/42
 //! ```
 //!
-//! The queue is a folder of files, `QUEUE_DIR`, so that no broker is needed. With a client of Kafka or
-//! another system the code is the same, see `docs/recipes.md`.
+//! The queue is a folder of files, `QUEUE_DIR`, so no broker is needed. The code for Kafka and
+//! other brokers is the same, see `docs/recipes.md`.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tower_telemetry::messaging::Destination;
 use tower_telemetry::{async_with_tracer, attributes, carriers, get_tracer};
 
-/// A message as the server has written it.
+/// A message as the server writes it.
 #[derive(Deserialize)]
 struct Message {
     headers: HashMap<String, String>,
@@ -100,7 +100,7 @@ fn print_receipt() {
         .run(|| println!("A receipt."));
 }
 
-/// Listens for Ctrl-C and SIGTERM from here on.
+/// Starts to listen for Ctrl-C and SIGTERM.
 fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = {

@@ -123,7 +123,7 @@
 //! [`TelemetryLayer`] is then a child, and outside, the root of requests that bring no trace with
 //! them. `examples/tracing.rs` is a server with spans of all kinds.
 //!
-//! # What comes from strangers
+//! # Untrusted requests
 //!
 //! The sender of a request chooses its headers. Trace headers that are not exactly valid are left
 //! alone, `Forwarded` and its like are believed of no proxy that was not named, and what is taken

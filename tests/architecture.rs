@@ -1,4 +1,5 @@
-//! The order of the rooms in `src`: imports point down, files form no circle, and no file is long.
+//! Checks the order of the rooms in `src`: imports point down, files form no circle, and no file is long.
+//! Also checks the words that comments begin with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
-/// The rooms, from the top to the bottom: a room imports only from the rooms that follow it.
+/// The rooms from top to bottom. A room imports only from the rooms that follow it.
 const ROOMS: [&str; 21] = [
     "layers",
     "init",
@@ -33,10 +34,13 @@ const ROOMS: [&str; 21] = [
 
 const MAX_LINES: usize = 400;
 
-/// A module, as the names on its path below the root of the crate.
+/// The words that no comment begins with, because they leave out the noun.
+const PRONOUNS: [&str; 5] = ["What", "Who", "Whoever", "Those", "That"];
+
+/// A module: the names on its path from the root of the crate.
 type Module = Vec<String>;
 
-/// The sources of a crate by their modules.
+/// The sources of a crate, keyed by module.
 struct Sources(BTreeMap<Module, String>);
 
 impl Sources {
@@ -46,11 +50,11 @@ impl Sources {
             let text = fs::read_to_string(&file).expect("the source is readable");
             let path = file
                 .strip_prefix(root)
-                .expect("it is below")
+                .expect("the file is in the folder")
                 .with_extension("");
             let mut module: Module = path
                 .iter()
-                .map(|name| name.to_str().expect("it is UTF-8").to_owned())
+                .map(|name| name.to_str().expect("the path is UTF-8").to_owned())
                 .collect();
             if matches!(module.last().map(String::as_str), Some("mod" | "lib")) {
                 module.pop();
@@ -60,7 +64,7 @@ impl Sources {
         Self(sources)
     }
 
-    /// Returns the modules that each module imports from, without its tests.
+    /// Returns the imports of each module, without those of its tests.
     fn imports(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let imports = self.0.iter().map(|(module, text)| {
             let tokens: TokenStream = text.parse().expect("the source is Rust");
@@ -86,7 +90,7 @@ impl Sources {
         children.filter_map(|child| child.last().cloned()).collect()
     }
 
-    /// Returns the module of an item.
+    /// Returns the module that an item is in.
     fn module_of(&self, mut path: Module) -> Module {
         while !self.0.contains_key(&path) {
             path.pop();
@@ -95,11 +99,12 @@ impl Sources {
     }
 }
 
+/// Returns the Rust files in a folder, without the results of builds.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder is readable") {
         let path = entry.expect("the entry is readable").path();
-        if path.is_dir() {
+        if path.is_dir() && !path.ends_with("target") {
             files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -108,11 +113,11 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Collects the paths in a module that begin at the crate, at the module or at one of its children.
+/// Collects the paths that begin at the crate, at the module or at one of its children.
 struct Paths<'a> {
     module: &'a Module,
     children: Vec<String>,
-    /// The number of inline modules around the tokens that are read.
+    /// The number of inline modules around the tokens being read.
     inline: usize,
     found: Vec<Module>,
 }
@@ -159,7 +164,7 @@ impl Paths<'_> {
         }
     }
 
-    /// Follows a path after its `::`, into each branch of a group.
+    /// Follows a path past its `::`, into each branch of a group.
     fn follow(&mut self, mut path: Module, tokens: &[TokenTree]) {
         match tokens.first() {
             Some(TokenTree::Ident(ident)) => {
@@ -183,7 +188,7 @@ impl Paths<'_> {
     }
 }
 
-/// Whether tokens end with `::`.
+/// Returns whether tokens end with `::`.
 fn is_path_sep(tokens: &[TokenTree]) -> bool {
     let [.., TokenTree::Punct(first), TokenTree::Punct(second)] = tokens else {
         return false;
@@ -191,7 +196,7 @@ fn is_path_sep(tokens: &[TokenTree]) -> bool {
     (first.as_char(), first.spacing(), second.as_char()) == (':', Spacing::Joint, ':')
 }
 
-/// Whether an attribute marks tests, or a macro for users, which names public paths.
+/// Returns whether an attribute marks tests, or a macro for users (which names public paths).
 fn is_left_out(attribute: Option<&TokenTree>) -> bool {
     attribute.is_some_and(|attribute| {
         let text = attribute.to_string().replace(' ', "");
@@ -209,7 +214,7 @@ fn ends_item(token: Option<&TokenTree>) -> bool {
     }
 }
 
-/// Returns the imports that do not point down, and the rooms that are in no place.
+/// Returns the imports that do not point down and the modules that are in no known room.
 fn misplaced(sources: &Sources) -> Vec<String> {
     let floor = |module: &Module| match module.first() {
         Some(room) => ROOMS
@@ -238,7 +243,7 @@ fn misplaced(sources: &Sources) -> Vec<String> {
     misplaced
 }
 
-/// Returns the modules from which a walk along the imports comes back.
+/// Returns the modules that import themselves through others.
 fn circles(sources: &Sources) -> Vec<String> {
     let imports = sources.imports();
     let returns = |start: &Module| {
@@ -258,6 +263,17 @@ fn circles(sources: &Sources) -> Vec<String> {
     circles.map(|module| module.join("::")).collect()
 }
 
+/// Returns whether a line is a comment that begins with a pronoun in place of a noun. Questions are allowed.
+fn is_vague(line: &str) -> bool {
+    let Some(comment) = line.trim_start().strip_prefix("//") else {
+        return false;
+    };
+    let words = comment.trim_start_matches(['/', '!']).trim();
+    let first = words.split(|char: char| !char.is_alphanumeric()).next();
+    let is_pronoun = first.is_some_and(|word| PRONOUNS.contains(&word));
+    is_pronoun && !words.ends_with('?')
+}
+
 fn source_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -273,7 +289,7 @@ fn sources_of<const N: usize>(sources: [(&str, &str); N]) -> Sources {
 #[test]
 fn imports_point_down() {
     let sources = Sources::read(&source_folder("src"));
-    assert!(sources.0.len() > ROOMS.len(), "the sources are read");
+    assert!(sources.0.len() > ROOMS.len(), "the sources are found");
     assert_eq!(misplaced(&sources), [""; 0]);
 }
 
@@ -308,7 +324,40 @@ fn every_log_line_names_its_target() {
 }
 
 #[test]
-fn an_import_upwards_is_found_in_each_of_its_forms() {
+fn no_comment_begins_with_a_pronoun_in_place_of_a_noun() {
+    for folder in ["src", "macros/src", "tests", "examples", "benches"] {
+        for file in rust_files(&source_folder(folder)) {
+            let text = fs::read_to_string(&file).expect("the source is readable");
+            let found: Vec<_> = text.lines().filter(|line| is_vague(line)).collect();
+            assert_eq!(found, [""; 0], "{}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_pronoun_is_found_at_the_start_of_every_kind_of_comment() {
+    for line in [
+        "//! What is measured: requests.",
+        "    /// Who is not trusted is ignored.",
+        "// Those that were added later.",
+        "//That of the parent.",
+        "// Whoever waits for it.",
+    ] {
+        assert!(is_vague(line), "{line}");
+    }
+    for line in [
+        "/// Whatever the status is, the body is read.",
+        "/// The span of the request, and that of its parent.",
+        "// What happens if the queue is full?",
+        "let text = \"What\"; // What",
+        "/// # What is recorded",
+    ] {
+        assert!(!is_vague(line), "{line}");
+    }
+}
+
+#[test]
+fn an_upward_import_is_found_in_each_of_its_forms() {
     for import in [
         "use crate::layers::server::Telemetry;",
         "use crate::{concurrent::table, layers::server};",
@@ -346,7 +395,7 @@ fn an_import_upwards_is_found_in_each_of_its_forms() {
 }
 
 #[test]
-fn a_circle_is_found_through_the_file_of_the_folder_too() {
+fn a_circle_is_found_through_the_mod_file_of_a_folder_too() {
     let sources = sources_of([
         ("", ""),
         (

@@ -1,5 +1,5 @@
-//! Members of baggage as attributes. The setting is that of the process, which is why this is a program of
-//! its own.
+//! Tests baggage members as span and log attributes. The setting applies to the whole process, so
+//! this test is a program of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -25,8 +25,8 @@ use tracing_subscriber::prelude::*;
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// Serves a request with this baggage: its handler has a span of its own and one of `tracing`, writes a log
-/// line, and calls another server.
+/// Serves a request with this baggage. Its handler makes a span, makes a `tracing` span, writes a
+/// log line, and calls another server.
 async fn serve(layer: &TelemetryLayer, baggage: &str) {
     let client = ClientTelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -51,11 +51,11 @@ async fn serve(layer: &TelemetryLayer, baggage: &str) {
         .body(())
         .expect("a valid request");
     let response = service.oneshot(request).await;
-    drop(response.expect("it cannot fail"));
+    drop(response.expect("the service cannot fail"));
 }
 
 #[tokio::test]
-async fn members_that_are_allowed_are_on_every_span_and_log_record_and_replace_nothing() {
+async fn allowed_baggage_members_are_on_every_span_and_log_record_and_replace_no_attribute() {
     const KEYS: [&str; 4] = ["tenant", "taken", "url.path", "missing"];
     let long = "x".repeat(4000);
     let baggage = format!("tenant=a%20b,secret=canary,taken=theirs,url.path=%2Ftheirs,long={long}");
@@ -66,15 +66,15 @@ async fn members_that_are_allowed_are_on_every_span_and_log_record_and_replace_n
             .with_exporters([tower_telemetry::config::Exporter::Otlp])
             .with_baggage_attributes(KEYS.into_iter().chain(["long", "tenant"]))
             .without_subscriber();
-        let telemetry = config.init().expect("it is the first");
+        let telemetry = config.init().expect("no other telemetry is initialized");
         let subscriber = tracing_subscriber::registry().with(telemetry.log_layer());
         #[cfg(feature = "tracing")]
         let subscriber = subscriber.with(telemetry.span_layer());
         let subscriber = tracing::subscriber::set_default(subscriber);
         let mut layer = TelemetryLayer::new();
         if with_sdk {
-            // A layer with a provider of its own has the setting of the process.
-            let provider = telemetry.tracer_provider().expect("it is on");
+            // A layer with its own provider uses the setting of the process.
+            let provider = telemetry.tracer_provider().expect("traces are enabled");
             layer = layer.with_tracer_provider(SdkTracerProvider::clone(provider));
         }
         serve(&layer, &baggage).await;
@@ -112,7 +112,7 @@ async fn members_that_are_allowed_are_on_every_span_and_log_record_and_replace_n
                 "GET" if span.kind == 2 => expected("theirs", Some("/path")),
                 _ => expected("theirs", Some("/theirs")),
             };
-            // An attribute that requests have is none of the baggage's, whichever the side.
+            // On either side, baggage never sets an attribute that the layer records itself.
             if span.name == "GET" && span.kind == 3 {
                 expected.remove("url.path");
             }

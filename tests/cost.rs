@@ -1,4 +1,5 @@
-//! What a request costs in allocations, which is why this is a program of its own: it counts them.
+//! Counts the allocations of a request. The allocator counts for the whole process, so this test is
+//! a program of its own.
 
 #![cfg(all(feature = "axum", feature = "init"))]
 
@@ -15,22 +16,22 @@ use support::{Inbound, PassThroughLayer, request, routes};
 const REQUESTS: usize = 64;
 
 #[test]
-fn a_request_takes_no_more_allocations_than_promised() {
-    // Nobody listens there, and the queue has room for all.
+fn a_request_allocates_no_more_than_the_limit() {
+    // Nothing listens on that port. The queue has room for all spans.
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let telemetry = support::init("parentbased_always_on", true, nobody);
     for (inbound, most) in [(Inbound::Sampled, 6.1), (Inbound::NotSampled, 4.0)] {
         let with = allocations(routes().layer(TelemetryLayer::new()), inbound);
         let without = allocations(routes().layer(PassThroughLayer::default()), inbound);
         let added = with - without;
-        // At least the span's context, or it was not recorded at all.
+        // A recorded request allocates at least the context of its span.
         assert!((1.0..=most).contains(&added), "{inbound:?}: {added}");
     }
     assert_eq!(telemetry.stats().traces.accepted, 2 * REQUESTS as u64);
 }
 
 #[test]
-fn a_list_of_attributes_takes_no_allocation_of_its_own() {
+fn a_list_of_attributes_does_not_allocate() {
     use tower_telemetry::attributes;
 
     for id in [None, Some(7)] {
@@ -43,10 +44,11 @@ fn a_list_of_attributes_takes_no_allocation_of_its_own() {
     }
 }
 
-/// Those of one request, of many: a queue allocates for several at once.
+/// Returns the allocations per request. It averages over many requests because a queue allocates
+/// for several at once.
 fn allocations(mut app: Router, inbound: Inbound) -> f64 {
     let mut counted = 0;
-    // The first ones find their series.
+    // The first round creates the metric series.
     for _ in 0..2 {
         let requests: Vec<_> = (0..REQUESTS).map(|_| request(inbound)).collect();
         let info = allocation_counter::measure(|| {

@@ -1,4 +1,5 @@
-//! Exceptions as events on spans and as log records, which `init` alone sets up: a process of its own.
+//! Tests exceptions as span events and as log records. Only `init` sets the latter up, so this test
+//! is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -26,7 +27,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Sends a request whose handler records an error, and one to a server that does not answer.
+/// Sends a request whose handler records an error and then calls a server that does not answer.
 async fn fail(sampled: bool) {
     let traceparent = format!("00-{TRACE_ID}-b7ad6b7169203331-0{}", u8::from(sampled));
     let request = |content_type: &str| {
@@ -46,7 +47,7 @@ async fn fail(sampled: bool) {
         let client = client.clone();
         async move {
             set_span_error(&Error::other("see https://a/?sig=secret"));
-            *request.uri_mut() = "http://a.example/".parse().expect("it is a URI");
+            *request.uri_mut() = "http://a.example/".parse().expect("a valid URI");
             client.oneshot(request).await
         }
     });
@@ -55,7 +56,7 @@ async fn fail(sampled: bool) {
             .with_grpc_methods(["a.B/C"])
             .layer(handler.clone());
         let response = service.oneshot(request(content_type)).await;
-        assert!(response.is_err(), "the server has no answer");
+        assert!(response.is_err(), "the call fails");
     }
 }
 
@@ -71,7 +72,7 @@ fn described(record: &LogRecord) -> (String, String, i32, Attributes) {
 }
 
 #[tokio::test]
-async fn exceptions_are_recorded_where_the_configuration_says() {
+async fn exceptions_are_recorded_on_spans_or_as_log_records_as_configured() {
     for (value, sampled, on_spans, logged) in [
         (None, true, true, false),
         (Some("sometimes"), true, true, false),
@@ -88,7 +89,7 @@ async fn exceptions_are_recorded_where_the_configuration_says() {
         .with_endpoint(receiver.endpoint())
         .without_subscriber()
         .init()
-        .expect("the one before has ended");
+        .expect("no other telemetry is initialized");
         fail(sampled).await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{value:?}: {report:?}");
@@ -139,7 +140,7 @@ async fn exceptions_are_recorded_where_the_configuration_says() {
 }
 
 #[test]
-fn exceptions_that_nobody_would_get_as_log_records_are_warned_of() {
+fn an_unusable_exception_signal_is_warned_about() {
     let config = Config::from_vars(|name| match name {
         "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN" => Some("sometimes".to_owned()),
         _ => None,

@@ -1,11 +1,11 @@
-//! The exporters under the same faults. It prints the table of `docs/exporters.md`, and fails where the page
-//! says something else:
+//! Runs the exporters under the same faults. It prints the table of `docs/exporters.md` and fails
+//! if the page has another one:
 //!
 //! ```sh
 //! cargo test --all-features --test exporter_faults
 //! ```
 //!
-//! Each cell is a process of its own, without the threads of a test harness, because one of them forks.
+//! Each cell runs in its own process. There are no threads of a test harness, because one of the cells forks.
 
 #[path = "it/support/proxy.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -41,13 +41,13 @@ const HEAD: &str = "| fault | tower-telemetry | `with_reference_exporter`, HTTP 
 
 const SPANS: usize = 20;
 const REJECTED: usize = 5;
-/// The bound of one attempt, and of all attempts of `opentelemetry-otlp` by itself.
+/// The time limit of one attempt. For `opentelemetry-otlp`, the limit of all attempts together.
 const ATTEMPT: Duration = Duration::from_secs(4);
 const SLOW: Duration = Duration::from_millis(500);
 const SHUTDOWN: Duration = Duration::from_secs(2);
 /// How much later than its deadline a shutdown may end on a busy machine.
 const SLACK: Duration = Duration::from_millis(1500);
-/// How long the receiver of an outage is away. The retries of `opentelemetry-otlp` end before.
+/// How long the receiver is away in an outage. The retries of `opentelemetry-otlp` end earlier.
 const OUTAGE: Duration = Duration::from_secs(3);
 /// How long spans may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -75,7 +75,7 @@ const FAULTS: [&str; 12] = [
     "shutdown at once",
 ];
 
-/// The place to send to, and the things that it consists of.
+/// The address to send to, with the receiver and the proxy behind it.
 struct Place {
     url: String,
     receiver: Option<Receiver>,
@@ -129,7 +129,7 @@ impl Place {
         }
     }
 
-    /// Ends the faults that pass, when their time has come.
+    /// Ends a temporary fault when its time is over.
     fn recover(&self) {
         let Some(receiver) = &self.receiver else {
             return;
@@ -155,18 +155,18 @@ impl Place {
         ids.len()
     }
 
-    /// Whether the second message came before the time that the receiver asked for.
+    /// Returns whether the second message came earlier than the receiver had asked for.
     fn came_early(&self) -> bool {
         let arrivals = self.receiver.as_ref().map(Receiver::arrivals);
         let arrivals = arrivals.unwrap_or_default();
         let pauses = arrivals.windows(2);
         let mut pauses = pauses.map(|two| two[1] - two[0]);
-        // The answer takes a moment to arrive.
+        // The response takes a moment to arrive, so the pause may look shorter.
         pauses.any(|pause| pause < Duration::from_millis(900))
     }
 }
 
-/// A pipeline of either kind.
+/// A pipeline of this crate or of the SDK.
 enum Pipeline {
     Crate(Box<TelemetryGuard>),
     Sdk(SdkTracerProvider),
@@ -180,7 +180,7 @@ impl Pipeline {
                 .with_endpoint(url)
                 .with_timeout(ATTEMPT)
                 .build()
-                .expect("it is valid");
+                .expect("the exporter can be built");
             let provider = SdkTracerProvider::builder().with_batch_exporter(exporter);
             return Self::Sdk(provider.build());
         }
@@ -198,12 +198,17 @@ impl Pipeline {
         if way.starts_with("reference") {
             config = config.with_reference_exporter();
         }
-        Self::Crate(Box::new(config.build().expect("it is valid")))
+        Self::Crate(Box::new(
+            config.build().expect("the configuration is valid"),
+        ))
     }
 
     fn tracers(&self) -> SdkTracerProvider {
         match self {
-            Self::Crate(telemetry) => telemetry.tracer_provider().expect("it is on").clone(),
+            Self::Crate(telemetry) => telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
             Self::Sdk(provider) => provider.clone(),
         }
     }
@@ -215,7 +220,7 @@ impl Pipeline {
         }
     }
 
-    /// Ends within `SHUTDOWN`, and returns what it says of losses.
+    /// Shuts down within `SHUTDOWN` and describes the losses that are reported.
     async fn end(self) -> String {
         match self {
             Self::Crate(telemetry) => {
@@ -237,7 +242,7 @@ impl Pipeline {
     }
 }
 
-/// The outcome of one cell.
+/// Runs one cell of the table and describes its outcome.
 fn run(fault: &str, way: &str) -> String {
     let place = Arc::new(Place::of(fault, way.ends_with("grpc")));
     let url = place.url.clone();
@@ -253,10 +258,10 @@ fn run(fault: &str, way: &str) -> String {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.expect("a runtime").block_on(async {
+            runtime.expect("the runtime can be built").block_on(async {
                 let pipeline = Pipeline::start(way, &url);
                 pipeline.make_spans();
-                // A call that blocks, as handlers of signals and of panics make it.
+                // A blocking call, as handlers of signals and panics make it.
                 let flushed = pipeline.tracers().force_flush().is_ok();
                 let flushed = if flushed { "" } else { ", the flush fails" };
                 outcome(fault, pipeline, &place).await + flushed
@@ -265,7 +270,7 @@ fn run(fault: &str, way: &str) -> String {
         #[cfg(unix)]
         "a fork, and spans of the child" => forked(way, &url, &place),
         _ => {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let runtime = tokio::runtime::Runtime::new().expect("the runtime can be built");
             runtime.block_on(async { outcome(fault, Pipeline::start(way, &url), &place).await })
         }
     }
@@ -291,12 +296,12 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
         let is_lost =
             || flush.is_finished() && recovery.is_finished() && start.elapsed() > OUTAGE * 2;
         while place.arrived() < SPANS && start.elapsed() < ARRIVAL && !is_lost() {
-            // Blocks a worker of a runtime that has several.
+            // Blocks one worker of a runtime that has several.
             thread::sleep(Duration::from_millis(10));
         }
     }
     let start = Instant::now();
-    let told = pipeline.end().await;
+    let reported = pipeline.end().await;
     let late = start.elapsed().saturating_sub(SHUTDOWN + SLACK);
     let late = if late.is_zero() { "" } else { ", late" };
     let early = if fault.ends_with("for a second") && place.came_early() {
@@ -315,7 +320,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
         0 => "none arrives".to_owned(),
         some => format!("{some} of {SPANS} arrive"),
     };
-    format!("{arrived}{early}; {told}{late}")
+    format!("{arrived}{early}; {reported}{late}")
 }
 
 /// Runs a future without a runtime.
@@ -331,37 +336,37 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// What the child of a fork says, whose parent has started the pipeline.
+/// Describes the outcome in a forked child whose parent has started the pipeline.
 #[cfg(unix)]
 fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
     use fork::{Fork, fork, waitpid};
 
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime can be built");
     let pipeline = runtime.block_on(async { Pipeline::start(way, url) });
-    match fork().expect("a process") {
+    match fork().expect("the process can fork") {
         Fork::Child => {
             pipeline.make_spans();
             let start = Instant::now();
-            let told = block_on(pipeline.end());
+            let reported = block_on(pipeline.end());
             let waited = start.elapsed() > SHUTDOWN / 2;
             let waited = if waited {
                 ", after the whole time"
             } else {
                 ", at once"
             };
-            println!("CELL the child: {told}{waited}; ");
+            println!("CELL the child: {reported}{waited}; ");
             std::process::exit(0);
         }
         Fork::Parent(child) => {
-            waitpid(child).expect("it is ours");
-            let told = runtime.block_on(outcome("a fork", pipeline, place));
-            format!("the parent: {told}")
+            waitpid(child).expect("the child can be awaited");
+            let reported = runtime.block_on(outcome("a fork", pipeline, place));
+            format!("the parent: {reported}")
         }
     }
 }
 
 fn cell(fault: &str, way: &str) -> String {
-    let program = std::env::current_exe().expect("a test is a program");
+    let program = std::env::current_exe().expect("the test has a path");
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OTEL_") {
@@ -369,7 +374,7 @@ fn cell(fault: &str, way: &str) -> String {
         }
     }
     let output = command.args(["--cell", fault, way]).output();
-    let output = output.expect("it starts");
+    let output = output.expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     let cell: String = text
         .lines()
@@ -422,10 +427,10 @@ fn main() -> ExitCode {
     }
     let table = table();
     println!("{table}");
-    // Elsewhere there is no fork.
+    // Other systems have no fork, so their table differs.
     if cfg!(not(unix)) || PAGE.contains(&table) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("docs/exporters.md has another table");
+    eprintln!("docs/exporters.md has a different table");
     ExitCode::FAILURE
 }

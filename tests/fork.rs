@@ -1,6 +1,6 @@
-//! A process that is forked after `init`: telemetry goes on in the parent, and holds up no child.
+//! Forks a process after `init`: the parent keeps exporting, and the child exits without delay.
 //!
-//! It has no test harness, whose threads could hold locks when it forks.
+//! There is no test harness, because its threads could hold locks at the time of the fork.
 
 #[cfg(all(feature = "init", unix))]
 #[path = "it/support/refused.rs"]
@@ -23,17 +23,22 @@ fn main() {
         .with_shutdown_timeout(Duration::from_secs(3))
         .with_export_timeout(Duration::from_millis(100))
         .build()
-        .expect("it is valid");
-    let provider = telemetry.tracer_provider().expect("it is on").clone();
+        .expect("the configuration is valid");
+    let provider = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     drop(provider.tracer("test").start("before"));
 
     let shutdown = move || {
         let start = Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let report = runtime.expect("a runtime").block_on(telemetry.shutdown());
+        let report = runtime
+            .expect("the runtime can be built")
+            .block_on(telemetry.shutdown());
         (report, start.elapsed())
     };
-    match fork().expect("a process") {
+    match fork().expect("the process can fork") {
         Fork::Child => {
             drop(provider.tracer("test").start("in the child"));
             let (report, took) = shutdown();
@@ -42,14 +47,14 @@ fn main() {
             std::process::exit(if is_left_alone && is_quick { 7 } else { 1 });
         }
         Fork::Parent(child) => {
-            let status = waitpid(child).expect("it is ours");
+            let status = waitpid(child).expect("the child can be awaited");
             assert_eq!(status >> 8 & 0xff, 7, "the child did not end well");
             let (report, _) = shutdown();
-            // The thread is there, and has tried until the deadline.
+            // The export thread of the parent has tried until the deadline.
             let traces = report.stats.traces;
             assert_eq!((traces.accepted, traces.dropped), (1, 1), "{report:?}");
             assert!(traces.last_failure.is_some(), "{report:?}");
         }
     }
-    println!("a forked child is left alone, and its parent goes on: ok");
+    println!("a forked child exits without delay, and its parent keeps exporting: ok");
 }

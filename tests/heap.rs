@@ -1,4 +1,5 @@
-//! Memory while the collector is down, which is why this is a process of its own.
+//! Tests memory use while the collector is down. The allocator counts for the whole process, so
+//! this test is a process of its own.
 
 #![cfg(feature = "init")]
 
@@ -21,7 +22,7 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 const MIB: usize = 1024 * 1024;
 
-/// Spans: 500,000 in release, where a request costs little.
+/// The number of spans. Release builds send many more, because a request costs little there.
 const REQUESTS: usize = if cfg!(debug_assertions) {
     10_000
 } else {
@@ -29,18 +30,28 @@ const REQUESTS: usize = if cfg!(debug_assertions) {
 };
 
 #[tokio::test]
-async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_is_down() {
+async fn memory_stays_bounded_under_hostile_requests_while_the_collector_is_down() {
     let telemetry = Config::from_vars(|name| match name {
         "ENVIRONMENT" => Some("staging".to_owned()),
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("http://{}", refused_address())),
         _ => None,
     });
-    let telemetry = telemetry.init().expect("it is valid");
-    // Spans of this crate, and those of the SDK.
+    let telemetry = telemetry.init().expect("the configuration is valid");
+    // One layer makes spans of this crate, the other makes spans of the SDK.
     let own = TelemetryLayer::new();
     let of_sdk = TelemetryLayer::new()
-        .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
-        .with_meter_provider(telemetry.meter_provider().expect("it is on").clone());
+        .with_tracer_provider(
+            telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
+        )
+        .with_meter_provider(
+            telemetry
+                .meter_provider()
+                .expect("metrics are enabled")
+                .clone(),
+        );
     let services = [own, of_sdk].map(|layer| {
         layer.layer(service_fn(|_: Request<()>| async {
             add_span_event("event", attributes! { "key" => "value" });
@@ -49,7 +60,7 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
     });
 
     let value = |text: String| HeaderValue::from_maybe_shared(Bytes::from(text));
-    let value = |text| value(text).expect("it is a value");
+    let value = |text| value(text).expect("a legal value");
     let agent = value("a".repeat(400 * 1024));
     let tracestate: Vec<_> = (0..32)
         .map(|n| format!("key{n}={}", "v".repeat(250)))
@@ -63,8 +74,10 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
     for n in 0..REQUESTS {
         let method = format!("M{n}");
         let mut request = Request::new(());
-        *request.method_mut() = Method::from_bytes(method.as_bytes()).expect("it is a method");
-        *request.uri_mut() = format!("/{path}{n}?query={n}").parse().expect("a path");
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).expect("a legal method");
+        *request.uri_mut() = format!("/{path}{n}?query={n}")
+            .parse()
+            .expect("a valid path");
         let headers = request.headers_mut();
         headers.insert("user-agent", agent.clone());
         headers.insert("tracestate", tracestate.clone());
@@ -75,7 +88,7 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
             value(format!("00-{:032x}-{:016x}-01", n + 1, n + 1)),
         );
         let response = services[n % 2].clone().oneshot(request).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
         if n % 100 == 0 {
             let peak = &mut peaks[usize::from(n >= REQUESTS / 2)];
             *peak = HEAP.allocated().saturating_sub(before).max(*peak);
@@ -87,7 +100,7 @@ async fn hostile_requests_take_no_more_memory_than_promised_while_the_collector_
         first / 1024,
         second / 1024
     );
-    // The queue's 16 MiB, a message that is on its way, and the metrics.
+    // The limit covers the 16 MiB of the queue, one message in flight, and the metrics.
     assert!(first < 24 * MIB, "{first}");
     assert!(second <= first + MIB, "{first} and then {second}");
     let stats = telemetry.stats().traces;

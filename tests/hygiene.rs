@@ -1,4 +1,4 @@
-//! `#[with_tracer]` where no name is what it usually is.
+//! Expands `#[with_tracer]` where other items have the usual names.
 
 #![cfg(feature = "macros")]
 #![no_implicit_prelude]
@@ -10,8 +10,8 @@ mod renamed {
     }
 }
 
-/// Names that the expansion must not take for its own.
-#[allow(dead_code, reason = "they are there to be in the way")]
+/// Names that the expansion must not use by accident.
+#[allow(dead_code, reason = "they only shadow the usual names")]
 mod in_the_way {
     pub(crate) fn start() {}
     pub(crate) struct Call;
@@ -21,7 +21,7 @@ mod in_the_way {
     pub(crate) struct Box;
 }
 
-#[allow(unused_imports, reason = "they are there to be in the way")]
+#[allow(unused_imports, reason = "they only shadow the usual names")]
 use in_the_way::*;
 
 #[::tower_telemetry::with_tracer("test", record(call, add = add), metrics, kind = client)]
@@ -42,10 +42,10 @@ fn boxed() -> ::core::pin::Pin<::std::boxed::Box<dyn ::core::future::Future<Outp
 }
 
 #[test]
-fn it_is_hygienic() {
+fn the_expansion_is_hygienic() {
     ::core::assert_eq!(function(1, 2, 3), ::core::result::Result::Ok(6));
     let runtime = ::tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime can be built");
     let output = runtime.block_on(async_function(4));
     ::core::assert_eq!(output, ::core::result::Result::Err(4));
     ::core::assert_eq!(runtime.block_on(boxed()), 1);

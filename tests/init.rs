@@ -1,4 +1,4 @@
-//! `init` and its effect on the process, which is why this is a process of its own.
+//! Tests `init` and its effect on the process, so this test is a process of its own.
 
 #![cfg(feature = "init")]
 
@@ -17,21 +17,21 @@ use tower_telemetry::{
 };
 
 #[tokio::test]
-async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
+async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_providers() {
     const THREADS: usize = 32;
-    // Made before, and yet not lost.
+    // The layer is made before `init`. Its later requests are recorded.
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         tower_telemetry::with_tracer("test", "child", || {});
         tower_telemetry::increment_counter("test.count", "Counted.", []);
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
 
-    // A request before, which is recorded nowhere.
+    // This request comes before `init` and is not recorded.
     let response = service.clone().oneshot(Request::new(())).await;
-    let response = response.expect("it cannot fail");
+    let response = response.expect("the service cannot fail");
     assert!(!response.headers().contains_key("x-trace-id"));
 
-    // A failure leaves the way free.
+    // A failed `init` does not prevent a later one.
     let error = Config::from_vars(|_| None).with_endpoint("nonsense").init();
     assert!(matches!(error, Err(InitError::Endpoint { .. })));
 
@@ -49,7 +49,7 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
             .collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().expect("it does not panic"))
+            .map(|thread| thread.join().expect("the thread does not panic"))
             .collect()
     });
     let (mut won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
@@ -57,27 +57,27 @@ async fn of_many_that_initialize_at_once_one_does_and_everything_uses_it() {
     for result in lost {
         assert!(matches!(result, Err(InitError::AlreadyInitialized)));
     }
-    let telemetry = won.remove(0).expect("it is the one");
+    let telemetry = won.remove(0).expect("the only init that succeeded");
 
     let response = service
         .oneshot(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
     assert!(response.headers().contains_key("x-trace-id"));
     let span = global::tracer("test").start("global");
     assert!(
         span.span_context().is_sampled(),
-        "OpenTelemetry's own functions use it too"
+        "the global functions of OpenTelemetry use the same providers"
     );
     drop(span);
     drop(response);
 
     let again = Config::from_vars(|_| None).init();
-    let error = again.expect_err("the first goes on");
+    let error = again.expect_err("the first telemetry still runs");
     assert!(matches!(error, InitError::AlreadyInitialized));
     assert!(error.to_string().contains("Config::build"), "{error}");
     assert!(!telemetry.shutdown().await.timed_out);
-    // Late use does nothing.
+    // Calls after the shutdown do nothing.
     tower_telemetry::with_tracer("test", "late", || {});
     tower_telemetry::increment_counter("test.count", "Counted.", []);
 }

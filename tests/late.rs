@@ -1,5 +1,4 @@
-//! OpenTelemetry's global providers, set after their first use, which is why this is a process of its
-//! own.
+//! Sets the global providers of OpenTelemetry after their first use, so this test is a process of its own.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,7 +17,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -28,14 +30,15 @@ impl io::Write for Lines {
 
 impl Lines {
     fn count(&self, text: &str) -> usize {
-        let lines = self.0.lock().expect("not poisoned").clone();
-        let lines = String::from_utf8(lines).expect("it is text");
+        let lines = self.0.lock().expect("the lock is not poisoned").clone();
+        let lines = String::from_utf8(lines).expect("the output is UTF-8");
         lines.matches(text).count()
     }
 }
 
 #[tokio::test]
-async fn what_was_used_before_records_with_providers_that_are_set_later() {
+async fn instruments_and_layers_that_were_used_early_record_with_global_providers_that_are_set_later()
+ {
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         with_tracer("test", "in a request", || ());
         Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::from("body")))
@@ -43,7 +46,7 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
     let handle = Arc::new(bind_counter("handle.count", "Counted by a handle.", []));
     let everything = async || {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
         with_tracer("test", "outside", || ());
         increment_counter("named.count", "Counted by name.", []);
         handle.add(1);
@@ -52,7 +55,7 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
         everything().await;
     }
 
-    // A layer with a provider of its own, which does not hold outside of its requests.
+    // The provider of this layer applies only within its requests.
     let own = SdkTracerProvider::builder().build();
     let layer = TelemetryLayer::new().with_tracer_provider(own);
     let with_own = layer.layer(service_fn(|_: Request<()>| async {
@@ -68,7 +71,7 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
         with_own
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail"),
+            .expect("the service cannot fail"),
     );
     assert_eq!(lines.count("goes nowhere"), 0);
     for _ in 0..3 {
@@ -84,7 +87,9 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
     global::set_tracer_provider(tracers);
     everything().await;
     let names = || {
-        let spans = spans.get_finished_spans().expect("it is not shut down");
+        let spans = spans
+            .get_finished_spans()
+            .expect("the exporter is not shut down");
         let mut names: Vec<_> = spans.into_iter().map(|span| span.name).collect();
         names.sort();
         names
@@ -98,8 +103,10 @@ async fn what_was_used_before_records_with_providers_that_are_set_later() {
     global::set_meter_provider(meters.clone());
     everything().await;
     assert_eq!(names().len(), 6);
-    meters.force_flush().expect("it is running");
-    let metrics = metrics.get_finished_metrics().expect("it is running");
+    meters.force_flush().expect("the provider is running");
+    let metrics = metrics
+        .get_finished_metrics()
+        .expect("the provider is running");
     let mut names: Vec<_> = metrics
         .iter()
         .flat_map(|metrics| metrics.scope_metrics())

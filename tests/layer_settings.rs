@@ -1,5 +1,5 @@
-//! Variables of the layers, with and without `init`. They are read of a process, which is why each
-//! program here is a process of its own, and why this has no harness.
+//! Tests the variables of the layers, with and without `init`. Variables are read once per process,
+//! so each program here is a process of its own, and there is no test harness.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ fn environment() -> [(String, &'static str); 5] {
     ]
 }
 
-/// The warnings of that environment.
+/// The warnings that this environment causes.
 fn warnings() -> [String; 3] {
     [
         format!(
@@ -86,7 +86,7 @@ fn run(program: &str) {
         Ok::<_, Infallible>(response)
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("the runtime can be built").block_on(async {
         for method in ["GET", "ENV", "VARS", "CONFIG", "LAYER"] {
             let mut request = Request::builder().method(method).uri("http://host/");
             for from in ["env", "vars", "config", "layer"] {
@@ -101,23 +101,26 @@ fn run(program: &str) {
                     .layer(service)
                     .oneshot(request)
                     .await
-                    .expect("it cannot fail"),
+                    .expect("the service cannot fail"),
             );
             drop(
                 client
                     .layer(service)
                     .oneshot(copy)
                     .await
-                    .expect("it cannot fail"),
+                    .expect("the service cannot fail"),
             );
         }
     });
-    for span in spans.get_finished_spans().expect("they are kept") {
+    for span in spans
+        .get_finished_spans()
+        .expect("the exporter is not shut down")
+    {
         println!("SPAN {}", description(&span));
     }
 }
 
-/// The method, and the headers that were captured.
+/// Returns the method and the names of the captured headers.
 fn description(span: &SpanData) -> String {
     let of = |key: &str| {
         let mut found = span.attributes.iter().filter(|one| one.key.as_str() == key);
@@ -130,7 +133,7 @@ fn description(span: &SpanData) -> String {
         .map(|(_, name)| name)
         .collect();
     let headers: Vec<_> = headers.into_iter().collect();
-    let method = of("http.request.method").expect("it is there");
+    let method = of("http.request.method").expect("the span has a method");
     format!("{method} {}", headers.join(" "))
 }
 
@@ -167,7 +170,7 @@ mod with_init {
             _ => return None,
         };
         let config = config.with_exporters([]);
-        Some(config.init().expect("it is the first"))
+        Some(config.init().expect("no other telemetry is initialized"))
     }
 }
 
@@ -189,13 +192,13 @@ fn test() {
         if needs_init && cfg!(not(feature = "init")) {
             continue;
         }
-        let output = Command::new(std::env::current_exe().expect("a test is a program"))
+        let output = Command::new(std::env::current_exe().expect("the test has a path"))
             .env_clear()
             .env("PROGRAM", program)
             .envs(environment())
             .output()
-            .expect("it starts");
-        let text = String::from_utf8(output.stdout).expect("it is text");
+            .expect("the program starts");
+        let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
         let after = |mark: &str| -> Vec<String> {
             let lines = text.lines().filter_map(|line| line.split_once(mark));
             lines.map(|(_, rest)| rest.trim().to_owned()).collect()
@@ -213,13 +216,13 @@ fn test() {
             }
         }
         assert_eq!(after("SPAN "), spans, "{program}: {text}");
-        let told = after("tower_telemetry: ");
+        let warned = after("tower_telemetry: ");
         let expected = if warns {
             warnings().to_vec()
         } else {
             Vec::new()
         };
-        assert_eq!(told, expected, "{program}: {text}");
+        assert_eq!(warned, expected, "{program}: {text}");
         println!("{program}: ok");
     }
 }

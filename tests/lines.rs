@@ -1,5 +1,5 @@
-//! Log lines of programs: at their end, and while nobody reads them. Each is a process of its own,
-//! with a `main` of its own, which is why this has no harness.
+//! Tests the log lines of programs: at their end, and while nothing reads them. Each program is a
+//! process with its own `main`, so there is no test harness.
 
 #[cfg(all(feature = "init", feature = "logs"))]
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -39,26 +39,30 @@ mod programs {
     pub(crate) fn run(program: &str) {
         match program {
             "return" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
             }
             "return after shutdown" => {
-                let telemetry = tower_telemetry::init().expect("it is the first");
+                let telemetry = tower_telemetry::init().expect("no other telemetry is initialized");
                 block_on(telemetry.shutdown());
                 log_lines();
             }
             "exit" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
                 std::process::exit(0);
             }
             "panic" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 log_lines();
                 panic!("on purpose");
             }
             "panic elsewhere" => {
-                let _telemetry = tower_telemetry::init().expect("it is the first");
+                let _telemetry =
+                    tower_telemetry::init().expect("no other telemetry is initialized");
                 let thread = std::thread::spawn(|| {
                     log_lines();
                     panic!("on purpose");
@@ -71,18 +75,18 @@ mod programs {
                 requests(config().without_subscriber());
             }
             "lines that nobody reads" => {
-                let telemetry = tower_telemetry::init().expect("it is the first");
+                let telemetry = tower_telemetry::init().expect("no other telemetry is initialized");
                 let long = "x".repeat(1000);
                 for n in 0..8 * 1024 {
                     tracing::info!(n, long);
                 }
                 let lost = telemetry.stats().lost_lines;
                 eprintln!("{lost}");
-                // Until the parent has read what was not lost.
+                // Wait until the parent has read the lines that were not lost.
                 let _ = stdin().read(&mut [0]);
                 tracing::info!("read again");
             }
-            other => panic!("there is no {other}"),
+            other => panic!("unknown program {other}"),
         }
     }
 
@@ -94,7 +98,7 @@ mod programs {
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.expect("a runtime").block_on(future)
+        runtime.expect("the runtime can be built").block_on(future)
     }
 
     fn config() -> Config {
@@ -105,12 +109,12 @@ mod programs {
             .with_shutdown_timeout(DEADLINE)
     }
 
-    /// Serves requests, and says what became of their spans, and how long the end took.
+    /// Serves requests, then prints the outcome of their spans and the duration of the shutdown.
     fn requests(config: Config) {
-        let telemetry: TelemetryGuard = config.init().expect("it is the first");
+        let telemetry: TelemetryGuard = config.init().expect("no other telemetry is initialized");
         let logs = !std::env::var("PROGRAM").is_ok_and(|program| program.contains("blocks"));
         if !logs {
-            // After `init`, which writes its line with the subscriber of the application.
+            // The lines start after `init`, which logs through the subscriber of the application.
             std::thread::spawn(|| {
                 loop {
                     log_lines();
@@ -126,7 +130,7 @@ mod programs {
         block_on(async {
             for _ in 0..REQUESTS {
                 let response = service.clone().oneshot(Request::new(())).await;
-                drop(response.expect("it cannot fail"));
+                drop(response.expect("the service cannot fail"));
             }
             let begin = Instant::now();
             let report: Report = telemetry.shutdown().await;
@@ -153,20 +157,20 @@ mod tests {
     pub(crate) fn run() {
         let tests: [(&str, fn()); 4] = [
             (
-                "lines appear before every end",
-                lines_appear_before_every_end,
+                "log lines appear however the program ends",
+                log_lines_appear_however_the_program_ends,
             ),
             (
-                "a service goes on while nobody reads its lines",
-                a_service_goes_on_while_nobody_reads_its_lines,
+                "a service keeps running while nothing reads its lines",
+                a_service_keeps_running_while_nothing_reads_its_lines,
             ),
             (
-                "a subscriber that blocks holds up neither export nor shutdown",
-                a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown,
+                "a blocking subscriber delays neither export nor shutdown",
+                a_blocking_subscriber_delays_neither_export_nor_shutdown,
             ),
             (
-                "lost lines are counted, and told when the output is read again",
-                lost_lines_are_counted_and_told_when_the_output_is_read_again,
+                "lost lines are counted, and logged once the output is read again",
+                lost_lines_are_counted_and_logged_once_the_output_is_read_again,
             ),
         ];
         for (name, test) in tests {
@@ -176,7 +180,7 @@ mod tests {
     }
 
     fn start(program: &str, variables: &[(&str, &str)]) -> Child {
-        let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+        let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
         command
             .env_clear()
             .env("PROGRAM", program)
@@ -184,10 +188,10 @@ mod tests {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().expect("it starts")
+        command.spawn().expect("the program starts")
     }
 
-    /// The numbers of the lines of a program, in their order.
+    /// Returns the numbers of the printed lines, in their order.
     fn numbers(output: &str) -> Vec<usize> {
         let numbers = output.lines().filter_map(|line| {
             let (_, rest) = line.split_once("n=")?;
@@ -196,7 +200,7 @@ mod tests {
         numbers.collect()
     }
 
-    fn lines_appear_before_every_end() {
+    fn log_lines_appear_however_the_program_ends() {
         let programs = [
             "return",
             "return after shutdown",
@@ -205,14 +209,17 @@ mod tests {
             "panic elsewhere",
         ];
         for program in programs {
-            let output = start(program, &[]).wait_with_output().expect("it ends");
-            let text = String::from_utf8(output.stdout).expect("it is text");
+            let output = start(program, &[])
+                .wait_with_output()
+                .expect("the process ends");
+            let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
             let all: Vec<_> = (0..LINES).collect();
             assert!(numbers(&text) == all, "{program}: {text}");
         }
     }
 
-    /// What a program says whose standard output nobody reads.
+    /// Runs a program whose standard output is not read. Returns the words of its last
+    /// line on standard error.
     fn unread(program: &str, fault: Fault, console: bool) -> (Receiver, Vec<String>) {
         let receiver = Receiver::start_with(fault);
         let exporters = if console { "console,otlp" } else { "otlp" };
@@ -225,61 +232,68 @@ mod tests {
             ],
         );
         let mut text = String::new();
-        let mut said = child.stderr.take().expect("it is piped");
-        said.read_to_string(&mut text).expect("it is text");
-        assert!(child.wait().expect("it ends").success(), "{text}");
+        let mut printed = child.stderr.take().expect("the stream is piped");
+        printed
+            .read_to_string(&mut text)
+            .expect("the output is UTF-8");
+        assert!(child.wait().expect("the process ends").success(), "{text}");
         let last = text.lines().last().unwrap_or_default();
         (receiver, last.split(' ').map(str::to_owned).collect())
     }
 
-    fn a_service_goes_on_while_nobody_reads_its_lines() {
-        let (receiver, said) = unread("requests", Fault::None, true);
-        assert_eq!(receiver.received().spans().len(), REQUESTS, "{said:?}");
+    fn a_service_keeps_running_while_nothing_reads_its_lines() {
+        let (receiver, printed) = unread("requests", Fault::None, true);
+        assert_eq!(receiver.received().spans().len(), REQUESTS, "{printed:?}");
         let all = REQUESTS.to_string();
-        assert_eq!(said[1..], [all.as_str(), all.as_str(), "false"]);
-        assert_in_time(&said[0]);
+        assert_eq!(printed[1..], [all.as_str(), all.as_str(), "false"]);
+        assert_in_time(&printed[0]);
     }
 
-    /// A subscriber of the application's own, and a loss that is to be logged.
-    fn a_subscriber_that_blocks_holds_up_neither_export_nor_shutdown() {
+    /// The application has its own subscriber, and a loss of spans has to be logged.
+    fn a_blocking_subscriber_delays_neither_export_nor_shutdown() {
         let program = "requests, with a subscriber that blocks";
-        let (_, said) = unread(program, Fault::Status(400, None), false);
+        let (_, printed) = unread(program, Fault::Status(400, None), false);
         let all = REQUESTS.to_string();
-        assert_eq!(said[1..], [all.as_str(), "0", "false"]);
-        assert_in_time(&said[0]);
+        assert_eq!(printed[1..], [all.as_str(), "0", "false"]);
+        assert_in_time(&printed[0]);
     }
 
     fn assert_in_time(milliseconds: &str) {
-        let took: u128 = milliseconds.parse().expect("it is a number");
+        let took: u128 = milliseconds.parse().expect("the text is a number");
         assert!(took <= DEADLINE.as_millis() + 500, "{took} ms");
     }
 
-    fn lost_lines_are_counted_and_told_when_the_output_is_read_again() {
+    fn lost_lines_are_counted_and_logged_once_the_output_is_read_again() {
         let mut child = start("lines that nobody reads", &[]);
-        let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut printed = BufReader::new(child.stderr.take().expect("the stream is piped"));
         let mut lost = String::new();
-        said.read_line(&mut lost).expect("it is text");
-        let lost: usize = lost.trim().parse().expect("it is a number");
+        printed.read_line(&mut lost).expect("the output is UTF-8");
+        let lost: usize = lost.trim().parse().expect("the text is a number");
         assert!(lost > 0);
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut output = BufReader::new(child.stdout.take().expect("the stream is piped"));
         let mut text = String::new();
         while !text.contains("log lines are lost") {
-            let read = output.read_line(&mut text).expect("it is text");
+            let read = output.read_line(&mut text).expect("the output is UTF-8");
             assert!(read > 0, "{}", numbers(&text).len());
         }
-        let mut input = child.stdin.take().expect("it is piped");
-        input.write_all(b"\n").expect("it waits for it");
-        output.read_to_string(&mut text).expect("it is text");
-        assert!(child.wait().expect("it ends").success());
+        let mut input = child.stdin.take().expect("the stream is piped");
+        input.write_all(b"\n").expect("the program reads its input");
+        output
+            .read_to_string(&mut text)
+            .expect("the output is UTF-8");
+        assert!(child.wait().expect("the process ends").success());
         let numbers = numbers(&text);
         assert_eq!(numbers.len() + lost, 8 * 1024);
         assert!(numbers.is_sorted());
-        let told: Vec<_> = text
+        let warnings: Vec<_> = text
             .lines()
             .filter(|line| line.contains("are lost"))
             .collect();
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains(&format!("lost={lost}")), "{told:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains(&format!("lost={lost}")),
+            "{warnings:?}"
+        );
         assert!(text.contains("read again"));
     }
 }

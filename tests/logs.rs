@@ -1,4 +1,4 @@
-//! The subscriber that `init` installs, which is why this is a process of its own.
+//! Tests the subscriber that `init` installs, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -20,8 +20,8 @@ use tracing_subscriber::prelude::*;
 pub(crate) type Attributes = BTreeMap<String, String>;
 
 #[tokio::test]
-async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_written_in() {
-    // What a program has had before, for a while, is in nobody's way.
+async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
+    // A subscriber that was only set for a while earlier does not prevent the installation.
     let before = tracing_subscriber::fmt()
         .with_writer(std::io::sink)
         .finish();
@@ -32,7 +32,7 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let (trace_id, span_id) = with_tracer("test", "span", || {
         tracing::info!(user = 42, "from tracing");
         log::warn!("from log");
@@ -44,7 +44,7 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
     });
     tracing::info!("outside");
     assert_eq!(telemetry.shutdown().await.lost(), 0);
-    // Later records have nowhere to go.
+    // Records after the shutdown are dropped.
     tracing::info!("too late");
 
     let records = receiver.received().log_records();
@@ -55,7 +55,7 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
         digits.collect::<String>()
     };
     for (text, severity) in [("from tracing", "INFO"), ("from log", "WARN")] {
-        let record = find(text).expect("it is sent");
+        let record = find(text).expect("the record was exported");
         assert_eq!(record.severity_text, severity);
         assert_eq!(
             Some(hex(&record.trace_id)),
@@ -63,18 +63,21 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
         );
         assert_eq!(Some(hex(&record.span_id)), span_id.map(|id| id.to_string()));
     }
-    let record = find("from tracing").expect("it is sent");
+    let record = find("from tracing").expect("the record was exported");
     assert_eq!(attributes_of(&record.attributes)["user"], "42");
     assert!(find("outside").is_some_and(|record| record.trace_id.is_empty()));
     let theirs = records
         .iter()
         .filter(|one| body(one).contains("from an application"));
     assert_eq!(theirs.count(), 3);
-    assert!(find("from the SDK").is_none(), "that is for the console");
+    assert!(
+        find("from the SDK").is_none(),
+        "records of the SDK are only written to the console"
+    );
     assert!(find("too late").is_none());
 }
 
-/// Runs code that the README has to show in the same words.
+/// Runs code that must also be in the README, token for token.
 macro_rules! as_in_the_readme {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
@@ -84,7 +87,7 @@ macro_rules! as_in_the_readme {
     };
 }
 
-/// Logs on all levels in two modules and through `log`, and as the SDK does.
+/// Logs on all levels in two modules, through `log`, and as the SDK does.
 fn log_everything() {
     macro_rules! at_all_levels {
         ($target:literal) => {
@@ -127,10 +130,10 @@ fn program_with_init() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The messages that a program of this file writes, and those that it sends.
+/// Returns the messages that a program of this file writes to its output, and the messages that it exports.
 fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     let receiver = Receiver::start();
-    let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+    let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
     command.args([program, "--exact", "--ignored", "--nocapture"]);
     for name in ["OTEL_LOG_LEVEL", "RUST_LOG", "LOG_FORMAT"] {
         command.env_remove(name);
@@ -139,13 +142,13 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
         .env("ENVIRONMENT", "staging")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
         .envs(variables.iter().copied());
-    let output = command.output().expect("it runs");
+    let output = command.output().expect("the program starts");
     assert!(output.status.success(), "{output:?}");
-    let lines = String::from_utf8(output.stdout).expect("it is text");
+    let lines = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let lines = lines.lines().filter_map(|line| {
-        // The name of the test may be before it.
+        // The test harness may have printed the name of the test in front.
         let json = &line[line.find('{')?..];
-        let json: serde_json::Value = serde_json::from_str(json).expect("it is JSON");
+        let json: serde_json::Value = serde_json::from_str(json).expect("the text is JSON");
         Some(json["fields"]["message"].as_str()?.to_owned())
     });
     let records = receiver.received().log_records();
@@ -169,8 +172,8 @@ fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
 }
 
 #[test]
-fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
-    /// Variables, the program's own messages, and those of the SDK on lines.
+fn rust_log_filters_lines_and_exported_records_alike_for_init_and_for_separate_layers() {
+    /// The variables, the messages of the program, and the messages of the SDK among its lines.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
 
     let by_default: &[&str] = &[
@@ -222,7 +225,7 @@ fn rust_log_filters_lines_and_records_alike_with_init_and_with_the_layers() {
             assert_eq!(set(&records), set(&all(expected)), "{case}");
             let expected = [expected, of_sdk].concat();
             assert_eq!(set(&lines), set(&all(&expected)), "{case}");
-            // Each message of the SDK once.
+            // Each message of the SDK is written once.
             assert_eq!(lines.len(), expected.len(), "{case}");
         }
     }

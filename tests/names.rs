@@ -1,4 +1,5 @@
-//! Memory when names of metrics have no end, which is why this is a process of its own.
+//! Tests memory use with an endless number of metric names. The allocator counts for the whole
+//! process, so this test is a process of its own.
 
 #![cfg(feature = "init")]
 
@@ -19,12 +20,12 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 const MIB: usize = 1024 * 1024;
 
 #[test]
-fn a_million_names_take_no_more_memory_than_the_first_256() {
+fn a_million_metric_names_take_no_more_memory_than_the_first_256() {
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(format!("http://{}", refused_address()))
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let name = |n: u32| {
         let name = format!("test.name{n}");
         match n % 3 {

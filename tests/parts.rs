@@ -1,6 +1,6 @@
-//! Spans of the layer, of handler code and of `tracing` in parts of the application's, with `init`: the
-//! spans are those of this crate, or those of the SDK. `init` is for the whole process, which is why this
-//! is one of its own.
+//! Sends spans of the layer, of handler code and of `tracing` through exporters and processors of
+//! the application, with `init`. The spans are made by this crate or by the SDK. `init` applies to
+//! the whole process, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
 
@@ -31,7 +31,7 @@ use tracing::{Instrument, info_span};
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// The name of a span, and that of its parent.
+/// The name of a span and of its parent.
 type Place = (String, Option<String>);
 
 /// Handles a request in a span of each kind.
@@ -44,7 +44,7 @@ async fn handle(_: Request<()>) -> Result<Response<Empty<Bytes>>, Infallible> {
     Ok(Response::new(Empty::new()))
 }
 
-/// Returns the place of each span that comes as its id, that of its parent, and its name.
+/// Returns the place of each span. A span comes as its id, the id of its parent, and its name.
 fn places(spans: &[(Vec<u8>, Vec<u8>, String)]) -> Vec<Place> {
     let place = |(_, parent, name): &(Vec<u8>, Vec<u8>, String)| {
         let above = spans.iter().find(|(id, ..)| id == parent);
@@ -75,7 +75,7 @@ fn expected() -> Vec<Place> {
     ]
 }
 
-/// Keeps what it has seen. As a sampler it takes what its parent takes.
+/// Records its calls. As a sampler it follows the decision of the parent.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     started: Arc<Mutex<Vec<String>>>,
@@ -86,22 +86,28 @@ impl Seen {
     fn start(&self, name: &str) {
         self.started
             .lock()
-            .expect("not poisoned")
+            .expect("the lock is not poisoned")
             .push(name.to_owned());
     }
 
     fn started(&self) -> Vec<String> {
-        self.started.lock().expect("not poisoned").clone()
+        self.started
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 }
 
 impl SpanProcessor for Seen {
     fn on_start(&self, span: &mut Span, _: &Context) {
-        self.start(&span.exported_data().expect("it is recorded").name);
+        self.start(&span.exported_data().expect("the span is recorded").name);
     }
 
     fn on_end(&self, span: SpanData) {
-        self.ended.lock().expect("not poisoned").push(span);
+        self.ended
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -141,7 +147,7 @@ impl IdGenerator for Seen {
 }
 
 #[tokio::test]
-async fn spans_of_the_layer_of_handlers_and_of_tracing_reach_parts_of_each_kind() {
+async fn spans_of_layers_handlers_and_tracing_reach_every_kind_of_configured_part() {
     type Add = fn(Config, &Seen) -> Config;
     let started = ["GET", "place", "load", "parse"];
     let cases: [(&str, Add, &[&str], usize); 5] = [
@@ -178,17 +184,21 @@ async fn spans_of_the_layer_of_handlers_and_of_tracing_reach_parts_of_each_kind(
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint())
             .with_span_exporter(exporter.clone());
-        let telemetry = add(config, &seen).init().expect("no other is in force");
+        let telemetry = add(config, &seen)
+            .init()
+            .expect("no other telemetry is initialized");
         let service = TelemetryLayer::new().layer(service_fn(handle));
         let response = service.oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
         let report = telemetry.force_flush().await;
-        let in_memory = exporter.get_finished_spans().expect("not poisoned");
+        let in_memory = exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned");
         telemetry.shutdown().await;
         assert_eq!((report.lost(), report.timed_out), (0, false), "{case}");
 
         assert_eq!(seen.started(), started, "{case}");
-        let seen = seen.ended.lock().expect("not poisoned").clone();
+        let seen = seen.ended.lock().expect("the lock is not poisoned").clone();
         assert_eq!(seen.len(), ended, "{case}");
         if ended > 0 {
             assert_eq!(places_of(&seen), expected(), "{case}");

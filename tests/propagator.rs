@@ -1,6 +1,6 @@
-//! B3 with a sampler of the application, with providers of a layer's own, and in OpenTelemetry's
-//! global propagator. The propagators are those of the process, which is why this is a program of
-//! its own.
+//! Tests B3 with a sampler of the application, with the own providers of a layer, and in
+//! OpenTelemetry's global propagator. The propagators apply to the whole process, so this test is a
+//! program of its own.
 
 #![cfg(feature = "init")]
 
@@ -28,14 +28,14 @@ use tower_telemetry::{
 const TRACE: &str = "463ac35c9f6413ad48485a3953bb6124";
 const SPAN: &str = "a2fb4a1d1a96d312";
 
-/// How a sampler was asked: about a root, or below a parent that is sampled or not.
+/// A call of the sampler: for a root span, or below a parent that is sampled or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Root,
     Below(bool),
 }
 
-/// A sampler that follows its parent, and samples new traces.
+/// A sampler that follows its parent, samples new traces, and records how it was called.
 #[derive(Clone, Debug, Default)]
 struct Asking(Arc<Mutex<Vec<Asked>>>);
 
@@ -54,7 +54,7 @@ impl ShouldSample for Asking {
             Some(cx) => Asked::Below(cx.span().span_context().is_sampled()),
             None => Asked::Root,
         };
-        self.0.lock().expect("not poisoned").push(asked);
+        self.0.lock().expect("the lock is not poisoned").push(asked);
         SamplingResult {
             decision: match asked {
                 Asked::Below(false) => SamplingDecision::Drop,
@@ -66,8 +66,8 @@ impl ShouldSample for Asking {
     }
 }
 
-/// The trace of a request with this header, the `b3` header of a call that its handler makes, and
-/// whether a span below it is recorded.
+/// Sends a request with this `b3` header. Returns the trace of the request, the `b3` header of a
+/// call that its handler makes, and whether a span below it is recorded.
 async fn passes_on(
     layer: &TelemetryLayer,
     client: &ClientTelemetryLayer,
@@ -76,7 +76,7 @@ async fn passes_on(
     passes_on_within(None, layer, client, b3).await
 }
 
-/// The same with a layer around, if there is one. The trace is empty where no response names it.
+/// Does the same, optionally with another layer outside. The trace is empty if no response names it.
 async fn passes_on_within(
     outer: Option<&TelemetryLayer>,
     layer: &TelemetryLayer,
@@ -86,8 +86,8 @@ async fn passes_on_within(
     let (sender, mut sent) = tokio::sync::mpsc::unbounded_channel();
     let client = client.layer(service_fn(move |request: Request<()>| {
         let b3 = request.headers()["b3"].to_str().map(str::to_owned);
-        let sent = sender.send(b3.expect("it is text"));
-        sent.expect("somebody reads it");
+        let sent = sender.send(b3.expect("the text is UTF-8"));
+        sent.expect("the receiver is kept");
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
     let recorded = Arc::new(Mutex::new(false));
@@ -98,48 +98,48 @@ async fn passes_on_within(
         async move {
             with_tracer("test", "child", || {
                 let cx = Context::current();
-                *is_recorded.lock().expect("not poisoned") = cx.span().is_recording();
+                *is_recorded.lock().expect("the lock is not poisoned") = cx.span().is_recording();
             });
             client.call(Request::new(())).await
         }
     }));
     let request = Request::builder().header("b3", b3).body(());
-    let request = request.expect("it is a request");
+    let request = request.expect("a valid request");
     let headers = match outer {
         Some(outer) => {
-            // The inner layer would leave a request alone that it knows from an outer one.
+            // Without the copy, the inner layer would see the mark of the outer one and ignore the request.
             let inner = service.map_request(|request: Request<()>| {
                 let mut copy = Request::new(());
                 *copy.headers_mut() = request.headers().clone();
                 copy
             });
             let response = outer.layer(inner).oneshot(request).await;
-            response.expect("it cannot fail").headers().clone()
+            response.expect("the service cannot fail").headers().clone()
         }
         None => {
             let response = service.oneshot(request).await;
-            response.expect("it cannot fail").headers().clone()
+            response.expect("the service cannot fail").headers().clone()
         }
     };
     let trace = headers.get("x-trace-id").map(|trace| trace.to_str());
-    let trace = trace.map(|trace| trace.expect("it is text").to_owned());
+    let trace = trace.map(|trace| trace.expect("the text is UTF-8").to_owned());
     let trace = trace.unwrap_or_default();
-    let sent = sent.recv().await.expect("it was sent");
-    let recorded = *recorded.lock().expect("not poisoned");
+    let sent = sent.recv().await.expect("the handler has made a call");
+    let recorded = *recorded.lock().expect("the lock is not poisoned");
     (trace, sent, recorded)
 }
 
 #[tokio::test]
-async fn decisions_of_b3_hold_wherever_spans_are_made() {
+async fn b3_decisions_apply_to_every_kind_of_span() {
     let asking = Asking::default();
-    let asked = || std::mem::take(&mut *asking.0.lock().expect("not poisoned"));
+    let asked = || std::mem::take(&mut *asking.0.lock().expect("the lock is not poisoned"));
     let variables = |name: &str| (name == "OTEL_PROPAGATORS").then(|| "tracecontext,b3".to_owned());
     let config = Config::from_vars(variables)
         .with_exporters([Exporter::Console])
         .with_sampler(Sampler::Custom(Box::new(asking.clone())));
-    let telemetry = config.init().expect("it is valid");
+    let telemetry = config.init().expect("the configuration is valid");
 
-    // The sampler of the application.
+    // The spans below are decided by the sampler of the application.
     let layers = (TelemetryLayer::new(), ClientTelemetryLayer::new());
     for (state, continues, sampled, first) in [
         (format!("{TRACE}-{SPAN}"), true, true, Some(Asked::Root)),
@@ -177,7 +177,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(asked().first().copied(), first, "{state}");
     }
 
-    // Decisions are trusted as the sampled flag is.
+    // A decision is trusted like the sampled flag.
     for trust in [Trust::Link, Trust::Ignore] {
         let layer = TelemetryLayer::new().with_trust(trust);
         for state in [
@@ -209,7 +209,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(&sent[50..], if sampled { "1" } else { "0" }, "{state}");
     }
 
-    // A request that no layer records is passed on as it came.
+    // A request that no layer records is forwarded with its context unchanged.
     let silent = (
         TelemetryLayer::new().with_filter(|_| false),
         ClientTelemetryLayer::new().with_filter(|_| false),
@@ -226,7 +226,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!((&*trace, sent), ("", state));
     }
 
-    // Of two layers, the inner one follows the outer one.
+    // With two layers, the inner one follows the decision of the outer one.
     let with_ids = ["", "-0", "-1", "-d"].map(|state| format!("{TRACE}-{SPAN}{state}"));
     let [open, deny, accept, debug] = &with_ids;
     for (state, end) in [
@@ -245,7 +245,7 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         assert_eq!(recorded, end != "0", "{state}");
     }
 
-    // A layer with a provider of its own, which samples everything.
+    // The layer has its own provider, which samples everything.
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
         .with_sampler(SdkSampler::AlwaysOn)
@@ -259,12 +259,14 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
         let (trace, sent, recorded) = passes_on(&layers.0, &layers.1, state).await;
         assert_eq!((&sent[..32], &sent[50..]), (&*trace, state));
         assert_eq!(recorded, sampled, "{state}");
-        let spans = exporter.get_finished_spans().expect("not poisoned");
+        let spans = exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned");
         assert_eq!(spans.is_empty(), !sampled, "{state}");
         exporter.reset();
     }
 
-    // Code that uses OpenTelemetry alone.
+    // Other code uses the API of OpenTelemetry only.
     let tracer = global::tracer("other");
     let extract = |state: &str| {
         let carrier = HashMap::from([("b3".to_owned(), state.to_owned())]);
@@ -278,11 +280,15 @@ async fn decisions_of_b3_hold_wherever_spans_are_made() {
     let open = format!("{TRACE}-{SPAN}");
     for (state, sampled) in [(&*open, true), ("0", false), ("1", true)] {
         let cx = extract(state);
-        assert_eq!(inject(&cx).as_deref(), Some(state), "passed through");
+        assert_eq!(
+            inject(&cx).as_deref(),
+            Some(state),
+            "the context is passed through"
+        );
         let span = tracer.start_with_context("other", &cx);
         let cx = cx.with_span(span);
         assert_eq!(cx.span().span_context().is_sampled(), sampled, "{state}");
-        let sent = inject(&cx).expect("it has a span");
+        let sent = inject(&cx).expect("the context has a span");
         assert!(sent.ends_with(if sampled { "-1" } else { "-0" }), "{state}");
     }
     let nothing = extract("nonsense");

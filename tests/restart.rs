@@ -1,5 +1,5 @@
-//! An application that starts and stops again and again in one process, as its tests do, which is why
-//! this is a process of its own.
+//! Starts and stops an application repeatedly in one process, as its tests do. `init` applies to
+//! the whole process, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
@@ -35,7 +35,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -45,15 +48,15 @@ impl io::Write for Lines {
 
 impl Lines {
     fn count(&self, text: &str) -> usize {
-        let lines = self.0.lock().expect("not poisoned").clone();
+        let lines = self.0.lock().expect("the lock is not poisoned").clone();
         String::from_utf8(lines)
-            .expect("it is text")
+            .expect("the output is UTF-8")
             .matches(text)
             .count()
     }
 }
 
-/// The sum of a counter's points.
+/// Returns the sum of the points of a counter.
 fn sum(received: &Received, name: &str) -> i64 {
     let Some(Data::Sum(data)) = received.metric(name).and_then(|metric| metric.data) else {
         return 0;
@@ -68,10 +71,10 @@ fn sum(received: &Received, name: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn everything_made_before_or_after_follows_each_init() {
+async fn instruments_layers_and_log_layers_follow_every_restart_of_telemetry() {
     let lines = Lines::default();
     let writer = lines.clone();
-    // The subscriber is the application's own, and stays, as does its layer for log records.
+    // The application installs its own subscriber once. It stays, and so does its layer for log records.
     let first = Receiver::start();
     let config = |receiver: &Receiver| {
         Config::from_vars(|_| None)
@@ -79,7 +82,11 @@ async fn everything_made_before_or_after_follows_each_init() {
             .with_endpoint(receiver.endpoint())
             .without_subscriber()
     };
-    let mut telemetry = Some(config(&first).init().expect("it is the first"));
+    let mut telemetry = Some(
+        config(&first)
+            .init()
+            .expect("no other telemetry is initialized"),
+    );
     tracing_subscriber::registry()
         .with(
             tracing_subscriber::fmt::layer()
@@ -88,7 +95,7 @@ async fn everything_made_before_or_after_follows_each_init() {
         )
         .with(telemetry.as_ref().and_then(|guard| guard.log_layer()))
         .init();
-    // It comes by itself, of a telemetry that still runs.
+    // The start line comes without another event, while telemetry runs.
     while lines.count("environment=development") == 0 {
         tokio::task::yield_now().await;
     }
@@ -96,7 +103,7 @@ async fn everything_made_before_or_after_follows_each_init() {
     let sent = Arc::new(Mutex::new(HeaderMap::new()));
     let keep = sent.clone();
     let client = ClientTelemetryLayer::new().layer(service_fn(move |request: Request<()>| {
-        *keep.lock().expect("not poisoned") = request.headers().clone();
+        *keep.lock().expect("the lock is not poisoned") = request.headers().clone();
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
     let service = TelemetryLayer::new().layer(service_fn(move |_: Request<()>| {
@@ -105,7 +112,7 @@ async fn everything_made_before_or_after_follows_each_init() {
             with_tracer("test", "child", || ());
             let request = Request::get("http://localhost/")
                 .body(())
-                .expect("it is valid");
+                .expect("a valid request");
             drop(client.oneshot(request).await);
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
@@ -114,7 +121,7 @@ async fn everything_made_before_or_after_follows_each_init() {
         let request = Request::get("/").header("traceparent", TRACEPARENT);
         service
             .clone()
-            .oneshot(request.body(()).expect("it is valid"))
+            .oneshot(request.body(()).expect("a valid request"))
     };
 
     for round in 0..20 {
@@ -123,12 +130,14 @@ async fn everything_made_before_or_after_follows_each_init() {
             Some(guard) => (&first, guard),
             None => (
                 &receiver,
-                config(&receiver).init().expect("the last one has ended"),
+                config(&receiver)
+                    .init()
+                    .expect("no other telemetry is initialized"),
             ),
         };
         let second = config(receiver).init();
         assert!(matches!(second, Err(InitError::AlreadyInitialized)));
-        let response = request().await.expect("it cannot fail");
+        let response = request().await.expect("the service cannot fail");
         assert!(response.headers().contains_key("x-trace-id"), "{round}");
         drop(response);
         handle.add(1);
@@ -138,10 +147,10 @@ async fn everything_made_before_or_after_follows_each_init() {
         fresh.add(1);
         assert_eq!(guard.shutdown().await.lost(), 0);
 
-        // What goes on does nothing, and passes context on.
-        let response = request().await.expect("it cannot fail");
+        // After the shutdown, layers and handles do nothing and pass context on.
+        let response = request().await.expect("the service cannot fail");
         assert!(!response.headers().contains_key("x-trace-id"), "{round}");
-        let headers = sent.lock().expect("not poisoned").clone();
+        let headers = sent.lock().expect("the lock is not poisoned").clone();
         assert_eq!(headers["traceparent"], TRACEPARENT);
         handle.add(1);
         with_tracer("test", "late", || increment_counter("named.count", "", []));
@@ -164,14 +173,14 @@ async fn everything_made_before_or_after_follows_each_init() {
             body.contains("logged")
         });
         assert_eq!(logged.count(), 1, "{round}");
-        // They are told by another thread; the first start line when there is a subscriber.
+        // Another thread logs these lines. The first start line is logged as soon as there is a subscriber.
         for text in ["telemetry has ended", "environment=development"] {
-            let told = || lines.count(text);
+            let count = || lines.count(text);
             let start = std::time::Instant::now();
-            while told() < round + 1 && start.elapsed() < std::time::Duration::from_secs(20) {
+            while count() < round + 1 && start.elapsed() < std::time::Duration::from_secs(20) {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(told(), round + 1, "{text}");
+            assert_eq!(count(), round + 1, "{text}");
         }
     }
 }

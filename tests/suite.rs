@@ -1,5 +1,5 @@
-//! Twenty tests of an application that each start and stop it: with `init` one after the other, and in
-//! parallel with `Config::build`.
+//! Runs twenty tests of an application that each start and stop it: one after the other with
+//! `init`, and in parallel with `Config::build`.
 
 #![cfg(feature = "init")]
 
@@ -19,7 +19,7 @@ use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer, increment_counter,
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// `init` is for one application at a time in a process.
+/// Only one application per process can use `init` at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn config(receiver: &Receiver) -> Config {
@@ -27,7 +27,7 @@ fn config(receiver: &Receiver) -> Config {
         .with_endpoint(receiver.endpoint())
 }
 
-/// Serves some requests, stops, and checks that the receiver has got what is of this application.
+/// Serves some requests, stops, and checks that the receiver has exactly the telemetry of this application.
 async fn serve(
     name: &'static str,
     receiver: &Receiver,
@@ -41,7 +41,7 @@ async fn serve(
     }));
     for _ in 0..3 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
     let report = telemetry.shutdown().await;
     assert_eq!(
@@ -63,15 +63,23 @@ async fn with_init(name: &'static str) {
     let receiver = Receiver::start();
     let telemetry = config(&receiver)
         .init()
-        .expect("the one before has stopped");
+        .expect("the previous test has stopped");
     serve(name, &receiver, telemetry, TelemetryLayer::new()).await;
 }
 
 async fn with_build(name: &'static str) {
     let receiver = Receiver::start();
-    let telemetry = config(&receiver).build().expect("it is valid");
-    let tracers = telemetry.tracer_provider().expect("it is on").clone();
-    let meters = telemetry.meter_provider().expect("it is on").clone();
+    let telemetry = config(&receiver)
+        .build()
+        .expect("the configuration is valid");
+    let tracers = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
+    let meters = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let layer = TelemetryLayer::new()
         .with_tracer_provider(tracers)
         .with_meter_provider(meters);

@@ -1,4 +1,4 @@
-//! A `tracestate` on its way through a service: its text is shared by the spans of a request. It is a
+//! Sends a `tracestate` through a service. All spans of a request share its text. This test is a
 //! program of its own, because it counts allocations and sets telemetry up for the process.
 
 #![cfg(all(feature = "axum", feature = "init"))]
@@ -34,16 +34,16 @@ static TELEMETRY: LazyLock<(TelemetryGuard, Receiver)> = LazyLock::new(|| {
     (telemetry, receiver)
 });
 
-/// A `tracestate` of so many members.
+/// Returns a `tracestate` with `count` members.
 fn members(count: usize) -> String {
     let members: Vec<_> = (0..count).map(|n| format!("key{n}=value{n}")).collect();
     members.join(",")
 }
 
-/// A request that is sampled, in a trace of its own.
+/// Returns a sampled request in a trace of its own.
 fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
     let mut request = support::request(support::Inbound::Nothing);
-    *request.uri_mut() = path.parse().expect("it is a path");
+    *request.uri_mut() = path.parse().expect("a valid path");
     let traceparent = format!("00-{trace:032x}-b7ad6b7169203331-01");
     let headers = request.headers_mut();
     headers.insert("traceparent", traceparent.parse().expect("a legal value"));
@@ -53,7 +53,7 @@ fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
     request
 }
 
-/// What a request adds for its children.
+/// Returns the allocations of all child spans of a request.
 fn allocations_of_children(state: &str) -> u64 {
     let app = Router::new().route("/none", get(async || ())).route(
         "/ten",
@@ -66,7 +66,7 @@ fn allocations_of_children(state: &str) -> u64 {
     let mut app = app.layer(TelemetryLayer::new());
     let mut count = |path| {
         let mut counted = 0;
-        // The first ones find their series. The least is without the growth of a queue.
+        // The first requests create their metric series. The minimum leaves out the growth of a queue.
         for n in 0..8 {
             let request = request(0x1000 + n, path, state);
             let info = allocation_counter::measure(|| support::send(&mut app, request));
@@ -82,12 +82,12 @@ fn allocations_of_children(state: &str) -> u64 {
 }
 
 #[test]
-fn children_take_no_more_allocations_for_a_tracestate() {
+fn child_spans_take_no_more_allocations_with_a_tracestate() {
     LazyLock::force(&TELEMETRY);
     let without = allocations_of_children("");
     for (case, state) in [
         ("five members", members(5)),
-        ("as many as there may be", members(32)),
+        ("the most members that are allowed", members(32)),
         ("a key of Level 2", format!("{},x@y@z=1", members(9))),
     ] {
         let with = allocations_of_children(&state);
@@ -96,18 +96,18 @@ fn children_take_no_more_allocations_for_a_tracestate() {
 }
 
 #[test]
-fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
+fn a_tracestate_reaches_every_span_and_every_outgoing_call_of_a_request() {
     let (telemetry, receiver) = &*TELEMETRY;
     let sent: &Mutex<Vec<HeaderMap>> = Box::leak(Box::default());
     let call = async move || {
         let send = service_fn(async move |request: Request<Body>| {
             let headers = request.headers().clone();
-            sent.lock().expect("not poisoned").push(headers);
+            sent.lock().expect("the lock is not poisoned").push(headers);
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
         });
         let mut client = ClientTelemetryLayer::new().layer(send);
         let response = client.call(support::outgoing()).await;
-        drop(response.expect("it does not fail"));
+        drop(response.expect("the call cannot fail"));
     };
     let handler = async move || {
         for n in 0..CHILDREN {
@@ -120,7 +120,7 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
             .await;
         }
         call().await;
-        // In a trace of its own.
+        // The linked span is in a trace of its own.
         with_tracer("test", "child", || {
             tower_telemetry::spawn_linked("test", "linked", async {});
         });
@@ -140,11 +140,11 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("the runtime can be built");
     let entered = runtime.enter();
     for (n, state) in cases.iter().enumerate() {
         support::send(&mut app, request(n as u128 + 1, "/", state));
-        let sent = std::mem::take(&mut *sent.lock().expect("not poisoned"));
+        let sent = std::mem::take(&mut *sent.lock().expect("the lock is not poisoned"));
         assert_eq!(sent.len(), 2);
         let expected = Some(HeaderValue::from_str(state).expect("a legal value"));
         let expected = expected.filter(|value| !value.is_empty());
@@ -153,7 +153,7 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
         }
     }
     drop(entered);
-    // It runs the spawned tasks too.
+    // Yielding also runs the spawned tasks.
     runtime.block_on(tokio::task::yield_now());
     assert!(!runtime.block_on(telemetry.force_flush()).timed_out);
     let spans = receiver.received().spans();
@@ -169,7 +169,7 @@ fn a_tracestate_reaches_every_span_of_a_request_and_every_call_below() {
         let linked: Vec<_> = spans.iter().filter(is_linked).collect();
         assert_eq!(linked.len(), 1);
         assert_eq!(linked[0].trace_state, "", "{state}");
-        // A link is a span context, which cannot hold a key of Level 2.
+        // A link holds a span context, which cannot represent a key of Level 2.
         let expected = if state.contains('@') { "" } else { state };
         assert_eq!(linked[0].links[0].trace_state, expected);
     }

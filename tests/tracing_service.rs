@@ -1,5 +1,6 @@
-//! A service of `#[tracing::instrument]`, spawned tasks and fields on the current span, with `init` and
-//! our layer. `init` is once per process, which is why this is one of its own.
+//! Runs a service with `#[tracing::instrument]`, spawned tasks and fields on the current span,
+//! under `init` and this crate's layer. `init` applies to the whole process, so this test is a
+//! process of its own.
 
 #![cfg(all(
     feature = "axum",
@@ -51,10 +52,10 @@ async fn place(order: Order) {
     let task = async { notify().await };
     tokio::spawn(task.in_current_span())
         .await
-        .expect("it does not panic");
+        .expect("the task does not panic");
 }
 
-/// A span in the shape that database libraries give theirs.
+/// Makes a span as database libraries do.
 async fn query() {
     let span = info_span!(
         target: "sqlx::query",
@@ -85,27 +86,35 @@ async fn handler(Path(_): Path<u32>) -> &'static str {
     let late = async { notify().await };
     tokio::spawn(late.in_current_span())
         .await
-        .expect("it does not panic");
+        .expect("the task does not panic");
     "ok"
 }
 
 async fn send(app: &Router, traceparent: &str) {
     let request = Request::get("/orders/7").header("traceparent", traceparent);
-    let request = request.body(Body::empty()).expect("it is valid");
-    let response = app.clone().oneshot(request).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it is whole");
+    let request = request.body(Body::empty()).expect("a valid request");
+    let response = app
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
 }
 
 #[tokio::test]
-async fn a_service_of_tracing_spans_loses_no_span_no_parent_and_no_field() {
+async fn a_service_of_tracing_spans_loses_no_span_parent_or_field() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
-        // Spans do not depend on the filter of log lines.
+        // The filter of log lines does not apply to spans.
         .with_log_filter("error")
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let make = tower_http::trace::DefaultMakeSpan::new().level(tracing::Level::INFO);
     let app = Router::new()
         .route("/orders/{id}", get(handler))
@@ -117,7 +126,7 @@ async fn a_service_of_tracing_spans_loses_no_span_no_parent_and_no_field() {
     assert_eq!(
         FORMATTED.load(Ordering::Relaxed),
         0,
-        "no attribute is built"
+        "no attribute is built for an unsampled request"
     );
     send(&app, &format!("00-{trace}-b7ad6b7169203331-01")).await;
     telemetry.shutdown().await;
@@ -148,7 +157,7 @@ async fn a_service_of_tracing_spans_loses_no_span_no_parent_and_no_field() {
     );
     let named = |name: &str| {
         let span = spans.iter().find(|span| span.name == name);
-        span.expect("it was received")
+        span.expect("the span was received")
     };
     let attribute = |name: &str, key: &str| {
         let attributes = receiver::attributes_of(&named(name).attributes);
@@ -169,7 +178,7 @@ async fn a_service_of_tracing_spans_loses_no_span_no_parent_and_no_field() {
         let code = span.status.as_ref().map_or(0, |status| status.code);
         assert_eq!(code, 0, "{}", span.name);
     }
-    // The event is a log record of the request, once for each.
+    // The event is a log record of the request span, once per request.
     let records = received.log_records();
     let record = records
         .iter()

@@ -1,5 +1,5 @@
-//! Handler code in a request that is not sampled, with the sampler of `init`, which is why this is a
-//! process of its own.
+//! Runs handler code in a request that is not sampled, with the sampler of `init`. `init` applies
+//! to the whole process, so this test is a process of its own.
 
 #![cfg(all(feature = "init", feature = "macros"))]
 
@@ -20,16 +20,16 @@ use tower_telemetry::{
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// Shows whether attributes are built.
+/// Fails if it is called for an attribute of a span that is dropped.
 fn expensive() -> u32 {
     assert!(
         Context::current().span().span_context().is_sampled(),
-        "nothing is built for a span that is dropped"
+        "no attribute is built for a span that is dropped"
     );
     1
 }
 
-/// Shows whether text is formatted.
+/// Fails if it is formatted for a span that is dropped.
 struct Expensive;
 
 impl std::fmt::Display for Expensive {
@@ -57,18 +57,18 @@ async fn handler() -> Vec<Option<SpanId>> {
         async_with_tracer("test", "future", async { get_span_id() }).await,
         spawn_traced("test", "task", async { get_span_id() })
             .await
-            .expect("it does not panic"),
+            .expect("the task does not panic"),
     ]
 }
 
 #[tokio::test]
-async fn below_a_span_that_is_not_sampled_no_span_is_started_and_the_trace_goes_on() {
+async fn below_an_unsampled_span_no_span_is_started_and_the_trace_is_kept() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .init()
-        .expect("it is the first");
+        .expect("no other telemetry is initialized");
     let request = |flags| {
         Context::new().with_remote_span_context(SpanContext::new(
             TraceId::from_bytes([1; 16]),
@@ -90,7 +90,7 @@ async fn below_a_span_that_is_not_sampled_no_span_is_started_and_the_trace_goes_
             .iter()
             .all(|id| *id != Some(SpanId::from_bytes([2; 8])))
     );
-    // A parent that is given is current, too, where no span is started below it.
+    // An explicit parent becomes current even where no span is started below it.
     let below = async_with_tracer("test", "outer", async {
         let parent = request(TraceFlags::default());
         let span = get_tracer("test").span("dropped").with_parent(parent);
@@ -104,9 +104,9 @@ async fn below_a_span_that_is_not_sampled_no_span_is_started_and_the_trace_goes_
     let mut names: Vec<_> = received.spans().into_iter().map(|span| span.name).collect();
     names.sort_unstable();
     assert_eq!(names, ["closure", "function", "future", "outer", "task"]);
-    // Metrics do not depend on what is sampled.
+    // Metrics do not depend on sampling.
     let Some(metric) = received.metric("function.duration") else {
-        panic!("it was recorded");
+        panic!("function.duration is recorded");
     };
     assert!(format!("{metric:?}").contains("count: 2"), "{metric:?}");
 }

@@ -1,9 +1,9 @@
-//! The requests that are measured: through layers, without a network.
+//! The requests and services of the benchmarks. Requests go through layers, without a network.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each benchmark is a program of its own, and none uses all of this"
+    reason = "each benchmark is a program of its own that uses a part of this module"
 )]
 
 mod pass_through;
@@ -26,12 +26,12 @@ use tower_telemetry::{Config, TelemetryGuard};
 
 pub use pass_through::PassThroughLayer;
 
-/// How a request comes in.
+/// The context of an incoming request.
 #[derive(Clone, Copy, Debug)]
 pub enum Inbound {
     Sampled,
     NotSampled,
-    /// Without a context.
+    /// No context.
     Nothing,
 }
 
@@ -46,14 +46,14 @@ impl Inbound {
     }
 }
 
-/// Sets telemetry up as a service in production has it, sampled as `sampler` says, a tenth where that
-/// is a ratio.
+/// Sets telemetry up as a service in production does. `sampler` is the sampler, with a ratio of 0.1
+/// if it takes one.
 pub fn init(sampler: &str, enabled: bool, receiver: SocketAddr) -> TelemetryGuard {
     let config = config(sampler, enabled, receiver);
-    config.init().expect("it is valid")
+    config.init().expect("the configuration is valid")
 }
 
-/// The configuration of this.
+/// Returns the configuration for `init`.
 pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
     let config = Config::from_vars(|name| {
         let value = match name {
@@ -63,7 +63,7 @@ pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
             "OTEL_EXPORTER_OTLP_PROTOCOL" => "http/protobuf",
             "OTEL_TRACES_SAMPLER" => sampler,
             "OTEL_TRACES_SAMPLER_ARG" if sampler.ends_with("ratio") => "0.1",
-            // Only batches that are complete are sent.
+            // Only full batches are exported.
             "OTEL_BSP_SCHEDULE_DELAY" | "OTEL_METRIC_EXPORT_INTERVAL" => "3600000",
             _ => return None,
         };
@@ -72,7 +72,7 @@ pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
     config.without_subscriber()
 }
 
-/// Makes a span of the caller current, as it is in a handler.
+/// Makes a span of the caller current, as in a handler.
 pub fn attach(inbound: Inbound) -> Option<ContextGuard> {
     let flags = match inbound {
         Inbound::Sampled => TraceFlags::SAMPLED,
@@ -88,15 +88,15 @@ pub fn attach(inbound: Inbound) -> Option<ContextGuard> {
     )
 }
 
-/// An axum application with one route.
+/// Returns an axum application with one route.
 pub fn routes() -> Router {
     Router::new().route("/users/{id}", get(async || "Ada"))
 }
 
-/// A request as `curl` sends it.
+/// Returns a request as `curl` sends it.
 pub fn request(inbound: Inbound) -> Request<Body> {
     let mut request = Request::new(Body::empty());
-    *request.uri_mut() = "/users/42".parse().expect("it is a path");
+    *request.uri_mut() = "/users/42".parse().expect("a valid path");
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));
@@ -107,26 +107,26 @@ pub fn request(inbound: Inbound) -> Request<Body> {
     request
 }
 
-/// A request of a client, to be sent.
+/// Returns an outgoing request of a client.
 pub fn outgoing() -> Request<Body> {
     let request = Request::get("http://localhost:3000/users/42").body(Body::empty());
-    request.expect("it is a request")
+    request.expect("a valid request")
 }
 
-/// A gRPC call.
+/// Returns a gRPC call.
 pub fn call(inbound: Inbound) -> Request<Body> {
     let mut request = request(inbound);
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = "http://localhost:3000/shop.Cart/Get"
         .parse()
-        .expect("it is a URI");
+        .expect("a valid URI");
     *request.version_mut() = http::Version::HTTP_2;
     let grpc = HeaderValue::from_static("application/grpc");
     request.headers_mut().insert(header::CONTENT_TYPE, grpc);
     request
 }
 
-/// A service that answers at once.
+/// A service that responds at once.
 #[derive(Clone, Copy)]
 pub struct Answer;
 
@@ -144,7 +144,7 @@ impl Service<Request<Body>> for Answer {
     }
 }
 
-/// A gRPC service that answers each call with one message and its status.
+/// A gRPC service that responds to each call with one message and its status.
 #[derive(Clone, Copy)]
 pub struct Method;
 
@@ -165,7 +165,7 @@ impl Service<Request<Body>> for Method {
     }
 }
 
-/// One message, and the trailers.
+/// A body of one message and the trailers.
 pub struct Message {
     next: u8,
 }
@@ -200,9 +200,9 @@ where
 {
     let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready(response) = pin!(service.call(request)).poll(&mut cx) else {
-        panic!("it answers at once");
+        panic!("the service responds at once");
     };
-    let mut body = pin!(response.expect("it does not fail").into_body());
+    let mut body = pin!(response.expect("the service cannot fail").into_body());
     while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {
         if body.is_end_stream() {
             break;

@@ -1,4 +1,4 @@
-//! What every layer over requests costs.
+//! The cost that every layer over requests has.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-/// A layer of the shape that every layer over requests has, and that does nothing. It has options
-/// that it would share with its services: axum clones a layer with each request.
+/// A layer with the shape of every layer over requests that does nothing. It has shared options
+/// like other layers, because axum clones a layer with each request.
 #[derive(Clone, Default)]
 pub struct PassThroughLayer {
     options: Arc<()>,

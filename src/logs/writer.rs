@@ -369,7 +369,7 @@ mod last_lines {
     impl Drop for Writers {
         fn drop(&mut self) {
             for shared in self.writers.iter().filter_map(Weak::upgrade) {
-                // Whoever has waited in vain before need not do so again.
+                // A writer whose flush timed out, without progress since, is not flushed again.
                 if locked(&shared.state).in_vain.is_none() {
                     shared.flush(LAST_LINES);
                 }

@@ -14,7 +14,7 @@ use crate::semconv::names::{
 };
 use crate::semconv::text::{MAX_HOST, truncate};
 
-/// An operation on messages.
+/// The operation on messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Send,

@@ -1,4 +1,4 @@
-//! The access log, as a subscriber writes it.
+//! Tests the access log as a subscriber writes it.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,7 +22,10 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -30,7 +33,7 @@ impl io::Write for Lines {
     }
 }
 
-/// The lines of the access log of some requests.
+/// Sends requests to these paths and returns the lines of the access log.
 fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -54,13 +57,13 @@ fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
             200
         };
         let mut response = Response::new(Full::<Bytes>::default());
-        *response.status_mut() = status.try_into().expect("it is one");
+        *response.status_mut() = status.try_into().expect("a legal status");
         Ok::<_, Infallible>(response)
     }));
     tracing::subscriber::with_default(subscriber, || {
         for path in paths {
             let request = Request::post(*path).header("traceparent", TRACEPARENT);
-            let request = request.body(()).expect("it is valid");
+            let request = request.body(()).expect("a valid request");
             let mut future = Box::pin(service.clone().oneshot(request));
             if *path == "/cancelled" {
                 let waker = std::task::Waker::noop();
@@ -71,10 +74,10 @@ fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
             }
         }
     });
-    let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone());
-    let text = text.expect("it is text");
+    let text = String::from_utf8(lines.0.lock().expect("the lock is not poisoned").clone());
+    let text = text.expect("the output is UTF-8");
     let all = text.lines().map(|line| {
-        let value: Value = serde_json::from_str(line).expect("it is JSON");
+        let value: Value = serde_json::from_str(line).expect("the text is JSON");
         let Value::Object(line) = value else {
             panic!("{line}");
         };
@@ -85,7 +88,7 @@ fn lines(log: Option<AccessLog>, paths: &[&str]) -> Vec<Map<String, Value>> {
 }
 
 #[test]
-fn each_request_is_a_line_with_its_fields_and_ids() {
+fn each_request_is_logged_as_one_line_with_its_fields_and_ids() {
     let cases = [
         ("/ok", json!({"http.response.status_code": 200})),
         (
@@ -101,22 +104,31 @@ fn each_request_is_a_line_with_its_fields_and_ids() {
         assert_eq!(line["level"], "INFO");
         assert_eq!(line["trace_id"], TRACE_ID);
         assert!(line["span_id"].is_string());
-        let fields = line["fields"].as_object_mut().expect("an object");
-        let duration = fields.remove("duration_ms").expect("it was measured");
+        let fields = line["fields"]
+            .as_object_mut()
+            .expect("the value is an object");
+        let duration = fields
+            .remove("duration_ms")
+            .expect("the duration is logged");
         assert!(duration.as_f64().is_some_and(|duration| duration >= 0.0));
         let mut all = json!({
             "message": "request",
             "http.request.method": "POST",
             "url.path": path,
         });
-        let all = all.as_object_mut().expect("an object");
-        all.extend(expected.as_object().expect("an object").clone());
+        let all = all.as_object_mut().expect("the value is an object");
+        all.extend(
+            expected
+                .as_object()
+                .expect("the value is an object")
+                .clone(),
+        );
         assert_eq!(fields, all, "{path}");
     }
 }
 
 #[test]
-fn level_threshold_and_filter_choose_lines_and_levels() {
+fn level_threshold_and_filter_choose_which_lines_are_logged_at_which_level() {
     let slow = Duration::ZERO;
     let never = Duration::MAX;
     let cases = [
@@ -154,11 +166,11 @@ fn level_threshold_and_filter_choose_lines_and_levels() {
         let levels: Vec<_> = lines.iter().map(|line| line["level"].clone()).collect();
         assert_eq!(levels, expected, "{case}");
     }
-    assert!(lines(None, &["/ok"]).is_empty(), "none by default");
+    assert!(lines(None, &["/ok"]).is_empty(), "no access log by default");
 }
 
 #[test]
-fn a_grpc_call_has_the_name_of_its_status() {
+fn a_grpc_call_is_logged_with_the_name_of_its_status() {
     let written = Lines::default();
     let writer = written.clone();
     let layer = fmt::layer()
@@ -174,21 +186,21 @@ fn a_grpc_call_has_the_name_of_its_status() {
     let service = layer.layer(service_fn(|_: Request<()>| async {
         let response = Response::builder().header("grpc-status", "5");
         let response = response.body(Full::<Bytes>::default());
-        Ok::<_, Infallible>(response.expect("it is valid"))
+        Ok::<_, Infallible>(response.expect("a valid response"))
     }));
     let request = Request::post("/a.B/C").header("content-type", "application/grpc");
-    let request = request.body(()).expect("it is valid");
+    let request = request.body(()).expect("a valid request");
     tracing::subscriber::with_default(subscriber, || {
         drop(block_on(service.oneshot(request)));
     });
-    let text = String::from_utf8(written.0.lock().expect("not poisoned").clone());
-    let text = text.expect("it is text");
+    let text = String::from_utf8(written.0.lock().expect("the lock is not poisoned").clone());
+    let text = text.expect("the output is UTF-8");
     let mut lines = text
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("it is JSON"))
+        .map(|line| serde_json::from_str::<Value>(line).expect("the text is JSON"))
         .filter(|line| line["target"] == "tower_telemetry::access");
-    let line = lines.next().expect("it is logged");
+    let line = lines.next().expect("the request is logged");
     assert_eq!(line["fields"]["rpc.status_code"], "NOT_FOUND");
     assert_eq!(line["fields"]["http.response.status_code"], 200);
-    assert!(lines.next().is_none(), "it is logged once");
+    assert!(lines.next().is_none(), "the call is logged once");
 }

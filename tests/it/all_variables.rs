@@ -1,4 +1,4 @@
-//! All variables: which there are, and what `Config` says of values that it cannot use.
+//! Lists all environment variables and tests the warnings of `Config` about values that it cannot use.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use tower_telemetry::Config;
 #[cfg(feature = "logs")]
 const README: &str = include_str!("../../README.md");
 
-/// Read to warn of them alone, which is why the README does not list them.
+/// Variables that are only read to warn about them. The README does not list them.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -22,7 +22,7 @@ const UNSUPPORTED: &[&str] = &[
     "TELEMETRY_RUNTIME_METRICS",
 ];
 
-/// Variables of proxies in lower case, and the mark of a CGI process, which the README names in its text.
+/// Proxy variables in lower case, and the mark of a CGI process. The README names them in its text.
 const OF_PROXIES: [&str; 5] = [
     "REQUEST_METHOD",
     "all_proxy",
@@ -33,7 +33,7 @@ const OF_PROXIES: [&str; 5] = [
 
 const OF_OTLP: [&str; 4] = ["", "_TRACES", "_METRICS", "_LOGS"];
 
-/// The variables that are read.
+/// Returns the names of all variables that `Config` reads.
 pub(crate) fn variables() -> BTreeSet<String> {
     let names = RefCell::new(BTreeSet::new());
     let _ = Config::from_vars(|name| {
@@ -47,13 +47,13 @@ fn warnings(config: &Config) -> Vec<String> {
     config.warnings().iter().map(ToString::to_string).collect()
 }
 
-/// The names that `text` stands for, which may have alternatives in braces.
+/// Returns the names that `text` stands for. Alternatives are in braces.
 #[cfg(feature = "logs")]
 fn expanded(text: &str) -> Vec<String> {
     let Some((before, rest)) = text.split_once('{') else {
         return vec![text.to_owned()];
     };
-    let (alternatives, after) = rest.split_once('}').expect("it is closed");
+    let (alternatives, after) = rest.split_once('}').expect("the brace is closed");
     let alternatives = alternatives.split(',');
     let names = alternatives.map(|one| format!("{before}{one}{after}"));
     names.flat_map(|name| expanded(&name)).collect()
@@ -61,18 +61,18 @@ fn expanded(text: &str) -> Vec<String> {
 
 #[cfg(feature = "logs")]
 #[test]
-fn the_readme_lists_the_variables_that_are_read() {
+fn the_readme_lists_exactly_the_variables_that_are_read() {
     let (_, table) = README
         .split_once("| variable | meaning |")
-        .expect("it is there");
-    let (table, _) = table.split_once("\n\n").expect("it ends");
+        .expect("the text contains it");
+    let (table, _) = table.split_once("\n\n").expect("the text is closed");
     let cells = table.lines().filter_map(|line| line.split('|').nth(1));
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let listed: Vec<_> = names.flat_map(expanded).collect();
     let mut once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len());
     let unsupported: BTreeSet<_> = UNSUPPORTED.iter().map(ToString::to_string).collect();
-    // These have an effect with a feature that is switched off.
+    // These variables have an effect only with a feature that is off here.
     let needs_feature = |name: &str| name.contains("PROMETHEUS") || name.contains("RUNTIME");
     once.retain(|name| !unsupported.contains(name) || !needs_feature(name));
     let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
@@ -80,8 +80,8 @@ fn the_readme_lists_the_variables_that_are_read() {
     assert_eq!(once, read);
 }
 
-/// For each variable a value that cannot be used, and the warning after its name and value;
-/// `None` for a variable that takes any text.
+/// Returns an unusable value for each variable, and the warning that follows its name and value.
+/// Variables that accept any text have `None`.
 fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     let mut all = BTreeMap::new();
     let mut add = |name: &str, value, consequence| {
@@ -371,7 +371,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     all
 }
 
-/// Whether warnings leave the value of a variable out.
+/// Returns whether warnings omit the value of a variable.
 fn is_hidden(name: &str) -> bool {
     let ends = [
         "_HEADERS",
@@ -386,7 +386,7 @@ fn is_hidden(name: &str) -> bool {
 }
 
 #[test]
-fn a_value_that_cannot_be_used_gives_one_warning_for_each_variable() {
+fn an_unusable_value_causes_exactly_one_warning() {
     let all = unusable();
     assert_eq!(all.keys().cloned().collect::<BTreeSet<_>>(), variables());
     for (name, case) in all {
@@ -417,27 +417,30 @@ mod not_utf8 {
     fn expected(name: &str) -> String {
         let shown = match is_hidden(name) {
             true => String::new(),
-            // Bounded to 128 bytes, the mark included.
+            // The value is cut to 128 bytes, including the ellipsis.
             false => format!("=\"caf\u{fffd} {}…\"", "x".repeat(118)),
         };
         format!("{name}{shown} is not UTF-8; it is left out")
     }
 
     #[test]
-    fn a_value_that_is_not_utf_8_counts_as_not_set_and_gives_one_warning() {
+    fn a_value_that_is_not_utf_8_is_ignored_with_one_warning() {
         let unset = format!("{:?}", Config::from_vars(|_| None));
         for name in variables() {
             let config = Config::from_vars_os(|asked| (asked == name).then(value));
             assert_eq!(warnings(&config), [expected(&name)]);
             let shown = format!("{config:?}");
-            let without = shown.split_once("warnings: ").expect("they are shown").0;
+            let without = shown
+                .split_once("warnings: ")
+                .expect("Debug shows the warnings")
+                .0;
             assert!(unset.starts_with(without), "{name}: {shown}");
         }
     }
 
     const PROGRAM: &str = "WARNINGS_OF_THE_ENVIRONMENT";
 
-    /// The program of the test below, which is nothing without its variable.
+    /// The program of the test below. It does nothing unless its variable is set.
     #[test]
     fn warnings_of_the_process_environment() {
         if std::env::var_os(PROGRAM).is_some() {
@@ -448,27 +451,27 @@ mod not_utf8 {
     }
 
     #[test]
-    fn the_process_environment_is_read_as_any_other_variables_are() {
-        let output = Command::new(std::env::current_exe().expect("a test is a program"))
+    fn the_process_environment_is_read_like_any_other_variables() {
+        let output = Command::new(std::env::current_exe().expect("the test has a path"))
             .args(["warnings_of_the_process_environment", "--nocapture"])
             .env(PROGRAM, "1")
             .envs(variables().into_iter().map(|name| (name, value())))
             .output()
-            .expect("it starts");
-        let text = String::from_utf8(output.stdout).expect("it is text");
+            .expect("the program starts");
+        let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
         let lines = text.lines();
-        let mut told: Vec<_> = lines
+        let mut warned: Vec<_> = lines
             .filter_map(|line| Some(line.split_once("WARNING ")?.1))
             .collect();
-        told.sort_unstable();
+        warned.sort_unstable();
         let mut all: Vec<_> = variables().iter().map(|name| expected(name)).collect();
         all.sort_unstable();
-        assert_eq!(told, all);
+        assert_eq!(warned, all);
     }
 }
 
 #[test]
-fn short_forms_of_environments_are_understood() {
+fn short_names_of_environments_are_accepted() {
     for (texts, name) in [
         (
             &["development", "develop", "dev", "local", "DEV"][..],
@@ -519,7 +522,7 @@ mod setters {
     type Variables = Vec<(String, &'static str)>;
     type Setter = Box<dyn Fn(Config) -> Config>;
 
-    /// Variables, and the setters that say the same.
+    /// Variables, each with the setters that have the same effect.
     struct Same(Vec<(Variables, Setter)>);
 
     impl Same {
@@ -847,14 +850,14 @@ mod setters {
     }
 
     #[test]
-    fn every_variable_has_a_setter_that_says_the_same() {
-        // Its setter adds an attribute that beats `SERVICE_NAME`, which the variable does not.
+    fn every_variable_has_a_setter_with_the_same_effect() {
+        // The setter adds an attribute with priority over `SERVICE_NAME`. The variable has a lower priority.
         let mut covered: BTreeSet<_> = ["OTEL_RESOURCE_ATTRIBUTES".to_owned()].into();
-        // Variables choose a proxy by scheme and host, `with_proxy` names the one for all receivers.
+        // Variables choose a proxy by scheme and host. `with_proxy` sets one proxy for all receivers.
         covered.extend(OF_PROXIES.map(str::to_owned));
         let upper = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
         covered.extend(upper.map(str::to_owned));
-        // Code that asks for an exporter that is not there does not compile.
+        // Without the feature, the setters of the reference exporter do not compile.
         if cfg!(not(feature = "opentelemetry-otlp")) {
             covered.extend(OF_OTLP.map(|signal| format!("OTLP{signal}_EXPORTER")));
         }
@@ -875,7 +878,7 @@ mod setters {
     }
 
     #[test]
-    fn attributes_of_the_resource_can_be_set_in_code() {
+    fn resource_attributes_can_be_set_in_code() {
         let read = Config::from_vars(|name| {
             (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| "service.version=7".to_owned())
         });

@@ -1,5 +1,5 @@
-//! Sampling decisions that come with requests in each order of propagators, through both layers and
-//! real sockets: the headers that the next service gets, and the spans that a receiver gets.
+//! Sends every combination of sampling decisions through both layers and real sockets, for each order
+//! of propagators. Checks the headers that the next service gets and the spans that a receiver gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::support::{Server, eventually, send, within_deadline};
 const SPAN: &str = "b7ad6b7169203331";
 const OTHER_SPAN: &str = "00f067aa0ba902b7";
 
-/// What a form of B3 says of sampling.
+/// The sampling state of a B3 context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
@@ -27,12 +27,12 @@ enum State {
     Debug,
 }
 
-/// What comes with a request.
+/// The context of an incoming request.
 #[derive(Clone, Copy, Debug)]
 struct Inbound {
     /// The flags of a `traceparent`.
     traceparent: Option<u8>,
-    /// Whether B3 comes in several headers, with ids, and its state.
+    /// Whether B3 uses several headers, whether it has ids, and its state.
     b3: Option<(bool, bool, State)>,
 }
 
@@ -56,7 +56,7 @@ impl Inbound {
         all
     }
 
-    /// The headers. The traces are those of the case.
+    /// Returns the headers of the request, with these traces.
     fn headers(self, trace: &str, b3_trace: &str) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         if let Some(flags) = self.traceparent {
@@ -93,18 +93,18 @@ impl Inbound {
     }
 }
 
-/// What becomes of a request.
+/// The expected effect of an incoming context.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected {
-    /// The trace and the span that it continues.
+    /// The trace and the span that the request continues.
     parent: Option<(String, &'static str)>,
-    /// `None` where our sampler decides.
+    /// `None` if the sampler of the service decides.
     sampled: Option<bool>,
     random: bool,
     debug: bool,
 }
 
-/// What is to become of it, read form by form.
+/// Computes the expected effect, one propagator after the other.
 fn expected(order: &[&str], inbound: Inbound, trace: &str, b3_trace: &str) -> Expected {
     let mut expected = Expected {
         parent: None,
@@ -140,7 +140,7 @@ fn expected(order: &[&str], inbound: Inbound, trace: &str, b3_trace: &str) -> Ex
     expected
 }
 
-/// The headers of the order that a span writes.
+/// Returns the headers that these propagators write for a span.
 fn written(order: &[&str], trace: &str, span: &str, expected: &Expected) -> Vec<(String, String)> {
     let sampled = expected.sampled == Some(true);
     let mut written = BTreeMap::new();
@@ -176,7 +176,7 @@ fn written(order: &[&str], trace: &str, span: &str, expected: &Expected) -> Vec<
     written.into_iter().collect()
 }
 
-/// The headers of context among all.
+/// Returns the headers that carry trace context.
 fn context_of(headers: &HeaderMap) -> Vec<(String, String)> {
     let is_context = |name: &&HeaderName| {
         let name = name.as_str();
@@ -187,7 +187,7 @@ fn context_of(headers: &HeaderMap) -> Vec<(String, String)> {
         .filter(is_context)
         .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)))
         .map(|(name, value)| {
-            let value = value.to_str().expect("it is text");
+            let value = value.to_str().expect("the text is UTF-8");
             (name.as_str().to_owned(), value.to_owned())
         })
         .collect();
@@ -199,7 +199,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Sends every inbound context through a service with these propagators and this sampler.
+/// Sends every incoming context through a service with these propagators and this sampler.
 async fn check(order: &[&str], sampler: &str, samples_new: bool) {
     let receiver = Receiver::start();
     let (sender, mut arrived) = mpsc::unbounded_channel();
@@ -239,20 +239,22 @@ async fn check(order: &[&str], sampler: &str, samples_new: bool) {
         }
         let response = send(Version::HTTP_11, request).await;
         assert_eq!(response.status(), 200, "{case}");
-        let found = response.headers()["x-trace-id"].to_str().expect("text");
+        let found = response.headers()["x-trace-id"]
+            .to_str()
+            .expect("the text is UTF-8");
         match &expected.parent {
             Some((trace, _)) => assert_eq!(found, trace, "{case}"),
             None => assert!(found != trace && found != b3_trace, "{case}"),
         }
         let sent = within_deadline("a call", arrived.recv()).await;
-        let sent = context_of(&sent.expect("it is sent"));
+        let sent = context_of(&sent.expect("a call was made"));
         let span = sent.iter().find_map(|(name, value)| match &**name {
             "traceparent" => Some(value[36..52].to_owned()),
             "b3" => Some(value[33..49].to_owned()),
             "x-b3-spanid" => Some(value.clone()),
             _ => None,
         });
-        let span = span.expect("one of them has it");
+        let span = span.expect("the call carries a span id");
         assert_eq!(sent, written(order, found, &span, &expected), "{case}");
         if expected.sampled == Some(true) {
             sampled.insert(found.to_owned(), (case, expected));
@@ -277,7 +279,7 @@ async fn check(order: &[&str], sampler: &str, samples_new: bool) {
 }
 
 #[tokio::test]
-async fn decisions_are_followed_and_passed_on_in_every_order() {
+async fn sampling_decisions_are_followed_and_forwarded_for_every_order_of_propagators() {
     for order in [
         &["b3"][..],
         &["b3multi"],
@@ -294,14 +296,14 @@ async fn decisions_are_followed_and_passed_on_in_every_order() {
 }
 
 #[tokio::test]
-async fn a_decision_that_is_left_open_is_that_of_the_sampler() {
+async fn the_sampler_decides_where_a_context_leaves_sampling_open() {
     for order in [&["b3"][..], &["tracecontext", "b3multi"]] {
         check(order, "parentbased_always_off", false).await;
     }
 }
 
 #[tokio::test]
-async fn where_telemetry_is_switched_off_a_context_is_passed_on_as_it_came() {
+async fn disabled_telemetry_forwards_a_context_unchanged() {
     let (sender, mut arrived) = mpsc::unbounded_channel();
     let callback = post(async move |headers: HeaderMap| {
         sender.send(headers).expect("the test reads it");
@@ -331,7 +333,11 @@ async fn where_telemetry_is_switched_off_a_context_is_passed_on_as_it_came() {
             let came = context_of(request.headers());
             send(Version::HTTP_11, request).await;
             let sent = within_deadline("a call", arrived.recv()).await;
-            assert_eq!(context_of(&sent.expect("it is sent")), came, "{inbound:?}");
+            assert_eq!(
+                context_of(&sent.expect("a call was made")),
+                came,
+                "{inbound:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Spans of `tracing` in the traces of requests, beside a plain set-up of `tracing-opentelemetry`.
+//! Compares `tracing` spans in the traces of requests with those of a plain set-up of
+//! `tracing-opentelemetry`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -36,7 +37,7 @@ const NOT_SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 type Shape = (&'static str, fn() -> Work);
 
-/// Names a shape after its code.
+/// Names each shape after its identifier.
 macro_rules! shapes {
     ($($name:ident => $body:block)+) => {
         vec![$((stringify!($name), || -> Work { Box::pin(async $body) })),+]
@@ -84,31 +85,31 @@ fn shapes() -> Vec<Shape> {
         in_scope => { info_span!("scope").in_scope(|| info_span!("inside").in_scope(|| {})) }
         parallel => { let _ = tokio::join!(leaf(1), leaf(2)); }
         parallel_branches => { let _ = tokio::join!(branch(), branch()); }
-        spawned_in_current_span => { tokio::spawn(leaf(3).in_current_span()).await.expect("it ends") }
+        spawned_in_current_span => { tokio::spawn(leaf(3).in_current_span()).await.expect("the task does not panic") }
         spawned_in_a_child => {
-            async { tokio::spawn(leaf(4).in_current_span()).await.expect("it ends") }.instrument(info_span!("parent")).await;
+            async { tokio::spawn(leaf(4).in_current_span()).await.expect("the task does not panic") }.instrument(info_span!("parent")).await;
         }
-        spawned_with_a_span => { tokio::spawn(leaf(5).instrument(info_span!("task"))).await.expect("it ends") }
+        spawned_with_a_span => { tokio::spawn(leaf(5).instrument(info_span!("task"))).await.expect("the task does not panic") }
         a_task_that_outlives_its_parent => {
             let task = { let span = info_span!("short"); span.in_scope(|| tokio::spawn(leaf(6).in_current_span())) };
-            task.await.expect("it ends");
+            task.await.expect("the task does not panic");
         }
         a_thread => {
             let span = Span::current();
             let dispatch = tracing::dispatcher::get_default(Clone::clone);
             std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || {
                 span.in_scope(|| info_span!("on_thread").in_scope(|| {}));
-            })).join().expect("it ends");
+            })).join().expect("the thread does not panic");
         }
         closed_on_another_thread => {
             let span = info_span!("moved");
             span.in_scope(|| {});
             let dispatch = tracing::dispatcher::get_default(Clone::clone);
-            std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || drop(span))).join().expect("it ends");
+            std::thread::spawn(move || tracing::dispatcher::with_default(&dispatch, || drop(span))).join().expect("the thread does not panic");
         }
         blocking => {
             let span = Span::current();
-            tokio::task::spawn_blocking(move || span.in_scope(|| {})).await.expect("it ends");
+            tokio::task::spawn_blocking(move || span.in_scope(|| {})).await.expect("the task does not panic");
         }
         explicit_parent => {
             let parent = info_span!("parent");
@@ -150,7 +151,7 @@ fn shapes() -> Vec<Shape> {
         attributes_by_extension => {
             let span = info_span!("extended");
             span.set_attribute("late", 1);
-            span.set_status(Status::error("said"));
+            span.set_status(Status::error("failed"));
             span.in_scope(|| {});
         }
         cancelled => {
@@ -178,15 +179,15 @@ fn shapes() -> Vec<Shape> {
 fn on_a_runtime(work: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().build();
-    runtime.expect("a runtime").block_on(work);
+    runtime.expect("the runtime can be built").block_on(work);
 }
 
-/// Runs a shape in a request of the telemetry layer.
+/// Runs a shape in a request of the telemetry layer, with the span layer of this crate.
 fn ours(shape: fn() -> Work, traceparent: &str) -> Vec<SpanData> {
     in_a_request(shape, traceparent, span_layer(), |layer| layer)
 }
 
-/// Runs a shape in a request, with a layer of spans and options of the telemetry layer.
+/// Runs a shape in a request, with the given span layer and options of the telemetry layer.
 fn in_a_request(
     shape: fn() -> Work,
     traceparent: &str,
@@ -217,19 +218,22 @@ fn in_a_request_of(
     telemetry.spans()
 }
 
-/// Has a request answered whole.
+/// Sends a request and reads the whole response.
 async fn respond<S, B>(service: S, traceparent: &str)
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
     B: http_body::Body,
 {
     let request = Request::get("/").header("traceparent", traceparent);
-    let request = request.body(Empty::new()).expect("it is valid");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let request = request.body(Empty::new()).expect("a valid request");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let _ = response.into_body().collect().await;
 }
 
-/// Runs a shape below a span of a plain set-up.
+/// Runs a shape below a span of a plain set-up of `tracing-opentelemetry`.
 fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     let telemetry = TestTelemetry::new();
     let layer = tracing_opentelemetry::layer()
@@ -241,7 +245,7 @@ fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     let _subscriber = tracing::subscriber::set_default(subscriber);
     on_a_runtime(async {
         let request = info_span!("GET", otel.kind = "server");
-        let remote = TraceId::from_hex(TRACE_ID).expect("it is one");
+        let remote = TraceId::from_hex(TRACE_ID).expect("a valid trace id");
         let parent = SpanContext::new(
             remote,
             SpanId::from(1),
@@ -255,7 +259,8 @@ fn plain(shape: fn() -> Work) -> Vec<SpanData> {
     telemetry.spans()
 }
 
-/// Describes spans by all but their ids and times; of the request only the application's attributes.
+/// Describes spans without their ids and times. For the request span, only the application's
+/// attributes are included.
 fn described(spans: &[SpanData]) -> Vec<String> {
     let names: HashMap<_, _> = spans
         .iter()
@@ -305,7 +310,7 @@ fn described(spans: &[SpanData]) -> Vec<String> {
 }
 
 #[test]
-fn spans_below_a_request_are_those_of_a_plain_set_up() {
+fn spans_below_a_request_equal_those_of_a_plain_tracing_opentelemetry_set_up() {
     for (name, shape) in shapes() {
         let (ours, plain) = (
             described(&ours(shape, TRACEPARENT)),
@@ -316,17 +321,17 @@ fn spans_below_a_request_are_those_of_a_plain_set_up() {
 }
 
 #[test]
-fn below_a_request_that_is_not_sampled_nothing_is_exported() {
+fn below_an_unsampled_request_no_span_is_exported() {
     for (name, shape) in shapes() {
         let mut spans = ours(shape, NOT_SAMPLED);
-        // The shape that chooses a sampled parent elsewhere has it.
+        // One shape sets a remote, sampled parent. Its spans are exported.
         spans.retain(|span| span.span_context.trace_id() != TraceId::from(7));
         assert_eq!(described(&spans), <[String; 0]>::default(), "{name}");
     }
 }
 
 #[test]
-fn the_error_of_an_instrumented_function_is_a_log_record_alone() {
+fn the_error_of_an_instrumented_function_is_only_a_log_record() {
     let spans = ours(
         || Box::pin(async { assert!(fails().is_err()) }),
         TRACEPARENT,
@@ -339,7 +344,7 @@ fn the_error_of_an_instrumented_function_is_a_log_record_alone() {
 }
 
 #[test]
-fn a_task_in_the_span_of_a_request_has_its_context_sampled_or_not() {
+fn a_task_in_a_request_span_has_the_context_of_the_request_sampled_or_not() {
     fn shape() -> Work {
         Box::pin(async {
             let ids = (get_trace_id(), get_span_id());
@@ -349,10 +354,13 @@ fn a_task_in_the_span_of_a_request_has_its_context_sampled_or_not() {
             assert_eq!(Some(of_span), ids.1);
             let in_task = async { (get_trace_id(), get_span_id()) };
             let in_task = tokio::spawn(in_task.in_current_span()).await;
-            assert_eq!(in_task.expect("it ends"), ids);
+            assert_eq!(in_task.expect("the task does not panic"), ids);
             let below = async { Span::current().context().span().span_context().trace_id() };
             let below = tokio::spawn(below.instrument(info_span!("below"))).await;
-            assert_eq!(below.expect("it ends").to_string(), TRACE_ID);
+            assert_eq!(
+                below.expect("the task does not panic").to_string(),
+                TRACE_ID
+            );
             assert_eq!((get_trace_id(), get_span_id()), ids);
         })
     }
@@ -361,13 +369,15 @@ fn a_task_in_the_span_of_a_request_has_its_context_sampled_or_not() {
 }
 
 #[test]
-fn what_is_recorded_on_the_span_of_a_request_is_on_its_own_span() {
+fn fields_recorded_on_the_tracing_span_of_a_request_are_on_the_exported_span() {
     fn shape() -> Work {
         Box::pin(async {
             Span::current().record("tenant", "acme");
             Span::current().set_attribute("plan", "free");
             let task = async { Span::current().set_attribute("in.task", true) };
-            tokio::spawn(task.in_current_span()).await.expect("it ends");
+            tokio::spawn(task.in_current_span())
+                .await
+                .expect("the task does not panic");
         })
     }
     let spans = ours(shape, TRACEPARENT);
@@ -381,13 +391,13 @@ fn what_is_recorded_on_the_span_of_a_request_is_on_its_own_span() {
     ] {
         assert!(span.attributes.contains(&expected), "{expected:?}");
     }
-    // The fields for log lines are none of its attributes.
+    // The fields for log lines do not become attributes.
     let is_line_field = |one: &&KeyValue| ["method", "route", "status"].contains(&one.key.as_str());
     assert_eq!(span.attributes.iter().find(is_line_field), None);
 }
 
 #[test]
-fn a_trace_layer_beside_ours_adds_no_span() {
+fn a_trace_layer_of_tower_http_adds_no_span() {
     for is_outside in [false, true] {
         let telemetry = TestTelemetry::new();
         let subscriber = tracing_subscriber::registry().with(span_layer());
@@ -415,7 +425,7 @@ fn a_trace_layer_beside_ours_adds_no_span() {
 }
 
 #[test]
-fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
+fn the_bridge_does_nothing_beside_another_tracing_opentelemetry_layer() {
     for ours_is_first in [true, false] {
         let telemetry = TestTelemetry::new();
         let tracer = telemetry.tracer_provider().tracer("theirs");
@@ -439,13 +449,13 @@ fn beside_another_layer_of_tracing_opentelemetry_the_bridge_does_nothing() {
 }
 
 #[test]
-fn without_its_span_of_tracing_a_request_is_that_of_no_task() {
+fn without_a_tracing_span_a_request_passes_no_context_to_spawned_tasks() {
     fn shape() -> Work {
         Box::pin(async {
             assert!(Span::current().is_none());
             let in_task = async { get_trace_id() };
             let in_task = tokio::spawn(in_task.in_current_span()).await;
-            assert_eq!(in_task.expect("it ends"), None);
+            assert_eq!(in_task.expect("the task does not panic"), None);
             leaf(1).await;
         })
     }
@@ -456,7 +466,7 @@ fn without_its_span_of_tracing_a_request_is_that_of_no_task() {
 }
 
 #[test]
-fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
+fn an_outgoing_request_has_a_tracing_span_of_its_own() {
     let telemetry = TestTelemetry::new();
     let subscriber = tracing_subscriber::registry().with(span_layer());
     let _subscriber = tracing::subscriber::set_default(subscriber);
@@ -467,7 +477,7 @@ fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
                 let ids = (get_trace_id(), get_span_id());
                 let in_task = async { (get_trace_id(), get_span_id()) };
                 let in_task = tokio::spawn(in_task.in_current_span()).await;
-                assert_eq!(in_task.expect("it ends"), ids);
+                assert_eq!(in_task.expect("the task does not panic"), ids);
                 assert!(request.headers().contains_key("traceparent"));
                 Span::current().set_attribute("attempt", 1);
                 leaf(1).await;
@@ -486,13 +496,16 @@ fn a_request_that_goes_out_has_a_span_of_tracing_for_its_own() {
     assert!(span.attributes.contains(&expected), "{span:?}");
 }
 
-/// Keeps what a layer of log lines writes.
+/// Collects the output of a layer of log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("not poisoned").extend(bytes);
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .extend(bytes);
         Ok(bytes.len())
     }
 
@@ -503,7 +516,8 @@ impl std::io::Write for Lines {
 
 impl Lines {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("it is UTF-8")
+        String::from_utf8(self.0.lock().expect("the lock is not poisoned").clone())
+            .expect("the text is UTF-8")
     }
 
     fn layer(&self) -> impl Layer<Registry> + Send + Sync + use<> {
@@ -516,7 +530,7 @@ impl Lines {
 }
 
 #[test]
-fn lines_of_another_layer_show_the_request_and_those_of_this_crate_do_not() {
+fn log_lines_of_another_layer_show_the_request_span() {
     fn shape() -> Work {
         Box::pin(async { tracing::info!("in the handler") })
     }
@@ -532,7 +546,7 @@ fn lines_of_another_layer_show_the_request_and_those_of_this_crate_do_not() {
 }
 
 #[test]
-fn a_filter_that_leaves_requests_out_is_warned_of() {
+fn a_filter_that_hides_request_spans_is_warned_about() {
     let telemetry = TestTelemetry::new();
     let lines = Lines::default();
     let subscriber = tracing_subscriber::registry()
@@ -554,18 +568,18 @@ fn a_filter_that_leaves_requests_out_is_warned_of() {
     assert_eq!(tree(&telemetry.spans()), ["GET"]);
 }
 
-/// Has spans of its own in mind, as the console of tokio's tasks does.
+/// Collects the names of spans, like the console of tokio's tasks.
 struct Tasks(Arc<Mutex<Vec<&'static str>>>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Tasks {
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, cx: layer::Context<'_, S>) {
-        let name = cx.span(id).expect("it is new").name();
-        self.0.lock().expect("not poisoned").push(name);
+        let name = cx.span(id).expect("the span is open").name();
+        self.0.lock().expect("the lock is not poisoned").push(name);
     }
 }
 
 #[test]
-fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
+fn other_layers_with_their_own_filters_change_no_span_and_see_their_spans() {
     fn shape() -> Work {
         Box::pin(async {
             tracing::trace_span!(target: "tokio::task", "runtime.spawn").in_scope(|| {});
@@ -617,13 +631,16 @@ fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
     ];
     handle
         .reload(EnvFilter::new("debug"))
-        .expect("it is in a subscriber");
+        .expect("the layer is in a subscriber");
     for (name, subscriber) in subscribers {
         let spans = in_a_request_of(&subscriber, shape, TRACEPARENT, |layer| layer);
         let expected = ["GET", "  branch", "    leaf", "    leaf"];
         assert_eq!(tree(&spans), expected, "{name}");
     }
-    assert_eq!(*seen.lock().expect("not poisoned"), ["runtime.spawn"; 2]);
+    assert_eq!(
+        *seen.lock().expect("the lock is not poisoned"),
+        ["runtime.spawn"; 2]
+    );
     let text = lines.text();
     assert!(
         text.contains("request{method=GET}: it::bridge: a detail"),
@@ -632,7 +649,7 @@ fn layers_with_filters_of_their_own_change_no_span_and_see_theirs() {
 }
 
 #[test]
-fn a_span_layer_that_its_subscriber_hides_is_warned_of() {
+fn a_span_layer_that_its_subscriber_hides_is_warned_about() {
     let lines = Lines::default();
     let (hidden, _handle) = reload::Layer::new(lines.layer().and_then(span_layer()));
     let shape = || -> Work { Box::pin(leaf(1)) };
@@ -660,11 +677,11 @@ mod with_a_guard {
         let config = Config::from_vars(|_| None)
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint());
-        with(config).build().expect("it is valid")
+        with(config).build().expect("the configuration is valid")
     }
 
     fn attached(flags: TraceFlags) -> ContextGuard {
-        let trace_id = TraceId::from_hex(TRACE_ID).expect("it is one");
+        let trace_id = TraceId::from_hex(TRACE_ID).expect("a valid trace id");
         let parent = SpanContext::new(
             trace_id,
             SpanId::from(1),
@@ -684,7 +701,7 @@ mod with_a_guard {
             ("off", &[]),
             ("off,it::bridge=info", &["of_info", "of_warn"]),
             ("info,it::bridge=off", &[]),
-            // A directive that names a span.
+            // This directive names a span.
             ("off,[of_debug]=debug", &["of_debug"]),
         ] {
             let receiver = Receiver::start();
@@ -704,10 +721,10 @@ mod with_a_guard {
     }
 
     #[tokio::test]
-    async fn events_are_on_spans_where_it_is_asked_for_and_no_request_fails_by_them() {
+    async fn events_are_recorded_on_spans_if_configured_and_mark_no_request_as_failed() {
         fn shape() -> Work {
             Box::pin(async {
-                tracing::error!(code = 5, "said");
+                tracing::error!(code = 5, "event");
                 info_span!("child").in_scope(|| tracing::error!("below"));
                 assert!(fails().is_err());
             })
@@ -717,14 +734,14 @@ mod with_a_guard {
         let layer = telemetry.span_layer();
         let spans =
             tokio::task::spawn_blocking(|| in_a_request(shape, TRACEPARENT, layer, |layer| layer));
-        let spans = spans.await.expect("it ends");
+        let spans = spans.await.expect("the task does not panic");
         let of = |name: &str| {
             let span = spans.iter().find(|span| span.name == name);
-            let span = span.expect("it has ended");
+            let span = span.expect("the span has ended");
             let events: Vec<_> = span.events.iter().map(|event| &*event.name).collect();
             (span.status.clone(), events)
         };
-        assert_eq!(of("GET"), (Status::Unset, vec!["said"]));
+        assert_eq!(of("GET"), (Status::Unset, vec!["event"]));
         assert_eq!(of("child"), (Status::Unset, vec!["below"]));
         let (status, events) = of("fails");
         assert_eq!(status, Status::error("broken"));
@@ -741,8 +758,12 @@ mod with_a_guard {
         let never_entered = info_span!("older");
         let entered = info_span!("older_entered");
         entered.in_scope(|| {});
-        let layer = TelemetryLayer::new()
-            .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone());
+        let layer = TelemetryLayer::new().with_tracer_provider(
+            telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
+        );
         let service =
             ServiceBuilder::new()
                 .layer(layer)
@@ -762,7 +783,9 @@ mod with_a_guard {
         drop((never_entered, entered, default));
         telemetry.shutdown().await;
         let spans = receiver.received().spans();
-        let of_request = TraceId::from_hex(TRACE_ID).expect("it is one").to_bytes();
+        let of_request = TraceId::from_hex(TRACE_ID)
+            .expect("a valid trace id")
+            .to_bytes();
         for span in &spans {
             let parent = spans.iter().find(|one| one.span_id == span.parent_span_id);
             let parent = parent.map(|parent| &*parent.name);
@@ -793,7 +816,7 @@ mod with_a_guard {
     }
 
     #[tokio::test]
-    async fn below_a_span_that_is_not_sampled_fields_are_not_read() {
+    async fn below_an_unsampled_span_fields_are_not_formatted() {
         let receiver = Receiver::start();
         let telemetry = guard(&receiver, |config| config);
         let subscriber = tracing_subscriber::registry().with(telemetry.span_layer());

@@ -1,4 +1,4 @@
-//! Context in messages, metadata and the environment of child processes.
+//! Carries context in messages, in metadata, and in the environment of child processes.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -22,7 +22,7 @@ fn injected() -> HashMap<String, String> {
     map
 }
 
-/// The `traceparent` of the current span.
+/// Returns the `traceparent` of the current span.
 fn current() -> String {
     let id = |id: Option<String>| id.expect("a span is current");
     let trace = id(get_trace_id().map(|id| id.to_string()));
@@ -31,14 +31,14 @@ fn current() -> String {
 }
 
 #[tokio::test]
-async fn a_trace_goes_through_every_carrier() {
+async fn a_trace_continues_through_every_carrier() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let sent = with_tracer("test", "send", || {
             let map = injected();
             let expected = HashMap::from([("traceparent".to_owned(), current())]);
             let flags = &map["traceparent"][53..];
-            // The SDK sets no random flag.
+            // The SDK does not set the random flag.
             assert_eq!(flags, "01");
             assert_eq!(map, expected);
             map
@@ -69,7 +69,7 @@ async fn a_trace_goes_through_every_carrier() {
 }
 
 #[test]
-fn without_a_span_nothing_is_written_and_what_is_read_has_nothing_of_the_current_context() {
+fn without_a_span_nothing_is_injected_and_extraction_ignores_the_current_context() {
     assert_eq!(injected(), HashMap::new());
     let outer = carriers::extract([("traceparent", TRACEPARENT), ("baggage", "a=1")]);
     let _attached = outer.attach();
@@ -90,7 +90,7 @@ fn without_a_span_nothing_is_written_and_what_is_read_has_nothing_of_the_current
 }
 
 #[test]
-fn headers_and_commands_lose_the_context_of_others() {
+fn stale_context_is_removed_from_headers_and_commands() {
     let stale = [
         "traceparent",
         "tracestate",
@@ -117,18 +117,19 @@ fn headers_and_commands_lose_the_context_of_others() {
         let headers: HashMap<_, _> = headers
             .into_iter()
             .map(|(name, value)| {
-                let name = name.expect("one value each").to_string();
-                (name, value.to_str().expect("it is ASCII").to_owned())
+                let name = name.expect("each header has one value").to_string();
+                (name, value.to_str().expect("the value is ASCII").to_owned())
             })
             .collect();
         let variables: HashMap<_, _> = command
             .get_envs()
             .map(|(name, value)| {
-                let text = |text: &std::ffi::OsStr| text.to_str().expect("it is ASCII").to_owned();
+                let text =
+                    |text: &std::ffi::OsStr| text.to_str().expect("the value is ASCII").to_owned();
                 (text(name), value.map(text))
             })
             .collect();
-        // The child would inherit what is not removed.
+        // A variable that is not removed would be inherited by the child process.
         assert_eq!(variables.len(), stale.len() + 1);
         let set: HashMap<_, _> = variables
             .into_iter()

@@ -1,5 +1,5 @@
-//! Requests that go out: whole spans, exact points, and the context that they carry, to real
-//! servers and to none.
+//! Tests outgoing requests: whole spans, exact metric points, and the context they carry, to real
+//! servers and to servers that do not answer.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn request(uri: impl AsRef<str>) -> Request<Empty<Bytes>> {
     request.expect("a valid request")
 }
 
-/// Sends a request and reads its answer.
+/// Sends a request and reads its response.
 async fn send<S, B>(service: S, request: Request<Empty<Bytes>>) -> Response<Bytes>
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
@@ -51,13 +51,13 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Debug,
 {
-    let response = within_deadline("an answer", service.oneshot(request)).await;
-    let (head, body) = response.expect("it answers").into_parts();
-    let body = within_deadline("its body", body.collect()).await;
-    Response::from_parts(head, body.expect("it is whole").to_bytes())
+    let response = within_deadline("a response", service.oneshot(request)).await;
+    let (head, body) = response.expect("the server responds").into_parts();
+    let body = within_deadline("the body of the response", body.collect()).await;
+    Response::from_parts(head, body.expect("the body is complete").to_bytes())
 }
 
-/// Answers with the headers that have to do with context, a line each.
+/// Returns the context headers of the request, one per line.
 async fn echo(headers: HeaderMap) -> String {
     let context = ["traceparent", "tracestate", "baggage", "b3"];
     let lines = headers
@@ -80,10 +80,10 @@ fn app() -> Router {
 }
 
 async fn status(axum::extract::Path(code): axum::extract::Path<u16>) -> StatusCode {
-    StatusCode::from_u16(code).expect("it is one")
+    StatusCode::from_u16(code).expect("a legal status")
 }
 
-/// The attributes of a span of `GET` to a path of the server.
+/// Returns the attributes of a `GET` span for a path of the server.
 fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
     let mut all = attributes([
         ("http.request.method", "GET"),
@@ -101,7 +101,7 @@ fn expected(server: &Server, path: &str, more: &[(&str, &str)]) -> Attributes {
     all
 }
 
-/// The attributes of the connection that a response came on.
+/// Returns the attributes of the connection that a response arrived on.
 fn peer_of(address: &str, port: u16) -> Attributes {
     attributes([
         ("network.peer.address", address),
@@ -109,7 +109,7 @@ fn peer_of(address: &str, port: u16) -> Attributes {
     ])
 }
 
-/// The same of its metric point.
+/// Returns the attributes of the metric point of such a request.
 fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
     let mut all = expected(server, "", more);
     all.retain(|key, _| key != "url.full" && !key.starts_with("network.peer."));
@@ -117,11 +117,11 @@ fn expected_point(server: &Server, more: &[(&str, &str)]) -> Attributes {
 }
 
 #[tokio::test]
-async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_told_of() {
+async fn a_request_is_a_client_span_below_the_current_one_and_the_server_gets_its_context() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo?q=1&sig=secret", server.address);
-    // What was copied from another request must not go on.
+    // Context headers copied from another request must not be sent.
     let mut copied = request(&uri);
     for (name, value) in [
         (
@@ -131,7 +131,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
         ("tracestate", "stale=1"),
         ("baggage", "stale=1"),
     ] {
-        let value = value.parse().expect("it is a header");
+        let value = value.parse().expect("a legal value");
         copied.headers_mut().insert(name, value);
     }
     let cx = Context::new().with_baggage([KeyValue::new("secret", "canary")]);
@@ -139,7 +139,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
         let client = client(&telemetry);
         async_with_tracer("test", "handler", send(client, copied)).await
     };
-    // In the scope of the test's providers, as in a request.
+    // The span around sets the providers of the test, as in a request.
     let response = handler.with_context(cx).await;
 
     let span = telemetry.only_span().await;
@@ -165,7 +165,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
     let point = telemetry.point("http.client.request.duration");
     assert_eq!(point.attributes, expected_point(&server, &more));
     let Value::Histogram { count, sum, bounds } = point.value else {
-        panic!("it is a histogram");
+        panic!("the duration is a histogram");
     };
     assert_eq!((count, bounds[0]), (1, 0.005));
     assert!((sum - seconds).abs() < 1e-6);
@@ -183,7 +183,7 @@ async fn a_request_is_a_client_span_below_the_current_one_that_the_server_is_tol
 }
 
 #[tokio::test]
-async fn a_request_of_a_handler_is_below_the_request_that_came_in() {
+async fn a_request_of_a_handler_is_a_child_of_the_incoming_request() {
     let telemetry = TestTelemetry::new();
     let inner = Server::start(app().layer(telemetry.layer())).await;
     let uri = format!("http://{}/echo", inner.address);
@@ -205,7 +205,7 @@ async fn a_request_of_a_handler_is_below_the_request_that_came_in() {
 }
 
 #[tokio::test]
-async fn a_status_from_400_on_is_an_error_of_the_client() {
+async fn a_status_of_400_or_more_is_a_client_error() {
     for (code, error) in [(304, None), (404, Some("404")), (503, Some("503"))] {
         let telemetry = TestTelemetry::new();
         let server = Server::start(app()).await;
@@ -227,7 +227,7 @@ async fn a_status_from_400_on_is_an_error_of_the_client() {
     }
 }
 
-/// Checks all that is recorded of a request that gets no response.
+/// Checks all telemetry of a request that gets no response.
 async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message: &str) {
     let span = telemetry.only_span().await;
     let Status::Error { description } = &span.status else {
@@ -238,16 +238,16 @@ async fn failed(telemetry: &TestTelemetry, uri: &str, error_type: &str, message:
     ended(telemetry, uri, span.status.clone(), &more).await;
 }
 
-/// Checks all that is recorded of one request.
+/// Checks all telemetry of one request.
 async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&str, &str)]) {
-    let parts: http::Uri = uri.parse().expect("it is a URI");
+    let parts: http::Uri = uri.parse().expect("a valid URI");
     let port = match parts.scheme_str() {
         Some("https") => 443,
         _ => 80,
     };
     let mut expected = attributes([
         ("http.request.method", "GET"),
-        ("server.address", parts.host().expect("it has one")),
+        ("server.address", parts.host().expect("the URI has a host")),
         ("server.port", &parts.port_u16().unwrap_or(port).to_string()),
         ("url.full", uri),
     ]);
@@ -268,7 +268,7 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_is_an_error() {
+async fn an_unreachable_server_is_a_client_error() {
     let port = RefusedPort::hold();
     let refused = port.address();
     for (uri, error, message) in [
@@ -277,7 +277,7 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
             "connection_refused",
             "client error (Connect): tcp connect error: ",
         ),
-        // No name is that long, which is known without asking anybody.
+        // A name this long is invalid, so no DNS server is asked.
         (
             format!("http://{}/", "a".repeat(64)),
             "dns",
@@ -292,7 +292,7 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body() {
+async fn a_connection_reset_is_an_error_before_the_head_and_in_the_body() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     for (answer, status) in [
@@ -303,10 +303,10 @@ async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body(
         ),
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = listener.expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("somebody connects");
+            let (mut stream, _) = listener.accept().await.expect("a client connects");
             let _ = stream.read(&mut [0; 1024]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.set_zero_linger();
@@ -340,9 +340,9 @@ async fn a_connection_that_is_reset_is_an_error_before_the_head_and_in_the_body(
 }
 
 #[tokio::test]
-async fn what_the_caller_gives_up_is_no_error() {
+async fn a_request_that_the_caller_drops_is_not_an_error() {
     let server = Server::start(app()).await;
-    // Before the head.
+    // Dropped before the head.
     let telemetry = TestTelemetry::new();
     let uri = format!("http://{}/never", server.address);
     let sent = client(&telemetry).oneshot(request(&uri));
@@ -350,12 +350,12 @@ async fn what_the_caller_gives_up_is_no_error() {
     assert!(timeout.await.is_err());
     ended(&telemetry, &uri, Status::Unset, &[]).await;
 
-    // In the body, and where the head already says that it has failed.
+    // Dropped while the body is read. A failed status stays an error.
     for (path, code, error) in [("/large", "200", None), ("/status/500", "500", Some("500"))] {
         let telemetry = TestTelemetry::new();
         let uri = format!("http://{}{path}", server.address);
         let response = client(&telemetry).oneshot(request(&uri)).await;
-        drop(response.expect("it answers"));
+        drop(response.expect("the server responds"));
         let mut more = vec![
             ("http.response.status_code", code),
             ("network.protocol.version", "1.1"),
@@ -367,7 +367,7 @@ async fn what_the_caller_gives_up_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_timeout_inside_is_an_error_of_the_client() {
+async fn a_timeout_below_the_layer_is_a_client_error() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let service = ServiceBuilder::new()
@@ -380,7 +380,7 @@ async fn a_timeout_inside_is_an_error_of_the_client() {
     failed(&telemetry, &uri, "timeout", "request timed out").await;
 }
 
-/// Sends three times what has failed.
+/// Sends a failed request up to three times.
 #[derive(Clone)]
 struct ThreeTimes(u32);
 
@@ -415,8 +415,11 @@ async fn each_attempt_is_a_span_and_resends_are_counted() {
         .service(hyper());
     let uri = format!("http://{}/status/503", server.address);
     for _ in 0..2 {
-        let response = service.ready().await.expect("it is ready");
-        response.call(request(&uri)).await.expect("it answers");
+        let response = service.ready().await.expect("the service is ready");
+        response
+            .call(request(&uri))
+            .await
+            .expect("the server responds");
     }
     let spans = telemetry.wait_for_spans(6).await;
     let counts: Vec<_> = spans
@@ -430,14 +433,14 @@ async fn each_attempt_is_a_span_and_resends_are_counted() {
 }
 
 #[tokio::test]
-async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
+async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
     use tower_http::follow_redirect::FollowRedirectLayer;
 
     let telemetry = TestTelemetry::new();
     let elsewhere = Server::start(app()).await;
-    // The same machine by another name, which is told nothing.
+    // The same machine by another name, which is not a trace target.
     let target = format!("http://127.0.0.1:{}/echo", elsewhere.address.port());
-    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut traceparents) = tokio::sync::mpsc::unbounded_channel();
     let moved = get(async move |headers: HeaderMap| {
         let _ = sender.send(headers.get("traceparent").cloned());
         axum::response::Redirect::temporary(&target)
@@ -450,13 +453,17 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
     let uri = format!("http://localhost:{}/away", server.address.port());
     let mut request = request(uri);
     let stale = "00-11111111111111111111111111111111-2222222222222222-01";
-    let stale = stale.parse().expect("it is a header");
+    let stale = stale.parse().expect("a legal value");
     request.headers_mut().insert("traceparent", stale);
     let response = send(service, request).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
-    let first = told.recv().await.flatten().expect("it may know");
-    let first = first.to_str().expect("text");
+    let first = traceparents
+        .recv()
+        .await
+        .flatten()
+        .expect("the first server is a trace target");
+    let first = first.to_str().expect("the text is UTF-8");
     assert_eq!(&first[36..52], spans[0].span_context.span_id().to_string());
     let hosts: Vec<_> = spans
         .iter()
@@ -469,7 +476,7 @@ async fn each_hop_of_a_redirect_is_a_span_and_is_told_what_it_may_know() {
 }
 
 #[tokio::test]
-async fn baggage_goes_only_where_it_may() {
+async fn baggage_is_sent_only_to_baggage_targets() {
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
     for (targets, expected) in [
@@ -484,7 +491,7 @@ async fn baggage_goes_only_where_it_may() {
         let cx = Context::new().with_baggage([KeyValue::new("key", "a value, 100%")]);
         let service = layer.layer(hyper());
         let response = send(service, request(&uri)).with_context(cx).await;
-        let text = String::from_utf8(response.into_body().into()).expect("it is text");
+        let text = String::from_utf8(response.into_body().into()).expect("the output is UTF-8");
         let found = text.contains("baggage: key=a%20value%2C%20100%25\n");
         assert_eq!(found, expected, "{text}");
         assert!(text.contains("traceparent: "));
@@ -492,7 +499,7 @@ async fn baggage_goes_only_where_it_may() {
 }
 
 #[tokio::test]
-async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
+async fn suppressed_or_filtered_requests_record_nothing() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
@@ -507,13 +514,13 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
     let response = send(client(&telemetry), request(&uri))
         .with_context(suppressed)
         .await;
-    assert_eq!(response.body(), "", "it is the exporter's own");
+    assert_eq!(response.body(), "", "a suppressed request sends no context");
 
     let layer = telemetry.client_layer().with_filter(|_| false);
-    // What was copied from a stranger's request goes nowhere that it may not.
+    // Context headers of a copied request are not sent to a server that is not a trace target.
     let mut copied = request(&uri);
     for (name, value) in [("baggage", "a=1"), ("b3", "0"), ("tracestate", "a=1")] {
-        let value = value.parse().expect("it is a header");
+        let value = value.parse().expect("a legal value");
         copied.headers_mut().insert(name, value);
     }
     let targets = layer.clone().with_trace_targets(["example.com"]);
@@ -533,15 +540,15 @@ async fn where_telemetry_is_suppressed_or_filtered_nothing_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
+async fn a_panic_of_the_caller_is_not_an_error_of_the_request() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/large", server.address);
     let client = client(&telemetry);
     let sent = request(&uri);
     let task = tokio::spawn(async move {
-        let _response = client.oneshot(sent).await.expect("it answers");
-        panic!("as it should");
+        let _response = client.oneshot(sent).await.expect("the server responds");
+        panic!("on purpose");
     });
     assert!(task.await.is_err());
     let more = [
@@ -552,7 +559,7 @@ async fn a_panic_of_who_waits_for_the_answer_is_no_error_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_server_is_one_however_its_name_is_written_and_the_version_is_that_of_the_answer() {
+async fn server_names_are_lowercased_and_the_version_is_taken_from_the_response() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = Client::builder(TokioExecutor::new())
@@ -570,7 +577,7 @@ async fn a_server_is_one_however_its_name_is_written_and_the_version_is_that_of_
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_told() {
+async fn a_relative_request_gets_the_server_that_is_configured_on_the_layer() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .client_layer()
@@ -581,8 +588,8 @@ async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_to
         Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
     let mut request = request("/users/42?q=1");
-    // Who wrote this is not known.
-    let host = "stranger.example".parse().expect("it is a header");
+    // The `host` header may have been copied from an untrusted request.
+    let host = "stranger.example".parse().expect("a legal value");
     request.headers_mut().insert("host", host);
     send(service, request).await;
     let found = span_attributes(&telemetry.only_span().await);
@@ -595,7 +602,7 @@ async fn a_request_that_does_not_name_its_server_has_that_which_the_layer_was_to
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
+async fn a_response_of_a_gateway_without_grpc_is_an_error_of_the_call() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -605,10 +612,12 @@ async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
         (StatusCode::BAD_GATEWAY, page)
     });
     let server = Server::start(gateway).await;
-    let uri: http::Uri = format!("http://{}", server.address).parse().expect("a URI");
+    let uri: http::Uri = format!("http://{}", server.address)
+        .parse()
+        .expect("a valid URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
-    // It is said by the generated client, or has to be declared.
+    // Generated clients name the method if the `tonic` feature is on. Otherwise it has to be configured.
     let layer = if cfg!(feature = "tonic") {
         layer
     } else {
@@ -625,7 +634,8 @@ async fn a_gateway_that_does_not_speak_grpc_is_an_error_of_the_call() {
 }
 
 #[tokio::test]
-async fn hooks_and_headers_tell_more_and_a_handler_keeps_its_own_attributes() {
+async fn hooks_and_captured_headers_add_attributes_and_handler_attributes_stay_on_the_server_span()
+{
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let uri = format!("http://{}/echo", server.address);
@@ -668,13 +678,13 @@ async fn hooks_and_headers_tell_more_and_a_handler_keeps_its_own_attributes() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_whether_they_are_sampled_or_not() {
+async fn attempts_are_counted_whether_sampled_or_not() {
     let telemetry = TestTelemetry::with_sampler(opentelemetry_sdk::trace::Sampler::AlwaysOff);
     let sampled = TestTelemetry::new();
     let server = Server::start(app()).await;
     let (first, second) = (client(&telemetry), client(&sampled));
     let uri = format!("http://{}/echo", server.address);
-    // What is sent again with another decision, as each attempt without a parent is decided on.
+    // The second attempt has another sampling decision. Attempts without a parent are decided on separately.
     let both = tower::service_fn(move |request: Request<Empty<Bytes>>| {
         let (first, second, again) = (first.clone(), second.clone(), request.clone());
         async move {
@@ -688,7 +698,7 @@ async fn attempts_are_counted_whether_they_are_sampled_or_not() {
 }
 
 #[tokio::test]
-async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
+async fn body_sizes_are_measured_and_metric_sets_can_be_chosen() {
     use http_body_util::Full;
 
     let telemetry = TestTelemetry::new();
@@ -706,8 +716,12 @@ async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
     let request = Request::post(format!("http://{}/count", server.address))
         .body(Full::new(Bytes::from(vec![0; 1234])));
     let request = request.expect("a valid request");
-    let response = service.oneshot(request).await.expect("it answers");
-    let body = response.into_body().collect().await.expect("it is whole");
+    let response = service.oneshot(request).await.expect("the server responds");
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     assert_eq!(body.to_bytes(), "1234");
     for (name, size) in [("request", 1234.0), ("response", 4.0)] {
         let point = telemetry.point(&format!("http.client.{name}.body.size"));
@@ -717,7 +731,7 @@ async fn sizes_are_those_of_the_bodies_and_sets_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
+async fn a_call_through_a_tonic_channel_and_its_server_share_a_trace() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -726,15 +740,15 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
     let serving = tonic_health::ServingStatus::Serving;
     reporter.set_service_status("known", serving).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-    let listener = listener.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let listener = listener.expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
         .layer(telemetry.layer())
         .add_service(health)
         .serve_with_incoming(incoming);
     tokio::spawn(server);
-    let uri: http::Uri = format!("http://{address}").parse().expect("it is a URI");
+    let uri: http::Uri = format!("http://{address}").parse().expect("a valid URI");
     let channel = tonic::transport::Channel::builder(uri.clone()).connect_lazy();
     let layer = telemetry.client_layer().with_server(uri);
     let mut client = HealthClient::new(layer.layer(channel));
@@ -745,12 +759,15 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
         };
         assert_eq!(client.check(request).await.is_ok(), code == "OK");
         let method = "grpc.health.v1.Health/Check";
-        crate::support::eventually("both have ended", || {
+        crate::support::eventually("both spans have ended", || {
             telemetry.spans().len().is_multiple_of(2)
         })
         .await;
         let mut spans = telemetry.spans();
-        let (last, before) = (spans.pop().expect("two"), spans.pop().expect("two"));
+        let (last, before) = (
+            spans.pop().expect("there are two spans"),
+            spans.pop().expect("there are two spans"),
+        );
         let (server, client) = if last.span_kind == SpanKind::Client {
             (before, last)
         } else {
@@ -773,7 +790,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
             ("server.port", &port),
         ]);
         if code != "OK" {
-            // For the server it is none.
+            // NOT_FOUND is no error of the server.
             assert_eq!(server.status, Status::Unset);
             assert_eq!(client.status, Status::error("service not registered"));
             expected.insert("error.type".to_owned(), code.to_owned());
@@ -791,7 +808,7 @@ async fn a_call_through_a_tonic_channel_and_its_server_are_one_trace() {
 }
 
 #[test]
-fn the_service_is_as_free_as_what_it_wraps() {
+fn the_service_is_send_sync_and_clone_like_its_inner_service() {
     fn is_free<T: Send + Sync + Clone>() {}
     is_free::<ClientTelemetryLayer>();
     is_free::<ClientTelemetry<HyperClient>>();
@@ -800,16 +817,20 @@ fn the_service_is_as_free_as_what_it_wraps() {
 
 #[cfg(feature = "reqwest")]
 #[tokio::test]
-async fn a_client_of_reqwest_is_one_with_a_line_more() {
+async fn a_reqwest_client_is_traced_with_one_more_line() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
         .with(telemetry.client_layer())
         .build();
     let url = |path: &str| format!("http://{}{path}", server.address);
-    let response = client.get(url("/echo")).send().await.expect("it answers");
+    let response = client
+        .get(url("/echo"))
+        .send()
+        .await
+        .expect("the server responds");
     assert_eq!(response.remote_addr(), Some(server.address));
-    let body = response.text().await.expect("it is text");
+    let body = response.text().await.expect("the text is UTF-8");
     let span = telemetry.only_span().await;
     let more = [
         ("http.response.status_code", "200"),
@@ -829,8 +850,12 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
         expected_point(&server, &more)
     );
 
-    // All hops are one, and the answer knows where it came from.
-    let response = client.get(url("/moved")).send().await.expect("it answers");
+    // All hops of a redirect are one span, and the response keeps its URL.
+    let response = client
+        .get(url("/moved"))
+        .send()
+        .await
+        .expect("the server responds");
     assert_eq!(response.url().as_str(), url("/echo"));
     drop(response);
     let spans = telemetry.wait_for_spans(2).await;
@@ -853,7 +878,7 @@ async fn a_client_of_reqwest_is_one_with_a_line_more() {
     assert!(description.starts_with(&message), "{description}");
 }
 
-/// Sends a request of `reqwest` twice.
+/// Sends each `reqwest` request twice.
 #[cfg(feature = "reqwest")]
 struct Twice;
 
@@ -866,7 +891,9 @@ impl reqwest_middleware::Middleware for Twice {
         extensions: &mut http::Extensions,
         next: reqwest_middleware::Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        let again = request.try_clone().expect("it has no body");
+        let again = request
+            .try_clone()
+            .expect("a request without a body can be cloned");
         next.clone().run(request, extensions).await?;
         next.run(again, extensions).await
     }
@@ -874,7 +901,7 @@ impl reqwest_middleware::Middleware for Twice {
 
 #[cfg(feature = "reqwest")]
 #[tokio::test]
-async fn attempts_of_a_reqwest_middleware_are_counted() {
+async fn attempts_of_a_reqwest_retry_middleware_are_counted() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app()).await;
     let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
@@ -882,7 +909,7 @@ async fn attempts_of_a_reqwest_middleware_are_counted() {
         .with(telemetry.client_layer())
         .build();
     let url = format!("http://{}/echo", server.address);
-    client.get(url).send().await.expect("it answers");
+    client.get(url).send().await.expect("the server responds");
     let spans = telemetry.wait_for_spans(2).await;
     let count = |span| span_attributes(span).remove("http.request.resend_count");
     assert_eq!(count(&spans[0]), None);
@@ -891,12 +918,12 @@ async fn attempts_of_a_reqwest_middleware_are_counted() {
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_server_that_does_not_speak_tls_is_an_error() {
+async fn a_server_that_does_not_speak_tls_is_a_client_error() {
     let server = Server::start(app()).await;
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
-        .expect("they are supported")
+        .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let connector = hyper_rustls::HttpsConnectorBuilder::new()

@@ -1,4 +1,4 @@
-//! What `Config` makes of variables, and what it says of those that it cannot use.
+//! Tests how `Config` interprets variables and which warnings it gives about unusable values.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn warnings(variables: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
+fn a_warning_names_the_unusable_value_and_the_value_used_instead() {
     for (variables, expected) in [
         (
             &[("ENVIRONMENT", "moon")][..],
@@ -182,7 +182,7 @@ fn a_value_that_cannot_be_used_is_named_with_what_is_used_instead() {
 }
 
 #[test]
-fn a_value_that_can_be_used_is_not_warned_of() {
+fn a_usable_value_causes_no_warning() {
     for variables in [
         &[][..],
         &[
@@ -214,7 +214,7 @@ fn a_value_that_can_be_used_is_not_warned_of() {
 }
 
 #[test]
-fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
+fn an_unusable_endpoint_is_an_error_that_explains_the_fix() {
     for (variables, expected) in [
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")][..],
@@ -257,7 +257,9 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
              http://localhost:4317",
         ),
     ] {
-        let error = config(variables).build().expect_err("it cannot work");
+        let error = config(variables)
+            .build()
+            .expect_err("the configuration is invalid");
         assert!(matches!(error, InitError::Endpoint { .. }));
         assert_eq!(error.to_string(), expected);
     }
@@ -265,14 +267,14 @@ fn what_cannot_work_at_all_is_an_error_that_says_what_to_do() {
 
 #[cfg(not(feature = "tls"))]
 #[test]
-fn https_without_tls_names_the_feature_to_switch_on() {
+fn https_without_the_tls_feature_is_an_error_that_names_the_feature() {
     let error = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:4317")]).build();
-    let error = error.expect_err("it cannot work").to_string();
+    let error = error.expect_err("the configuration is invalid").to_string();
     assert!(error.contains("the feature `tls`"), "{error}");
 }
 
 #[test]
-fn secrets_are_shown_nowhere() {
+fn secrets_appear_in_no_debug_output_and_no_warning() {
     let config = config(&[
         (
             "OTEL_EXPORTER_OTLP_HEADERS",
@@ -296,7 +298,7 @@ fn secrets_are_shown_nowhere() {
 }
 
 #[test]
-fn the_start_line_says_what_chose_the_sampler() {
+fn the_start_line_names_the_reason_for_the_sampler() {
     let cases: [(&[(&str, &str)], &str); 8] = [
         (&[], "sampler=parentbased_always_on propagators"),
         (
@@ -361,14 +363,18 @@ fn the_start_line_says_what_chose_the_sampler() {
 }
 
 #[test]
-fn exporters_can_be_set_for_one_signal_and_no_variable_is_ignored_in_silence() {
+fn exporters_can_be_set_per_signal_and_an_overridden_variable_is_warned_about() {
     let otlp = || [Exporter::Otlp];
     let shown = |config: &Config, signal: &str| {
         let line = config.to_string();
         let words = line.split(' ');
         let mut values = words.filter_map(|word| word.strip_prefix(&format!("{signal}=")));
-        let value = values.next().expect("it is shown").to_owned();
-        value.split('(').next().expect("there is one").to_owned()
+        let value = values.next().expect("the line shows the signal").to_owned();
+        value
+            .split('(')
+            .next()
+            .expect("the line shows the exporter")
+            .to_owned()
     };
     let none = &[("OTEL_LOGS_EXPORTER", "none")];
     let all = |config: &Config| ["traces", "metrics", "logs"].map(|signal| shown(config, signal));
@@ -387,7 +393,7 @@ fn exporters_can_be_set_for_one_signal_and_no_variable_is_ignored_in_silence() {
     let expected = "OTEL_LOGS_EXPORTER=\"none\" has no effect: Config::with_exporters sets all \
                     signals";
     assert_eq!(warning.to_string(), expected);
-    // The same as the setter, and one that was set in code before.
+    // No warning: the variable agrees with the setter, or the exporter was set in code before.
     let same = config(&[("OTEL_LOGS_EXPORTER", "otlp")]).with_exporters(otlp());
     assert!(same.warnings().is_empty());
     let last = config(none).with_logs_exporters([]).with_exporters(otlp());

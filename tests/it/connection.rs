@@ -1,4 +1,4 @@
-//! Requests over real connections, and how they end.
+//! Sends requests over real connections and checks how they end.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::{
     DEADLINE, Server, TestTelemetry, eventually, send, span_attributes, within_deadline,
 };
 
-/// Parts of a body, with pauses between them.
+/// Returns a body of several parts, with pauses between them.
 fn parts(count: usize, pause: Duration) -> Body {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
@@ -40,11 +40,13 @@ fn stream() -> Body {
 
 async fn upgrade(request: Request<Body>) -> Response<Body> {
     tokio::spawn(async move {
-        let upgraded = hyper::upgrade::on(request).await.expect("it is upgraded");
+        let upgraded = hyper::upgrade::on(request)
+            .await
+            .expect("the connection is upgraded");
         let mut io = hyper_util::rt::TokioIo::new(upgraded);
         let mut line = [0; 5];
-        io.read_exact(&mut line).await.expect("the client speaks");
-        io.write_all(&line).await.expect("the client listens");
+        io.read_exact(&mut line).await.expect("the client writes");
+        io.write_all(&line).await.expect("the client reads");
     });
     let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
     let response = response
@@ -54,7 +56,7 @@ async fn upgrade(request: Request<Body>) -> Response<Body> {
 }
 
 async fn panic() {
-    panic!("as it should");
+    panic!("on purpose");
 }
 
 fn app() -> Router {
@@ -73,7 +75,10 @@ fn app() -> Router {
         .route("/no-content", get(async || StatusCode::NO_CONTENT))
         .route("/not-modified", get(async || StatusCode::NOT_MODIFIED))
         .route("/echo", any(upgrade))
-        .route("/early", any(async || "before the request's body"))
+        .route(
+            "/early",
+            any(async || "a response before the request body is read"),
+        )
         .route("/panic", get(panic))
         .route("/never", get(std::future::pending::<()>))
         .route(
@@ -89,7 +94,7 @@ fn request(server: &Server, method: &str, path: &str) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn every_kind_of_response_completes() {
+async fn every_kind_of_response_ends_without_an_error() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         for (method, path, code, body) in [
             ("GET", "/empty", 200, ""),
@@ -128,17 +133,17 @@ async fn every_kind_of_response_completes() {
 }
 
 #[tokio::test]
-async fn sizes_of_request_bodies_are_bytes_that_were_read() {
+async fn request_body_size_counts_the_bytes_that_were_read() {
     let sizes = [MetricSet::BodySizes];
     for (case, path, counts, expected) in [
         ("read whole", "/read", true, Some(11.0)),
         (
-            "not read, whatever the head says",
+            "not read, whatever length the head announces",
             "/early",
             true,
             Some(0.0),
         ),
-        ("counted by nobody", "/read", false, None),
+        ("no layer that counts", "/read", false, None),
     ] {
         let telemetry = TestTelemetry::new();
         let mut app = app().route("/read", any(async |body: String| body));
@@ -162,31 +167,40 @@ async fn sizes_of_request_bodies_are_bytes_that_were_read() {
 }
 
 #[tokio::test]
-async fn an_upgrade_ends_the_request_and_not_the_connection() {
+async fn an_upgrade_ends_the_request_but_not_the_connection() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app().layer(telemetry.layer())).await;
     let mut client = TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     let head = "GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
-    client.write_all(head.as_bytes()).await.expect("it listens");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("the server listens");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(client.read_u8().await.expect("it answers"));
+        answer.push(client.read_u8().await.expect("the server responds"));
     }
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     let span = telemetry.only_span().await;
     assert_eq!(span_attributes(&span)["http.response.status_code"], "101");
     assert_eq!(telemetry.sum("http.server.active_requests"), 0);
 
-    client.write_all(b"hello").await.expect("it listens");
+    client
+        .write_all(b"hello")
+        .await
+        .expect("the server listens");
     let mut echo = [0; 5];
-    client.read_exact(&mut echo).await.expect("it answers");
+    client
+        .read_exact(&mut echo)
+        .await
+        .expect("the server responds");
     assert_eq!(&echo, b"hello");
 }
 
 #[tokio::test]
-async fn odd_requests_do_no_harm() {
+async fn unusual_requests_cause_no_error() {
     for (case, head, code) in [
         ("HTTP/1.0 without Host", "GET /text HTTP/1.0\r\n\r\n", "200"),
         (
@@ -206,7 +220,7 @@ async fn odd_requests_do_no_harm() {
             "404",
         ),
         (
-            "a length beyond all",
+            "the largest possible length",
             "POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 18446744073709551613\r\n\r\n",
             "200",
         ),
@@ -216,7 +230,7 @@ async fn odd_requests_do_no_harm() {
             "200",
         ),
         (
-            "a host that is none",
+            "an invalid host",
             "GET /text HTTP/1.1\r\nhost: [::1\r\n\r\n",
             "200",
         ),
@@ -225,8 +239,11 @@ async fn odd_requests_do_no_harm() {
         let server = Server::start(app().layer(telemetry.layer())).await;
         let mut client = TcpStream::connect(server.address)
             .await
-            .expect("it listens");
-        client.write_all(head.as_bytes()).await.expect("it listens");
+            .expect("the server listens");
+        client
+            .write_all(head.as_bytes())
+            .await
+            .expect("the server listens");
         let span = telemetry.only_span().await;
         let found = span_attributes(&span);
         assert_eq!(found["http.response.status_code"], code, "{case}");
@@ -237,7 +254,7 @@ async fn odd_requests_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_at_any_moment_ends_its_request_once() {
+async fn a_client_that_disconnects_at_any_moment_ends_its_request_exactly_once() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app().layer(telemetry.layer())).await;
     let mut requests = 0;
@@ -245,27 +262,33 @@ async fn a_client_that_leaves_at_any_moment_ends_its_request_once() {
         for path in ["/never", "/endless"] {
             let mut client = TcpStream::connect(server.address)
                 .await
-                .expect("it listens");
+                .expect("the server listens");
             let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
-            client.write_all(head.as_bytes()).await.expect("it listens");
+            client
+                .write_all(head.as_bytes())
+                .await
+                .expect("the server listens");
             requests += 1;
-            eventually("it arrives", || {
+            eventually("the request arrives", || {
                 let active = telemetry.sum("http.server.active_requests");
                 active + telemetry.spans().len() as i64 == requests
             })
             .await;
             if path == "/endless" {
-                // So far into the body, from nothing but the head on.
+                // Read up to this point of the body, starting with the head only.
                 let mut some = vec![0; 40 + 13 * moment];
-                client.read_exact(&mut some).await.expect("it answers");
+                client
+                    .read_exact(&mut some)
+                    .await
+                    .expect("the server responds");
             }
             if moment % 2 == 0 {
-                // A reset, and not an orderly end.
-                client.set_zero_linger().expect("it is a socket");
+                // Every second client resets the connection instead of closing it.
+                client.set_zero_linger().expect("the option can be set");
             }
         }
     }
-    eventually("all have ended", || {
+    eventually("all requests have ended", || {
         telemetry.sum("http.server.active_requests") == 0
     })
     .await;
@@ -285,7 +308,7 @@ async fn a_client_that_leaves_at_any_moment_ends_its_request_once() {
 }
 
 #[tokio::test]
-async fn a_stream_that_an_http_2_client_resets_is_cancelled() {
+async fn an_http_2_stream_that_the_client_resets_is_cancelled() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app().layer(telemetry.layer())).await;
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
@@ -295,16 +318,16 @@ async fn a_stream_that_an_http_2_client_resets_is_cancelled() {
         let response = client.request(request(&server, "GET", "/endless"));
         let mut body = within_deadline("a response", response)
             .await
-            .expect("it answers")
+            .expect("the server responds")
             .into_body();
         within_deadline("a frame", body.frame())
             .await
-            .expect("there is one")
-            .expect("it is whole");
+            .expect("the body has a frame")
+            .expect("the body is complete");
         let pending = client.request(request(&server, "GET", "/never"));
         let _ = tokio::time::timeout(Duration::from_millis(5), pending).await;
     }
-    eventually("all have ended", || {
+    eventually("all requests have ended", || {
         telemetry.spans().len() == 10 && telemetry.sum("http.server.active_requests") == 0
     })
     .await;
@@ -348,16 +371,16 @@ async fn a_panic_is_counted_once_wherever_it_is_caught() {
         assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
     }
 
-    // Caught by nobody but the task of the connection.
+    // Only the task of the connection catches this panic.
     let telemetry = TestTelemetry::new();
     let server = Server::start(app().layer(telemetry.layer())).await;
     let mut client = TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     client
         .write_all(b"GET /panic HTTP/1.1\r\nhost: a\r\n\r\n")
         .await
-        .expect("it listens");
+        .expect("the server listens");
     assert_eq!(
         span_attributes(&telemetry.only_span().await)["error.type"],
         "panic"
@@ -365,7 +388,7 @@ async fn a_panic_is_counted_once_wherever_it_is_caught() {
 }
 
 #[tokio::test]
-async fn a_timeout_ends_the_request_on_either_side() {
+async fn a_timeout_ends_the_request_inside_and_outside_of_the_layer() {
     let short =
         || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(20));
     for (case, inside, status, error, end) in [
@@ -395,7 +418,7 @@ async fn a_timeout_ends_the_request_on_either_side() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_shed_is_an_error_of_the_service() {
+async fn a_request_rejected_by_load_shedding_is_an_error_of_the_service() {
     use tower::{Service, ServiceExt};
 
     let telemetry = TestTelemetry::new();
@@ -404,12 +427,20 @@ async fn a_request_that_is_shed_is_an_error_of_the_service() {
         .load_shed()
         .concurrency_limit(1)
         .service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-    let first = service.ready().await.expect("it is").call(Request::new(()));
-    let second = service.ready().await.expect("it is").call(Request::new(()));
+    let first = service
+        .ready()
+        .await
+        .expect("the service is ready")
+        .call(Request::new(()));
+    let second = service
+        .ready()
+        .await
+        .expect("the service is ready")
+        .call(Request::new(()));
     assert!(
         tokio::time::timeout(DEADLINE, second)
             .await
-            .expect("at once")
+            .expect("a shed request fails at once")
             .is_err()
     );
     let span = telemetry.only_span().await;

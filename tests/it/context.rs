@@ -1,4 +1,4 @@
-//! The context of a request is current in its own code, and nowhere else.
+//! Checks that the context of a request is current in its own code, and nowhere else.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ fn traceparent(trace: u8) -> String {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
+async fn concurrent_requests_on_one_thread_never_see_the_context_of_each_other() {
     const REQUESTS: u8 = 20;
     let telemetry = TestTelemetry::new();
     let service = telemetry
@@ -66,7 +66,7 @@ async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
         let response = within_deadline("a response", task).await;
         response
             .expect("no assertion fails")
-            .expect("it cannot fail");
+            .expect("the service cannot fail");
         assert!(!Context::current().has_active_span());
     }
     let spans = telemetry.spans();
@@ -75,7 +75,7 @@ async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
         let child = spans
             .iter()
             .find(|span| span.parent_span_id == server.span_context.span_id());
-        let child = child.expect("each request has its child");
+        let child = child.expect("each request has a child span");
         assert_eq!(
             child.span_context.trace_id(),
             server.span_context.trace_id()
@@ -83,13 +83,13 @@ async fn requests_that_take_turns_on_one_thread_never_see_each_other() {
     }
 }
 
-/// Notes whether a span is current: in `call`, in polls and when it is dropped.
+/// Records whether a span is current: in `call`, in polls and on drop.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<(&'static str, bool)>>>);
 
 impl Notes {
     fn note(&self, place: &'static str) {
-        let mut notes = self.0.lock().expect("not poisoned");
+        let mut notes = self.0.lock().expect("the lock is not poisoned");
         notes.push((place, get_trace_id().is_some()));
     }
 }
@@ -133,7 +133,7 @@ impl Drop for NotingBody {
 }
 
 #[tokio::test]
-async fn the_span_is_current_wherever_code_of_the_service_runs() {
+async fn the_request_span_is_current_wherever_code_of_the_service_runs() {
     let telemetry = TestTelemetry::new();
     let notes = Notes::default();
     let inner = notes.clone();
@@ -145,16 +145,16 @@ async fn the_span_is_current_wherever_code_of_the_service_runs() {
     let response = service
         .call(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
     response
         .into_body()
         .collect()
         .await
-        .expect("it cannot fail");
+        .expect("the body cannot fail");
     drop(service.call(Request::new(())));
     notes.note("outside");
     assert_eq!(
-        *notes.0.lock().expect("not poisoned"),
+        *notes.0.lock().expect("the lock is not poisoned"),
         [
             ("outside", false),
             ("called", true),
@@ -170,7 +170,7 @@ async fn the_span_is_current_wherever_code_of_the_service_runs() {
 }
 
 #[tokio::test]
-async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another_trace() {
+async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_names_another_trace() {
     let telemetry = TestTelemetry::new();
     let mut service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -199,23 +199,23 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another
     ] {
         let mut request = Request::new(());
         if let Some(traceparent) = traceparent {
-            let value = traceparent.parse().expect("it is a header");
+            let value = traceparent.parse().expect("a legal value");
             request.headers_mut().insert("traceparent", value);
         }
         let future = {
             let _attached = outer.clone().attach();
             tower::Service::call(&mut service, request)
         };
-        future.await.expect("it cannot fail");
+        future.await.expect("the service cannot fail");
         let spans = telemetry.spans();
-        let span = spans.last().expect("it has ended");
+        let span = spans.last().expect("the span has ended");
         assert_eq!(span.span_context.trace_id().to_string(), trace_id);
         assert_eq!(span.parent_span_id.to_string(), parent);
         let is_remote = traceparent == Some(TRACEPARENT);
         assert_eq!(span.parent_span_is_remote, is_remote);
     }
 
-    // Who is not trusted is not so by way of an outer layer either.
+    // An untrusted caller stays untrusted if an outer layer has continued its trace.
     let none = "0000000000000000";
     for (layer, traceparent, parent) in [
         (telemetry.layer().with_trust(Trust::Ignore), same, none),
@@ -236,18 +236,18 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
         let mut request = Request::new(());
-        let value = traceparent.parse().expect("it is a header");
+        let value = traceparent.parse().expect("a legal value");
         request.headers_mut().insert("traceparent", value);
         let future = {
             let _attached = outer.clone().attach();
             tower::Service::call(&mut service, request)
         };
-        future.await.expect("it cannot fail");
+        future.await.expect("the service cannot fail");
         let spans = telemetry.spans();
-        let span = spans.last().expect("it has ended");
+        let span = spans.last().expect("the span has ended");
         assert_eq!(span.parent_span_id.to_string(), parent, "{traceparent}");
     }
-    // The limit on forced traces holds for those that an outer layer has continued.
+    // The limit on forced traces also applies to traces that an outer layer has continued.
     let mut service = telemetry
         .layer()
         .with_forced_trace_limit(0)
@@ -258,18 +258,18 @@ async fn the_span_of_an_outer_layer_is_the_parent_unless_the_request_has_another
         }));
     let count = telemetry.spans().len();
     let mut request = Request::new(());
-    let value = same.parse().expect("it is a header");
+    let value = same.parse().expect("a legal value");
     request.headers_mut().insert("traceparent", value);
     let future = {
         let _attached = outer.attach();
         tower::Service::call(&mut service, request)
     };
-    future.await.expect("it cannot fail");
+    future.await.expect("the service cannot fail");
     assert_eq!(telemetry.spans().len(), count);
 }
 
 #[test]
-fn the_types_are_as_free_as_what_they_wrap() {
+fn the_types_are_send_sync_and_clone_like_their_inner_types() {
     fn send_sync<T: Send + Sync>() {}
     fn send<T: Send>() {}
     fn clone<T: Clone>() {}
@@ -282,7 +282,7 @@ fn the_types_are_as_free_as_what_they_wrap() {
     send::<tower_telemetry::handler::SpanFuture<std::future::Ready<()>>>();
     send_sync::<tower_telemetry::handler::Tracer>();
 
-    // What is not `Send` can be wrapped as well.
+    // A service with a future that is not `Send` can be wrapped as well.
     let service = TestTelemetry::new()
         .layer()
         .layer(service_fn(|_: Request<()>| async {

@@ -1,5 +1,5 @@
-//! Names in all telemetry, against those of the conventions, in the form in which they are published for
-//! JavaScript: the crate with the names stops at an older version.
+//! Compares the names in all telemetry with the names of the semantic conventions. The names come
+//! from the JavaScript package, because the Rust crate has an older version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use crate::support::{TestTelemetry, span_attributes};
 
 const VERSION: &str = "1.45.0";
 
-/// Names of this crate's own, and of the tests.
+/// The names that this crate defines itself.
 const OWN: [&str; 4] = [
     "function.duration",
     "http.duration",
@@ -33,14 +33,14 @@ const OWN: [&str; 4] = [
     "process.executable.name",
 ];
 
-/// The names of the conventions, each with whether it is deprecated.
+/// Returns the names of the conventions, and whether each is deprecated.
 fn published(folder: &std::path::Path) -> BTreeMap<String, bool> {
     let files = folder.join("node_modules/@opentelemetry/semantic-conventions/dist");
     let mut names = BTreeMap::new();
     for stability in ["stable", "experimental"] {
         for kind in ["attributes", "metrics", "events"] {
             let file = files.join(format!("{stability}_{kind}.d.cts"));
-            let text = std::fs::read_to_string(file).expect("the package has it");
+            let text = std::fs::read_to_string(file).expect("the package has this file");
             let mut is_deprecated = false;
             for line in text.lines() {
                 if line.starts_with("/**") {
@@ -82,7 +82,7 @@ async fn serve(telemetry: &TestTelemetry) {
         .with_grpc_methods(["a.B/C"]);
     let handler = async |request: axum::extract::Request| {
         let is_call = request.headers().contains_key("content-type");
-        // A body is measured where it is read.
+        // The size of a body is only measured while the body is read.
         let _ = axum::body::to_bytes(request.into_body(), 1024).await;
         let _ = fails().await;
         let mut response = Response::new(Body::from("answer"));
@@ -119,7 +119,11 @@ async fn serve(telemetry: &TestTelemetry) {
         let mut request = request.body(Body::from("body")).expect("a valid request");
         let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
         request.extensions_mut().insert(ConnectInfo(peer));
-        let response = app.clone().oneshot(request).await.expect("it cannot fail");
+        let response = app
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
         let _ = axum::body::to_bytes(response.into_body(), 1024).await;
     }
 }
@@ -153,18 +157,21 @@ async fn call(telemetry: &TestTelemetry) {
             request = request.header("content-type", content_type);
         }
         let request = request.body(Full::default()).expect("a valid request");
-        service.call(request).await.expect("it cannot fail");
+        service
+            .call(request)
+            .await
+            .expect("the service cannot fail");
     }
 }
 
-/// The keys of a resource, a span with a log line, and a metric that were really exported.
+/// Exports a span, a log line and a metric, and returns the keys of the exported resource.
 async fn exported() -> BTreeSet<String> {
     let receiver = Receiver::start();
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .with_service_version("1.0.0")
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = crate::export::layer(&telemetry);
     crate::support::send_through(&layer, crate::support::get("/")).await;
     telemetry.shutdown().await;
@@ -177,19 +184,22 @@ async fn exported() -> BTreeSet<String> {
         format!("https://opentelemetry.io/schemas/{VERSION}")
     );
     let resource = received.traces[0].resource_spans[0].resource.clone();
-    let resource = attributes_of(&resource.expect("it has one").attributes);
+    let resource = attributes_of(&resource.expect("the resource is set").attributes);
     resource.into_keys().collect()
 }
 
 #[tokio::test]
-async fn every_name_is_one_of_the_conventions_and_none_is_deprecated() {
+async fn every_emitted_name_is_in_the_conventions_and_not_deprecated() {
     let package = format!("@opentelemetry/semantic-conventions@{VERSION}");
     let Some(folder) = install(&package) else {
         return;
     };
     let published = published(&folder);
-    assert!(published.len() > 1000, "the package is read");
-    assert!(published["rpc.response.status_code"], "it is deprecated");
+    assert!(published.len() > 1000, "the package was read");
+    assert!(
+        published["rpc.response.status_code"],
+        "rpc.response.status_code is deprecated"
+    );
 
     let telemetry = TestTelemetry::new();
     serve(&telemetry).await;
@@ -216,7 +226,7 @@ async fn every_name_is_one_of_the_conventions_and_none_is_deprecated() {
                 .flat_map(|point| point.attributes.into_keys()),
         );
     }
-    // The list is not empty by mistake.
+    // These names show that the list is not empty by mistake.
     for name in [
         "client.address",
         "code.function.name",

@@ -1,4 +1,4 @@
-//! The dashboards and alerts of the examples, beside what the example server emits.
+//! Compares the dashboards and alerts of the examples with the telemetry of the example server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use crate::support::process::Process;
 use crate::support::receiver::{Fault, Receiver};
 use crate::support::{DEADLINE, send};
 
-/// The labels of each metric, by its name.
+/// The labels of each metric, by the name of the metric.
 type Metrics = BTreeMap<String, BTreeSet<String>>;
 
-/// Prometheus has these of its targets.
+/// The labels that Prometheus adds for each target.
 const OF_TARGETS: [&str; 2] = ["job", "instance"];
 
 const KEYWORDS: [&str; 7] = ["and", "or", "unless", "offset", "bool", "inf", "nan"];
@@ -42,7 +42,7 @@ enum Token {
     Other(char),
 }
 
-/// Splits an expression of PromQL, without its numbers, durations, ranges and variables of Grafana.
+/// Splits a PromQL expression into tokens. Leaves out numbers, durations, ranges and variables of Grafana.
 fn tokens(expression: &str) -> Vec<Token> {
     let is_word = |char: char| char.is_alphanumeric() || "_:.".contains(char);
     let mut tokens = Vec::new();
@@ -57,9 +57,9 @@ fn tokens(expression: &str) -> Vec<Token> {
                     escaped = char == '\\' && !escaped;
                     ends
                 });
-                end.expect("the text ends") + 2
+                end.expect("the text is closed") + 2
             }
-            '[' => rest.find(']').expect("the range ends") + 1,
+            '[' => rest.find(']').expect("the range is closed") + 1,
             _ if is_word(first) => {
                 let end = rest.find(|char| !is_word(char)).unwrap_or(rest.len());
                 if !first.is_ascii_digit() {
@@ -79,14 +79,14 @@ fn tokens(expression: &str) -> Vec<Token> {
     tokens
 }
 
-/// The metrics that an expression names, and the labels that each of them should have. A sample of a
-/// scraped text is such an expression, too.
+/// Returns the metrics that an expression names, and the labels that it uses of each. It also reads
+/// the samples of a scraped text.
 fn uses(expression: &str) -> Metrics {
     let tokens = tokens(expression);
     let opens = |index: usize| tokens.get(index) == Some(&Token::Other('('));
     let mut metrics = Metrics::new();
     let mut of_all = BTreeSet::new();
-    // The labels of each parenthesis that is open, and those of the next one.
+    // The labels of each open parenthesis, and of the parenthesis that opens next.
     let mut open: Vec<BTreeSet<String>> = Vec::new();
     let mut next = BTreeSet::new();
     let mut index = 0;
@@ -110,13 +110,13 @@ fn uses(expression: &str) -> Metrics {
                 let end = tokens[index..]
                     .iter()
                     .position(|token| *token == Token::Other(')'));
-                let end = index + end.expect("the labels end");
+                let end = index + end.expect("the labels are closed");
                 let labels = words(&tokens[index..end]);
                 index = end + 1;
                 if word == "by" || word == "without" {
                     assert!(
                         opens(index),
-                        "labels stand before what they group: {expression}"
+                        "write labels before the expression that they group: {expression}"
                     );
                     next = labels;
                 } else {
@@ -136,7 +136,7 @@ fn uses(expression: &str) -> Metrics {
                     let end = tokens[index..]
                         .iter()
                         .position(|token| *token == Token::Other('}'));
-                    let end = index + end.expect("the matchers end");
+                    let end = index + end.expect("the matchers are closed");
                     labels.extend(words(&tokens[index..end]));
                     index = end + 1;
                 }
@@ -158,17 +158,17 @@ fn words(tokens: &[Token]) -> BTreeSet<String> {
     words.collect()
 }
 
-/// An expression, and the labels that are shown beside its values.
+/// An expression, and the labels that are shown with its values.
 #[derive(Clone, Debug)]
 struct Shown {
-    /// The file and the panel, rule or variable.
+    /// The file, and the panel, rule or variable in it.
     place: String,
     expression: String,
     labels: BTreeSet<String>,
 }
 
 impl Shown {
-    /// Says which metrics and labels of this are not there.
+    /// Returns the metrics and labels of this expression that do not exist.
     fn missing(&self, there: &Metrics) -> Vec<String> {
         let mut missing = Vec::new();
         let has = |metric: &str, label: &str| {
@@ -178,7 +178,7 @@ impl Shown {
                     .is_some_and(|labels| labels.contains(label))
         };
         let uses = uses(&self.expression);
-        assert!(!uses.is_empty(), "no metric: {self:?}");
+        assert!(!uses.is_empty(), "the expression names no metric: {self:?}");
         for (metric, labels) in &uses {
             if !there.contains_key(metric) {
                 missing.push(metric.clone());
@@ -187,7 +187,7 @@ impl Shown {
             let labels = labels.iter().filter(|label| !has(metric, label));
             missing.extend(labels.map(|label| format!("{metric}{{{label}}}")));
         }
-        // They are left of what is grouped.
+        // A label that is shown must remain after the grouping.
         let left = |label: &&String| {
             let mut labels = uses.values();
             !OF_TARGETS.contains(&&***label) && !labels.any(|labels| labels.contains(*label))
@@ -202,19 +202,19 @@ fn examples() -> PathBuf {
 }
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(examples().join(file)).expect("it is there")
+    std::fs::read_to_string(examples().join(file)).expect("the file is readable")
 }
 
 fn dashboards() -> Vec<(String, Value)> {
     let names = ["pipeline", "requests", "runtime"];
     let folder = examples().join("grafana/dashboards");
-    let files = std::fs::read_dir(folder).expect("it is there");
+    let files = std::fs::read_dir(folder).expect("the folder is readable");
     assert_eq!(files.count(), names.len());
     let read = |name: &str| {
         let text = read(&format!("grafana/dashboards/{name}.json"));
         (
             name.to_owned(),
-            serde_json::from_str(&text).expect("it is JSON"),
+            serde_json::from_str(&text).expect("the text is JSON"),
         )
     };
     names.map(read).into()
@@ -224,7 +224,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The words of a text that stand between two others.
+/// Returns the parts of a text between `start` and the next character of `end`.
 fn between<'a>(
     text: &'a str,
     start: &'a str,
@@ -234,12 +234,12 @@ fn between<'a>(
     found.map(move |rest| rest.split(end).next().unwrap_or_default().trim().to_owned())
 }
 
-/// The expressions of the panels, each in its panel alone.
+/// Returns the expressions of the panels, each with the labels that its panel shows.
 fn panels() -> Vec<Shown> {
     let mut all = Vec::new();
     for (name, dashboard) in dashboards() {
         for panel in list(&dashboard["panels"]) {
-            let title = panel["title"].as_str().expect("it has one");
+            let title = panel["title"].as_str().expect("the field is set");
             let targets = list(&panel["targets"]);
             assert_eq!(
                 targets.is_empty(),
@@ -253,7 +253,10 @@ fn panels() -> Vec<Shown> {
                 let labels = between(legend, "{{", &['}']).chain(in_links);
                 all.push(Shown {
                     place: format!("{name}: {title}"),
-                    expression: target["expr"].as_str().expect("it has one").to_owned(),
+                    expression: target["expr"]
+                        .as_str()
+                        .expect("the field is set")
+                        .to_owned(),
                     labels: labels.filter(|label| label != "Value").collect(),
                 });
             }
@@ -266,7 +269,9 @@ fn variables() -> Vec<Shown> {
     let mut all = Vec::new();
     for (name, dashboard) in dashboards() {
         for variable in list(&dashboard["templating"]["list"]) {
-            let expression = variable["query"]["query"].as_str().expect("it has one");
+            let expression = variable["query"]["query"]
+                .as_str()
+                .expect("the field is set");
             all.push(Shown {
                 place: format!("{name}: variable {}", variable["name"]),
                 expression: expression.to_owned(),
@@ -277,7 +282,7 @@ fn variables() -> Vec<Shown> {
     all
 }
 
-/// The expressions of the rules. The name of a recorded metric is that of its rule.
+/// Returns the expressions of the rules. A recorded metric has the name of its rule.
 fn rules() -> Vec<Shown> {
     let text = read("alerts.yaml");
     let mut all: Vec<Shown> = Vec::new();
@@ -287,7 +292,7 @@ fn rules() -> Vec<Shown> {
         let line = line.trim();
         if let Some(least) = block {
             if indent > least {
-                let last = all.last_mut().expect("it has begun");
+                let last = all.last_mut().expect("a rule has begun");
                 last.expression += &format!("{line}\n");
                 continue;
             }
@@ -303,7 +308,7 @@ fn rules() -> Vec<Shown> {
             }
         }
         if let Some(expression) = line.strip_prefix("expr: ") {
-            let last = all.last_mut().expect("it has a name");
+            let last = all.last_mut().expect("the rule has a name");
             match expression {
                 "|" => block = Some(indent),
                 expression => last.expression = expression.to_owned(),
@@ -332,13 +337,13 @@ fn emitted(text: &str) -> Metrics {
     all
 }
 
-/// The example server with all of its metrics, another one that it calls, and a receiver that refuses
-/// all telemetry.
+/// Runs the example server with all of its metrics, a second server that it calls, and a receiver
+/// that rejects all telemetry.
 struct Servers {
     server: Process,
     _behind: Process,
     _receiver: Receiver,
-    /// Keeps others from the port, which the server alone listens on.
+    /// Reserves the port, so that only the server listens on it.
     _port: TcpSocket,
     metrics: SocketAddr,
 }
@@ -347,11 +352,11 @@ impl Servers {
     fn start() -> Self {
         let receiver = Receiver::start_with(Fault::Status(400, None));
         let behind = Process::example("server", &[("ENABLE_TELEMETRY", "false")]);
-        let port = TcpSocket::new_v4().expect("a socket");
-        port.set_reuseaddr(true).expect("it can be shared");
-        let any = "127.0.0.1:0".parse().expect("an address");
-        port.bind(any).expect("there is a free port");
-        let metrics = port.local_addr().expect("it is bound");
+        let port = TcpSocket::new_v4().expect("a socket can be created");
+        port.set_reuseaddr(true).expect("the port can be shared");
+        let any = "127.0.0.1:0".parse().expect("a valid address");
+        port.bind(any).expect("loopback has free ports");
+        let metrics = port.local_addr().expect("the socket is bound");
         let server = Process::example(
             "server",
             &[
@@ -379,7 +384,7 @@ impl Servers {
         }
     }
 
-    /// Sends requests that end in all ways.
+    /// Sends requests that end in different ways.
     async fn visit(&self) {
         for path in [
             "/users/42",
@@ -389,27 +394,29 @@ impl Servers {
             "/proxy/error",
         ] {
             let request = Request::get(format!("{}{path}", self.server.url())).body(Body::empty());
-            send(Version::HTTP_11, request.expect("it is valid")).await;
+            send(Version::HTTP_11, request.expect("a valid request")).await;
         }
     }
 
     async fn emitted(&self) -> Metrics {
         let text = over_tcp(self.metrics, "/metrics")
             .await
-            .expect("it answers");
-        let (_, text) = text.split_once("\r\n\r\n").expect("it has a head");
+            .expect("the server responds");
+        let (_, text) = text
+            .split_once("\r\n\r\n")
+            .expect("the response has a head");
         emitted(text)
     }
 }
 
-/// What a service emits whose runtimes have names, which those of the example server have not.
+/// Returns the metrics of a service with named runtimes. The runtimes of the example server have no names.
 async fn emitted_with_named_runtimes() -> Metrics {
     let telemetry = config(&[])
         .with_exporters([Exporter::Prometheus])
         .without_prometheus_server()
         .with_runtime("api", &tokio::runtime::Handle::current())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let text = scraped(&telemetry).await;
     telemetry.shutdown().await;
     let mut metrics = emitted(&text);
@@ -418,7 +425,7 @@ async fn emitted_with_named_runtimes() -> Metrics {
 }
 
 #[tokio::test]
-async fn all_metrics_and_labels_that_are_named_are_emitted() {
+async fn every_metric_and_label_of_dashboards_and_alerts_is_emitted() {
     let (panels, variables, rules) = (panels(), variables(), rules());
     assert!(panels.len() > 40 && variables.len() == 6 && rules.len() > 15);
     let all = [panels, variables, rules.clone()].concat();
@@ -451,7 +458,7 @@ async fn all_metrics_and_labels_that_are_named_are_emitted() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
 
-    // A name that nobody emits is found in each place where one can stand.
+    // Replacing any name with one that is not emitted must be detected.
     let mut replaced = 0;
     for shown in &all {
         for (metric, labels) in uses(&shown.expression) {
@@ -477,7 +484,7 @@ async fn all_metrics_and_labels_that_are_named_are_emitted() {
     assert!(replaced > 200, "{replaced}");
 }
 
-/// Puts another word in the place of one.
+/// Replaces a word of an expression.
 fn with_made_up(expression: &str, name: &str) -> String {
     let is_word = |char: char| char.is_alphanumeric() || "_:$".contains(char);
     let mut result = String::new();
@@ -494,7 +501,7 @@ fn with_made_up(expression: &str, name: &str) -> String {
 }
 
 #[test]
-fn names_are_read_from_expressions_of_all_forms() {
+fn names_are_read_from_every_form_of_expression() {
     for (expression, expected) in [
         ("a", &[("a", "")][..]),
         (
@@ -541,7 +548,7 @@ fn names_are_read_from_expressions_of_all_forms() {
 }
 
 #[tokio::test]
-async fn each_panel_and_recorded_metric_has_a_value_in_prometheus() {
+async fn every_panel_and_recorded_metric_has_a_value_in_prometheus() {
     let servers = Servers::start();
     servers.visit().await;
     let Some(prometheus) = Prometheus::start(servers.metrics).await else {
@@ -576,30 +583,30 @@ async fn each_panel_and_recorded_metric_has_a_value_in_prometheus() {
     }
 }
 
-/// Runs `promtool`; `None` where there is none.
+/// Runs `promtool`. Returns `None` if it is not installed.
 fn promtool(arguments: &[&str]) -> Option<String> {
     let Ok(output) = Command::new("promtool").args(arguments).output() else {
-        println!("skipped: there is no `promtool` on this machine");
+        println!("skipped: `promtool` is not installed");
         return None;
     };
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("it is text");
-    assert!(output.status.success(), "{said}");
-    Some(said)
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).expect("the output is UTF-8");
+    assert!(output.status.success(), "{printed}");
+    Some(printed)
 }
 
 #[test]
-fn promtool_accepts_the_alerts() {
+fn promtool_accepts_the_alert_rules() {
     let file = examples().join("alerts.yaml");
-    let file = file.to_str().expect("it is text");
-    if let Some(said) = promtool(&["check", "rules", "--lint-fatal", file]) {
+    let file = file.to_str().expect("the text is UTF-8");
+    if let Some(printed) = promtool(&["check", "rules", "--lint-fatal", file]) {
         let expected = format!("SUCCESS: {} rules found", rules().len());
-        assert!(said.contains(&expected), "{said}");
+        assert!(printed.contains(&expected), "{printed}");
     }
 }
 
-/// The name of an alert, its series, how far apart their values are, when it is looked at, and whether
-/// it fires.
+/// The name of an alert, its series, the interval between their values, the time of evaluation, and
+/// whether the alert fires.
 type Alert = (
     &'static str,
     &'static [(&'static str, &'static str)],
@@ -613,13 +620,13 @@ const ALERTS: &[Alert] = &[
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (FAILED, "0+2x90")], "1m", "90m", true),
     ("ErrorBudgetBurnsFast", &[(ALL, "0+200x90"), (FAILED, "0+1x90")], "1m", "90m", false),
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x80"), (FAILED, "0+1x80")], "5m", "400m", true),
-    // It ends soon after the errors do.
+    // The alert ends soon after the errors end.
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x130"), (FAILED, "0+2x90 180x40")], "1m", "130m", false),
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (LEFT, "0+50x90")], "1m", "90m", false),
     ("ErrorBudgetBurns", &[(ALL, "0+1000x50"), (FAILED, "0+4x50")], "30m", "24h", true),
     ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+12x80")], "1h", "75h", true),
     ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+8x80")], "1h", "75h", false),
-    // One loss, with which its series begins.
+    // A single loss, which also begins the series.
     ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "1m", "10m", true),
     ("SpansLost", &[(SPANS_LOST, "_x5 512x60")], "1m", "30m", false),
     ("SpansLost", &[(SPANS_LOST, "512x30 600x30")], "1m", "35m", true),
@@ -663,7 +670,7 @@ const LOG_QUEUE_SIZE: &str = "otel_sdk_processor_log_queue_size{job='a'}";
 const LOG_QUEUE_CAPACITY: &str = "otel_sdk_processor_log_queue_capacity{job='a'}";
 
 #[test]
-fn alerts_fire_on_what_they_are_about_and_on_nothing_less() {
+fn each_alert_fires_exactly_in_the_situations_it_describes() {
     let alerts: BTreeSet<_> = rules()
         .into_iter()
         .map(|rule| rule.place)
@@ -671,7 +678,7 @@ fn alerts_fire_on_what_they_are_about_and_on_nothing_less() {
         .collect();
     let tested: BTreeSet<_> = ALERTS.iter().map(|alert| alert.0.to_owned()).collect();
     assert_eq!(alerts, tested);
-    // The query counts the alerts that fire, whatever their labels are.
+    // The query counts firing alerts, whatever their labels are.
     let mut text = format!(
         "rule_files: ['{}']\nevaluation_interval: 5m\ntests:\n",
         examples().join("alerts.yaml").display()
@@ -688,15 +695,15 @@ fn alerts_fire_on_what_they_are_about_and_on_nothing_less() {
         );
     }
     let folder = std::env::temp_dir().join(format!("alerts-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::create_dir_all(&folder).expect("the folder can be created");
     let file = folder.join("tests.yaml");
-    std::fs::write(&file, text).expect("a file");
-    promtool(&["test", "rules", file.to_str().expect("it is text")]);
-    std::fs::remove_dir_all(folder).expect("it is there");
+    std::fs::write(&file, text).expect("the file can be created");
+    promtool(&["test", "rules", file.to_str().expect("the text is UTF-8")]);
+    std::fs::remove_dir_all(folder).expect("the folder can be removed");
 }
 
 #[test]
-fn the_collector_s_compose_file_mounts_and_provisions_what_the_dashboards_name() {
+fn the_compose_file_of_the_collector_mounts_every_file_and_data_source_of_the_dashboards() {
     let compose = read("collector/compose.yaml");
     for line in compose.lines().map(str::trim) {
         let Some(mount) = line
@@ -705,7 +712,7 @@ fn the_collector_s_compose_file_mounts_and_provisions_what_the_dashboards_name()
         else {
             continue;
         };
-        let (from, _) = mount.split_once(':').expect("it has two sides");
+        let (from, _) = mount.split_once(':').expect("the mount has two sides");
         let from = examples().join("collector").join(format!(".{from}"));
         assert!(from.exists(), "{}", from.display());
     }
@@ -726,11 +733,11 @@ fn the_collector_s_compose_file_mounts_and_provisions_what_the_dashboards_name()
             named.extend(panel["datasource"]["uid"].as_str().map(str::to_owned));
             let links = panel["fieldConfig"].to_string();
             named.extend(between(&links, "%22datasource%22:%22", &['%']));
-            // A link that is whole is JSON below its encoding.
+            // A complete link is percent-encoded JSON.
             for panes in between(&links, "panes=", &['"']) {
                 let panes = percent_encoding::percent_decode_str(&panes).decode_utf8();
-                let panes: Value =
-                    serde_json::from_str(&panes.expect("it is text")).expect("it is JSON");
+                let panes: Value = serde_json::from_str(&panes.expect("the text is UTF-8"))
+                    .expect("the text is JSON");
                 named.extend(
                     panes["a"]["queries"][0]["datasource"]["uid"]
                         .as_str()

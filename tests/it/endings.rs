@@ -1,4 +1,4 @@
-//! However a request ends, it ends once: one span, one count, none active.
+//! Checks that a request ends exactly once, however it ends: one span, one count, none active.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{TestTelemetry, Value, span_attributes};
 
-/// What a body does when it is polled, one step at a time.
+/// A step of a body when it is polled.
 #[derive(Clone, Copy, PartialEq)]
 enum Step {
     Data(&'static str),
@@ -26,14 +26,14 @@ enum Step {
     End,
 }
 
-/// A body that takes the given steps, and knows when it has taken the last.
+/// A body that follows the given steps.
 struct Script {
     steps: std::collections::VecDeque<Step>,
-    /// Whether it says that it is at its end before it is polled for it.
+    /// Whether `is_end_stream` is true after the last step.
     tells_end: bool,
-    /// The length that it hints at.
+    /// The exact length of `size_hint`.
     length: Option<u64>,
-    /// The length that the head announces.
+    /// The length in the head of the response.
     announced: Option<u64>,
 }
 
@@ -64,7 +64,7 @@ impl Body for Script {
             Some(Step::Trailers) => Poll::Ready(Some(Ok(Frame::trailers(Default::default())))),
             Some(Step::Wait) => Poll::Pending,
             Some(Step::Fail) => Poll::Ready(Some(Err(Broken))),
-            Some(Step::Panic) => panic!("as the script has it"),
+            Some(Step::Panic) => panic!("on purpose"),
             Some(Step::End) | None => Poll::Ready(None),
         }
     }
@@ -79,7 +79,7 @@ impl Body for Script {
     }
 }
 
-/// What must be seen of a request that ended.
+/// The expected telemetry of a request that has ended.
 struct Expected {
     status_code: Option<&'static str>,
     error: Option<&'static str>,
@@ -122,12 +122,12 @@ fn check(case: &str, telemetry: &TestTelemetry, expected: &Expected) {
     assert_eq!(telemetry.sum("http.server.active_requests"), 0, "{case}");
 }
 
-/// Sends one request through the layer to a service that answers with `body`, and hands the
-/// response's body over.
+/// Sends one request through the layer to a service that responds with `body`, and returns the body
+/// of the response.
 fn respond(telemetry: &TestTelemetry, method: Method, code: u16, body: Script) -> impl Body {
     let mut body = Some(body);
     let mut service = telemetry.layer().layer(service_fn(move |_: Request<()>| {
-        let body = body.take().expect("one request");
+        let body = body.take().expect("the test sends one request");
         let mut response = Response::builder().status(code);
         if let Some(length) = body.announced {
             response = response.header("content-length", length);
@@ -139,7 +139,7 @@ fn respond(telemetry: &TestTelemetry, method: Method, code: u16, body: Script) -
     let mut future = pin!(service.call(request.expect("a valid request")));
     let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
-        panic!("the service answers at once");
+        panic!("the service responds at once");
     };
     assert!(response.headers().contains_key("x-trace-id"));
     response.into_body()
@@ -155,7 +155,7 @@ fn poll(body: impl Body, polls: usize) {
 }
 
 #[test]
-fn a_body_that_is_handed_over_whole_completes_the_request() {
+fn a_body_that_is_delivered_completely_completes_the_request() {
     let to_the_end = [Step::Data("a"), Step::Data("b"), Step::End];
     for (case, script, polls) in [
         ("polled to its end", Script::new(&to_the_end), 3),
@@ -166,7 +166,7 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
             2,
         ),
         (
-            "not polled, because it says that it is empty",
+            "not polled, because it is known to be empty",
             Script {
                 tells_end: true,
                 ..Script::new(&[])
@@ -174,7 +174,7 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
             0,
         ),
         (
-            "not polled on, because it says that it has ended",
+            "not polled again, because it is known to have ended",
             Script {
                 tells_end: true,
                 ..Script::new(&[Step::Data("a")])
@@ -182,7 +182,7 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
             1,
         ),
         (
-            "not polled on, because it has given all of its length",
+            "not polled again, because its whole length was delivered",
             Script {
                 length: Some(3),
                 ..Script::new(&[Step::Data("a"), Step::Data("bc"), Step::End])
@@ -197,7 +197,7 @@ fn a_body_that_is_handed_over_whole_completes_the_request() {
 }
 
 #[test]
-fn a_body_is_whole_when_it_has_the_length_that_its_head_announces() {
+fn a_body_completes_when_it_reaches_the_length_in_its_head() {
     let telemetry = TestTelemetry::new();
     let mut script = Some(Script::new(&[
         Step::Data("a"),
@@ -205,16 +205,16 @@ fn a_body_is_whole_when_it_has_the_length_that_its_head_announces() {
         Step::Wait,
     ]));
     let service = service_fn(move |_: Request<()>| {
-        let body = script.take().expect("one request");
+        let body = script.take().expect("the test sends one request");
         let response = Response::builder().header("content-length", "3").body(body);
         std::future::ready(Ok::<_, Infallible>(response.expect("a valid response")))
     });
     let mut future = pin!(telemetry.layer().layer(service).oneshot(Request::new(())));
     let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
-        panic!("the service answers at once");
+        panic!("the service responds at once");
     };
-    // An HTTP/1 server drops such a body without asking for its end.
+    // An HTTP/1 server drops such a body without polling for its end.
     poll(response.into_body(), 2);
     check("content-length", &telemetry, &COMPLETE);
 }
@@ -242,7 +242,7 @@ fn a_response_without_a_body_completes_with_its_head() {
 }
 
 #[test]
-fn a_client_that_goes_away_during_the_body_is_no_error_of_the_server() {
+fn a_client_that_disconnects_during_the_body_is_not_a_server_error() {
     for (case, steps, polls) in [
         (
             "before the body is polled",
@@ -266,7 +266,7 @@ fn a_client_that_goes_away_during_the_body_is_no_error_of_the_server() {
 }
 
 #[test]
-fn a_server_error_stays_one_however_its_body_ends() {
+fn a_server_error_stays_an_error_however_its_body_ends() {
     let announced = |steps: &[Step]| Script {
         announced: Some(100),
         ..Script::new(steps)
@@ -319,7 +319,7 @@ const INCOMPLETE: Expected = Expected {
 };
 
 #[test]
-fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
+fn a_body_shorter_than_its_announced_length_is_an_error() {
     let steps = [Step::Data("a"), Step::Data("bc"), Step::End];
     let script = |announced| Script {
         announced: Some(announced),
@@ -335,9 +335,9 @@ fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
     };
     for (case, script, polls, expected) in [
         ("polled to its end", script(4), 3, &INCOMPLETE),
-        ("it hints at less", hinted(4), 3, &INCOMPLETE),
+        ("its size hint is smaller", hinted(4), 3, &INCOMPLETE),
         (
-            "it says that it ends",
+            "it is known to have ended",
             telling(Script {
                 announced: Some(4),
                 ..Script::new(&steps[..2])
@@ -346,7 +346,7 @@ fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
             &INCOMPLETE,
         ),
         (
-            "there is none",
+            "there is no body",
             telling(Script {
                 announced: Some(1),
                 ..Script::new(&[])
@@ -364,11 +364,11 @@ fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
             &INCOMPLETE,
         ),
         ("whole", script(3), 2, &COMPLETE),
-        // The server sends no more than it has announced.
+        // The server sends no more than the announced length.
         ("longer", script(2), 2, &COMPLETE),
-        ("longer, as it hints", hinted(2), 2, &COMPLETE),
+        ("longer, with a larger size hint", hinted(2), 2, &COMPLETE),
         (
-            "none, as announced",
+            "no body, as announced",
             telling(Script {
                 announced: Some(0),
                 ..Script::new(&[])
@@ -377,7 +377,7 @@ fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
             &COMPLETE,
         ),
         (
-            "left",
+            "dropped early",
             script(4),
             2,
             &Expected {
@@ -393,7 +393,7 @@ fn a_body_that_is_shorter_than_its_head_announces_is_an_error() {
 }
 
 #[test]
-fn a_response_without_a_body_may_announce_the_length_of_another() {
+fn a_response_without_a_body_may_announce_a_length() {
     for (case, method, code) in [
         ("HEAD", Method::HEAD, 200),
         ("no content", Method::GET, 204),
@@ -421,7 +421,7 @@ fn a_response_without_a_body_may_announce_the_length_of_another() {
 }
 
 #[test]
-fn a_body_that_fails_is_an_error_with_the_status_that_was_sent() {
+fn a_failing_body_is_an_error_and_keeps_the_status_that_was_sent() {
     let telemetry = TestTelemetry::new();
     let script = Script::new(&[Step::Data("a"), Step::Fail]);
     poll(respond(&telemetry, Method::GET, 200, script), 2);
@@ -434,7 +434,7 @@ fn a_body_that_fails_is_an_error_with_the_status_that_was_sent() {
 }
 
 #[test]
-fn a_panic_in_the_body_is_an_error_and_goes_on() {
+fn a_panic_in_the_body_is_an_error_and_propagates() {
     let telemetry = TestTelemetry::new();
     let script = Script::new(&[Step::Data("a"), Step::Panic]);
     let mut body = Box::pin(respond(&telemetry, Method::GET, 200, script));
@@ -443,7 +443,7 @@ fn a_panic_in_the_body_is_an_error_and_goes_on() {
         let _ = body.as_mut().poll_frame(&mut cx);
         let _ = body.as_mut().poll_frame(&mut cx);
     }));
-    assert!(polled.is_err(), "the panic is not swallowed");
+    assert!(polled.is_err(), "the panic propagates");
     let expected = Expected {
         error: Some("panic"),
         status: Status::error(""),
@@ -461,7 +461,7 @@ const NO_RESPONSE: Expected = Expected {
 };
 
 #[test]
-fn a_request_that_is_given_up_before_its_response_is_cancelled() {
+fn a_request_dropped_before_its_response_is_cancelled() {
     for (case, polls) in [("never polled", 0), ("polled once", 1)] {
         let telemetry = TestTelemetry::new();
         let mut service = telemetry.layer().layer(service_fn(|_: Request<()>| {
@@ -480,7 +480,7 @@ fn a_request_that_is_given_up_before_its_response_is_cancelled() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_inner_service_is_passed_on_and_named_by_its_type() {
+async fn an_error_of_the_inner_service_is_returned_and_named_by_its_type() {
     let telemetry = TestTelemetry::new();
     let service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
         Err::<Response<Empty<Bytes>>, _>(Broken)
@@ -496,7 +496,7 @@ async fn an_error_of_the_inner_service_is_passed_on_and_named_by_its_type() {
 }
 
 #[test]
-fn a_panic_of_the_inner_service_is_an_error_and_goes_on() {
+fn a_panic_of_the_inner_service_is_an_error_and_propagates() {
     let expected = Expected {
         error: Some("panic"),
         status: Status::error(""),
@@ -532,14 +532,14 @@ fn a_panic_of_the_inner_service_is_an_error_and_goes_on() {
     check("the future dropped later", &telemetry, &expected);
 }
 
-/// A panic of one of two requests in the same task.
+/// One of two requests in the same task panics.
 #[test]
-fn a_request_beside_one_that_panics_is_cancelled() {
+fn a_request_in_the_same_task_as_a_panicking_one_is_cancelled() {
     let telemetry = TestTelemetry::new();
     let innocent = TestTelemetry::new();
     let panicking = telemetry.layer().layer(service_fn(async |_: Request<()>| {
         if true {
-            panic!("as it should");
+            panic!("on purpose");
         }
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
@@ -560,12 +560,12 @@ fn a_request_beside_one_that_panics_is_cancelled() {
         ..NO_RESPONSE
     };
     check("the one that panics", &telemetry, &expected);
-    check("the innocent one", &innocent, &NO_RESPONSE);
+    check("the other one", &innocent, &NO_RESPONSE);
 }
 
-/// A panic of code that has nothing to do with the request, which drops what is in flight.
+/// Code outside of the request panics and drops the requests in flight.
 #[test]
-fn a_request_that_is_dropped_by_a_panic_elsewhere_is_cancelled() {
+fn a_request_dropped_by_a_panic_elsewhere_is_cancelled() {
     let response = TestTelemetry::new();
     let waiting = response.layer().layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
@@ -575,14 +575,14 @@ fn a_request_that_is_dropped_by_a_panic_elsewhere_is_cancelled() {
     let mut sent = Box::pin(respond(&body, Method::GET, 200, script));
     let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let runtime = runtime.expect("it needs nothing");
+        let runtime = runtime.expect("the runtime can be built");
         runtime.block_on(async {
             tokio::spawn(waiting.oneshot(Request::new(())));
             let mut cx = Context::from_waker(Waker::noop());
             let _ = sent.as_mut().poll_frame(&mut cx);
             let _in_body = sent;
             tokio::task::yield_now().await;
-            panic!("as it should");
+            panic!("on purpose");
         });
     }));
     assert!(panicked.is_err());
@@ -603,8 +603,12 @@ async fn a_server_error_has_its_status_as_error_type() {
         Ok::<_, Infallible>(response)
     }));
     let response = service.oneshot(Request::new(())).await;
-    let body = response.expect("it cannot fail").into_body();
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = response.expect("the service cannot fail").into_body();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     assert_eq!(body, "sorry");
     let expected = Expected {
         status_code: Some("503"),
@@ -615,7 +619,7 @@ async fn a_server_error_has_its_status_as_error_type() {
 }
 
 #[test]
-fn a_wrapped_body_says_of_itself_what_the_inner_one_does() {
+fn a_wrapped_body_reports_the_size_and_end_of_the_inner_body() {
     let telemetry = TestTelemetry::new();
     let script = Script {
         tells_end: true,

@@ -1,4 +1,4 @@
-//! The records of errors: the word or path, the message, and the code of a gRPC call.
+//! Tests the telemetry of errors: the `error.type`, the description, and the code of a gRPC call.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -28,20 +28,20 @@ use crate::support::{TestTelemetry, span_attributes, within_deadline};
 
 type Erased = Box<dyn Error + Send + Sync>;
 
-/// The record of one request of a client that failed.
+/// The telemetry of one failed client request.
 struct Recorded {
     error_type: String,
     description: String,
 }
 
-/// Reads the one span, and checks that the metric has the same `error.type`.
+/// Reads the only span, and checks that the metric has the same `error.type`.
 async fn recorded(telemetry: &TestTelemetry) -> Recorded {
     let span = telemetry.only_span().await;
     let mut found = span_attributes(&span);
     let Status::Error { description } = span.status else {
         panic!("{:?}, {found:?}", span.status);
     };
-    let error_type = found.remove("error.type").expect("it failed");
+    let error_type = found.remove("error.type").expect("the request failed");
     let point = telemetry.point("http.client.request.duration");
     assert_eq!(point.attributes["error.type"], error_type);
     Recorded {
@@ -50,7 +50,7 @@ async fn recorded(telemetry: &TestTelemetry) -> Recorded {
     }
 }
 
-/// Sends a request through the layer for clients, and reads the answer as far as there is one.
+/// Sends a request through the client layer, and reads the response if there is one.
 async fn send<S, B>(telemetry: &TestTelemetry, uri: &str, service: S) -> Recorded
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>>,
@@ -61,7 +61,7 @@ where
     let request = Request::get(uri).body(Empty::new());
     let service = telemetry.client_layer().layer(service);
     let sent = service.oneshot(request.expect("a valid request"));
-    if let Ok(response) = within_deadline("an end", sent).await {
+    if let Ok(response) = within_deadline("the end of the request", sent).await {
         let body = std::pin::pin!(response.into_body());
         let _ = within_deadline("the end of the body", body.collect()).await;
     }
@@ -72,21 +72,21 @@ fn hyper() -> Client<HttpConnector, Empty<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// The ways in which a server treats a connection after it has read something.
+/// The behaviour of a server on a connection after it has read something.
 #[derive(Clone, Copy)]
 enum Act {
     Close,
     Reset,
     Wait,
-    /// Sends this, and closes.
+    /// Sends this text and closes.
     Answer(&'static str),
 }
 
-/// Starts a server that does the same on each connection.
+/// Starts a server with the same behaviour on each connection.
 async fn serve(act: Act) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(behave(stream, act));
@@ -107,7 +107,7 @@ async fn behave(mut stream: TcpStream, act: Act) {
     }
 }
 
-/// A time that nothing takes here.
+/// A timeout that elapses before anything else happens.
 const SOON: Duration = Duration::from_millis(20);
 
 const SHORT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello";
@@ -115,8 +115,8 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\
 #[cfg(feature = "tls")]
 const PLAIN: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
 
-/// Each way in which a server lets a client down, and the word for it.
-async fn let_downs() -> Vec<(&'static str, String, &'static str)> {
+/// Returns each way in which a server can fail a client, with its URI and `error.type`.
+async fn server_failures() -> Vec<(&'static str, String, &'static str)> {
     let uri = |address: SocketAddr| format!("http://{address}/");
     vec![
         ("refused", uri(refused_address()), "connection_refused"),
@@ -141,8 +141,8 @@ async fn let_downs() -> Vec<(&'static str, String, &'static str)> {
 }
 
 #[tokio::test]
-async fn causes_have_words_however_the_client_wraps_them() {
-    for (case, uri, expected) in let_downs().await {
+async fn failure_causes_have_short_error_types_however_the_client_wraps_them() {
+    for (case, uri, expected) in server_failures().await {
         let telemetry = TestTelemetry::new();
         let found = send(&telemetry, &uri, hyper()).await;
         assert_eq!(found.error_type, expected, "{case}: {}", found.description);
@@ -166,13 +166,13 @@ async fn causes_have_words_however_the_client_wraps_them() {
 }
 
 #[tokio::test]
-async fn a_reset_in_the_body_is_no_incomplete_body() {
+async fn a_reset_in_the_body_is_not_an_incomplete_body() {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     let (read, was_read) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("somebody connects");
+        let (mut stream, _) = listener.accept().await.expect("a client connects");
         let _ = stream.read(&mut [0; 4096]).await;
         let _ = stream.write_all(SHORT.as_bytes()).await;
         let _ = was_read.await;
@@ -182,7 +182,9 @@ async fn a_reset_in_the_body_is_no_incomplete_body() {
     let request = Request::get(format!("http://{address}/")).body(Empty::new());
     let service = telemetry.client_layer().layer(hyper());
     let sent = service.oneshot(request.expect("a valid request"));
-    let response = within_deadline("a head", sent).await.expect("it answers");
+    let response = within_deadline("a head", sent)
+        .await
+        .expect("the server responds");
     let mut body = response.into_body();
     let frame = within_deadline("a frame", body.frame()).await;
     assert!(matches!(frame, Some(Ok(_))));
@@ -192,9 +194,10 @@ async fn a_reset_in_the_body_is_no_incomplete_body() {
     assert_eq!(recorded(&telemetry).await.error_type, "connection_reset");
 }
 
-/// By their types: those of `tower`, `tokio` and `std`. By its message: that of `tower_http`.
+/// Timeouts of `tower`, `tokio` and `std` are recognised by their types, those of
+/// `tower_http` by their message.
 #[tokio::test]
-async fn timeouts_and_overload_have_words() {
+async fn timeouts_and_overload_have_short_error_types() {
     let address = serve(Act::Wait).await;
     let uri = format!("http://{address}/");
 
@@ -240,18 +243,18 @@ type H2Connection = h2::server::Connection<TcpStream, Bytes>;
 type H2Response = h2::server::SendResponse<Bytes>;
 type H2Act = fn(&mut H2Connection, H2Response, Arc<Notify>);
 
-/// Serves HTTP/2 and answers each request by `act`, which can wait until a frame of the body was
-/// read.
+/// Serves HTTP/2 and responds to each request with `act`, which can wait until the client has read
+/// a frame of the body.
 async fn serve_h2(act: H2Act, read: Arc<Notify>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback has free ports");
-    let address = listener.local_addr().expect("it is bound");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let read = read.clone();
             tokio::spawn(async move {
                 let handshake = h2::server::handshake(stream).await;
-                let mut connection = handshake.expect("it is HTTP/2");
+                let mut connection = handshake.expect("the client speaks HTTP/2");
                 while let Some(Ok((_, response))) = connection.accept().await {
                     act(&mut connection, response, read.clone());
                 }
@@ -261,7 +264,7 @@ async fn serve_h2(act: H2Act, read: Arc<Notify>) -> SocketAddr {
     address
 }
 
-/// Sends a head and data, and resets the stream when they were read.
+/// Sends a head and data, and resets the stream after the client has read them.
 fn reset_in_body(
     mut stream: H2Response,
     head: http::response::Builder,
@@ -271,7 +274,8 @@ fn reset_in_body(
     let head = head.body(()).expect("a valid response");
     let sent = stream.send_response(head, false);
     let mut body = sent.expect("the stream is open");
-    body.send_data("hello".into(), false).expect("it is open");
+    body.send_data("hello".into(), false)
+        .expect("the stream is open");
     tokio::spawn(async move {
         read.notified().await;
         body.send_reset(reason);
@@ -279,7 +283,7 @@ fn reset_in_body(
 }
 
 #[tokio::test]
-async fn resets_and_goodbyes_of_http_2_have_words() {
+async fn http_2_resets_and_goaways_have_short_error_types() {
     let cases: [(&str, H2Act, &str); 4] = [
         (
             "a reset before the head",
@@ -295,7 +299,7 @@ async fn resets_and_goodbyes_of_http_2_have_words() {
             "connection_reset",
         ),
         (
-            // hyper takes it for the end.
+            // hyper treats this reset as the end of the body.
             "a body that ends early without an error",
             |_, stream, read| {
                 let head = Response::builder().header("content-length", "100");
@@ -319,7 +323,7 @@ async fn resets_and_goodbyes_of_http_2_have_words() {
         let service = telemetry.client_layer().layer(client);
         let request = Request::get(&uri).body(Empty::new());
         let sent = service.oneshot(request.expect("a valid request"));
-        if let Ok(response) = within_deadline("an end", sent).await {
+        if let Ok(response) = within_deadline("the end of the request", sent).await {
             let mut body = response.into_body();
             let frame = within_deadline("a frame", body.frame()).await;
             assert!(matches!(frame, Some(Ok(_))), "{case}");
@@ -336,7 +340,7 @@ fn https() -> hyper_rustls::HttpsConnector<HttpConnector> {
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
-        .expect("they are supported")
+        .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     hyper_rustls::HttpsConnectorBuilder::new()
@@ -346,14 +350,14 @@ fn https() -> hyper_rustls::HttpsConnector<HttpConnector> {
         .build()
 }
 
-/// By the kind of an `io::Error` and its message: those of `tokio_rustls`.
+/// TLS errors of `tokio_rustls` are recognised by the kind of the `io::Error` and its message.
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_failed_handshake_of_tls_has_a_word() {
+async fn a_failed_tls_handshake_has_a_short_error_type() {
     for (case, act, expected) in [
-        ("no TLS", Act::Answer(PLAIN), "tls"),
-        ("the end", Act::Close, "tls"),
-        ("a reset", Act::Reset, "connection_reset"),
+        ("the server does not speak TLS", Act::Answer(PLAIN), "tls"),
+        ("the connection is closed", Act::Close, "tls"),
+        ("the connection is reset", Act::Reset, "connection_reset"),
     ] {
         let uri = format!("https://{}/", serve(act).await);
         let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(https());
@@ -363,9 +367,10 @@ async fn a_failed_handshake_of_tls_has_a_word() {
     }
 }
 
-/// By its messages: OpenSSL, which stands behind `native_tls`. These are those of its version 3.
+/// Errors of OpenSSL, which `native_tls` uses, are recognised by their messages. These are the
+/// messages of version 3.
 #[tokio::test]
-async fn an_error_of_openssl_has_a_word_where_a_client_connects() {
+async fn an_openssl_error_while_connecting_has_a_short_error_type() {
     use hyper_util::rt::TokioIo;
 
     const NO_TLS: &str = "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:\
@@ -383,7 +388,7 @@ async fn an_error_of_openssl_has_a_word_where_a_client_connects() {
         let telemetry = TestTelemetry::new();
         let found = send(&telemetry, "https://a/", client).await;
         assert_eq!(found.error_type, expected);
-        // Elsewhere it may mean anything.
+        // Outside of a connect error, the same text may mean anything.
         assert_eq!(failed(message).await.0, "&str");
         assert_eq!(failed(Erased::from(message)).await.0, "_OTHER");
     }
@@ -399,16 +404,16 @@ mod with_reqwest {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_millis(300))
             .build()
-            .expect("it needs nothing");
+            .expect("the client can be built");
         reqwest_middleware::ClientBuilder::new(client)
             .with(telemetry.client_layer())
             .build()
     }
 
     #[tokio::test]
-    async fn causes_have_words_in_errors_of_reqwest() {
+    async fn failure_causes_have_short_error_types_in_reqwest_errors() {
         let wait = format!("http://{}/", serve(Act::Wait).await);
-        let mut cases = let_downs().await;
+        let mut cases = server_failures().await;
         cases.push(("a timeout", wait, "timeout"));
         for (case, uri, expected) in cases {
             let telemetry = TestTelemetry::new();
@@ -421,7 +426,7 @@ mod with_reqwest {
     }
 
     #[tokio::test]
-    async fn secrets_in_urls_do_not_get_into_descriptions() {
+    async fn secrets_in_urls_do_not_appear_in_descriptions() {
         let address = refused_address();
         let url = format!("http://user:canary@{address}/a?q=1&sig=canary&token=canary2#canary");
         for (layer, query) in [
@@ -443,7 +448,7 @@ mod with_reqwest {
             assert!(client.get(&url).send().await.is_err());
             let found = recorded(&telemetry).await;
             let expected = format!("error sending request for url (http://{address}/a{query}): ");
-            // reqwest takes user and password out itself.
+            // reqwest itself removes the user and the password.
             assert!(
                 found.description.starts_with(&expected),
                 "{}",
@@ -453,7 +458,7 @@ mod with_reqwest {
     }
 
     #[tokio::test]
-    async fn an_error_of_another_middleware_is_looked_into() {
+    async fn an_error_of_another_middleware_is_searched_for_its_cause() {
         struct Refuses;
 
         #[async_trait::async_trait]
@@ -486,7 +491,7 @@ mod with_reqwest {
     }
 }
 
-/// An error of an application, which the crate knows nothing of.
+/// An error type of an application, unknown to the crate.
 #[derive(Debug)]
 enum Own {
     Full,
@@ -508,11 +513,11 @@ impl Error for Own {
     }
 }
 
-/// A service that gives this error.
+/// Sends a request to a service that returns this error.
 async fn fail_with<E: 'static>(layer: &tower_telemetry::ClientTelemetryLayer, error: E) {
     let mut error = Some(error);
     let service = layer.layer(service_fn(move |_: Request<()>| {
-        let error = error.take().expect("one request");
+        let error = error.take().expect("the test sends one request");
         std::future::ready(Err::<Response<Empty<Bytes>>, E>(error))
     }));
     let request = Request::get("http://a/").body(());
@@ -531,7 +536,7 @@ async fn failed<E: 'static>(error: E) -> (String, String) {
 async fn an_error_without_a_known_cause_has_the_path_of_a_type() {
     let own = std::any::type_name::<Own>();
     let text = |text: &str| text.to_owned();
-    let number = || "many".parse::<u32>().expect_err("it is no number");
+    let number = || "many".parse::<u32>().expect_err("the text is not a number");
     let is_no_number = "invalid digit found in string";
     for (found, error_type, description) in [
         (failed(Own::Full).await, own, ""),
@@ -565,7 +570,7 @@ async fn an_error_without_a_known_cause_has_the_path_of_a_type() {
 }
 
 #[tokio::test]
-async fn a_hook_names_errors_of_its_type_wherever_they_are() {
+async fn an_error_type_hook_names_errors_of_its_type_wherever_they_are_wrapped() {
     let name = |error: &Own| match error {
         Own::Full => Some("store_full"),
         Own::Caused(_) => None,
@@ -575,7 +580,7 @@ async fn a_hook_names_errors_of_its_type_wherever_they_are() {
     let layer = |telemetry: &TestTelemetry| {
         telemetry
             .client_layer()
-            .with_error_type(|_: &fmt::Error| -> Option<&'static str> { panic!("as it should") })
+            .with_error_type(|_: &fmt::Error| -> Option<&'static str> { panic!("on purpose") })
             .with_error_type(name)
             .with_error_type(|error: &io::Error| {
                 (error.kind() == io::ErrorKind::TimedOut).then_some("slow_disk")
@@ -598,27 +603,27 @@ async fn a_hook_names_errors_of_its_type_wherever_they_are() {
     assert_eq!(with!(Erased::from(Own::Full)), "store_full");
     assert_eq!(with!(io::Error::other(Own::Full)), "store_full");
     assert_eq!(with!(within()), "store_full");
-    // Before a word.
+    // The hook has priority over a known cause.
     assert_eq!(with!(io::Error::from(io::ErrorKind::TimedOut)), "slow_disk");
-    // The type is known by the hook, and the cause by the crate.
+    // The hook returns `None` for this value, so the known cause is used.
     assert_eq!(with!(timeout()), "timeout");
     assert_eq!(with!(fmt::Error), "std::fmt::Error");
 }
 
 #[tokio::test]
-async fn an_error_that_panics_when_it_is_read_breaks_nothing() {
+async fn an_error_that_panics_in_display_or_source_breaks_nothing() {
     #[derive(Debug)]
     struct Panics;
 
     impl fmt::Display for Panics {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-            panic!("as it should")
+            panic!("on purpose")
         }
     }
 
     impl Error for Panics {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
-            panic!("as it should")
+            panic!("on purpose")
         }
     }
 
@@ -627,7 +632,7 @@ async fn an_error_that_panics_when_it_is_read_breaks_nothing() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_server_has_no_description_and_the_same_words() {
+async fn a_server_error_has_no_description_and_the_same_error_types() {
     let telemetry = TestTelemetry::new();
     let service = ServiceBuilder::new()
         .layer(telemetry.layer())
@@ -644,7 +649,7 @@ async fn an_error_of_a_server_has_no_description_and_the_same_words() {
 }
 
 #[tokio::test]
-async fn secrets_in_urls_do_not_get_onto_spans_of_functions() {
+async fn secrets_in_urls_do_not_appear_on_spans_of_functions() {
     let text = "cannot load https://user:canary@a/b?sig=canary&c=d";
     let expected = "cannot load https://REDACTED:REDACTED@a/b?sig=REDACTED&c=d";
     let error = || io::Error::other(text);
@@ -670,11 +675,11 @@ async fn secrets_in_urls_do_not_get_onto_spans_of_functions() {
 }
 
 #[tokio::test]
-async fn a_layer_leaves_the_type_of_cancelled_requests_out_when_it_is_told_so() {
+async fn a_layer_can_omit_the_error_type_of_cancelled_requests() {
     for (leaves_out, status, expected) in [
         (false, 200, Some("cancelled")),
         (true, 200, None),
-        // A failure of the server stays one.
+        // A server error keeps its `error.type`.
         (true, 500, Some("500")),
     ] {
         let telemetry = TestTelemetry::new();
@@ -701,7 +706,7 @@ async fn a_layer_leaves_the_type_of_cancelled_requests_out_when_it_is_told_so() 
     }
 }
 
-/// gRPC calls, whose code is the one that the caller sees.
+/// gRPC calls have the code that the caller gets.
 mod with_grpc {
     use tonic::transport::{Channel, Endpoint};
     use tonic_health::pb::HealthCheckRequest;
@@ -712,14 +717,14 @@ mod with_grpc {
 
     const METHODS: [&str; 2] = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"];
 
-    /// `rpc.status_code`, or by its name of before.
+    /// Returns `rpc.status_code`, or the attribute with its former name.
     fn code(found: &Attributes) -> &str {
         let code = found.get("rpc.status_code");
         code.or_else(|| found.get("rpc.response.status_code"))
-            .expect("it is there")
+            .expect("the call has a code")
     }
 
-    /// The name of a code as conventions write it.
+    /// Returns the name of a code as the conventions write it.
     fn name(code: tonic::Code) -> String {
         let mut name = String::new();
         for letter in format!("{code:?}").chars() {
@@ -731,7 +736,7 @@ mod with_grpc {
         name
     }
 
-    /// The record of one call that failed.
+    /// The telemetry of one failed call.
     struct RecordedCall {
         code: String,
         error_type: String,
@@ -779,7 +784,7 @@ mod with_grpc {
         }
     }
 
-    /// Serves the health of one service, which is known.
+    /// Serves the health of one service, named `known`.
     async fn serve_health(layer: tower_telemetry::TelemetryLayer) -> SocketAddr {
         let (reporter, health) = tonic_health::server::health_reporter();
         let serving = tonic_health::ServingStatus::Serving;
@@ -802,7 +807,7 @@ mod with_grpc {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("loopback has free ports");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the socket is bound");
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder()
             .layer(layer)
@@ -838,7 +843,7 @@ mod with_grpc {
 
         fn call(&mut self, _: Request<tonic::body::Body>) -> Self::Future {
             let mut status = http::HeaderMap::new();
-            let message = self.message.parse().expect("it is a header");
+            let message = self.message.parse().expect("a legal value");
             status.insert("grpc-status", self.code.into());
             status.insert("grpc-message", message);
             let mut response = Response::builder().header("content-type", "application/grpc");
@@ -849,11 +854,11 @@ mod with_grpc {
             } else {
                 response
                     .headers_mut()
-                    .expect("they are valid")
+                    .expect("the head is valid")
                     .extend(status);
                 tonic::body::Body::empty()
             };
-            let response: http::Response<_> = response.body(body).expect("it is valid");
+            let response: http::Response<_> = response.body(body).expect("a valid response");
             std::future::ready(Ok(response))
         }
     }
@@ -875,7 +880,7 @@ mod with_grpc {
                 let telemetry = TestTelemetry::new();
                 let mut client = client(&telemetry, endpoint(address).connect_lazy());
                 let status = client.check(check("known")).await;
-                let status = status.expect_err("it fails").code();
+                let status = status.expect_err("the call fails").code();
                 assert_eq!(status as i32, code);
 
                 let call = recorded_call(&telemetry, "client").await;
@@ -894,7 +899,7 @@ mod with_grpc {
     }
 
     #[tokio::test]
-    async fn a_call_that_succeeds_has_no_description() {
+    async fn a_successful_call_has_no_description() {
         let fails = Fails {
             code: 0,
             message: "fine",
@@ -909,7 +914,7 @@ mod with_grpc {
         assert_eq!(server.only_span().await.status, Status::Unset);
     }
 
-    /// Never answers.
+    /// Never responds.
     #[cfg(feature = "tonic")]
     fn wait(_: &mut H2Connection, response: H2Response, _: Arc<Notify>) {
         tokio::spawn(async move {
@@ -918,13 +923,13 @@ mod with_grpc {
         });
     }
 
-    /// A message of a server's answer to [`METHODS`], with its length before it: serving.
+    /// A length-prefixed message that a server sends for [`METHODS`]: the service is serving.
     #[cfg(feature = "tonic")]
     const MESSAGE: &[u8] = b"\0\0\0\0\x02\x08\x01";
 
     #[cfg(feature = "tonic")]
     #[tokio::test]
-    async fn a_deadline_has_the_code_that_the_caller_sees() {
+    async fn a_call_past_its_deadline_has_the_code_that_the_caller_gets() {
         let address = serve_h2(wait, Arc::default()).await;
         for of_request in [true, false] {
             let endpoint = endpoint(address);
@@ -939,8 +944,8 @@ mod with_grpc {
             if of_request {
                 request.set_timeout(SOON);
             }
-            let called = within_deadline("an end", client.check(request)).await;
-            let status = called.expect_err("nobody answers");
+            let called = within_deadline("the end of the request", client.check(request)).await;
+            let status = called.expect_err("the server does not respond");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()));
             assert_eq!(call.error_type, "timeout");
@@ -950,11 +955,11 @@ mod with_grpc {
 
     #[cfg(feature = "tonic")]
     #[tokio::test]
-    async fn a_server_that_is_not_there_has_the_code_that_the_caller_sees() {
+    async fn a_call_to_an_unreachable_server_has_the_code_that_the_caller_gets() {
         let goes: H2Act = |connection, _, _| connection.abrupt_shutdown(h2::Reason::NO_ERROR);
         for (case, address, error_type) in [
             ("refused", refused_address(), "connection_refused"),
-            // hyper says nothing else of a reset in HTTP/2.
+            // hyper does not distinguish a reset from a closed connection in HTTP/2.
             ("reset", serve(Act::Reset).await, "connection_closed"),
             ("closed", serve(Act::Close).await, "connection_closed"),
             (
@@ -965,8 +970,9 @@ mod with_grpc {
         ] {
             let telemetry = TestTelemetry::new();
             let mut client = client(&telemetry, endpoint(address).connect_lazy());
-            let called = within_deadline("an end", client.check(check("known"))).await;
-            let status = called.expect_err("nobody answers");
+            let called =
+                within_deadline("the end of the request", client.check(check("known"))).await;
+            let status = called.expect_err("the server does not respond");
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!(call.code, name(status.code()), "{case}: {status:?}");
             assert_eq!(call.error_type, error_type, "{case}: {status:?}");
@@ -976,14 +982,14 @@ mod with_grpc {
 
     #[cfg(feature = "tonic")]
     #[tokio::test]
-    async fn a_client_that_sheds_load_has_the_code_that_the_caller_sees() {
+    async fn a_call_rejected_by_load_shedding_has_the_code_that_the_caller_gets() {
         let telemetry = TestTelemetry::new();
         let service = ServiceBuilder::new()
             .load_shed()
             .concurrency_limit(0)
             .service(endpoint(refused_address()).connect_lazy());
         let status = client(&telemetry, service).check(check("known")).await;
-        let status = status.expect_err("there is no room");
+        let status = status.expect_err("the call is rejected");
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.code, name(status.code()));
         assert_eq!(call.error_type, "overloaded");
@@ -991,7 +997,7 @@ mod with_grpc {
 
     #[cfg(feature = "tonic")]
     #[tokio::test]
-    async fn a_reset_has_the_code_that_the_caller_sees_before_and_after_the_head() {
+    async fn a_reset_call_has_the_code_that_the_caller_gets_before_and_after_the_head() {
         for reason in 0..14 {
             let read = Arc::new(Notify::new());
             let before_head: H2Act = |_, mut stream, _| stream.send_reset(REASON.get());
@@ -1000,7 +1006,8 @@ mod with_grpc {
                 let head = head.body(()).expect("a valid response");
                 let sent = stream.send_response(head, false);
                 let mut body = sent.expect("the stream is open");
-                body.send_data(MESSAGE.into(), false).expect("it is open");
+                body.send_data(MESSAGE.into(), false)
+                    .expect("the stream is open");
                 let reason = REASON.get();
                 tokio::spawn(async move {
                     read.notified().await;
@@ -1012,7 +1019,8 @@ mod with_grpc {
                 let address = serve_h2(act, read.clone()).await;
                 let telemetry = TestTelemetry::new();
                 let mut client = client(&telemetry, endpoint(address).connect_lazy());
-                let called = within_deadline("an end", client.watch(check("known"))).await;
+                let called =
+                    within_deadline("the end of the request", client.watch(check("known"))).await;
                 let status = match called {
                     Err(status) => status,
                     Ok(stream) => {
@@ -1020,13 +1028,15 @@ mod with_grpc {
                         let first = within_deadline("a message", stream.message()).await;
                         assert!(matches!(first, Ok(Some(_))));
                         read.notify_one();
-                        let next = within_deadline("an end", stream.message()).await;
-                        next.expect_err("it is reset")
+                        let next =
+                            within_deadline("the end of the request", stream.message()).await;
+                        next.expect_err("the stream is reset")
                     }
                 };
                 let call = recorded_call(&telemetry, "client").await;
                 assert_eq!(call.code, name(status.code()), "{reason}: {status:?}");
-                // hyper takes the first for an end, which lacks a code.
+                // hyper treats a reset with `NO_ERROR` as the end of the body, so the call ends
+                // without a code.
                 let error_type = match (reason, call.code.as_str()) {
                     (0, "UNKNOWN") => "UNKNOWN",
                     _ => "connection_reset",
@@ -1038,20 +1048,20 @@ mod with_grpc {
 
     #[cfg(feature = "tonic")]
     thread_local! {
-        /// Of the test, which runs on one thread.
+        /// The reason of the current case. The test runs on one thread.
         static REASON: std::cell::Cell<h2::Reason> =
             const { std::cell::Cell::new(h2::Reason::NO_ERROR) };
     }
 
     #[cfg(feature = "tonic")]
     #[tokio::test]
-    async fn a_status_in_place_of_a_response_has_its_own_code_and_no_word() {
+    async fn a_tonic_status_as_error_keeps_its_own_code_as_error_type() {
         let telemetry = TestTelemetry::new();
         let service = service_fn(async |_: Request<tonic::body::Body>| {
             Err::<Response<tonic::body::Body>, _>(tonic::Status::resource_exhausted("too much"))
         });
         let status = client(&telemetry, service).check(check("known")).await;
-        let status = status.expect_err("it fails");
+        let status = status.expect_err("the call fails");
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.code, "RESOURCE_EXHAUSTED");
@@ -1059,9 +1069,9 @@ mod with_grpc {
         assert!(call.description.contains("too much"));
     }
 
-    /// Without the feature `tonic`, too.
+    /// The codes do not need the feature `tonic`.
     #[tokio::test]
-    async fn errors_of_hyper_and_h2_have_codes() {
+    async fn errors_of_hyper_and_h2_have_grpc_codes() {
         let calm: H2Act = |_, mut stream, _| stream.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
         let with_tonic = cfg!(feature = "tonic");
         for (address, code, error_type) in [
@@ -1087,20 +1097,24 @@ mod with_grpc {
             let sent = layer
                 .layer(client)
                 .oneshot(request.expect("a valid request"));
-            assert!(within_deadline("an end", sent).await.is_err());
+            assert!(
+                within_deadline("the end of the request", sent)
+                    .await
+                    .is_err()
+            );
             let call = recorded_call(&telemetry, "client").await;
             assert_eq!((&*call.code, &*call.error_type), (code, error_type));
         }
     }
 
     #[tokio::test]
-    async fn a_call_with_an_unknown_service_has_its_message() {
+    async fn a_call_for_an_unknown_service_has_the_message_as_description() {
         let server = TestTelemetry::new();
         let address = serve_health(server.layer()).await;
         let telemetry = TestTelemetry::new();
         let mut client = client(&telemetry, endpoint(address).connect_lazy());
         let status = client.check(check("unknown")).await;
-        let status = status.expect_err("it is unknown");
+        let status = status.expect_err("the service is unknown");
         let call = recorded_call(&telemetry, "client").await;
         assert_eq!(call.description, status.message());
         assert_eq!(server.only_span().await.status, Status::Unset);

@@ -1,4 +1,4 @@
-//! The example server, as a user runs it.
+//! Runs the example server as a user does.
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response, Version};
@@ -22,7 +22,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn in_development_the_console_shows_a_request_as_a_unit() {
+async fn in_development_the_console_shows_a_request_and_its_child_spans_together() {
     let mut server = Process::example("server", &[]);
     let response = get(&server, "/users/42").await;
     assert_eq!(response.body(), "Hello, Arthur!\n");
@@ -36,7 +36,7 @@ async fn in_development_the_console_shows_a_request_as_a_unit() {
     server.line("render-greeting");
     let lines = server.lines();
     let place = lines.iter().position(|line| line.contains(" trace="));
-    let place = place.expect("the request is there");
+    let place = place.expect("the request is printed");
     let request = &lines[place];
     assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
     assert!(
@@ -53,7 +53,7 @@ async fn in_development_the_console_shows_a_request_as_a_unit() {
 
     server.terminate();
     assert!(server.wait().success());
-    // The metrics are printed at the end, those of the layer and those of the handler.
+    // The metrics of the layer and of the handler are printed at the end.
     server.line("http.requests ({request}) [http.request.method=GET http.response.status_code=200");
     server.line("users.loaded [cache.hit=false] 1");
 }
@@ -82,7 +82,7 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
         names.sort_unstable();
         assert_eq!(names, ["GET /users/{id}", "load-user", "render-greeting"]);
         let request = spans.iter().find(|span| span.name.starts_with("GET"));
-        let request = request.expect("it is there");
+        let request = request.expect("the span of the request was recorded");
         for span in &spans {
             assert_eq!(hex(&span.trace_id), TRACE_ID);
             let parent = hex(&span.parent_span_id);
@@ -97,17 +97,20 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
             }
         }
         let load = spans.iter().find(|span| span.name == "load-user");
-        assert_eq!(load.expect("it is there").events[0].name, "cache-miss");
+        assert_eq!(
+            load.expect("the span was exported").events[0].name,
+            "cache-miss"
+        );
 
         let records = received.log_records();
         let greeted = records
             .iter()
             .find(|record| hex(&record.trace_id) == TRACE_ID);
-        let greeted = greeted.expect("the handler's log line");
+        let greeted = greeted.expect("the log line of the handler was exported");
         assert_eq!(hex(&greeted.span_id), hex(&request.span_id));
         assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
         let named = received.logs[0].resource_logs[0].resource.as_ref();
-        let named = attributes_of(&named.expect("it has one").attributes);
+        let named = attributes_of(&named.expect("the resource is set").attributes);
         assert_eq!(named["service.name"], "example");
         assert_eq!(named["deployment.environment.name"], "staging");
 
@@ -123,7 +126,7 @@ async fn spans_metrics_and_logs_of_a_request_arrive_with_one_trace_id() {
 }
 
 #[tokio::test]
-async fn each_route_ends_as_it_says() {
+async fn each_route_ends_with_its_status_on_the_console() {
     let server = Process::example("server", &[]);
     for (path, code, line) in [
         ("/", 200, " GET / 200 "),
@@ -143,7 +146,7 @@ async fn each_route_ends_as_it_says() {
 }
 
 #[tokio::test]
-async fn a_termination_loses_no_span_of_a_request_that_runs() {
+async fn a_termination_loses_no_span_of_a_running_request() {
     const REQUESTS: usize = 20;
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
@@ -162,15 +165,15 @@ async fn a_termination_loses_no_span_of_a_request_that_runs() {
             tokio::spawn(send(Version::HTTP_11, request.expect("a valid request")))
         })
         .collect();
-    // They have all arrived when that many are active.
-    eventually("all requests run", || {
+    // All requests have arrived when this many are active.
+    eventually("all requests are active", || {
         active_requests(&receiver) == REQUESTS as i64
     })
     .await;
     assert_eq!(receiver.received().spans().len(), 0);
     server.terminate();
     for request in requests {
-        let response = request.await.expect("it does not panic");
+        let response = request.await.expect("the task does not panic");
         assert_eq!(response.status(), 200);
     }
     assert!(server.wait().success());
@@ -178,7 +181,7 @@ async fn a_termination_loses_no_span_of_a_request_that_runs() {
     assert_eq!(active_requests(&receiver), 0);
 }
 
-/// The last value of `http.server.active_requests` that was received.
+/// Returns the last value of `http.server.active_requests` that was received.
 fn active_requests(receiver: &Receiver) -> i64 {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
     use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
@@ -191,14 +194,14 @@ fn active_requests(receiver: &Receiver) -> i64 {
     {
         Some(Data::Sum(sum)) => match sum.data_points[0].value {
             Some(Value::AsInt(value)) => value,
-            _ => panic!("it is an integer"),
+            _ => panic!("the point is an integer"),
         },
         _ => 0,
     }
 }
 
 #[tokio::test]
-async fn variables_of_the_layer_and_its_propagators_are_read() {
+async fn variables_for_layers_and_propagators_are_read() {
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
     let mut server = Process::example(
@@ -247,13 +250,16 @@ async fn variables_of_the_layer_and_its_propagators_are_read() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
+async fn disabled_telemetry_has_no_thread_no_connection_and_no_response_header() {
     fn has_export_thread(server: &Process) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id()));
-        tasks.expect("it runs").filter_map(Result::ok).any(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm"));
-            name.is_ok_and(|name| name.starts_with("telemetry"))
-        })
+        tasks
+            .expect("the process runs")
+            .filter_map(Result::ok)
+            .any(|task| {
+                let name = std::fs::read_to_string(task.path().join("comm"));
+                name.is_ok_and(|name| name.starts_with("telemetry"))
+            })
     }
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
@@ -270,7 +276,7 @@ async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
         assert_eq!(response.body(), "Hello, Arthur!\n");
         assert_eq!(response.headers().contains_key("x-trace-id"), on);
         assert_eq!(has_export_thread(&server), on);
-        // The trace that the request belongs to goes on all the same.
+        // The trace of the request is continued all the same.
         assert!(
             server
                 .line("greeted")
@@ -284,7 +290,7 @@ async fn switched_off_there_is_no_thread_no_connection_and_no_header() {
 }
 
 #[test]
-fn wrong_input_is_told_in_one_line() {
+fn invalid_variables_are_reported_in_one_line_each() {
     let server = Process::example(
         "server",
         &[
@@ -304,7 +310,7 @@ fn wrong_input_is_told_in_one_line() {
 }
 
 #[test]
-fn a_collector_that_is_down_holds_no_server() {
+fn a_collector_that_is_down_does_not_delay_the_shutdown() {
     let port = RefusedPort::hold();
     let endpoint = format!("http://{}", port.address());
     let mut server = Process::example(
@@ -322,7 +328,7 @@ fn a_collector_that_is_down_holds_no_server() {
 }
 
 #[test]
-fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
+fn the_start_line_shows_the_configuration_without_secrets() {
     let receiver = Receiver::start();
     let endpoint = format!("{}/?token=canary", receiver.endpoint());
     let mut server = Process::example(
@@ -339,13 +345,15 @@ fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
     server.terminate();
     assert!(server.wait().success());
     let lines = server.lines();
-    let told: Vec<_> = lines
+    let start_lines: Vec<_> = lines
         .iter()
         .filter(|line| line.contains("service=shop"))
         .collect();
-    assert_eq!(told.len(), 1, "{lines:#?}");
-    let (_, line) = told[0].split_once("service=").expect("it is there");
-    // It is JSON in production.
+    assert_eq!(start_lines.len(), 1, "{lines:#?}");
+    let (_, line) = start_lines[0]
+        .split_once("service=")
+        .expect("the text contains it");
+    // The line is JSON in production.
     let line = line.split('"').next().unwrap_or(line);
     let address = receiver.address;
     let expected = format!(
@@ -356,12 +364,12 @@ fn one_line_says_at_the_start_what_is_configured_and_no_secret() {
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(line, expected);
-    assert!(told[0].contains("INFO"), "{}", told[0]);
+    assert!(start_lines[0].contains("INFO"), "{}", start_lines[0]);
     assert!(!lines.join("\n").contains("canary"), "{lines:#?}");
 }
 
 #[test]
-fn credentials_that_can_be_read_on_the_way_are_warned_of_once() {
+fn credentials_that_are_sent_in_plain_text_are_warned_about_once() {
     for (endpoint, headers, warns) in [
         (
             "http://collector.invalid:4318",
@@ -403,7 +411,7 @@ fn credentials_that_can_be_read_on_the_way_are_warned_of_once() {
 }
 
 #[tokio::test]
-async fn an_idle_service_exports_nothing_of_its_own_export_however_much_it_logs() {
+async fn an_idle_service_exports_no_logs_of_its_own_export_at_any_level() {
     for protocol in ["grpc", "http/protobuf"] {
         let receiver = Receiver::start();
         let endpoint = receiver.endpoint();
@@ -423,7 +431,7 @@ async fn an_idle_service_exports_nothing_of_its_own_export_however_much_it_logs(
         assert_eq!(response.status(), 200);
         let metrics = || receiver.received().metrics.len();
         let logs = || receiver.received().log_records().len();
-        // The request's own, and then only metrics.
+        // First the telemetry of the request arrives, then only metrics.
         let later = metrics() + 50;
         eventually("metrics are exported", || metrics() > later).await;
         let before = logs();
@@ -432,13 +440,13 @@ async fn an_idle_service_exports_nothing_of_its_own_export_however_much_it_logs(
         eventually("metrics are exported", || metrics() > later).await;
         assert_eq!(logs(), before, "over {protocol}");
         assert_eq!(receiver.received().spans().len(), 3);
-        // The exporter's own lines are on the console, for who asks for them.
+        // The log lines of the exporter are written to the console at this level.
         server.line("hyper");
     }
 }
 
 #[test]
-fn what_the_sdk_says_is_shown_from_the_level_that_is_asked_for() {
+fn log_lines_of_the_sdk_are_shown_from_otel_log_level_on() {
     for (level, shown) in [("", false), ("debug", true)] {
         let mut server = Process::example(
             "server",
@@ -448,13 +456,13 @@ fn what_the_sdk_says_is_shown_from_the_level_that_is_asked_for() {
         server.terminate();
         assert!(server.wait().success());
         let lines = server.lines();
-        let said = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
-        assert_eq!(said, shown, "{lines:#?}");
+        let is_logged = lines.iter().any(|line| line.contains(" opentelemetry_sdk"));
+        assert_eq!(is_logged, shown, "{lines:#?}");
     }
 }
 
 #[tokio::test]
-async fn log_lines_are_json_outside_of_development_or_where_it_is_asked_for() {
+async fn log_lines_are_json_outside_of_development_or_if_configured() {
     for (variables, is_json) in [
         ([("ENVIRONMENT", "development"), ("LOG_FORMAT", "")], false),
         ([("ENVIRONMENT", "staging"), ("LOG_FORMAT", "")], true),
@@ -485,10 +493,10 @@ async fn log_lines_are_json_outside_of_development_or_where_it_is_asked_for() {
             continue;
         }
         for line in server.lines() {
-            let line: serde_json::Value = serde_json::from_str(&line).expect("all is JSON");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("every line is JSON");
             assert!(line["timestamp"].is_string() && line["level"].is_string());
         }
-        let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("the text is JSON");
         assert_eq!(line["fields"]["message"], "greeted");
         assert_eq!(line["fields"]["user"], 42);
         assert_eq!(line["trace_id"], TRACE_ID);
@@ -497,7 +505,7 @@ async fn log_lines_are_json_outside_of_development_or_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn traces_and_metrics_do_not_depend_on_the_level_of_log_lines() {
+async fn traces_and_metrics_do_not_depend_on_the_log_filter() {
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
     let mut server = Process::example(
@@ -523,7 +531,7 @@ async fn traces_and_metrics_do_not_depend_on_the_level_of_log_lines() {
 
 #[cfg(all(feature = "macros", feature = "tracing"))]
 #[tokio::test]
-async fn a_server_with_spans_of_tracing_has_all_spans_in_one_trace() {
+async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     let server = Process::example("tracing", &[]);
     let response = get(&server, "/users/42").await;
     assert_eq!(response.body(), "Hello, 42!\n");
@@ -533,14 +541,14 @@ async fn a_server_with_spans_of_tracing_has_all_spans_in_one_trace() {
     server.line("greeting ok");
     let lines = server.lines();
     let place = lines.iter().position(|line| line.contains(" trace="));
-    let tree = &lines[place.expect("the request is there")..];
+    let tree = &lines[place.expect("the request is printed")..];
     let mut below: Vec<_> = tree.iter().map(|line| &line[13..]).collect();
     assert!(
         below.remove(0).starts_with("GET /users/{id} 200"),
         "{lines:#?}"
     );
     assert!(below.remove(0).starts_with("  user"), "{lines:#?}");
-    // The task and the function run side by side.
+    // The task and the function run concurrently.
     let has = |name| {
         below
             .iter()
@@ -549,8 +557,7 @@ async fn a_server_with_spans_of_tracing_has_all_spans_in_one_trace() {
     assert!(has("greeting"), "{lines:#?}");
 }
 
-/// Returns the number of traces that were received, and the service and the name of each span, below its
-/// parent.
+/// Returns the number of traces that were received, and a tree of the service and the name of each span.
 #[cfg(feature = "macros")]
 pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
     fn below(parent: &[u8], depth: usize, spans: &[(String, Span)], lines: &mut Vec<String>) {
@@ -566,7 +573,7 @@ pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
     let mut spans = Vec::new();
     for resource in received.traces.iter().flat_map(|one| &one.resource_spans) {
         let attributes = resource.resource.as_ref().map(|one| &one.attributes);
-        let name = attributes_of(attributes.expect("it has one"))["service.name"].clone();
+        let name = attributes_of(attributes.expect("the resource is set"))["service.name"].clone();
         let scopes = resource.scope_spans.iter();
         spans.extend(
             scopes
@@ -586,7 +593,7 @@ pub(crate) fn service_tree(receiver: &Receiver) -> (usize, Vec<String>) {
 
 #[cfg(feature = "macros")]
 #[tokio::test]
-async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
+async fn a_client_two_servers_and_a_grpc_service_share_one_trace() {
     let receiver = Receiver::start();
     let endpoint = receiver.endpoint();
     let variables = |name: &'static str| {
@@ -641,7 +648,7 @@ async fn a_client_two_servers_and_a_grpc_service_are_one_trace() {
 
 #[cfg(feature = "macros")]
 #[tokio::test]
-async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace() {
+async fn a_client_a_server_a_queue_a_worker_and_its_child_process_share_one_trace() {
     use http_body_util::Empty;
     use hyper_util::client::legacy::Client;
     use hyper_util::rt::TokioExecutor;
@@ -656,8 +663,8 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace(
             ("ENVIRONMENT", "staging"),
             ("SERVICE_NAME", name),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
-            ("QUEUE_DIR", queue.to_str().expect("it is UTF-8")),
-            // A context that the process was started with is none of its messages'.
+            ("QUEUE_DIR", queue.to_str().expect("the text is UTF-8")),
+            // The context in the environment of the process must not become the context of its messages.
             ("TRACEPARENT", TRACEPARENT),
             ("TRACESTATE", "stale=1"),
         ];
@@ -671,21 +678,24 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace(
         .with_environment(tower_telemetry::config::Environment::Staging)
         .with_endpoint(&endpoint)
         .build();
-    let telemetry = telemetry.expect("it is valid");
-    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    let telemetry = telemetry.expect("the configuration is valid");
+    let provider = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     let client = Client::builder(TokioExecutor::new()).build_http();
     let layer = ClientTelemetryLayer::new().with_tracer_provider(provider);
     let request = Request::post(format!("{}/orders/42", server.url())).body(Empty::<Bytes>::new());
     let request = request.expect("a valid request");
     let response = layer.layer(client).oneshot(request).await;
-    assert_eq!(response.expect("it answers").status(), 200);
+    assert_eq!(response.expect("the server responds").status(), 200);
     worker.line("handled");
     telemetry.shutdown().await;
     for process in [&mut server, &mut worker] {
         process.terminate();
         assert!(process.wait().success());
     }
-    std::fs::remove_dir_all(&queue).expect("it is ours");
+    std::fs::remove_dir_all(&queue).expect("the folder can be removed");
 
     let (traces, lines) = service_tree(&receiver);
     let expected = [
@@ -702,7 +712,10 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace(
     assert!(spans.iter().all(|span| span.trace_state.is_empty()));
     let find = |name: &str| spans.iter().find(|span| span.name == name);
     let (sent, handled) = (find("send orders"), find("process orders"));
-    let (sent, handled) = (sent.expect("it is there"), handled.expect("it is there"));
+    let (sent, handled) = (
+        sent.expect("the message was sent"),
+        handled.expect("the message was handled"),
+    );
     assert_eq!(
         (sent.kind, handled.kind),
         (4, 5),
@@ -718,16 +731,16 @@ async fn a_client_a_server_a_queue_a_worker_and_its_child_process_are_one_trace(
     }
 }
 
-/// Creates a folder of this test's own.
+/// Creates a folder for this test.
 fn tempfile_dir(name: &str) -> std::path::PathBuf {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.join(format!("{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("it can be created");
+    std::fs::create_dir_all(&folder).expect("the folder can be created");
     folder
 }
 
 #[tokio::test]
-async fn a_receiver_that_takes_no_logs_is_told_of_once_with_what_to_set() {
+async fn a_receiver_that_rejects_logs_is_reported_once_with_the_variable_to_set() {
     let receiver = Receiver::start();
     let without_logs = Receiver::start_with(Fault::Status(404, None));
     let mut server = Process::example(
@@ -743,11 +756,8 @@ async fn a_receiver_that_takes_no_logs_is_told_of_once_with_what_to_set() {
             ("OTEL_BLRP_SCHEDULE_DELAY", "10"),
         ],
     );
-    // Until several messages were refused.
-    eventually("logs are sent again and again", || {
-        !without_logs.arrivals().is_empty()
-    })
-    .await;
+    // Send until several messages were rejected.
+    eventually("logs are sent", || !without_logs.arrivals().is_empty()).await;
     for _ in 0..4 {
         let before = without_logs.arrivals().len();
         get(&server, "/users/42").await;
@@ -759,10 +769,10 @@ async fn a_receiver_that_takes_no_logs_is_told_of_once_with_what_to_set() {
     server.terminate();
     assert!(server.wait().success());
     let lines = server.lines();
-    let told = lines
+    let hints = lines
         .iter()
         .filter(|line| line.contains("OTEL_LOGS_EXPORTER=none"));
-    assert_eq!(told.count(), 1, "{lines:#?}");
-    // The other signals are not touched.
+    assert_eq!(hints.count(), 1, "{lines:#?}");
+    // The other signals are still exported.
     assert_eq!(receiver.received().spans().len(), 4 * 3);
 }

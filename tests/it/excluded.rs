@@ -1,4 +1,4 @@
-//! Requests that are left out of traces, of metrics, or of both.
+//! Excludes requests from traces, from metrics, or from both.
 
 use std::convert::Infallible;
 
@@ -11,8 +11,7 @@ use tower_telemetry::{get_tracer, start_as_current_span};
 
 use crate::support::{TRACEPARENT, TestTelemetry, get};
 
-/// Sends a request to a service that starts a span of its own, and returns whether the response has a
-/// trace id.
+/// Sends a request to a service that starts a span of its own. Returns whether the response has a trace id.
 async fn send<L, B>(layer: L, content_type: &str) -> bool
 where
     L: Layer<Inner>,
@@ -23,13 +22,13 @@ where
         drop(start_as_current_span(&get_tracer("test"), "inside"));
         let response = Response::builder().header("grpc-status", "0");
         let response = response.body(Full::<Bytes>::default());
-        std::future::ready(Ok(response.expect("it is valid")))
+        std::future::ready(Ok(response.expect("a valid response")))
     });
     let request = get("/").header("traceparent", TRACEPARENT);
     let request = request.header("content-type", content_type).body(());
-    let request = request.expect("it is valid");
+    let request = request.expect("a valid request");
     let response = layer.layer(inner).oneshot(request).await;
-    let (head, body) = response.expect("it cannot fail").into_parts();
+    let (head, body) = response.expect("the service cannot fail").into_parts();
     let _ = body.collect().await;
     head.headers.contains_key("x-trace-id")
 }
@@ -38,7 +37,7 @@ type Answer = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
 type Inner = tower::util::ServiceFn<fn(Request<()>) -> Answer>;
 
 #[tokio::test]
-async fn a_filter_of_one_signal_leaves_the_other_as_it_is() {
+async fn a_filter_for_one_signal_does_not_affect_the_other() {
     for content_type in ["text/plain", "application/grpc"] {
         for (traces, metrics) in [(true, true), (true, false), (false, true), (false, false)] {
             for side in [SpanKind::Server, SpanKind::Client] {
@@ -93,14 +92,14 @@ mod by_path {
     #[test]
     fn a_variable_excludes_paths_from_traces_metrics_or_both() {
         let receiver = Receiver::start();
-        let output = Command::new(std::env::current_exe().expect("it has a path"))
+        let output = Command::new(std::env::current_exe().expect("the program has a path"))
             .args(["--exact", PROGRAM, "--ignored", "--nocapture"])
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
             .env("TELEMETRY_EXCLUDED_PATHS", "/healthz, /internal/*")
             .env("TELEMETRY_TRACES_EXCLUDED_PATHS", "/poll")
             .env("TELEMETRY_METRICS_EXCLUDED_PATHS", "/debug/*")
             .output()
-            .expect("it runs");
+            .expect("the program starts");
         assert!(output.status.success(), "{output:?}");
         let received = receiver.received();
         let spans: BTreeSet<_> = received
@@ -110,10 +109,12 @@ mod by_path {
             .collect();
         let expected = ["/", "/debug/x", "/healthz/", "/polls"].map(str::to_owned);
         assert_eq!(spans, expected.into());
-        let requests = received.metric("http.requests").expect("it is there");
+        let requests = received
+            .metric("http.requests")
+            .expect("the metric was exported");
         let Some(opentelemetry_proto::tonic::metrics::v1::metric::Data::Sum(sum)) = requests.data
         else {
-            panic!("it is a sum");
+            panic!("http.requests is a sum");
         };
         let counts = sum.data_points.iter().map(|point| point.value);
         let counts: Vec<_> = counts.collect();
@@ -125,7 +126,7 @@ mod by_path {
     #[ignore = "a program of another test"]
     async fn a_service_whose_paths_are_excluded() {
         let telemetry = Config::from_env().with_exporters([Exporter::Otlp]).init();
-        let telemetry = telemetry.expect("it is valid");
+        let telemetry = telemetry.expect("the configuration is valid");
         let layer = TelemetryLayer::new();
         for path in [
             "/",
@@ -139,8 +140,11 @@ mod by_path {
             let service = layer.layer(service_fn(|_: Request<()>| async {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             }));
-            let request = get(path).body(()).expect("it is valid");
-            let response = service.oneshot(request).await.expect("it cannot fail");
+            let request = get(path).body(()).expect("a valid request");
+            let response = service
+                .oneshot(request)
+                .await
+                .expect("the service cannot fail");
             let _ = response.into_body().collect().await;
         }
         telemetry.shutdown().await;

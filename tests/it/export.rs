@@ -1,4 +1,4 @@
-//! Export over OTLP to a real receiver, and to none.
+//! Exports over OTLP to a real receiver, and to addresses without one.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -65,8 +65,18 @@ impl Way {
 
 pub(crate) fn layer(telemetry: &TelemetryGuard) -> TelemetryLayer {
     TelemetryLayer::new()
-        .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
-        .with_meter_provider(telemetry.meter_provider().expect("it is on").clone())
+        .with_tracer_provider(
+            telemetry
+                .tracer_provider()
+                .expect("traces are enabled")
+                .clone(),
+        )
+        .with_meter_provider(
+            telemetry
+                .meter_provider()
+                .expect("metrics are enabled")
+                .clone(),
+        )
 }
 
 pub(crate) async fn request(
@@ -81,11 +91,14 @@ pub(crate) async fn request(
         request = request.header("traceparent", traceparent);
     }
     let request = request.body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail")
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail")
 }
 
 #[tokio::test]
-async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the_service() {
+async fn every_form_of_endpoint_reaches_the_receiver_with_a_complete_resource() {
     for (path, protocol, ways) in [
         ("", Some("grpc"), ["grpc", "grpc"]),
         ("/v1/traces", Some("grpc"), ["grpc", "grpc"]),
@@ -108,7 +121,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         let telemetry = config(&variables)
             .with_service_version("1.2.3")
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), Some(TRACEPARENT)).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out);
@@ -127,9 +140,14 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         }
 
         let resource = &received.traces[0].resource_spans[0];
-        let mut described =
-            attributes_of(&resource.resource.as_ref().expect("it has one").attributes);
-        // What differs from machine to machine and from run to run.
+        let mut described = attributes_of(
+            &resource
+                .resource
+                .as_ref()
+                .expect("the field is set")
+                .attributes,
+        );
+        // These attributes differ between machines and runs.
         for key in [
             "container.id",
             "host.arch",
@@ -140,10 +158,10 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         ] {
             let value = described.remove(key);
             let found = value.is_some_and(|value| !value.is_empty());
-            assert!(found || key == "container.id", "there is no {key}");
+            assert!(found || key == "container.id", "{key} is missing");
         }
-        let program = std::env::current_exe().expect("a test is a program");
-        let program = program.file_name().expect("it has a name");
+        let program = std::env::current_exe().expect("the test has a path");
+        let program = program.file_name().expect("the program has a name");
         assert_eq!(
             described,
             attributes([
@@ -168,7 +186,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
         );
 
         let scope = &resource.scope_spans[0];
-        let named = scope.scope.as_ref().expect("it has one");
+        let named = scope.scope.as_ref().expect("the field is set");
         assert_eq!(named.name, "tower-telemetry");
         assert_eq!(named.version, env!("CARGO_PKG_VERSION"));
         assert_eq!(scope.schema_url, "https://opentelemetry.io/schemas/1.45.0");
@@ -199,17 +217,19 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
             ])
         );
 
-        let requests = received.metric("http.requests").expect("it was recorded");
+        let requests = received
+            .metric("http.requests")
+            .expect("the metric was exported");
         let Some(Data::Sum(sum)) = requests.data else {
-            panic!("it is a counter");
+            panic!("http.requests is a counter");
         };
         assert!(sum.is_monotonic);
         assert_eq!(sum.data_points[0].value, Some(Value::AsInt(1)));
         let duration = received
             .metric("http.server.request.duration")
-            .expect("it was recorded");
+            .expect("the metric was exported");
         let Some(Data::Histogram(histogram)) = duration.data else {
-            panic!("it is a histogram");
+            panic!("http.server.request.duration is a histogram");
         };
         assert_eq!(histogram.data_points[0].count, 1);
         assert_eq!(histogram.data_points[0].explicit_bounds.len(), 14);
@@ -217,7 +237,7 @@ async fn every_form_of_endpoint_reaches_the_receiver_with_all_that_describes_the
 }
 
 #[tokio::test]
-async fn batches_go_out_by_themselves() {
+async fn batches_are_exported_on_a_schedule_and_when_they_are_full() {
     let receiver = Receiver::start();
     let batch = Batch::default().with_schedule_delay(Duration::from_millis(1));
     let telemetry = config(&[])
@@ -227,7 +247,7 @@ async fn batches_go_out_by_themselves() {
         .with_span_batch(batch)
         .with_metric_interval(Duration::from_millis(1))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     eventually("the span and the metrics arrive", || {
         let received = receiver.received();
@@ -235,7 +255,7 @@ async fn batches_go_out_by_themselves() {
     })
     .await;
 
-    // A batch that is complete does not wait for its time.
+    // A full batch does not wait for the schedule.
     let receiver = Receiver::start();
     let batch = Batch::default()
         .with_schedule_delay(Duration::from_secs(3600))
@@ -245,7 +265,7 @@ async fn batches_go_out_by_themselves() {
         .with_endpoint(receiver.endpoint())
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = layer(&telemetry);
     for _ in 0..4 {
         request(layer.clone(), None).await;
@@ -257,12 +277,12 @@ async fn batches_go_out_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_flush_sends_what_waits_and_goes_on() {
+async fn a_flush_exports_pending_spans_and_later_spans_can_follow() {
     let receiver = Receiver::start();
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for count in 1..=3 {
         request(layer(&telemetry), None).await;
         let report = telemetry.force_flush().await;
@@ -272,17 +292,17 @@ async fn a_flush_sends_what_waits_and_goes_on() {
     }
 }
 
-/// Serves what may be taken for a receiver, and returns where.
+/// Serves an app that could be mistaken for a receiver, and returns its address.
 async fn serve(app: axum::Router) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-    let listener = listener.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let listener = listener.expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     tokio::spawn(async { axum::serve(listener, app).await });
     address
 }
 
 #[tokio::test]
-async fn what_is_no_otlp_receiver_takes_nothing() {
+async fn a_server_that_is_no_otlp_receiver_counts_as_a_failed_export() {
     use axum::http::StatusCode;
     use axum::routing::post;
 
@@ -297,7 +317,7 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
         let telemetry = config(&[("ENVIRONMENT", "staging")])
             .with_endpoint(format!("http://{address}"))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let stats = telemetry.shutdown().await.stats;
         assert_eq!(
@@ -314,13 +334,13 @@ async fn what_is_no_otlp_receiver_takes_nothing() {
 }
 
 #[tokio::test]
-async fn any_answer_of_success_is_taken_for_one() {
+async fn any_successful_status_counts_as_a_successful_export() {
     let app = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
     let address = serve(app).await;
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(format!("http://{address}"))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     let report = telemetry.shutdown().await;
     assert_eq!(report.stats.traces.exported, 1);
@@ -334,7 +354,7 @@ async fn an_exporter_that_is_named_twice_exports_once() {
         .with_exporters([Exporter::Otlp, Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await;
     let received = receiver.received();
@@ -342,7 +362,7 @@ async fn an_exporter_that_is_named_twice_exports_once() {
 }
 
 #[tokio::test]
-async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
+async fn a_callback_that_blocks_or_panics_does_not_delay_the_shutdown() {
     use opentelemetry::metrics::MeterProvider;
 
     let receiver = Receiver::start();
@@ -351,45 +371,48 @@ async fn a_callback_that_blocks_or_panics_holds_up_no_shutdown() {
             .with_endpoint(receiver.endpoint())
             .with_shutdown_timeout(Duration::from_millis(200))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         let (_keep, wait) = std::sync::mpsc::channel::<()>();
         let wait = std::sync::Mutex::new(wait);
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         let _gauge = meter
             .u64_observable_gauge("test.gauge")
             .with_callback(move |_| {
-                assert!(blocks, "as it should");
-                let _ = wait.lock().expect("not poisoned").recv();
+                assert!(blocks, "on purpose");
+                let _ = wait.lock().expect("the lock is not poisoned").recv();
             })
             .build();
         let layer = layer(&telemetry);
         request(layer.clone(), None).await;
-        // What only the guard is to hold goes with it.
+        // Without the layer, only the guard holds the providers.
         drop(layer);
         let start = Instant::now();
         let report = telemetry.shutdown().await;
         assert!(start.elapsed() < DEADLINE / 2);
-        assert!(report.timed_out, "it was not done");
+        assert!(report.timed_out, "the callback did not return in time");
         assert_eq!(report.stats.metrics.exported, 0);
     }
 }
 
 #[tokio::test]
-async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed() {
+async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_sampled_parent_is_followed() {
     let receiver = Receiver::start();
     let batch = Batch::default().with_max_queue_size(20_000);
     let telemetry = config(&[("ENVIRONMENT", "production")])
         .with_endpoint(receiver.endpoint())
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let layer = layer(&telemetry);
     for _ in 0..10_000 {
         request(layer.clone(), None).await;
     }
     telemetry.force_flush().await;
     let sampled = receiver.received().spans().len();
-    // Five standard deviations around the mean of 10,000 draws at a tenth.
+    // Five standard deviations around the mean of 10,000 draws with probability 0.1.
     assert!((850..=1150).contains(&sampled), "{sampled}");
 
     for _ in 0..100 {
@@ -401,13 +424,13 @@ async fn in_production_a_tenth_of_new_traces_is_sampled_and_a_parent_is_followed
 }
 
 #[tokio::test]
-async fn switched_off_it_starts_no_thread_and_has_no_providers() {
+async fn disabled_telemetry_exports_nothing_and_has_no_providers() {
     for variable in [("ENABLE_TELEMETRY", "false"), ("OTEL_SDK_DISABLED", "true")] {
         let receiver = Receiver::start();
         let telemetry = config(&[("ENVIRONMENT", "staging"), variable])
             .with_endpoint(receiver.endpoint())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         assert!(telemetry.tracer_provider().is_none());
         assert!(telemetry.meter_provider().is_none());
         assert_eq!(telemetry.shutdown().await, Default::default());
@@ -417,7 +440,7 @@ async fn switched_off_it_starts_no_thread_and_has_no_providers() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn a_client_cannot_use_up_the_series_that_others_need() {
+async fn a_client_cannot_exhaust_the_series_of_other_routes() {
     use axum::routing::any;
 
     const ROUTES: usize = 50;
@@ -425,7 +448,7 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let mut app = axum::Router::new().route("/new", any(async || ""));
     for n in 0..ROUTES {
         app = app.route(&format!("/{n}"), any(async || ""));
@@ -448,21 +471,27 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
             }
         }
     }
-    // A client cannot choose the scheme of a metric.
+    // The scheme in the request does not reach the metric, so both schemes share a series.
     let series = flood.len() / 2;
-    assert!(flood.len() > 2000, "more than the SDK keeps by itself");
+    assert!(
+        flood.len() > 2000,
+        "the flood exceeds the default limit of the SDK"
+    );
     flood.push(Request::get("/new"));
     for request in flood {
         let request = request
             .body(axum::body::Body::empty())
             .expect("a valid request");
-        app.clone().oneshot(request).await.expect("it cannot fail");
+        app.clone()
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
     }
     telemetry.shutdown().await;
 
     let metric = receiver.received().metric("http.server.request.duration");
     let Some(Data::Histogram(histogram)) = metric.and_then(|metric| metric.data) else {
-        panic!("it is a histogram");
+        panic!("the duration is a histogram");
     };
     let points: Vec<_> = histogram
         .data_points
@@ -478,7 +507,7 @@ async fn a_client_cannot_use_up_the_series_that_others_need() {
     );
 }
 
-/// A sampler of an application: it sees the attributes of a request, and has it recorded or sent.
+/// A sampler of an application. It decides by the path of the request to drop, record, or sample a span.
 #[derive(Clone, Debug)]
 struct ByPath;
 
@@ -509,19 +538,22 @@ impl opentelemetry_sdk::trace::ShouldSample for ByPath {
 }
 
 #[tokio::test]
-async fn a_sampler_of_the_application_decides_by_attributes_and_only_what_it_samples_is_sent() {
+async fn a_custom_sampler_decides_by_attributes_and_only_sampled_spans_are_sent() {
     let receiver = Receiver::start();
     let telemetry = config(&[("ENVIRONMENT", "staging")])
         .with_endpoint(receiver.endpoint())
         .with_sampler(Sampler::Custom(Box::new(ByPath)))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for path in ["/sent", "/recorded", "/dropped"] {
         let service = layer(&telemetry).layer(service_fn(|_: Request<()>| async {
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
         let request = Request::get(path).body(()).expect("a valid request");
-        service.oneshot(request).await.expect("it cannot fail");
+        service
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
     }
     telemetry.shutdown().await;
     let spans = receiver.received().spans();

@@ -1,5 +1,5 @@
-//! The exporter of this crate beside that of the crate `opentelemetry-otlp`: what a receiver gets of the same
-//! telemetry, field by field. Each difference is in a test of its own, and in `docs/exporters.md`.
+//! Compares the exporter of this crate with the crate `opentelemetry-otlp`: a receiver gets the same
+//! telemetry, field by field. Each difference has a test of its own and a row in `docs/exporters.md`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -47,7 +47,8 @@ fn config(receiver: &Receiver, protocol: Protocol) -> Config {
     .with_protocol(protocol)
 }
 
-/// Sends the same by both exporters, and returns what a receiver got.
+/// Sends the same telemetry by both exporters. Returns the telemetry that the receiver got and the
+/// report of each.
 async fn both(
     protocol: Protocol,
     record: impl AsyncFn(&TelemetryGuard),
@@ -61,25 +62,25 @@ async fn both(
             true => config.with_reference_exporter(),
             false => config,
         };
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         record(&telemetry).await;
         let report = telemetry.shutdown().await;
         assert!(!report.timed_out, "{report:?}");
         all.push((receiver.received(), report));
     }
-    all.try_into().expect("there are two")
+    all.try_into().expect("there are two exporters")
 }
 
 fn fixed(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::new(1_700_000_000 + seconds, 123_456_789)
 }
 
-/// Whether a time, in nanoseconds, is one of the run.
+/// Returns whether a time, in nanoseconds, was taken during the run.
 fn is_now(time: u64) -> bool {
     time > 1_750_000_000_000_000_000
 }
 
-/// Attributes of all kinds.
+/// Returns attributes with values of all kinds.
 fn values(odd_numbers: bool) -> Vec<KeyValue> {
     let strings = |list: &[&'static str]| {
         let list = list.iter().map(|text| StringValue::from(*text)).collect();
@@ -129,12 +130,12 @@ fn linked(n: u8, is_remote: bool) -> SpanContext {
         SpanId::from_bytes([n + 1; 8]),
         TraceFlags::new(n % 4),
         is_remote,
-        state.parse().expect("it is a state"),
+        state.parse().expect("a valid state"),
     )
 }
 
 fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let tracers = telemetry.tracer_provider().expect("it is on");
+    let tracers = telemetry.tracer_provider().expect("traces are enabled");
     let kinds = [
         SpanKind::Internal,
         SpanKind::Server,
@@ -148,8 +149,8 @@ fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
             1 => tracers.tracer(""),
             _ => tracers.tracer_with_scope(scope("scope")),
         };
-        let number = u8::try_from(n).expect("it is small");
-        // A parent in the process, one that is remote, and none.
+        let number = u8::try_from(n).expect("the number is small");
+        // The parents are remote, local, or absent.
         let parent = match n {
             0 => Context::new(),
             _ => Context::new().with_remote_span_context(linked(number, n % 2 == 0)),
@@ -197,10 +198,10 @@ fn spans(telemetry: &TelemetryGuard, odd_numbers: bool) {
 }
 
 fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let meters = telemetry.meter_provider().expect("it is on");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let meter = meters.meter_with_scope(scope("scope"));
     let other = meters.meter("plain");
-    // In a metric a value of every kind, too.
+    // The attributes of metrics also have values of every kind.
     for attributes in [
         values(odd_numbers),
         vec![KeyValue::new("point", 2)],
@@ -210,9 +211,10 @@ fn metrics(telemetry: &TelemetryGuard, odd_numbers: bool) {
         let counter = counter
             .with_unit("{thing}")
             .with_description("Things, caf\u{e9}.");
-        counter
-            .build()
-            .add(u64::try_from(i64::MAX).expect("it fits"), &attributes);
+        counter.build().add(
+            u64::try_from(i64::MAX).expect("the number fits"),
+            &attributes,
+        );
         meter
             .f64_counter("counter.f64")
             .build()
@@ -267,7 +269,7 @@ fn logs(_: &TelemetryGuard, _: bool) {}
 
 #[cfg(feature = "logs")]
 fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
-    let loggers = telemetry.logger_provider().expect("it is on");
+    let loggers = telemetry.logger_provider().expect("logs are enabled");
     let map = |odd_numbers: bool| {
         let mut map = std::collections::HashMap::from([(
             opentelemetry::Key::from("inner"),
@@ -304,7 +306,7 @@ fn logs(telemetry: &TelemetryGuard, odd_numbers: bool) {
         Severity::Error4,
         Severity::Fatal,
     ];
-    // `opentelemetry-otlp` writes a body that is not set as `null` in JSON.
+    // In JSON, `opentelemetry-otlp` writes a missing body as `null`.
     let first = usize::from(!odd_numbers);
     for (n, body) in bodies.into_iter().enumerate().skip(first) {
         let logger = match n % 2 {
@@ -348,14 +350,14 @@ async fn everything(telemetry: &TelemetryGuard, odd_numbers: bool) {
     }
 }
 
-/// Random ids by the order in which they come.
+/// Numbers random ids in the order of their appearance.
 #[derive(Default)]
 struct Ids(BTreeMap<Vec<u8>, u8>);
 
 impl Ids {
     fn name(&mut self, id: &mut Vec<u8>) {
         if !id.is_empty() {
-            let next = u8::try_from(self.0.len()).expect("they are few");
+            let next = u8::try_from(self.0.len()).expect("there are fewer than 256 ids");
             *id = vec![*self.0.entry(id.clone()).or_insert(next)];
         }
     }
@@ -369,7 +371,7 @@ fn hide(times: &mut [&mut u64]) {
     }
 }
 
-/// An item with all that is around it.
+/// An item with its resource, its scope and their schemas.
 type Item<T> = (
     Option<Resource>,
     String,
@@ -378,10 +380,10 @@ type Item<T> = (
     T,
 );
 
-/// Puts items in an order that does not depend on the exporter.
+/// Sorts items in an order that does not depend on the exporter.
 fn sorted<T: Debug>(mut items: Vec<Item<T>>, key: impl Fn(&T) -> String) -> Vec<Item<T>> {
     for (resource, ..) in &mut items {
-        let resource = resource.as_mut().expect("there is one");
+        let resource = resource.as_mut().expect("every item has a resource");
         resource
             .attributes
             .sort_by(|one, other| one.key.cmp(&other.key));
@@ -410,7 +412,7 @@ macro_rules! items {
     }};
 }
 
-/// What was received, as text that is the same for the same telemetry.
+/// Formats received telemetry, so that equal telemetry has equal text.
 fn shown(received: &Received) -> String {
     let mut spans = sorted(
         items!(received.traces, resource_spans, scope_spans, spans),
@@ -436,17 +438,16 @@ fn shown(received: &Received) -> String {
                     hide(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
                 }
                 for point in &mut $data.data_points {
-                    // The SDK keeps them in the order of one of the calls, and makes a point of each call with `NaN`.
+                    // Before sorting: the SDK orders attributes as in one of the calls, and makes a
+                    // new point for each `NaN`.
                     point
                         .attributes
                         .sort_by(|one, other| one.key.cmp(&other.key));
                 }
-                $data
-                    .data_points
-                    .sort_by_key(|point| format!("{point:?}"));
+                $data.data_points.sort_by_key(|point| format!("{point:?}"));
             };
         }
-        match metric.data.as_mut().expect("there are points") {
+        match metric.data.as_mut().expect("the metric has data") {
             Data::Gauge(data) => {
                 points!(data);
             }
@@ -467,7 +468,7 @@ fn shown(received: &Received) -> String {
                     (point.scale, point.positive, point.negative) = (0, None, None);
                 }
             }
-            Data::Summary(_) => panic!("nothing makes one"),
+            Data::Summary(_) => panic!("no instrument makes a summary"),
         }
     }
     let metrics = sorted(metrics, |metric| metric.name.clone());
@@ -514,7 +515,7 @@ fn assert_same_counts(case: &str, reports: [&Report; 2]) {
 }
 
 #[tokio::test]
-async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
+async fn both_exporters_send_the_same_telemetry_field_by_field() {
     type Change = fn(Config) -> Config;
     let changes: [(&str, Change); 5] = [
         ("defaults", |config| config),
@@ -556,22 +557,22 @@ async fn a_receiver_gets_the_same_of_both_exporters_field_by_field() {
 }
 
 fn span_with(telemetry: &TelemetryGuard, attributes: Vec<KeyValue>) {
-    let tracers = telemetry.tracer_provider().expect("it is on");
+    let tracers = telemetry.tracer_provider().expect("traces are enabled");
     let tracer = tracers.tracer("test");
     let span = tracer.span_builder("span").with_attributes(attributes);
     span.start(&tracer).end();
 }
 
 fn metric_with(telemetry: &TelemetryGuard, attributes: &[KeyValue]) {
-    let meters = telemetry.meter_provider().expect("it is on");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let counter = meters.meter("test").u64_counter("counter").build();
     counter.add(1, attributes);
 }
 
-/// The protobuf mapping of JSON knows numbers that are not finite, and leaves unset fields out.
+/// The JSON mapping of protobuf encodes numbers that are not finite, and omits unset fields.
 #[cfg(feature = "http-json")]
 #[tokio::test]
-async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
+async fn json_with_a_non_finite_number_or_without_a_body_is_rejected_only_from_the_reference() {
     let span = async |telemetry: &TelemetryGuard| {
         span_with(telemetry, vec![KeyValue::new("n", f64::NAN)]);
     };
@@ -588,7 +589,7 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
         let record = async |telemetry: &TelemetryGuard| {
             let logger = telemetry
                 .logger_provider()
-                .expect("it is on")
+                .expect("logs are enabled")
                 .logger("test");
             logger.emit(logger.create_log_record());
         };
@@ -596,7 +597,7 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
     }
     for (case, [(_, own), (_, reference)]) in cases {
         assert_eq!(own.lost(), 0, "{case}: {own:?}");
-        // And it is counted.
+        // The loss is counted.
         assert_eq!(reference.lost(), 1, "{case}: {reference:?}");
         let stats = &reference.stats;
         let signals = [&stats.traces, &stats.metrics, &stats.logs];
@@ -605,14 +606,14 @@ async fn json_without_a_number_or_a_body_is_refused_from_the_reference_alone() {
     }
 }
 
-/// Attributes are a set (specification, "Attribute collections").
+/// Attribute keys are unique (specification, "Attribute collections").
 #[tokio::test]
-async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_alone() {
+async fn a_duplicate_key_is_sent_twice_only_by_the_reference() {
     let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
     let in_scope = async |telemetry: &TelemetryGuard| {
         let scope = InstrumentationScope::builder("scope");
         let scope = scope.with_attributes(twice()).build();
-        let meters = telemetry.meter_provider().expect("it is on");
+        let meters = telemetry.meter_provider().expect("metrics are enabled");
         let meter = meters.meter_with_scope(scope);
         meter.u64_counter("counter").build().add(1, &[]);
     };
@@ -622,24 +623,24 @@ async fn a_key_that_the_application_gives_twice_is_sent_twice_by_the_reference_a
             ("scope", both(protocol, in_scope, |config| config).await),
             ("point", both(protocol, in_point, |config| config).await),
         ] {
-            // The receiver refuses collections that are no sets.
+            // The receiver rejects collections with duplicate keys.
             let [own, reference] = reports.map(|(_, report)| report.lost());
             assert_eq!(own, 0, "{case} {protocol:?}");
-            // The SDK has points in both forms, and chance says which of them it collects.
+            // The SDK may hold both forms of the point, and it is random which of them it collects.
             assert!(reference == 1 || case == "point", "{case} {protocol:?}");
         }
     }
 }
 
-/// The attribute became a field ("event.name" of the conventions, "EventName" of the data model), and the SDK
-/// takes static names alone. It keeps no count of attributes that limits drop, either.
+/// The attribute `event.name` became the field "EventName" of the data model. The SDK accepts only
+/// static names for it, and does not count attributes that limits drop.
 #[cfg(feature = "logs")]
 #[tokio::test]
-async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_exporter_alone() {
+async fn only_the_own_exporter_sends_event_names_and_counts_of_dropped_attributes() {
     let record = async |telemetry: &TelemetryGuard| {
         let logger = telemetry
             .logger_provider()
-            .expect("it is on")
+            .expect("logs are enabled")
             .logger("test");
         let mut record = logger.create_log_record();
         record.set_body("body".into());
@@ -670,8 +671,7 @@ async fn names_of_events_and_counts_of_dropped_attributes_come_from_the_own_expo
 }
 
 #[tokio::test]
-async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metrics_are_counted_as_lost()
- {
+async fn spans_too_large_for_one_message_are_split_and_only_the_reference_loses_metrics() {
     const HUGE: usize = 1024 * 1024;
 
     let large = async |telemetry: &TelemetryGuard| {
@@ -706,11 +706,11 @@ async fn spans_and_records_that_are_too_large_for_one_message_are_split_and_metr
 }
 
 #[tokio::test]
-async fn rejected_items_are_unknown_where_the_reference_hides_them() {
+async fn rejected_counts_are_unknown_where_the_reference_hides_them() {
     for (protocol, rejected) in [(Protocol::HttpProtobuf, Some(2)), (Protocol::Grpc, None)] {
         let receiver = Receiver::start_with(Fault::Partial(2));
         let config = config(&receiver, protocol).with_reference_exporter();
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         assert_eq!(telemetry.stats().traces.rejected, rejected.map(|_| 0));
         for _ in 0..5 {
             span_with(&telemetry, Vec::new());
@@ -726,7 +726,7 @@ async fn rejected_items_are_unknown_where_the_reference_hides_them() {
 }
 
 #[tokio::test]
-async fn the_reference_has_the_same_settings() {
+async fn the_reference_exporter_has_the_same_settings() {
     for &protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let (one, two) = ("x-one", "x-two");
@@ -740,7 +740,7 @@ async fn the_reference_has_the_same_settings() {
             .with_compression(Compression::Gzip)
             .with_reference_exporter()
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         everything(&telemetry, false).await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{protocol:?}: {report:?}");
@@ -760,7 +760,7 @@ async fn the_reference_has_the_same_settings() {
 }
 
 #[tokio::test]
-async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too() {
+async fn the_reference_is_selected_for_one_signal_or_for_all_in_code_or_by_variables() {
     let by_variable = |name: &'static str, value: &'static str| {
         Config::from_vars(move |asked| (asked == name).then(|| value.to_owned()))
     };
@@ -795,14 +795,17 @@ async fn the_reference_is_chosen_for_one_signal_or_for_all_and_by_variables_too(
             .with_endpoint(receiver.endpoint())
             .with_protocol(Protocol::HttpProtobuf);
         let line = config.to_string();
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         everything(&telemetry, false).await;
         telemetry.shutdown().await;
         let received = receiver.received();
         assert!(received.ways.len() >= 2, "{line}");
         for (way, headers) in received.ways.iter().zip(&received.headers) {
-            let signal = way.rsplit('/').next().expect("there is a part");
-            let agent = headers["user-agent"].to_str().expect("it is text");
+            let signal = way
+                .rsplit('/')
+                .next()
+                .expect("the path ends with the signal");
+            let agent = headers["user-agent"].to_str().expect("the text is UTF-8");
             let own = agent.starts_with("tower-telemetry/");
             assert_eq!(!own, expected.contains(signal), "{signal} {agent}: {line}");
         }

@@ -1,5 +1,5 @@
-//! Receivers that misbehave in every way: requests stay fast, nothing hangs, every item is
-//! accounted for, and export goes on when the fault ends.
+//! Tests receivers that misbehave in every way. Requests stay fast, nothing hangs, every item is
+//! counted, and export continues when the fault ends.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ fn telemetry(endpoint: &str, protocol: Protocol) -> TelemetryGuard {
         .with_shutdown_timeout(DEADLINE)
         .with_span_batch(batch)
         .build()
-        .expect("it is valid")
+        .expect("the configuration is valid")
 }
 
 /// Sends requests and checks that none waits for the exporter.
@@ -46,7 +46,7 @@ async fn requests(telemetry: &TelemetryGuard, count: usize) {
     assert!(took < 2 * TIMEOUT, "{count} requests took {took:?}");
 }
 
-/// Goes through a fault that no other attempt can help against, and its end.
+/// Runs through a fault that no retry can overcome, until after its end.
 async fn survive(
     case: String,
     telemetry: TelemetryGuard,
@@ -70,17 +70,20 @@ async fn survive(
     }
 
     end(&receiver);
-    // Connections that came to nothing keep new ones away for some seconds.
+    // After failed connections, new ones are delayed for some seconds.
     let mut after = 0;
     let recovery = Instant::now();
     while after < AFTER || telemetry.stats().traces.exported < AFTER as u64 {
-        assert!(recovery.elapsed() < DEADLINE, "{case}: it does not recover");
+        assert!(
+            recovery.elapsed() < DEADLINE,
+            "{case}: export does not recover"
+        );
         requests(&telemetry, 1).await;
         after += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!telemetry.force_flush().await.timed_out, "{case}");
-    // Now nothing waits, and each count is what was counted.
+    // The queue is empty now, so the counts are final.
     let (received, stats) = (receiver.received(), telemetry.stats());
     assert_eq!(stats.traces.accepted, (BEFORE + after) as u64, "{case}");
     for (signal, received) in [
@@ -99,7 +102,7 @@ async fn survive(
     assert_eq!(telemetry.shutdown().await.stats.traces, stats.traces);
 }
 
-/// Goes through a fault that passes, and its end, without any loss.
+/// Runs through a temporary fault, until after its end, without any loss.
 async fn outlive(
     case: String,
     telemetry: TelemetryGuard,
@@ -121,14 +124,14 @@ async fn outlive(
         assert_eq!(stats.traces.waiting, BEFORE as u64, "{case}: {stats:?}");
         end(&receiver);
     };
-    // The flush makes attempts come at once, and goes on when one fails.
+    // The flush retries immediately, and continues after a failed attempt.
     let (report, ()) = tokio::join!(telemetry.force_flush(), ended);
     assert!(!report.timed_out, "{case}: {report:?}");
     let report = telemetry.shutdown().await;
     assert_eq!(report.lost(), 0, "{case}: {report:?}");
     let traces = report.stats.traces;
     assert_eq!(traces.exported, BEFORE as u64, "{case}: {traces:?}");
-    // A receiver may get a message twice that it could not answer.
+    // A receiver may get a message twice if its response was lost.
     let spans = receiver.received().spans();
     let unique: HashSet<_> = spans.iter().map(|span| span.span_id.clone()).collect();
     assert_eq!(unique.len(), BEFORE, "{case}");
@@ -136,13 +139,13 @@ async fn outlive(
     assert!(points >= report.stats.metrics.exported, "{case}");
 }
 
-/// Runs cases at once, which mostly wait.
+/// Runs cases concurrently, because they mostly wait.
 async fn all(cases: JoinSet<()>) {
     cases.join_all().await;
 }
 
 #[tokio::test]
-async fn connections_that_go_wrong_cost_nothing() {
+async fn broken_connections_lose_nothing() {
     let mut cases = JoinSet::new();
     for (mode, expected) in [
         (Mode::Refuse, Failure::Refused),
@@ -167,19 +170,19 @@ async fn connections_that_go_wrong_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_receiver_whose_name_is_unknown_is_told_as_that() {
-    // No name is that long, which is known without asking anybody.
+async fn a_receiver_with_an_unknown_host_name_is_reported_as_a_dns_failure() {
+    // A name this long is invalid, so no DNS server is asked.
     let endpoint = format!("http://{}:4318", "a".repeat(64));
     let telemetry = telemetry(&endpoint, Protocol::HttpProtobuf);
     requests(&telemetry, 1).await;
-    eventually("it is tried", || {
+    eventually("the export fails", || {
         telemetry.stats().traces.last_failure == Some(Failure::Dns)
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_failure_that_passes_costs_nothing() {
+async fn a_temporary_failure_loses_nothing() {
     for (protocol, fault) in [
         (Protocol::HttpProtobuf, Fault::Status(503, None)),
         (Protocol::Grpc, Fault::Grpc(14, None)),
@@ -187,9 +190,9 @@ async fn a_failure_that_passes_costs_nothing() {
         let receiver = Receiver::start_with(fault.clone());
         let telemetry = telemetry(&receiver.endpoint(), protocol);
         requests(&telemetry, 1).await;
-        eventually("it was tried", || !receiver.arrivals().is_empty()).await;
+        eventually("an attempt arrives", || !receiver.arrivals().is_empty()).await;
         receiver.set_fault(Fault::None);
-        eventually("it was tried again", || {
+        eventually("another attempt succeeds", || {
             !receiver.received().ways.is_empty()
         })
         .await;
@@ -200,7 +203,7 @@ async fn a_failure_that_passes_costs_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_queue_cannot_hold_is_dropped_and_counted() {
+async fn spans_that_do_not_fit_the_queue_are_dropped_and_counted() {
     let receiver = Receiver::start();
     let proxy = Proxy::start(receiver.address, Mode::Refuse);
     let endpoint = format!("http://{}", proxy.address);
@@ -213,9 +216,9 @@ async fn what_the_queue_cannot_hold_is_dropped_and_counted() {
         .with_span_batch(batch)
         .with_export_timeout(DEADLINE)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     requests(&telemetry, 100).await;
-    eventually("a batch that was given up is settled", || {
+    eventually("the failed batch is counted", || {
         telemetry.stats().traces.waiting <= 8
     })
     .await;
@@ -232,7 +235,7 @@ async fn what_the_queue_cannot_hold_is_dropped_and_counted() {
 }
 
 #[tokio::test]
-async fn a_connection_that_freezes_while_it_is_used_costs_nothing() {
+async fn a_connection_that_freezes_while_in_use_loses_nothing() {
     for protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let proxy = Proxy::start(receiver.address, Mode::Pass);
@@ -241,11 +244,11 @@ async fn a_connection_that_freezes_while_it_is_used_costs_nothing() {
         assert!(!telemetry.force_flush().await.timed_out);
         proxy.set(Mode::Freeze);
         requests(&telemetry, 1).await;
-        eventually("it is not answered", || {
+        eventually("the attempt times out", || {
             telemetry.stats().traces.last_failure == Some(Failure::Timeout)
         })
         .await;
-        // The old connection stays as dead as it is; a new one is made at once.
+        // The old connection stays frozen, and the client opens a new one at once.
         proxy.set(Mode::Pass);
         requests(&telemetry, 1).await;
         let report = telemetry.shutdown().await;
@@ -256,11 +259,11 @@ async fn a_connection_that_freezes_while_it_is_used_costs_nothing() {
 }
 
 #[tokio::test]
-async fn it_survives_answers_that_are_wrong() {
+async fn invalid_responses_are_survived_and_counted() {
     let elsewhere = Receiver::start();
     let away = format!("{}/v1/traces", elsewhere.endpoint());
     let both = |failure| [Some(failure); 2];
-    // An HTTP answer without a body is one of a receiver that took everything.
+    // A gRPC-only fault: over HTTP, a 2xx response without a body is a success.
     let grpc = |name| [Some(Failure::GrpcStatus(name)), None];
     let cases = [
         (Fault::Status(404, None), both(Failure::HttpStatus(404))),
@@ -268,7 +271,7 @@ async fn it_survives_answers_that_are_wrong() {
         (Fault::Grpc(16, None), grpc("UNAUTHENTICATED")),
         (Fault::Grpc(8, None), grpc("RESOURCE_EXHAUSTED")),
         (
-            Fault::Grpc(8, Some("no base64 at all".to_owned())),
+            Fault::Grpc(8, Some("not base64".to_owned())),
             grpc("RESOURCE_EXHAUSTED"),
         ),
         (Fault::Html, both(Failure::NoReceiver)),
@@ -303,10 +306,10 @@ async fn it_survives_answers_that_are_wrong() {
 }
 
 #[tokio::test]
-async fn answers_that_may_be_repeated_cost_nothing() {
+async fn retryable_responses_lose_nothing() {
     let mut cases = JoinSet::new();
     for code in [429, 502, 503, 504] {
-        cases.spawn(repeatable(
+        cases.spawn(retryable(
             Fault::Status(code, None),
             Protocol::HttpProtobuf,
             Failure::HttpStatus(code),
@@ -321,15 +324,15 @@ async fn answers_that_may_be_repeated_cost_nothing() {
         (15, "DATA_LOSS"),
     ] {
         let failure = Failure::GrpcStatus(name);
-        cases.spawn(repeatable(Fault::Grpc(code, None), Protocol::Grpc, failure));
+        cases.spawn(retryable(Fault::Grpc(code, None), Protocol::Grpc, failure));
     }
     let exhausted = Fault::Grpc(8, Some(retry_info(Duration::from_millis(1))));
     let failure = Failure::GrpcStatus("RESOURCE_EXHAUSTED");
-    cases.spawn(repeatable(exhausted, Protocol::Grpc, failure));
+    cases.spawn(retryable(exhausted, Protocol::Grpc, failure));
     all(cases).await;
 }
 
-async fn repeatable(fault: Fault, protocol: Protocol, expected: Failure) {
+async fn retryable(fault: Fault, protocol: Protocol, expected: Failure) {
     let case = format!("{fault:?}");
     let receiver = Receiver::start_with(fault);
     let telemetry = telemetry(&receiver.endpoint(), protocol);
@@ -338,14 +341,14 @@ async fn repeatable(fault: Fault, protocol: Protocol, expected: Failure) {
 }
 
 #[tokio::test]
-async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
+async fn rejected_items_are_counted_and_not_sent_again() {
     for protocol in PROTOCOLS {
         let receiver = Receiver::start_with(Fault::Partial(3));
         let telemetry = telemetry(&receiver.endpoint(), protocol);
         requests(&telemetry, 10).await;
         let stats = telemetry.shutdown().await.stats;
         let received = receiver.received();
-        // Three of each message, or all of a smaller one.
+        // The receiver rejects three items of each message, or all of a smaller one.
         let messages = received.traces.iter().map(|message| {
             let scopes = message
                 .resource_spans
@@ -365,8 +368,8 @@ async fn what_a_receiver_rejects_is_counted_and_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_asks_for_quiet_gets_it_and_loses_nothing() {
-    // Longer than an export may take, and it does not count as that.
+async fn a_throttling_receiver_gets_no_early_retry_and_loses_nothing() {
+    // The pause is longer than the export timeout, and is not part of it.
     let quiet = Duration::from_secs(1);
     for (protocol, fault) in [
         (Protocol::HttpProtobuf, Fault::Status(429, Some("1"))),
@@ -384,9 +387,9 @@ async fn a_receiver_that_asks_for_quiet_gets_it_and_loses_nothing() {
             .with_shutdown_timeout(DEADLINE)
             .with_span_batch(Batch::default().with_schedule_delay(Duration::from_millis(5)))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         requests(&telemetry, 10).await;
-        eventually("it is asked for", || !receiver.arrivals().is_empty()).await;
+        eventually("the receiver throttles", || !receiver.arrivals().is_empty()).await;
         receiver.set_fault(Fault::None);
         requests(&telemetry, 10).await;
         let report = telemetry.shutdown().await;
@@ -395,16 +398,16 @@ async fn a_receiver_that_asks_for_quiet_gets_it_and_loses_nothing() {
         assert_eq!(receiver.received().spans().len(), 20);
         let arrivals = receiver.arrivals();
         let after = arrivals.iter().map(|one| one.duration_since(arrivals[0]));
-        // Messages that were on their way when the answer came have come, too.
+        // Messages that were already in flight may arrive earlier.
         let after: Vec<_> = after.filter(|after| *after > quiet / 4).collect();
         assert!(!after.is_empty(), "{fault:?}");
         let early = after.iter().find(|after| **after < quiet);
-        assert!(early.is_none(), "{fault:?}: came back after {early:?}");
+        assert!(early.is_none(), "{fault:?}: retried after {early:?}");
     }
 }
 
 #[tokio::test]
-async fn a_shutdown_does_not_wait_for_the_end_of_the_quiet() {
+async fn a_shutdown_does_not_wait_for_the_end_of_throttling() {
     for after in ["3600", "Fri, 31 Dec 2100 23:59:59 GMT"] {
         let receiver = Receiver::start_with(Fault::Status(429, Some(after)));
         let telemetry = Config::from_vars(|_| None)
@@ -412,21 +415,21 @@ async fn a_shutdown_does_not_wait_for_the_end_of_the_quiet() {
             .with_endpoint(receiver.endpoint())
             .with_shutdown_timeout(Duration::from_millis(200))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         requests(&telemetry, 10).await;
         let start = Instant::now();
         let report = telemetry.shutdown().await;
         assert!(start.elapsed() < DEADLINE / 2);
         assert!(report.timed_out);
         assert_eq!(report.stats.traces.dropped, 10);
-        // One for each signal at most, as they start together.
+        // At most one message per signal arrives, because they are sent at the same time.
         assert!(receiver.arrivals().len() <= 2, "{:?}", receiver.arrivals());
     }
 }
 
 #[cfg(feature = "logs")]
 #[tokio::test]
-async fn quiet_that_is_asked_of_one_signal_holds_up_no_other() {
+async fn throttling_of_one_signal_does_not_delay_another() {
     use opentelemetry::logs::{Logger, LoggerProvider};
 
     for (protocol, fault) in [
@@ -449,8 +452,8 @@ async fn quiet_that_is_asked_of_one_signal_holds_up_no_other() {
             .with_metric_interval(Duration::from_millis(20))
             .with_shutdown_timeout(Duration::from_secs(2))
             .build()
-            .expect("it is valid");
-        let loggers = telemetry.logger_provider().expect("it is on");
+            .expect("the configuration is valid");
+        let loggers = telemetry.logger_provider().expect("logs are enabled");
         let logger = loggers.logger("test");
         let log = || logger.emit(logger.create_log_record());
         log();
@@ -459,19 +462,19 @@ async fn quiet_that_is_asked_of_one_signal_holds_up_no_other() {
         })
         .await;
         let throttled = receiver.arrivals().len();
-        // More than the queue holds, of all signals.
+        // Send more of each signal than its queue holds.
         for count in 1..=200 {
             log();
             requests(&telemetry, 1).await;
             if count % 20 == 0 {
-                eventually("spans go out", || {
+                eventually("spans are exported", || {
                     telemetry.stats().traces.exported == count
                 })
                 .await;
             }
         }
         let metrics = telemetry.stats().metrics.exported;
-        eventually("metrics go out", || {
+        eventually("metrics are exported", || {
             telemetry.stats().metrics.exported > metrics
         })
         .await;

@@ -1,4 +1,4 @@
-//! Export to a receiver that is not ours: `@elastic/mockotlpserver`, from the npm registry.
+//! Exports to an independent receiver: `@elastic/mockotlpserver`, from the npm registry.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ const PACKAGE: &str = "@elastic/mockotlpserver@0.10.0";
 const TRACE_ID_BYTES: u128 = 0x0af7651916cd43dd8448eb211c80319c;
 const TRACE_ID_BASE64: &str = "CvdlGRbNQ92ESOshHIAxnA==";
 
-/// Starts both of its servers on free ports, and prints all that it receives.
+/// Starts both of its servers on free ports, and prints everything that it receives.
 const PROGRAM: &str = "
 const {MockOtlpServer} = require('@elastic/mockotlpserver');
 const print = (what) => (data) => console.log(what + ' ' + JSON.stringify(data));
@@ -37,7 +37,7 @@ server.start().then(() => {
 });
 ";
 
-/// What follows `word` in the first line of the server that has both.
+/// Returns the JSON after `word` in the first line that also contains `text`.
 fn received(server: &Process, word: &str, text: &str) -> Value {
     server.line(text);
     let lines = server.lines();
@@ -45,17 +45,17 @@ fn received(server: &Process, word: &str, text: &str) -> Value {
         .iter()
         .filter_map(|line| line.strip_prefix(word))
         .find(|json| json.contains(text));
-    serde_json::from_str(json.expect("it is one of these")).expect("it is JSON")
+    serde_json::from_str(json.expect("a line contains the text")).expect("the text is JSON")
 }
 
 fn attribute<'a>(attributes: &'a Value, key: &str) -> &'a Value {
-    let mut attributes = attributes.as_array().expect("a list").iter();
+    let mut attributes = attributes.as_array().expect("the value is a list").iter();
     let found = attributes.find(|attribute| attribute["key"] == key);
-    &found.expect("it is there")["value"]
+    &found.expect("the attribute is set")["value"]
 }
 
 #[tokio::test]
-async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() {
+async fn an_independent_receiver_reads_all_three_signals_over_both_protocols() {
     let Some(folder) = install(PACKAGE) else {
         return;
     };
@@ -66,7 +66,7 @@ async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() 
                 .current_dir(&folder),
         );
         let line = receiver.line(&format!("{protocol} on "));
-        let (_, endpoint) = line.split_once(" on ").expect("it is there");
+        let (_, endpoint) = line.split_once(" on ").expect("the text contains it");
         let mut server = Process::example(
             "server",
             &[
@@ -88,15 +88,19 @@ async fn a_foreign_receiver_understands_all_three_signals_over_both_protocols() 
         let resource = &traces["resourceSpans"][0];
         let name = attribute(&resource["resource"]["attributes"], "service.name");
         assert_eq!(name["stringValue"], "example");
-        let spans = resource["scopeSpans"].as_array().expect("a list").iter();
-        let mut spans = spans.flat_map(|scope| scope["spans"].as_array().expect("a list"));
+        let spans = resource["scopeSpans"]
+            .as_array()
+            .expect("the value is a list")
+            .iter();
+        let mut spans =
+            spans.flat_map(|scope| scope["spans"].as_array().expect("the value is a list"));
         let span = spans.find(|span| span["name"] == "GET /users/{id}");
-        let span = span.expect("it is there");
+        let span = span.expect("the span was recorded");
         assert_eq!(
             attribute(&span["attributes"], "http.route")["stringValue"],
             "/users/{id}"
         );
-        // Over gRPC bytes are shown as base64, over HTTP as numbers.
+        // Bytes are shown as base64 over gRPC, and as numbers over HTTP.
         match &span["traceId"]["data"] {
             Value::Null => assert_eq!(span["traceId"], TRACE_ID_BASE64),
             numbers => assert_eq!(*numbers, serde_json::json!(TRACE_ID_BYTES.to_be_bytes())),

@@ -1,4 +1,4 @@
-//! The wrapped body and the bare one, in lock-step.
+//! Polls a wrapped body and the bare body in lock-step.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a body says of itself: nothing, its end, its length, or a length that is not so.
+/// The end and the length that a body reports. The length may be wrong.
 #[derive(Clone, Debug)]
 struct Says {
     end: bool,
@@ -83,7 +83,7 @@ impl Body for Script {
     }
 }
 
-/// A frame as something that can be compared.
+/// Formats a frame for comparison.
 fn shown(frame: Poll<Option<Result<Frame<Bytes>, u8>>>) -> String {
     match frame {
         Poll::Ready(Some(Ok(frame))) => {
@@ -101,7 +101,7 @@ fn wrap(
 ) -> impl Body<Data = Bytes, Error = u8> {
     let mut body = Some(body);
     let mut service = telemetry.layer().layer(service_fn(move |_: Request<()>| {
-        let mut response = Response::new(body.take().expect("one request"));
+        let mut response = Response::new(body.take().expect("the test sends one request"));
         if grpc {
             let value = http::HeaderValue::from_static("application/grpc");
             response.headers_mut().insert("content-type", value);
@@ -118,7 +118,7 @@ fn wrap(
         .poll(&mut Context::from_waker(Waker::noop()))
     {
         Poll::Ready(Ok(response)) => response.into_body(),
-        _ => panic!("the service answers at once"),
+        _ => panic!("the service responds at once"),
     }
 }
 
@@ -126,7 +126,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_wrapped_body_is_the_inner_one_at_every_step(
+    fn a_wrapped_body_equals_the_inner_body_at_every_step(
         steps in proptest::collection::vec(step(), 0..12),
         says in says(),
         method in prop_oneof![Just(Method::GET), Just(Method::HEAD), Just(Method::POST)],

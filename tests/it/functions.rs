@@ -1,4 +1,4 @@
-//! The functions for handler code.
+//! Tests the functions for handler code.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,11 +21,11 @@ use crate::support::{
     Attributes, Point, TestTelemetry, Value, attributes as map, span_attributes, tree,
 };
 
-/// Runs `handler` in a request, with which it shares providers.
+/// Runs `handler` in a request, so that it uses the same providers.
 pub(crate) async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry, handler: F) {
     let mut handler = Some(handler);
     let service = telemetry.layer().layer(service_fn(|_: Request<()>| {
-        let handler = handler.take().expect("one request");
+        let handler = handler.take().expect("the test sends one request");
         async move {
             handler.await;
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -34,11 +34,11 @@ pub(crate) async fn in_request<F: Future<Output = ()>>(telemetry: &TestTelemetry
     service
         .oneshot(Request::new(()))
         .await
-        .expect("it cannot fail");
+        .expect("the service cannot fail");
 }
 
 #[tokio::test]
-async fn spans_of_handler_code_are_a_tree_below_the_request() {
+async fn spans_of_handler_code_form_a_tree_below_the_request() {
     const TRACER: tower_telemetry::handler::Tracer = get_tracer("orders");
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
@@ -85,7 +85,7 @@ async fn spans_of_handler_code_are_a_tree_below_the_request() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_ends_its_span() {
+async fn a_dropped_future_ends_its_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let mut future = Box::pin(async_with_tracer("test", "given up", async {
@@ -102,7 +102,7 @@ async fn a_future_that_is_dropped_ends_its_span() {
 }
 
 #[tokio::test]
-async fn a_span_that_does_not_start_ends_no_other() {
+async fn a_span_that_does_not_start_ends_no_other_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         {
@@ -119,11 +119,11 @@ async fn a_span_that_does_not_start_ends_no_other() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_span_is_its_error() {
+async fn a_panic_in_a_span_is_an_error_of_that_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let result = std::panic::catch_unwind(|| {
-            with_tracer("test", "falls", || panic!("as it should"));
+            with_tracer("test", "falls", || panic!("on purpose"));
         });
         assert!(result.is_err());
     })
@@ -136,13 +136,13 @@ async fn a_panic_in_a_span_is_its_error() {
 }
 
 #[tokio::test]
-async fn a_span_beside_one_that_panics_is_cancelled() {
+async fn a_span_dropped_by_the_panic_of_another_span_is_cancelled() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let innocent = async_with_tracer("test", "innocent", std::future::pending::<()>());
         let panics = async_with_tracer("test", "panics", async {
             tokio::task::yield_now().await;
-            panic!("as it should")
+            panic!("on purpose")
         });
         let both = async { tokio::join!(innocent, panics) };
         let result = catch_panic(both).await;
@@ -152,24 +152,26 @@ async fn a_span_beside_one_that_panics_is_cancelled() {
     let mut spans = telemetry.spans();
     spans.sort_by_key(|span| span.name.clone());
     let named = |name: &str| spans.iter().find(|span| span.name == name);
-    let innocent = named("innocent").expect("it has ended");
+    let innocent = named("innocent").expect("the span has ended");
     assert_eq!(
         span_attributes(innocent),
         map([("error.type", "cancelled")])
     );
     assert_eq!(innocent.status, Status::Unset);
-    let panics = named("panics").expect("it has ended");
+    let panics = named("panics").expect("the span has ended");
     assert_eq!(span_attributes(panics), map([("error.type", "panic")]));
     assert_eq!(panics.status, Status::error(""));
 }
 
-/// Gives the panic of a future, which is dropped while it passes.
+/// Returns the panic of a future. The future is dropped during the unwinding.
 async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
     let mut future = Some(Box::pin(future));
     std::future::poll_fn(move |cx| {
         let poll = std::panic::AssertUnwindSafe(|| {
-            // Owned here, so that the panic drops it.
-            let mut owned = future.take().expect("it is polled until it ends");
+            // The closure owns the future, so that the panic drops it.
+            let mut owned = future
+                .take()
+                .expect("the future is not polled after it has ended");
             let polled = owned.as_mut().poll(cx);
             (owned, polled)
         });
@@ -186,7 +188,7 @@ async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<
 }
 
 #[tokio::test]
-async fn attributes_and_events_land_on_the_current_span() {
+async fn attributes_and_events_are_added_to_the_current_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         with_tracer("test", "child", || {
@@ -214,7 +216,7 @@ async fn attributes_and_events_land_on_the_current_span() {
 }
 
 #[test]
-fn attribute_values_have_the_type_of_what_they_are_made_from() {
+fn attribute_values_have_the_type_of_their_source() {
     let big = u64::MAX;
     let found = attributes! {
         "bool" => true,
@@ -253,7 +255,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 #[tokio::test]
-async fn an_error_is_recorded_with_type_and_bounded_message() {
+async fn an_error_is_recorded_with_its_type_and_a_bounded_message() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         set_span_error(&Refused(1000));
@@ -315,7 +317,7 @@ async fn a_sum_of_huge_values_stays_finite() {
     assert_eq!((count, sum), (4, 4e18));
 }
 
-/// Collects the warnings of this crate that are logged on this thread while `f` runs.
+/// Returns the warnings that this crate logs on this thread while `f` runs.
 fn warnings(f: impl FnOnce()) -> Vec<String> {
     use std::sync::{Arc, Mutex};
     use tracing_subscriber::prelude::*;
@@ -324,7 +326,7 @@ fn warnings(f: impl FnOnce()) -> Vec<String> {
     struct Lines(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Lines {
         fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").write(text)
+            self.0.lock().expect("the lock is not poisoned").write(text)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -340,18 +342,18 @@ fn warnings(f: impl FnOnce()) -> Vec<String> {
             metadata.target().starts_with("tower_telemetry")
         }));
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), f);
-    let text = lines.0.lock().expect("not poisoned").clone();
-    let text = String::from_utf8(text).expect("text");
+    let text = lines.0.lock().expect("the lock is not poisoned").clone();
+    let text = String::from_utf8(text).expect("the text is UTF-8");
     text.lines().map(str::to_owned).collect()
 }
 
 pub(crate) fn block_on(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(future);
+    runtime.expect("the runtime can be built").block_on(future);
 }
 
 #[test]
-fn a_misused_name_is_warned_of_once_and_does_no_harm() {
+fn a_misused_metric_name_is_warned_about_once_and_records_nothing() {
     let telemetry = TestTelemetry::new();
     let warnings = warnings(|| {
         block_on(in_request(&telemetry, async {
@@ -380,7 +382,7 @@ fn a_misused_name_is_warned_of_once_and_does_no_harm() {
 }
 
 #[test]
-fn past_256_names_nothing_grows() {
+fn metric_names_beyond_the_first_256_are_dropped_with_one_warning() {
     let telemetry = TestTelemetry::new();
     let warnings = warnings(|| {
         block_on(in_request(&telemetry, async {
@@ -402,7 +404,7 @@ fn past_256_names_nothing_grows() {
 }
 
 #[test]
-fn threads_that_record_at_once_lose_nothing() {
+fn concurrent_threads_lose_no_measurement() {
     const THREADS: u64 = 16;
     const EACH: u64 = 10_000;
     let telemetry = TestTelemetry::new();
@@ -410,7 +412,7 @@ fn threads_that_record_at_once_lose_nothing() {
         let cx = opentelemetry::Context::current();
         let recorded = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // Collected all the while.
+            // Metrics are collected all the time.
             let (telemetry, is_done) = (&telemetry, &recorded);
             scope.spawn(move || {
                 while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
@@ -431,7 +433,7 @@ fn threads_that_record_at_once_lose_nothing() {
                 }));
             }
             for thread in threads {
-                thread.join().expect("it does not panic");
+                thread.join().expect("the thread does not panic");
             }
             recorded.store(true, std::sync::atomic::Ordering::Relaxed);
         });
@@ -448,7 +450,7 @@ fn threads_that_record_at_once_lose_nothing() {
     let sum: u64 = (0..8)
         .map(|n| match metrics[&format!("test.{n}")].points[0].value {
             Value::Count(count) => count,
-            _ => panic!("it is a counter"),
+            _ => panic!("test.n is a counter"),
         })
         .sum();
     assert_eq!(sum, THREADS * EACH);
@@ -484,7 +486,7 @@ impl std::error::Error for Outer {
 }
 
 #[tokio::test]
-async fn the_sources_of_an_error_are_recorded_only_when_they_are_asked_for() {
+async fn the_sources_of_an_error_are_recorded_only_on_request() {
     for (with_sources, message) in [
         (false, "outer".to_owned()),
         (true, "outer: refused!".to_owned()),
@@ -513,7 +515,7 @@ async fn the_sources_of_an_error_are_recorded_only_when_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn whatever_can_be_displayed_is_an_error() {
+async fn any_displayable_value_can_be_an_error() {
     let boxed: Box<dyn std::error::Error> = "boxed".into();
     for (set, message) in [
         (&(|| set_span_error("text")) as &dyn Fn(), "text"),
@@ -529,7 +531,7 @@ async fn whatever_can_be_displayed_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_closure_or_future_that_fails_is_the_error_of_its_span() {
+async fn a_failing_closure_or_future_is_an_error_of_its_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         for fails in [false, true] {
@@ -565,7 +567,7 @@ async fn a_closure_or_future_that_fails_is_the_error_of_its_span() {
 }
 
 #[test]
-fn lists_and_references_are_values() {
+fn lists_and_references_can_be_attribute_values() {
     let texts = vec![String::from("a"), String::from("b")];
     let found = attributes! {
         "texts" => &texts,
@@ -600,7 +602,7 @@ fn lists_and_references_are_values() {
 }
 
 #[tokio::test]
-async fn a_timer_records_seconds_when_it_is_dropped_unless_it_is_discarded() {
+async fn a_timer_records_seconds_on_drop_unless_it_is_discarded() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let mut timer = start_timer("test.time", "Time.", attributes! { "a" => 1 });
@@ -610,7 +612,7 @@ async fn a_timer_records_seconds_when_it_is_dropped_unless_it_is_discarded() {
         start_timer("test.time", "Time.", []).discard();
         let result = std::panic::catch_unwind(|| {
             let _timer = start_timer("test.time", "Time.", []);
-            panic!("as it should");
+            panic!("on purpose");
         });
         assert!(result.is_err());
     })
@@ -618,13 +620,13 @@ async fn a_timer_records_seconds_when_it_is_dropped_unless_it_is_discarded() {
     let metric = telemetry
         .metrics()
         .remove("test.time")
-        .expect("it is there");
+        .expect("the timer was recorded");
     assert_eq!(metric.unit, "s");
     assert_eq!(metric.points.len(), 2);
     for point in metric.points {
         assert!([map([]), map([("a", "1"), ("b", "2")])].contains(&point.attributes));
         let Value::Histogram { count, sum, bounds } = point.value else {
-            panic!("it is a histogram");
+            panic!("a timer is a histogram");
         };
         assert_eq!(count, 1);
         assert!(sum > 0.0 && sum < 20.0);
@@ -679,7 +681,7 @@ async fn an_iterator_of_attributes_may_use_the_span_itself() {
 }
 
 #[test]
-fn a_timer_is_no_histogram_of_another_unit() {
+fn a_timer_does_not_record_to_a_histogram_of_another_unit() {
     let telemetry = TestTelemetry::new();
     let warnings = warnings(|| {
         block_on(in_request(&telemetry, async {
@@ -692,7 +694,7 @@ fn a_timer_is_no_histogram_of_another_unit() {
 }
 
 #[test]
-fn a_value_that_is_missing_leaves_its_attribute_out() {
+fn an_attribute_without_a_value_is_left_out() {
     let owned = Some(String::from("owned"));
     let found = attributes! {
         "some" => Some(1),
@@ -733,7 +735,7 @@ fn a_value_that_is_missing_leaves_its_attribute_out() {
 }
 
 #[tokio::test]
-async fn every_function_that_takes_attributes_leaves_out_what_is_missing() {
+async fn every_function_with_attributes_leaves_out_those_without_a_value() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let some = || attributes! { "a" => None::<i64>, "b" => Some("x"), "c" => None::<bool> };
@@ -767,7 +769,7 @@ async fn every_function_that_takes_attributes_leaves_out_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_counter_that_goes_up_and_down_is_a_sum_of_both() {
+async fn an_up_down_counter_is_the_sum_of_its_increments_and_decrements() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let bound = bind_up_down_counter("test.open", "Open.", attributes! { "kind" => "a" });
@@ -836,14 +838,14 @@ fn names_that_differ_in_case_are_one_instrument_with_the_first_spelling() {
 }
 
 #[test]
-fn a_name_in_another_case_is_no_instrument_of_another_kind_and_takes_no_room() {
+fn a_name_in_another_case_cannot_have_another_kind_and_uses_no_extra_slot() {
     let telemetry = TestTelemetry::new();
     let warnings = warnings(|| {
         block_on(in_request(&telemetry, async {
             increment_counter("test.kind", "Counted.", []);
             set_gauge("Test.Kind", "Level.", 1.0, []);
             set_gauge("Test.Kind", "Level.", 1.0, []);
-            // Each of these has spellings enough to fill every table.
+            // These 1024 spellings would fill the table of names if each used a slot.
             for n in 0..1024_u32 {
                 let name: String = "test.letters"
                     .chars()
@@ -869,7 +871,7 @@ fn a_name_in_another_case_is_no_instrument_of_another_kind_and_takes_no_room() {
 }
 
 #[test]
-fn a_metric_of_a_handler_with_the_name_of_a_layers_is_one_of_its_own() {
+fn a_handler_metric_with_the_name_of_a_layer_metric_is_separate() {
     let telemetry = TestTelemetry::new();
     let names = ["http.requests", "http.server.request.duration"];
     let warnings = warnings(|| {
@@ -892,7 +894,7 @@ fn a_metric_of_a_handler_with_the_name_of_a_layers_is_one_of_its_own() {
         let scopes: Vec<_> = metrics.iter().map(|metric| metric.scope.name()).collect();
         assert_eq!(scopes, ["tower-telemetry", "tower-telemetry.handlers"]);
         let [layers, handlers] = &metrics[..] else {
-            unreachable!("there are two");
+            unreachable!("there are two metrics");
         };
         assert_eq!((layers.points.len(), handlers.points.len()), (1, 1));
         if name == names[0] {

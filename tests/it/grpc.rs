@@ -1,4 +1,4 @@
-//! gRPC calls through the same layer, with a real client and server.
+//! Sends gRPC calls through the layer, with a real client and server.
 
 use std::net::SocketAddr;
 
@@ -20,8 +20,8 @@ async fn start(layer: TelemetryLayer) -> (SocketAddr, HealthClient<Channel>) {
     reporter.set_service_status("known", serving).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+        .expect("loopback has free ports");
+    let address = listener.local_addr().expect("the socket is bound");
     let server = Server::builder()
         .layer(layer)
         .add_service(health)
@@ -44,7 +44,10 @@ fn check(service: &str) -> tonic::Request<HealthCheckRequest> {
 async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
     let telemetry = TestTelemetry::new();
     let (address, mut client) = start(telemetry.layer()).await;
-    let response = client.check(check("known")).await.expect("it is known");
+    let response = client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
     let metadata = response.metadata();
     assert_eq!(
         metadata.get("x-trace-id").map(|id| id.as_bytes()),
@@ -104,7 +107,7 @@ async fn a_call_becomes_one_span_with_the_attributes_of_the_rpc_conventions() {
 }
 
 #[tokio::test]
-async fn a_status_of_the_client_is_no_error_of_the_server() {
+async fn a_client_error_status_is_not_an_error_of_the_server() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -113,7 +116,7 @@ async fn a_status_of_the_client_is_no_error_of_the_server() {
     let status = client
         .check(check("unknown"))
         .await
-        .expect_err("it is unknown");
+        .expect_err("the service is unknown");
     assert_eq!(status.code(), tonic::Code::NotFound);
 
     let span = telemetry.only_span().await;
@@ -126,14 +129,14 @@ async fn a_status_of_the_client_is_no_error_of_the_server() {
 }
 
 #[tokio::test]
-async fn methods_that_the_server_does_not_have_share_one_name() {
+async fn methods_that_the_server_does_not_implement_share_one_name() {
     let telemetry = TestTelemetry::new();
     let (address, _client) = start(telemetry.layer()).await;
     let channel = Channel::from_shared(format!("http://{address}")).expect("a valid address");
     let channel = channel.connect().await.expect("the server listens");
     for n in 0..20 {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
-        grpc.ready().await.expect("it is connected");
+        grpc.ready().await.expect("the channel is connected");
         let path = format!("/random.Service{n}/Method")
             .try_into()
             .expect("a valid path");
@@ -141,7 +144,7 @@ async fn methods_that_the_server_does_not_have_share_one_name() {
         let status = grpc
             .unary(check(""), path, codec)
             .await
-            .expect_err("there is none");
+            .expect_err("the service does not exist");
         assert_eq!(status.code(), tonic::Code::Unimplemented);
     }
     let spans = telemetry.wait_for_spans(20).await;
@@ -167,18 +170,21 @@ async fn methods_that_the_server_does_not_have_share_one_name() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_client_leaves_is_cancelled() {
+async fn a_stream_that_the_client_drops_is_cancelled() {
     let telemetry = TestTelemetry::new();
     let (_, mut client) = start(telemetry.layer()).await;
-    client.check(check("known")).await.expect("it is known");
+    client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
     let mut stream = client
         .watch(check("known"))
         .await
-        .expect("it is known")
+        .expect("the service is known")
         .into_inner();
     let first = within_deadline("a message", stream.message()).await;
     assert!(matches!(first, Ok(Some(_))));
-    assert_eq!(telemetry.spans().len(), 1, "the stream goes on");
+    assert_eq!(telemetry.spans().len(), 1, "the stream has not ended");
     drop(stream);
     drop(client);
 
@@ -187,14 +193,14 @@ async fn a_stream_that_the_client_leaves_is_cancelled() {
     assert_eq!(spans[1].status, Status::Unset);
     assert_eq!(found["rpc.status_code"], "CANCELLED");
     assert!(!found.contains_key("error.type"));
-    eventually("both are measured", || {
+    eventually("both calls are measured", || {
         telemetry.points("rpc.server.call.duration").len() == 2
     })
     .await;
 }
 
 #[tokio::test]
-async fn on_one_port_with_http_each_request_has_its_own_conventions() {
+async fn on_a_port_with_http_and_grpc_each_request_has_its_own_conventions() {
     let telemetry = TestTelemetry::new();
     let (reporter, health) = tonic_health::server::health_reporter();
     let serving = tonic_health::ServingStatus::Serving;
@@ -208,9 +214,12 @@ async fn on_one_port_with_http_each_request_has_its_own_conventions() {
     let channel = Channel::from_shared(format!("http://{}", server.address));
     let channel = channel.expect("a valid address").connect().await;
     let mut client = HealthClient::new(channel.expect("the server listens"));
-    client.check(check("known")).await.expect("it is known");
+    client
+        .check(check("known"))
+        .await
+        .expect("the service is known");
 
-    // The content type alone makes no gRPC call of a request that a route of HTTP answers.
+    // The content type does not make a gRPC call of a request that an HTTP route handles.
     let request = http::Request::post(format!("http://{}/users/1", server.address))
         .header("content-type", "application/grpc")
         .body(axum::body::Body::empty());
@@ -250,7 +259,7 @@ async fn call(
 }
 
 #[tokio::test]
-async fn a_request_that_merely_claims_to_be_grpc_is_one_of_http() {
+async fn a_request_that_only_claims_to_be_grpc_is_an_http_request() {
     let telemetry = TestTelemetry::new();
     let app = axum::Router::new()
         .fallback(async || http::StatusCode::NOT_FOUND)
@@ -286,7 +295,7 @@ async fn a_request_that_merely_claims_to_be_grpc_is_one_of_http() {
 }
 
 #[tokio::test]
-async fn grpc_web_tells_its_status_in_the_last_frame_of_its_body() {
+async fn the_status_of_grpc_web_is_read_from_the_last_frame_of_the_body() {
     let telemetry = TestTelemetry::new();
     let handler = async || {
         let message = tokio_stream::iter([
@@ -309,7 +318,7 @@ async fn grpc_web_tells_its_status_in_the_last_frame_of_its_body() {
 }
 
 #[tokio::test]
-async fn a_call_that_a_layer_refuses_teaches_no_method() {
+async fn calls_that_a_layer_rejects_do_not_add_method_names() {
     let telemetry = TestTelemetry::new();
     let app = axum::Router::new()
         .fallback(async || {
@@ -336,7 +345,7 @@ async fn a_call_that_a_layer_refuses_teaches_no_method() {
 }
 
 #[tokio::test]
-async fn a_known_call_that_is_answered_without_grpc_fails_as_its_client_sees_it() {
+async fn a_known_call_with_a_response_that_is_not_grpc_fails_like_for_its_client() {
     let telemetry = TestTelemetry::new();
     let app = axum::Router::new()
         .fallback(async || http::StatusCode::SERVICE_UNAVAILABLE)
@@ -350,7 +359,7 @@ async fn a_known_call_that_is_answered_without_grpc_fails_as_its_client_sees_it(
 }
 
 #[tokio::test]
-async fn a_deadline_that_the_server_keeps_is_its_error() {
+async fn a_deadline_enforced_by_the_server_is_a_server_error() {
     let telemetry = TestTelemetry::new();
     let app = axum::Router::new()
         .fallback(async || {

@@ -1,4 +1,4 @@
-//! The snippets of the documentation, in its order, and what they record.
+//! Runs the snippets of the documentation in their order, and checks the telemetry that they record.
 
 use std::io;
 
@@ -33,7 +33,7 @@ async fn load_user(id: &str) -> Result<String, io::Error> {
     Ok(with_tracer("users", "parse-row", || row.trim().to_owned()))
 }
 
-/// A span by hand, for a part of a function.
+/// Makes a span by hand for a part of a function.
 fn render(name: &str) -> Result<String, io::Error> {
     let tracer = get_tracer("users");
     let greeting = {
@@ -45,7 +45,7 @@ fn render(name: &str) -> Result<String, io::Error> {
         );
         let name = Some(name).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| io::Error::other("nobody to greet"));
-        #[allow(clippy::redundant_closure, reason = "it is how the guide has it")]
+        #[allow(clippy::redundant_closure, reason = "the guide shows it in this form")]
         let name = name.inspect_err(|error| set_span_error(error))?;
         format!("Hello, {name}!")
     };
@@ -80,9 +80,9 @@ fn spans(handler: impl Future<Output = ()>) -> (TestTelemetry, Vec<SpanData>) {
 }
 
 #[test]
-fn a_handler_that_succeeds_is_a_tree_of_spans_and_some_points() {
+fn a_successful_handler_records_a_tree_of_spans_and_its_metrics() {
     let (telemetry, spans) = spans(async {
-        assert_eq!(handler("42").await.expect("it is there"), "Hello, Ada!");
+        assert_eq!(handler("42").await.expect("the user exists"), "Hello, Ada!");
     });
     assert_eq!(
         tree(&spans),
@@ -95,7 +95,7 @@ fn a_handler_that_succeeds_is_a_tree_of_spans_and_some_points() {
         ]
     );
     let [query, parse, load, render, request] = &spans[..] else {
-        unreachable!("the tree has five");
+        unreachable!("the tree has five spans");
     };
     for span in [query, parse] {
         assert_eq!(span_attributes(span), Attributes::new());
@@ -144,7 +144,7 @@ fn a_handler_that_succeeds_is_a_tree_of_spans_and_some_points() {
 }
 
 #[test]
-fn an_error_is_that_of_the_span_that_is_current_where_it_is_seen() {
+fn an_error_is_recorded_on_the_span_that_is_current_at_that_point() {
     let (_, spans) = spans(async {
         assert!(handler("7").await.is_err());
         assert!(render("").is_err());
@@ -154,7 +154,7 @@ fn an_error_is_that_of_the_span_that_is_current_where_it_is_seen() {
         ["GET", "  load_user", "    query", "  render-greeting"]
     );
     let [query, load, render, request] = &spans[..] else {
-        unreachable!("the tree has four");
+        unreachable!("the tree has four spans");
     };
     let missing = "there is no such user";
     assert_eq!(query.status, Status::Unset);

@@ -1,4 +1,4 @@
-//! HTTP server spans and metrics, over real connections.
+//! Tests HTTP server spans and metrics over real connections.
 
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +22,7 @@ fn app(telemetry: &TestTelemetry) -> Router {
 }
 
 async fn status(axum::extract::Path(code): axum::extract::Path<u16>) -> StatusCode {
-    StatusCode::from_u16(code).expect("a status")
+    StatusCode::from_u16(code).expect("the code is a status")
 }
 
 fn get_request(server: &Server, path: &str) -> axum::http::request::Builder {
@@ -61,7 +61,9 @@ async fn a_request_becomes_one_span_with_the_attributes_of_the_conventions() {
     );
 
     let mut found = span_attributes(&span);
-    let port = found.remove("network.peer.port").expect("it is there");
+    let port = found
+        .remove("network.peer.port")
+        .expect("the attribute is set");
     assert!(
         port.parse::<u16>()
             .is_ok_and(|port| port != server.address.port())
@@ -171,7 +173,7 @@ async fn a_request_is_measured_in_both_sets_of_metrics() {
 }
 
 #[tokio::test]
-async fn over_http_2_version_and_authority_are_those_of_the_request() {
+async fn over_http_2_the_version_and_the_authority_are_recorded() {
     let telemetry = TestTelemetry::new();
     let server = Server::start(app(&telemetry)).await;
     let request = get_request(&server, "/users/42").body(Body::empty());
@@ -185,7 +187,7 @@ async fn over_http_2_version_and_authority_are_those_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_route_is_named_as_the_router_has_it_or_not_at_all() {
+async fn a_route_is_recorded_as_the_router_names_it_or_not_at_all() {
     for (method, path, name, route) in [
         ("GET", "/users/42", "GET /users/{id}", Some("/users/{id}")),
         (
@@ -226,7 +228,7 @@ async fn a_route_is_named_as_the_router_has_it_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn only_a_status_of_the_server_is_an_error() {
+async fn only_a_server_error_status_is_an_error() {
     for (code, status, error) in [
         ("204", Status::Unset, None),
         ("302", Status::Unset, None),
@@ -265,7 +267,7 @@ async fn only_a_status_of_the_server_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_valid_parent_begins_a_trace_and_says_which() {
+async fn a_request_without_a_valid_parent_starts_a_trace_and_the_response_names_it() {
     for traceparent in [
         None,
         Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"),
@@ -289,7 +291,7 @@ async fn a_request_without_a_valid_parent_begins_a_trace_and_says_which() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_sampled_is_measured_and_has_a_trace_id() {
+async fn an_unsampled_request_is_measured_and_has_a_trace_id() {
     let telemetry = TestTelemetry::with_sampler(Sampler::AlwaysOff);
     let server = Server::start(app(&telemetry)).await;
     let request = get_request(&server, "/users/42").header("traceparent", TRACEPARENT);
@@ -302,7 +304,7 @@ async fn a_request_that_is_not_sampled_is_measured_and_has_a_trace_id() {
 }
 
 #[tokio::test]
-async fn a_single_route_can_have_the_layer() {
+async fn the_layer_can_be_applied_to_a_single_route() {
     let telemetry = TestTelemetry::new();
     let with = get(async || "with").layer(telemetry.layer());
     let app = Router::new()

@@ -1,4 +1,4 @@
-//! Spans of `tracing` in the trace of a request, through `tracing-opentelemetry`.
+//! Tests spans of `tracing` in the trace of a request, through `tracing-opentelemetry`.
 
 use std::convert::Infallible;
 
@@ -17,7 +17,7 @@ use crate::support::{TRACE_ID, TRACEPARENT, TestTelemetry, tree};
 #[tracing::instrument]
 async fn instrumented() {
     tokio::task::yield_now().await;
-    // An OpenTelemetry span below one of `tracing`, and one of that again below.
+    // An OpenTelemetry span below a `tracing` span, with another `tracing` span below.
     async_with_tracer("test", "native", async {
         tokio::task::yield_now().await;
         inner();
@@ -36,7 +36,7 @@ async fn handle(_: Request<Empty<Bytes>>) -> Result<Response<Empty<Bytes>>, Infa
     Ok(Response::new(Empty::new()))
 }
 
-/// Where `TraceLayer` is, seen from our layer.
+/// The place of `TraceLayer`, relative to the layer of this crate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Nowhere,
@@ -44,7 +44,7 @@ enum Place {
     Outside,
 }
 
-/// The spans of a request, all of which are in one trace, which the response names.
+/// Returns the spans of a request, and checks that all of them are in the trace that the response names.
 fn spans(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
     let spans = spans_of(place, traceparent);
     let traces: std::collections::HashSet<_> = spans
@@ -61,13 +61,13 @@ fn spans_of(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
     let subscriber = tracing_subscriber::registry()
         .with(tracing_opentelemetry::layer().with_tracer(tracer))
         .with(tracing_subscriber::filter::LevelFilter::DEBUG);
-    // On this thread alone, where the runtime stays as well.
+    // The subscriber is set for this thread only, and the runtime stays on it.
     let _subscriber = tracing::subscriber::set_default(subscriber);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("the runtime can be built").block_on(async {
         let mut request = Request::new(Empty::new());
         if let Some(traceparent) = traceparent {
-            let value = traceparent.parse().expect("it is a header");
+            let value = traceparent.parse().expect("a legal value");
             request.headers_mut().insert("traceparent", value);
         }
         let (ours, other) = (telemetry.layer(), TraceLayer::new_for_http());
@@ -85,19 +85,22 @@ fn spans_of(place: Place, traceparent: Option<&str>) -> Vec<SpanData> {
         };
         let spans = telemetry.spans();
         let server = spans.iter().find(|span| span.name == "GET");
-        let server = server.expect("it has ended").span_context.trace_id();
+        let server = server.expect("the span has ended").span_context.trace_id();
         assert_eq!(trace_id, server.to_string().as_str(), "{place:?}");
     });
     telemetry.spans()
 }
 
-/// Has a request answered whole, and returns what the answer says of its trace.
+/// Reads the whole response and returns its trace id.
 async fn respond<S, B>(service: S, request: Request<Empty<Bytes>>) -> HeaderValue
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
     B: http_body::Body,
 {
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let trace_id = response.headers()["x-trace-id"].clone();
     let _ = response.into_body().collect().await;
     trace_id
@@ -105,7 +108,7 @@ where
 
 const HANDLER: [&str; 4] = ["instrumented", "native", "inner", "innermost"];
 
-/// What the tree of spans should be: each below the one before.
+/// Returns the tree in which each span is the child of the previous one.
 fn chain(names: &[&str]) -> Vec<String> {
     let lines = names.iter().enumerate();
     lines
@@ -114,7 +117,7 @@ fn chain(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn spans_of_tracing_and_of_opentelemetry_are_below_each_other_in_one_trace() {
+fn spans_of_tracing_and_of_opentelemetry_nest_in_one_trace() {
     for traceparent in [None, Some(TRACEPARENT)] {
         for (place, outer) in [
             (Place::Nowhere, &["GET"][..]),
@@ -134,18 +137,18 @@ fn spans_of_tracing_and_of_opentelemetry_are_below_each_other_in_one_trace() {
 }
 
 #[test]
-fn with_a_trace_layer_outside_the_trace_that_a_request_names_goes_on_all_the_same() {
+fn with_an_outer_trace_layer_the_trace_of_the_request_is_still_continued() {
     let spans = spans_of(Place::Outside, Some(TRACEPARENT));
     let in_trace = |span: &&SpanData| span.span_context.trace_id().to_string() == TRACE_ID;
     let (ours, others): (Vec<_>, Vec<_>) = spans.iter().partition(in_trace);
     assert_eq!(ours.len(), 1 + HANDLER.len());
-    // The outer layer does not read headers, and is a trace of its own.
+    // The outer layer does not read headers, so its span starts a new trace.
     let others: Vec<_> = others.iter().map(|span| &*span.name).collect();
     assert_eq!(others, ["request"]);
 }
 
 #[test]
-fn a_trace_layer_outside_is_the_root_of_a_request_that_has_no_other() {
+fn an_outer_trace_layer_is_the_root_of_a_request_without_a_parent() {
     let spans = spans(Place::Outside, None);
     assert_eq!(
         tree(&spans),

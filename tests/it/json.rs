@@ -1,4 +1,4 @@
-//! What a receiver that is as strict as protobuf's own parser gets over `http/json`.
+//! Exports over `http/json` to a receiver that is as strict as protobuf's own parser.
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{
@@ -14,7 +14,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::support::receiver::{Receiver, protobuf_json};
 
-/// All values of a field, wherever it is.
+/// Collects all values of a field, at any depth.
 fn values_of(key: &str, json: &Json, found: &mut Vec<Json>) {
     match json {
         Json::Object(fields) => {
@@ -35,7 +35,7 @@ fn values_of(key: &str, json: &Json, found: &mut Vec<Json>) {
 }
 
 #[tokio::test]
-async fn numbers_that_are_not_finite_arrive_in_every_place() {
+async fn numbers_that_are_not_finite_are_sent_in_every_place() {
     let cases = [
         (f64::NAN, json!("NaN")),
         (f64::INFINITY, json!("Infinity")),
@@ -51,7 +51,7 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
             .with_protocol(Protocol::HttpJson)
             .with_resource_attribute(attribute())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
 
         let list = Value::Array(Array::F64(vec![1.0, number]));
         let linked = SpanContext::new(
@@ -66,18 +66,21 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
             .with_links(vec![Link::new(linked, vec![attribute()], 0)]);
         let tracer = telemetry
             .tracer_provider()
-            .expect("it is on")
+            .expect("traces are enabled")
             .tracer("test");
         let mut span = tracer.build(span);
         span.add_event("event", vec![attribute()]);
         span.end();
 
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         meter
             .f64_gauge("series")
             .build()
             .record(1.0, &[attribute()]);
-        // The SDK takes no such value, and yet a sum can become one.
+        // The SDK ignores infinite values, but a sum can become infinite.
         let large = if number.is_infinite() {
             f64::MAX.copysign(number)
         } else {
@@ -97,13 +100,14 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
         let bodies = bodies
             .iter()
             .map(|body| serde_json::from_slice::<Json>(body));
-        let bodies = Json::from_iter(bodies.map(|body| body.expect("it is JSON")));
+        let bodies = Json::from_iter(bodies.map(|body| body.expect("the text is JSON")));
         let all = |key: &str| {
             let mut found = Vec::new();
             values_of(key, &bodies, &mut found);
             found
         };
-        // Of three resources, a span, two in its list, its event and link, a series, a log record.
+        // One in each of three resources, one on the span, two in its list, one each on its event
+        // and link, one on the series, and one on the log record.
         let attributes = all("doubleValue");
         assert_eq!(attributes.len(), 10, "{attributes:?}");
         let others = attributes.iter().filter(|value| **value != expected);
@@ -116,7 +120,7 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
         let mut points = all("asDouble");
         points.retain(|value| *value != json!(1.0));
         assert_eq!(points, std::slice::from_ref(&of_sums));
-        // That of the histogram; that of the counter is a message.
+        // The sum of the histogram is a number. The sum of the counter is an object.
         let mut sums = all("sum");
         sums.retain(|sum| !sum.is_object());
         assert_eq!(sums, [of_sums]);
@@ -124,7 +128,7 @@ async fn numbers_that_are_not_finite_arrive_in_every_place() {
 }
 
 #[test]
-fn the_receiver_takes_the_json_of_otlp_alone() {
+fn the_test_receiver_accepts_only_the_json_of_otlp() {
     for (json, is_taken) in [
         (r#"{"intValue":"-9223372036854775808"}"#, true),
         (r#"{"intValue":1}"#, false),

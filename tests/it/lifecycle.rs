@@ -1,5 +1,5 @@
-//! Shutdown, flush and drop: on every runtime and on none, whatever the receiver does, within one
-//! deadline.
+//! Tests shutdown, flush and drop: on every runtime and on none, whatever the receiver
+//! does, within one deadline.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ enum End {
 
 const ENDS: [End; 3] = [End::Shutdown, End::Flush, End::Drop];
 
-/// Records a request and ends telemetry, and tells how long the end took and what it reported.
+/// Records a request and ends telemetry. Returns the duration of the end and the report.
 async fn scenario(
     endpoint: String,
     protocol: Protocol,
@@ -39,7 +39,7 @@ async fn scenario(
     finish(telemetry, end).await
 }
 
-/// Of a healthy receiver, which needs none, however busy the machine is.
+/// A healthy receiver needs no timeout, but the machine may be busy.
 const NO_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn recorded(endpoint: String, protocol: Protocol, timeout: Duration) -> TelemetryGuard {
@@ -49,7 +49,7 @@ async fn recorded(endpoint: String, protocol: Protocol, timeout: Duration) -> Te
         .with_protocol(protocol)
         .with_shutdown_timeout(timeout)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry
 }
@@ -74,12 +74,12 @@ async fn finish(telemetry: TelemetryGuard, end: End) -> (Duration, Option<Report
 
 fn current_thread() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime")
+    runtime.expect("the runtime can be built")
 }
 
 fn workers(count: usize) -> Runtime {
     let runtime = Builder::new_multi_thread().worker_threads(count).build();
-    runtime.expect("a runtime")
+    runtime.expect("the runtime can be built")
 }
 
 type Run = fn(String, Protocol, Duration, End) -> (Duration, Option<Report>);
@@ -92,7 +92,7 @@ const PLACES: [(&str, Run); 7] = [
         let task = scenario(endpoint, protocol, timeout, end);
         let runtime = workers(1);
         let task = runtime.spawn(task);
-        runtime.block_on(task).expect("it does not panic")
+        runtime.block_on(task).expect("the task does not panic")
     }),
     ("four workers", |endpoint, protocol, timeout, end| {
         workers(4).block_on(scenario(endpoint, protocol, timeout, end))
@@ -102,14 +102,14 @@ const PLACES: [(&str, Run); 7] = [
         |endpoint, protocol, timeout, end| {
             let runtime = workers(4);
             let task = runtime.spawn(scenario(endpoint, protocol, timeout, end));
-            runtime.block_on(task).expect("it does not panic")
+            runtime.block_on(task).expect("the task does not panic")
         },
     ),
     ("spawn_blocking", |endpoint, protocol, timeout, end| {
         let runtime = workers(1);
         let task =
             runtime.spawn_blocking(move || block_on(scenario(endpoint, protocol, timeout, end)));
-        runtime.block_on(task).expect("it does not panic")
+        runtime.block_on(task).expect("the task does not panic")
     }),
     ("no runtime", |endpoint, protocol, timeout, end| {
         block_on(scenario(endpoint, protocol, timeout, end))
@@ -122,7 +122,7 @@ const PLACES: [(&str, Run); 7] = [
     }),
 ];
 
-/// Runs everything everywhere, and returns what was reported.
+/// Runs every way to end in every place, and passes the reports to `check`.
 fn everywhere(
     timeout: Duration,
     mut endpoint: impl FnMut() -> String,
@@ -132,7 +132,7 @@ fn everywhere(
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for end in ENDS {
                 let case = format!("{end:?} over {protocol:?} in {place}");
-                // Another process may well hold up this one; what hangs, hangs each time.
+                // Another process may delay this one, so a case may try again. A real hang shows each time.
                 let mut late = Vec::new();
                 while late.len() < 3 {
                     let (took, report) = run(endpoint(), protocol, timeout, end);
@@ -169,14 +169,17 @@ fn a_healthy_receiver_gets_everything() {
 }
 
 #[test]
-fn a_receiver_that_refuses_holds_nothing_up() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+fn a_receiver_that_refuses_connections_delays_no_shutdown() {
+    let proxy = Proxy::start(
+        "127.0.0.1:1".parse().expect("a valid address"),
+        Mode::Refuse,
+    );
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
 #[test]
-fn a_receiver_that_is_mute_holds_nothing_up() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+fn a_receiver_that_never_responds_delays_no_shutdown() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     everywhere(TIMEOUT, || format!("http://{}", proxy.address), lost);
 }
 
@@ -199,14 +202,15 @@ fn a_guard_can_be_shared_by_threads() {
 }
 
 #[tokio::test]
-async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
+async fn spans_that_end_during_a_shutdown_are_sent_or_counted_as_dropped() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
-    let provider = SdkTracerProvider::clone(telemetry.tracer_provider().expect("it is on"));
+        .expect("the configuration is valid");
+    let provider =
+        SdkTracerProvider::clone(telemetry.tracer_provider().expect("traces are enabled"));
     let recorder = std::thread::spawn(move || {
         use opentelemetry::trace::{Tracer, TracerProvider};
 
@@ -216,14 +220,14 @@ async fn what_ends_while_telemetry_is_shut_down_is_counted_or_sent() {
         }
     });
     let stats = telemetry.shutdown().await.stats.traces;
-    recorder.join().expect("it does not panic");
+    recorder.join().expect("the thread does not panic");
     assert_eq!(stats.accepted, stats.exported + stats.dropped);
     assert_eq!(receiver.received().spans().len() as u64, stats.exported);
 }
 
 #[tokio::test]
-async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+async fn a_shutdown_that_is_dropped_midway_returns_at_once() {
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let telemetry = recorded(format!("http://{}", proxy.address), Protocol::Grpc, TIMEOUT).await;
     let start = Instant::now();
     let shutdown = tokio::time::timeout(Duration::from_millis(10), telemetry.shutdown());
@@ -232,7 +236,7 @@ async fn a_shutdown_that_is_dropped_midway_has_no_ill_effect() {
 }
 
 #[tokio::test]
-async fn providers_flush_themselves_within_the_shutdown_timeout() {
+async fn providers_flush_within_the_shutdown_timeout() {
     use opentelemetry::metrics::MeterProvider;
     use opentelemetry::trace::{Tracer, TracerProvider};
     use opentelemetry_sdk::error::OTelSdkError;
@@ -243,52 +247,60 @@ async fn providers_flush_themselves_within_the_shutdown_timeout() {
             .with_endpoint(endpoint)
             .with_shutdown_timeout(TIMEOUT)
             .build()
-            .expect("it is valid")
+            .expect("the configuration is valid")
     };
     let receiver = Receiver::start();
     let telemetry = build(receiver.endpoint());
-    let tracers = telemetry.tracer_provider().expect("it is on").clone();
+    let tracers = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     drop(tracers.tracer("test").start("span"));
-    tracers.force_flush().expect("the receiver takes it");
+    tracers.force_flush().expect("the receiver accepts it");
     assert_eq!(receiver.received().spans().len(), 1);
 
-    let meters = telemetry.meter_provider().expect("it is on").clone();
+    let meters = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let meter = meters.meter("test");
     meter.u64_counter("count").build().add(1, &[]);
-    meters.force_flush().expect("the receiver takes it");
+    meters.force_flush().expect("the receiver accepts it");
     assert!(receiver.received().metric("count").is_some());
     #[cfg(feature = "logs")]
     {
         use opentelemetry::logs::{Logger, LoggerProvider};
 
-        let loggers = telemetry.logger_provider().expect("it is on");
+        let loggers = telemetry.logger_provider().expect("logs are enabled");
         let logger = loggers.logger("test");
         logger.emit(logger.create_log_record());
-        loggers.force_flush().expect("the receiver takes it");
+        loggers.force_flush().expect("the receiver accepts it");
         assert_eq!(receiver.received().log_records().len(), 1);
     }
 
-    // On the export thread, which would wait for itself.
-    let (told, result) = std::sync::mpsc::channel();
+    // A flush on the export thread would wait for itself.
+    let (sender, result) = std::sync::mpsc::channel();
     let inside = tracers.clone();
     let _gauge = meter
         .u64_observable_gauge("gauge")
         .with_callback(move |_| {
-            let _ = told.send(inside.force_flush());
+            let _ = sender.send(inside.force_flush());
         })
         .build();
-    meters.force_flush().expect("it is not held up");
+    meters.force_flush().expect("the flush does not wait");
     let result = result.recv().expect("the callback was called");
     assert!(
         matches!(result, Err(OTelSdkError::InternalFailure(_))),
         "{result:?}"
     );
 
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let mute = build(format!("http://{}", proxy.address));
-    let tracers = mute.tracer_provider().expect("it is on");
+    let tracers = mute.tracer_provider().expect("traces are enabled");
     drop(tracers.tracer("test").start("span"));
-    let error = tracers.force_flush().expect_err("there is no answer");
+    let error = tracers
+        .force_flush()
+        .expect_err("the receiver does not respond");
     assert!(error.to_string().contains("Timeout(400ms)"), "{error}");
 
     assert!(!telemetry.shutdown().await.timed_out);

@@ -1,4 +1,4 @@
-//! Log records as a receiver gets them, beside those of OpenTelemetry's own bridge.
+//! Compares exported log records with the records of OpenTelemetry's own bridge.
 
 use std::error::Error;
 use std::time::SystemTime;
@@ -19,13 +19,13 @@ fn guard(receiver: &Receiver) -> TelemetryGuard {
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid")
+        .expect("the configuration is valid")
 }
 
 /// A record, and the name of its scope.
 type Scoped = (String, LogRecord);
 
-/// What a receiver gets of events.
+/// Returns the records that a receiver gets for the events of `log`.
 fn sent(log: impl FnOnce()) -> Vec<Scoped> {
     let receiver = Receiver::start();
     let telemetry = guard(&receiver);
@@ -35,7 +35,7 @@ fn sent(log: impl FnOnce()) -> Vec<Scoped> {
     scoped(&receiver)
 }
 
-/// The same, through OpenTelemetry's own bridge.
+/// Does the same through OpenTelemetry's own bridge.
 fn sent_by_appender(log: impl FnOnce()) -> Vec<Scoped> {
     let receiver = Receiver::start();
     let telemetry = guard(&receiver);
@@ -53,11 +53,11 @@ fn scoped(receiver: &Receiver) -> Vec<Scoped> {
     let resources = received.logs.iter().flat_map(|logs| &logs.resource_logs);
     let mut records = Vec::new();
     for scope in resources.flat_map(|resource| &resource.scope_logs) {
-        let name = &scope.scope.as_ref().expect("it is there").name;
+        let name = &scope.scope.as_ref().expect("the scope is set").name;
         let with_name = |record: &LogRecord| (name.clone(), record.clone());
         records.extend(scope.log_records.iter().map(with_name));
     }
-    // A warning of the crate comes once in a process, in whichever test is the first to cause it.
+    // Warnings of this crate are logged once per process, by whichever test causes them first.
     records.retain(|(scope, _)| scope != "tower_telemetry");
     records.sort_by_key(|(_, record)| record.observed_time_unix_nano);
     records
@@ -65,7 +65,7 @@ fn scoped(receiver: &Receiver) -> Vec<Scoped> {
 
 fn only(records: Vec<Scoped>) -> Scoped {
     assert_eq!(records.len(), 1, "{records:#?}");
-    records.into_iter().next().expect("it is there")
+    records.into_iter().next().expect("there is a record")
 }
 
 fn text(value: &str) -> Option<AnyValue> {
@@ -90,8 +90,8 @@ fn words(pairs: &[(&str, &str)]) -> Vec<KeyValue> {
 
 fn nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let since = since.expect("it is later").as_nanos();
-    u64::try_from(since).expect("it is soon")
+    let since = since.expect("the time is after 1970").as_nanos();
+    u64::try_from(since).expect("the time fits 64 bits")
 }
 
 fn failure() -> std::io::Error {
@@ -99,7 +99,7 @@ fn failure() -> std::io::Error {
 }
 
 #[test]
-fn records_are_those_of_the_appender_except_for_the_documented_differences() {
+fn records_equal_those_of_the_appender_except_for_the_documented_differences() {
     let error = failure();
     let error: &(dyn Error + 'static) = &error;
     let events: [(&str, &dyn Fn()); 6] = [
@@ -137,7 +137,7 @@ fn records_are_those_of_the_appender_except_for_the_documented_differences() {
         let (scope, ours) = only(sent(log));
         let after = nanos(SystemTime::now());
         let (their_scope, theirs) = only(sent_by_appender(log));
-        // The place in the source, unless the event has a name.
+        // The appender names an event after its place in the source, unless the event has a name.
         let expected_name = match theirs.event_name.strip_prefix("event ") {
             Some(place) => {
                 assert!(place.contains("logs.rs:"), "{case}: {place}");
@@ -160,7 +160,7 @@ fn records_are_those_of_the_appender_except_for_the_documented_differences() {
 }
 
 #[test]
-fn events_of_log_have_the_scope_level_and_fields_of_their_own() {
+fn events_of_the_log_crate_keep_their_target_level_and_message() {
     for level in [log::Level::Error, log::Level::Warn, log::Level::Debug] {
         let log = || {
             let record = log::Record::builder()
@@ -171,7 +171,7 @@ fn events_of_log_have_the_scope_level_and_fields_of_their_own() {
                 .line(Some(7))
                 .args(format_args!("sent"))
                 .build();
-            tracing_log::format_trace(&record).expect("it can be logged");
+            tracing_log::format_trace(&record).expect("the record can be logged");
         };
         let (scope, record) = only(sent(log));
         assert_eq!(scope, "shop::mail");
@@ -192,14 +192,14 @@ fn events_of_log_have_the_scope_level_and_fields_of_their_own() {
 }
 
 #[test]
-fn a_record_has_a_name_only_where_the_event_gives_one() {
-    /// What logs, the name of the event, and its attributes.
+fn a_record_has_a_name_only_if_the_event_has_one() {
+    /// The logging code, the name of the event, and its attributes.
     type Case<'a> = (&'a dyn Fn(), &'a str, &'a [(&'a str, &'a str)]);
 
     let cases: [Case; 6] = [
         (&|| tracing::info!("no name"), "", &[]),
         (&|| tracing::info!(name: "paid", "named"), "paid", &[]),
-        // Not the place of this event.
+        // This name only looks like the place of an event.
         (
             &|| tracing::info!(name: "event src/main.rs:1", "named"),
             "event src/main.rs:1",
@@ -225,7 +225,7 @@ fn a_record_has_a_name_only_where_the_event_gives_one() {
 }
 
 #[test]
-fn of_several_errors_the_first_is_the_exception_and_none_is_lost() {
+fn the_first_of_several_errors_is_the_exception_and_none_is_lost() {
     let first = failure();
     let second = std::io::Error::other("so was the other");
     let (_, record) = only(sent(|| {
@@ -248,7 +248,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn keys_of_a_record_are_unique_and_the_last_value_holds(values: [i64; 3], key in 0..3_usize) {
+    fn keys_of_a_record_are_unique_and_the_last_value_wins(values: [i64; 3], key in 0..3_usize) {
         let (_, record) = only(sent(|| match key {
             0 => tracing::info!(a = values[0], b = values[1], a = values[2]),
             1 => tracing::info!(b = values[0], b = values[1], b = values[2]),

@@ -1,8 +1,8 @@
-//! The telemetry of services under the layer, as their users would see it.
+//! Tests the telemetry of services under the layer, from the outside.
 
 #[cfg_attr(
     not(all(feature = "axum", feature = "init", feature = "logs", unix)),
-    allow(dead_code, reason = "some of its users are switched off")
+    allow(dead_code, reason = "some tests that use it are disabled")
 )]
 mod support;
 
@@ -29,7 +29,7 @@ mod context;
     feature = "macros"
 ))]
 mod conventions;
-// The example server needs these features, and the process is that of Linux.
+// The example server needs these features, and process metrics need Linux.
 #[cfg(all(
     feature = "axum",
     feature = "logs",
@@ -41,7 +41,7 @@ mod conventions;
 mod dashboards;
 mod endings;
 mod errors;
-// These end processes by signals.
+// These tests send signals to processes.
 #[cfg(all(feature = "axum", feature = "init", feature = "logs", unix))]
 mod example;
 mod excluded;

@@ -1,4 +1,4 @@
-//! Spans and durations of messages.
+//! Tests spans and durations of messages.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -18,19 +18,19 @@ use crate::support::{
     Attributes, TRACE_ID, TRACEPARENT, TestTelemetry, Value, attributes, span_attributes,
 };
 
-/// Runs code where telemetry goes to `telemetry`, and no span is current.
+/// Runs code with the providers of `telemetry`, and without a current span.
 async fn in_no_span<F: Future<Output = ()>>(telemetry: &TestTelemetry, code: F) {
     let mut code = Some(code);
     let layer = telemetry.layer().with_filter(|_| false);
     let service = layer.layer(service_fn(|_: Request<()>| {
-        let code = code.take().expect("one request");
+        let code = code.take().expect("the test runs the code once");
         async move {
             code.await;
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     }));
     let response = service.oneshot(Request::new(())).await;
-    response.expect("it cannot fail");
+    response.expect("the service cannot fail");
 }
 
 fn message() -> Context {
@@ -46,7 +46,7 @@ fn links(span: &SpanData) -> Vec<SpanContext> {
     links.collect()
 }
 
-/// The error and the number of the points of a duration, with the other attributes.
+/// Returns the attributes and the count of each point of a duration.
 fn durations(telemetry: &TestTelemetry, name: &str) -> Vec<(Attributes, u64)> {
     let points = telemetry.points(name).into_iter();
     let points = points.map(|point| (point.attributes, point.value.histogram().0));
@@ -54,7 +54,7 @@ fn durations(telemetry: &TestTelemetry, name: &str) -> Vec<(Attributes, u64)> {
 }
 
 #[tokio::test]
-async fn a_message_has_a_span_where_it_is_sent_and_one_where_it_is_handled() {
+async fn a_message_has_a_producer_span_and_a_consumer_span() {
     let telemetry = TestTelemetry::new();
     let orders = Destination::new("nats", "orders.eu.7")
         .with_template("orders.{region}.{id}")
@@ -131,16 +131,16 @@ async fn a_message_has_a_span_where_it_is_sent_and_one_where_it_is_handled() {
         assert_eq!(metrics[metric].unit, "s");
         assert_eq!(metrics[metric].scope.name(), "tower-telemetry");
         let Value::Histogram { bounds, .. } = &metrics[metric].points[0].value else {
-            panic!("it is a histogram");
+            panic!("the duration is a histogram");
         };
         assert_eq!((bounds[0], bounds.len()), (0.005, 14));
     }
 }
 
 #[tokio::test]
-async fn the_producer_is_the_parent_or_a_link_as_the_conventions_say() {
+async fn the_producer_is_the_parent_or_a_link_as_the_conventions_require() {
     let message = span_context(&message());
-    // Whether another span is current, and whether it, or the producer, is the parent.
+    // Whether another span is current, and whether that span or the producer is the parent.
     for (producer, ambient, below_ambient, below_producer) in [
         (Producer::ParentOutsideOfSpans, false, false, true),
         (Producer::ParentOutsideOfSpans, true, true, false),
@@ -189,7 +189,7 @@ async fn the_producer_is_the_parent_or_a_link_as_the_conventions_say() {
 }
 
 #[tokio::test]
-async fn a_message_ends_with_its_outcome_on_span_and_duration() {
+async fn the_outcome_of_a_message_is_recorded_on_its_span_and_duration() {
     let telemetry = TestTelemetry::new();
     let orders = &Destination::new("aws_sqs", "orders");
     in_no_span(&telemetry, async {
@@ -198,13 +198,13 @@ async fn a_message_ends_with_its_outcome_on_span_and_duration() {
         assert!(failed.await.is_err());
         let failed = orders.send().try_run(|| Err::<(), _>("the broker is gone"));
         assert!(failed.is_err());
-        let panics = || orders.process(message()).run(|| panic!("as it should"));
+        let panics = || orders.process(message()).run(|| panic!("on purpose"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         let mut given_up = Box::pin(orders.process(message()).run_future(pending::<()>()));
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(given_up.as_mut().poll(cx)));
         assert!(polled.await.is_pending());
         drop(given_up);
-        // It never began.
+        // A future that is never polled records nothing.
         drop(orders.process(message()).run_future(pending::<()>()));
     })
     .await;
@@ -213,7 +213,7 @@ async fn a_message_ends_with_its_outcome_on_span_and_duration() {
         .into_iter()
         .map(|span| {
             let error = span_attributes(&span).remove("error.type");
-            (span.status, error.expect("it has failed"))
+            (span.status, error.expect("the message failed"))
         })
         .collect();
     let parse = "core::num::error::ParseIntError";
@@ -245,14 +245,14 @@ async fn a_message_ends_with_its_outcome_on_span_and_duration() {
 }
 
 #[tokio::test]
-async fn a_batch_links_to_the_sender_of_each_message_and_a_bounded_number_is_kept() {
+async fn a_batch_links_to_a_bounded_number_of_message_senders() {
     let traceparent = |n: usize| format!("00-{TRACE_ID}-{:016x}-01", n + 1);
     for (count, links_kept) in [(0, 0), (3, 3), (1000, 128)] {
         let telemetry = TestTelemetry::new();
         let orders = Destination::new("kafka", "orders").with_producer(Producer::Parent);
         in_no_span(&telemetry, async {
             let messages = (0..count).map(|n| carriers::extract([("traceparent", traceparent(n))]));
-            // One without a context of its own.
+            // One message has no context.
             let messages = messages.chain([Context::new()]);
             orders.process_batch(messages).run(|| {});
         })
@@ -271,7 +271,7 @@ async fn a_batch_links_to_the_sender_of_each_message_and_a_bounded_number_is_kep
 }
 
 #[tokio::test]
-async fn names_of_destinations_without_end_are_cut_and_counted_together() {
+async fn endless_destination_names_are_truncated_and_share_one_series() {
     let telemetry = TestTelemetry::new();
     in_no_span(&telemetry, async {
         for n in 0..1000 {
@@ -305,7 +305,7 @@ async fn names_of_destinations_without_end_are_cut_and_counted_together() {
 }
 
 #[tokio::test]
-async fn a_message_of_a_trace_that_is_not_sampled_is_measured_and_its_trace_goes_on() {
+async fn an_unsampled_message_is_measured_and_its_trace_is_continued() {
     let telemetry = TestTelemetry::with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)));
     let traceparent = TRACEPARENT.replace("-01", "-00");
     in_no_span(&telemetry, async {

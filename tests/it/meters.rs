@@ -1,4 +1,4 @@
-//! Meter providers that are not OpenTelemetry's SDK.
+//! Tests meter providers that are not the SDK.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,10 +15,10 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{TelemetryLayer, bind_counter, bind_gauge, bind_histogram};
 
-/// What was measured, by instrument: how often, and with how many attributes.
+/// The number of measurements and of attributes, by instrument.
 type Measured = Arc<Mutex<BTreeMap<String, (usize, usize)>>>;
 
-/// A provider of the application's own, which has no bound instruments.
+/// A meter provider of the application without bound instruments.
 #[derive(Clone, Default)]
 struct Own(Measured);
 
@@ -29,7 +29,7 @@ struct Instrument {
 
 impl<T> SyncInstrument<T> for Instrument {
     fn measure(&self, _: T, attributes: &[KeyValue]) {
-        let mut measured = self.measured.lock().expect("not poisoned");
+        let mut measured = self.measured.lock().expect("the lock is not poisoned");
         let entry = measured.entry(self.name.clone()).or_default();
         *entry = (entry.0 + 1, attributes.len());
     }
@@ -63,7 +63,7 @@ instruments! {
 }
 
 #[tokio::test]
-async fn a_provider_without_bound_instruments_gets_everything() {
+async fn a_provider_without_bound_instruments_gets_every_measurement() {
     let own = Own::default();
     let layer = TelemetryLayer::new().with_meter_provider(own.clone());
     let service = layer.layer(service_fn(|_: Request<()>| async {
@@ -75,16 +75,16 @@ async fn a_provider_without_bound_instruments_gets_everything() {
     }));
     for _ in 0..2 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
-    let measured = own.0.lock().expect("not poisoned").clone();
+    let measured = own.0.lock().expect("the lock is not poisoned").clone();
     let expected = [
         ("handle.count", (2, 1)),
         ("handle.gauge", (2, 1)),
         ("handle.histogram", (2, 1)),
         ("http.duration", (2, 3)),
         ("http.requests", (2, 3)),
-        // Up and down.
+        // One increment and one decrement per request.
         ("http.server.active_requests", (4, 2)),
         ("http.server.request.duration", (2, 5)),
     ];

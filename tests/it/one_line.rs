@@ -1,7 +1,7 @@
-//! `#[with_tracer]` on functions that are written on one line, with every warning an error.
+//! Applies `#[with_tracer]` to functions on one line, with every warning an error.
 
 #![deny(warnings, clippy::all, clippy::pedantic)]
-#![allow(clippy::unused_async, clippy::trivially_copy_pass_by_ref, clippy::must_use_candidate, clippy::needless_pass_by_value, clippy::unnecessary_wraps, clippy::missing_errors_doc, clippy::let_and_return, reason = "these are about the functions as they stand")]
+#![allow(clippy::unused_async, clippy::trivially_copy_pass_by_ref, clippy::must_use_candidate, clippy::needless_pass_by_value, clippy::unnecessary_wraps, clippy::missing_errors_doc, clippy::let_and_return, reason = "these lints are about the functions themselves")]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ type Failure = std::num::ParseIntError;
 #[with_tracer("test")] fn matched(a: Option<i32>) -> i32 { match a { Some(a) => a + 1, None => 0 } }
 #[with_tracer("test")] fn macro_call(a: i32) -> String { format!("{a}") }
 #[with_tracer("test")] fn never(a: bool) { if a { exits() } }
-#[with_tracer("test")] fn exits() -> ! { panic!("as it should") }
+#[with_tracer("test")] fn exits() -> ! { panic!("on purpose") }
 #[with_tracer("test")] fn parse(a: &str) -> Result<i32, Failure> { a.parse() }
 #[with_tracer("test")] fn question(a: &str) -> Result<i32, Failure> { Ok(a.parse::<i32>()? + 1) }
 #[with_tracer("test", err = false)] fn expected(a: &str) -> Result<i32, Failure> { a.parse() }
@@ -64,7 +64,7 @@ impl Store for Point {
 }
 
 #[test]
-fn a_function_on_one_line_makes_no_warning_and_does_what_it_did() {
+fn a_one_line_function_causes_no_warning_and_keeps_its_behaviour() {
     unit();
     statement(1);
     never(false);

@@ -1,4 +1,4 @@
-//! What a layer can be told.
+//! Tests the options of a layer.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_filtered_request_is_not_recorded_and_its_context_goes_on() {
+async fn a_filtered_request_is_not_recorded_and_its_context_is_passed_on() {
     let telemetry = TestTelemetry::new();
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
@@ -53,7 +53,7 @@ async fn a_filtered_request_is_not_recorded_and_its_context_goes_on() {
     let response = service.oneshot(request.expect("a valid request")).await;
     assert!(
         !response
-            .expect("it cannot fail")
+            .expect("the service cannot fail")
             .headers()
             .contains_key("x-trace-id")
     );
@@ -66,7 +66,7 @@ async fn a_filtered_request_is_not_recorded_and_its_context_goes_on() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_given_is_that_of_the_span() {
+async fn a_span_name_hook_sets_the_name_of_the_span() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -82,7 +82,7 @@ async fn a_name_that_is_given_is_that_of_the_span() {
 }
 
 #[tokio::test]
-async fn attributes_of_hooks_and_handlers_land_where_they_are_told_to() {
+async fn attributes_of_hooks_and_handlers_are_added_to_spans_or_metrics_as_requested() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -103,7 +103,10 @@ async fn attributes_of_hooks_and_handlers_land_where_they_are_told_to() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/id-1").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
 
     let span = telemetry.only_span().await;
     assert_eq!(
@@ -138,7 +141,7 @@ async fn attributes_of_hooks_and_handlers_land_where_they_are_told_to() {
 }
 
 #[tokio::test]
-async fn values_without_end_from_a_hook_add_a_bounded_number_of_series() {
+async fn endless_values_from_a_hook_add_a_bounded_number_of_series() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -191,7 +194,7 @@ impl opentelemetry::propagation::TextMapPropagator for Panics {
 }
 
 #[tokio::test]
-async fn a_filtered_request_is_trusted_no_further_than_others_and_uses_the_same_providers() {
+async fn a_filtered_request_has_the_same_trust_and_providers_as_others() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -208,20 +211,23 @@ async fn a_filtered_request_is_trusted_no_further_than_others_and_uses_the_same_
         .header("traceparent", TRACEPARENT)
         .header("baggage", "a=1");
     let request = request.body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let child = telemetry.only_span().await;
     assert_ne!(child.span_context.trace_id().to_string(), TRACE_ID);
     assert_eq!(telemetry.point("test.count").value, Value::Count(1));
 }
 
 #[tokio::test]
-async fn a_span_starts_before_the_hooks_that_are_asked_about_it() {
-    /// Says when it was asked, and takes a while to answer.
+async fn a_span_starts_before_the_hooks_for_its_attributes_name_and_trust() {
+    /// Records the time of the call, and returns when the clock has advanced.
     fn ask(asked: &mpsc::Sender<SystemTime>) {
         let start = SystemTime::now();
-        // Until time has passed that can be seen.
+        // Wait until the clock has visibly advanced.
         while SystemTime::now() == start {}
-        asked.send(start).expect("somebody listens");
+        asked.send(start).expect("the test receives the time");
     }
     type Hook = fn(TelemetryLayer, mpsc::Sender<SystemTime>) -> TelemetryLayer;
     let hooks: [(&str, Hook); 3] = [
@@ -246,7 +252,7 @@ async fn a_span_starts_before_the_hooks_that_are_asked_about_it() {
         let (asked, times) = mpsc::channel();
         send_through(&hook(telemetry.layer(), asked), get("/")).await;
         let span = telemetry.only_span().await;
-        let asked = times.recv().expect("it was asked");
+        let asked = times.recv().expect("the hook was called");
         assert!(
             span.start_time <= asked,
             "{case}: {:?} {asked:?}",
@@ -257,7 +263,7 @@ async fn a_span_starts_before_the_hooks_that_are_asked_about_it() {
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_does_not_harm_the_request() {
+async fn a_panicking_hook_does_not_affect_the_response() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -278,13 +284,13 @@ async fn a_hook_that_panics_does_not_harm_the_request() {
     assert_ne!(
         span.span_context.trace_id().to_string(),
         TRACE_ID,
-        "it is not trusted"
+        "a request is not trusted if the trust hook panics"
     );
     assert_eq!(telemetry.point("http.requests").value, Value::Count(1));
 }
 
 #[tokio::test]
-async fn captured_headers_are_those_that_were_asked_for_but_no_credentials() {
+async fn only_configured_headers_are_captured_and_never_credentials() {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
     const SERVED: HeaderName = HeaderName::from_static("x-served-by");
     let telemetry = TestTelemetry::new();
@@ -315,7 +321,7 @@ async fn captured_headers_are_those_that_were_asked_for_but_no_credentials() {
 }
 
 #[tokio::test]
-async fn a_response_says_its_trace_as_the_layer_is_told() {
+async fn a_response_names_its_trace_in_the_configured_headers() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry
         .layer()
@@ -343,7 +349,7 @@ async fn a_response_says_its_trace_as_the_layer_is_told() {
 }
 
 #[tokio::test]
-async fn only_the_sets_of_metrics_that_are_wanted_are_recorded() {
+async fn only_the_configured_sets_of_metrics_are_recorded() {
     for (sets, expected) in [
         (&[][..], &[][..]),
         (&[MetricSet::Basic], &["http.duration", "http.requests"]),
@@ -365,12 +371,12 @@ async fn only_the_sets_of_metrics_that_are_wanted_are_recorded() {
 }
 
 #[tokio::test]
-async fn body_sizes_are_bytes_that_were_sent() {
+async fn body_sizes_count_the_bytes_that_were_sent() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_metrics([MetricSet::BodySizes]);
     send_through(&layer, get("/")).await;
     let metric = telemetry.metrics().remove("http.server.response.body.size");
-    let metric = metric.expect("it was recorded");
+    let metric = metric.expect("the body size is recorded");
     assert_eq!(metric.unit, "By");
     assert_eq!(metric.points[0].value.histogram(), (1, 5.0));
     assert_eq!(
@@ -385,10 +391,10 @@ async fn body_sizes_are_bytes_that_were_sent() {
 }
 
 #[tokio::test]
-async fn queries_are_redacted_or_left_out_as_the_layer_is_told() {
+async fn queries_are_redacted_or_omitted_as_configured() {
     for (case, change, expected) in [
         (
-            "as the conventions have it",
+            "the default of the conventions",
             (|layer| layer) as fn(TelemetryLayer) -> TelemetryLayer,
             Some("token=1&sig=REDACTED"),
         ),
@@ -397,7 +403,7 @@ async fn queries_are_redacted_or_left_out_as_the_layer_is_told() {
             |layer| layer.with_sensitive_query_parameters(["token"]),
             Some("token=REDACTED&sig=2"),
         ),
-        ("none", TelemetryLayer::without_query, None),
+        ("no query", TelemetryLayer::without_query, None),
     ] {
         let telemetry = TestTelemetry::new();
         send_through(&change(telemetry.layer()), get("/?token=1&sig=2")).await;
@@ -411,7 +417,7 @@ async fn queries_are_redacted_or_left_out_as_the_layer_is_told() {
 }
 
 #[tokio::test]
-async fn known_methods_replace_those_of_the_conventions() {
+async fn known_methods_replace_the_default_methods() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_known_methods(["PURGE"]);
     for method in ["PURGE", "GET"] {
@@ -426,7 +432,7 @@ async fn known_methods_replace_those_of_the_conventions() {
 }
 
 #[tokio::test]
-async fn proxies_are_believed_as_far_as_they_are_trusted() {
+async fn forwarded_headers_are_used_only_from_trusted_proxies() {
     let forwarded = || {
         get("/")
             .header("host", "inner:8080")
@@ -471,14 +477,14 @@ async fn proxies_are_believed_as_far_as_they_are_trusted() {
 }
 
 #[tokio::test]
-async fn a_trace_is_continued_linked_or_ignored_as_it_is_trusted() {
+async fn a_trace_is_continued_linked_or_ignored_depending_on_trust() {
     let root = || Sampler::parent_based(Sampler::AlwaysOff);
     for (trust, continues, link, sampled) in [
         (Trust::Continue, true, false, true),
         (Trust::Link, false, true, false),
         (Trust::Ignore, false, false, false),
     ] {
-        // With a sampler that only a parent can sway.
+        // With this sampler, only a sampled parent causes a span.
         let telemetry = TestTelemetry::with(|builder| builder.with_sampler(root()));
         let layer = telemetry.layer().with_trust(trust);
         let request = get("/").header("traceparent", TRACEPARENT);
@@ -499,7 +505,10 @@ async fn a_trace_is_continued_linked_or_ignored_as_it_is_trusted() {
             .header("traceparent", TRACEPARENT)
             .header("baggage", "a=1");
         let request = request.body(()).expect("a valid request");
-        let response = service.oneshot(request).await.expect("it cannot fail");
+        let response = service
+            .oneshot(request)
+            .await
+            .expect("the service cannot fail");
         assert_eq!(
             response.headers()["x-baggage"],
             if continues { "1" } else { "0" }
@@ -519,7 +528,7 @@ async fn a_trace_is_continued_linked_or_ignored_as_it_is_trusted() {
 }
 
 #[tokio::test]
-async fn requests_force_no_more_traces_than_they_are_allowed_to() {
+async fn incoming_requests_force_at_most_the_configured_number_of_traces_per_second() {
     let root = Sampler::parent_based(Sampler::AlwaysOff);
     let telemetry = TestTelemetry::with(|builder| builder.with_sampler(root));
     let layer = telemetry.layer().with_forced_trace_limit(3);
@@ -528,10 +537,10 @@ async fn requests_force_no_more_traces_than_they_are_allowed_to() {
         assert_eq!(
             response.headers()["x-trace-id"],
             TRACE_ID,
-            "the trace goes on"
+            "the trace is continued"
         );
     }
-    // As many for each second that this has taken.
+    // The limit applies to each second that the requests took.
     let sampled = telemetry.spans().len();
     assert!(
         (3..1000).contains(&sampled) && sampled.is_multiple_of(3),
@@ -541,7 +550,7 @@ async fn requests_force_no_more_traces_than_they_are_allowed_to() {
 }
 
 #[tokio::test]
-async fn of_two_layers_the_inner_one_does_nothing() {
+async fn with_two_layers_the_inner_one_does_nothing() {
     let telemetry = TestTelemetry::new();
     let (inner, outer) = (telemetry.layer(), telemetry.layer());
     let service = inner.layer(service_fn(|_: Request<()>| async {
@@ -551,13 +560,13 @@ async fn of_two_layers_the_inner_one_does_nothing() {
     let request = get("/").header("traceparent", TRACEPARENT).body(());
     let service = outer.layer(service);
     let response = service.oneshot(request.expect("a valid request")).await;
-    let response = response.expect("it cannot fail");
+    let response = response.expect("the service cannot fail");
     assert_eq!(response.headers().get_all("x-trace-id").iter().count(), 1);
     let body = response
         .into_body()
         .collect()
         .await
-        .expect("it is whole")
+        .expect("the body is complete")
         .to_bytes();
     assert_eq!(body, "hello");
     telemetry.only_span().await;
@@ -568,7 +577,7 @@ async fn of_two_layers_the_inner_one_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_handler_makes_in_the_same_process_is_one_of_its_own() {
+async fn a_request_that_a_handler_makes_in_process_is_recorded_separately() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     let inner = layer.clone();
@@ -581,7 +590,10 @@ async fn a_request_that_a_handler_makes_in_the_same_process_is_one_of_its_own() 
         }
     }));
     let request = get("/outer").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let found: Vec<_> = telemetry.spans().iter().map(span_attributes).collect();
     let path = |n: usize| found[n].get("url.path").map(String::as_str);
     assert_eq!((path(0), path(1)), (Some("/inner"), Some("/outer")));
@@ -590,7 +602,7 @@ async fn a_request_that_a_handler_makes_in_the_same_process_is_one_of_its_own() 
 }
 
 #[tokio::test]
-async fn hostile_requests_add_no_series_and_bounded_spans() {
+async fn hostile_requests_add_no_series_and_their_spans_are_bounded() {
     const REQUESTS: u64 = 100_000;
     let hostile = |n: u64| {
         Request::builder()
@@ -629,7 +641,7 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
     }
     assert!(telemetry.spans().iter().all(|span| span.name == "HTTP"));
 
-    // What fills a span to its bounds.
+    // This request has a long value in every recorded field.
     let telemetry = TestTelemetry::new();
     let long = "ä".repeat(100_000);
     let request = Request::builder()
@@ -642,7 +654,7 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
         .header("baggage", "b=".repeat(200_000))
         .header(
             "x-long",
-            HeaderValue::from_bytes(long.as_bytes()).expect("opaque"),
+            HeaderValue::from_bytes(long.as_bytes()).expect("opaque bytes are a legal value"),
         );
     let captured = [HeaderName::from_static("x-long")];
     send_through(
@@ -663,7 +675,7 @@ async fn hostile_requests_add_no_series_and_bounded_spans() {
 }
 
 #[tokio::test]
-async fn statuses_without_end_add_few_series() {
+async fn unusual_statuses_share_one_series() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     for code in 100..=999 {
@@ -675,7 +687,7 @@ async fn statuses_without_end_add_few_series() {
         service
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail");
+            .expect("the service cannot fail");
     }
     let points = telemetry.points("http.requests");
     assert_eq!(points.len(), 500 + 1);

@@ -1,4 +1,4 @@
-//! Outages of the receiver: they cost nothing while there is room, and what they cost is counted.
+//! Tests outages of the receiver: nothing is lost while the queue has room, and losses are counted.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn batch() -> Batch {
 
 /// Records spans that are named by their numbers.
 fn record(telemetry: &TelemetryGuard, numbers: impl IntoIterator<Item = usize>) {
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let tracer = provider.tracer("test");
     for number in numbers {
         drop(tracer.start(number.to_string()));
@@ -44,12 +44,12 @@ fn numbers(receiver: &Receiver) -> HashSet<usize> {
     let spans = receiver.received().spans();
     spans
         .iter()
-        .map(|span| span.name.parse().expect("it is a number"))
+        .map(|span| span.name.parse().expect("the text is a number"))
         .collect()
 }
 
 #[tokio::test]
-async fn a_receiver_that_restarts_again_and_again_costs_nothing() {
+async fn a_receiver_that_restarts_repeatedly_loses_nothing() {
     const RESTARTS: usize = 5;
 
     for (protocol, pause) in [
@@ -64,7 +64,7 @@ async fn a_receiver_that_restarts_again_and_again_costs_nothing() {
         let telemetry = config(format!("http://{}", proxy.address), protocol)
             .with_span_batch(Batch::default().with_schedule_delay(delay))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         let mut recorded = 0;
         for mode in [Mode::Refuse, Mode::Pass].repeat(RESTARTS) {
             proxy.set(mode);
@@ -85,7 +85,7 @@ async fn a_receiver_that_restarts_again_and_again_costs_nothing() {
 }
 
 #[tokio::test]
-async fn an_outage_that_fills_the_queue_costs_the_oldest_to_the_item_and_ends_by_itself() {
+async fn an_outage_that_fills_the_queue_drops_the_oldest_spans_counts_each_and_recovers() {
     const COUNT: usize = 1000;
 
     for protocol in PROTOCOLS {
@@ -94,18 +94,18 @@ async fn an_outage_that_fills_the_queue_costs_the_oldest_to_the_item_and_ends_by
         let telemetry = config(format!("http://{}", proxy.address), protocol)
             .with_span_batch(batch())
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         for number in 0..COUNT {
             record(&telemetry, [number]);
             let stats = telemetry.stats().traces;
-            // A batch that was given up waits for its end.
+            // A batch that was dropped still counts as waiting until its attempt ends.
             assert!(stats.waiting <= 64 + 16, "{stats:?}");
             if number % 16 == 0 {
-                // So that the oldest batch is in its backoff when its place is needed.
+                // The pause puts the oldest batch into its backoff before its place is needed.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
-        eventually("the last one is settled", || {
+        eventually("the last dropped batch is counted", || {
             telemetry.stats().traces.waiting <= 64
         })
         .await;
@@ -115,34 +115,34 @@ async fn an_outage_that_fills_the_queue_costs_the_oldest_to_the_item_and_ends_by
         assert_eq!(stats.last_failure, Some(Failure::Refused));
         assert!(stats.waiting > 64 / 2, "{stats:?}");
         proxy.set(Mode::Pass);
-        eventually("it recovers by itself", || {
-            telemetry.stats().traces.waiting == 0
-        })
-        .await;
+        eventually("export recovers", || telemetry.stats().traces.waiting == 0).await;
         let after = telemetry.stats().traces;
         assert_eq!((after.exported, after.failed), (stats.waiting, 0));
         let numbers = numbers(&receiver);
         assert_eq!(numbers.len() as u64, after.exported);
-        // An item that comes in the middle of an attempt is dropped itself, however new it is.
+        // A span that arrives during an attempt is dropped itself, even if it is new.
         let newest = numbers.iter().max();
         assert!(
             newest >= Some(&(COUNT - 64)),
-            "the newest are kept: {newest:?}"
+            "the newest spans are kept: {newest:?}"
         );
-        assert!(!numbers.contains(&0), "the oldest are not");
+        assert!(!numbers.contains(&0), "the oldest spans are dropped");
     }
 }
 
 #[tokio::test]
-async fn a_message_is_given_up_when_it_is_too_old() {
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Refuse);
+async fn a_message_past_its_maximum_age_is_dropped() {
+    let proxy = Proxy::start(
+        "127.0.0.1:1".parse().expect("a valid address"),
+        Mode::Refuse,
+    );
     let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
         .with_span_batch(batch())
         .with_max_retry_age(Duration::from_millis(100))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
-    eventually("it is given up", || {
+    eventually("the message is dropped", || {
         let stats = telemetry.stats().traces;
         (stats.dropped, stats.waiting) == (5, 0)
     })
@@ -154,24 +154,24 @@ async fn a_message_is_given_up_when_it_is_too_old() {
 }
 
 #[tokio::test]
-async fn a_flush_ends_at_its_deadline_and_keeps_what_was_not_taken() {
+async fn a_flush_ends_at_its_deadline_and_keeps_unsent_spans() {
     let receiver = Receiver::start_with(Fault::Status(503, None));
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
         .with_shutdown_timeout(Duration::from_millis(200))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
     let report = telemetry.force_flush().await;
     assert!(report.timed_out);
     assert_eq!((report.stats.traces.waiting, report.lost()), (5, 0));
     receiver.set_fault(Fault::None);
-    eventually("it is sent again", || {
+    eventually("the spans are sent again", || {
         telemetry.stats().traces.exported == 5
     })
     .await;
 }
 
-/// The sum of all points of a counter.
+/// Returns the sum of all points of a counter.
 fn sum(receiver: &Receiver, name: &str) -> i64 {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
     use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
@@ -185,7 +185,7 @@ fn sum(receiver: &Receiver, name: &str) -> i64 {
     let metrics = scopes.flat_map(|scope| &scope.metrics);
     let sums = metrics.filter(|metric| metric.name == name).map(|metric| {
         let Some(Data::Sum(sum)) = &metric.data else {
-            panic!("it is a counter");
+            panic!("the metric is a counter");
         };
         let points = sum.data_points.iter();
         let values = points.map(|point| match point.value {
@@ -198,13 +198,13 @@ fn sum(receiver: &Receiver, name: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn delta_windows_that_were_surely_not_taken_are_sent_again_and_no_window_twice() {
+async fn delta_windows_are_resent_only_if_the_receiver_certainly_did_not_accept_them() {
     use opentelemetry::metrics::MeterProvider;
 
     for (fault, lost) in [
         (Fault::Status(503, None), false),
         (Fault::Status(429, None), false),
-        // The receiver behind a gateway may have taken it.
+        // The receiver behind a gateway may have accepted the message.
         (Fault::Status(504, None), true),
         (Fault::Endless, true),
     ] {
@@ -213,14 +213,14 @@ async fn delta_windows_that_were_surely_not_taken_are_sent_again_and_no_window_t
             .with_temporality(Temporality::Delta)
             .with_metric_interval(Duration::from_millis(20))
             .build()
-            .expect("it is valid");
-        let provider = telemetry.meter_provider().expect("it is on");
+            .expect("the configuration is valid");
+        let provider = telemetry.meter_provider().expect("metrics are enabled");
         let counter = provider.meter("test").u64_counter("count").build();
         counter.add(1, &[]);
-        eventually("it arrives", || sum(&receiver, "count") == 1).await;
+        eventually("the first window arrives", || sum(&receiver, "count") == 1).await;
         receiver.set_fault(fault.clone());
         counter.add(10, &[]);
-        eventually("it is not taken", || {
+        eventually("an export fails", || {
             telemetry.stats().metrics.last_failure.is_some()
         })
         .await;
@@ -234,35 +234,38 @@ async fn delta_windows_that_were_surely_not_taken_are_sent_again_and_no_window_t
 }
 
 #[tokio::test]
-async fn totals_that_were_not_taken_are_replaced_by_newer_ones() {
+async fn cumulative_totals_that_failed_to_export_are_replaced_by_newer_ones() {
     use opentelemetry::metrics::MeterProvider;
 
     let receiver = Receiver::start_with(Fault::Status(503, None));
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
         .with_metric_interval(Duration::from_millis(20))
         .build()
-        .expect("it is valid");
-    let provider = telemetry.meter_provider().expect("it is on");
+        .expect("the configuration is valid");
+    let provider = telemetry.meter_provider().expect("metrics are enabled");
     let counter = provider.meter("test").u64_counter("count").build();
     counter.add(1, &[]);
-    eventually("they are tried again", || receiver.arrivals().len() > 2).await;
+    eventually("the export is retried", || receiver.arrivals().len() > 2).await;
     counter.add(10, &[]);
     receiver.set_fault(Fault::None);
     let report = telemetry.shutdown().await;
     assert_eq!(report.lost(), 0, "{report:?}");
-    let metric = receiver.received().metric("count").expect("it was sent");
+    let metric = receiver
+        .received()
+        .metric("count")
+        .expect("the counter was sent");
     assert!(format!("{metric:?}").contains("AsInt(11)"), "{metric:?}");
 }
 
 #[tokio::test]
-async fn thousands_of_flushes_wait_without_threads_of_their_own() {
+async fn thousands_of_concurrent_flushes_need_no_threads_of_their_own() {
     const COUNT: usize = 3000;
 
-    let proxy = Proxy::start("127.0.0.1:1".parse().expect("an address"), Mode::Mute);
+    let proxy = Proxy::start("127.0.0.1:1".parse().expect("a valid address"), Mode::Mute);
     let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
         .with_shutdown_timeout(Duration::from_millis(500))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..1);
     let telemetry = std::sync::Arc::new(telemetry);
     let mut flushes = tokio::task::JoinSet::new();
@@ -270,11 +273,11 @@ async fn thousands_of_flushes_wait_without_threads_of_their_own() {
         let telemetry = telemetry.clone();
         flushes.spawn(async move { telemetry.force_flush().await });
     }
-    // Each of them has been polled once.
+    // This lets each flush be polled once.
     tokio::task::yield_now().await;
     #[cfg(target_os = "linux")]
     {
-        let threads = std::fs::read_dir("/proc/self/task").expect("it is Linux");
+        let threads = std::fs::read_dir("/proc/self/task").expect("/proc is readable");
         assert!(threads.count() < COUNT / 2);
     }
     for report in flushes.join_all().await {
@@ -282,13 +285,13 @@ async fn thousands_of_flushes_wait_without_threads_of_their_own() {
     }
 }
 
-/// The points of all metrics about the export, by name and `error.type`.
+/// Returns the points of all metrics about the export, by name and `error.type`.
 fn self_metrics(receiver: &Receiver) -> BTreeMap<(String, String), i64> {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
     use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 
     let received = receiver.received();
-    let last = received.metrics.last().expect("there were metrics");
+    let last = received.metrics.last().expect("metrics were exported");
     let scopes = last
         .resource_metrics
         .iter()
@@ -297,7 +300,7 @@ fn self_metrics(receiver: &Receiver) -> BTreeMap<(String, String), i64> {
     let metrics = metrics.filter(|metric| metric.name.starts_with("otel.sdk."));
     let points = metrics.flat_map(|metric| {
         let Some(Data::Sum(sum)) = &metric.data else {
-            panic!("it is a sum");
+            panic!("the metric is a sum");
         };
         sum.data_points.iter().map(|point| {
             let mut found = attributes_of(&point.attributes);
@@ -314,17 +317,17 @@ fn self_metrics(receiver: &Receiver) -> BTreeMap<(String, String), i64> {
 }
 
 #[tokio::test]
-async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_asked_for() {
+async fn export_metrics_equal_the_counts_and_are_recorded_only_if_enabled() {
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf)
         .with_span_batch(batch())
         .with_self_metrics(true)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..5);
     let tracer = telemetry
         .tracer_provider()
-        .expect("it is on")
+        .expect("traces are enabled")
         .tracer("test");
     let open = [tracer.start("open"), tracer.start("open")];
     telemetry.force_flush().await;
@@ -354,7 +357,7 @@ async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_ask
     assert_eq!(get("processor.span.queue.capacity", ""), 64);
     assert_eq!(get("processor.span.processed", ""), 10);
     assert_eq!(get("processor.span.processed", "queue_full"), 0);
-    // As it was when they were collected, before their own export.
+    // Metrics are collected before their own export, so they do not include it.
     let points = get("exporter.metric_data_point.exported", "");
     assert!(points > 0 && points < stats.metrics.exported);
     #[cfg(feature = "logs")]
@@ -362,8 +365,8 @@ async fn metrics_about_the_export_equal_its_counts_and_come_only_if_they_are_ask
 
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf);
-    let telemetry = telemetry.build().expect("it is valid");
-    let meters = telemetry.meter_provider().expect("it is on");
+    let telemetry = telemetry.build().expect("the configuration is valid");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let meter = opentelemetry::metrics::MeterProvider::meter(meters, "test");
     meter.u64_counter("count").build().add(1, &[]);
     telemetry.shutdown().await;

@@ -1,4 +1,4 @@
-//! The example with a pipeline of its own, as a user runs it, without the default features.
+//! Runs the example with its own pipeline as a user does, without the default features.
 
 use axum::body::Body;
 use axum::http::{Request, Version};
@@ -12,7 +12,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_service_that_keeps_its_own_providers_sends_all_signals_of_a_request_with_them() {
+async fn a_service_with_its_own_providers_exports_all_signals_of_a_request_through_them() {
     let receiver = Receiver::start();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*receiver.endpoint()),
@@ -62,7 +62,7 @@ async fn a_service_that_keeps_its_own_providers_sends_all_signals_of_a_request_w
     }
     let records = received.log_records();
     let greeted = records.iter().find(|one| hex(&one.trace_id) == TRACE_ID);
-    let greeted = greeted.expect("the handler's log line");
+    let greeted = greeted.expect("the log line of the handler was exported");
     assert_eq!(greeted.span_id, request.span_id);
     assert_eq!(attributes_of(&greeted.attributes)["user"], "42");
 
@@ -72,7 +72,7 @@ async fn a_service_that_keeps_its_own_providers_sends_all_signals_of_a_request_w
         received.logs[0].resource_logs[0].resource.clone(),
     ];
     for resource in resources {
-        let resource = attributes_of(&resource.expect("it has one").attributes);
+        let resource = attributes_of(&resource.expect("the resource is set").attributes);
         assert_eq!(resource["service.name"], "users");
     }
 }

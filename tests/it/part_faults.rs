@@ -1,5 +1,5 @@
-//! Parts of the application's that block, fail and panic: all else goes on, and nothing is missing in the
-//! report.
+//! Tests parts of the application that block, fail and panic: everything else continues, and the
+//! report counts every item.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,13 +26,13 @@ use tower_telemetry::Config;
 use tower_telemetry::config::Batch;
 use tower_telemetry::stats::{Failure, PartKind, Report};
 
-use crate::parts::{counts, part, to, to_nobody, work};
+use crate::parts::{counts, part, to, to_none, work};
 use crate::support::receiver::Receiver;
 use crate::support::{block_on, eventually};
 
 type Behaviour = dyn Fn(&'static str) -> OTelSdkResult + Send + Sync;
 
-/// A part of every kind, all of whose methods do the same.
+/// A part of every kind. All of its methods behave the same.
 #[derive(Clone)]
 struct Part(Arc<Behaviour>);
 
@@ -182,7 +182,7 @@ impl ShouldSample for Part {
         _: &[Link],
     ) -> SamplingResult {
         let _ = self.call("should_sample");
-        unreachable!("it is for panics alone")
+        unreachable!("the sampler is only used with a panicking behaviour")
     }
 }
 
@@ -205,7 +205,7 @@ impl ResourceDetector for Part {
     }
 }
 
-/// Adds parts of all kinds that are called off the request's thread.
+/// Adds a part of each kind that is not called on the thread of a request.
 fn with_all(config: Config, part: &Part) -> Config {
     config
         .with_span_processor(part.clone())
@@ -231,30 +231,30 @@ fn received(receiver: &Receiver) -> [usize; 2] {
     [received.spans().len(), received.log_records().len()]
 }
 
-/// Holds up who calls it until it is opened.
+/// Blocks its callers until it is opened.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
     fn wait(&self) {
         let (is_open, opened) = &*self.0;
-        let is_open = is_open.lock().expect("not poisoned");
+        let is_open = is_open.lock().expect("the lock is not poisoned");
         let _open = opened.wait_while(is_open, |is_open| !*is_open);
     }
 
     fn open(&self) {
-        *self.0.0.lock().expect("not poisoned") = true;
+        *self.0.0.lock().expect("the lock is not poisoned") = true;
         self.0.1.notify_all();
     }
 }
 
 #[tokio::test]
-async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
+async fn blocking_parts_delay_no_other_part_and_their_waiting_items_are_counted() {
     let receiver = Receiver::start();
     let (gate, memory) = (Gate::default(), InMemorySpanExporter::default());
     let waiting = gate.clone();
     let blocks = Part::new(move |method| {
-        // The other methods are called by requests, where nothing may block.
+        // Requests call the other methods, which must not block.
         if method.contains('.') {
             waiting.wait();
         }
@@ -264,16 +264,22 @@ async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
         .with_span_exporter(memory.clone())
         .with_shutdown_timeout(Duration::from_secs(2))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let flush = telemetry.force_flush().await;
     assert!(flush.timed_out);
     assert_eq!(received(&receiver), [3, 3]);
-    assert_eq!(memory.get_finished_spans().expect("not poisoned").len(), 3);
+    assert_eq!(
+        memory
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
+            .len(),
+        3
+    );
     let stats = telemetry.stats();
     let waits = part(&stats, PartKind::SpanExporter)
         .counts
-        .expect("it is counted");
+        .expect("the part is counted");
     assert_eq!((waits.accepted, waits.waiting), (3, 3));
 
     let report = telemetry.shutdown().await;
@@ -293,32 +299,32 @@ async fn parts_that_block_hold_up_nobody_and_what_waits_for_them_is_counted() {
 }
 
 #[tokio::test]
-async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
+async fn flushes_that_wait_for_a_blocking_part_are_merged() {
     let (gate, called) = (Gate::default(), Arc::new(Mutex::new(BTreeMap::new())));
     let (waiting, calls) = (gate.clone(), called.clone());
     let blocks = Part::new(move |method| {
         if method.contains('.') {
             *calls
                 .lock()
-                .expect("not poisoned")
+                .expect("the lock is not poisoned")
                 .entry(method)
                 .or_insert(0) += 1;
             waiting.wait();
         }
         Ok(())
     });
-    let telemetry = with_all(to_nobody(), &blocks)
+    let telemetry = with_all(to_none(), &blocks)
         .with_shutdown_timeout(Duration::from_millis(20))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for _ in 0..50 {
         assert!(telemetry.force_flush().await.timed_out);
     }
     assert!(telemetry.shutdown().await.timed_out);
     gate.open();
-    // All that has waited is before the shutdown, and the thread of each part is left alone for it.
+    // Flushes that waited run before the shutdown. The thread of each part is left to finish it.
     eventually("all parts are shut down", || {
-        let called = called.lock().expect("not poisoned");
+        let called = called.lock().expect("the lock is not poisoned");
         called
             .keys()
             .filter(|method| method.ends_with("shutdown"))
@@ -326,13 +332,13 @@ async fn flushes_that_wait_for_a_part_that_blocks_are_one_flush() {
             == 6
     })
     .await;
-    for (method, count) in &*called.lock().expect("not poisoned") {
+    for (method, count) in &*called.lock().expect("the lock is not poisoned") {
         assert!(*count <= 3, "{method}: {count}");
     }
 }
 
 #[tokio::test]
-async fn a_queue_to_a_part_that_blocks_is_bounded() {
+async fn the_queue_of_a_blocking_part_is_bounded() {
     let (gate, memory) = (Gate::default(), InMemorySpanExporter::default());
     let waiting = gate.clone();
     let blocks = Part::new(move |_| {
@@ -342,23 +348,27 @@ async fn a_queue_to_a_part_that_blocks_is_bounded() {
     let batch = Batch::default()
         .with_max_queue_size(8)
         .with_max_export_batch_size(1);
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_exporter(Named(blocks))
         .with_span_exporter(memory.clone())
         .with_span_batch(batch)
         .with_shutdown_timeout(Duration::from_millis(100))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for done in 1..=20 {
         work(&telemetry, 1).await;
-        // The other one has room for each.
+        // The other exporter has room for each span.
         eventually("a span is exported", || {
-            memory.get_finished_spans().expect("not poisoned").len() >= done
+            memory
+                .get_finished_spans()
+                .expect("the lock is not poisoned")
+                .len()
+                >= done
         })
         .await;
     }
     let stats = telemetry.stats();
-    let waits = stats.parts[0].counts.expect("it is counted");
+    let waits = stats.parts[0].counts.expect("the part is counted");
     assert_eq!((waits.accepted, waits.waiting + waits.dropped), (20, 20));
     assert!(waits.waiting <= 8, "{waits:?}");
     let report = telemetry.shutdown().await;
@@ -366,7 +376,7 @@ async fn a_queue_to_a_part_that_blocks_is_bounded() {
     gate.open();
 }
 
-/// A span exporter alone that blocks, and whose resource may be set.
+/// A span exporter with only the required method. The default methods do not call the part.
 #[derive(Debug)]
 struct Named(Part);
 
@@ -377,22 +387,22 @@ impl SpanExporter for Named {
 }
 
 #[tokio::test]
-async fn parts_that_panic_in_every_method_hurt_nobody() {
+async fn parts_that_panic_in_every_method_affect_nothing_else() {
     let receiver = Receiver::start();
     let memory = InMemorySpanExporter::default();
-    let panics = Part::new(|method| panic!("as it should, in {method}"));
+    let panics = Part::new(|method| panic!("on purpose, in {method}"));
     let config = with_all(to(&receiver), &panics)
         .with_span_exporter(memory.clone())
         .with_sampler(panics.clone())
         .with_id_generator(panics.clone())
         .with_resource_detector(panics.clone())
-        .with_view(|_: &_| -> Option<Stream> { panic!("as it should, in a view") });
+        .with_view(|_: &_| -> Option<Stream> { panic!("on purpose, in a view") });
     let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         ["Config::with_resource_detector panicked; its attributes are missing"]
     );
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     work(&telemetry, 3).await;
     let flush = telemetry.force_flush().await;
     assert!(!flush.timed_out, "{flush}");
@@ -414,7 +424,7 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
         let part = part(stats, kind);
         let last = part.counts.and_then(|counts| counts.last_failure);
         assert!(part.counts.is_none() || last == Some(Failure::Panic));
-        // A flush, the one before the shutdown, and that.
+        // Two flushes and the shutdown: the explicit flush, the flush before the shutdown, and the shutdown.
         let flushes = if kind == PartKind::LogExporter { 1 } else { 3 };
         assert_eq!(part.failed_flushes, flushes, "{kind}");
     }
@@ -424,13 +434,13 @@ async fn parts_that_panic_in_every_method_hurt_nobody() {
 }
 
 #[tokio::test]
-async fn a_span_that_a_processor_around_the_export_panics_on_is_not_exported_and_is_counted() {
+async fn a_span_is_not_exported_and_is_counted_if_the_processor_around_the_export_panics() {
     let receiver = Receiver::start();
-    let panics = Part::new(|_| panic!("as it should"));
+    let panics = Part::new(|_| panic!("on purpose"));
     let telemetry = to(&receiver)
         .with_span_processor_around(|_| panics)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.shutdown().await;
     assert_eq!(receiver.received().spans().len(), 0);
@@ -445,17 +455,21 @@ async fn each_part_is_flushed_and_then_shut_down_once() {
     let calls = called.clone();
     let part = Part::new(move |method| {
         if method.contains('.') && !method.ends_with(".export") {
-            calls.lock().expect("not poisoned").push(method);
+            calls.lock().expect("the lock is not poisoned").push(method);
         }
         Ok(())
     });
-    let telemetry = with_all(to_nobody(), &part).build().expect("it is valid");
+    let telemetry = with_all(to_none(), &part)
+        .build()
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
     let mut by_part = BTreeMap::<_, Vec<_>>::new();
-    for method in called.lock().expect("not poisoned").iter() {
-        let (part, method) = method.split_once('.').expect("it has a part");
+    for method in called.lock().expect("the lock is not poisoned").iter() {
+        let (part, method) = method
+            .split_once('.')
+            .expect("the method belongs to a part");
         by_part.entry(part).or_default().push(method);
     }
     let both = vec!["force_flush", "shutdown"];
@@ -471,7 +485,7 @@ async fn each_part_is_flushed_and_then_shut_down_once() {
 }
 
 #[tokio::test]
-async fn a_future_that_never_gets_ready_is_a_timeout() {
+async fn an_export_future_that_never_completes_is_a_timeout() {
     #[derive(Debug)]
     struct Pending;
 
@@ -482,11 +496,11 @@ async fn a_future_that_never_gets_ready_is_a_timeout() {
     }
 
     let batch = Batch::default().with_export_timeout(Duration::from_millis(50));
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_exporter(Pending)
         .with_span_batch(batch)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert!(!report.timed_out);
@@ -505,7 +519,7 @@ enum Ends {
     Panicked,
 }
 
-/// Exports one item at a time, as a script has it, and returns the report.
+/// Exports one item at a time with the outcomes of a script, and returns the report.
 fn run(script: Vec<Ends>, kind: PartKind) -> Report {
     let count = script.len();
     let next = Mutex::new(script.into_iter());
@@ -513,21 +527,21 @@ fn run(script: Vec<Ends>, kind: PartKind) -> Report {
         if !method.ends_with(".export") {
             return Ok(());
         }
-        let ends = next.lock().expect("not poisoned").next();
+        let ends = next.lock().expect("the lock is not poisoned").next();
         match ends.expect("nothing is exported twice") {
             Ends::Well => Ok(()),
-            Ends::Failed => Err(OTelSdkError::InternalFailure("as it should".to_owned())),
+            Ends::Failed => Err(OTelSdkError::InternalFailure("on purpose".to_owned())),
             Ends::TimedOut => Err(OTelSdkError::Timeout(Duration::from_secs(1))),
-            Ends::Panicked => panic!("as it should"),
+            Ends::Panicked => panic!("on purpose"),
         }
     });
     let batch = Batch::default().with_max_export_batch_size(1);
-    let config = to_nobody().with_span_batch(batch).with_log_batch(batch);
+    let config = to_none().with_span_batch(batch).with_log_batch(batch);
     let config = match kind {
         PartKind::SpanExporter => config.with_span_exporter(part),
         _ => config.with_log_exporter(part),
     };
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     block_on(async {
         work(&telemetry, count).await;
         telemetry.shutdown().await
@@ -538,7 +552,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn nothing_that_went_through_an_exporter_is_missing_in_the_report(
+    fn the_report_counts_every_item_that_went_through_an_exporter(
         script in prop::collection::vec(
             prop::sample::select(vec![Ends::Well, Ends::Failed, Ends::TimedOut, Ends::Panicked]),
             0..12,
@@ -556,7 +570,7 @@ proptest! {
             Ends::Panicked => Failure::Panic,
             _ => Failure::Exporter,
         });
-        let counts = part(&report.stats, kind).counts.expect("it is counted");
+        let counts = part(&report.stats, kind).counts.expect("the part is counted");
         prop_assert_eq!(counts.last_failure, expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Parts of the application's: what reaches them, and what they change.
+//! Tests parts that an application adds: the telemetry that reaches them, and the changes they make.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -31,7 +31,7 @@ use crate::export::{config, layer, request};
 use crate::support::receiver::{Receiver, attributes_of};
 use crate::support::span_attributes;
 
-/// A configuration that sends all signals to a receiver.
+/// Returns a configuration that exports all signals to a receiver.
 pub(crate) fn to(receiver: &Receiver) -> Config {
     config(&[("SERVICE_NAME", "shop")])
         .with_exporters([Exporter::Otlp])
@@ -39,14 +39,14 @@ pub(crate) fn to(receiver: &Receiver) -> Config {
         .with_shutdown_timeout(crate::support::DEADLINE)
 }
 
-/// A configuration that sends nothing anywhere.
-pub(crate) fn to_nobody() -> Config {
+/// Returns a configuration that exports nothing over OTLP.
+pub(crate) fn to_none() -> Config {
     config(&[("SERVICE_NAME", "shop")])
         .with_exporters([])
         .with_shutdown_timeout(crate::support::DEADLINE)
 }
 
-/// Serves requests, and logs a line with each.
+/// Serves requests and logs one line in each.
 pub(crate) async fn work(telemetry: &TelemetryGuard, count: usize) {
     let subscriber = tracing_subscriber::registry().with(telemetry.log_layer());
     let subscriber = tracing::Dispatch::new(subscriber);
@@ -57,10 +57,10 @@ pub(crate) async fn work(telemetry: &TelemetryGuard, count: usize) {
     }
 }
 
-/// The counts of the part of a kind: accepted, exported, failed, dropped.
+/// Returns the counts of the only part of a kind: accepted, exported, failed, dropped.
 pub(crate) fn counts(stats: &Stats, kind: PartKind) -> [u64; 4] {
     let part = part(stats, kind);
-    let counts = part.counts.expect("it is counted");
+    let counts = part.counts.expect("the part is counted");
     let sum = counts.exported + counts.failed + counts.dropped + counts.waiting;
     assert_eq!(counts.accepted, sum, "{part:?}");
     [
@@ -99,15 +99,20 @@ impl InMemory {
     }
 
     fn spans(&self) -> Vec<SpanData> {
-        self.spans.get_finished_spans().expect("not poisoned")
+        self.spans
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
     }
 }
 
 #[tokio::test]
-async fn in_memory_exporters_get_what_the_receiver_gets_and_their_counts_are_in_the_report() {
+async fn in_memory_exporters_get_the_same_telemetry_as_the_receiver_and_are_counted() {
     let receiver = Receiver::start();
     let memory = InMemory::new();
-    let telemetry = memory.add_to(to(&receiver)).build().expect("it is valid");
+    let telemetry = memory
+        .add_to(to(&receiver))
+        .build()
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -136,13 +141,19 @@ async fn in_memory_exporters_get_what_the_receiver_gets_and_their_counts_are_in_
     assert_eq!(sent.len(), 3);
     assert_eq!(sent, kept);
 
-    let logs = memory.logs.get_emitted_logs().expect("not poisoned");
+    let logs = memory
+        .logs
+        .get_emitted_logs()
+        .expect("the lock is not poisoned");
     assert_eq!(logs.len(), 3);
     assert_eq!(received.log_records().len(), 3);
     let service = logs[0].resource.get(&"service.name".into());
     assert_eq!(service, Some(Value::from("shop")));
 
-    let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
+    let metrics = memory
+        .metrics
+        .get_finished_metrics()
+        .expect("the lock is not poisoned");
     let names: BTreeSet<_> = metrics
         .iter()
         .flat_map(|metrics| metrics.scope_metrics())
@@ -173,9 +184,9 @@ async fn in_memory_exporters_get_what_the_receiver_gets_and_their_counts_are_in_
 }
 
 #[tokio::test]
-async fn parts_run_where_nothing_else_does() {
+async fn parts_run_without_any_built_in_exporter() {
     let memory = InMemory::new();
-    let config = memory.add_to(to_nobody());
+    let config = memory.add_to(to_none());
     let parts = "span_exporter(InMemorySpanExporter),log_exporter(InMemoryLogExporter),\
                  metric_exporter(InMemoryMetricExporter)";
     assert!(config.to_string().ends_with(parts), "{config}");
@@ -184,14 +195,23 @@ async fn parts_run_where_nothing_else_does() {
             .to_string()
             .contains("traces=none metrics=none logs=none")
     );
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     work(&telemetry, 2).await;
-    // The provider's own flush includes them, too.
-    let provider = telemetry.tracer_provider().expect("it is on").clone();
+    // A flush of the provider includes the parts, too.
+    let provider = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
     let flush = tokio::task::spawn_blocking(move || provider.force_flush());
-    flush.await.expect("it does not panic").expect("it flushes");
+    flush
+        .await
+        .expect("the task does not panic")
+        .expect("the flush succeeds");
     assert_eq!(memory.spans().len(), 2);
-    let logs = memory.logs.get_emitted_logs().expect("not poisoned");
+    let logs = memory
+        .logs
+        .get_emitted_logs()
+        .expect("the lock is not poisoned");
     assert_eq!(logs.len(), 2);
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -200,7 +220,7 @@ async fn parts_run_where_nothing_else_does() {
 }
 
 #[test]
-fn parts_that_are_configured_show_no_more_than_their_names() {
+fn configured_parts_are_shown_by_name_only() {
     #[derive(Debug)]
     struct Holder {
         _token: &'static str,
@@ -217,7 +237,7 @@ fn parts_that_are_configured_show_no_more_than_their_names() {
         }
     }
 
-    let config = to_nobody().with_span_processor(Holder { _token: "s3cret" });
+    let config = to_none().with_span_processor(Holder { _token: "s3cret" });
     let shown = format!("{config} {config:?}");
     assert!(shown.contains("span_processor(Holder)"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
@@ -225,14 +245,14 @@ fn parts_that_are_configured_show_no_more_than_their_names() {
 
 /// Prints for the test below, in a process of its own.
 #[tokio::test]
-#[ignore = "it prints for another test, which starts it"]
-async fn printer_of_all_signals() {
-    let telemetry = to_nobody()
+#[ignore = "another test starts it and reads its output"]
+async fn print_all_signals() {
+    let telemetry = to_none()
         .with_span_exporter(opentelemetry_stdout::SpanExporter::default())
         .with_log_exporter(opentelemetry_stdout::LogExporter::default())
         .with_metric_exporter(opentelemetry_stdout::MetricExporter::default())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
     let report = telemetry.shutdown().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -240,12 +260,12 @@ async fn printer_of_all_signals() {
 
 #[test]
 fn the_stdout_exporter_prints_spans_metrics_and_log_records() {
-    let program = std::env::current_exe().expect("a test is a program");
+    let program = std::env::current_exe().expect("the test has a path");
     let output = Command::new(program)
-        .args(["parts::printer_of_all_signals", "--exact", "--ignored"])
+        .args(["parts::print_all_signals", "--exact", "--ignored"])
         .arg("--nocapture")
         .output()
-        .expect("it starts");
+        .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     for words in [
@@ -260,7 +280,7 @@ fn the_stdout_exporter_prints_spans_metrics_and_log_records() {
     }
 }
 
-/// Removes what must not leave the process, of each span that is exported.
+/// Redacts an attribute of each exported span.
 #[derive(Debug)]
 struct Redacting(SpanExport);
 
@@ -288,7 +308,7 @@ impl SpanProcessor for Redacting {
 }
 
 #[tokio::test]
-async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
+async fn a_redacting_processor_around_the_export_applies_to_all_exporters() {
     let receiver = Receiver::start();
     let (memory, beside) = (InMemory::new(), InMemorySpanExporter::default());
     let telemetry = memory
@@ -296,7 +316,7 @@ async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
         .with_span_processor(BatchSpanProcessor::builder(beside.clone()).build())
         .with_span_processor_around(Redacting)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -309,19 +329,21 @@ async fn a_redacting_processor_around_the_export_redacts_for_all_exporters() {
         .map(|all| all["url.path"].clone())
         .collect();
     assert_eq!(paths, ["REDACTED"; 4]);
-    let beside = beside.get_finished_spans().expect("not poisoned");
+    let beside = beside
+        .get_finished_spans()
+        .expect("the lock is not poisoned");
     let paths: Vec<_> = beside
         .iter()
         .map(|span| span_attributes(span)["url.path"].clone())
         .collect();
     assert_eq!(
         paths, ["/path"; 2],
-        "a processor beside has a copy of its own"
+        "another processor has its own copy of each span"
     );
     assert_eq!(telemetry.shutdown().await.stats.parts.len(), 5);
 }
 
-/// Counts how often it is flushed.
+/// Counts its flushes.
 #[derive(Debug)]
 struct CountingFlushes(Arc<AtomicUsize>);
 
@@ -340,7 +362,7 @@ impl SpanProcessor for CountingFlushes {
     }
 }
 
-/// Keeps spans until its flush.
+/// Holds spans back until it is flushed.
 #[derive(Debug)]
 struct Keeping(SpanExport, Mutex<Vec<SpanData>>, &'static str);
 
@@ -349,11 +371,11 @@ impl SpanProcessor for Keeping {
 
     fn on_end(&self, mut span: SpanData) {
         span.attributes.push(KeyValue::new(self.2, true));
-        self.1.lock().expect("not poisoned").push(span);
+        self.1.lock().expect("the lock is not poisoned").push(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        for span in self.1.lock().expect("not poisoned").drain(..) {
+        for span in self.1.lock().expect("the lock is not poisoned").drain(..) {
             self.0.on_end(span);
         }
         Ok(())
@@ -365,7 +387,7 @@ impl SpanProcessor for Keeping {
 }
 
 #[tokio::test]
-async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shutdown() {
+async fn spans_held_back_by_processors_around_the_export_are_exported_by_flush_and_shutdown() {
     for last in [false, true] {
         let receiver = Receiver::start();
         let memory = InMemory::new();
@@ -375,7 +397,7 @@ async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shut
             .with_span_processor_around(keeping("outer"))
             .with_span_processor_around(keeping("inner"))
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         work(&telemetry, 3).await;
         let report = if last {
             telemetry.shutdown().await
@@ -393,19 +415,22 @@ async fn spans_that_processors_around_keep_are_exported_by_a_flush_and_by_a_shut
 }
 
 #[tokio::test]
-async fn spans_that_a_processor_around_the_export_drops_are_no_longer_live() {
+async fn spans_held_back_by_a_processor_around_the_export_are_no_longer_live() {
     let memory = InMemory::new();
     let telemetry = memory
-        .add_to(to_nobody())
+        .add_to(to_none())
         .with_self_metrics(true)
         .with_span_processor_around(|export| Keeping(export, Mutex::default(), "kept"))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
-    // The first flush collects before or after the processor has passed its spans on.
+    // The first flush may collect before the processor has exported its spans.
     for _ in 0..2 {
         telemetry.force_flush().await;
-        let metrics = memory.metrics.get_finished_metrics().expect("not poisoned");
+        let metrics = memory
+            .metrics
+            .get_finished_metrics()
+            .expect("the lock is not poisoned");
         let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
         let live = scopes
             .flat_map(|scope| scope.metrics())
@@ -428,15 +453,24 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
     let memory = InMemory::new();
     let second = InMemoryMetricExporter::default();
     let telemetry = memory
-        .add_to(to_nobody())
+        .add_to(to_none())
         .with_span_processor(CountingFlushes(flushes.clone()))
         .with_metric_exporter(second.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 1).await;
-    let traces = telemetry.tracer_provider().expect("it is on").clone();
-    let metrics = telemetry.meter_provider().expect("it is on").clone();
-    let logs = telemetry.logger_provider().expect("it is on").clone();
+    let traces = telemetry
+        .tracer_provider()
+        .expect("traces are enabled")
+        .clone();
+    let metrics = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
+    let logs = telemetry
+        .logger_provider()
+        .expect("logs are enabled")
+        .clone();
     let all: [Box<dyn FnOnce() -> OTelSdkResult + Send>; 3] = [
         Box::new(move || traces.force_flush()),
         Box::new(move || metrics.force_flush()),
@@ -444,10 +478,15 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
     ];
     for (done, flush) in all.into_iter().enumerate() {
         let flush = tokio::task::spawn_blocking(flush);
-        flush.await.expect("it does not panic").expect("it flushes");
+        flush
+            .await
+            .expect("the task does not panic")
+            .expect("the flush succeeds");
         assert_eq!(flushes.load(Ordering::Relaxed), done + 1);
         for exporter in [&memory.metrics, &second] {
-            let metrics = exporter.get_finished_metrics().expect("not poisoned");
+            let metrics = exporter
+                .get_finished_metrics()
+                .expect("the lock is not poisoned");
             assert_eq!(metrics.len(), done + 1);
         }
         assert_eq!(memory.spans().len(), 1);
@@ -455,21 +494,21 @@ async fn the_flush_of_a_provider_flushes_each_part_once() {
 }
 
 #[tokio::test]
-async fn processors_see_each_key_once() {
+async fn processors_see_each_attribute_key_once() {
     let kept = InMemorySpanExporter::default();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(kept.clone()).build())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let twice = || vec![KeyValue::new("a", 1), KeyValue::new("a", 2)];
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let mut span = provider.tracer("user").start("span");
     span.set_attributes(twice());
     span.add_event("event", twice());
     span.add_link(SpanContext::NONE, twice());
     drop(span);
     telemetry.force_flush().await;
-    let spans = kept.get_finished_spans().expect("not poisoned");
+    let spans = kept.get_finished_spans().expect("the lock is not poisoned");
     let [span] = &spans[..] else {
         panic!("{spans:?}");
     };
@@ -480,7 +519,7 @@ async fn processors_see_each_key_once() {
 }
 
 #[tokio::test]
-async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_exported() {
+async fn a_processor_can_change_spans_at_their_start_and_log_records_before_their_export() {
     #[derive(Debug)]
     struct Marking;
 
@@ -500,7 +539,7 @@ async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_ex
     impl LogProcessor for Marking {
         fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
             record.add_attribute("app.mark", AnyValue::from("yes"));
-            // It does not come back to this processor without end.
+            // This event must not reach the processor again, which would never end.
             tracing::info!("a line of a processor");
         }
         fn force_flush(&self) -> OTelSdkResult {
@@ -518,7 +557,7 @@ async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_ex
         .with_span_processor(Marking)
         .with_log_processor(Marking)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 2).await;
     let report = telemetry.force_flush().await;
     assert_eq!((report.lost(), report.timed_out), (0, false), "{report}");
@@ -537,7 +576,7 @@ async fn a_processor_changes_spans_at_their_start_and_records_before_they_are_ex
     }
 }
 
-/// Records every second trace, and keeps what it was asked about.
+/// Records every second trace, and collects the attribute keys that it sees.
 #[derive(Clone, Debug, Default)]
 struct EverySecond {
     asked: Arc<AtomicUsize>,
@@ -556,7 +595,10 @@ impl ShouldSample for EverySecond {
     ) -> SamplingResult {
         assert_eq!(*kind, SpanKind::Server);
         let keys = attributes.iter().map(|one| one.key.to_string());
-        self.keys.lock().expect("not poisoned").extend(keys);
+        self.keys
+            .lock()
+            .expect("the lock is not poisoned")
+            .extend(keys);
         let decision = match self.asked.fetch_add(1, Ordering::Relaxed) % 2 {
             0 => SamplingDecision::RecordAndSample,
             _ => SamplingDecision::Drop,
@@ -597,7 +639,7 @@ impl ResourceDetector for Rack {
 }
 
 #[tokio::test]
-async fn a_sampler_a_generator_of_ids_and_a_resource_detector_are_used() {
+async fn a_custom_sampler_id_generator_and_resource_detector_are_used() {
     let receiver = Receiver::start();
     let sampler = EverySecond::default();
     let telemetry = to(&receiver)
@@ -605,41 +647,41 @@ async fn a_sampler_a_generator_of_ids_and_a_resource_detector_are_used() {
         .with_id_generator(Numbered::default())
         .with_resource_detector(Rack)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 4).await;
     assert_eq!(telemetry.shutdown().await.lost(), 0);
     let received = receiver.received();
     let spans = received.spans();
     assert_eq!(spans.len(), 2);
     for span in &spans {
-        let trace_id = <[u8; 16]>::try_from(&*span.trace_id).expect("it is an id");
+        let trace_id = <[u8; 16]>::try_from(&*span.trace_id).expect("the id has the right length");
         assert!((0xabc0..0xabd0).contains(&u128::from_be_bytes(trace_id)));
-        let span_id = <[u8; 8]>::try_from(&*span.span_id).expect("it is an id");
+        let span_id = <[u8; 8]>::try_from(&*span.span_id).expect("the id has the right length");
         assert!((0xdef0..0xdf00).contains(&u64::from_be_bytes(span_id)));
     }
     assert_eq!(sampler.asked.load(Ordering::Relaxed), 4);
-    let keys = sampler.keys.lock().expect("not poisoned");
+    let keys = sampler.keys.lock().expect("the lock is not poisoned");
     for key in ["http.request.method", "url.path", "url.scheme"] {
         assert!(keys.contains(key), "{keys:?}");
     }
     let resource = received.traces[0].resource_spans[0].resource.clone();
-    let resource = attributes_of(&resource.expect("it is there").attributes);
+    let resource = attributes_of(&resource.expect("the resource is set").attributes);
     let shown = ["app.rack", "os.type", "service.name"].map(|key| resource[key].as_str());
     assert_eq!(shown, ["b7", "own", "shop"]);
 }
 
 #[tokio::test]
-async fn spans_of_handlers_reach_processors_below_the_span_of_their_request() {
+async fn spans_of_handlers_reach_processors_as_children_of_the_request_span() {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body_util::Empty;
     use tower::{Layer, ServiceExt, service_fn};
 
     let memory = InMemory::new();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_span_processor(BatchSpanProcessor::builder(memory.spans.clone()).build())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let service = layer(&telemetry).layer(service_fn(|_: Request<()>| async {
         tower_telemetry::with_tracer("shop", "load", || {
             assert!(Context::current().span().is_recording());
@@ -650,7 +692,7 @@ async fn spans_of_handlers_reach_processors_below_the_span_of_their_request() {
         service
             .oneshot(Request::new(()))
             .await
-            .expect("it cannot fail"),
+            .expect("the service cannot fail"),
     );
     telemetry.force_flush().await;
     let spans = memory.spans();

@@ -1,4 +1,4 @@
-//! Readers, views and buckets of the application's.
+//! Tests metric readers, views and buckets of an application.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tower_telemetry::stats::PartKind;
 use tower_telemetry::{Config, TelemetryGuard, record_histogram_value};
 
 use crate::export::layer;
-use crate::parts::{part, to, to_nobody, work};
+use crate::parts::{part, to, to_none, work};
 use crate::support::receiver::Receiver;
 
 const LIBRARY: &str = "library.duration";
@@ -31,19 +31,19 @@ const NAMES: [&str; 4] = [LIBRARY, OWN, LAYER, BASIC];
 async fn record(telemetry: &TelemetryGuard) {
     let meter = telemetry
         .meter_provider()
-        .expect("it is on")
+        .expect("metrics are enabled")
         .meter("library");
     let histogram = meter.f64_histogram(LIBRARY).with_boundaries(vec![7.0]);
     histogram.build().record(1.5, &[]);
     let layer = layer(telemetry).with_metrics([MetricSet::Basic, MetricSet::Conventions]);
     let service = layer.layer(service_fn(|_: Request<()>| async {
-        record_histogram_value(OWN, "Of a handler.", 1.5, []);
+        record_histogram_value(OWN, "Values of a handler.", 1.5, []);
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    // The first one finds its series, and the second one is recorded by bound instruments.
+    // The first request creates the series, and the second one records through bound instruments.
     for _ in 0..2 {
         let response = service.clone().oneshot(Request::new(())).await;
-        drop(response.expect("it cannot fail"));
+        drop(response.expect("the service cannot fail"));
     }
 }
 
@@ -53,14 +53,17 @@ enum Kept {
     Exponential,
 }
 
-/// How a histogram was kept; `None` where there is none.
+/// Returns the kind of a histogram, or `None` if it does not exist.
 fn kept(metrics: &[ResourceMetrics], name: &str) -> Option<Kept> {
     let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
     let mut metrics = scopes.flat_map(|scope| scope.metrics());
     let metric = metrics.find(|metric| metric.name() == name)?;
     match metric.data() {
         AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
-            let point = histogram.data_points().next().expect("it has a point");
+            let point = histogram
+                .data_points()
+                .next()
+                .expect("the histogram has a point");
             Some(Kept::Bounds(point.bounds().collect()))
         }
         AggregatedMetrics::F64(MetricData::ExponentialHistogram(_)) => Some(Kept::Exponential),
@@ -73,21 +76,23 @@ async fn collect(config: Config) -> Vec<ResourceMetrics> {
     let telemetry = config
         .with_metric_exporter(exporter.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry).await;
     assert_eq!(telemetry.force_flush().await.lost(), 0);
-    exporter.get_finished_metrics().expect("not poisoned")
+    exporter
+        .get_finished_metrics()
+        .expect("the lock is not poisoned")
 }
 
 #[tokio::test]
-async fn any_histogram_has_buckets_of_its_own_in_one_line() {
+async fn the_buckets_of_any_histogram_can_be_set() {
     for name in NAMES {
         for aggregation in [
             HistogramAggregation::ExplicitBuckets,
             HistogramAggregation::ExponentialBuckets,
         ] {
             for bounds in [vec![], vec![1.0], vec![-1.0, 0.5, 2.0, 1e6]] {
-                let config = to_nobody()
+                let config = to_none()
                     .with_histogram_aggregation(aggregation)
                     .with_histogram_buckets(name, [3.0, 4.0])
                     .with_histogram_buckets(&name.to_uppercase(), bounds.clone());
@@ -105,7 +110,7 @@ async fn any_histogram_has_buckets_of_its_own_in_one_line() {
 }
 
 #[tokio::test]
-async fn bounds_that_cannot_be_have_no_effect_and_are_warned_of() {
+async fn invalid_bucket_bounds_are_ignored_and_warned_about() {
     for bounds in [
         vec![1.0, 1.0],
         vec![2.0, 1.0],
@@ -114,20 +119,20 @@ async fn bounds_that_cannot_be_have_no_effect_and_are_warned_of() {
         vec![f64::NEG_INFINITY, 0.0],
         vec![0.0, f64::INFINITY],
     ] {
-        let config = to_nobody().with_histogram_buckets(OWN, bounds.clone());
+        let config = to_none().with_histogram_buckets(OWN, bounds.clone());
         let warning = config.warnings()[0].to_string();
         let start = "Config::with_histogram_buckets=\"own.duration: [";
         assert!(warning.starts_with(start), "{warning}");
         let end = "are not finite bounds in ascending order; they have no effect";
         assert!(warning.ends_with(end), "{warning}");
         let metrics = collect(config).await;
-        let expected = kept(&collect(to_nobody()).await, OWN);
+        let expected = kept(&collect(to_none()).await, OWN);
         assert_eq!(kept(&metrics, OWN), expected, "{bounds:?}");
     }
 }
 
 #[tokio::test]
-async fn a_view_decides_alone_on_its_instruments() {
+async fn a_view_has_priority_over_configured_buckets_and_affects_only_its_instrument() {
     let view = |name: &'static str, aggregation: Aggregation| {
         move |instrument: &Instrument| {
             let stream = Stream::builder().with_aggregation(aggregation.clone());
@@ -139,7 +144,7 @@ async fn a_view_decides_alone_on_its_instruments() {
             boundaries: vec![0.25],
             record_min_max: true,
         };
-        let config = to_nobody()
+        let config = to_none()
             .with_histogram_buckets(name, [3.0])
             .with_view(view(name, buckets));
         let metrics = collect(config).await;
@@ -148,7 +153,7 @@ async fn a_view_decides_alone_on_its_instruments() {
         let all = scopes.flat_map(|scope| scope.metrics());
         assert_eq!(all.filter(|metric| metric.name() == name).count(), 1);
 
-        let dropped = collect(to_nobody().with_view(view(name, Aggregation::Drop))).await;
+        let dropped = collect(to_none().with_view(view(name, Aggregation::Drop))).await;
         assert_eq!(kept(&dropped, name), None);
         for other in NAMES.into_iter().filter(|other| *other != name) {
             assert!(kept(&dropped, other).is_some(), "{other}");
@@ -157,32 +162,32 @@ async fn a_view_decides_alone_on_its_instruments() {
 }
 
 #[tokio::test]
-async fn a_prometheus_reader_serves_the_metrics_of_requests_with_buckets_of_ones_own() {
+async fn a_prometheus_reader_serves_request_metrics_with_configured_buckets() {
     let receiver = Receiver::start();
     let registry = prometheus::Registry::new();
     let reader = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
         .build()
-        .expect("it is valid");
+        .expect("the exporter can be built");
     let telemetry = to(&receiver)
         .with_metric_reader(reader)
         .with_histogram_buckets(LAYER, [0.5, 20.0])
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     work(&telemetry, 3).await;
     let scrape = || {
         let encoder = prometheus::TextEncoder::new();
         encoder
             .encode_to_string(&registry.gather())
-            .expect("it is text")
+            .expect("the text is UTF-8")
     };
     let text = scrape();
     let buckets: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("http_server_request_duration_seconds_bucket"))
         .map(|line| {
-            let (_, rest) = line.split_once("le=\"").expect("it has a bound");
-            let (bound, _) = rest.split_once('"').expect("it ends");
+            let (_, rest) = line.split_once("le=\"").expect("the bucket has a bound");
+            let (bound, _) = rest.split_once('"').expect("the text is closed");
             (bound.to_owned(), line.rsplit(' ').next().map(str::to_owned))
         })
         .collect();
@@ -198,22 +203,38 @@ async fn a_prometheus_reader_serves_the_metrics_of_requests_with_buckets_of_ones
 }
 
 #[tokio::test]
-async fn a_periodic_reader_exports_at_a_flush_and_at_the_shutdown() {
+async fn a_periodic_reader_exports_on_flush_and_on_shutdown() {
     let exporter = InMemoryMetricExporter::default();
     let reader = PeriodicReader::builder(exporter.clone()).build();
-    let telemetry = to_nobody()
+    let telemetry = to_none()
         .with_metric_reader(reader)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry).await;
-    let exports = || exporter.get_finished_metrics().expect("not poisoned").len();
+    let exports = || {
+        exporter
+            .get_finished_metrics()
+            .expect("the lock is not poisoned")
+            .len()
+    };
     telemetry.force_flush().await;
     assert_eq!(exports(), 1);
-    let provider = telemetry.meter_provider().expect("it is on").clone();
+    let provider = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let flush = tokio::task::spawn_blocking(move || provider.force_flush());
-    flush.await.expect("it does not panic").expect("it flushes");
+    flush
+        .await
+        .expect("the task does not panic")
+        .expect("the flush succeeds");
     assert_eq!(exports(), 2);
-    let provider = Arc::new(telemetry.meter_provider().expect("it is on").clone());
+    let provider = Arc::new(
+        telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .clone(),
+    );
     let report = telemetry.shutdown().await;
     assert!(!report.timed_out, "{report}");
     assert!(provider.force_flush().is_err());

@@ -1,4 +1,4 @@
-//! Metrics as Prometheus gets them.
+//! Scrapes metrics as Prometheus does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,27 +26,34 @@ const ANY_PORT: &str = "127.0.0.1:0";
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
 fn any_port() -> SocketAddr {
-    ANY_PORT.parse().expect("an address")
+    ANY_PORT.parse().expect("a valid address")
 }
 
 fn guard(with: impl FnOnce(Config) -> Config) -> TelemetryGuard {
     let config = config(&[("SERVICE_NAME", "shop")])
         .with_exporters([Exporter::Prometheus])
         .with_prometheus_server(any_port());
-    with(config).build().expect("it is valid")
+    with(config).build().expect("the configuration is valid")
 }
 
 fn service(telemetry: &TelemetryGuard) -> PrometheusService {
-    telemetry.prometheus().expect("it is chosen")
+    telemetry.prometheus().expect("the exporter is enabled")
 }
 
 async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Response<()>, String) {
     let request = Request::builder().method(method).header("accept", accept);
-    let request = request.body(()).expect("it is valid");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let request = request.body(()).expect("a valid request");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("it is whole").to_bytes();
-    let body = String::from_utf8(body.into()).expect("it is text");
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
+    let body = String::from_utf8(body.into()).expect("the output is UTF-8");
     (Response::from_parts(head, ()), body)
 }
 
@@ -56,7 +63,7 @@ pub(crate) async fn scraped(telemetry: &TelemetryGuard) -> String {
     text
 }
 
-/// Sends a request over a real connection, and returns the whole answer.
+/// Sends a request over a real connection, and returns the whole response.
 pub(crate) async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
@@ -66,18 +73,18 @@ pub(crate) async fn over_tcp(address: SocketAddr, path: &str) -> std::io::Result
     Ok(answer)
 }
 
-/// The samples of a text, by name and labels.
+/// Returns the samples of a text, by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
-            let (name, value) = line.rsplit_once(' ').expect("it has a value");
-            (sorted(name), value.parse().expect("it is a number"))
+            let (name, value) = line.rsplit_once(' ').expect("the sample has a value");
+            (sorted(name), value.parse().expect("the text is a number"))
         })
         .collect()
 }
 
-/// Puts the labels of a sample in order. No value of these tests has a comma.
+/// Sorts the labels of a sample. No value in these tests has a comma.
 fn sorted(sample: &str) -> String {
     let Some((name, labels)) = sample.split_once('{') else {
         return sample.to_owned();
@@ -87,11 +94,11 @@ fn sorted(sample: &str) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// The samples that points of OTLP stand for, by the rules of the specification ("Prometheus and
-/// OpenMetrics Compatibility").
+/// Converts OTLP points to samples, by the rules of the specification
+/// ("Prometheus and OpenMetrics Compatibility").
 fn expected(received: &Received) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
-    let last = received.metrics.last().expect("one was sent");
+    let last = received.metrics.last().expect("a message was sent");
     let scopes = last
         .resource_metrics
         .iter()
@@ -110,7 +117,7 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
             let mut add = |suffix: &str, labels: String, value| {
                 all.insert(sorted(&format!("{name}{suffix}{labels}")), value);
             };
-            match metric.data.as_ref().expect("it has data") {
+            match metric.data.as_ref().expect("the metric has data") {
                 Data::Sum(sum) => {
                     for point in &sum.data_points {
                         let suffix = if sum.is_monotonic { "_total" } else { "" };
@@ -143,7 +150,11 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
                             count += of_bucket;
                             add("_bucket", labels(Some(&bound)), count as f64);
                         }
-                        add("_sum", labels(None), point.sum.expect("it has one"));
+                        add(
+                            "_sum",
+                            labels(None),
+                            point.sum.expect("the point has a sum"),
+                        );
                         add("_count", labels(None), point.count as f64);
                     }
                 }
@@ -155,7 +166,7 @@ fn expected(received: &Received) -> BTreeMap<String, f64> {
 }
 
 fn number(value: Option<Value>) -> f64 {
-    match value.expect("it has one") {
+    match value.expect("the point has a value") {
         Value::AsInt(value) => value as f64,
         Value::AsDouble(value) => value,
     }
@@ -186,9 +197,12 @@ fn labels(
     format!("{{{}}}", labels.join(","))
 }
 
-/// Records with all kinds of instruments, beside those of a request.
+/// Records with all kinds of instruments, and sends some requests.
 async fn record(telemetry: &TelemetryGuard) {
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     let attributes = [KeyValue::new("tenant.id", "acme")];
     meter
         .u64_counter("shop.sent")
@@ -217,7 +231,7 @@ async fn record(telemetry: &TelemetryGuard) {
 }
 
 #[tokio::test]
-async fn scraped_values_are_those_that_are_sent_over_otlp() {
+async fn scraped_values_equal_the_values_sent_over_otlp() {
     for temporality in ["cumulative", "delta"] {
         let receiver = Receiver::start();
         let variables = [
@@ -234,19 +248,25 @@ async fn scraped_values_are_those_that_are_sent_over_otlp() {
         assert_eq!(config.warnings().len(), 0, "{:?}", config.warnings());
         let summary = config.to_string();
         assert!(summary.contains(",prometheus(127.0.0.1:0) "), "{summary}");
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         record(&telemetry).await;
         telemetry.force_flush().await;
         let expected = expected(&receiver.received());
         assert!(expected.len() > 40, "{expected:?}");
         for _ in 0..2 {
-            let address = service(&telemetry).local_addr().expect("it listens");
-            let answer = over_tcp(address, "/metrics").await.expect("it answers");
-            let (head, text) = answer.split_once("\r\n\r\n").expect("it has a head");
+            let address = service(&telemetry)
+                .local_addr()
+                .expect("the server listens");
+            let answer = over_tcp(address, "/metrics")
+                .await
+                .expect("the server responds");
+            let (head, text) = answer
+                .split_once("\r\n\r\n")
+                .expect("the response has a head");
             assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
             let mut scraped = samples(text);
             let info = scraped.keys().find(|name| name.starts_with("target_info{"));
-            let info = info.expect("it is there").clone();
+            let info = info.expect("target_info is scraped").clone();
             assert!(info.contains("service_name=\"shop\""), "{info}");
             scraped.remove(&info);
             assert_eq!(scraped, expected);
@@ -256,7 +276,7 @@ async fn scraped_values_are_those_that_are_sent_over_otlp() {
 }
 
 #[tokio::test]
-async fn open_metrics_has_the_same_samples_below_names_of_its_own() {
+async fn open_metrics_has_the_same_samples_and_its_own_family_names() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let plain = scraped(&telemetry).await;
@@ -290,7 +310,7 @@ async fn open_metrics_has_the_same_samples_below_names_of_its_own() {
 }
 
 #[tokio::test]
-async fn other_methods_and_paths_get_their_status_and_a_head_its_length() {
+async fn other_methods_and_paths_are_rejected_and_head_has_the_content_length() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let (response, text) = ask(service(&telemetry), Method::HEAD, "*/*").await;
@@ -300,47 +320,53 @@ async fn other_methods_and_paths_get_their_status_and_a_head_its_length() {
     let (response, _) = ask(service(&telemetry), Method::POST, "*/*").await;
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()["allow"], "GET, HEAD");
-    let address = service(&telemetry).local_addr().expect("it listens");
-    let answer = over_tcp(address, "/").await.expect("it answers");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
+    let answer = over_tcp(address, "/").await.expect("the server responds");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     telemetry.shutdown().await;
 }
 
 #[tokio::test]
-async fn after_the_shutdown_nothing_listens_and_the_service_says_so() {
+async fn after_the_shutdown_the_port_is_closed_and_the_service_returns_503() {
     let telemetry = guard(|config| config);
     let mounted = service(&telemetry);
-    let address = mounted.local_addr().expect("it listens");
+    let address = mounted.local_addr().expect("the server listens");
     telemetry.shutdown().await;
     let (response, _) = ask(mounted, Method::GET, "*/*").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     let deadline = Instant::now() + crate::support::DEADLINE;
     while TcpStream::connect(address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still listens");
+        assert!(Instant::now() < deadline, "the port is still open");
     }
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_served_once_it_is_free() {
-    let other = TcpListener::bind(ANY_PORT).await.expect("a free port");
-    let address = other.local_addr().expect("it has one");
+async fn a_port_in_use_is_served_as_soon_as_it_is_free() {
+    let other = TcpListener::bind(ANY_PORT)
+        .await
+        .expect("loopback has free ports");
+    let address = other.local_addr().expect("the socket is bound");
     let telemetry = guard(|config| config.with_prometheus_server(address));
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);
-    // The service is there meanwhile.
+    // The service works without the port.
     assert!(scraped(&telemetry).await.contains("http_requests_total{"));
     drop(other);
-    eventually("it is listened on", || {
+    eventually("the port is served", || {
         service(&telemetry).local_addr() == Some(address)
     })
     .await;
-    let answer = over_tcp(address, "/metrics").await.expect("it answers");
+    let answer = over_tcp(address, "/metrics")
+        .await
+        .expect("the server responds");
     assert!(answer.contains("http_requests_total{"), "{answer}");
     telemetry.shutdown().await;
 }
 
 #[tokio::test]
-async fn without_a_server_there_is_the_service_alone_and_without_the_exporter_neither() {
+async fn the_service_works_without_the_server_and_is_absent_without_the_exporter() {
     let telemetry = guard(Config::without_prometheus_server);
     record(&telemetry).await;
     assert_eq!(service(&telemetry).local_addr(), None);
@@ -352,9 +378,12 @@ async fn without_a_server_there_is_the_service_alone_and_without_the_exporter_ne
 }
 
 #[tokio::test]
-async fn an_observable_callback_that_panics_is_answered_with_503() {
+async fn a_panicking_observable_callback_makes_the_scrape_return_503() {
     let telemetry = guard(|config| config);
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     let gauge = meter.u64_observable_gauge("shop.broken");
     let _gauge = gauge.with_callback(|_| panic!("on purpose")).build();
     for _ in 0..2 {
@@ -366,26 +395,38 @@ async fn an_observable_callback_that_panics_is_answered_with_503() {
 }
 
 #[tokio::test]
-async fn those_who_connect_and_say_nothing_keep_no_other_from_its_metrics() {
+async fn idle_connections_do_not_block_other_scrapes() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
-    let address = service(&telemetry).local_addr().expect("it listens");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
     let mut mute = Vec::new();
     for _ in 0..40 {
-        mute.push(TcpStream::connect(address).await.expect("it listens"));
+        mute.push(
+            TcpStream::connect(address)
+                .await
+                .expect("the server listens"),
+        );
     }
-    // They are turned away after a while. The service does not depend on them at all.
+    // Idle connections are closed after a while. The mounted service does not depend on them.
     assert!(scraped(&telemetry).await.contains("http_requests_total{"));
     let answer = tokio::time::timeout(crate::support::DEADLINE, over_tcp(address, "/metrics"));
-    let answer = answer.await.expect("it is in time").expect("it answers");
+    let answer = answer
+        .await
+        .expect("the scrape ends within the deadline")
+        .expect("the server responds");
     assert!(answer.contains("http_requests_total{"), "{answer}");
     telemetry.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn ten_thousand_series_are_scraped_on_another_thread() {
+async fn a_scrape_of_ten_thousand_series_runs_on_another_thread() {
     let telemetry = guard(Config::without_prometheus_server);
-    let meter = telemetry.meter_provider().expect("it is on").meter("shop");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("shop");
     for instrument in 0..7 {
         let counter = meter
             .u64_counter(format!("shop.visits.{instrument}"))
@@ -404,19 +445,19 @@ async fn ten_thousand_series_are_scraped_on_another_thread() {
         requests += 1;
         tokio::task::yield_now().await;
     }
-    let (_, text) = scrape.await.expect("it ends");
+    let (_, text) = scrape.await.expect("the task does not panic");
     println!(
         "{} samples in {:?}; {requests} requests meanwhile, the longest in {longest:?}",
         samples(&text).len(),
         begin.elapsed()
     );
     assert!(samples(&text).len() > 10_000);
-    // The worker of the service had requests to answer while another thread collected.
+    // The only worker served requests, so another thread collected.
     assert!(requests > 1);
     telemetry.shutdown().await;
 }
 
-/// A Prometheus of the machine, which scrapes one address.
+/// The Prometheus that is installed, scraping one address.
 pub(crate) struct Prometheus {
     process: std::process::Child,
     folder: std::path::PathBuf,
@@ -424,17 +465,17 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it; `None` where there is none.
+    /// Starts Prometheus. Returns `None` if it is not installed.
     pub(crate) async fn start(target: SocketAddr) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("prometheus-{}", target.port()));
-        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::create_dir_all(&folder).expect("the folder can be created");
         let settings = format!(
             "global: {{scrape_interval: 1s}}\n\
              scrape_configs: [{{job_name: shop, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         let file = folder.join("prometheus.yml");
-        std::fs::write(&file, settings).expect("a file");
-        let lines = std::fs::File::create(folder.join("log")).expect("a file");
+        std::fs::write(&file, settings).expect("the file can be created");
+        let lines = std::fs::File::create(folder.join("log")).expect("the file can be created");
         let mut command = std::process::Command::new("prometheus");
         command
             .arg(format!("--config.file={}", file.display()))
@@ -445,11 +486,11 @@ impl Prometheus {
             .arg("--web.listen-address=127.0.0.1:0")
             .stderr(lines);
         let Ok(process) = command.spawn() else {
-            println!("skipped: there is no `prometheus` on this machine");
+            println!("skipped: `prometheus` is not installed");
             return None;
         };
         let mut address = None;
-        eventually("it listens", || {
+        eventually("Prometheus listens", || {
             let lines = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             let rest = lines.split("msg=\"Listening on\" address=").nth(1);
             let word = rest.and_then(|rest| rest.split_whitespace().next());
@@ -457,7 +498,7 @@ impl Prometheus {
             address.is_some()
         })
         .await;
-        let address = address.expect("it was found");
+        let address = address.expect("Prometheus listens");
         Some(Self {
             process,
             folder,
@@ -465,7 +506,7 @@ impl Prometheus {
         })
     }
 
-    /// Returns the one value of an expression; `None` while there is none.
+    /// Returns the value of an expression, or `None` while there is none.
     pub(crate) async fn query(&self, expression: &str) -> Option<f64> {
         let path = format!("/api/v1/query?query={expression}");
         let mut stream = TcpStream::connect(self.address).await.ok()?;
@@ -503,9 +544,11 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test]
-async fn prometheus_itself_has_the_counts_that_were_recorded() {
+async fn prometheus_reads_the_counts_that_were_recorded() {
     let telemetry = guard(|config| config);
-    let address = service(&telemetry).local_addr().expect("it listens");
+    let address = service(&telemetry)
+        .local_addr()
+        .expect("the server listens");
     let Some(prometheus) = Prometheus::start(address).await else {
         return;
     };
@@ -526,7 +569,7 @@ async fn prometheus_itself_has_the_counts_that_were_recorded() {
         ("shop_sent_bytes_total", 7.0),
         ("shop_open", -2.0),
         ("shop_load_ratio", 0.25),
-        // What was added between two scrapes.
+        // The increase between two scrapes.
         (
             "max_over_time(http_requests_total[10m])-min_over_time(http_requests_total[10m])",
             5.0,
@@ -543,7 +586,7 @@ async fn prometheus_itself_has_the_counts_that_were_recorded() {
 }
 
 #[tokio::test]
-async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
+async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_descriptions() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let text = scraped(&telemetry).await;
@@ -554,15 +597,15 @@ async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
     command.stdout(std::process::Stdio::piped());
     command.stderr(std::process::Stdio::piped());
     let Ok(mut process) = command.spawn() else {
-        println!("skipped: there is no `promtool` on this machine");
+        println!("skipped: `promtool` is not installed");
         return;
     };
-    let mut stdin = process.stdin.take().expect("it is piped");
-    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("it reads");
+    let mut stdin = process.stdin.take().expect("the stream is piped");
+    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("the other side reads");
     drop(stdin);
-    let output = process.wait_with_output().expect("it ends");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("it is text");
+    let output = process.wait_with_output().expect("the process ends");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).expect("the output is UTF-8");
     let expected = [
         "http_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"",
         // These instruments have no description.
@@ -571,27 +614,28 @@ async fn the_linter_of_prometheus_objects_to_the_milliseconds_alone() {
         "shop_paid_total no help text",
         "shop_sent_bytes_total no help text",
     ];
-    let mut lines: Vec<_> = said.lines().collect();
+    let mut lines: Vec<_> = printed.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, expected);
 }
 
 #[tokio::test]
-async fn exponential_histograms_are_left_out_and_told_of() {
-    let output = std::process::Command::new(std::env::current_exe().expect("it has a path"))
-        .args([
-            "--exact",
-            "prometheus::a_process_with_exponential_histograms",
-            "--ignored",
-            "--nocapture",
-        ])
-        .output()
-        .expect("it runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+async fn exponential_histograms_are_not_scraped_and_are_warned_about_once() {
+    let output =
+        std::process::Command::new(std::env::current_exe().expect("the program has a path"))
+            .args([
+                "--exact",
+                "prometheus::a_process_with_exponential_histograms",
+                "--ignored",
+                "--nocapture",
+            ])
+            .output()
+            .expect("the program starts");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
     let warning =
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION cannot be written for Prometheus";
-    assert_eq!(said.matches(warning).count(), 1, "{said}");
+    assert_eq!(printed.matches(warning).count(), 1, "{printed}");
 }
 
 #[tokio::test]
@@ -602,7 +646,7 @@ async fn a_process_with_exponential_histograms() {
         .with_exporters([Exporter::Prometheus])
         .with_prometheus_server(any_port())
         .init()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     request(TelemetryLayer::new(), None).await;
     let text = scraped(&telemetry).await;
     assert!(text.contains("http_requests_total{"), "{text}");

@@ -1,4 +1,4 @@
-//! What a layer reads of the context that comes with requests.
+//! Tests how a layer reads the context of incoming requests.
 
 use crate::support::{TRACEPARENT, TestTelemetry, get, send_through};
 
@@ -14,15 +14,15 @@ async fn the_random_flag_is_passed_on() {
             let response = send_through(&layer, get("/").header("traceparent", traceparent)).await;
             let answer = response.headers()["traceresponse"]
                 .to_str()
-                .expect("it is text");
-            let found = u8::from_str_radix(&answer[53..], 16).expect("they are flags");
+                .expect("the text is UTF-8");
+            let found = u8::from_str_radix(&answer[53..], 16).expect("the flags are hex");
             assert_eq!(found & 0x02 != 0, random, "{flags}: {answer}");
         }
     }
 }
 
 #[tokio::test]
-async fn another_propagator_takes_the_place_of_those_of_the_w3c() {
+async fn a_propagator_of_the_layer_replaces_the_default_ones() {
     let telemetry = TestTelemetry::new();
     let propagator = opentelemetry::propagation::TextMapCompositePropagator::new(vec![]);
     let layer = telemetry.layer().with_propagator(propagator);

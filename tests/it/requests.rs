@@ -1,4 +1,4 @@
-//! The attributes of a request, over many inputs.
+//! Tests the attributes of a request with many inputs.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -23,17 +23,25 @@ use crate::support::{
     span_attributes,
 };
 
-/// Sends a request through a router, and reads the whole response.
+/// Sends a request through a router and reads the whole response.
 async fn send(app: &Router, request: http::request::Builder) -> StatusCode {
     let request = request.body(Body::empty()).expect("a valid request");
-    let response = app.clone().oneshot(request).await.expect("it cannot fail");
+    let response = app
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let status = response.status();
-    response.into_body().collect().await.expect("it is whole");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     status
 }
 
 #[tokio::test]
-async fn a_nested_router_shows_the_path_that_the_client_asked_for() {
+async fn in_a_nested_router_the_original_path_is_recorded() {
     type Build = fn(TelemetryLayer) -> Router;
     let builds: [(&str, Build); 4] = [
         ("a layer inside", |layer| {
@@ -61,7 +69,7 @@ async fn a_nested_router_shows_the_path_that_the_client_asked_for() {
             let paths = paths.clone();
             move |request: &http::request::Parts| {
                 let path = request.uri.path().to_owned();
-                paths.lock().expect("not poisoned").push(path);
+                paths.lock().expect("the lock is not poisoned").push(path);
             }
         };
         let (filter, name, hook) = (see(&paths), see(&paths), see(&paths));
@@ -94,17 +102,17 @@ async fn a_nested_router_shows_the_path_that_the_client_asked_for() {
             ]),
             "{case}"
         );
-        let paths = paths.lock().expect("not poisoned");
+        let paths = paths.lock().expect("the lock is not poisoned");
         assert_eq!(*paths, ["/api/items/9"; 3], "{case}");
     }
 }
 
 #[tokio::test]
-async fn the_scheme_is_the_one_of_the_connection_or_of_a_trusted_proxy() {
+async fn the_scheme_is_that_of_the_connection_or_of_a_trusted_proxy() {
     let https = || Some(http::uri::Scheme::HTTPS);
     for (scheme, proxies, uri, version, forwarded, expected) in [
         (None, 0, "/", Version::HTTP_11, None, "http"),
-        // A client can write any scheme there.
+        // A client can write any scheme into the URI.
         (None, 0, "https://a/", Version::HTTP_11, None, "http"),
         (None, 0, "https://a/", Version::HTTP_2, None, "http"),
         (None, 0, "/", Version::HTTP_11, Some("https"), "http"),
@@ -141,16 +149,16 @@ async fn the_scheme_is_the_one_of_the_connection_or_of_a_trusted_proxy() {
 }
 
 #[tokio::test]
-async fn a_scheme_that_is_neither_http_nor_https_is_ignored() {
+async fn a_scheme_other_than_http_and_https_is_ignored() {
     let telemetry = TestTelemetry::new();
-    let scheme = "gopher".parse().expect("it is a scheme");
+    let scheme = "gopher".parse().expect("a valid scheme");
     send_through(&telemetry.layer().with_scheme(scheme), get("/")).await;
     let span = telemetry.only_span().await;
     assert_eq!(span_attributes(&span)["url.scheme"], "http");
 }
 
 #[tokio::test]
-async fn only_headers_that_the_proxies_write_are_read() {
+async fn only_the_configured_forwarded_headers_are_read() {
     for (headers, client, host) in [
         (None, "198.51.100.9", "inner"),
         (
@@ -186,7 +194,7 @@ async fn only_headers_that_the_proxies_write_are_read() {
 }
 
 #[tokio::test]
-async fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
+async fn an_ipv4_mapped_ipv6_address_is_recorded_as_ipv4() {
     for (address, expected) in [
         ("::ffff:127.0.0.1", "127.0.0.1"),
         ("::ffff:203.0.113.7", "203.0.113.7"),
@@ -198,7 +206,7 @@ async fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
         let layer = telemetry.layer().with_trusted_proxies(1);
         send_through(&layer, get("/").header("x-forwarded-for", address)).await;
         let mut request = get("/");
-        let peer = std::net::SocketAddr::new(address.parse().expect("an address"), 4711);
+        let peer = std::net::SocketAddr::new(address.parse().expect("a valid address"), 4711);
         let extensions = request.extensions_mut().expect("a valid request");
         extensions.insert(axum::extract::ConnectInfo(peer));
         send_through(&layer, request).await;
@@ -212,7 +220,7 @@ async fn an_ipv4_address_in_an_ipv6_one_is_shown_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_user_agent_of_any_encoding_is_kept() {
+async fn a_user_agent_of_any_encoding_is_recorded() {
     let long = format!("{}é/1", "a".repeat(252));
     let longer = "é".repeat(300);
     for (agent, expected) in [
@@ -235,14 +243,18 @@ async fn a_user_agent_of_any_encoding_is_kept() {
     assert!(!span_attributes(&span).contains_key("user_agent.original"));
 }
 
-/// All that is recorded of one request, without what differs from run to run.
+/// Returns the telemetry of one request, without the values that differ between runs.
 async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>) -> Recorded {
     let version = request.version();
     let server = support::Server::start(app).await;
     let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().expect("it has a path").clone();
+    let path = head
+        .uri
+        .path_and_query()
+        .expect("the URI has a path")
+        .clone();
     let uri = format!("http://{}{path}", server.address);
-    head.uri = uri.parse().expect("it is a URI");
+    head.uri = uri.parse().expect("a valid URI");
     support::send(version, Request::from_parts(head, body)).await;
     let span = telemetry.only_span().await;
     let mut span_attributes = span_attributes(&span);
@@ -252,10 +264,12 @@ async fn recorded(app: Router, telemetry: &TestTelemetry, request: Request<Body>
     let metrics = telemetry.metrics().into_iter().map(|(name, metric)| {
         let points = metric.points.into_iter().map(|point| {
             let count = match point.value {
-                Value::Histogram { count, .. } => i64::try_from(count).expect("it is small"),
-                Value::Count(count) => i64::try_from(count).expect("it is small"),
+                Value::Histogram { count, .. } => {
+                    i64::try_from(count).expect("the number is small")
+                }
+                Value::Count(count) => i64::try_from(count).expect("the number is small"),
                 Value::Sum(sum) => sum,
-                Value::F64(_) => panic!("there is none"),
+                Value::F64(_) => panic!("no metric of a layer is a gauge"),
             };
             (point.attributes, count)
         });
@@ -278,7 +292,7 @@ struct Recorded {
 }
 
 #[tokio::test]
-async fn a_request_that_is_answered_as_http_is_recorded_as_http_whatever_it_claims() {
+async fn a_request_with_an_http_response_is_recorded_as_http_whatever_its_content_type() {
     type Build = fn() -> Router;
     let builds: [(&str, Build); 3] = [
         ("a fallback", || {
@@ -330,7 +344,7 @@ async fn a_request_that_is_answered_as_http_is_recorded_as_http_whatever_it_clai
 }
 
 #[tokio::test]
-async fn a_request_that_claims_to_be_grpc_is_active_while_it_is_served() {
+async fn a_request_that_claims_to_be_grpc_is_counted_as_active_while_it_is_served() {
     let telemetry = TestTelemetry::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     let handler = move || {
@@ -339,24 +353,24 @@ async fn a_request_that_claims_to_be_grpc_is_active_while_it_is_served() {
             answered
                 .wait_for(|answered| *answered)
                 .await
-                .expect("it is sent");
+                .expect("the signal is sent");
             "no gRPC"
         }
     };
     let app = Router::new().fallback(handler).layer(telemetry.layer());
     let request = Request::post("/a.B/C").header("content-type", "application/grpc");
     let task = tokio::spawn(async move { send(&app, request).await });
-    eventually("it is counted", || {
+    eventually("the request is active", || {
         telemetry.sum("http.server.active_requests") == 1
     })
     .await;
-    answer.send(true).expect("somebody waits");
-    task.await.expect("it does not panic");
+    answer.send(true).expect("the handler waits");
+    task.await.expect("the task does not panic");
     assert_eq!(telemetry.sum("http.server.active_requests"), 0);
     assert_eq!(telemetry.only_span().await.name, "POST");
 }
 
-/// A body of these chunks.
+/// Returns a body of these chunks.
 fn chunks(chunks: Vec<Vec<u8>>) -> Body {
     let chunks = chunks
         .into_iter()
@@ -365,9 +379,9 @@ fn chunks(chunks: Vec<Vec<u8>>) -> Body {
 }
 
 #[tokio::test]
-async fn the_status_of_grpc_web_is_read_however_its_frames_are_cut() {
+async fn the_status_of_grpc_web_is_read_however_its_frames_are_split() {
     let trailers = b"grpc-status:9\r\ngrpc-message:no\r\n";
-    let length = u8::try_from(trailers.len()).expect("it is short");
+    let length = u8::try_from(trailers.len()).expect("the number is small");
     let body = [
         &b"\0\0\0\0\x11\x80\0\0\0\x07grpc-status:"[..],
         &[0x80, 0, 0, 0, length],
@@ -393,7 +407,7 @@ async fn the_status_of_grpc_web_is_read_however_its_frames_are_cut() {
 }
 
 #[tokio::test]
-async fn the_payload_of_a_grpc_message_chooses_no_status() {
+async fn the_payload_of_a_grpc_message_is_not_read_as_a_status() {
     for payload in [
         &b"\x80\0\0\0\x0fgrpc-status:7\r\n"[..],
         b"\x80grpc-status:7",
@@ -420,7 +434,7 @@ async fn the_payload_of_a_grpc_message_chooses_no_status() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_records_what_an_outer_one_has_filtered() {
+async fn an_inner_layer_records_requests_that_the_outer_one_filtered() {
     for (outer_wants, inner_wants, expected) in [
         (true, true, Some("outer")),
         (true, false, Some("outer")),
@@ -456,18 +470,18 @@ async fn an_inner_layer_records_what_an_outer_one_has_filtered() {
 }
 
 #[tokio::test]
-async fn each_route_has_room_for_itself_whatever_a_client_sends() {
+async fn each_route_has_its_own_limit_of_series_that_clients_cannot_exhaust_for_others() {
     let telemetry = TestTelemetry::new();
     let status = async |uri: http::Uri| {
         let status = uri.query().and_then(|status| status.parse().ok());
-        StatusCode::from_u16(status.unwrap_or(200)).expect("it is one")
+        StatusCode::from_u16(status.unwrap_or(200)).expect("a legal status")
     };
     let mut app = Router::new();
     for n in 0..99 {
         app = app.route(&format!("/{n}/{{id}}"), any(status));
     }
     let app = app.layer(telemetry.layer());
-    // A client that tries them all, with what it can choose.
+    // A client tries all values that it can choose, on all routes but one.
     for n in 0..98 {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
             for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
@@ -490,7 +504,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
         let points = telemetry.points(metric);
         let overflow = |attributes: &Attributes| attributes.contains_key("otel.metric.overflow");
         assert!(points.len() < 2000, "{metric}: {}", points.len());
-        // The SDK's own overflow, which has no route, is not needed.
+        // No point is in the overflow series of the SDK, which has no route.
         assert!(
             points
                 .iter()
@@ -510,7 +524,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
                 _ => point.value.histogram().0,
             })
             .sum();
-        assert_eq!(count, sent, "{metric}: nothing is lost");
+        assert_eq!(count, sent, "{metric}: no request is missing");
         assert!(
             points.iter().any(|point| overflow(&point.attributes)),
             "{metric}"
@@ -518,7 +532,7 @@ async fn each_route_has_room_for_itself_whatever_a_client_sends() {
     }
 }
 
-/// Sends a request whose handler writes attributes, and gives those of span and metric.
+/// Sends a request whose handler sets attributes, and returns the attributes of the span and of the metric.
 async fn written(
     layer: impl FnOnce(TelemetryLayer) -> TelemetryLayer,
     handler: fn(),
@@ -530,14 +544,21 @@ async fn written(
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it is whole");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
     let mut spans = telemetry.spans();
-    let span = spans.pop().expect("the request ends last");
+    let span = spans.pop().expect("the request span ends last");
     if let Some(child) = spans.pop() {
         assert_eq!(child.attributes, [KeyValue::new("a", 2)]);
     }
-    // The test's own maps refuse a key that is there twice.
+    // Fails if a key is there twice.
     span_attributes(&span);
     (span.attributes, telemetry.point("http.requests").attributes)
 }
@@ -550,7 +571,7 @@ fn value(attributes: &[KeyValue], key: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn of_two_values_that_the_application_sets_on_a_span_the_last_holds() {
+async fn the_last_value_set_for_a_span_attribute_wins() {
     let (span, _) = written(
         |layer| layer,
         || {
@@ -581,7 +602,7 @@ async fn of_two_values_that_the_application_sets_on_a_span_the_last_holds() {
 }
 
 #[tokio::test]
-async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_end() {
+async fn a_value_of_the_application_wins_over_the_value_of_the_layer_on_spans() {
     let (span, metric) = written(
         |layer| layer,
         || {
@@ -598,7 +619,7 @@ async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_en
     );
     assert_eq!(value(&span, "error.type").as_deref(), Some("mine"));
     assert_eq!(value(&span, "http.route").as_deref(), Some("/mine"));
-    // On metrics the layer's own values stay.
+    // On metrics, the value of the layer wins.
     assert_eq!(
         metric,
         attributes([
@@ -610,7 +631,7 @@ async fn a_value_of_the_application_holds_over_one_that_the_layer_sets_at_the_en
 }
 
 #[tokio::test]
-async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_holds() {
+async fn the_last_value_of_a_span_attribute_wins_whichever_function_sets_it() {
     fn request(value: i64) {
         add_request_attributes([KeyValue::new("app.x", value)]);
     }
@@ -670,7 +691,7 @@ async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_hold
                 .with_attributes(list! { "a" => 1 });
             span.run(|| {
                 add_span_attributes(list! { "a" => 2 });
-                // It goes to the request, and not to the span below it.
+                // The attribute is added to the span of the request, not to the current span.
                 request(5);
             });
         },
@@ -681,7 +702,7 @@ async fn whichever_way_the_application_sets_a_span_attribute_the_last_value_hold
 }
 
 #[tokio::test]
-async fn attributes_of_events_and_links_are_sets() {
+async fn attributes_of_events_have_unique_keys() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     let service = layer.layer(service_fn(async |_: Request<()>| {
@@ -689,14 +710,17 @@ async fn attributes_of_events_and_links_are_sets() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let span = telemetry.only_span().await;
     let expected = [KeyValue::new("a", 3), KeyValue::new("b", 2)];
     assert_eq!(span.events.events[0].attributes, expected);
 }
 
 #[tokio::test]
-async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
+async fn a_duplicate_key_of_a_metric_call_is_one_attribute_of_one_series() {
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer();
     let service = layer.layer(service_fn(async |_: Request<()>| {
@@ -713,7 +737,10 @@ async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let request = get("/a").body(()).expect("a valid request");
-    service.oneshot(request).await.expect("it cannot fail");
+    service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     for metric in ["c", "d", "g", "h", "t"] {
         let point = telemetry.point(metric);
         assert_eq!(
@@ -726,7 +753,7 @@ async fn a_key_that_a_metric_call_has_twice_is_one_attribute_of_one_series() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_captured_twice_is_one_attribute() {
+async fn a_header_that_is_configured_twice_is_captured_once() {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
     let telemetry = TestTelemetry::new();
     let layer = telemetry.layer().with_captured_request_headers([ID, ID]);

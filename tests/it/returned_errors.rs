@@ -1,4 +1,4 @@
-//! What `#[with_tracer]` records of the errors that functions return, by the type that they return.
+//! Tests the telemetry of `#[with_tracer]` for the errors that functions return, by return type.
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ use tower_telemetry::with_tracer;
 use crate::functions::{block_on, in_request};
 use crate::support::{Attributes, TestTelemetry, span_attributes, tree};
 
-/// The one span below that of the request.
+/// Returns the only span below the span of the request.
 fn only(handler: impl Future<Output = ()>) -> SpanData {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, handler));
@@ -21,7 +21,7 @@ fn only(handler: impl Future<Output = ()>) -> SpanData {
     spans.remove(0)
 }
 
-/// What a span says of its failure: `error.type` and the description of its status.
+/// Returns the `error.type` of a span and the description of its status, if it failed.
 fn failure(span: &SpanData) -> Option<(String, String)> {
     let mut attributes = span_attributes(span);
     let error_type = attributes.remove("error.type");
@@ -35,7 +35,7 @@ fn failure(span: &SpanData) -> Option<(String, String)> {
     }
 }
 
-/// Wraps another error.
+/// An error with an optional source.
 #[derive(Debug)]
 struct Wrapped(&'static str, Option<Box<dyn Error + Send + Sync>>);
 
@@ -64,7 +64,7 @@ fn refused() -> io::Error {
 }
 
 fn parse_error() -> std::num::ParseIntError {
-    "many".parse::<u32>().expect_err("it is no number")
+    "many".parse::<u32>().expect_err("the text is not a number")
 }
 
 /// An error that borrows.
@@ -177,7 +177,7 @@ fn borrows(text: &str) -> Result<(), Borrows<'_>> {
     Err(Borrows(text))
 }
 
-#[allow(mismatched_lifetime_syntaxes, reason = "it is what is tested")]
+#[allow(mismatched_lifetime_syntaxes, reason = "the macro has to accept it")]
 #[with_tracer("test")]
 fn borrows_unseen(text: &str) -> Result<(), Borrows> {
     Err(Borrows(text))
@@ -266,7 +266,7 @@ fn loops() -> Result<(), Loops> {
 }
 
 #[test]
-fn an_error_is_recorded_with_its_sources_and_what_is_known_of_its_type() {
+fn an_error_is_recorded_with_its_sources_and_the_best_known_type() {
     let own = std::any::type_name::<Wrapped>;
     let borrowed = std::any::type_name::<Borrows<'_>>();
     let is_long = format!("{}: outer: {}…", "x".repeat(200), "y".repeat(44));
@@ -320,7 +320,7 @@ mod grpc {
 
     fn status() -> Status {
         let mut status = Status::new(Code::ResourceExhausted, "no more tea");
-        let secret = "canary".parse().expect("it is valid");
+        let secret = "canary".parse().expect("a legal value");
         status.metadata_mut().insert("authorization", secret);
         status
     }
@@ -355,7 +355,7 @@ mod grpc {
     }
 
     #[test]
-    fn a_status_is_its_code_and_its_message() {
+    fn a_grpc_status_is_recorded_with_its_code_and_message() {
         let expected = |message: &str| Some(("RESOURCE_EXHAUSTED".to_owned(), message.to_owned()));
         let plain = only(async { assert!(plain().is_err()) });
         assert_eq!(failure(&plain), expected("no more tea"));
@@ -368,12 +368,12 @@ mod grpc {
             assert_eq!(failure(&span), expected("no brew: no more tea"));
         }
         let span = only(async { assert!(boxed().is_err()) });
-        let (_, message) = failure(&span).expect("it failed");
+        let (_, message) = failure(&span).expect("the call failed");
         assert!(!message.contains("canary"), "{message}");
     }
 
     #[test]
-    fn every_code_has_its_name() {
+    fn every_grpc_code_has_its_name() {
         #[with_tracer("test")]
         fn fails(code: Code) -> Result<(), Status> {
             Err(Status::new(code, ""))
@@ -460,12 +460,12 @@ fn run_any<T: Task>(task: &T) -> T::Result {
 }
 
 #[with_tracer("test", err = false)]
-fn told_not_to() -> AppResult<()> {
+fn not_recorded() -> AppResult<()> {
     Err(alone("expected"))
 }
 
 #[with_tracer("test", err = false)]
-async fn told_not_to_async() -> anyhow::Result<()> {
+async fn not_recorded_async() -> anyhow::Result<()> {
     anyhow::bail!("expected")
 }
 
@@ -475,7 +475,7 @@ fn succeeds() -> anyhow::Result<u32> {
 }
 
 #[test]
-fn a_type_that_is_no_result_is_what_it_was_whatever_its_name() {
+fn a_return_type_that_is_not_a_result_is_unchanged_whatever_its_name() {
     for span in [
         only(async { assert_eq!(search().0, 7) }),
         only(async { assert_eq!(search_async().await.0, 7) }),
@@ -485,8 +485,8 @@ fn a_type_that_is_no_result_is_what_it_was_whatever_its_name() {
         }),
         only(async { assert_eq!(count(), 7) }),
         only(async { assert_eq!(7_u32.run(), 7) }),
-        only(async { assert!(told_not_to().is_err()) }),
-        only(async { assert!(told_not_to_async().await.is_err()) }),
+        only(async { assert!(not_recorded().is_err()) }),
+        only(async { assert!(not_recorded_async().await.is_err()) }),
         only(async { assert!(succeeds().is_ok()) }),
     ] {
         assert_eq!(failure(&span), None, "{}", span.name);
@@ -496,7 +496,7 @@ fn a_type_that_is_no_result_is_what_it_was_whatever_its_name() {
         failure(&span).map(|(_, message)| message).as_deref(),
         Some("associated")
     );
-    // The macro's code sees no `Result` in a type that only the caller knows.
+    // The macro cannot see the `Result` behind an associated type of a generic caller.
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         assert!(run_any(&"a").is_err());

@@ -1,10 +1,10 @@
-//! The routes of routers other than axum's.
+//! Tests the routes of routers other than axum.
 
 use tower_telemetry::TelemetryLayer;
 
 use crate::support::{TestTelemetry, get, send_through, span_attributes};
 
-/// A layer that knows the routes of a router of `matchit`.
+/// Returns a layer that takes routes from a `matchit` router.
 fn with_router(layer: TelemetryLayer) -> TelemetryLayer {
     let mut router = matchit::Router::new();
     for route in ["/users/{id}", "/files/{*path}", "/panic"] {
@@ -18,12 +18,12 @@ fn with_router(layer: TelemetryLayer) -> TelemetryLayer {
 }
 
 #[tokio::test]
-async fn a_route_is_on_span_and_metrics_as_one_of_axum_is() {
+async fn a_route_hook_sets_the_route_of_spans_and_metrics() {
     for (path, route) in [
         ("/users/42", Some("/users/{id}")),
         ("/files/a/b?c=d", Some("/files/{*path}")),
         ("/nowhere", None),
-        // A hook that panics knows no route.
+        // A panicking hook sets no route.
         ("/panic", None),
     ] {
         let telemetry = TestTelemetry::new();
@@ -42,7 +42,7 @@ async fn a_route_is_on_span_and_metrics_as_one_of_axum_is() {
 }
 
 #[tokio::test]
-async fn routes_that_are_paths_are_cut_and_counted_together_past_the_bound() {
+async fn endless_routes_are_truncated_and_share_one_series_beyond_the_limit() {
     const BYTES: usize = 1024;
     const SERIES: usize = 2000;
     let telemetry = TestTelemetry::new();
@@ -57,13 +57,13 @@ async fn routes_that_are_paths_are_cut_and_counted_together_past_the_bound() {
         send_through(&layer, get(&format!("/{n}"))).await;
     }
     let points = telemetry.points("http.requests");
-    // With one for those past the bound.
+    // One more series is for the routes beyond the limit.
     assert_eq!(points.len(), SERIES + 1);
 }
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn a_route_of_the_layer_beats_that_of_axum_which_is_there_where_the_layer_knows_none() {
+async fn a_route_hook_has_priority_over_the_route_of_axum() {
     use tower::ServiceExt;
 
     let telemetry = TestTelemetry::new();
@@ -77,10 +77,10 @@ async fn a_route_of_the_layer_beats_that_of_axum_which_is_there_where_the_layer_
     for path in ["/users/1", "/users/2"] {
         let request = get(path).body(axum::body::Body::empty());
         let response = app.clone().oneshot(request.expect("a valid request")).await;
-        let body = response.expect("it cannot fail").into_body();
+        let body = response.expect("the service cannot fail").into_body();
         http_body_util::BodyExt::collect(body)
             .await
-            .expect("it is whole");
+            .expect("the body is complete");
     }
     let spans = telemetry.wait_for_spans(2).await;
     let names: Vec<_> = spans.iter().map(|span| &*span.name).collect();

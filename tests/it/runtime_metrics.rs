@@ -1,4 +1,4 @@
-//! Metrics about the process and tokio's runtimes.
+//! Tests metrics about the process and tokio's runtimes.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use tower_telemetry::{Config, config::Exporter};
 use crate::export::config;
 use crate::support::receiver::{Received, Receiver, attributes_of};
 
-/// The points of a metric: its attributes as text, and its value.
+/// Returns the points of a metric: the attributes as text, and the value.
 fn points(received: &Received, name: &str) -> Vec<(String, f64)> {
     let metric = received
         .metric(name)
-        .unwrap_or_else(|| panic!("there is no {name}"));
-    let points = match metric.data.expect("it has data") {
+        .unwrap_or_else(|| panic!("{name} is missing"));
+    let points = match metric.data.expect("the metric has data") {
         Data::Sum(sum) => sum.data_points,
         Data::Gauge(gauge) => gauge.data_points,
         other => panic!("{other:?}"),
@@ -29,7 +29,7 @@ fn points(received: &Received, name: &str) -> Vec<(String, f64)> {
     };
     let mut points: Vec<_> = points
         .iter()
-        .map(|point| match point.value.expect("it has one") {
+        .map(|point| match point.value.expect("the point has a value") {
             Value::AsInt(value) => (text(point), value as f64),
             Value::AsDouble(value) => (text(point), value),
         })
@@ -43,7 +43,7 @@ async fn received(with: impl FnOnce(Config) -> Config, variables: &[(&str, &str)
     let config = config(variables)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint());
-    let telemetry = with(config).build().expect("it is valid");
+    let telemetry = with(config).build().expect("the configuration is valid");
     telemetry.force_flush().await;
     telemetry.shutdown().await;
     receiver.received()
@@ -55,8 +55,8 @@ fn names(points: &[(String, f64)]) -> Vec<&str> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_process_is_described_by_the_conventions() {
-    let _file = std::fs::File::open("/proc/self/stat").expect("it is there");
+async fn process_metrics_follow_the_conventions() {
+    let _file = std::fs::File::open("/proc/self/stat").expect("the file is readable");
     let received = received(|config| config, &[("TELEMETRY_RUNTIME_METRICS", "true")]).await;
     for (name, unit, attributes, at_least) in [
         (
@@ -91,7 +91,7 @@ async fn the_process_is_described_by_the_conventions() {
         ),
         ("process.uptime", "s", &[""], 0.0),
     ] {
-        let metric = received.metric(name).expect("it is there");
+        let metric = received.metric(name).expect("the metric was exported");
         assert_eq!(metric.unit, unit, "{name}");
         let points = points(&received, name);
         assert_eq!(names(&points), attributes, "{name}");
@@ -106,7 +106,7 @@ async fn the_process_is_described_by_the_conventions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn the_current_runtime_is_that_of_the_metrics_unless_others_are_named() {
+async fn the_current_runtime_is_measured_unless_others_are_named() {
     let tasks: Vec<_> = (0..5)
         .map(|_| tokio::spawn(std::future::pending::<()>()))
         .collect();
@@ -126,7 +126,10 @@ async fn the_current_runtime_is_that_of_the_metrics_unless_others_are_named() {
 
     let runtime = |threads| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).build().expect("a runtime")
+        builder
+            .worker_threads(threads)
+            .build()
+            .expect("the runtime can be built")
     };
     let (api, jobs) = (runtime(1), runtime(2));
     let with = |config: Config| {
@@ -145,7 +148,7 @@ async fn the_current_runtime_is_that_of_the_metrics_unless_others_are_named() {
 }
 
 #[tokio::test]
-async fn unless_it_is_asked_for_there_are_none() {
+async fn runtime_metrics_are_recorded_only_if_enabled() {
     let received = received(|config| config.with_self_metrics(true), &[]).await;
     let scopes = received
         .metrics

@@ -1,4 +1,4 @@
-//! Secrets of the configuration, rightly placed or not: nothing shows them.
+//! Checks that no output shows a secret of the configuration, wherever it was put.
 
 use http::{HeaderMap, HeaderValue};
 use tower_telemetry::Config;
@@ -8,7 +8,7 @@ use crate::all_variables::variables;
 
 const SECRET: &str = "S3CR3Tk9";
 
-/// URLs with a secret in each place that may hold one.
+/// Returns URLs with a secret in each part that may contain one.
 fn urls() -> Vec<String> {
     let forms = [
         "http://u:$@h:1",
@@ -60,7 +60,7 @@ fn urls() -> Vec<String> {
     forms.iter().map(|form| form.replace('$', SECRET)).collect()
 }
 
-/// Keys and certificates that stand where the name of their file belongs.
+/// Returns the text of keys and certificates, used by mistake as the name of a file.
 fn contents() -> Vec<String> {
     let forms = [
         "$",
@@ -99,27 +99,27 @@ fn headers() -> Vec<String> {
     forms.iter().map(|form| form.replace('$', SECRET)).collect()
 }
 
-/// Everything that a configuration says of itself.
+/// Returns all text that a configuration, its guard and its errors print.
 fn outputs(config: Config) -> String {
     let config = config.with_exporters([Exporter::Otlp]);
-    let mut said = format!("{config:?}\n{config}\n{:#?}\n", config.warnings());
+    let mut output = format!("{config:?}\n{config}\n{:#?}\n", config.warnings());
     for warning in config.warnings() {
-        said.push_str(&format!("{warning}\n"));
+        output.push_str(&format!("{warning}\n"));
     }
     match config.build() {
-        Ok(telemetry) => said.push_str(&format!("{telemetry:?}")),
-        Err(error) => said.push_str(&format!("{error}\n{error:?}\n{error:#?}")),
+        Ok(telemetry) => output.push_str(&format!("{telemetry:?}")),
+        Err(error) => output.push_str(&format!("{error}\n{error:?}\n{error:#?}")),
     }
-    said
+    output
 }
 
 fn assert_hidden(place: &str, text: &str, config: Config) {
-    let said = outputs(config);
-    // Names of headers have lower case.
-    let is_hidden = !said
+    let output = outputs(config);
+    // Names of headers are printed in lower case.
+    let is_hidden = !output
         .to_ascii_lowercase()
         .contains(&SECRET.to_ascii_lowercase());
-    assert!(is_hidden, "{place}={text}: {said}");
+    assert!(is_hidden, "{place}={text}: {output}");
 }
 
 fn is_file(name: &str) -> bool {
@@ -129,7 +129,7 @@ fn is_file(name: &str) -> bool {
 fn with_variable(name: &str, value: &str) -> Config {
     Config::from_vars(|asked| match asked {
         _ if asked == name => Some(value.to_owned()),
-        // Files are read for `https` alone.
+        // Certificates are only read for `https`.
         "OTEL_EXPORTER_OTLP_ENDPOINT" if is_file(name) => Some("https://localhost:1".to_owned()),
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://localhost:1".to_owned()),
         _ => None,
@@ -140,7 +140,7 @@ fn with_variable(name: &str, value: &str) -> Config {
 fn no_variable_shows_a_secret() {
     for name in variables() {
         let texts = match &*name {
-            // Their values are sent with all telemetry, and shown.
+            // The name is sent with all telemetry, so it is shown.
             "SERVICE_NAME" | "OTEL_SERVICE_NAME" => continue,
             name if name.ends_with("_ENDPOINT") => urls(),
             "ALL_PROXY" | "HTTP_PROXY" | "HTTPS_PROXY" => urls(),
@@ -157,7 +157,7 @@ fn no_variable_shows_a_secret() {
                 format!("x-key: {SECRET}"),
                 format!("https://u:{SECRET}@h"),
             ],
-            // A URL of another variable.
+            // A URL that belongs to another variable.
             _ => vec![
                 format!("http://u:{SECRET}@h:1"),
                 format!("http://h:1/{SECRET}"),
@@ -181,7 +181,7 @@ fn no_setter_shows_a_secret() {
         let insecure = base().with_insecure(true).with_endpoint(&url);
         assert_hidden("with_insecure", &url, insecure);
     }
-    // Files are read for `https` alone.
+    // Certificates are only read for `https`.
     let secure = || base().with_endpoint("https://localhost:1");
     for text in contents() {
         let config = secure().with_ca_certificate(&text);
@@ -222,25 +222,25 @@ fn no_setter_shows_a_secret() {
     assert_hidden("with_resource_attribute", SECRET, config);
 }
 
-/// A file that holds a key in a form that cannot be read: the error does not quote it.
+/// The file has a key in an unreadable form. The error must not quote it.
 #[cfg(feature = "tls")]
 #[test]
-fn no_error_quotes_a_file() {
+fn no_error_quotes_a_certificate_file() {
     for text in contents() {
         let name = format!("tower-telemetry-{}-quoted.pem", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, &text).expect("a temporary file");
+        std::fs::write(&path, &text).expect("the file can be written");
         let base = || with_variable("", "").with_endpoint("https://localhost:1");
         let config = base().with_ca_certificate(&path);
         assert_hidden("a file of certificates", &text, config);
         let config = base().with_client_certificate(&path, &path);
         assert_hidden("a file of a key", &text, config);
-        std::fs::remove_file(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("the file can be removed");
     }
 }
 
 #[test]
-fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
+fn headers_of_the_message_itself_are_ignored_with_one_warning_each() {
     let names = [
         "content-length",
         "transfer-encoding",
@@ -255,7 +255,7 @@ fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
         "proxy-connection",
         "grpc-encoding",
     ];
-    let told = |config: &Config| -> Vec<String> {
+    let warned = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };
     for name in names {
@@ -263,28 +263,28 @@ fn headers_of_the_message_itself_are_refused_with_one_warning_each() {
         for variable in variables().iter().filter(|name| name.ends_with("_HEADERS")) {
             let text = format!("a=1,{}=0,b=2", name.to_ascii_uppercase());
             let config = with_variable(variable, &text);
-            assert_eq!(told(&config), [format!("{variable} {consequence}")]);
+            assert_eq!(warned(&config), [format!("{variable} {consequence}")]);
         }
         let mut map = HeaderMap::new();
         map.insert(name, HeaderValue::from_static("0"));
         map.insert("a", HeaderValue::from_static("1"));
         let config = Config::from_vars(|_| None).with_headers(map.clone());
         assert_eq!(
-            told(&config),
+            warned(&config),
             [format!("Config::with_headers {consequence}")]
         );
         let settings = OtlpSettings::new().with_headers(map);
         let config = Config::from_vars(|_| None).with_logs_otlp(settings);
         assert_eq!(
-            told(&config),
+            warned(&config),
             [format!("Config::with_logs_otlp {consequence}")]
         );
     }
 }
 
 #[test]
-fn headers_without_end_are_bounded_with_one_warning() {
-    let told = |config: &Config| -> Vec<String> {
+fn too_many_headers_are_cut_to_256_with_one_warning() {
+    let warned = |config: &Config| -> Vec<String> {
         config.warnings().iter().map(ToString::to_string).collect()
     };
     let consequence = "has more than 256 headers; the others are ignored";
@@ -292,7 +292,7 @@ fn headers_without_end_are_bounded_with_one_warning() {
     for count in [257, 24_577, 100_000] {
         let pairs: Vec<_> = (0..count).map(|n| format!("x-{n}=1")).collect();
         let config = with_variable(name, &pairs.join(","));
-        assert_eq!(told(&config), [format!("{name} {consequence}")]);
+        assert_eq!(warned(&config), [format!("{name} {consequence}")]);
     }
     let mut map = HeaderMap::new();
     for n in 0..24_576 {
@@ -301,7 +301,7 @@ fn headers_without_end_are_bounded_with_one_warning() {
     }
     let config = Config::from_vars(|_| None).with_headers(map);
     assert_eq!(
-        told(&config),
+        warned(&config),
         [format!("Config::with_headers {consequence}")]
     );
 }

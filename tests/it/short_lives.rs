@@ -1,4 +1,4 @@
-//! Processes that live for a moment, and functions that are frozen between invocations.
+//! Tests processes that live only for a moment, and functions that are frozen between invocations.
 
 use axum::body::Body;
 use axum::{Router, routing::get};
@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::receiver::Receiver;
 
 #[test]
-fn a_program_that_lives_for_50_ms_loses_nothing() {
+fn a_process_of_50_ms_loses_no_telemetry() {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
     const RUNS: usize = 10;
@@ -27,7 +27,7 @@ fn a_program_that_lives_for_50_ms_loses_nothing() {
             ];
             Process::example("cli", &variables)
         };
-        // They run side by side, and each for itself.
+        // The programs run concurrently and do not share anything.
         let mut runs: Vec<_> = (0..RUNS).map(run).collect();
         for run in &mut runs {
             assert!(run.wait().success(), "{:#?}", run.lines());
@@ -49,21 +49,21 @@ fn a_program_that_lives_for_50_ms_loses_nothing() {
         let counters = counters.filter(|metric| metric.name == "cli.imports");
         let points = counters.map(|metric| match &metric.data {
             Some(Data::Sum(sum)) => sum.data_points.len(),
-            _ => panic!("it is a counter"),
+            _ => panic!("cli.imports is a counter"),
         });
         assert_eq!(points.sum::<usize>(), RUNS, "over {protocol}");
     }
 }
 
 #[tokio::test]
-async fn what_an_invocation_records_has_arrived_when_its_response_is_given_out() {
+async fn a_flush_before_the_response_delivers_the_telemetry_of_an_invocation() {
     let receiver = Receiver::start();
     let telemetry = Config::from_vars(|_| None)
         .with_environment(tower_telemetry::config::Environment::Staging)
         .with_endpoint(receiver.endpoint())
         .build()
-        .expect("it is valid");
-    let provider = telemetry.tracer_provider().expect("it is on");
+        .expect("the configuration is valid");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let layer = TelemetryLayer::new().with_tracer_provider(SdkTracerProvider::clone(provider));
     let app: Router = Router::new()
         .route("/users/{id}", get(async || "Ada"))
@@ -71,8 +71,12 @@ async fn what_an_invocation_records_has_arrived_when_its_response_is_given_out()
     for invocation in 1..=3 {
         let request = Request::get("/users/42").body(Body::empty());
         let response = app.clone().oneshot(request.expect("a valid request")).await;
-        let (_, body) = response.expect("it cannot fail").into_parts();
-        let body = body.collect().await.expect("it is whole").to_bytes();
+        let (_, body) = response.expect("the service cannot fail").into_parts();
+        let body = body
+            .collect()
+            .await
+            .expect("the body is complete")
+            .to_bytes();
         let report = telemetry.force_flush().await;
         assert_eq!((body, report.timed_out), ("Ada".into(), false));
         assert_eq!(receiver.received().spans().len(), invocation);

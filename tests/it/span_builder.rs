@@ -1,4 +1,4 @@
-//! Spans with a kind, attributes, links or a parent of their own, and the methods of their guard.
+//! Tests the builder of spans (kind, attributes, links, parent) and the methods of the span guard.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ fn remote(id: u64, is_sampled: bool) -> SpanContext {
     )
 }
 
-/// Each way to run something in a span that was described.
+/// Runs code in the described span, in one of five ways.
 fn run(kind: usize, span: SpanBuilder) -> Result<u32, Failed> {
     match kind {
         0 => Ok(span.run(|| 7)),
@@ -52,7 +52,7 @@ impl fmt::Display for Failed {
 
 const WAYS: std::ops::Range<usize> = 0..5;
 
-/// The one span below a request that is recorded in `handler`.
+/// Returns the only span that `handler` records below a request.
 fn only(telemetry: &TestTelemetry, handler: impl FnOnce()) -> SpanData {
     block_on(in_request(telemetry, async { handler() }));
     let mut spans = telemetry.spans();
@@ -61,7 +61,7 @@ fn only(telemetry: &TestTelemetry, handler: impl FnOnce()) -> SpanData {
 }
 
 #[test]
-fn a_span_has_what_its_builder_was_given_however_it_is_run() {
+fn a_span_has_everything_its_builder_was_given_however_it_is_run() {
     for way in WAYS {
         let fails = [1, 4].contains(&way);
         let telemetry = TestTelemetry::new();
@@ -95,7 +95,7 @@ fn a_span_has_what_its_builder_was_given_however_it_is_run() {
 }
 
 #[test]
-fn a_builder_that_was_given_nothing_makes_the_span_of_the_functions() {
+fn an_empty_builder_makes_the_same_span_as_the_functions() {
     for way in WAYS {
         let telemetry = TestTelemetry::new();
         let span = only(&telemetry, || {
@@ -108,7 +108,7 @@ fn a_builder_that_was_given_nothing_makes_the_span_of_the_functions() {
 }
 
 #[test]
-fn a_parent_that_is_given_takes_the_place_of_the_current_span() {
+fn an_explicit_parent_replaces_the_current_span() {
     let parent = || {
         let baggage = KeyValue::new("tenant", "a");
         Context::new()
@@ -131,7 +131,7 @@ fn a_parent_that_is_given_takes_the_place_of_the_current_span() {
         let span = get_tracer("test").span("child").with_parent(parent());
         span.run(|| {
             let tenant = Context::map_current(|cx| cx.baggage().get("tenant").cloned());
-            assert_eq!(tenant.expect("it is there").as_str(), "a");
+            assert_eq!(tenant.expect("the baggage has the tenant").as_str(), "a");
             with_tracer("test", "below", || {});
         });
     }));
@@ -172,21 +172,24 @@ fn a_parent_decides_whether_its_child_is_sampled() {
             .map(|span| span.name)
             .collect();
         assert_eq!(found, names);
-        let request = telemetry.spans().pop().expect("it is there");
+        let request = telemetry
+            .spans()
+            .pop()
+            .expect("the span of the request was recorded");
         assert_eq!(request.status, Status::Unset);
         assert!(request.events.is_empty());
     }
 }
 
 #[test]
-fn a_parent_from_another_request_keeps_its_providers() {
+fn a_parent_of_another_request_keeps_its_providers() {
     let (first, second) = (TestTelemetry::new(), TestTelemetry::new());
     let mut taken = None;
     block_on(in_request(&first, async {
         taken = Some(Context::current());
     }));
     block_on(in_request(&second, async {
-        let parent = taken.take().expect("it was there");
+        let parent = taken.take().expect("the first request set the parent");
         let child = get_tracer("test").span("child").with_parent(parent);
         child.run(|| {});
     }));
@@ -195,7 +198,7 @@ fn a_parent_from_another_request_keeps_its_providers() {
 }
 
 #[test]
-fn where_telemetry_is_suppressed_a_parent_starts_nothing() {
+fn with_suppressed_telemetry_an_explicit_parent_starts_no_span() {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         let parent = Context::current();
@@ -209,7 +212,7 @@ fn where_telemetry_is_suppressed_a_parent_starts_nothing() {
 }
 
 #[test]
-fn a_guard_writes_on_its_own_span_also_where_another_is_current() {
+fn a_guard_changes_its_own_span_even_while_another_is_current() {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         let outer = start_as_current_span(&get_tracer("test"), "outer");

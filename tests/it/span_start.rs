@@ -1,4 +1,4 @@
-//! When the span of a future starts, and below which span.
+//! Tests when the span of a future starts, and which span is its parent.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -16,7 +16,7 @@ use crate::support::{Attributes, TestTelemetry, attributes as map, span_attribut
 
 type BoxFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Every way to put a future into a span that starts with it.
+/// Puts a future into a span that starts with it, in one of four ways.
 fn in_span<'a>(kind: usize, future: impl Future<Output = ()> + Send + 'a) -> BoxFuture<'a> {
     async fn ok(future: impl Future<Output = ()>) -> Result<(), String> {
         future.await;
@@ -43,7 +43,7 @@ fn poll_once(future: Pin<&mut (impl Future<Output = ()> + ?Sized)>) -> Poll<()> 
 }
 
 #[tokio::test]
-async fn work_from_a_channel_is_below_the_span_that_sent_it() {
+async fn work_from_a_channel_is_a_child_of_the_span_that_sent_it() {
     for kind in KINDS {
         let telemetry = TestTelemetry::new();
         let (sender, mut receiver) = tokio::sync::mpsc::channel::<Context>(1);
@@ -56,10 +56,10 @@ async fn work_from_a_channel_is_below_the_span_that_sent_it() {
         });
         in_request(&telemetry, async move {
             let sent = with_tracer("test", "sender", Context::current);
-            sender.send(sent).await.expect("somebody receives");
+            sender.send(sent).await.expect("the worker receives");
         })
         .await;
-        worker.await.expect("it does not panic");
+        worker.await.expect("the task does not panic");
         assert_eq!(
             tree(&telemetry.spans()),
             ["GET", "  sender", "    work", "      inner"]
@@ -68,7 +68,7 @@ async fn work_from_a_channel_is_below_the_span_that_sent_it() {
 }
 
 #[tokio::test]
-async fn a_future_made_outside_of_a_request_is_below_the_request_that_polls_it() {
+async fn a_future_made_outside_of_a_request_is_a_child_of_the_request_that_polls_it() {
     for kind in KINDS {
         let telemetry = TestTelemetry::new();
         let work = in_span(kind, async {});
@@ -97,14 +97,14 @@ async fn a_span_starts_when_its_future_is_first_polled() {
         );
         let start = |name: &str| {
             let span = spans.iter().find(|span| span.name == name);
-            span.expect("it is there").start_time
+            span.expect("the span was recorded").start_time
         };
         assert!(start("work") >= start("outer"));
     }
 }
 
 #[tokio::test]
-async fn the_first_poll_chooses_the_parent_for_good() {
+async fn the_first_poll_fixes_the_parent() {
     for kind in KINDS {
         let telemetry = TestTelemetry::new();
         in_request(&telemetry, async {
@@ -135,7 +135,7 @@ async fn the_first_poll_chooses_the_parent_for_good() {
 }
 
 #[tokio::test]
-async fn futures_that_are_joined_are_siblings() {
+async fn joined_futures_are_siblings() {
     for kind in KINDS {
         let telemetry = TestTelemetry::new();
         in_request(&telemetry, async {
@@ -161,7 +161,9 @@ async fn a_future_that_is_never_polled_has_no_span() {
         let telemetry = TestTelemetry::new();
         in_request(&telemetry, async {
             drop(in_span(kind, async {}));
-            let future = in_span(kind, async { panic!("it is not polled") });
+            let future = in_span(kind, async {
+                panic!("a future that is never polled must not run")
+            });
             drop(future.with_context(Context::current()));
         })
         .await;
@@ -170,9 +172,9 @@ async fn a_future_that_is_never_polled_has_no_span() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_half_way_was_cancelled_and_is_current_while_it_is_dropped() {
-    struct SaysWhere;
-    impl Drop for SaysWhere {
+async fn a_future_dropped_midway_is_cancelled_and_its_span_is_current_during_the_drop() {
+    struct SpanOnDrop;
+    impl Drop for SpanOnDrop {
         fn drop(&mut self) {
             with_tracer("test", "clean-up", || {});
         }
@@ -181,7 +183,7 @@ async fn a_future_that_is_dropped_half_way_was_cancelled_and_is_current_while_it
         let telemetry = TestTelemetry::new();
         in_request(&telemetry, async {
             let mut future = in_span(kind, async {
-                let _says_where = SaysWhere;
+                let _span_on_drop = SpanOnDrop;
                 std::future::pending::<()>().await;
             });
             assert!(poll_once(future.as_mut()).is_pending());
@@ -196,7 +198,7 @@ async fn a_future_that_is_dropped_half_way_was_cancelled_and_is_current_while_it
 }
 
 #[tokio::test]
-async fn a_future_that_has_completed_may_be_polled_and_dropped_without_another_span() {
+async fn a_completed_future_may_be_polled_and_dropped_without_another_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let mut future = pin!(async_with_tracer("test", "work", async {}));
@@ -210,15 +212,15 @@ async fn a_future_that_has_completed_may_be_polled_and_dropped_without_another_s
 }
 
 #[tokio::test]
-async fn a_future_that_is_spawned_is_in_the_trace_with_the_context_that_it_takes_along() {
+async fn a_spawned_future_is_in_the_trace_only_with_the_context_it_carries() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let id = || async_with_tracer("test", "work", async { get_trace_id() });
-        // It leaves the request behind, and the providers of this layer with it.
+        // The task has neither the context of the request nor the providers of its layer.
         let task = tokio::spawn(id());
-        assert_eq!(task.await.expect("it does not panic"), None);
+        assert_eq!(task.await.expect("the task does not panic"), None);
         let task = tokio::spawn(id().with_current_context());
-        assert_eq!(task.await.expect("it does not panic"), get_trace_id());
+        assert_eq!(task.await.expect("the task does not panic"), get_trace_id());
     })
     .await;
     assert_eq!(tree(&telemetry.spans()), ["GET", "  work"]);

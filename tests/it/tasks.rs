@@ -1,4 +1,4 @@
-//! What becomes of context at the borders of tasks, and how to keep it.
+//! Tests context at the borders of tasks, and the ways to keep it.
 
 use opentelemetry::context::FutureExt;
 use opentelemetry::trace::{SpanId, Status};
@@ -12,19 +12,19 @@ use crate::functions::in_request;
 use crate::support::{TestTelemetry, Value, tree};
 
 #[tokio::test]
-async fn a_task_that_is_spawned_as_usual_is_in_no_trace() {
+async fn a_plain_spawned_task_is_in_no_trace() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let in_task = tokio::spawn(async { get_trace_id() }).await;
-        assert_eq!(in_task.expect("it does not panic"), None);
+        assert_eq!(in_task.expect("the task does not panic"), None);
         let in_thread = tokio::task::spawn_blocking(get_trace_id).await;
-        assert_eq!(in_thread.expect("it does not panic"), None);
+        assert_eq!(in_thread.expect("the thread does not panic"), None);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_traced_task_is_below_the_span_that_spawned_it() {
+async fn a_traced_task_is_a_child_of_the_span_that_spawned_it() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let request = get_trace_id();
@@ -37,12 +37,12 @@ async fn a_traced_task_is_below_the_span_that_spawned_it() {
                 7
             })
         });
-        assert_eq!(task.await.expect("it does not panic"), 7);
+        assert_eq!(task.await.expect("the task does not panic"), 7);
         let thread = spawn_blocking_traced("test", "thread", move || {
             with_tracer("test", "in-thread", || {});
             get_trace_id()
         });
-        assert_eq!(thread.await.expect("it does not panic"), request);
+        assert_eq!(thread.await.expect("the thread does not panic"), request);
     })
     .await;
     assert_eq!(
@@ -60,13 +60,13 @@ async fn a_traced_task_is_below_the_span_that_spawned_it() {
 }
 
 #[tokio::test]
-async fn a_linked_task_has_a_trace_of_its_own_that_tells_where_it_came_from() {
+async fn a_linked_task_has_its_own_trace_with_a_link_to_the_spawning_span() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let task = spawn_linked("test", "task", async {
             with_tracer("test", "in-task", || {});
         });
-        task.await.expect("it does not panic");
+        task.await.expect("the task does not panic");
     })
     .await;
     let spans = telemetry.spans();
@@ -89,14 +89,14 @@ async fn a_linked_task_has_a_trace_of_its_own_that_tells_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_aborted_was_cancelled_and_one_that_panics_has_failed() {
+async fn an_aborted_task_is_cancelled_and_a_panicking_task_is_an_error() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let task = spawn_traced("test", "aborted", std::future::pending::<()>());
         tokio::task::yield_now().await;
         task.abort();
-        assert!(task.await.expect_err("it has no end").is_cancelled());
-        let task = spawn_traced("test", "panicked", async { panic!("as it should") });
+        assert!(task.await.expect_err("the task was aborted").is_cancelled());
+        let task = spawn_traced("test", "panicked", async { panic!("on purpose") });
         assert!(task.await.is_err());
     })
     .await;
@@ -109,7 +109,7 @@ async fn a_task_that_is_aborted_was_cancelled_and_one_that_panics_has_failed() {
 }
 
 #[tokio::test]
-async fn context_goes_through_a_channel_with_the_message() {
+async fn context_can_be_sent_through_a_channel_with_the_message() {
     let telemetry = TestTelemetry::new();
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Context, u32)>(1);
     let worker = tokio::spawn(async move {
@@ -121,15 +121,15 @@ async fn context_goes_through_a_channel_with_the_message() {
     });
     in_request(&telemetry, async move {
         let message = (Context::current(), 1);
-        sender.send(message).await.expect("somebody receives");
+        sender.send(message).await.expect("the worker receives");
     })
     .await;
-    worker.await.expect("it does not panic");
+    worker.await.expect("the task does not panic");
     assert_eq!(tree(&telemetry.spans()), ["GET", "  job-1"]);
 }
 
 #[tokio::test]
-async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
+async fn a_stream_has_the_context_of_its_poller_unless_it_carries_its_own() {
     use tokio_stream::StreamExt;
 
     let telemetry = TestTelemetry::new();
@@ -142,14 +142,15 @@ async fn a_stream_has_the_context_of_who_polls_it_unless_it_brings_its_own() {
         assert!(sender.send(streams).is_ok());
     })
     .await;
-    let (request, mut without, mut with) = receiver.await.expect("it was sent");
+    let (request, mut without, mut with) =
+        receiver.await.expect("the handler has sent the streams");
     assert!(request.is_some());
     assert_eq!(without.next().await, Some(None));
     assert_eq!(with.next().await, Some(request));
 }
 
 #[tokio::test]
-async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them() {
+async fn futures_of_one_task_are_in_the_request_span_however_they_are_polled() {
     let telemetry = TestTelemetry::new();
     let child = |name: &'static str| async move {
         tokio::task::yield_now().await;
@@ -170,7 +171,10 @@ async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them()
     .await;
     let spans = telemetry.spans();
     let request = spans.iter().find(|span| span.name == "GET");
-    let request = request.expect("it is there").span_context.span_id();
+    let request = request
+        .expect("the span of the request was recorded")
+        .span_context
+        .span_id();
     for span in spans.iter().filter(|span| span.name != "GET") {
         assert_eq!(
             span.parent_span_id == request,
@@ -182,7 +186,7 @@ async fn futures_of_one_task_are_in_the_span_of_the_request_whoever_polls_them()
 }
 
 #[tokio::test]
-async fn what_loses_a_race_was_cancelled_and_is_dropped_in_its_own_span() {
+async fn a_future_that_loses_a_race_is_cancelled_and_dropped_in_its_own_span() {
     /// Starts a span when it is dropped.
     struct OnDrop(&'static str);
 
@@ -231,7 +235,7 @@ async fn what_loses_a_race_was_cancelled_and_is_dropped_in_its_own_span() {
 }
 
 #[tokio::test]
-async fn a_thread_has_the_context_that_it_takes_along() {
+async fn a_thread_has_only_the_context_that_it_carries() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
         let cx = Context::current();
@@ -240,7 +244,7 @@ async fn a_thread_has_the_context_that_it_takes_along() {
             let _attached = cx.attach();
             with_tracer("test", "in-thread", || {});
         });
-        thread.join().expect("it does not panic");
+        thread.join().expect("the thread does not panic");
     })
     .await;
     assert_eq!(tree(&telemetry.spans()), ["GET", "  in-thread"]);
@@ -248,7 +252,7 @@ async fn a_thread_has_the_context_that_it_takes_along() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn the_body_of_a_response_is_streamed_in_the_span_of_its_request() {
+async fn a_response_body_is_streamed_in_the_span_of_its_request() {
     use axum::body::{Body, Bytes};
     use http_body_util::BodyExt;
     use tokio_stream::StreamExt;
@@ -265,16 +269,20 @@ async fn the_body_of_a_response_is_streamed_in_the_span_of_its_request() {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::from_stream(parts)))
         }));
     let response = service.oneshot(http::Request::new(())).await;
-    let body = response.expect("it cannot fail").into_body();
+    let body = response.expect("the service cannot fail").into_body();
     assert_eq!(get_trace_id(), None);
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     assert_eq!(body, "part-1part-2");
     assert_eq!(tree(&telemetry.spans()), ["GET", "  part-1", "  part-2"]);
 }
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
+async fn web_socket_messages_are_children_of_the_upgrade_or_linked_to_it() {
     use axum::extract::ws::{WebSocket, WebSocketUpgrade};
     use opentelemetry::trace::TraceContextExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -310,21 +318,27 @@ async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
     let server = crate::support::Server::start(app).await;
     let mut client = tokio::net::TcpStream::connect(server.address)
         .await
-        .expect("it listens");
+        .expect("the server listens");
     let head = "GET /chat HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
                 upgrade: websocket\r\nsec-websocket-version: 13\r\n\
                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(head.as_bytes()).await.expect("it reads");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("the other side reads");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(client.read_u8().await.expect("it answers"));
+        answer.push(client.read_u8().await.expect("the server responds"));
     }
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     for message in ["below-1", "linked-1", "below-2", "linked-2"] {
-        // A text, masked with zeros.
-        let length = 0x80 | u8::try_from(message.len()).expect("it is short");
+        // A text frame, masked with zeros.
+        let length = 0x80 | u8::try_from(message.len()).expect("the number is small");
         let frame = [&[0x81, length, 0, 0, 0, 0], message.as_bytes()].concat();
-        client.write_all(&frame).await.expect("it reads");
+        client
+            .write_all(&frame)
+            .await
+            .expect("the other side reads");
     }
     let spans = telemetry.wait_for_spans(5).await;
     let find = |name: &str| {
@@ -348,7 +362,7 @@ async fn messages_of_a_web_socket_are_below_their_upgrade_or_linked_to_it() {
 }
 
 #[test]
-fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
+fn spawning_outside_of_a_runtime_panics_at_the_caller() {
     use std::sync::Mutex;
     use std::thread::ThreadId;
     // A short name keeps each call on one line.
@@ -357,9 +371,9 @@ fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     static PANICS: Mutex<Vec<(ThreadId, String, u32)>> = Mutex::new(Vec::new());
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let at = panic.location().expect("it is known");
+        let at = panic.location().expect("a panic has a location");
         let id = std::thread::current().id();
-        let mut panics = PANICS.lock().expect("not poisoned");
+        let mut panics = PANICS.lock().expect("the lock is not poisoned");
         panics.push((id, at.file().to_owned(), at.line()));
         before(panic);
     }));
@@ -372,8 +386,8 @@ fn a_task_that_is_spawned_outside_of_a_runtime_panics_at_its_caller() {
     panics_at(line!(), || drop(spawn_traced("a", "b", async {})));
     panics_at(line!(), || drop(spawn_linked("a", "b", async {})));
     panics_at(line!(), || drop(spawn_blocking("a", "b", || {})));
-    let mut found = PANICS.lock().expect("not poisoned").clone();
-    // Other tests panic meanwhile.
+    let mut found = PANICS.lock().expect("the lock is not poisoned").clone();
+    // Other tests may panic at the same time.
     found.retain(|(thread, ..)| *thread == id);
     assert_eq!(found, expected);
 }

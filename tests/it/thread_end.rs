@@ -1,4 +1,4 @@
-//! Futures, bodies and guards that are dropped while a thread destroys its thread-locals.
+//! Drops futures, bodies and guards while a thread destroys its thread-locals.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use tower_telemetry::{async_with_tracer, get_tracer, start_as_current_span};
 use crate::support::{TestTelemetry, get, span_attributes};
 
 thread_local! {
-    /// Dropped when the thread ends, before or after OpenTelemetry's own thread-local.
+    /// Is destroyed when the thread ends, before or after the thread-local of OpenTelemetry.
     static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -24,7 +24,7 @@ fn keep(value: impl Any) {
     KEPT.with_borrow_mut(|kept| kept.push(Box::new(value)));
 }
 
-/// Makes the thread-local of the test, or the one of OpenTelemetry, before the other.
+/// Initializes the thread-local of the test first, or the one of OpenTelemetry.
 fn begin(test_first: bool) {
     if test_first {
         KEPT.with_borrow(|_| ());
@@ -33,13 +33,13 @@ fn begin(test_first: bool) {
     }
 }
 
-/// Runs `make` on a thread that then ends with what `make` has kept.
+/// Runs `make` on a thread. The thread then ends and drops the values that `make` has kept.
 fn in_thread(test_first: bool, make: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         begin(test_first);
         make();
     });
-    thread.join().expect("it does not panic");
+    thread.join().expect("the thread does not panic");
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -61,7 +61,7 @@ impl Body for Endless {
 }
 
 #[test]
-fn a_request_ends_in_a_thread_that_ends() {
+fn a_request_dropped_at_the_end_of_a_thread_ends() {
     for test_first in [true, false] {
         for polled in [false, true] {
             let telemetry = TestTelemetry::new();
@@ -87,7 +87,7 @@ fn a_request_ends_in_a_thread_that_ends() {
 }
 
 #[test]
-fn a_body_ends_in_a_thread_that_ends() {
+fn a_body_dropped_at_the_end_of_a_thread_ends() {
     for test_first in [true, false] {
         let telemetry = TestTelemetry::new();
         let layer = telemetry.layer();
@@ -98,7 +98,7 @@ fn a_body_ends_in_a_thread_that_ends() {
             let request = get("/").body(()).expect("a valid request");
             let mut future = Box::pin(service.call(request));
             let Poll::Ready(Ok(response)) = poll_once(future.as_mut()) else {
-                panic!("it is ready");
+                panic!("the service responds at once");
             };
             let mut body = Box::pin(response.into_body());
             let frame = body
@@ -115,7 +115,7 @@ fn a_body_ends_in_a_thread_that_ends() {
 }
 
 #[test]
-fn a_request_of_another_thread_ends_in_a_thread_that_ends() {
+fn a_request_of_another_thread_dropped_at_the_end_of_a_thread_ends() {
     let telemetry = TestTelemetry::new();
     let mut service = telemetry.layer().layer(service_fn(|_: Request<()>| async {
         std::future::pending::<()>().await;
@@ -129,7 +129,7 @@ fn a_request_of_another_thread_ends_in_a_thread_that_ends() {
 }
 
 #[test]
-fn spans_of_handler_code_end_in_a_thread_that_ends() {
+fn spans_of_handler_code_dropped_at_the_end_of_a_thread_do_not_panic() {
     for test_first in [true, false] {
         in_thread(test_first, || {
             let mut future = Box::pin(async_with_tracer("test", "future", async {

@@ -1,4 +1,4 @@
-//! Export to receivers that speak TLS, and to such as should not be spoken to.
+//! Exports to receivers with TLS, including some that must not be trusted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,48 +20,52 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::receiver::Receiver;
 use crate::support::{DEADLINE, eventually};
 
-/// A certificate authority and what it has signed.
+/// A certificate authority and the key to sign with.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new([]).expect("there are no names");
+        let mut params = CertificateParams::new([]).expect("the list of names is empty");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("there is randomness");
-        Self(CertifiedIssuer::self_signed(params, key).expect("it is valid"))
+        let key = KeyPair::generate().expect("a key can be generated");
+        Self(CertifiedIssuer::self_signed(params, key).expect("the certificate can be signed"))
     }
 
-    /// A certificate and its key.
+    /// Signs a certificate, and returns it with its key.
     fn sign(&self, name: &str, has_expired: bool) -> (rcgen::Certificate, KeyPair) {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a valid name");
         if has_expired {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
         }
-        let key = KeyPair::generate().expect("there is randomness");
-        let certificate = params.signed_by(&key, &self.0).expect("it is valid");
+        let key = KeyPair::generate().expect("a key can be generated");
+        let certificate = params
+            .signed_by(&key, &self.0)
+            .expect("the certificate can be signed");
         (certificate, key)
     }
 
-    /// How a server with such a certificate speaks TLS.
+    /// Returns the TLS configuration of a server with such a certificate.
     pub(crate) fn server(&self, name: &str, has_expired: bool, wants_client: bool) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .expect("they are supported");
+            .expect("the protocol versions are supported");
         let builder = if wants_client {
             let mut roots = RootCertStore::empty();
-            roots.add(self.0.der().clone()).expect("it is valid");
+            roots
+                .add(self.0.der().clone())
+                .expect("a valid certificate");
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-            builder.with_client_cert_verifier(verifier.build().expect("it is valid"))
+            builder.with_client_cert_verifier(verifier.build().expect("the verifier can be built"))
         } else {
             builder.with_no_client_auth()
         };
         let (certificate, key) = self.sign(name, has_expired);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a valid key");
         let mut config = builder
             .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("they belong together");
+            .expect("the key belongs to the certificate");
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config
     }
@@ -71,7 +75,7 @@ impl Authority {
     }
 }
 
-/// A file of its own with this in it.
+/// Writes text to a new file.
 fn file(text: &str) -> PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -79,7 +83,7 @@ fn file(text: &str) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}-{count}.pem", std::process::id());
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file can be written");
     path
 }
 
@@ -91,15 +95,15 @@ fn config(proxy: &Proxy, way: Way) -> Config {
     way.of(config)
 }
 
-/// Sends one request's telemetry, and returns what became of its span.
+/// Sends the telemetry of one request, and returns the counts of its span.
 async fn export(config: Config) -> SignalStats {
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await.stats.traces
 }
 
 #[tokio::test]
-async fn a_receiver_is_trusted_by_the_certificate_that_is_named() {
+async fn a_receiver_is_trusted_through_the_configured_certificate() {
     let authority = Authority::new();
     for way in Way::all() {
         let receiver = Receiver::start();
@@ -113,7 +117,7 @@ async fn a_receiver_is_trusted_by_the_certificate_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
+async fn an_untrusted_receiver_gets_nothing() {
     let (trusted, other) = (Authority::new(), Authority::new());
     for way in Way::all() {
         for (case, tls) in [
@@ -138,7 +142,7 @@ async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_wants_to_know_its_clients_gets_the_certificate() {
+async fn a_receiver_that_requires_a_client_certificate_gets_it() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("client.example", false);
     let (certificate, key) = (file(&certificate.pem()), file(&key.serialize_pem()));
@@ -151,26 +155,30 @@ async fn a_receiver_that_wants_to_know_its_clients_gets_the_certificate() {
         assert_eq!(stats.exported, 1, "{way:?} {stats:?}");
         let stranger = config().with_shutdown_timeout(Duration::from_secs(1));
         let stats = export(stranger).await;
-        assert_eq!(stats.exported, 0, "a stranger, over {way:?}");
+        assert_eq!(stats.exported, 0, "no client certificate, over {way:?}");
         assert_eq!(receiver.received().spans().len(), 1);
     }
 }
 
 #[tokio::test]
-async fn the_variables_of_one_signal_hold_for_it_alone() {
+async fn the_certificate_variables_of_one_signal_apply_only_to_it() {
     let authority = Authority::new();
     let receiver = Receiver::start();
     let tls = authority.server("localhost", false, true);
     let proxy = Proxy::start_tls(receiver.address, Mode::Pass, Some(tls));
     let (certificate, key) = authority.sign("client.example", false);
     let endpoint = format!("https://localhost:{}", proxy.address.port());
-    let path = |path: PathBuf| path.into_os_string().into_string().expect("it is text");
+    let path = |path: PathBuf| {
+        path.into_os_string()
+            .into_string()
+            .expect("the text is UTF-8")
+    };
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
         ("OTEL_METRICS_EXPORTER", "none".to_owned()),
         ("OTEL_LOGS_EXPORTER", "none".to_owned()),
         ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
-        // Not trusted: the next one holds.
+        // This authority is not trusted. The next variable has priority.
         (
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             path(Authority::new().file()),
@@ -197,7 +205,7 @@ async fn the_variables_of_one_signal_hold_for_it_alone() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
+async fn a_receiver_that_hangs_in_the_tls_handshake_delays_nothing() {
     let receiver = Receiver::start();
     let authority = Authority::new();
     for way in Way::all() {
@@ -207,22 +215,22 @@ async fn a_receiver_that_is_mute_before_tls_holds_nothing_up() {
             .with_ca_certificate(authority.file())
             .with_export_timeout(Duration::from_secs(1))
             .with_shutdown_timeout(DEADLINE);
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let (report, ()) = tokio::join!(telemetry.force_flush(), async {
-            eventually("it is not answered", || {
+            eventually("the handshake times out", || {
                 telemetry.stats().traces.last_failure == Some(Failure::Timeout)
             })
             .await;
             proxy.set(Mode::Pass);
         });
-        assert!(!report.timed_out, "it recovers over {way:?}");
+        assert!(!report.timed_out, "export recovers over {way:?}");
         assert_eq!((report.stats.traces.exported, report.lost()), (1, 0));
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named() {
+fn an_unusable_certificate_file_is_an_error_that_names_it() {
     let authority = Authority::new();
     let empty = file("");
     let (certificate, key) = authority.sign("client.example", false);
@@ -247,7 +255,7 @@ fn a_file_that_cannot_be_used_is_named() {
             "cannot be used: the file contains no certificate",
         ),
     ] {
-        let error = config.build().expect_err("it cannot work");
+        let error = config.build().expect_err("the configuration is invalid");
         assert!(matches!(error, InitError::Certificate { .. }));
         let text = error.to_string();
         assert!(text.contains(expected), "{text}");
@@ -259,12 +267,15 @@ fn a_file_that_cannot_be_used_is_named() {
         "OTEL_EXPORTER_OTLP_CLIENT_KEY" => key.to_str().map(str::to_owned),
         _ => None,
     });
-    let error = config.build().expect_err("it cannot work").to_string();
+    let error = config
+        .build()
+        .expect_err("the configuration is invalid")
+        .to_string();
     assert!(error.starts_with(name), "{error}");
     assert!(error.ends_with("must be configured together"), "{error}");
 }
 
-/// What the platform trusts is read from this variable where it is set.
+/// `SSL_CERT_FILE` replaces the roots of the platform if it is set.
 #[cfg(all(feature = "axum", feature = "logs", target_os = "linux"))]
 #[test]
 fn without_a_certificate_the_roots_of_the_platform_are_trusted() {
@@ -289,7 +300,7 @@ fn without_a_certificate_the_roots_of_the_platform_are_trusted() {
                 ("ENVIRONMENT", "staging"),
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-                ("SSL_CERT_FILE", roots.to_str().expect("it is text")),
+                ("SSL_CERT_FILE", roots.to_str().expect("the text is UTF-8")),
             ],
         );
         server.url();

@@ -1,4 +1,4 @@
-//! Attributes that code of the application gives twice, as a receiver gets them.
+//! Exports attributes with duplicate keys, and checks them as received.
 
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider};
 use opentelemetry::metrics::MeterProvider;
@@ -25,7 +25,7 @@ fn scope() -> InstrumentationScope {
 }
 
 #[tokio::test]
-async fn whatever_the_application_gives_twice_is_exported_once() {
+async fn duplicate_attributes_of_the_application_are_exported_once() {
     let once = attributes([("a", "3"), ("b", "2")]);
     for protocol in ["grpc", "http/protobuf"] {
         let receiver = Receiver::start();
@@ -37,11 +37,11 @@ async fn whatever_the_application_gives_twice_is_exported_once() {
         .with_resource_attribute(KeyValue::new("team", "one"))
         .with_resource_attribute(KeyValue::new("team", "two"))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
 
         let tracer = telemetry
             .tracer_provider()
-            .expect("it is on")
+            .expect("traces are enabled")
             .tracer_with_scope(scope());
         let mut span = tracer
             .span_builder("span")
@@ -62,7 +62,7 @@ async fn whatever_the_application_gives_twice_is_exported_once() {
 
         let meter = telemetry
             .meter_provider()
-            .expect("it is on")
+            .expect("metrics are enabled")
             .meter_with_scope(scope());
         meter.u64_counter("counter").build().add(1, &twice());
         meter.f64_gauge("gauge").build().record(1.0, &twice());
@@ -73,7 +73,7 @@ async fn whatever_the_application_gives_twice_is_exported_once() {
 
         let logger = telemetry
             .logger_provider()
-            .expect("it is on")
+            .expect("logs are enabled")
             .logger_with_scope(scope());
         let mut record = logger.create_log_record();
         record.add_attributes([("a", 1), ("b", 2), ("a", 3)]);
@@ -100,7 +100,7 @@ async fn whatever_the_application_gives_twice_is_exported_once() {
             assert_eq!(attributes_of(&points(name)).len(), 2, "{name}");
         }
         let resource = received.traces[0].resource_spans[0].resource.clone();
-        let resource = attributes_of(&resource.expect("it has one").attributes);
+        let resource = attributes_of(&resource.expect("the resource is set").attributes);
         assert_eq!(resource["team"], "two");
     }
 }

@@ -1,4 +1,4 @@
-//! What the variables do, as a receiver sees it.
+//! Tests the effect of the variables on the telemetry that a receiver gets.
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
@@ -13,7 +13,7 @@ use crate::support::receiver::{Receiver, attributes_of};
 fn start(receiver: &Receiver, variables: &[(&str, &str)]) -> TelemetryGuard {
     let config = configured(receiver, variables);
     assert!(config.warnings().is_empty(), "{:?}", config.warnings());
-    config.build().expect("it is valid")
+    config.build().expect("the configuration is valid")
 }
 
 fn configured(receiver: &Receiver, variables: &[(&str, &str)]) -> Config {
@@ -29,7 +29,7 @@ fn configured(receiver: &Receiver, variables: &[(&str, &str)]) -> Config {
 }
 
 #[tokio::test]
-async fn messages_are_compressed_where_it_is_asked_for() {
+async fn messages_are_compressed_if_configured() {
     for (protocol, encoding) in [
         ("grpc", "grpc-encoding"),
         ("http/protobuf", "content-encoding"),
@@ -56,7 +56,7 @@ async fn messages_are_compressed_where_it_is_asked_for() {
 
 #[cfg(feature = "http-json")]
 #[tokio::test]
-async fn messages_are_json_where_it_is_asked_for_and_so_are_answers() {
+async fn messages_and_responses_are_json_if_configured() {
     use crate::support::receiver::Fault;
 
     for fault in [Fault::None, Fault::Partial(1)] {
@@ -80,7 +80,7 @@ async fn messages_are_json_where_it_is_asked_for_and_so_are_answers() {
 }
 
 #[tokio::test]
-async fn a_signal_has_its_own_endpoint_protocol_and_headers() {
+async fn a_signal_can_have_its_own_endpoint_protocol_and_headers() {
     let (general, own) = (Receiver::start(), Receiver::start());
     let (base, traces) = (general.endpoint(), own.endpoint());
     let telemetry = start(
@@ -103,7 +103,7 @@ async fn a_signal_has_its_own_endpoint_protocol_and_headers() {
 }
 
 #[tokio::test]
-async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
+async fn each_attempt_has_the_current_headers_of_the_callback() {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::{HeaderMap, HeaderValue};
@@ -125,12 +125,12 @@ async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
             let token = format!("token {call}");
             headers.insert(
                 "x-token",
-                HeaderValue::from_str(&token).expect("it is legal"),
+                HeaderValue::from_str(&token).expect("a legal value"),
             );
             headers.insert("content-length", HeaderValue::from_static("0"));
             headers
         });
-        let telemetry = config.build().expect("it is valid");
+        let telemetry = config.build().expect("the configuration is valid");
         for _ in 0..3 {
             request(layer(&telemetry), None).await;
             telemetry.force_flush().await;
@@ -145,7 +145,7 @@ async fn each_attempt_has_the_headers_that_a_callback_gives_then() {
 }
 
 #[tokio::test]
-async fn an_endpoint_without_a_scheme_has_that_which_insecure_says() {
+async fn an_endpoint_without_a_scheme_uses_http_if_it_is_insecure() {
     let receiver = Receiver::start();
     let endpoint = receiver.address.to_string();
     let telemetry = start(
@@ -162,7 +162,7 @@ async fn an_endpoint_without_a_scheme_has_that_which_insecure_says() {
 }
 
 #[tokio::test]
-async fn metrics_are_totals_or_what_was_added() {
+async fn the_temporality_of_metrics_follows_the_preference() {
     for (preference, counter, up_down_counter, histogram) in [
         ("cumulative", Cumulative, Cumulative, Cumulative),
         ("DELTA", Delta, Cumulative, Delta),
@@ -182,7 +182,11 @@ async fn metrics_are_totals_or_what_was_added() {
             telemetry.force_flush().await;
         }
         let received = receiver.received();
-        let last = received.metrics.last().expect("two were sent").clone();
+        let last = received
+            .metrics
+            .last()
+            .expect("two messages were sent")
+            .clone();
         let last = crate::support::receiver::Received {
             metrics: vec![last],
             ..Default::default()
@@ -198,7 +202,7 @@ async fn metrics_are_totals_or_what_was_added() {
         }
         let data = last.metric("http.duration").and_then(|metric| metric.data);
         let Some(Data::Histogram(data)) = data else {
-            panic!("it is a histogram");
+            panic!("http.duration is a histogram");
         };
         assert_eq!(data.aggregation_temporality(), histogram, "{preference}");
         let expected = if histogram == Delta { 1 } else { 2 };
@@ -207,7 +211,7 @@ async fn metrics_are_totals_or_what_was_added() {
 }
 
 #[tokio::test]
-async fn histograms_are_exponential_where_it_is_asked_for() {
+async fn histograms_are_exponential_if_configured() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -216,7 +220,10 @@ async fn histograms_are_exponential_where_it_is_asked_for() {
             "base2_exponential_bucket_histogram",
         )],
     );
-    let meter = telemetry.meter_provider().expect("it is on").meter("test");
+    let meter = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .meter("test");
     meter.f64_histogram("own").build().record(1.0, &[]);
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await;
@@ -231,12 +238,12 @@ async fn histograms_are_exponential_where_it_is_asked_for() {
     assert_eq!(
         received.points(),
         5,
-        "each instrument is there once: {received:#?}"
+        "each instrument is exported once: {received:#?}"
     );
 }
 
 #[tokio::test]
-async fn spans_keep_to_their_limits() {
+async fn the_limits_of_spans_are_applied() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -251,7 +258,7 @@ async fn spans_keep_to_their_limits() {
             ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3"),
         ],
     );
-    let provider = telemetry.tracer_provider().expect("it is on");
+    let provider = telemetry.tracer_provider().expect("traces are enabled");
     let many = || (0..5).map(|n| KeyValue::new(n.to_string(), "äöüx"));
     let other = provider.tracer("test").build(Default::default());
     let other = opentelemetry::trace::Span::span_context(&other).clone();
@@ -272,7 +279,7 @@ async fn spans_keep_to_their_limits() {
     let span = spans
         .iter()
         .find(|span| span.name == "limited")
-        .expect("it is sent");
+        .expect("the record was exported");
     let (events, links) = (&span.events, &span.links);
     assert_eq!(
         (span.attributes.len(), span.dropped_attributes_count),
@@ -295,7 +302,7 @@ async fn spans_keep_to_their_limits() {
 
 #[cfg(feature = "logs")]
 #[tokio::test]
-async fn log_records_keep_to_their_limits() {
+async fn the_limits_of_log_records_are_applied() {
     use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider};
 
     let receiver = Receiver::start();
@@ -308,7 +315,7 @@ async fn log_records_keep_to_their_limits() {
     );
     let logger = telemetry
         .logger_provider()
-        .expect("it is on")
+        .expect("logs are enabled")
         .logger("test");
     let mut record = logger.create_log_record();
     record.set_body("a body is no attribute".into());
@@ -330,7 +337,7 @@ async fn log_records_keep_to_their_limits() {
 }
 
 #[tokio::test]
-async fn batches_are_no_larger_than_asked_for() {
+async fn batches_are_no_larger_than_configured() {
     let receiver = Receiver::start();
     let telemetry = start(
         &receiver,
@@ -342,7 +349,7 @@ async fn batches_are_no_larger_than_asked_for() {
     );
     let tracer = telemetry
         .tracer_provider()
-        .expect("it is on")
+        .expect("traces are enabled")
         .tracer("test");
     for _ in 0..9 {
         drop(tracer.start("span"));
@@ -357,7 +364,7 @@ async fn batches_are_no_larger_than_asked_for() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
+async fn a_batch_too_large_for_one_message_is_split() {
     use opentelemetry::metrics::MeterProvider;
 
     const LIMIT: usize = 3584 * 1024;
@@ -370,14 +377,14 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
         let telemetry = start(&receiver, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
         let tracer = telemetry
             .tracer_provider()
-            .expect("it is on")
+            .expect("traces are enabled")
             .tracer("test");
         let span = |bytes| {
             let large = KeyValue::new("large", "x".repeat(bytes));
             let builder = tracer.span_builder("span").with_attributes([large]);
             drop(builder.start(&tracer));
         };
-        // 8 MiB that must be cut, and one that cannot be.
+        // 8 MiB that can be split, and one span that is too large by itself.
         for _ in 0..20 {
             span(200 * 1024);
         }
@@ -385,7 +392,10 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
         for _ in 0..20 {
             span(200 * 1024);
         }
-        let meter = telemetry.meter_provider().expect("it is on").meter("test");
+        let meter = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .meter("test");
         let counter = meter.u64_counter("large").build();
         for n in 0..1500 {
             counter.add(1, &[KeyValue::new("key", format!("{n:04000}"))]);
@@ -409,7 +419,7 @@ async fn a_batch_that_is_too_large_for_one_message_goes_in_several() {
             let metric = &message.resource_metrics[0].scope_metrics[0].metrics[0];
             assert_eq!(metric.name, "large");
             let Some(Data::Sum(sum)) = &metric.data else {
-                panic!("it is a counter");
+                panic!("the metric is a counter");
             };
             assert!(sum.is_monotonic && !sum.data_points.is_empty());
         }

@@ -1,5 +1,5 @@
-//! The cases of the W3C's test suite for Trace Context: what a service that is called with these
-//! headers sends on, through both layers and real sockets.
+//! Runs the cases of the W3C test suite for Trace Context: a service that is called with these
+//! headers, through both layers and real sockets.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -15,11 +15,11 @@ use hyper_util::rt::TokioExecutor;
 use crate::support::process::Process;
 use crate::support::{Server, TRACEPARENT, within_deadline};
 
-/// The service under test, which is an example, and who it is to call.
+/// The service under test, which is an example, and the server that it calls.
 struct Service {
     tested: Process,
     callback: Server,
-    /// The headers of what arrived at the callback.
+    /// The headers of the requests that arrived at the callback.
     arrived: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
@@ -28,7 +28,7 @@ impl Service {
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let keep = arrived.clone();
         let callback = post(async move |headers: HeaderMap| {
-            keep.lock().expect("not poisoned").push(headers);
+            keep.lock().expect("the lock is not poisoned").push(headers);
         });
         Self {
             tested: Process::example(
@@ -43,7 +43,7 @@ impl Service {
         }
     }
 
-    /// Calls the service with these headers, and returns those of its own calls.
+    /// Calls the service with these headers, and returns the headers of its own calls.
     async fn calls(&self, headers: &[(&str, String)], count: usize) -> Vec<HeaderMap> {
         let url = format!("http://{}/callback", self.callback.address);
         let order = serde_json::json!({ "url": url, "arguments": [] });
@@ -58,29 +58,38 @@ impl Service {
             request.headers_mut().append(name, value);
         }
         let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
-        let response = within_deadline("an answer", client.request(request)).await;
-        assert_eq!(response.expect("it answers").status(), StatusCode::OK);
-        let arrived = std::mem::take(&mut *self.arrived.lock().expect("not poisoned"));
+        let response = within_deadline("a response", client.request(request)).await;
+        assert_eq!(
+            response.expect("the server responds").status(),
+            StatusCode::OK
+        );
+        let arrived = std::mem::take(&mut *self.arrived.lock().expect("the lock is not poisoned"));
         assert_eq!(arrived.len(), count);
         arrived
     }
 
-    /// The trace id and the `tracestate` that it sends on.
+    /// Calls the service, and returns the trace id and the `tracestate` that it sends.
     async fn passes_on(&self, headers: &[(&str, String)]) -> (String, String) {
         let arrived = self.calls(headers, 1).await;
         let (trace_id, _) = traceparent(&arrived[0]);
         let states = arrived[0].get_all("tracestate").iter();
-        let states: Vec<_> = states.map(|state| state.to_str().expect("text")).collect();
+        let states: Vec<_> = states
+            .map(|state| state.to_str().expect("the text is UTF-8"))
+            .collect();
         (trace_id, states.join(","))
     }
 }
 
-/// The trace id and the parent id of the one valid `traceparent`.
+/// Returns the trace id and the parent id of the only, valid `traceparent`.
 fn traceparent(headers: &HeaderMap) -> (String, String) {
     let mut values = headers.get_all("traceparent").iter();
-    let value = values.next().expect("there is one");
-    assert!(values.next().is_none(), "there is one only");
-    let fields: Vec<_> = value.to_str().expect("text").split('-').collect();
+    let value = values.next().expect("a traceparent was sent");
+    assert!(values.next().is_none(), "only one traceparent was sent");
+    let fields: Vec<_> = value
+        .to_str()
+        .expect("the text is UTF-8")
+        .split('-')
+        .collect();
     let [version, trace_id, parent_id, flags] = fields[..] else {
         panic!("{value:?}");
     };
@@ -89,7 +98,7 @@ fn traceparent(headers: &HeaderMap) -> (String, String) {
     (trace_id.to_owned(), parent_id.to_owned())
 }
 
-/// Every order of `tracecontext` alone, with one of the other propagators, and with all of them.
+/// Returns every order of `tracecontext` alone, with one other propagator, and with all of them.
 fn orders() -> Vec<Vec<&'static str>> {
     let mut orders: Vec<Vec<&str>> = vec![Vec::new()];
     let mut grown = orders.clone();
@@ -106,9 +115,9 @@ fn orders() -> Vec<Vec<&'static str>> {
     orders
 }
 
-/// In each order, because other propagators read the same headers before and after it.
+/// Every order is tested, because other propagators read the same headers before and after it.
 #[tokio::test]
-async fn the_cases_of_the_w3c_hold_in_every_order_of_propagators() {
+async fn the_cases_of_the_w3c_pass_for_every_order_of_propagators() {
     let orders = orders();
     assert_eq!(orders.len(), 31);
     for order in orders {
@@ -119,7 +128,7 @@ async fn the_cases_of_the_w3c_hold_in_every_order_of_propagators() {
     }
 }
 
-/// `true` where the trace is to be continued, with the `tracestate` to be passed on.
+/// Each case expects whether the trace is continued, or the `tracestate` that is sent.
 async fn trace_context_cases(service: &Service, order: &[&str]) {
     const ID: &str = "12345678901234567890123456789012";
     const PARENT: &str = "1234567890123456";
@@ -373,7 +382,7 @@ async fn trace_context_cases(service: &Service, order: &[&str]) {
             vec!["foo@=1,bar=2".into()],
             "foo@=1,bar=2".into(),
         ),
-        // Legal in Level 2, and more than the API's `TraceState` can hold.
+        // Legal in Level 2, but `TraceState` of the API cannot represent it.
         (
             "tracestate_key_illegal_vendor_format: foo@@bar",
             vec!["foo@@bar=1,bar=2".into()],
@@ -429,16 +438,18 @@ async fn the_random_flag_is_sent_on(service: &Service, order: &[&str]) {
     for (flags, random) in [("03", true), ("01", false), ("02", true), ("00", false)] {
         let header = TRACEPARENT.replace("-01", &format!("-{flags}"));
         let arrived = service.calls(&[("traceparent", header)], 1).await;
-        let sent = arrived[0]["traceparent"].to_str().expect("text");
-        let found = u8::from_str_radix(&sent[53..], 16).expect("they are flags");
+        let sent = arrived[0]["traceparent"]
+            .to_str()
+            .expect("the text is UTF-8");
+        let found = u8::from_str_radix(&sent[53..], 16).expect("the flags are hex");
         assert_eq!(found & 0x02 != 0, random, "{flags}: {sent} {order:?}");
     }
-    // A trace that begins here has a random id.
+    // A trace that starts in this service has a random id.
     let arrived = service.calls(&[], 1).await;
     assert_eq!(&arrived[0]["traceparent"].as_bytes()[53..], b"03");
 }
 
-/// The suite's `multiple_requests_*`: several calls for one request.
+/// `multiple_requests_*` of the suite: one request causes several calls.
 async fn all_calls_are_in_one_trace_with_parents_of_their_own(service: &Service, order: &[&str]) {
     for (case, header, continued) in [
         (

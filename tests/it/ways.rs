@@ -1,4 +1,4 @@
-//! Ways to a receiver other than a connection to it: proxies and Unix sockets.
+//! Tests other routes to a receiver than a direct TCP connection: proxies and Unix sockets.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn config(variables: &[(&str, String)]) -> Config {
     config
 }
 
-/// Only traces, to a name that nobody but the proxy knows.
+/// Returns variables that export only traces, to a host name that only the proxy can reach.
 fn variables(scheme: &str, variable: &'static str, proxy: String) -> Vec<(&'static str, String)> {
     let endpoint = format!("{scheme}://receiver.invalid:4321");
     vec![
@@ -35,13 +35,13 @@ fn variables(scheme: &str, variable: &'static str, proxy: String) -> Vec<(&'stat
 }
 
 async fn export(config: Config) -> SignalStats {
-    let telemetry = config.build().expect("it is valid");
+    let telemetry = config.build().expect("the configuration is valid");
     request(layer(&telemetry), None).await;
     telemetry.shutdown().await.stats.traces
 }
 
 #[tokio::test]
-async fn a_proxy_with_a_password_carries_grpc_and_http() {
+async fn a_proxy_with_a_password_forwards_grpc_and_http() {
     for (variable, scheme) in [
         ("HTTP_PROXY", "http"),
         ("http_proxy", "http"),
@@ -77,7 +77,7 @@ async fn a_proxy_with_a_password_carries_grpc_and_http() {
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_proxy_carries_tls_and_sees_the_name_of_the_receiver_alone() {
+async fn a_proxy_forwards_tls_and_sees_only_the_name_of_the_receiver() {
     use crate::support::proxy::{Mode, Proxy};
 
     let authority = crate::tls::Authority::new();
@@ -100,7 +100,7 @@ async fn a_proxy_carries_tls_and_sees_the_name_of_the_receiver_alone() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
+async fn a_proxy_that_rejects_is_a_failure_and_a_bypassed_proxy_is_not() {
     for way in Way::all() {
         let receiver = Receiver::start();
         let proxy = HttpProxy::start(receiver.address);
@@ -111,7 +111,7 @@ async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
         assert_eq!(stats.last_failure, Some(Failure::HttpStatus(407)));
         assert!(receiver.arrivals().is_empty());
 
-        // Loopback is never behind a proxy, and code can switch proxies off.
+        // Loopback addresses bypass the proxy, and `without_proxy` disables it.
         let asked = proxy.asked().len();
         let mut variables = variables("http", "HTTP_PROXY", proxy.url("http"));
         variables[0].1 = receiver.endpoint();
@@ -119,7 +119,7 @@ async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
             assert_eq!(export(way.of(config)).await.exported, 1);
         }
         assert_eq!(proxy.asked().len(), asked);
-        // And on.
+        // `with_proxy` enables it for all receivers.
         let config = config(&variables).with_proxy(proxy.url("http"));
         assert_eq!(export(way.of(config)).await.exported, 1);
         assert_eq!(proxy.asked().len(), asked + 1);
@@ -128,7 +128,7 @@ async fn a_proxy_that_refuses_is_a_failure_and_one_that_is_not_asked_is_not() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
+async fn a_unix_socket_forwards_grpc_and_http_and_may_appear_later() {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::io::copy_bidirectional;
 
@@ -149,21 +149,21 @@ async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
             .with_export_timeout(Duration::from_secs(10))
             .with_shutdown_timeout(crate::support::DEADLINE)
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         request(layer(&telemetry), None).await;
         let flush = tokio::time::timeout(Duration::from_millis(200), telemetry.force_flush());
         let _ = flush.await;
-        eventually("the socket is missed", || {
+        eventually("the missing socket is a failure", || {
             telemetry.stats().traces.last_failure == Some(Failure::Refused)
         })
         .await;
 
-        let listener = tokio::net::UnixListener::bind(&path).expect("it is new");
+        let listener = tokio::net::UnixListener::bind(&path).expect("the path is new");
         let address = receiver.address;
         let sidecar = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let server = tokio::net::TcpStream::connect(address).await;
-                let mut server = server.expect("it listens");
+                let mut server = server.expect("the server listens");
                 tokio::spawn(async move {
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 });
@@ -179,12 +179,15 @@ async fn a_unix_socket_carries_grpc_and_http_and_is_found_when_it_comes() {
 }
 
 #[test]
-fn the_path_of_a_unix_socket_is_whole_and_short_enough() {
+fn the_path_of_a_unix_socket_must_be_absolute_and_not_too_long() {
     let long = format!("unix:///{}", "a".repeat(200));
     for endpoint in ["unix://", "unix://relative/path", &long] {
         let config = Config::from_vars(|_| None).with_endpoint(endpoint);
         let config = config.with_exporters([tower_telemetry::config::Exporter::Otlp]);
-        let error = config.build().expect_err("it cannot work").to_string();
+        let error = config
+            .build()
+            .expect_err("the configuration is invalid")
+            .to_string();
         let start = "Config::with_endpoint=\"unix://";
         assert!(error.starts_with(start), "{error}");
         let says = ["is longer than", "is not the absolute path"];

@@ -1,4 +1,4 @@
-//! `#[with_tracer]` on functions of every kind.
+//! Applies `#[with_tracer]` to functions of every kind.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use crate::support::{
     Attributes, Point, TestTelemetry, Value, attributes as map, span_attributes, tree,
 };
 
-/// The spans of what runs in a request, the request's own last.
+/// Runs a handler in a request and returns its spans. The span of the request is the last one.
 fn spans(handler: impl Future<Output = ()>) -> Vec<SpanData> {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, handler));
     telemetry.spans()
 }
 
-/// The one span below that of the request.
+/// Returns the only span below the span of the request.
 fn only(handler: impl Future<Output = ()>) -> SpanData {
     let mut spans = spans(handler);
     assert_eq!(spans.len(), 2, "{:?}", tree(&spans));
@@ -38,7 +38,7 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// An error that says nothing.
+/// An error without `Display`.
 struct Silent;
 
 #[with_tracer("test")]
@@ -73,7 +73,7 @@ async fn load(id: u32) -> Result<u32, Refused> {
 }
 
 #[test]
-fn a_function_runs_in_a_span_of_its_name() {
+fn a_function_runs_in_a_span_with_its_name() {
     let span = only(async { plain() });
     assert_eq!(span.name, "plain");
     assert_eq!(span.span_kind, SpanKind::Internal);
@@ -83,7 +83,7 @@ fn a_function_runs_in_a_span_of_its_name() {
 }
 
 #[test]
-fn recursion_is_a_tree() {
+fn recursive_calls_form_a_tree() {
     let expected = ["GET", "  countdown", "    countdown", "      countdown"];
     assert_eq!(
         tree(&spans(async { assert_eq!(countdown(2), 2) })),
@@ -95,7 +95,7 @@ fn recursion_is_a_tree() {
 }
 
 #[test]
-fn a_result_that_is_an_error_is_that_of_the_span() {
+fn a_returned_error_is_an_error_of_the_span() {
     let span = only(async { assert_eq!(parse("7"), Ok(7)) });
     assert_eq!(span.status, Status::Unset);
     assert_eq!(span_attributes(&span), Attributes::new());
@@ -187,7 +187,7 @@ fn verbose() -> Result<(), String> {
 }
 
 #[test]
-fn errors_of_every_kind_are_seen_unless_told_otherwise() {
+fn errors_of_every_kind_are_recorded_unless_disabled() {
     let span = only(async { drop(silent()) });
     assert_eq!(span.status, Status::error(""));
     let silent = std::any::type_name::<Silent>();
@@ -240,7 +240,7 @@ async fn described_async(id: u64, _secret: String) {
 }
 
 #[test]
-fn arguments_are_recorded_when_they_are_listed_and_never_otherwise() {
+fn only_listed_arguments_are_recorded() {
     let span = only(async {
         described(7, "Ada".to_owned(), &["a", "b"], "canary");
     });
@@ -261,7 +261,7 @@ fn arguments_are_recorded_when_they_are_listed_and_never_otherwise() {
 }
 
 #[test]
-fn a_future_that_is_dropped_was_cancelled_and_has_not_failed() {
+fn a_dropped_future_is_cancelled_and_not_an_error() {
     let span = only(async {
         let mut future = Box::pin(load(1));
         let polled = future
@@ -273,7 +273,7 @@ fn a_future_that_is_dropped_was_cancelled_and_has_not_failed() {
     assert_eq!(span.status, Status::Unset);
     assert_eq!(span_attributes(&span), map([("error.type", "cancelled")]));
 
-    // Never polled, it has never begun.
+    // A future that was never polled has not started.
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async { drop(load(1)) }));
     assert_eq!(tree(&telemetry.spans()), ["GET"]);
@@ -281,12 +281,12 @@ fn a_future_that_is_dropped_was_cancelled_and_has_not_failed() {
 
 #[with_tracer("test")]
 fn panics() -> Result<(), Refused> {
-    panic!("as it should")
+    panic!("on purpose")
 }
 
 #[with_tracer("test")]
 async fn panics_async() {
-    panic!("as it should")
+    panic!("on purpose")
 }
 
 #[test]
@@ -303,10 +303,10 @@ fn a_panic_is_an_error() {
     }
 }
 
-/// Runs while a panic passes, and does what it should.
-struct CleansUp;
+/// Runs a function during the unwinding of a panic. The function succeeds.
+struct SpanOnDrop;
 
-impl Drop for CleansUp {
+impl Drop for SpanOnDrop {
     fn drop(&mut self) {
         clean_up();
     }
@@ -316,14 +316,14 @@ impl Drop for CleansUp {
 fn clean_up() {}
 
 #[test]
-fn what_runs_while_a_panic_passes_has_not_failed_and_what_is_caught_later_has() {
+fn a_function_called_during_unwinding_has_not_failed_and_a_panicked_future_has() {
     let all = spans(async {
         let result = std::panic::catch_unwind(|| {
-            let _cleans_up = CleansUp;
-            panic!("as it should");
+            let _span_on_drop = SpanOnDrop;
+            panic!("on purpose");
         });
         assert!(result.is_err());
-        // The future is still there when the panic has been caught.
+        // The future still exists after its panic was caught.
         let mut future = Box::pin(panics_async());
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _ = future
@@ -346,12 +346,15 @@ struct User {
 
 #[with_tracer("test", record(name = user.name, list = list))]
 fn places(user: &User, list: Vec<u32>) -> usize {
-    #![allow(clippy::needless_pass_by_value, reason = "it is what is tested")]
+    #![allow(
+        clippy::needless_pass_by_value,
+        reason = "the argument must not be moved"
+    )]
     user.name.len() + list.len()
 }
 
 #[test]
-fn a_place_is_recorded_without_being_taken() {
+fn a_field_or_argument_is_recorded_without_being_moved() {
     let span = only(async {
         let name = "Ada".to_owned();
         assert_eq!(places(&User { name }, vec![1, 2]), 5);
@@ -469,11 +472,11 @@ fn returns_impl(n: u32) -> impl Future<Output = u32> + Send {
 }
 
 #[test]
-fn methods_traits_and_generic_functions_stay_what_they_are() {
+fn methods_traits_and_generic_functions_keep_their_signatures() {
     let shelf = || Shelf(vec!["a".to_owned(), "bcd".to_owned()]);
     let all = spans(async {
         let mut mine = shelf();
-        mine.first().expect("it has one").push('x');
+        mine.first().expect("the shelf has a book").push('x');
         assert_eq!(mine.longest("zz"), "bcd");
         assert_eq!(mine.add(("e", vec!["f"])).await.0.len(), 4);
         assert_eq!(mine.take(1).collect::<Vec<_>>(), ["ax"]);
@@ -546,7 +549,7 @@ fn a_future_is_send_exactly_when_its_body_is() {
     is_send(&load(1));
     is_send(&Cat.run());
     is_send(&Shelf(Vec::new()).get("key"));
-    // What is not `Send` may be used, and `tests/ui` shows that the future is not, either.
+    // Values that are not `Send` can be used. `tests/ui` shows that the future is then not `Send` either.
     let cell = std::cell::Cell::new(6);
     block_on(async { assert_eq!(from_cell(&cell).await, 7) });
 }
@@ -567,7 +570,7 @@ impl Cat {
 }
 
 #[test]
-fn metrics_tell_methods_of_several_types_apart() {
+fn metrics_distinguish_methods_of_different_types() {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async { Cat.measured() }));
     let name = format!("{}::Cat::measured", module_path!());
@@ -578,7 +581,7 @@ fn metrics_tell_methods_of_several_types_apart() {
 }
 
 #[test]
-fn metrics_tell_how_long_a_function_took_and_how_it_ended() {
+fn metrics_record_the_duration_of_a_function_and_its_outcome() {
     let telemetry = TestTelemetry::new();
     block_on(in_request(&telemetry, async {
         for fails in [true, false, false] {
@@ -591,7 +594,7 @@ fn metrics_tell_how_long_a_function_took_and_how_it_ended() {
         assert!(polled.is_pending());
     }));
     let metric = telemetry.metrics().remove("function.duration");
-    let metric = metric.expect("it was recorded");
+    let metric = metric.expect("function.duration is recorded");
     assert_eq!(metric.unit, "s");
     let found = |name: &str, error: &str| {
         let name = format!("{}::{name}", module_path!());
@@ -603,7 +606,7 @@ fn metrics_tell_how_long_a_function_took_and_how_it_ended() {
         let point = points.find(|point| point.attributes == expected);
         point.map(|Point { value, .. }: &Point| match value {
             Value::Histogram { count, .. } => *count,
-            _ => panic!("it is a histogram"),
+            _ => panic!("function.duration is a histogram"),
         })
     };
     assert_eq!(found("measured", ""), Some(2));
@@ -613,20 +616,20 @@ fn metrics_tell_how_long_a_function_took_and_how_it_ended() {
 }
 
 #[test]
-fn without_telemetry_a_function_is_what_it_was() {
+fn without_telemetry_a_function_behaves_as_before() {
     assert_eq!(parse("7"), Ok(7));
     assert_eq!(countdown(3), 3);
     block_on(async { assert_eq!(async_countdown(3).await, 3) });
 }
 
-/// A type that is no value of an attribute, and counts how often it is looked at.
+/// A type without a conversion to an attribute value. It counts how often it is formatted.
 struct Id(&'static std::sync::atomic::AtomicU32, &'static str);
 
 impl Id {
     fn format(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match self.1 {
-            "panics" => panic!("as it should"),
+            "panics" => panic!("on purpose"),
             "fails" => Err(std::fmt::Error),
             text => f.write_str(text),
         }
@@ -646,7 +649,7 @@ impl std::fmt::Debug for Id {
 }
 
 #[derive(Debug)]
-#[allow(dead_code, reason = "it is there to be shown")]
+#[allow(dead_code, reason = "its fields are only formatted")]
 struct Filter {
     min: u32,
     tags: Vec<&'static str>,
@@ -674,13 +677,13 @@ fn formatted(
     borrowed: &Option<String>,
     unsized_text: &str,
 ) -> u32 {
-    #![allow(clippy::ref_option, reason = "it is what is tested")]
+    #![allow(clippy::ref_option, reason = "the macro has to accept it")]
     let _ = (id, plan, missing, borrowed, unsized_text);
     filter.min
 }
 
 #[test]
-fn anything_that_can_be_displayed_or_debugged_is_recorded_and_what_is_missing_is_left_out() {
+fn displayed_and_debugged_values_are_recorded_and_missing_values_are_left_out() {
     static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let filter = Filter {
         min: 1,
@@ -720,7 +723,7 @@ async fn debugged(id: &Id) {
 }
 
 #[test]
-fn a_text_is_bounded_and_one_that_cannot_be_had_is_left_out() {
+fn recorded_text_is_bounded_and_left_out_if_formatting_panics() {
     static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let long: &str = "x".repeat(5000).leak();
     let cut = format!("{}…", "x".repeat(1021));

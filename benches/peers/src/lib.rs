@@ -1,4 +1,4 @@
-//! What the programs of this package have in common.
+//! The shared code of the programs in this package.
 
 pub mod load;
 pub mod measure;

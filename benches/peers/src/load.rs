@@ -1,7 +1,6 @@
-//! Whole servers under load: requests per second, latency, and what export takes.
+//! Measures whole servers under load: requests per second, latency, and the cost of export.
 //!
-//! The server has one processor, its export threads on it too; the client and the receiver have
-//! another.
+//! The server and its export threads run on one processor, the client and the receiver on another.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,11 +20,11 @@ use crate::stacks::{self, STACKS};
 
 const SECONDS: u64 = 4;
 const ROUNDS: usize = 3;
-/// Longer than spans wait for their batch.
+/// Longer than the delay of a batch.
 const PAUSE: Duration = Duration::from_millis(1_500);
 const CONNECTIONS: &str = "16";
 
-/// What of the requests is sampled.
+/// The share of requests that is sampled.
 #[derive(Clone, Copy, PartialEq)]
 enum Sampled {
     All,
@@ -60,7 +59,7 @@ impl Sampled {
     }
 }
 
-/// A server, and what was measured of it.
+/// A server and its measurements.
 struct Row {
     name: &'static str,
     /// `None` for the example server.
@@ -68,23 +67,23 @@ struct Row {
     sampled: Sampled,
     requests_per_second: f64,
     p99: f64,
-    /// Spans that arrived, of each request that was to be sampled.
+    /// The spans that arrived, per request that was to be sampled.
     arrived: f64,
-    /// Microseconds of processor time in the threads that export, for each span.
+    /// Microseconds of processor time in the export threads, per span.
     export: f64,
 }
 
-/// Measures all servers, and prints a table.
+/// Measures all servers and prints a table.
 pub fn table() {
     let receiver = Receiver::start();
-    // The receiver's thread, and what is started from here, unless it is told otherwise.
+    // This pins the thread of the receiver, and the programs that are started from here by default.
     let own = std::process::id().to_string();
     let pinned = Command::new("taskset")
         .args(["-a", "-c", "-p", "1", &own])
         .output();
     assert!(
         pinned
-            .expect("it runs; this needs taskset")
+            .expect("taskset runs (it has to be installed)")
             .status
             .success()
     );
@@ -118,7 +117,7 @@ pub fn table() {
             None => one.stack.is_none() && one.sampled == Sampled::Off,
             Some(_) => one.stack == Some("bare"),
         };
-        let without = rows.iter().find(without).expect("it is there");
+        let without = rows.iter().find(without).expect("the row exists");
         println!(
             "| {} | {} | {:.0} | {:.1} % | {:.2} ms | {:.0} % | {:.1} |",
             row.name,
@@ -145,10 +144,10 @@ impl Row {
         }
     }
 
-    /// Keeps the best of all rounds: what else the machine does only makes it worse.
+    /// Keeps the best of all rounds, because other load on the machine only makes a round worse.
     fn measure(&mut self, receiver: &Receiver) {
         let program = match self.stack {
-            Some(_) => std::env::current_exe().expect("it has a path"),
+            Some(_) => std::env::current_exe().expect("the program has a path"),
             None => example(),
         };
         let mut command = Command::new("taskset");
@@ -166,7 +165,7 @@ impl Row {
         let mut server = command
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it starts; this needs taskset");
+            .expect("the server starts (taskset has to be installed)");
         let address = address(&mut server);
         receiver.take();
         wrk(address, 1);
@@ -177,8 +176,8 @@ impl Row {
         std::thread::sleep(PAUSE);
         let cpu = export_time(server.id()) - cpu;
         let spans = receiver.take().spans;
-        server.kill().expect("it runs");
-        server.wait().expect("it ends");
+        server.kill().expect("the process runs");
+        server.wait().expect("the process ends");
         let share = if self.sampled == Sampled::Tenth {
             0.1
         } else {
@@ -195,7 +194,7 @@ impl Row {
     }
 }
 
-/// The example server of the crate, built.
+/// Builds the example server of the crate and returns its path.
 fn example() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -204,9 +203,9 @@ fn example() -> PathBuf {
     BUILT.clone()
 }
 
-/// Reads the line that says where a server listens.
+/// Reads the line in which a server prints its address.
 fn address(server: &mut Child) -> SocketAddr {
-    let output = server.stdout.take().expect("it is a pipe");
+    let output = server.stdout.take().expect("the stream is piped");
     let mut lines = BufReader::new(output).lines();
     let address = lines.find_map(|line| {
         let line = line.ok()?;
@@ -215,10 +214,10 @@ fn address(server: &mut Child) -> SocketAddr {
         address[..end.unwrap_or(address.len())].parse().ok()
     });
     std::thread::spawn(move || lines.for_each(drop));
-    address.expect("it says where it listens")
+    address.expect("the server prints its address")
 }
 
-/// Sends requests for a while; returns their number, and the 99th percentile in milliseconds.
+/// Sends requests for a while. Returns their number and the 99th percentile in milliseconds.
 fn wrk(address: SocketAddr, seconds: u64) -> (f64, f64) {
     let mut command = Command::new("taskset");
     command.args([
@@ -232,14 +231,17 @@ fn wrk(address: SocketAddr, seconds: u64) -> (f64, f64) {
     ]);
     command.args(["--latency", "--duration", &seconds.to_string()]);
     command.arg(format!("http://{address}/"));
-    let output = command.output().expect("it runs; this needs wrk");
+    let output = command.output().expect("wrk runs (it has to be installed)");
     let text = String::from_utf8_lossy(&output.stdout);
     let word = |line: &str, place: usize| line.split_whitespace().nth(place).map(str::to_owned);
     let requests = text.lines().find(|line| line.contains(" requests in "));
     let requests = requests.and_then(|line| word(line, 0)?.parse().ok());
     let p99 = text.lines().find(|line| line.trim().starts_with("99%"));
     let p99 = p99.and_then(|line| milliseconds(&word(line, 1)?));
-    (requests.expect("it counts"), p99.expect("it measures"))
+    (
+        requests.expect("wrk prints a count"),
+        p99.expect("wrk prints a percentile"),
+    )
 }
 
 fn milliseconds(text: &str) -> Option<f64> {
@@ -252,12 +254,12 @@ fn milliseconds(text: &str) -> Option<f64> {
     })
 }
 
-/// Processor time of the threads of a process that export, in seconds: all but the first, and those of
-/// tokio.
+/// Returns the processor time of the export threads of a process, in seconds. These are all threads
+/// but the main thread and the threads of tokio.
 fn export_time(process: u32) -> f64 {
-    /// The unit of /proc, the same on all Linux.
+    /// The unit of `/proc`, the same on every Linux.
     const TICKS: f64 = 100.0;
-    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
     let time = |thread: std::io::Result<fs::DirEntry>| {
         let thread = thread.ok()?;
         if thread.file_name().to_str()? == process.to_string() {
@@ -281,17 +283,17 @@ pub fn serve(stack: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("there is a runtime");
+        .expect("the runtime can be built");
     runtime.block_on(async {
         let routes = Router::new().route("/", get(async || "Ada"));
         let started = (stack.start)(routes);
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
-            .expect("there is a port");
-        let address = listener.local_addr().expect("it has one");
+            .expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         println!("listening on http://{address}");
         axum::serve(listener, started.router)
             .await
-            .expect("it serves");
+            .expect("the server runs");
     });
 }

@@ -1,7 +1,7 @@
-//! What a request costs with each way of telemetry around an axum route, all in one run.
+//! Compares the cost of a request with each kind of telemetry around an axum route, in one run.
 //!
-//! `cargo run --release` prints the tables that the README has. It needs `valgrind`, `wrk` and
-//! `taskset`, and a machine with two processors.
+//! `cargo run --release` prints the tables of the README. It needs `valgrind`, `wrk` and `taskset`,
+//! and a machine with two processors.
 
 use std::env;
 
@@ -16,11 +16,11 @@ fn main() {
             println!();
             load::table();
         }
-        // What the table runs for each of its numbers.
+        // The tables start this for each of their numbers.
         ["measure", stack, inbound, what] => measure::one_here(stack, inbound, what),
         ["serve", stack] => load::serve(stack),
         ["requests"] => measure::table(),
         ["load"] => load::table(),
-        _ => panic!("`requests` or `load` alone, or all without an argument"),
+        _ => panic!("usage: [requests|load]; without an argument, both"),
     }
 }

@@ -1,4 +1,4 @@
-//! Time, instructions and allocations of a request, each taken in a process of its own.
+//! Measures the time, instructions and allocations of a request, each in a process of its own.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -19,14 +19,14 @@ use tower::Service;
 use crate::receiver::{Arrived, Receiver};
 use crate::stacks::{self, STACKS, Stack};
 
-/// Rounds of the clock, so that all stacks have the same share of what else the machine does.
+/// Rounds of the clock. They alternate between the stacks, so that other load affects all of them alike.
 const ROUNDS: usize = 5;
 const BATCHES: usize = 60;
 const REQUESTS: usize = 400;
-/// Time for the exporter to take what a batch has left, as it has between requests of a service:
-/// else memory would be new to each span.
+/// Gives the exporter time to send the spans of a batch, as it has between the requests of a
+/// service. Without it, each span would need new memory.
 const PAUSE: Duration = Duration::from_millis(5);
-/// For a count there is no need for more: each request has the same.
+/// More are not needed to count, because every request has the same count.
 const COUNTED: usize = 256;
 
 const INBOUND: [&str; 2] = ["sampled", "not sampled"];
@@ -37,11 +37,11 @@ struct Row {
     nanoseconds: f64,
     instructions: f64,
     allocations: f64,
-    /// Of the span.
+    /// The number of attributes of the span.
     attributes: f64,
 }
 
-/// Measures all, and prints a table.
+/// Measures all stacks and prints a table.
 pub fn table() {
     let receiver = Receiver::start();
     let mut rows = Vec::new();
@@ -68,7 +68,7 @@ pub fn table() {
     print(&rows);
 }
 
-/// What each takes more than a layer that does nothing.
+/// Prints the difference between each stack and a layer that does nothing.
 fn print(rows: &[Row]) {
     println!(
         "| | sampled: ns | instructions | allocations | attributes | not sampled: ns | instructions | allocations |"
@@ -76,7 +76,7 @@ fn print(rows: &[Row]) {
     println!("|---|---|---|---|---|---|---|---|");
     let row = |name: &str, inbound: &str| {
         let is = |row: &&Row| row.stack.name == name && row.inbound == inbound;
-        rows.iter().find(is).expect("it is there")
+        rows.iter().find(is).expect("the row exists")
     };
     for stack in STACKS {
         let [sampled, not_sampled] = INBOUND.map(|inbound| {
@@ -102,9 +102,9 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// Has one number measured in a process of its own. Returns it, and the attributes of a span.
+/// Measures one number in a process of its own. Returns it, and the number of attributes of a span.
 ///
-/// All are compared by what they really do: each must have sent all spans, and counted all requests.
+/// Stacks are compared by the work they really do: each must have sent all spans and counted all requests.
 fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f64) {
     receiver.take();
     let number = measured(receiver, stack, inbound, what);
@@ -136,7 +136,7 @@ fn run(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> (f64, f
 }
 
 fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f64 {
-    let program = std::env::current_exe().expect("it has a path");
+    let program = std::env::current_exe().expect("the program has a path");
     let mut command = match what {
         "instructions" => {
             let mut command = Command::new("valgrind");
@@ -167,7 +167,7 @@ fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f6
     }
     let output = command
         .output()
-        .expect("it runs; instructions need valgrind");
+        .expect("the program starts (valgrind has to be installed)");
     assert!(output.status.success(), "{}: {output:?}", stack.name);
     match what {
         "instructions" => {
@@ -178,12 +178,12 @@ fn measured(receiver: &Receiver, stack: &Stack, inbound: &str, what: &str) -> f6
         _ => {
             let text = String::from_utf8_lossy(&output.stdout);
             let last = text.lines().last().and_then(|line| line.parse().ok());
-            last.expect("it prints a number")
+            last.expect("the program prints a number")
         }
     }
 }
 
-/// The program that counts allocations, built.
+/// Builds the program that counts allocations and returns its path.
 fn allocations() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -203,7 +203,7 @@ pub fn built(package: &Path, program: [&str; 2]) -> PathBuf {
     target.join("release")
 }
 
-/// The variables that all read, the same for all.
+/// Returns the variables that all stacks read.
 pub fn environment(receiver: &Receiver) -> [(&'static str, String); 7] {
     [
         (
@@ -211,7 +211,7 @@ pub fn environment(receiver: &Receiver) -> [(&'static str, String); 7] {
             format!("http://{}", receiver.address),
         ),
         ("OTEL_TRACES_SAMPLER", "parentbased_always_on".to_owned()),
-        // Room for all spans, so that none is dropped, which would cost less.
+        // Room for all spans. A dropped span would cost less.
         ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512".to_owned()),
         ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
@@ -220,15 +220,15 @@ pub fn environment(receiver: &Receiver) -> [(&'static str, String); 7] {
     ]
 }
 
-/// What Callgrind says that it has collected.
+/// Reads the number of collected events that Callgrind prints.
 fn collected(output: &Output) -> f64 {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.split_once("Collected :"));
-    let (_, count) = line.expect("it says so");
-    count.trim().parse().expect("it is a number")
+    let (_, count) = line.expect("Callgrind prints a count");
+    count.trim().parse().expect("the text is a number")
 }
 
-/// Measures instructions or time of one, and prints the time.
+/// Measures the instructions or the time of one stack, and prints the time.
 pub fn one_here(stack: &str, inbound: &str, what: &str) {
     one(stack, inbound, |app, counted| {
         if what == "instructions" {
@@ -246,7 +246,7 @@ pub fn one_here(stack: &str, inbound: &str, what: &str) {
     });
 }
 
-/// Measures one number, and prints it. `measure` has requests to send, or sends others.
+/// Measures one number and prints it. `measure` gets requests to send, and may send others.
 pub fn one(
     stack: &str,
     inbound: &str,
@@ -256,7 +256,7 @@ pub fn one(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("there is a runtime");
+        .expect("the runtime can be built");
     let started = runtime.block_on(async {
         let routes = Router::new().route("/users/{id}", get(async || "Ada"));
         (stack.start)(routes)
@@ -268,7 +268,7 @@ pub fn one(
     println!("{number}");
 }
 
-/// Requests as `curl` sends them.
+/// Returns requests as `curl` sends them.
 fn requests(inbound: &str, count: usize) -> Vec<Request<Body>> {
     let traceparent = match inbound {
         "sampled" => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -276,7 +276,7 @@ fn requests(inbound: &str, count: usize) -> Vec<Request<Body>> {
     };
     let one = || {
         let mut request = Request::new(Body::empty());
-        *request.uri_mut() = "/users/42".parse().expect("it is a path");
+        *request.uri_mut() = "/users/42".parse().expect("a valid path");
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::from_static("localhost:3000"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"));
@@ -287,18 +287,18 @@ fn requests(inbound: &str, count: usize) -> Vec<Request<Body>> {
     (0..count).map(|_| one()).collect()
 }
 
-/// What Callgrind looks at.
+/// The function whose instructions Callgrind counts.
 #[inline(never)]
 fn send_counted(app: &mut Router, requests: Vec<Request<Body>>) {
     send_all(app, requests);
 }
 
-/// Sends requests, and reads the responses to their ends.
+/// Sends requests and reads the responses to their ends.
 pub fn send_all(app: &mut Router, requests: Vec<Request<Body>>) {
     let mut cx = Context::from_waker(Waker::noop());
     for request in requests {
         let Poll::Ready(response) = pin!(app.call(request)).poll(&mut cx) else {
-            panic!("it answers at once");
+            panic!("the service responds at once");
         };
         let Ok(response) = black_box(response);
         let mut body = pin!(response.into_body());

@@ -1,4 +1,4 @@
-//! An OTLP receiver that counts what it gets.
+//! An OTLP receiver that counts the telemetry it gets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// What has arrived.
+/// The counts so far.
 #[derive(Default)]
 struct Counts {
     spans: AtomicU64,
@@ -27,22 +27,24 @@ pub struct Receiver {
     counts: Arc<Counts>,
 }
 
-/// What has arrived since it was last asked.
+/// The counts since the last call of `take`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrived {
     pub spans: u64,
-    /// Of all spans together.
+    /// The attributes of all spans together.
     pub span_attributes: u64,
-    /// Requests that the metric which counts the most of them has counted.
+    /// The highest count of requests in any metric.
     pub requests: u64,
 }
 
 impl Receiver {
-    /// Starts it on a thread of its own.
+    /// Starts a receiver on a thread of its own.
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
-        listener.set_nonblocking(true).expect("it can be");
-        let address = listener.local_addr().expect("it has one");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        listener
+            .set_nonblocking(true)
+            .expect("the socket can be non-blocking");
+        let address = listener.local_addr().expect("the socket is bound");
         let counts = Arc::new(Counts::default());
         let routes = Router::new()
             .route("/v1/traces", post(traces))
@@ -54,10 +56,12 @@ impl Receiver {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("there is a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("it is a listener");
-                axum::serve(listener, routes).await.expect("it serves");
+                let listener = TcpListener::from_std(listener).expect("the socket listens");
+                axum::serve(listener, routes)
+                    .await
+                    .expect("the server runs");
             });
         });
         Self { address, counts }
@@ -74,7 +78,7 @@ impl Receiver {
 }
 
 async fn traces(State(counts): State<Arc<Counts>>, body: Bytes) {
-    let request = ExportTraceServiceRequest::decode(body).expect("it is OTLP");
+    let request = ExportTraceServiceRequest::decode(body).expect("the message is OTLP");
     let scopes = request
         .resource_spans
         .iter()
@@ -89,7 +93,7 @@ async fn traces(State(counts): State<Arc<Counts>>, body: Bytes) {
 }
 
 async fn metrics(State(counts): State<Arc<Counts>>, body: Bytes) {
-    let request = ExportMetricsServiceRequest::decode(body).expect("it is OTLP");
+    let request = ExportMetricsServiceRequest::decode(body).expect("the message is OTLP");
     let scopes = request
         .resource_metrics
         .iter()

@@ -1,4 +1,4 @@
-//! The ways of telemetry that are compared, each as its README has it.
+//! The kinds of telemetry that are compared, each set up as its README shows.
 
 use std::thread;
 
@@ -24,21 +24,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::pass_through::PassThroughLayer;
 
-/// An axum application with one way of telemetry around it.
+/// An axum application with one kind of telemetry around it.
 pub struct Stack {
     pub name: &'static str,
-    /// Whether it makes spans.
+    /// Whether the stack makes spans.
     pub traces: bool,
-    /// Whether it records metrics.
+    /// Whether the stack records metrics.
     pub metrics: bool,
-    /// Puts it around the application, and sets up what it exports with; once in a process, inside
-    /// of a tokio runtime.
+    /// Adds the telemetry to the application and sets up its export. It is called once per process,
+    /// inside of a tokio runtime.
     pub start: fn(Router) -> Started,
 }
 
 pub struct Started {
     pub router: Router,
-    /// Hands over what is still in memory, and ends.
+    /// Exports the telemetry that is still in memory, and shuts down.
     pub stop: Box<dyn FnOnce()>,
 }
 
@@ -111,16 +111,20 @@ pub const STACKS: &[Stack] = &[
     },
 ];
 
-/// The stack of a name.
+/// Returns the stack with a name.
 pub fn named(name: &str) -> &'static Stack {
     let stack = STACKS.iter().find(|stack| stack.name == name);
-    stack.expect("there is such a stack")
+    stack.expect("a known stack")
 }
 
 impl Started {
     fn new(router: Router, stop: impl FnOnce() + Send + 'static) -> Self {
-        // It blocks, which async code, where this may be called, must not.
-        let stop = || thread::spawn(stop).join().expect("all is exported");
+        // `stop` blocks, so it must not run on a thread of a runtime, where the caller may be.
+        let stop = || {
+            thread::spawn(stop)
+                .join()
+                .expect("all telemetry is exported")
+        };
         Self {
             router,
             stop: Box::new(stop),
@@ -140,7 +144,7 @@ fn telemetry(router: Router) -> Started {
     with_layer(router, TelemetryLayer::new())
 }
 
-/// Without what opentelemetry-instrumentation-tower does not have either: metrics besides those of the
+/// Leaves out the parts that opentelemetry-instrumentation-tower does not have: metrics beyond the
 /// conventions, and a response header.
 fn conventions_alone(router: Router) -> Started {
     let layer = TelemetryLayer::new()
@@ -154,7 +158,7 @@ fn with_layer(router: Router, layer: TelemetryLayer) -> Started {
     Started::new(router.layer(layer), || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
-            .expect("there is a runtime");
+            .expect("the runtime can be built");
         runtime.block_on(telemetry.shutdown());
     })
 }
@@ -215,7 +219,7 @@ fn trace_layer(router: Router) -> Started {
     })
 }
 
-/// As axum's examples have it, in the trace of the caller.
+/// Makes the span of axum's examples, in the trace of the caller.
 fn request_span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>();
     let span = tracing::info_span!(
@@ -227,7 +231,7 @@ fn request_span(request: &Request) -> Span {
     let parent = global::get_text_map_propagator(|propagator| {
         propagator.extract(&HeaderExtractor(request.headers()))
     });
-    // It fails where the span is filtered out, and then there is nothing to be a child.
+    // This fails if the span is filtered out, and then there is no span to have a parent.
     let _ = span.set_parent(parent);
     span
 }
@@ -240,12 +244,12 @@ fn with_axum_traces(router: Router) -> Router {
 
 fn axum_tracer_provider() -> SdkTracerProvider {
     let traces = tracer_provider();
-    // Its spans are of the level TRACE.
+    // The spans of this layer have the level TRACE.
     subscribe(&traces, EnvFilter::new("info,otel::tracing=trace"));
     traces
 }
 
-/// Has spans of `tracing` exported, and writes no log lines.
+/// Exports the spans of `tracing`, and writes no log lines.
 fn subscribe(
     traces: &SdkTracerProvider,
     filter: impl tracing_subscriber::Layer<Registry> + Send + Sync,
@@ -258,8 +262,8 @@ fn subscribe(
 }
 
 fn providers() -> (SdkTracerProvider, SdkMeterProvider) {
-    // In this order: with the feature `experimental_metrics_bound_instruments`, which is on here
-    // for tower-telemetry's sake, the SDK would count spans in a provider that is there before.
+    // The order matters. With the feature `experimental_metrics_bound_instruments`, which
+    // tower-telemetry enables here, the SDK would count spans in a meter provider that is set earlier.
     let traces = tracer_provider();
     (traces, meter_provider())
 }
@@ -283,7 +287,7 @@ fn meter_provider() -> SdkMeterProvider {
     provider
 }
 
-/// The same for axum-otel-metrics, which is for another version of OpenTelemetry.
+/// Does the same for axum-otel-metrics, which uses another version of OpenTelemetry.
 fn meter_provider_032() -> opentelemetry_sdk_032::metrics::SdkMeterProvider {
     let exporter = opentelemetry_otlp_032::MetricExporter::builder()
         .with_http()

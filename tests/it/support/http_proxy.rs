@@ -1,5 +1,5 @@
-//! A proxy as companies have it: it speaks `CONNECT`, forwards requests, speaks SOCKS, and wants a
-//! password.
+//! A proxy as in a company network: it handles `CONNECT`, forwarded requests and SOCKS, and
+//! requires a password.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use base64::Engine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Leads to one receiver, whatever name it is asked for.
+/// Connects to one receiver, whatever name the client asks for.
 pub(crate) struct HttpProxy {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -17,14 +17,14 @@ pub(crate) struct HttpProxy {
 const USER: &str = "me:s@cret";
 
 impl HttpProxy {
-    /// How a client names it with its password.
+    /// Returns the URL of the proxy with its password, for a client.
     pub(crate) fn url(&self, scheme: &str) -> String {
         format!("{scheme}://me:s%40cret@{}", self.address)
     }
 
-    /// The request lines, and the names that were asked for over SOCKS.
+    /// Returns the request lines, and the names that clients asked for over SOCKS.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("not poisoned").clone()
+        self.asked.lock().expect("the lock is not poisoned").clone()
     }
 
     pub(crate) fn start(target: SocketAddr) -> Self {
@@ -35,30 +35,37 @@ impl HttpProxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await;
                 let listener = listener.expect("loopback has free ports");
-                let bound = listener.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
+                let bound = listener.local_addr().expect("the socket is bound");
+                sender
+                    .send(bound)
+                    .expect("the starter waits for the address");
                 while let Ok((client, _)) = listener.accept().await {
                     let asked = kept.clone();
                     tokio::spawn(async move { serve(client, target, &asked).await });
                 }
             });
         });
-        let address = address.recv().expect("it starts");
+        let address = address.recv().expect("the server starts");
         Self { address, asked }
     }
 }
 
-/// `None` where the client or the receiver leaves.
+/// Serves one connection. Returns `None` if the client or the receiver disconnects.
 async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
     asked: &Mutex<Vec<String>>,
 ) -> Option<()> {
-    let tell = |line: &str| asked.lock().expect("not poisoned").push(line.to_owned());
+    let tell = |line: &str| {
+        asked
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(line.to_owned());
+    };
     let mut first = [0];
     client.peek(&mut first).await.ok()?;
     let mut forwarded = Vec::new();
@@ -93,7 +100,7 @@ async fn serve(
     Some(())
 }
 
-/// A head, without its last empty line.
+/// Reads a head, without its last empty line.
 async fn head(client: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -103,11 +110,11 @@ async fn head(client: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// The way of RFC 1928 and 1929; returns the name and port that are asked for.
+/// Handles the handshake of RFC 1928 and 1929. Returns the name and the port that the client asks for.
 async fn socks(client: &mut TcpStream) -> Option<String> {
     let mut greeting = [0; 3];
     client.read_exact(&mut greeting).await.ok()?;
-    assert_eq!(greeting, [5, 1, 2], "it has a password");
+    assert_eq!(greeting, [5, 1, 2], "the client offers a password");
     client.write_all(&[5, 2]).await.ok()?;
     assert_eq!(client.read_u8().await.ok()?, 1);
     let mut words = Vec::new();
@@ -120,7 +127,7 @@ async fn socks(client: &mut TcpStream) -> Option<String> {
     client.write_all(&[1, 0]).await.ok()?;
     let mut request = [0; 4];
     client.read_exact(&mut request).await.ok()?;
-    assert_eq!(request, [5, 1, 0, 3], "the proxy is to resolve the name");
+    assert_eq!(request, [5, 1, 0, 3], "the proxy resolves the name");
     let mut name = vec![0; client.read_u8().await.ok()?.into()];
     client.read_exact(&mut name).await.ok()?;
     let port = client.read_u16().await.ok()?;

@@ -1,4 +1,4 @@
-//! Telemetry in memory, and servers on loopback, for tests.
+//! In-memory telemetry, and servers on loopback, for tests.
 
 #[cfg(feature = "init")]
 pub(crate) mod http_proxy;
@@ -39,12 +39,12 @@ use tower_telemetry::TelemetryLayer;
 pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 pub(crate) const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// How long anything may take that is waited for.
+/// The longest time to wait for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// Attributes as a map, for comparison of whole sets.
+/// Returns attributes as a map, to compare whole sets.
 pub(crate) fn attributes<const N: usize>(attributes: [(&str, &str); N]) -> Attributes {
     attributes
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -64,7 +64,7 @@ pub(crate) fn span_attributes(span: &SpanData) -> Attributes {
     map(&span.attributes)
 }
 
-/// A layer, and what was recorded through it.
+/// Layers with in-memory exporters, and the telemetry they have recorded.
 #[derive(Clone)]
 pub(crate) struct TestTelemetry {
     exporter: InMemorySpanExporter,
@@ -115,12 +115,14 @@ impl TestTelemetry {
         &self.tracers
     }
 
-    /// The spans that have ended, in the order in which they did.
+    /// Returns the spans that have ended, in the order of their ends.
     pub(crate) fn spans(&self) -> Vec<SpanData> {
-        self.exporter.get_finished_spans().expect("not poisoned")
+        self.exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned")
     }
 
-    /// Waits for the end of `count` spans; more of them would be a failure.
+    /// Waits for the end of `count` spans, and fails if there are more.
     pub(crate) async fn wait_for_spans(&self, count: usize) -> Vec<SpanData> {
         eventually("all spans have ended", || self.spans().len() >= count).await;
         let spans = self.spans();
@@ -128,47 +130,49 @@ impl TestTelemetry {
         spans
     }
 
-    /// The one span that there is.
+    /// Waits for the only span.
     pub(crate) async fn only_span(&self) -> SpanData {
         self.wait_for_spans(1).await.remove(0)
     }
 
-    /// The points of a metric, sorted by their attributes.
+    /// Returns the points of a metric, sorted by their attributes.
     pub(crate) fn points(&self, name: &str) -> Vec<Point> {
         let mut points = self.metrics().remove(name).unwrap_or_default().points;
         points.sort_by(|a, b| a.attributes.cmp(&b.attributes));
         points
     }
 
-    /// The one point of a metric.
+    /// Returns the only point of a metric.
     pub(crate) fn point(&self, name: &str) -> Point {
         let mut points = self.points(name);
         assert_eq!(points.len(), 1, "{name}: {points:#?}");
         points.remove(0)
     }
 
-    /// The sum of all points of an up-down counter; 0 where it has none.
+    /// Returns the sum of all points of an up-down counter, or 0 without points.
     pub(crate) fn sum(&self, name: &str) -> i64 {
         let values = self
             .points(name)
             .into_iter()
             .map(|point| match point.value {
                 Value::Sum(value) => value,
-                other => panic!("{name} is no sum: {other:?}"),
+                other => panic!("{name} is not a sum: {other:?}"),
             });
         values.sum()
     }
 
-    /// All metrics by name.
+    /// Returns all metrics by name.
     pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
         let metrics = self.metrics_of_all_scopes().into_iter();
         metrics.map(|one| (one.name.clone(), one)).collect()
     }
 
-    /// All metrics, also those of two scopes that have one name.
+    /// Returns all metrics, including equal names in two scopes.
     pub(crate) fn metrics_of_all_scopes(&self) -> Vec<Metric> {
         let mut collected = ResourceMetrics::default();
-        self.reader.collect(&mut collected).expect("it is running");
+        self.reader
+            .collect(&mut collected)
+            .expect("the provider is running");
         let mut metrics = Vec::new();
         for scope in collected.scope_metrics() {
             for metric in scope.metrics() {
@@ -216,11 +220,11 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// Count and sum of a histogram.
+    /// Returns the count and the sum of a histogram.
     pub(crate) fn histogram(&self) -> (u64, f64) {
         match self {
             Self::Histogram { count, sum, .. } => (*count, *sum),
-            other => panic!("no histogram: {other:?}"),
+            other => panic!("not a histogram: {other:?}"),
         }
     }
 }
@@ -248,11 +252,11 @@ fn points<T: Copy + Into<Number>>(data: &MetricData<T>, value: fn(&T) -> Value) 
                 point(map(at.attributes()), value)
             })
             .collect(),
-        MetricData::ExponentialHistogram(_) => panic!("nobody asked for one"),
+        MetricData::ExponentialHistogram(_) => panic!("these tests use no exponential histogram"),
     }
 }
 
-/// A number of a histogram; only those of `f64` occur.
+/// A number of a histogram. Only `f64` occurs.
 struct Number(f64);
 
 impl From<f64> for Number {
@@ -298,7 +302,7 @@ impl MetricReader for Reader {
     }
 }
 
-/// Sends a request with these headers through the layer, to a service that answers `hello`.
+/// Sends a request through the layer, to a service that responds with `hello`.
 pub(crate) async fn send_through(
     layer: &TelemetryLayer,
     request: http::request::Builder,
@@ -312,9 +316,16 @@ pub(crate) async fn send_through(
         )
     }));
     let request = request.body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
     let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("it is whole").to_bytes();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     Response::from_parts(head, body)
 }
 
@@ -322,20 +333,20 @@ pub(crate) fn get(path: &str) -> http::request::Builder {
     Request::get(path.to_owned())
 }
 
-/// Polls until `condition` holds, or fails at the deadline.
+/// Polls until `condition` is true, or fails at the deadline.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "it did not happen that {what}");
+        assert!(start.elapsed() < DEADLINE, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Fails at the deadline.
+/// Awaits a future, or fails at the deadline.
 pub(crate) async fn within_deadline<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
-        Err(_) => panic!("it did not happen in time: {what}"),
+        Err(_) => panic!("timed out waiting for {what}"),
     }
 }
 
@@ -359,7 +370,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The names of spans as a tree: each with those below it.
+/// Returns the names of spans as a tree, each indented below its parent.
 pub(crate) fn tree(spans: &[SpanData]) -> Vec<String> {
     fn below(parent: SpanId, depth: usize, spans: &[SpanData], lines: &mut Vec<String>) {
         let mut children: Vec<_> = spans
@@ -402,10 +413,12 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has free ports");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the socket is bound");
         let service = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let task = tokio::spawn(async move {
-            axum::serve(listener, service).await.expect("it serves");
+            axum::serve(listener, service)
+                .await
+                .expect("the server runs");
         });
         Self { address, task }
     }
@@ -418,7 +431,7 @@ impl Drop for Server {
     }
 }
 
-/// Sends a request with an HTTP/1 client, or with one of HTTP/2 with prior knowledge.
+/// Sends a request with an HTTP/1 client, or with an HTTP/2 client with prior knowledge.
 #[cfg(feature = "axum")]
 pub(crate) async fn send(
     version: http::Version,
@@ -431,7 +444,11 @@ pub(crate) async fn send(
         .http2_only(version == http::Version::HTTP_2)
         .build_http();
     let response = within_deadline("a response", client.request(request)).await;
-    let (head, body) = response.expect("the server answers").into_parts();
-    let body = body.collect().await.expect("the body is whole").to_bytes();
+    let (head, body) = response.expect("the server responds").into_parts();
+    let body = body
+        .collect()
+        .await
+        .expect("the body is complete")
+        .to_bytes();
     http::Response::from_parts(head, body)
 }

@@ -1,9 +1,9 @@
-//! Packages from the npm registry.
+//! Installs packages from the npm registry.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Installs a package into the target folder; `None`, with the reason printed, where it cannot.
+/// Installs a package into the target folder. Prints the reason and returns `None` if that fails.
 pub(crate) fn install(package: &str) -> Option<PathBuf> {
     let name: String = package
         .chars()

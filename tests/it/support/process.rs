@@ -1,4 +1,4 @@
-//! Programs as child processes: what they say, and how they end.
+//! Runs programs as child processes: their output and their end.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -24,21 +24,21 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the program is there");
+            .expect("the program exists");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("the stream is piped");
+        let stderr = child.stderr.take().expect("the stream is piped");
         collect(stdout, lines.clone());
         collect(stderr, lines.clone());
         Self { child, lines }
     }
 
-    /// Builds an example of this package, with the features of this test, and starts it.
+    /// Builds an example of this package with the features of this test, and starts it.
     pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Self {
         Self::example_with(name, &features(), variables)
     }
 
-    /// The same, with other features of this package.
+    /// Does the same with other features of this package.
     pub(crate) fn example_with(name: &str, features: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(built_example(name, features));
         for (name, _) in std::env::vars() {
@@ -60,9 +60,9 @@ impl Process {
         self.child.id()
     }
 
-    /// All lines so far, of both outputs.
+    /// Returns all lines of both outputs so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.lines.lock().expect("not poisoned").clone()
+        self.lines.lock().expect("the lock is not poisoned").clone()
     }
 
     /// Waits for a line that contains `text`.
@@ -73,20 +73,22 @@ impl Process {
                 return line;
             }
             let lines = self.lines();
-            assert!(start.elapsed() < DEADLINE, "no {text:?} in {lines:#?}");
+            assert!(start.elapsed() < DEADLINE, "missing {text:?} in {lines:#?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// The base of the URLs of a server that says where it listens.
+    /// Returns the base URL of a server, from the line in which it prints its address.
     pub(crate) fn url(&self) -> String {
         let line = self.line("listening on ");
-        let (_, url) = line.split_once("listening on ").expect("it is there");
-        // The line may be one of JSON.
+        let (_, url) = line
+            .split_once("listening on ")
+            .expect("the text contains it");
+        // The line may be JSON.
         url.split('"').next().unwrap_or(url).to_owned()
     }
 
-    /// Asks it to end, as an orchestrator does.
+    /// Asks the process to end, as an orchestrator does.
     #[cfg(unix)]
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill")
@@ -95,16 +97,16 @@ impl Process {
         assert!(status.is_ok_and(|status| status.success()));
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
+            if let Some(status) = self.child.try_wait().expect("the child can be awaited") {
                 return status;
             }
             assert!(
                 start.elapsed() < DEADLINE,
-                "it does not end: {:#?}",
+                "the process does not end: {:#?}",
                 self.lines()
             );
             thread::sleep(Duration::from_millis(5));
@@ -119,7 +121,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns the program of an example, which is built at the first call of a test process.
+/// Returns the program of an example. The first call in a test process builds it.
 fn built_example(name: &str, features: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<[String; 2], PathBuf>> = Mutex::new(BTreeMap::new());
 
@@ -132,7 +134,7 @@ fn built_example(name: &str, features: &str) -> PathBuf {
     cargo
         .args([
             "build",
-            // As tests are run, so that nothing is built a second time.
+            // The flags are those of the tests, so that nothing is built a second time.
             "--workspace",
             "--quiet",
             "--message-format=json",
@@ -144,10 +146,10 @@ fn built_example(name: &str, features: &str) -> PathBuf {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    let output = cargo.output().expect("cargo is there");
+    let output = cargo.output().expect("cargo runs");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} does not build: {words}");
-    let messages = String::from_utf8(output.stdout).expect("it is JSON");
+    let messages = String::from_utf8(output.stdout).expect("the text is JSON");
     let messages = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
@@ -173,7 +175,7 @@ fn features() -> String {
 fn collect(output: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            lines.lock().expect("not poisoned").push(line);
+            lines.lock().expect("the lock is not poisoned").push(line);
         }
     });
 }

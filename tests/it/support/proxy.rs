@@ -1,4 +1,4 @@
-//! Connections to a receiver that go wrong.
+//! A proxy in front of a receiver, whose connections can fail.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -12,24 +12,24 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-/// What becomes of connections.
+/// The behaviour of the connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Mode {
-    /// They are what they should be.
+    /// Everything is forwarded.
     Pass,
-    /// Nobody listens, and all connections are closed.
+    /// Nothing listens, and all connections are closed.
     Refuse,
-    /// They are accepted, and that is all.
+    /// Connections are accepted and then ignored.
     Mute,
-    /// Nothing more comes through, for ever.
+    /// Nothing more is forwarded, forever.
     Freeze,
-    /// A byte comes through now and then.
+    /// One byte is forwarded now and then.
     Drip,
-    /// They are reset when something comes.
+    /// Connections are reset when data arrives.
     Reset,
 }
 
-/// Stands between an exporter and a receiver.
+/// Forwards connections from an exporter to a receiver.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     mode: watch::Sender<Mode>,
@@ -48,17 +48,17 @@ impl Proxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
-                let mut socket = socket("127.0.0.1:0".parse().expect("it is an address"));
-                let bound = socket.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
+                let mut socket = socket("127.0.0.1:0".parse().expect("a valid address"));
+                let bound = socket.local_addr().expect("the socket is bound");
+                sender.send(bound).expect("the starter waits for the address");
                 loop {
                     let mut refuses = watched.clone();
                     if refuses.wait_for(|mode| *mode != Mode::Refuse).await.is_err() {
                         return;
                     }
-                    let listener = socket.listen(128).expect("it is bound");
+                    let listener = socket.listen(128).expect("the socket is bound");
                     let mut connections = JoinSet::new();
                     loop {
                         tokio::select! {
@@ -76,29 +76,29 @@ impl Proxy {
                             }
                         }
                     }
-                    // The port stays this one's.
+                    // The new socket is bound before the old one is closed, so the port stays taken.
                     socket = self::socket(bound);
                 }
             });
         });
         Self {
-            address: address.recv().expect("it starts"),
+            address: address.recv().expect("the server starts"),
             mode,
         }
     }
 
-    /// From now on, for the connections that are there too.
+    /// Changes the behaviour, for open connections as well.
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }
 
-/// A socket that is bound, besides another of this process.
+/// Returns a bound socket. Another socket of this process may have the same address.
 fn socket(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("it is a socket");
+    let socket = TcpSocket::new_v4().expect("a socket can be created");
+    socket.set_reuseaddr(true).expect("the option can be set");
     #[cfg(unix)]
-    socket.set_reuseport(true).expect("it is a socket");
+    socket.set_reuseport(true).expect("the option can be set");
     socket.bind(address).expect("loopback has free ports");
     socket
 }

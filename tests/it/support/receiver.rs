@@ -1,5 +1,5 @@
-//! An OTLP receiver on loopback: gRPC and HTTP on one port, everything decoded and kept. It refuses a
-//! collection of attributes that has a key twice, and can be told to misbehave.
+//! An OTLP receiver on loopback: gRPC and HTTP on one port, with every message decoded and kept. It
+//! rejects duplicate keys in attributes, and can misbehave on request.
 
 #[path = "unique.rs"]
 mod unique;
@@ -87,7 +87,7 @@ impl Received {
         metrics.find(|metric| metric.name == name).cloned()
     }
 
-    /// How many metric points there are in all messages.
+    /// Returns the number of metric points in all messages.
     pub(crate) fn points(&self) -> usize {
         let resources = self
             .metrics
@@ -125,29 +125,29 @@ pub(crate) fn attributes_of(attributes: &[KeyValue]) -> Attributes {
         .collect()
 }
 
-/// What a receiver does to what is sent to it.
+/// The misbehaviour of a receiver.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Fault {
     #[default]
     None,
-    /// Answers with this status, and this `retry-after`.
+    /// Responds with this status and this `retry-after`.
     Status(u16, Option<&'static str>),
-    /// Answers with this gRPC status, and these details in base64.
+    /// Responds with this gRPC status and these details in base64.
     Grpc(u16, Option<String>),
-    /// Takes messages, and rejects this many of what is in each.
+    /// Accepts messages, and rejects this many items of each.
     Partial(i64),
-    /// Answers after this time.
+    /// Responds after this time.
     #[allow(dead_code, reason = "other tests use it")]
     Slow(Duration),
-    /// Answers with a web page.
+    /// Responds with a web page.
     Html,
-    /// Never stops to answer.
+    /// Responds with a body that never ends.
     Endless,
-    /// Sends the client to this URL.
+    /// Redirects the client to this URL.
     Redirect(String),
-    /// Answers with a message and trailers that are neither.
+    /// Responds with an invalid message and invalid trailers.
     Garbage,
-    /// Does this to requests whose path contains the text, and nothing to others.
+    /// Applies the fault only to requests whose path contains this text.
     On(&'static str, Box<Fault>),
 }
 
@@ -164,7 +164,7 @@ struct Service {
 }
 
 impl Service {
-    /// Keeps a message, and says how many of what is in it are rejected.
+    /// Keeps a message, and returns the number of items in it that are rejected.
     fn keep(
         &self,
         way: &str,
@@ -172,12 +172,12 @@ impl Service {
         size: usize,
         keep: impl FnOnce(&mut Received),
     ) -> i64 {
-        let mut received = self.received.lock().expect("not poisoned");
+        let mut received = self.received.lock().expect("the lock is not poisoned");
         received.ways.push(way.to_owned());
         received.headers.push(headers);
         received.sizes.push(size);
         keep(&mut received);
-        match *self.fault.lock().expect("not poisoned") {
+        match *self.fault.lock().expect("the lock is not poisoned") {
             Fault::Partial(rejected) => rejected,
             _ => 0,
         }
@@ -185,51 +185,62 @@ impl Service {
 }
 
 impl Receiver {
-    /// Starts on a thread of its own, so that it answers whatever becomes of the test's runtime.
+    /// Starts a receiver on a thread of its own, so that it responds whatever happens to the
+    /// runtime of the test.
     pub(crate) fn start() -> Self {
         Self::start_with(Fault::None)
     }
 
     pub(crate) fn start_with(fault: Fault) -> Self {
         let service = Service::default();
-        *service.fault.lock().expect("not poisoned") = fault;
+        *service.fault.lock().expect("the lock is not poisoned") = fault;
         let app = app(&service);
         let (sender, address) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
                     .await
                     .expect("loopback has free ports");
-                let bound = listener.local_addr().expect("it is bound");
-                sender.send(bound).expect("somebody waits for it");
-                axum::serve(listener, app).await.expect("it serves");
+                let bound = listener.local_addr().expect("the socket is bound");
+                sender
+                    .send(bound)
+                    .expect("the starter waits for the address");
+                axum::serve(listener, app).await.expect("the server runs");
             });
         });
         Self {
-            address: address.recv().expect("it starts"),
+            address: address.recv().expect("the server starts"),
             service,
         }
     }
 
     pub(crate) fn received(&self) -> Received {
-        self.service.received.lock().expect("not poisoned").clone()
+        self.service
+            .received
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 
-    /// From now on.
+    /// Changes the fault for later messages.
     pub(crate) fn set_fault(&self, fault: Fault) {
-        *self.service.fault.lock().expect("not poisoned") = fault;
+        *self.service.fault.lock().expect("the lock is not poisoned") = fault;
     }
 
-    /// When each message came, whatever became of it.
+    /// Returns the arrival time of every message, accepted or not.
     pub(crate) fn arrivals(&self) -> Vec<Instant> {
-        self.service.arrivals.lock().expect("not poisoned").clone()
+        self.service
+            .arrivals
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 
-    /// The endpoint to give to an exporter.
+    /// Returns the endpoint to configure in an exporter.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -250,7 +261,7 @@ fn app(service: &Service) -> Router {
         .route("/v1/traces", post(self::traces))
         .route("/v1/metrics", post(self::metrics))
         .route("/v1/logs", post(self::logs))
-        // As much as receivers of gRPC take.
+        // The same limit as gRPC receivers have.
         .layer(axum::extract::DefaultBodyLimit::max(4 * 1024 * 1024))
         .with_state(service.clone());
     grpc.into_axum_router()
@@ -263,8 +274,13 @@ async fn misbehave(
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
-    // Before the arrival can be seen, which may be what ends the fault.
-    let mut fault = service.fault.lock().expect("not poisoned").clone();
+    // The fault is read before the arrival is recorded: a test may end the fault as soon as
+    // it sees the arrival.
+    let mut fault = service
+        .fault
+        .lock()
+        .expect("the lock is not poisoned")
+        .clone();
     if let Fault::On(path, inner) = fault {
         let is_meant = request.uri().path().contains(path);
         fault = if is_meant { *inner } else { Fault::None };
@@ -272,7 +288,7 @@ async fn misbehave(
     service
         .arrivals
         .lock()
-        .expect("not poisoned")
+        .expect("the lock is not poisoned")
         .push(Instant::now());
     match fault {
         Fault::None | Fault::Partial(_) | Fault::On(..) => next.run(request).await,
@@ -281,14 +297,14 @@ async fn misbehave(
             next.run(request).await
         }
         Fault::Status(code, retry_after) => {
-            let status = StatusCode::from_u16(code).expect("it is one");
+            let status = StatusCode::from_u16(code).expect("a legal status");
             let retry_after = retry_after.map(|after| [(header::RETRY_AFTER, after)]);
             (status, retry_after.unwrap_or([(header::RETRY_AFTER, "")])).into_response()
         }
         Fault::Grpc(code, details) => {
             let mut response = Body::empty().into_response();
             let headers = response.headers_mut();
-            let set = |value: &str| value.parse().expect("it is a header");
+            let set = |value: &str| value.parse().expect("a legal value");
             headers.insert(header::CONTENT_TYPE, set("application/grpc"));
             headers.insert("grpc-status", set(&code.to_string()));
             if let Some(details) = details {
@@ -307,7 +323,7 @@ async fn misbehave(
             use http_body_util::BodyExt;
 
             let mut trailers = HeaderMap::new();
-            let set = |value: &str| value.parse().expect("it is a header");
+            let set = |value: &str| value.parse().expect("a legal value");
             trailers.insert("grpc-status", set("banana"));
             trailers.insert("grpc-status-details-bin", set("!!!"));
             let body = http_body_util::Full::new(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff"));
@@ -318,7 +334,7 @@ async fn misbehave(
     }
 }
 
-/// `google.rpc.Status` with a `google.rpc.RetryInfo`.
+/// Encodes a `google.rpc.Status` with a `google.rpc.RetryInfo`.
 pub(crate) fn retry_info(delay: Duration) -> String {
     #[derive(prost::Message)]
     struct Status {
@@ -350,8 +366,8 @@ pub(crate) fn retry_info(delay: Duration) -> String {
     }
 
     let delay = Delay {
-        seconds: i64::try_from(delay.as_secs()).expect("it is short"),
-        nanos: i32::try_from(delay.subsec_nanos()).expect("it fits"),
+        seconds: i64::try_from(delay.as_secs()).expect("the number is small"),
+        nanos: i32::try_from(delay.subsec_nanos()).expect("the number fits"),
     };
     let info = RetryInfo {
         retry_delay: Some(delay),
@@ -369,7 +385,7 @@ pub(crate) fn retry_info(delay: Duration) -> String {
 
 type Answer = Result<([(header::HeaderName, &'static str); 1], Vec<u8>), StatusCode>;
 
-/// The body of a request over HTTP: decompressed, and decoded by its content type.
+/// Decodes the body of an HTTP request: decompresses it, and decodes it by its content type.
 macro_rules! decoded {
     ($type:ty, $headers:expr, $body:expr) => {{
         let body = decompressed($headers, $body)?;
@@ -401,8 +417,8 @@ const DOUBLES: [&str; 9] = [
     "zeroThreshold",
 ];
 
-/// Whether a field that is no message and no double is as OTLP writes it in JSON: integers of 64 bits
-/// are text, ids are in hex, enumerations are numbers, bytes are in base64.
+/// Returns whether a field, neither a message nor a double, has the form that OTLP requires in
+/// JSON: 64-bit integers are text, ids are hex, enumerations are numbers, and bytes are base64.
 #[cfg(feature = "http-json")]
 fn is_otlp_scalar(key: &str, value: &serde_json::Value) -> bool {
     use base64::Engine;
@@ -447,9 +463,9 @@ fn is_otlp_scalar(key: &str, value: &serde_json::Value) -> bool {
     }
 }
 
-/// A message that is JSON as protobuf writes it, with what OTLP makes different: nothing is `null`,
-/// doubles are numbers or one of three texts, and all else is as [`is_otlp_scalar`] says.
-/// `opentelemetry-proto` cannot read the three texts, which are 0 in what is returned.
+/// Parses a message in the JSON form of protobuf, with the differences of OTLP: nothing is `null`,
+/// doubles are numbers or one of three texts, and the other fields follow [`is_otlp_scalar`]. The
+/// three texts become 0 in the result, because `opentelemetry-proto` cannot read them.
 #[cfg(feature = "http-json")]
 pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
     use serde_json::Value;
@@ -468,7 +484,7 @@ pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
 
     fn check(key: &str, value: &mut Value) -> bool {
         match value {
-            // `value` is a double in a quantile of a summary alone, else a message.
+            // `value` is a double only in a quantile of a summary. Elsewhere it is a message.
             Value::Object(fields) => fields.iter_mut().all(|(key, value)| check(key, value)),
             value if DOUBLES.contains(&key) => double(value),
             Value::Array(elements) => elements.iter_mut().all(|element| check(key, element)),
@@ -482,7 +498,7 @@ pub(crate) fn protobuf_json(body: &[u8]) -> Option<serde_json::Value> {
 
 fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE);
-    value.map_or("", |value| value.to_str().expect("it is text"))
+    value.map_or("", |value| value.to_str().expect("the text is UTF-8"))
 }
 
 fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, StatusCode> {
@@ -499,13 +515,13 @@ fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, StatusCode> {
     }
 }
 
-/// The answer in the form of the request.
+/// Encodes the response like the request.
 macro_rules! answer {
     ($headers:expr, $response:expr) => {
         match content_type($headers) {
             #[cfg(feature = "http-json")]
             "application/json" => {
-                let json = serde_json::to_vec(&$response).expect("it is a message");
+                let json = serde_json::to_vec(&$response).expect("the response can be encoded");
                 Ok(([(header::CONTENT_TYPE, "application/json")], json))
             }
             _ => {

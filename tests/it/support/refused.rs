@@ -4,21 +4,21 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpSocket;
 
-/// A socket that is bound and does not listen: no other process can take its port.
+/// A bound socket that does not listen, so that no other process can take its port.
 pub(crate) struct RefusedPort {
     socket: TcpSocket,
 }
 
 impl RefusedPort {
     pub(crate) fn hold() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        let any = "127.0.0.1:0".parse().expect("it is an address");
+        let socket = TcpSocket::new_v4().expect("a socket can be created");
+        let any = "127.0.0.1:0".parse().expect("a valid address");
         socket.bind(any).expect("loopback has free ports");
         Self { socket }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.socket.local_addr().expect("it is bound")
+        self.socket.local_addr().expect("the socket is bound")
     }
 }
 

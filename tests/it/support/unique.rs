@@ -1,4 +1,4 @@
-//! A look at every collection of attributes in a message: none may have a key twice.
+//! Visits every collection of attributes in a message, to find duplicate keys.
 
 use std::collections::HashSet;
 
@@ -10,12 +10,12 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, Key
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-/// A message that can be looked at.
+/// A message with collections of attributes.
 pub(crate) trait Collections {
     /// Calls `see` with every collection of attributes.
     fn each(&self, see: &mut dyn FnMut(&[KeyValue]));
 
-    /// The first key that is twice in one collection.
+    /// Returns the first key that is twice in one collection.
     fn repeated_key(&self) -> Option<String> {
         let mut repeated = None;
         self.each(&mut |attributes| {
@@ -49,11 +49,11 @@ fn value(any: Option<&AnyValue>, see: See<'_>) {
 }
 
 fn described(resource: Option<&Resource>, see: See<'_>) {
-    attributes(&resource.expect("there is one").attributes, see);
+    attributes(&resource.expect("every resource is set").attributes, see);
 }
 
 fn scoped(scope: Option<&InstrumentationScope>, see: See<'_>) {
-    attributes(&scope.expect("there is one").attributes, see);
+    attributes(&scope.expect("every scope is set").attributes, see);
 }
 
 impl Collections for ExportTraceServiceRequest {
@@ -90,7 +90,7 @@ impl Collections for ExportMetricsServiceRequest {
             for scope in &resource.scope_metrics {
                 scoped(scope.scope.as_ref(), see);
                 for metric in &scope.metrics {
-                    match metric.data.as_ref().expect("there is some") {
+                    match metric.data.as_ref().expect("every metric has data") {
                         Data::Gauge(data) => points!(data),
                         Data::Sum(data) => points!(data),
                         Data::Histogram(data) => points!(data),

@@ -1,5 +1,5 @@
-//! Counts the allocations of a request with one way of telemetry. It is a program of its own, because
-//! what counts them takes time at each.
+//! Counts the allocations of a request with one kind of telemetry. It is a program of its own,
+//! because the counting allocator is slow.
 
 use std::env;
 
@@ -8,7 +8,7 @@ use allocation_counter::measure;
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [stack, inbound] = &arguments[..] else {
-        panic!("a stack, and what comes in");
+        panic!("usage: allocations STACK INBOUND");
     };
     peers::measure::one(stack, inbound, |app, requests| {
         let count = requests.len();
