@@ -138,11 +138,29 @@ pub mod docs {
     page!(handlers, "../docs/handlers.md", "macros");
     page!(layers, "../docs/layers.md", "init");
     page!(logs, "../docs/logs.md", "init", "logs");
-    page!(metrics, "../docs/metrics.md", "axum", "prometheus", "runtime-metrics");
-    page!(migrating, "../docs/migrating.md", "axum", "init", "logs", "tracing");
+    page!(
+        metrics,
+        "../docs/metrics.md",
+        "axum",
+        "prometheus",
+        "runtime-metrics"
+    );
+    page!(
+        migrating,
+        "../docs/migrating.md",
+        "axum",
+        "init",
+        "logs",
+        "tracing"
+    );
     page!(operations, "../docs/operations.md");
     page!(parts, "../docs/parts.md", "init");
     page!(recipes, "../docs/recipes.md", "axum", "init", "reqwest");
     page!(telemetry, "../docs/telemetry.md");
-    page!(troubleshooting, "../docs/troubleshooting.md", "axum", "init");
+    page!(
+        troubleshooting,
+        "../docs/troubleshooting.md",
+        "axum",
+        "init"
+    );
 }

@@ -74,12 +74,12 @@ async fn records_of_tracing_and_of_log_carry_the_ids_of_the_span_they_are_writte
     assert!(find("too late").is_none());
 }
 
-/// Runs code that the README has to show in the same words.
-macro_rules! as_in_the_readme {
+/// Runs code that the page about logs has to show in the same words.
+macro_rules! as_on_the_page {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
-        let readme = dense(include_str!("../README.md"));
-        assert!(readme.contains(&dense(stringify!($($code)*))));
+        let page = dense(include_str!("../docs/logs.md"));
+        assert!(page.contains(&dense(stringify!($($code)*))));
         $($code)*
     };
 }
@@ -108,7 +108,7 @@ fn log_everything() {
 #[test]
 #[ignore = "a program that other tests run"]
 fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
-    as_in_the_readme! {
+    as_on_the_page! {
         let telemetry = Config::from_env().without_subscriber().init()?;
         tracing_subscriber::registry()
             .with(log_lines(LogLines::Json))

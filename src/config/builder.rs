@@ -32,7 +32,7 @@ use crate::providers::variables::ConfigWarning;
 
 /// How telemetry is set up: read from the environment, changed in code.
 ///
-/// A call in code beats a variable, a variable beats a default. The README lists the variables.
+/// A call in code beats a variable, a variable beats a default. `docs/configuration.md` lists the variables.
 /// Values that cannot be used are in [`warnings`](Self::warnings), and are logged by
 /// [`init`](Self::init).
 ///

@@ -1,6 +1,6 @@
 //! What a request costs with each way of telemetry around an axum route, all in one run.
 //!
-//! `cargo run --release` prints the tables that the README has. It needs `valgrind`, `wrk` and
+//! `cargo run --release` prints the tables of `docs/benchmarks.md`. It needs `valgrind`, `wrk` and
 //! `taskset`, and a machine with two processors.
 
 use std::env;
