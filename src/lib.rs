@@ -20,7 +20,7 @@
 //! headers, so that the trace continues at the receiver. The module [`carriers`] does it for everything
 //! else: messages, metadata of gRPC, child processes.
 //!
-//! # What comes from strangers
+//! # Requests from strangers
 //!
 //! The sender of a request chooses its headers. Trace headers that are not exactly valid are ignored.
 //! `Forwarded` and similar headers are believed only from proxies that you name. Text from a request is

@@ -288,7 +288,7 @@ fn every_test_that_the_page_about_compliance_names_exists() {
         let head = format!("| {head} | opentelemetry 0.33 | this crate | test |");
         for row in tables(&text, &head) {
             let cell = &row[3];
-            // What this crate does not do needs no test.
+            // A feature that this crate lacks needs no test.
             assert!(!cell.is_empty() || row[2] == "no", "{row:?} has no test");
             for name in codes(cell) {
                 let (file, test) = name.split_once("::").expect("it is `file::test`");
