@@ -77,12 +77,12 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
     assert!(find("too late").is_none());
 }
 
-/// Runs code that must also be in the README, token for token.
-macro_rules! as_in_the_readme {
+/// Runs code that the page about logs has to show in the same words.
+macro_rules! as_on_the_page {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
-        let readme = dense(include_str!("../README.md"));
-        assert!(readme.contains(&dense(stringify!($($code)*))));
+        let page = dense(include_str!("../docs/logs.md"));
+        assert!(page.contains(&dense(stringify!($($code)*))));
         $($code)*
     };
 }
@@ -111,7 +111,7 @@ fn log_everything() {
 #[test]
 #[ignore = "a program that other tests run"]
 fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
-    as_in_the_readme! {
+    as_on_the_page! {
         let telemetry = Config::from_env().without_subscriber().init()?;
         tracing_subscriber::registry()
             .with(log_lines(LogLines::Json))

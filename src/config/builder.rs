@@ -32,7 +32,7 @@ use crate::providers::variables::ConfigWarning;
 
 /// The configuration of telemetry, read from environment variables and changed in code.
 ///
-/// A setter overrides a variable, and a variable overrides a default. The README lists the
+/// A setter overrides a variable, and a variable overrides a default. `docs/configuration.md` lists the
 /// variables. Invalid values are reported by [`warnings`](Self::warnings) and logged by
 /// [`init`](Self::init).
 ///

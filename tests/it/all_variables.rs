@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tower_telemetry::Config;
 
 #[cfg(feature = "logs")]
-const README: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../docs/configuration.md");
 
-/// Variables that are only read to warn about them. The README does not list them.
+/// Variables that are only read to warn about them. The page does not list them.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -22,7 +22,7 @@ const UNSUPPORTED: &[&str] = &[
     "TELEMETRY_RUNTIME_METRICS",
 ];
 
-/// Proxy variables in lower case, and the mark of a CGI process. The README names them in its text.
+/// Proxy variables in lower case, and the mark of a CGI process. The page names them in its text.
 const OF_PROXIES: [&str; 5] = [
     "REQUEST_METHOD",
     "all_proxy",
@@ -61,12 +61,10 @@ fn expanded(text: &str) -> Vec<String> {
 
 #[cfg(feature = "logs")]
 #[test]
-fn the_readme_lists_exactly_the_variables_that_are_read() {
-    let (_, table) = README
-        .split_once("| variable | meaning |")
-        .expect("the text contains it");
-    let (table, _) = table.split_once("\n\n").expect("the text is closed");
-    let cells = table.lines().filter_map(|line| line.split('|').nth(1));
+fn the_page_about_configuration_lists_exactly_the_variables_that_are_read() {
+    let tables = PAGE.split("| variable | setter | meaning |\n").skip(1);
+    let tables = tables.filter_map(|rest| rest.split("\n\n").next());
+    let cells = tables.flat_map(|table| table.lines().filter_map(|line| line.split('|').nth(1)));
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let listed: Vec<_> = names.flat_map(expanded).collect();
     let mut once: BTreeSet<_> = listed.iter().cloned().collect();

@@ -256,4 +256,11 @@ async fn every_emitted_name_is_in_the_conventions_and_not_deprecated() {
         .filter(|name| published.get(*name) != Some(&false))
         .collect();
     assert_eq!(unknown, Vec::<&String>::new(), "unknown or deprecated");
+    let page = include_str!("../../docs/telemetry.md");
+    let is_on_page = |name: &&String| page.contains(&format!("`{name}`"));
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| !is_header(name) && !is_on_page(name))
+        .collect();
+    assert_eq!(missing, Vec::<&String>::new(), "not in docs/telemetry.md");
 }

@@ -776,3 +776,41 @@ async fn a_receiver_that_rejects_logs_is_reported_once_with_the_variable_to_set(
     // The other signals are still exported.
     assert_eq!(receiver.received().spans().len(), 4 * 3);
 }
+
+/// Returns the words of a line. Times, durations and span ids, which differ from run to run, have no value.
+fn words(line: &str) -> Vec<String> {
+    let words = line.split_whitespace().map(|word| {
+        let begins_with_digit = word.starts_with(|one: char| one.is_ascii_digit());
+        match word.split_once('=') {
+            Some(("span_id", _)) => "span_id=".to_owned(),
+            None if begins_with_digit && word.contains(':') => "a time".to_owned(),
+            None if begins_with_digit && word.ends_with('s') => "a duration".to_owned(),
+            _ => word.to_owned(),
+        }
+    });
+    words.collect()
+}
+
+#[tokio::test]
+async fn the_picture_of_the_console_shows_what_the_example_prints() {
+    let picture = include_str!("../../docs/console.svg");
+    let lines = picture.lines().filter(|line| line.starts_with("<text"));
+    let texts = lines.map(|line| {
+        let parts = line.split('<').filter_map(|part| part.split_once('>'));
+        parts.map(|(_, text)| text).collect::<String>()
+    });
+    let shown: Vec<_> = texts.map(|text| words(&text)).collect();
+    let (command, shown) = shown.split_first().expect("there is a line");
+    assert_eq!(command.join(" "), "$ cargo run --example server");
+
+    let mut server = Process::example("server", &[]);
+    get(&server, "/users/42").await;
+    server.terminate();
+    assert!(server.wait().success());
+    server.line("render-greeting");
+    let printed: Vec<_> = server.lines().iter().map(|line| words(line)).collect();
+    // Log lines and spans are written by threads of their own, in either order.
+    for line in shown {
+        assert!(printed.contains(line), "{line:?} is not in {printed:#?}");
+    }
+}

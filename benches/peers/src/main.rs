@@ -1,7 +1,7 @@
 //! Compares the cost of a request with each kind of telemetry around an axum route, in one run.
 //!
-//! `cargo run --release` prints the tables of the README. It needs `valgrind`, `wrk` and `taskset`,
-//! and a machine with two processors.
+//! `cargo run --release` prints the tables of `docs/benchmarks.md`. It needs `valgrind`, `wrk` and
+//! `taskset`, and a machine with two processors.
 
 use std::env;
 
