@@ -263,7 +263,7 @@ mod tests {
         assert!(lost > 0);
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut text = String::new();
-        while !text.contains("log lines are lost") {
+        while !text.contains("log lines were lost") {
             let read = output.read_line(&mut text).expect("it is text");
             assert!(read > 0, "{}", numbers(&text).len());
         }
