@@ -285,7 +285,10 @@ mod tests {
         let expected = "\
 metrics                                                    value, count          p50          p95
 http.server.request.duration
-  GET /users/{id} 200 tenant=a                                      100         50.00ms      95.00ms
+  GET /users/{id} 200 tenant=a                                      100      50.00ms      95.00ms
+  GET /users/{id} 500 tenant=a                                        1        5.00s        5.00s
+load                                                              0.500
+users.loaded                                                          3
 ";
         assert_eq!(text, expected);
     }

@@ -17,7 +17,7 @@ use crate::pipeline::worker::Sink;
 use crate::semconv;
 
 /// Characters of a path that are shown, so that a line fits into 100 columns.
-const MAX_PATH: usize = 40;
+const MAX_PATH: usize = 30;
 
 /// Bounds of what waits for the end of its request.
 const MAX_WAITING: usize = 4096;
@@ -361,7 +361,7 @@ mod tests {
             ),
             (
                 request("GET", None, &long, 404),
-                &format!("GET {}.. 404", &long[..40]),
+                &format!("GET {}.. 404", &long[..30]),
             ),
         ] {
             let line = printed(vec![span], Style::new(false));
