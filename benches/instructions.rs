@@ -424,6 +424,45 @@ fn bound_instrument(rung: Rung) -> Rung {
     run(rung)
 }
 
+#[derive(Clone, Copy)]
+enum Line {
+    Text,
+    Json,
+}
+
+/// Writes a log line inside of a span, by a format of `tracing-subscriber` alone or with the ids.
+fn line(line: Line, has_ids: bool) -> Rung {
+    use tower_telemetry::logs::LogFormat;
+    use tracing_subscriber::fmt::format::JsonFields;
+    use tracing_subscriber::fmt::{format, layer};
+    use tracing_subscriber::prelude::*;
+
+    let layer = layer().with_ansi(false).with_writer(std::io::sink);
+    let layer: Box<dyn tracing_subscriber::Layer<_> + Send + Sync> = match (line, has_ids) {
+        (Line::Text, false) => layer.boxed(),
+        (Line::Text, true) => layer.event_format(LogFormat::default()).boxed(),
+        (Line::Json, false) => layer.json().boxed(),
+        (Line::Json, true) => layer
+            .fmt_fields(JsonFields::new())
+            .event_format(LogFormat::json(format().json()))
+            .boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::set_global_default(subscriber).expect("each rung is a process");
+    function(Recorded::Everything, Inbound::Sampled, || {
+        tracing::info!(user = 42, "user loaded");
+    })
+}
+
+#[library_benchmark]
+#[bench::text_without_ids(line(Line::Text, false))]
+#[bench::text(line(Line::Text, true))]
+#[bench::json_without_ids(line(Line::Json, false))]
+#[bench::json(line(Line::Json, true))]
+fn log_line(rung: Rung) -> Rung {
+    run(rung)
+}
+
 fn run(mut rung: Rung) -> Rung {
     black_box(&mut rung)();
     rung
@@ -437,6 +476,7 @@ library_benchmark_group!(
         client_request,
         handler_function,
         bound_instrument,
+        log_line,
         part,
         tracing_span
     ]

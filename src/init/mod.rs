@@ -11,9 +11,11 @@ use opentelemetry::global;
 
 pub use guard::TelemetryGuard;
 
+#[cfg(feature = "logs")]
+use crate::config::Environment;
 use crate::config::{Config, ConfigWarning, InitError, Propagator};
 #[cfg(feature = "logs")]
-use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
+use crate::logs::{self as lines, Ids, Installed, LogFilter, LogLines, set_process_logger};
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
@@ -65,6 +67,11 @@ impl Config {
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
         #[cfg(feature = "logs")]
+        let ids = match self.environment() {
+            Environment::Development => Ids::Short,
+            _ => Ids::Whole,
+        };
+        #[cfg(feature = "logs")]
         let awaits_subscriber = log_lines.wanted;
         #[cfg(not(feature = "logs"))]
         let awaits_subscriber = false;
@@ -76,7 +83,7 @@ impl Config {
         {
             set_process_logger(guard.logger_provider(), &guard.layers.baggage);
             if log_lines.wanted {
-                install_subscriber(&guard, log_style, &log_lines.filter);
+                install_subscriber(&guard, log_style, ids, &log_lines.filter);
             }
         }
         if is_heard() {
@@ -153,12 +160,12 @@ impl Config {
 
 /// Makes log lines and log records those of this crate, and says where that cannot be.
 #[cfg(feature = "logs")]
-fn install_subscriber(guard: &TelemetryGuard, style: LogLines, filter: &LogFilter) {
+fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter: &LogFilter) {
     #[cfg(feature = "tracing")]
     let spans = Some(guard.span_layer());
     #[cfg(not(feature = "tracing"))]
     let spans = None;
-    match lines::install(style, filter, spans) {
+    match lines::install(style, ids, filter, spans) {
         Installed::Now | Installed::Before { same: true } => {}
         Installed::Before { same: false } => tracing::warn!(
             target: "tower_telemetry",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
 use tracing::{Event, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Filter};
@@ -15,9 +16,9 @@ use crate::logs::sdk_events::is_of_sdk;
 /// Which events become log lines and log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogFilter {
-    /// `RUST_LOG`, where it is set and is a filter.
+    /// The value of `RUST_LOG`, if it is valid.
     directives: Option<String>,
-    /// The level of the SDK's own messages, where `RUST_LOG` is not set.
+    /// The level of the SDK's events, if `RUST_LOG` is not set.
     sdk_level: LevelFilter,
 }
 
@@ -31,7 +32,7 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
-    /// Levels as `OTEL_LOG_LEVEL` names them.
+    /// The values of `OTEL_LOG_LEVEL`.
     pub(crate) const LEVELS: [(&str, LevelFilter); 7] = [
         ("trace", LevelFilter::TRACE),
         ("debug", LevelFilter::DEBUG),
@@ -42,7 +43,7 @@ impl LogFilter {
         ("none", LevelFilter::OFF),
     ];
 
-    /// Reads the variables of the process. `Config` warns of those that cannot be used.
+    /// Reads the variables of the process. `Config` logs a warning for invalid values.
     pub(crate) fn from_env() -> Self {
         let filter = Self::default();
         let level = std::env::var("OTEL_LOG_LEVEL").unwrap_or_default();
@@ -60,7 +61,7 @@ impl LogFilter {
         Self { sdk_level, ..self }
     }
 
-    /// Takes the text of `RUST_LOG`; returns the reason where it is not a filter.
+    /// Applies the value of `RUST_LOG`. Returns the reason if it is not a valid filter.
     pub(crate) fn with_directives(self, directives: &str) -> Result<Self, String> {
         match EnvFilter::builder().parse(directives) {
             Ok(_) => Ok(Self {
@@ -82,7 +83,7 @@ impl LogFilter {
         }
     }
 
-    /// The bound of the SDK's own messages on log lines.
+    /// Returns the filter that limits the SDK's events.
     pub(crate) fn of_sdk(&self) -> SdkNowAndThen {
         let level = match self.directives {
             Some(_) => LevelFilter::TRACE,
@@ -95,15 +96,30 @@ impl LogFilter {
     }
 }
 
-/// Lets each of the SDK's messages pass once a minute: some come with every span.
+/// Lets each event of the SDK pass once a minute. Some of them are emitted for every span.
 pub(crate) struct SdkNowAndThen {
     level: LevelFilter,
     told: Mutex<HashMap<Identifier, Instant>>,
 }
 
+impl SdkNowAndThen {
+    /// Returns whether events of a callsite can be written.
+    fn lets_pass(&self, metadata: &Metadata<'_>) -> bool {
+        !is_of_sdk(metadata) || *metadata.level() <= self.level && !tells_of_an_attempt(metadata)
+    }
+}
+
 impl<S> Filter<S> for SdkNowAndThen {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        !is_of_sdk(metadata) || *metadata.level() <= self.level && !tells_of_an_attempt(metadata)
+        self.lets_pass(metadata)
+    }
+
+    // Without this, each event would ask all filters again.
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match self.lets_pass(metadata) {
+            true => Interest::always(),
+            false => Interest::never(),
+        }
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
@@ -125,8 +141,8 @@ impl<S> Filter<S> for SdkNowAndThen {
     }
 }
 
-/// Returns whether an event of the crate `opentelemetry-otlp` says that telemetry is lost because an attempt
-/// failed. Another attempt may follow, and the counts tell of losses.
+/// Returns whether this is an event of the crate `opentelemetry-otlp` about a loss in one attempt. This crate
+/// may try again, and logs a real loss itself.
 fn tells_of_an_attempt(metadata: &tracing::Metadata) -> bool {
     metadata.target() == "opentelemetry-otlp" && metadata.name().starts_with("Export.Failed.")
 }

@@ -1,8 +1,9 @@
-//! The format of log lines: one of `tracing-subscriber`, with the ids of the current span.
+//! The format of log lines: a format of `tracing-subscriber` and the ids of the current span.
 
+use std::cell::Cell;
 use std::fmt;
 
-use opentelemetry::trace::TraceContextExt;
+use opentelemetry::trace::{SpanId, TraceContextExt, TraceId};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::time::SystemTime;
@@ -10,13 +11,14 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::logs::sdk_events::is_of_sdk;
+use crate::propagation::hex;
 
-/// The format of log lines: one of `tracing-subscriber`, and then `trace_id` and `span_id` of the
-/// current span, where there is one (OpenTelemetry, "Trace Context in non-OTLP Log Formats").
+/// A format of log lines: a format of `tracing-subscriber`, followed by `trace_id` and `span_id` of
+/// the current span, if there is one (OpenTelemetry, "Trace Context in non-OTLP Log Formats").
 ///
-/// Colours are those that the layer is told, with `with_ansi`. Fields of an event that are called
-/// `trace_id` or `span_id` are there besides. [`init`](crate::init) uses it. In a subscriber of your own, give it to the `fmt` layer; that of
-/// JSON needs the fields of spans in JSON, too:
+/// [`init`](crate::init) uses it. In a subscriber of your own, pass it to the `fmt` layer. The JSON
+/// format also needs [`JsonFields`](tracing_subscriber::fmt::format::JsonFields). Colours follow
+/// `with_ansi` of the layer. Fields of an event with the names `trace_id` or `span_id` are kept:
 ///
 /// ```
 /// use tower_telemetry::logs::LogFormat;
@@ -35,6 +37,15 @@ use crate::logs::sdk_events::is_of_sdk;
 pub struct LogFormat<F = Full, T = SystemTime> {
     inner: Format<F, T>,
     is_json: bool,
+    ids: Ids,
+}
+
+/// How lines show the ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ids {
+    Whole,
+    /// The beginning of the trace id, in text.
+    Short,
 }
 
 impl Default for LogFormat {
@@ -44,18 +55,29 @@ impl Default for LogFormat {
 }
 
 impl<F, T> LogFormat<F, T> {
-    /// Lines of text.
+    /// Creates a format of text lines.
     pub fn text(inner: Format<F, T>) -> Self {
-        let is_json = false;
-        Self { inner, is_json }
+        Self {
+            inner,
+            is_json: false,
+            ids: Ids::Whole,
+        }
+    }
+
+    #[cfg(feature = "init")]
+    pub(crate) fn with_ids(self, ids: Ids) -> Self {
+        Self { ids, ..self }
     }
 }
 
 impl<T> LogFormat<Json, T> {
-    /// One object a line; the ids are at its top.
+    /// Creates a format with one JSON object per line. The ids are at its top level.
     pub fn json(inner: Format<Json, T>) -> Self {
-        let is_json = true;
-        Self { inner, is_json }
+        Self {
+            inner,
+            is_json: true,
+            ids: Ids::Whole,
+        }
     }
 }
 
@@ -71,7 +93,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // The SDK may be about to change the context when it says something.
+        // The SDK may log while it changes the context, which must not be read then.
         let is_of_sdk = is_of_sdk(event.metadata());
         let ids = (!is_of_sdk).then(|| {
             crate::current_context::map(|cx| {
@@ -85,19 +107,121 @@ where
         let Some((trace_id, span_id)) = ids.flatten() else {
             return inner.format_event(context, writer, event);
         };
-        // The inner format ends the line, which is to go on.
-        let mut line = String::new();
-        inner.format_event(context, Writer::new(&mut line), event)?;
-        let line = line.trim_end_matches('\n');
-        match line.strip_suffix('}') {
-            Some(object) if self.is_json => {
-                let comma = if object.ends_with('{') { "" } else { "," };
-                writeln!(
-                    writer,
-                    r#"{object}{comma}"trace_id":"{trace_id}","span_id":"{span_id}"}}"#
-                )
-            }
-            _ => writeln!(writer, "{line} trace_id={trace_id} span_id={span_id}"),
+        let mut line = BUFFER.try_with(Cell::take).unwrap_or_default();
+        let written = inner
+            .format_event(context, Writer::new(&mut line), event)
+            .and_then(|()| self.write_with_ids(&line, trace_id, span_id, &mut writer));
+        if line.capacity() <= MAX_BUFFER {
+            line.clear();
+            let _ = BUFFER.try_with(|buffer| buffer.set(line));
         }
+        written
+    }
+}
+
+/// Digits of a short trace id.
+const SHORT: usize = 8;
+
+/// Bound of the buffer that a thread keeps, in bytes.
+const MAX_BUFFER: usize = 16 * 1024;
+
+thread_local! {
+    /// The inner format ends the line, so it writes to a buffer. A buffer for each line would be
+    /// allocated and grow several times.
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+impl<F, T> LogFormat<F, T> {
+    /// Writes a line of the inner format, with the ids at its end.
+    fn write_with_ids(
+        &self,
+        line: &str,
+        trace_id: TraceId,
+        span_id: SpanId,
+        writer: &mut Writer<'_>,
+    ) -> fmt::Result {
+        let trace_id: [u8; 32] = hex::encode(trace_id.to_bytes());
+        let span_id: [u8; 16] = hex::encode(span_id.to_bytes());
+        let trace_id = str::from_utf8(&trace_id).map_err(|_| fmt::Error)?;
+        let span_id = str::from_utf8(&span_id).map_err(|_| fmt::Error)?;
+        let line = line.trim_end_matches('\n');
+        let object = line.strip_suffix('}').filter(|_| self.is_json);
+        let parts = match (object, self.ids) {
+            (Some(object), _) => {
+                let before = match object.ends_with('{') {
+                    true => "\"trace_id\":\"",
+                    false => ",\"trace_id\":\"",
+                };
+                [
+                    object,
+                    before,
+                    trace_id,
+                    "\",\"span_id\":\"",
+                    span_id,
+                    "\"}\n",
+                ]
+            }
+            (None, Ids::Whole) => [line, " trace_id=", trace_id, " span_id=", span_id, "\n"],
+            (None, Ids::Short) => [line, " trace=", &trace_id[..SHORT], "", "", "\n"],
+        };
+        parts.iter().try_for_each(|part| writer.write_str(part))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_ids<F>(format: LogFormat<F>, line: &str) -> String {
+        let mut text = String::new();
+        let trace_id = TraceId::from(0x0af7651916cd43dd8448eb211c80319c);
+        let span_id = SpanId::from(0xb7ad6b7169203331);
+        let mut writer = Writer::new(&mut text);
+        let written = format.write_with_ids(line, trace_id, span_id, &mut writer);
+        written.expect("a string accepts any text");
+        text
+    }
+
+    #[test]
+    fn ids_come_before_the_end_of_a_line() {
+        const TEXT: &str = " trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331\n";
+        const JSON: &str = "\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\
+                            \"span_id\":\"b7ad6b7169203331\"}\n";
+
+        for (line, is_json, open, end) in [
+            ("a line\n", false, "a line", TEXT),
+            ("two\nlines\n\n", false, "two\nlines", TEXT),
+            ("no break", false, "no break", TEXT),
+            ("{a}\n", false, "{a}", TEXT),
+            ("\n", false, "", TEXT),
+            ("{}\n", true, "{", JSON),
+            ("{\"a\":1}\n", true, "{\"a\":1,", JSON),
+            ("{\"a\":{}}\n", true, "{\"a\":{},", JSON),
+            (
+                "{\"a\":{\"b\":\"}\\n{\"}}\n",
+                true,
+                "{\"a\":{\"b\":\"}\\n{\"},",
+                JSON,
+            ),
+            ("no object\n", true, "no object", TEXT),
+        ] {
+            let written = match is_json {
+                true => with_ids(LogFormat::json(Format::default().json()), line),
+                false => with_ids(LogFormat::default(), line),
+            };
+            assert_eq!(written, format!("{open}{end}"));
+        }
+    }
+
+    #[test]
+    fn short_ids_are_for_text_alone() {
+        let text = LogFormat::default().with_ids(Ids::Short);
+        assert_eq!(with_ids(text, "a line\n"), "a line trace=0af76519\n");
+        let json = LogFormat::json(Format::default().json()).with_ids(Ids::Short);
+        let object = with_ids(json, "{\"a\":1}\n");
+        assert!(
+            object.ends_with("\"span_id\":\"b7ad6b7169203331\"}\n"),
+            "{object}"
+        );
     }
 }

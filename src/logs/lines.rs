@@ -1,6 +1,5 @@
 //! The layer that writes log lines, and the subscriber of `init`.
 
-use std::io::{IsTerminal, stdout};
 use std::sync::OnceLock;
 
 use tracing::Subscriber;
@@ -11,30 +10,33 @@ use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::logs::colors::stdout_has_colors;
 use crate::logs::filter::LogFilter;
-use crate::logs::format::LogFormat;
+use crate::logs::format::{Ids, LogFormat};
 use crate::logs::records::log_records;
 use crate::logs::writer::LogWriter;
 use crate::semconv::REQUEST_TARGET;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogLines {
-    /// Text, with colours on a terminal.
+    /// Text, with colours on a terminal. In [development](crate::config::Environment::Development),
+    /// the lines of [`init`](crate::init) show the beginning of the trace id alone, as
+    /// `trace=0af76519`; the console shows the whole id with the request.
     Text,
-    /// JSON, one object a line.
+    /// JSON, one object per line.
     Json,
 }
 
-/// Returns the layer of [`init`](crate::init) that writes log lines to the standard output, with
-/// the ids of the current span, for a subscriber of your own. It never waits for the output: see
+/// Returns the layer that [`init`](crate::init) uses for log lines, for a subscriber of your own. It
+/// writes lines with the ids of the current span to the standard output, and never blocks: see
 /// [`LogWriter`].
 ///
-/// It filters as `init` does: by `RUST_LOG` of the process, `info` where that is not set or is not
-/// a filter. Each message of OpenTelemetry's SDK is written once a minute at most, from the level
-/// `OTEL_LOG_LEVEL` on where `RUST_LOG` is not set. A filter around the layer can only take away
-/// more; for another filter, give a [`LogFormat`] to a layer of `tracing_subscriber::fmt`.
+/// The layer filters by `RUST_LOG`. The default, also for an invalid value, is `info`. Each event of
+/// the OpenTelemetry SDK is written at most once a minute. If `RUST_LOG` is not set, the level of
+/// these events is `OTEL_LOG_LEVEL`. A filter around the layer can only remove more lines. For
+/// another filter, use a layer of `tracing_subscriber::fmt` with a [`LogFormat`].
 ///
 /// ```
 /// use tower_telemetry::{log_lines, logs::LogLines};
@@ -48,29 +50,32 @@ where
 {
     let filter = LogFilter::from_env();
     let of_sdk = filter.of_sdk();
-    layer(lines, not_of_request(filter.env_filter()).and(of_sdk))
+    layer(
+        lines,
+        Ids::Whole,
+        not_of_request(filter.env_filter()).and(of_sdk),
+    )
 }
 
-/// Leaves out the spans of requests: a line has the ids of the request, and stays short.
+/// Removes the spans of requests, so that lines stay short. A line has the ids of its request.
 fn not_of_request<S>(filter: impl Filter<S>) -> impl Filter<S> {
     filter.and(filter_fn(|metadata| metadata.target() != REQUEST_TARGET))
 }
 
 fn layer<S>(
     lines: LogLines,
+    ids: Ids,
     filter: impl Filter<S> + Send + Sync + 'static,
 ) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    // As `tracing-subscriber` has it, and only where somebody sees it.
-    let wants_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = fmt::layer()
-        .with_ansi(stdout().is_terminal() && wants_colours)
+        .with_ansi(stdout_has_colors())
         .with_writer(LogWriter::stdout());
     match lines {
         LogLines::Text => layer
-            .event_format(LogFormat::default())
+            .event_format(LogFormat::default().with_ids(ids))
             .with_filter(filter)
             .boxed(),
         LogLines::Json => layer
@@ -81,10 +86,10 @@ where
     }
 }
 
-/// How the subscriber of `init` was set up. It stays for the process.
-static INSTALLED: OnceLock<(LogLines, LogFilter)> = OnceLock::new();
+/// The settings of the subscriber of `init`, which stays for the whole process.
+static INSTALLED: OnceLock<(LogLines, Ids, LogFilter)> = OnceLock::new();
 
-/// Whether the subscriber of the process is that of `init`, which never waits for an output.
+/// Returns whether `init` has set the subscriber of the process. This subscriber never blocks.
 pub(crate) fn is_installed() -> bool {
     INSTALLED.get().is_some()
 }
@@ -92,37 +97,38 @@ pub(crate) fn is_installed() -> bool {
 /// The outcome of installing the subscriber of `init`.
 pub(crate) enum Installed {
     Now,
-    /// By an `init` before; `same` says whether lines look and are filtered as they would now.
+    /// An earlier `init` has installed it. `same` is whether the settings are equal.
     Before {
         same: bool,
     },
-    /// There is one of the application.
+    /// The application has installed its own subscriber.
     Not,
 }
 
-/// A layer for the subscriber of `init`.
+/// A layer of the subscriber of `init`.
 pub(crate) type RegistryLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Makes a subscriber that writes log lines and sends log records the subscriber of the process,
-/// also for what is logged through the crate `log`. `spans` is the layer of spans.
+/// Installs a subscriber of the process that writes log lines and sends log records. It also gets
+/// the records of the crate `log`. `spans` is the layer for spans.
 pub(crate) fn install(
     lines: LogLines,
+    ids: Ids,
     filter: &LogFilter,
     spans: Option<RegistryLayer>,
 ) -> Installed {
-    if let Some((first_lines, first_filter)) = INSTALLED.get() {
-        let same = *first_lines == lines && first_filter == filter;
+    if let Some((first_lines, first_ids, first_filter)) = INSTALLED.get() {
+        let same = *first_lines == lines && *first_ids == ids && first_filter == filter;
         return Installed::Before { same };
     }
-    // The filter is that of lines and records alone: spans are exported whatever `RUST_LOG` says.
-    let logs = layer(lines, filter.of_sdk()).and_then(log_records());
+    // `RUST_LOG` applies to lines and records, not to spans.
+    let logs = layer(lines, ids, filter.of_sdk()).and_then(log_records());
     let logs = logs.with_filter(not_of_request(filter.env_filter()));
     let subscriber = tracing_subscriber::registry().with(spans).with(logs);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return Installed::Not;
     }
-    let _ = INSTALLED.set((lines, filter.clone()));
-    // It fails where `log` has a logger already, which is then left alone.
+    let _ = INSTALLED.set((lines, ids, filter.clone()));
+    // This fails if `log` has a logger already, which then stays.
     let _ = tracing_log::LogTracer::init();
     Installed::Now
 }

@@ -1,5 +1,7 @@
 //! Log lines that carry the ids of the current span, and log records over OTLP.
 
+#[cfg(feature = "init")]
+mod colors;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod filter;
 #[cfg(feature = "logs")]
@@ -16,6 +18,8 @@ mod writer;
 
 #[cfg(all(feature = "init", feature = "logs"))]
 pub(crate) use filter::LogFilter;
+#[cfg(all(feature = "init", feature = "logs"))]
+pub(crate) use format::Ids;
 #[cfg(feature = "logs")]
 pub use format::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
@@ -25,6 +29,8 @@ pub use lines::{LogLines, log_lines};
 #[cfg(all(feature = "init", feature = "logs"))]
 pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 
+#[cfg(feature = "init")]
+pub(crate) use colors::stdout_has_colors;
 #[cfg(feature = "init")]
 pub(crate) use teller::{EndNotice, flush as flush_told, tell, told, was_used as was_told};
 pub use writer::LogWriter;

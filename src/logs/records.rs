@@ -1,4 +1,4 @@
-//! The layer that makes events into OpenTelemetry's log records.
+//! The layer that sends events as OpenTelemetry log records.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -23,15 +23,15 @@ use crate::logs::sdk_events::is_of_sdk;
 use crate::propagation::BaggageAttributes;
 use crate::semconv::EXCEPTION_MESSAGE;
 
-/// Where a layer finds the logger of an event.
+/// The logger of a layer.
 pub(crate) enum Source {
-    /// With a provider of its own.
+    /// A fixed logger.
     Own(Target),
-    /// The provider of the process, made by the last call of `init`.
+    /// The logger of the last `init`.
     Process,
 }
 
-/// Where records go, and what they have of the baggage.
+/// A logger, and the baggage members that become attributes.
 #[derive(Clone)]
 pub(crate) struct Target {
     logger: Arc<SdkLogger>,
@@ -40,7 +40,7 @@ pub(crate) struct Target {
 
 static PROCESS: RwLock<Option<Target>> = RwLock::new(None);
 
-/// Makes `provider` that of the layers which follow `init`.
+/// Sets the provider of all layers with [`Source::Process`].
 pub(crate) fn set_process_logger(
     provider: Option<&SdkLoggerProvider>,
     baggage: &BaggageAttributes,
@@ -52,7 +52,7 @@ pub(crate) fn set_process_logger(
 impl Target {
     fn new(provider: &SdkLoggerProvider, baggage: &BaggageAttributes) -> Self {
         Self {
-            // The target of each record names its scope.
+            // Each record has its target as the name of the scope.
             logger: Arc::new(provider.logger("")),
             baggage: baggage.clone(),
         }
@@ -75,7 +75,7 @@ impl Source {
     }
 }
 
-/// A layer that sends log records, without the messages of the SDK on its own work.
+/// Returns a layer that sends log records, except the events of the SDK about its own work.
 pub(crate) fn log_records<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -86,7 +86,7 @@ where
         .boxed()
 }
 
-/// The same, filtered as the subscriber of `init` is.
+/// Returns the same layer with the filter that `init` applies.
 pub(crate) fn filtered_log_records<S>(
     source: Source,
     filter: &LogFilter,
@@ -108,7 +108,7 @@ impl<S: Subscriber> Layer<S> for LogRecords {
             return;
         };
         let metadata = event.metadata();
-        // An event of the crate `log` has its own target and level in its fields.
+        // An event of the crate `log` carries its target in its fields.
         let of_log = event.normalized_metadata();
         let target = match &of_log {
             Some(of_log) => Cow::Owned(of_log.target().to_owned()),
@@ -155,7 +155,7 @@ fn severity(level: &Level) -> Severity {
     }
 }
 
-/// The name of an event, unless it is the default of `tracing`, which is the place in the source.
+/// Returns the name of an event, unless it is the default name, which is a position in the source.
 fn explicit_name(metadata: &Metadata<'static>) -> Option<&'static str> {
     let name = metadata.name();
     let is_default = || {
@@ -166,14 +166,14 @@ fn explicit_name(metadata: &Metadata<'static>) -> Option<&'static str> {
     is_default().is_none().then_some(name)
 }
 
-/// The fields of an event.
+/// The fields of an event, as parts of a log record.
 #[derive(Default)]
 struct Fields {
     of_log: bool,
     body: Option<AnyValue>,
-    /// With unique keys.
+    /// The keys are unique.
     attributes: SmallVec<[(Key, AnyValue); 8]>,
-    /// Whether an error has become the exception.
+    /// Whether the exception attributes are set.
     has_exception: bool,
 }
 
@@ -187,7 +187,7 @@ impl Fields {
         }
     }
 
-    /// Adds members of baggage, whose sender must not replace a field.
+    /// Adds members of the baggage. They do not replace fields, because their values come from outside.
     fn add_baggage(&mut self, baggage: &BaggageAttributes, cx: &opentelemetry::Context) {
         for (key, value) in baggage.of(cx) {
             if !self.attributes.iter().any(|(present, _)| present == key) {
@@ -197,7 +197,7 @@ impl Fields {
         }
     }
 
-    /// Sets an attribute: the last value of a key holds.
+    /// Sets an attribute. The last value of a key wins.
     fn set(&mut self, key: &'static str, value: AnyValue) {
         let mut attributes = self.attributes.iter_mut();
         match attributes.find(|(present, _)| present.as_str() == key) {
@@ -218,7 +218,7 @@ impl Visit for Fields {
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let message = value.to_string();
-        // An event is about one exception; further errors keep the names of their fields.
+        // A record describes one exception. Further errors become attributes with their own names.
         if self.has_exception || field.name() == "message" {
             self.add(field, message);
         } else {

@@ -2,6 +2,10 @@
 
 /// Returns whether the event comes from OpenTelemetry's SDK.
 pub(crate) fn is_of_sdk(metadata: &tracing::Metadata) -> bool {
+    // Most events come from elsewhere, and each event asks.
+    if !metadata.target().starts_with("opentelemetry") {
+        return false;
+    }
     let name = metadata.target().split("::").next().unwrap_or("");
     let part = name
         .strip_prefix("opentelemetry")

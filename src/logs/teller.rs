@@ -1,7 +1,7 @@
-//! Log lines that are written by a thread that nobody waits for.
+//! Log events of this crate, emitted on a separate thread.
 //!
-//! A subscriber of the application may write to an output that is not read. The export thread, a
-//! request or a shutdown must not stand still in it.
+//! The application's subscriber may block, for example on an output that nobody reads. This must not
+//! block the export thread, a request or a shutdown.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,7 +15,7 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::concurrent::caught::without_panic;
 
-/// Lines that may wait. There are few: each kind is told once, or once a minute.
+/// Maximum number of events that wait. Events are rare: most kinds are logged once.
 const MAX_WAITING: usize = 64;
 
 type Line = Box<dyn FnOnce() + Send>;
@@ -25,8 +25,8 @@ struct Teller {
     lines: SyncSender<Line>,
 }
 
-/// Writes a log line soon, with the subscriber of this thread, or else that of the process. Lost
-/// where many wait already.
+/// Emits an event soon, to the subscriber of the current thread or else of the process. Drops it if
+/// too many events wait.
 pub(crate) fn tell(line: impl FnOnce() + Send + 'static) {
     let dispatch = get_default(Dispatch::clone);
     send(Box::new(move || {
@@ -38,8 +38,8 @@ pub(crate) fn tell(line: impl FnOnce() + Send + 'static) {
     }));
 }
 
-/// Waits until the lines that were told before are written, `timeout` at most, and returns whether
-/// they are.
+/// Waits until all earlier events are emitted, for at most `timeout`. Returns `false` if the time
+/// was not enough.
 pub(crate) fn flush(timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     let (done, told) = sync_channel(1);
@@ -50,7 +50,7 @@ pub(crate) fn flush(timeout: Duration) -> bool {
     sent && told.recv_timeout(left).is_ok()
 }
 
-/// As [`flush`], on any executor or none, and for as long as it takes.
+/// Waits like [`flush`], without a limit. It works on any executor.
 pub(crate) async fn told() -> bool {
     let (done, told) = tokio::sync::oneshot::channel();
     let sent = send(Box::new(move || {
@@ -59,7 +59,7 @@ pub(crate) async fn told() -> bool {
     sent && told.await.is_ok()
 }
 
-/// Whether a line was ever told in this process.
+/// Returns whether this process has emitted an event here.
 pub(crate) fn was_used() -> bool {
     let teller = TELLER.lock().unwrap_or_else(PoisonError::into_inner);
     teller
@@ -67,12 +67,12 @@ pub(crate) fn was_used() -> bool {
         .is_some_and(|teller| teller.process == process::id())
 }
 
-/// Says, once, that telemetry has ended: shared by all that may still be asked to record.
+/// Logs once that something was recorded after the end of telemetry.
 #[derive(Clone, Default)]
 pub(crate) struct EndNotice(Arc<AtomicBool>);
 
 impl EndNotice {
-    /// Says it, when something is recorded after the end.
+    /// Logs the warning, unless it was logged before.
     pub(crate) fn give(&self) {
         if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
             tell(|| {
@@ -90,7 +90,7 @@ static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
 
 fn send(line: Line) -> bool {
     let mut teller = TELLER.lock().unwrap_or_else(PoisonError::into_inner);
-    // A process that is forked has no thread.
+    // A forked process has no thread yet.
     if teller
         .as_ref()
         .is_none_or(|teller| teller.process != process::id())

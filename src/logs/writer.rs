@@ -1,4 +1,4 @@
-//! A writer that never makes anybody wait: a thread of its own writes.
+//! A log writer that never blocks its caller: a separate thread writes the lines.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -9,24 +9,23 @@ use std::time::{Duration, Instant};
 
 use crate::concurrent::caught::without_panic;
 
-/// Bytes that may wait to be written.
+/// Maximum number of bytes that wait to be written.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 
-/// Memory that stays with a writer when nothing waits.
+/// Capacity of the buffer that an idle writer keeps, in bytes.
 const KEPT: usize = 64 * 1024;
 
-/// How long the end of a program waits for its last lines.
+/// Time that the end of the main thread waits for its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Writes log lines on a thread of its own, so that an output that nobody reads stops no request.
+/// Writes log lines on a separate thread, so that an output that nobody reads blocks no request.
 ///
-/// Lines wait in memory, 4 MiB at most, and are written at once by the writer's thread, in
-/// the order in which it came. While the output is not read and the memory is full, lines are lost;
-/// they are [counted](Self::lost), and one log line says how many there were when the output is read
-/// again.
+/// Lines are kept in memory, at most 4 MiB. The thread writes them immediately and in order. While
+/// the memory is full, because nobody reads the output, new lines are dropped. The writer
+/// [counts](Self::lost) them, and logs their number once it can write again.
 ///
-/// The lines of [`init`](crate::init) and of the console exporter go through
-/// [`stdout`](Self::stdout). Give it to a layer of your own:
+/// [`init`](crate::init) and the console exporter write to [`stdout`](Self::stdout). A layer of your
+/// own can write to it too:
 ///
 /// ```
 /// use tower_telemetry::logs::{LogFormat, LogWriter};
@@ -40,22 +39,22 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # The end of a program
 ///
-/// [`TelemetryGuard`](crate::TelemetryGuard) waits for the lines that were written before its
-/// shutdown or its drop, within the shutdown timeout. On Linux, a thread called `main` that has
-/// written waits for them too when it ends or calls [`std::process::exit`], a second at most and
-/// only while the output takes them. [`flush`](Self::flush) does it anywhere. A program that aborts,
-/// or is killed, loses what its writer has had no time for, usually less than a millisecond's lines.
+/// When a [`TelemetryGuard`](crate::TelemetryGuard) shuts down or is dropped, it waits for earlier
+/// lines, within the shutdown timeout. On Linux, a thread with the name `main` that has written
+/// lines also waits for them when it ends or calls [`std::process::exit`]: for at most a second, and
+/// only while the output accepts them. Elsewhere, call [`flush`](Self::flush). A program that aborts
+/// or is killed loses the lines of its last moment, usually less than a millisecond.
 #[derive(Clone)]
 pub struct LogWriter(Arc<Shared>);
 
 struct Shared {
-    /// The process that has the thread. A process that is forked from it begins anew.
+    /// The process that has the thread. A forked process starts its own.
     process: u32,
     output: Box<dyn Fn() -> Box<dyn Write> + Send + Sync>,
     state: Mutex<State>,
-    /// Something waits.
+    /// Notified when lines wait.
     wake: Condvar,
-    /// Something was written.
+    /// Notified after a write.
     written: Condvar,
     forked: OnceLock<Arc<Shared>>,
 }
@@ -63,17 +62,17 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Whether the thread was started.
+    /// Whether the thread runs.
     running: bool,
-    /// Bytes that came, and that were written or given up.
+    /// Number of bytes that were accepted, and that were written or failed.
     came: u64,
     done: u64,
     lost: u64,
-    /// How many of the lost lines were told of.
+    /// Number of the lost lines that the log mentions.
     told: u64,
-    /// The bytes that were written when a wait last ended in vain.
+    /// The value of `done` when a flush last ran out of time.
     in_vain: Option<u64>,
-    /// Waiters, each with the number of bytes that it waits for.
+    /// Pending flushes, each with the value of `done` that it waits for.
     #[cfg(feature = "init")]
     waiters: Vec<(u64, tokio::sync::oneshot::Sender<()>)>,
 }
@@ -87,8 +86,8 @@ impl LogWriter {
             .clone()
     }
 
-    /// Makes a writer to another output, with a thread of its own. The thread stays until the
-    /// program ends.
+    /// Creates a writer to another output, with its own thread. The thread runs until the program
+    /// ends.
     ///
     /// ```
     /// use tower_telemetry::logs::LogWriter;
@@ -116,19 +115,19 @@ impl LogWriter {
         Self(Arc::new(Shared::new(Box::new(output))))
     }
 
-    /// Returns how many lines were lost so far, because the output was not read or could not be
-    /// written to.
+    /// Returns the number of lines that were lost so far, because the memory was full or the output
+    /// failed.
     pub fn lost(&self) -> u64 {
         locked(&self.shared().state).lost
     }
 
-    /// Waits until all that came before is written or given up, `timeout` at most, and returns
-    /// whether it is.
+    /// Waits until all earlier lines are written or have failed, for at most `timeout`. Returns
+    /// `false` if the time was not enough.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared().flush(timeout)
     }
 
-    /// As [`flush`](Self::flush), on any executor or none, and for as long as it takes.
+    /// Waits like [`flush`](Self::flush), without a limit. It works on any executor.
     #[cfg(feature = "init")]
     pub(crate) async fn written(&self) {
         let (done, written) = tokio::sync::oneshot::channel();
@@ -143,7 +142,7 @@ impl LogWriter {
         last_lines::wait_for(shared);
     }
 
-    /// The writer of this process.
+    /// Returns the state of this process, which may be a fork.
     fn shared(&self) -> &Arc<Shared> {
         let mut shared = &self.0;
         while shared.process != process::id() {
@@ -162,14 +161,14 @@ impl fmt::Debug for LogWriter {
     }
 }
 
-/// Takes each call for whole lines, and never waits or fails.
+/// Each call must contain whole lines. A write never blocks or fails.
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.push(bytes);
         Ok(bytes.len())
     }
 
-    /// Does nothing: the thread writes at once.
+    /// Does nothing, because the thread writes immediately.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -201,7 +200,7 @@ impl Shared {
             return;
         }
         let mut state = locked(&self.state);
-        // First, because it may have failed until there was no more room.
+        // Before the check of the room: earlier starts may have failed until the memory was full.
         self.start(&mut state);
         if state.waiting.len() + lines.len() > MAX_WAITING {
             state.lost += count(lines);
@@ -213,7 +212,7 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Starts the thread, unless it runs. If that fails now, it may not the next time.
+    /// Starts the thread, unless it runs. After a failure, the next call tries again.
     fn start(self: &Arc<Self>, state: &mut State) {
         if !state.running {
             let shared = self.clone();
@@ -222,7 +221,7 @@ impl Shared {
         }
     }
 
-    /// Answers when all that came before is written or given up.
+    /// Sends to `done` when all earlier lines are written or have failed.
     #[cfg(feature = "init")]
     fn call_when_written(self: &Arc<Self>, done: tokio::sync::oneshot::Sender<()>) {
         let mut state = locked(&self.state);
@@ -255,7 +254,7 @@ impl Shared {
         true
     }
 
-    /// Writes what waits, again and again.
+    /// Writes lines as they come.
     fn run(&self) {
         let mut lines = Vec::new();
         loop {
@@ -296,7 +295,7 @@ impl Shared {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost = untold,
-                        "log lines are lost: the output was not read, or could not be written to"
+                        "log lines were lost: the output was not read, or writing failed"
                     );
                 });
             }
@@ -310,7 +309,7 @@ fn count(lines: &[u8]) -> u64 {
     ends as u64 + u64::from(open)
 }
 
-/// As [`Write::write_all`], also to an output that was made not to block.
+/// Writes all lines, also to a non-blocking output, for which [`Write::write_all`] fails.
 fn write_all(output: &mut dyn Write, mut lines: &[u8]) -> io::Result<()> {
     const PAUSE: Duration = Duration::from_millis(10);
 
@@ -330,7 +329,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lines that a program writes just before its end.
+/// Waits for the last lines of a program.
 mod last_lines {
     use std::cell::RefCell;
     use std::sync::{Arc, Weak};
@@ -339,7 +338,7 @@ mod last_lines {
     use super::{LAST_LINES, Shared, locked};
 
     thread_local! {
-        /// The writers of this thread, if it is the main one.
+        /// The writers that the main thread has used.
         static WRITERS: RefCell<Writers> = RefCell::new(Writers {
             is_main: thread::current().name() == Some("main"),
             writers: Vec::new(),
@@ -351,9 +350,9 @@ mod last_lines {
         writers: Vec<Weak<Shared>>,
     }
 
-    /// Has the main thread wait for the lines when it ends.
+    /// Makes the main thread wait for these lines when it ends.
     pub(crate) fn wait_for(shared: &Arc<Shared>) {
-        // It fails while the thread ends, which nobody waits for then.
+        // This fails while the thread ends. Nothing waits for such late lines.
         let _ = WRITERS.try_with(|writers| {
             if let Ok(mut writers) = writers.try_borrow_mut()
                 && writers.is_main
@@ -386,7 +385,7 @@ mod tests {
     fn a_writer_whose_thread_could_not_start_until_it_was_full_writes_again() {
         let writer = LogWriter::new(io::sink());
         let state = || locked(&writer.0.state);
-        // As after thread starts that failed.
+        // This is the state after thread starts that failed.
         state().waiting = vec![b'\n'; MAX_WAITING];
         state().came = MAX_WAITING as u64;
         assert!(!state().running);

@@ -8,7 +8,7 @@ mod baggage;
 mod baggage_attributes;
 mod extracted;
 mod header_value;
-mod hex;
+pub(crate) mod hex;
 mod other;
 mod pairs;
 mod propagators;

@@ -28,17 +28,21 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
     assert_eq!(response.body(), "Hello, Arthur!\n");
     assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
 
+    // In development, a log line shows the beginning of the id, and the line of the request all of it.
     let log = server.line("greeted");
     assert!(
-        log.contains(&format!("trace_id={TRACE_ID} span_id=")),
+        log.ends_with(&format!(" trace={}", &TRACE_ID[..8])),
         "{log}"
     );
     server.line("render-greeting");
     let lines = server.lines();
-    let place = lines.iter().position(|line| line.contains(" trace="));
-    let place = place.expect("the request is printed");
+    let place = lines.iter().position(|line| line.contains(TRACE_ID));
+    let place = place.expect("the request is there");
     let request = &lines[place];
-    assert!(request.contains(" GET /users/{id} 200 "), "{lines:#?}");
+    assert!(
+        request.contains(" GET /users/{id} (/users/42) 200 ") && request.len() <= 100,
+        "{lines:#?}"
+    );
     assert!(
         request.ends_with(&format!(" trace={TRACE_ID}")),
         "{lines:#?}"
@@ -53,9 +57,30 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
 
     server.terminate();
     assert!(server.wait().success());
-    // The metrics of the layer and of the handler are printed at the end.
-    server.line("http.requests ({request}) [http.request.method=GET http.response.status_code=200");
-    server.line("users.loaded [cache.hit=false] 1");
+    // The metrics are printed at the end, those of the layer and those of the handler.
+    let row = |metric: &str, series: &str, has_percentiles: bool| {
+        server.line(metric);
+        let lines = server.lines();
+        let place = lines.iter().position(|line| line == metric);
+        let place = place.unwrap_or_else(|| panic!("{metric} has no row of its own: {lines:#?}"));
+        let mut words = lines[place + 1]
+            .strip_prefix(series)
+            .unwrap_or_default()
+            .split_whitespace();
+        assert_eq!(words.next(), Some("1"), "{lines:#?}");
+        assert_eq!(
+            words.count(),
+            if has_percentiles { 2 } else { 0 },
+            "{lines:#?}"
+        );
+    };
+    row("http.requests {request}", "  GET /users/{id} 200 ", false);
+    row(
+        "http.server.request.duration",
+        "  GET /users/{id} 200 ",
+        true,
+    );
+    row("users.loaded", "  cache.hit=false ", false);
 }
 
 #[tokio::test]
@@ -537,14 +562,19 @@ async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     assert_eq!(response.body(), "Hello, 42!\n");
     assert_eq!(response.headers()["x-trace-id"], TRACE_ID);
     let line = server.line("greeted");
-    assert!(line.contains(&format!("trace_id={TRACE_ID}")), "{line}");
+    assert!(
+        line.ends_with(&format!(" trace={}", &TRACE_ID[..8])),
+        "{line}"
+    );
     server.line("greeting ok");
     let lines = server.lines();
-    let place = lines.iter().position(|line| line.contains(" trace="));
-    let tree = &lines[place.expect("the request is printed")..];
+    let place = lines.iter().position(|line| line.contains(TRACE_ID));
+    let tree = &lines[place.expect("the request is there")..];
     let mut below: Vec<_> = tree.iter().map(|line| &line[13..]).collect();
     assert!(
-        below.remove(0).starts_with("GET /users/{id} 200"),
+        below
+            .remove(0)
+            .starts_with("GET /users/{id} (/users/42) 200"),
         "{lines:#?}"
     );
     assert!(below.remove(0).starts_with("  user"), "{lines:#?}");
