@@ -245,8 +245,8 @@ fn setters(files: &[PathBuf]) -> BTreeSet<String> {
     let mut setters = BTreeSet::new();
     for file in files {
         for rest in read(file).split("pub fn with").skip(1) {
-            let name = rest.split(|one: char| !(one.is_alphanumeric() || one == '_'));
-            let name = name.into_iter().next().unwrap_or_default();
+            let is_end = |one: char| !(one.is_alphanumeric() || one == '_');
+            let name = rest.split(is_end).next().unwrap_or_default();
             setters.insert(format!("with{name}"));
         }
     }
