@@ -1,13 +1,15 @@
-//! A writer that never makes anybody wait: a thread of its own writes.
+//! A writer that never makes anybody wait: a thread of its own writes, where there may be one.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::concurrent::caught::without_panic;
+use crate::logs::output::{count, write_all};
+use crate::logs::threads;
 
 /// Bytes that may wait to be written.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
@@ -38,6 +40,10 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// let subscriber = Registry::default().with(lines);
 /// ```
 ///
+/// After an [`init`](crate::init) whose [`Config`](crate::Config) has
+/// [no thread](crate::Config::with_export_thread), the thread that logs writes, and waits for the output. Other
+/// threads leave their lines to it meanwhile.
+///
 /// # The end of a program
 ///
 /// [`TelemetryGuard`](crate::TelemetryGuard) waits for the lines that were written before its
@@ -63,7 +69,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Whether the thread was started.
+    /// Whether the thread was started, or another thread writes in its place.
     running: bool,
     /// Bytes that came, and that were written or given up.
     came: u64,
@@ -136,6 +142,15 @@ impl LogWriter {
         let _ = written.await;
     }
 
+    /// Ends the thread, as soon as nothing waits, if threads are not wanted any more.
+    #[cfg(feature = "init")]
+    pub(crate) fn end_unwanted_thread(&self) {
+        let shared = self.shared();
+        // Locked, so that the thread cannot miss it.
+        let _state = locked(&shared.state);
+        shared.wake.notify_one();
+    }
+
     /// Writes whole lines.
     pub(crate) fn push(&self, lines: &[u8]) {
         let shared = self.shared();
@@ -201,16 +216,32 @@ impl Shared {
             return;
         }
         let mut state = locked(&self.state);
-        // First, because it may have failed until there was no more room.
-        self.start(&mut state);
+        let are_threads_wanted = threads::are_wanted();
+        if are_threads_wanted {
+            // First, because it may have failed until there was no more room.
+            self.start(&mut state);
+        }
         if state.waiting.len() + lines.len() > MAX_WAITING {
             state.lost += count(lines);
             return;
         }
         state.waiting.extend_from_slice(lines);
         state.came += lines.len() as u64;
+        let writes_here = !are_threads_wanted && !state.running;
+        state.running |= writes_here;
         drop(state);
-        self.wake.notify_one();
+        if writes_here {
+            let mut has_ended = false;
+            without_panic(|| {
+                self.run(true);
+                has_ended = true;
+            });
+            if !has_ended {
+                locked(&self.state).running = false;
+            }
+        } else {
+            self.wake.notify_one();
+        }
     }
 
     /// Starts the thread, unless it runs. If that fails now, it may not the next time.
@@ -218,7 +249,7 @@ impl Shared {
         if !state.running {
             let shared = self.clone();
             let thread = thread::Builder::new().name("log-lines".to_owned());
-            state.running = thread.spawn(move || shared.run()).is_ok();
+            state.running = thread.spawn(move || shared.run(false)).is_ok();
         }
     }
 
@@ -255,12 +286,16 @@ impl Shared {
         true
     }
 
-    /// Writes what waits, again and again.
-    fn run(&self) {
+    /// Writes what waits, again and again, or until nothing waits if that is the `end`.
+    fn run(&self, end: bool) {
         let mut lines = Vec::new();
         loop {
             let mut state = locked(&self.state);
             while state.waiting.is_empty() {
+                if end || !threads::are_wanted() {
+                    state.running = false;
+                    return;
+                }
                 let woken = self.wake.wait(state);
                 state = woken.unwrap_or_else(PoisonError::into_inner);
             }
@@ -302,28 +337,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn count(lines: &[u8]) -> u64 {
-    let ends = lines.iter().filter(|byte| **byte == b'\n').count();
-    let open = lines.last().is_some_and(|byte| *byte != b'\n');
-    ends as u64 + u64::from(open)
-}
-
-/// As [`Write::write_all`], also to an output that was made not to block.
-fn write_all(output: &mut dyn Write, mut lines: &[u8]) -> io::Result<()> {
-    const PAUSE: Duration = Duration::from_millis(10);
-
-    while !lines.is_empty() {
-        match output.write(lines) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => lines = &lines[written..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
-            Err(error) => return Err(error),
-        }
-    }
-    output.flush()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -145,6 +145,11 @@ impl Connection {
         self.shared
             .reconnects
             .failed(Failure::Timeout, "no answer in time");
+        self.close();
+    }
+
+    /// Closes the connections that no request uses, and the others after their requests.
+    pub(crate) fn close(&self) {
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
     }
 

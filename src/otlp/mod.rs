@@ -18,3 +18,4 @@ pub(crate) mod reference;
 pub(crate) mod retention;
 pub(crate) mod retries;
 mod trust;
+pub(crate) mod window;

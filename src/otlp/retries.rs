@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::otlp::answer::{AttemptError, Retry};
 use crate::otlp::pace::Pace;
 use crate::otlp::retention::{Retention, Waited};
+use crate::otlp::window::Window;
 use crate::stats::Failure;
 
 /// The attempts of one signal: a receiver that throttles one signal may take the others.
@@ -14,6 +15,7 @@ pub(crate) struct Retries {
     /// A message is given up when it is older.
     max_age: Duration,
     pace: Pace,
+    window: Window,
 }
 
 /// Decides which failures are followed by another attempt.
@@ -40,7 +42,19 @@ impl Retries {
         Self {
             max_age,
             pace: Pace::default(),
+            window: Window::default(),
         }
+    }
+
+    /// Makes attempts while a window is open, and ends them with it.
+    pub(crate) fn within(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Returns how long an attempt that begins now may take of `timeout`.
+    pub(crate) fn limit(&self, timeout: Duration) -> Duration {
+        self.window.limit(timeout)
     }
 
     /// Returns when a message that is sent from now on is given up.
@@ -98,7 +112,7 @@ impl Retries {
             let (failure, detail) = failure.unwrap_or((Failure::Timeout, String::new()));
             Unsent::GivenUp(failure, format!("{detail} ({reason})"))
         };
-        while let Some(next) = self.pace.next_attempt(is_hurried).max(not_before()) {
+        while let Some(next) = self.next_attempt(is_hurried).max(not_before()) {
             if Instant::now() >= oldest {
                 return Err(given_up("given up after the longest time for retries"));
             }
@@ -111,10 +125,15 @@ impl Retries {
         Ok(())
     }
 
+    fn next_attempt(&self, is_hurried: bool) -> Option<Instant> {
+        let next = self.pace.next_attempt(is_hurried);
+        next.max(self.window.closed_until())
+    }
+
     /// Waits until the pace allows an attempt, however long that is.
     pub(crate) async fn ready(&self, retention: &Retention) {
         let mut is_hurried = false;
-        while let Some(next) = self.pace.next_attempt(is_hurried) {
+        while let Some(next) = self.next_attempt(is_hurried) {
             is_hurried = retention.wait_until(next).await == Waited::Hurried;
         }
     }

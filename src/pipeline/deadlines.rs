@@ -50,6 +50,33 @@ pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>
     }
 }
 
+/// As [`within`], with a thread that watches this deadline alone and ends with it.
+pub(crate) async fn within_alone<T>(
+    timeout: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let (due, deadline) = oneshot::channel();
+    let (over, is_over) = channel::<()>();
+    let watcher = thread::Builder::new()
+        .name("telemetry-deadline".to_owned())
+        .spawn(move || {
+            if is_over.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+                let _ = due.send(());
+            }
+        });
+    let mut future = pin!(future);
+    let value = tokio::select! {
+        biased;
+        value = &mut future => Some(value),
+        // Without the thread, the future alone ends this.
+        Ok(()) = deadline => None,
+    };
+    drop(over);
+    // It is at its end.
+    let _ = watcher.map(thread::JoinHandle::join);
+    value
+}
+
 fn watch() -> io::Result<MutexGuard<'static, Option<Watch>>> {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     // A forked process has no thread.

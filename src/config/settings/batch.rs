@@ -38,6 +38,17 @@ impl Batch {
         Self::default().with_schedule_delay(Duration::from_secs(1))
     }
 
+    /// Leaves what waits to flushes.
+    pub(crate) fn at_flushes_only(mut self) -> Self {
+        self.schedule_delay = NEVER;
+        self
+    }
+
+    /// Whether flushes alone export what waits.
+    pub(crate) fn is_at_flushes_only(self) -> bool {
+        self.schedule_delay == NEVER
+    }
+
     /// Largest queue, and largest batch, that is accepted.
     pub(crate) const MAX_SIZE: usize = 1 << 20;
 
@@ -76,6 +87,9 @@ impl Batch {
 pub(crate) fn within_a_day(time: Duration) -> Duration {
     time.clamp(Duration::from_millis(1), MAX_TIME)
 }
+
+/// A time that does not come.
+pub(crate) const NEVER: Duration = Duration::MAX;
 
 /// Longest time that can be asked for: a day.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
