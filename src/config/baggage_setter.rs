@@ -89,9 +89,8 @@ mod tests {
             let warnings = warnings.map(|one| one.replacen(origin, "IT", 1));
             warnings.collect::<Vec<_>>()
         };
-        let warning = |key: &str| {
-            format!("IT={key:?} is not the key of a member of baggage; it is left out")
-        };
+        let warning =
+            |key: &str| format!("IT={key:?} is not the key of a member of baggage; it is left out");
         let read = warnings(&read, VARIABLE);
         assert_eq!(read, ["two words", "tenant", "é"].map(warning));
         let written = warnings(&written, "Config::with_baggage_attributes");

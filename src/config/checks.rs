@@ -104,7 +104,10 @@ impl Config {
     fn threads_that_stay(&self) -> Option<ConfigWarning> {
         let mut needs = Vec::new();
         #[cfg(feature = "prometheus")]
-        if self.exporters(Signal::Metrics).contains(&Exporter::Prometheus) {
+        if self
+            .exporters(Signal::Metrics)
+            .contains(&Exporter::Prometheus)
+        {
             needs.push("the exporter for Prometheus".to_owned());
         }
         needs.extend(self.parts.names());
@@ -112,7 +115,11 @@ impl Config {
             return None;
         }
         let consequence = format!("leaves the threads of {}", needs.join(", "));
-        Some(ConfigWarning::new(EXPORT_THREAD, Some("false"), consequence))
+        Some(ConfigWarning::new(
+            EXPORT_THREAD,
+            Some("false"),
+            consequence,
+        ))
     }
 
     /// Warns where a service in production has no name.

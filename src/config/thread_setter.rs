@@ -44,3 +44,37 @@ impl Config {
         self.metric_interval = NEVER;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::InMemorySpanExporter;
+
+    use super::*;
+
+    #[test]
+    fn one_warning_names_what_keeps_threads_of_its_own() {
+        let base = || Config::from_vars(|_| None).with_service_name("shop");
+        let with_part = || base().with_span_exporter(InMemorySpanExporter::default());
+        let warnings = |config: Config| {
+            let warnings = config.all_warnings().into_iter();
+            warnings.map(|one| one.to_string()).collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(warnings(with_part()), none);
+        assert_eq!(warnings(base().with_export_thread(false)), none);
+        let expected = "TELEMETRY_EXPORT_THREAD=\"false\" leaves the threads of";
+        let told = warnings(with_part().with_export_thread(false));
+        assert_eq!(
+            told,
+            [format!("{expected} span_exporter(InMemorySpanExporter)")]
+        );
+        #[cfg(feature = "prometheus")]
+        {
+            let exporters = [crate::config::Exporter::Prometheus];
+            let config = with_part().with_metrics_exporters(exporters);
+            let told = warnings(config.with_export_thread(false));
+            let both = "the exporter for Prometheus, span_exporter(InMemorySpanExporter)";
+            assert_eq!(told, [format!("{expected} {both}")]);
+        }
+    }
+}

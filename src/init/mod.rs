@@ -12,9 +12,9 @@ use opentelemetry::global;
 pub use guard::TelemetryGuard;
 
 use crate::config::{Config, ConfigWarning, InitError, Propagator};
-use crate::logs::{end_unwanted_threads, want_threads};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Installed, LogFilter, LogLines, set_process_logger};
+use crate::logs::{end_unwanted_threads, want_threads};
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
 use crate::propagation::{B3Form, Format, Propagators, TextMap};

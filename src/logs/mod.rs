@@ -28,7 +28,9 @@ pub use lines::{LogLines, log_lines};
 pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 
 #[cfg(feature = "init")]
-pub(crate) use teller::{EndNotice, end_unwanted_threads, flush as flush_told, tell, told, was_used as was_told};
+pub(crate) use teller::{
+    EndNotice, end_unwanted_threads, flush as flush_told, tell, told, was_used as was_told,
+};
 #[cfg(feature = "init")]
 pub(crate) use threads::want_threads;
 pub use writer::LogWriter;

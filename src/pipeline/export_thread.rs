@@ -167,9 +167,12 @@ impl ExportThread {
             return false;
         }
         let (done, flushed) = oneshot::channel();
-        self.command(last, timeout, move |complete| {
+        let begun = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
+        if !begun {
+            return false;
+        }
         // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
         // the application or by its callbacks.
         let flushed = self.within(timeout + GRACE, flushed).await;
@@ -219,7 +222,13 @@ impl ExportThread {
         was
     }
 
-    fn command(&self, last: bool, timeout: Duration, done: impl FnOnce(bool) + Send + 'static) {
+    /// Begins a flush, and returns whether it has begun.
+    fn command(
+        &self,
+        last: bool,
+        timeout: Duration,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) -> bool {
         let send = |done| {
             let _ = self.commands.send(Command::Flush {
                 last,
@@ -228,11 +237,13 @@ impl ExportThread {
             });
         };
         let Runs::DuringFlushes(on) = &self.runs else {
-            return send(Box::new(done));
+            send(Box::new(done));
+            return true;
         };
         let begun = on.flush(timeout, |ticket| {
             send(Box::new(move |complete| ticket.end(move || done(complete))));
         });
+        let has_begun = begun.is_ok();
         if let Err(error) = begun {
             tell(move || {
                 tracing::warn!(
@@ -241,13 +252,17 @@ impl ExportThread {
                 );
             });
         }
+        has_begun
     }
 
     fn command_blocking(&self, last: bool, timeout: Duration) -> bool {
         let (done, flushed) = blocking::channel();
-        self.command(last, timeout, move |complete| {
+        let begun = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
+        if !begun {
+            return false;
+        }
         let flushed = flushed.recv_timeout(timeout + GRACE).unwrap_or(false);
         self.end_flush();
         flushed

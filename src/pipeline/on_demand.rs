@@ -208,9 +208,7 @@ impl OnDemand {
         }
         true
     }
-}
 
-impl OnDemand {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -218,7 +216,10 @@ impl OnDemand {
 
 impl Drop for OnDemand {
     fn drop(&mut self) {
-        let runtime = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let runtime = self
+            .runtime
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(runtime) = runtime.take() else {
             return;
         };
