@@ -567,7 +567,7 @@ mod processes {
         let start = Instant::now();
         let has_arrived = || {
             let received = receiver.received();
-            received.log_records().len() == 1
+            !received.log_records().is_empty()
                 && !received.metrics.is_empty()
                 && receiver.arrivals().len() >= 3
         };
