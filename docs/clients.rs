@@ -179,3 +179,43 @@ mod lambda_http {
         f
     }
 }
+
+mod poem {
+    pub mod body {
+        pub struct BoxBody;
+    }
+    pub struct Route;
+    impl Route {
+        pub fn new() -> Self {
+            Self
+        }
+        pub fn at<S>(self, _: &str, _: endpoint::TowerCompatEndpoint<S>) -> Self {
+            self
+        }
+    }
+    pub mod endpoint {
+        pub struct TowerCompatEndpoint<S>(S);
+        pub trait TowerCompatExt {
+            fn compat<ResBody, Err, Fut>(self) -> TowerCompatEndpoint<Self>
+            where
+                ResBody: http_body::Body + Send + Sync + 'static,
+                ResBody::Data: Into<bytes::Bytes> + Send + 'static,
+                ResBody::Error: std::error::Error + Send + Sync + 'static,
+                Self: tower::Service<
+                        http::Request<super::body::BoxBody>,
+                        Response = http::Response<ResBody>,
+                        Error = Err,
+                        Future = Fut,
+                    > + Clone
+                    + Send
+                    + Sync
+                    + Sized
+                    + 'static,
+                Fut: Future<Output = Result<http::Response<ResBody>, Err>> + Send + 'static,
+            {
+                TowerCompatEndpoint(self)
+            }
+        }
+        impl<T> TowerCompatExt for T {}
+    }
+}

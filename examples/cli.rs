@@ -3,6 +3,8 @@
 //! ```sh
 //! OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 cargo run --example cli -- 42
 //! ```
+//!
+//! `TELEMETRY_EXPORT_THREAD=false` has it sent by the shutdown alone, without a thread before.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -11,6 +11,14 @@ fn main() {}
 
 #[cfg(all(feature = "init", unix))]
 fn main() {
+    for with_thread in [true, false] {
+        check(with_thread);
+    }
+    println!("a forked child is left alone, and its parent goes on: ok");
+}
+
+#[cfg(all(feature = "init", unix))]
+fn check(with_thread: bool) {
     use std::time::{Duration, Instant};
 
     use fork::{Fork, fork, waitpid};
@@ -22,6 +30,7 @@ fn main() {
         .with_endpoint(format!("http://{}", refused::refused_address()))
         .with_shutdown_timeout(Duration::from_secs(3))
         .with_export_timeout(Duration::from_millis(100))
+        .with_export_thread(with_thread)
         .build()
         .expect("the configuration is valid");
     let provider = telemetry

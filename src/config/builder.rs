@@ -91,6 +91,7 @@ pub struct Config {
     #[cfg(feature = "tracing")]
     pub(crate) tracing_spans: SpanFilter,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) export_thread: bool,
     pub(crate) warnings: Vec<ConfigWarning>,
 }
 

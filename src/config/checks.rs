@@ -3,6 +3,7 @@
 use opentelemetry::Key;
 
 use crate::config::builder::Config;
+use crate::config::env::EXPORT_THREAD;
 use crate::config::resource::resource;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exporter::Exporter;
@@ -23,6 +24,7 @@ impl Config {
             warnings.extend(self.exposed_credentials());
             warnings.extend(self.exceptions_without_logs());
             warnings.extend(self.unnamed_service());
+            warnings.extend(self.threads_that_stay());
             #[cfg(feature = "opentelemetry-otlp")]
             warnings.extend(self.compression_of_reference());
             #[cfg(feature = "prometheus")]
@@ -96,6 +98,28 @@ impl Config {
         let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
         let consequence = "cannot be written for Prometheus; its output omits such histograms";
         (is_read && is_exponential).then(|| ConfigWarning::new(variable, None, consequence))
+    }
+
+    /// Warns if there should be no thread between flushes, but a part needs one.
+    fn threads_that_stay(&self) -> Option<ConfigWarning> {
+        let mut needs = Vec::new();
+        #[cfg(feature = "prometheus")]
+        if self
+            .exporters(Signal::Metrics)
+            .contains(&Exporter::Prometheus)
+        {
+            needs.push("the exporter for Prometheus".to_owned());
+        }
+        needs.extend(self.parts.names());
+        if self.export_thread || needs.is_empty() {
+            return None;
+        }
+        let consequence = format!("cannot stop the threads of {}", needs.join(", "));
+        Some(ConfigWarning::new(
+            EXPORT_THREAD,
+            Some("false"),
+            consequence,
+        ))
     }
 
     /// Warns if a service in production has no name.

@@ -25,11 +25,13 @@ use crate::config::settings::sampler::Sampler;
 use crate::config::settings::signal::{PerSignal, Signal};
 #[cfg(feature = "logs")]
 use crate::logs::{LogFilter, LogLines};
-use crate::providers::layer_variables::LayerSettings;
 use crate::providers::variables::Variables;
 
 /// The variable for the environment of the service.
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
+
+/// The variable that switches the export thread off.
+pub(crate) const EXPORT_THREAD: &str = "TELEMETRY_EXPORT_THREAD";
 
 /// Variables without effect: the SDK supports neither exemplars nor configuration files, and some
 /// variables require a feature that is disabled.
@@ -133,13 +135,14 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         histograms: vars.histograms(),
         exceptions: vars.exceptions(),
         limits: vars.limits(),
-        layers: LayerSettings::read(&mut vars),
+        layers: vars.layers(),
         parts: Parts::default(),
         #[cfg(feature = "logs")]
         log_lines: vars.log_lines(),
         #[cfg(feature = "tracing")]
         tracing_spans: vars.tracing_spans(),
         shutdown_timeout: Duration::from_secs(5),
+        export_thread: vars.flag(EXPORT_THREAD, true),
         warnings: Vec::new(),
     };
     for &variable in UNSUPPORTED {

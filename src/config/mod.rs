@@ -22,6 +22,7 @@ pub(crate) mod resource;
 mod runtime_setters;
 pub(crate) mod settings;
 mod summary;
+mod thread_setter;
 #[cfg(feature = "tracing")]
 mod tracing_setters;
 mod vars;

@@ -150,6 +150,7 @@ impl fmt::Debug for Config {
             #[cfg(feature = "runtime-metrics")]
             runtimes,
             shutdown_timeout,
+            export_thread,
             warnings,
         } = self;
         let sampler = match sampler {
@@ -196,6 +197,7 @@ impl fmt::Debug for Config {
             .field("max_retry_age", max_retry_age)
             .field("self_metrics", self_metrics)
             .field("shutdown_timeout", shutdown_timeout)
+            .field("export_thread", export_thread)
             .field("warnings", warnings)
             .finish()
     }

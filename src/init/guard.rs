@@ -13,7 +13,6 @@ use crate::logs::{self, LogWriter, tell};
 #[cfg(feature = "logs")]
 use crate::logs::{Source, filtered_log_records};
 use crate::pipeline::counts::Counters;
-use crate::pipeline::deadlines;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
 #[cfg(feature = "prometheus")]
@@ -70,8 +69,7 @@ impl TelemetryGuard {
                 let complete = pipeline.thread.flush(true, pipeline.timeout).await;
                 let report = pipeline.last_report(complete);
                 drop(ManuallyDrop::into_inner(provider));
-                let left = pipeline.timeout.saturating_sub(begin.elapsed());
-                write_last_lines(left).await;
+                pipeline.write_last_lines(begin).await;
                 report
             }
             None => Report::default(),
@@ -83,15 +81,47 @@ impl TelemetryGuard {
     /// Takes at most the shutdown timeout, all signals together. What a receiver does not take by then
     /// is kept and sent again.
     pub async fn force_flush(&self) -> Report {
-        match &self.pipeline {
-            Some(pipeline) => {
-                let complete = pipeline.thread.flush(false, pipeline.timeout).await;
-                Report {
-                    timed_out: !complete,
-                    stats: pipeline.stats(),
-                }
-            }
-            None => Report::default(),
+        let Some(pipeline) = &self.pipeline else {
+            return Report::default();
+        };
+        let begin = Instant::now();
+        let complete = pipeline.thread.flush(false, pipeline.timeout).await;
+        if pipeline.thread.is_on_demand() {
+            pipeline.write_last_lines(begin).await;
+        }
+        Report {
+            timed_out: !complete,
+            stats: pipeline.stats(),
+        }
+    }
+
+    /// As [`force_flush`](Self::force_flush), on the current thread, which waits for it: for programs without
+    /// `async`. It works inside of a tokio runtime, too, and blocks its thread.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_telemetry::Config;
+    /// let telemetry = Config::from_vars(|_| None).with_export_thread(false).build()?;
+    /// for _file in ["a.csv", "b.csv"] {
+    ///     // .. import it ..
+    ///     let report = telemetry.force_flush_blocking();
+    ///     assert!(!report.timed_out);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn force_flush_blocking(&self) -> Report {
+        let Some(pipeline) = &self.pipeline else {
+            return Report::default();
+        };
+        let begin = Instant::now();
+        let complete = pipeline.thread.flush_blocking(false, pipeline.timeout);
+        if pipeline.thread.is_on_demand() {
+            pipeline.write_lines(begin);
+        }
+        Report {
+            timed_out: !complete,
+            stats: pipeline.stats(),
         }
     }
 
@@ -200,25 +230,6 @@ impl TelemetryGuard {
     }
 }
 
-/// Waits for the log lines that were written before, and for those about the shutdown.
-fn write_lines_within(timeout: Duration) {
-    let begin = Instant::now();
-    // A subscriber of the application may be held up in its output for good.
-    if !logs::was_told() || logs::flush_told(timeout) {
-        LogWriter::stdout().flush(timeout.saturating_sub(begin.elapsed()));
-    }
-}
-
-/// The same, on any executor or none.
-async fn write_last_lines(timeout: Duration) {
-    let lines = async {
-        if !logs::was_told() || logs::told().await {
-            LogWriter::stdout().written().await;
-        }
-    };
-    deadlines::within(timeout, lines).await;
-}
-
 #[cfg(feature = "prometheus")]
 impl TelemetryGuard {
     /// Takes the warning about the port for Prometheus.
@@ -247,7 +258,7 @@ impl Drop for TelemetryGuard {
             let begin = Instant::now();
             let complete = pipeline.thread.flush_blocking(true, pipeline.timeout);
             pipeline.last_report(complete);
-            write_lines_within(pipeline.timeout.saturating_sub(begin.elapsed()));
+            pipeline.write_lines(begin);
         }
     }
 }
@@ -271,6 +282,26 @@ impl Pipeline {
             .logger_provider
             .as_ref()
             .map(|provider| provider.shutdown());
+    }
+
+    /// Waits for the log lines that were written before, and for those about the flush that began at `begin`.
+    fn write_lines(&self, begin: Instant) {
+        let left = || self.timeout.saturating_sub(begin.elapsed());
+        // A subscriber of the application may be held up in its output for good.
+        if !logs::was_told() || logs::flush_told(left()) {
+            LogWriter::stdout().flush(left());
+        }
+    }
+
+    /// The same, on any executor or none.
+    async fn write_last_lines(&self, begin: Instant) {
+        let lines = async {
+            if !logs::was_told() || logs::told().await {
+                LogWriter::stdout().written().await;
+            }
+        };
+        let left = self.timeout.saturating_sub(begin.elapsed());
+        self.thread.within(left, lines).await;
     }
 
     fn stats(&self) -> Stats {

@@ -16,6 +16,7 @@ use crate::config::Environment;
 use crate::config::{Config, ConfigWarning, InitError, Propagator};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Ids, Installed, LogFilter, LogLines, set_process_logger};
+use crate::logs::{end_unwanted_threads, want_threads};
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::{ExportThread, is_heard};
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
@@ -62,6 +63,8 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
+        want_threads(self.export_thread);
+        end_unwanted_threads();
         let warnings = self.all_warnings();
         let summary = self.to_string();
         #[cfg(feature = "logs")]
@@ -137,8 +140,14 @@ impl Config {
                 span_filter: self.tracing_spans,
             });
         }
-        let (export, workers, beside) = Export::new(&mut self)?;
-        let thread = ExportThread::start(workers, beside, awaits_subscriber);
+        if !self.export_thread {
+            self.export_at_flushes_only();
+        }
+        let (export, work) = Export::new(&mut self)?;
+        let thread = match self.export_thread {
+            true => ExportThread::start(work, awaits_subscriber),
+            false => ExportThread::start_on_demand(work, awaits_subscriber),
+        };
         let thread = thread.map_err(InitError::Thread)?;
         export.flush.connect(&thread, self.shutdown_timeout);
         Ok(TelemetryGuard {

@@ -8,12 +8,14 @@ mod filter;
 mod format;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod lines;
+mod output;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod records;
 #[cfg(feature = "logs")]
 mod sdk_events;
 #[cfg(feature = "init")]
 mod teller;
+mod threads;
 mod writer;
 
 #[cfg(all(feature = "init", feature = "logs"))]
@@ -32,5 +34,9 @@ pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 #[cfg(feature = "init")]
 pub(crate) use colors::stdout_has_colors;
 #[cfg(feature = "init")]
-pub(crate) use teller::{EndNotice, flush as flush_told, tell, told, was_used as was_told};
+pub(crate) use teller::{
+    EndNotice, end_unwanted_threads, flush as flush_told, tell, told, was_used as was_told,
+};
+#[cfg(feature = "init")]
+pub(crate) use threads::want_threads;
 pub use writer::LogWriter;

@@ -1,11 +1,12 @@
-//! Log events of this crate, emitted on a separate thread.
+//! Log events of this crate, emitted on a separate thread, or at the next flush if threads are
+//! switched off.
 //!
 //! The application's subscriber may block, for example on an output that nobody reads. This must not
 //! block the export thread, a request or a shutdown.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
@@ -14,6 +15,8 @@ use tracing::dispatcher::{get_default, with_default};
 use tracing::subscriber::NoSubscriber;
 
 use crate::concurrent::caught::without_panic;
+use crate::logs::threads;
+use crate::logs::writer::LogWriter;
 
 /// Maximum number of events that wait. Events are rare: most kinds are logged once.
 const MAX_WAITING: usize = 64;
@@ -23,6 +26,8 @@ type Line = Box<dyn FnOnce() + Send>;
 struct Teller {
     process: u32,
     lines: SyncSender<Line>,
+    /// `None` while the thread has the receiver.
+    untaken: Option<Receiver<Line>>,
 }
 
 /// Emits an event soon, to the subscriber of the current thread or else of the process. Drops it if
@@ -46,6 +51,7 @@ pub(crate) fn flush(timeout: Duration) -> bool {
     let sent = send(Box::new(move || {
         let _ = done.send(());
     }));
+    start();
     let left = deadline.saturating_duration_since(Instant::now());
     sent && told.recv_timeout(left).is_ok()
 }
@@ -56,13 +62,21 @@ pub(crate) async fn told() -> bool {
     let sent = send(Box::new(move || {
         let _ = done.send(());
     }));
+    start();
     sent && told.await.is_ok()
+}
+
+/// Ends the threads that write lines once no line waits, if threads are switched off.
+pub(crate) fn end_unwanted_threads() {
+    LogWriter::stdout().end_unwanted_thread();
+    if was_used() {
+        send(Box::new(|| {}));
+    }
 }
 
 /// Returns whether this process has emitted an event here.
 pub(crate) fn was_used() -> bool {
-    let teller = TELLER.lock().unwrap_or_else(PoisonError::into_inner);
-    teller
+    teller()
         .as_ref()
         .is_some_and(|teller| teller.process == process::id())
 }
@@ -89,30 +103,82 @@ impl EndNotice {
 static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
 
 fn send(line: Line) -> bool {
-    let mut teller = TELLER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut teller = teller();
     // A forked process has no thread yet.
     if teller
         .as_ref()
         .is_none_or(|teller| teller.process != process::id())
     {
         let (lines, receiver) = sync_channel(MAX_WAITING);
-        let thread = thread::Builder::new().name("log-messages".to_owned());
-        if thread.spawn(move || run(&receiver)).is_err() {
-            return false;
-        }
         *teller = Some(Teller {
             process: process::id(),
             lines,
+            untaken: Some(receiver),
         });
     }
-    match &*teller {
-        Some(teller) => teller.lines.try_send(line).is_ok(),
-        None => false,
+    let Some(teller) = &mut *teller else {
+        return false;
+    };
+    if threads::are_wanted() && !teller.start() {
+        return false;
+    }
+    teller.lines.try_send(line).is_ok()
+}
+
+/// Starts the thread, if something was logged here.
+fn start() {
+    if let Some(teller) = &mut *teller() {
+        teller.start();
     }
 }
 
-fn run(lines: &Receiver<Line>) {
-    while let Ok(line) = lines.recv() {
-        without_panic(line);
+fn teller() -> MutexGuard<'static, Option<Teller>> {
+    TELLER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Teller {
+    /// Starts the thread, unless it runs, and returns whether it runs.
+    fn start(&mut self) -> bool {
+        let Some(lines) = self.untaken.take() else {
+            return true;
+        };
+        // In a mutex, so that the receiver is not lost if the thread cannot start.
+        let lent = Arc::new(Mutex::new(Some(lines)));
+        let taken = lent.clone();
+        let thread = thread::Builder::new().name("log-messages".to_owned());
+        let started = thread.spawn(move || {
+            let lines = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(lines) = lines {
+                run(lines);
+            }
+        });
+        if started.is_err() {
+            self.untaken = lent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        started.is_ok()
+    }
+}
+
+fn run(lines: Receiver<Line>) {
+    loop {
+        let next = match threads::are_wanted() {
+            true => lines.recv().ok(),
+            false => lines.try_recv().ok(),
+        };
+        if let Some(line) = next {
+            without_panic(line);
+            continue;
+        }
+        let mut teller = teller();
+        // A line may have come since the last look.
+        if let Ok(line) = lines.try_recv() {
+            drop(teller);
+            without_panic(line);
+            continue;
+        }
+        if let Some(teller) = teller.as_mut().filter(|one| one.process == process::id()) {
+            teller.untaken = Some(lines);
+        }
+        return;
     }
 }

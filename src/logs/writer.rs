@@ -1,13 +1,16 @@
-//! A log writer that never blocks its caller: a separate thread writes the lines.
+//! A log writer that never blocks its caller: a separate thread writes the lines, unless threads are
+//! switched off.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::concurrent::caught::without_panic;
+use crate::logs::output::{count, write_all};
+use crate::logs::threads;
 
 /// Maximum number of bytes that wait to be written.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
@@ -37,6 +40,10 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// let subscriber = Registry::default().with(lines);
 /// ```
 ///
+/// After [`Config::with_export_thread(false)`](crate::Config::with_export_thread), there is no such
+/// thread: the thread that logs writes the line, and blocks while nobody reads the output. Lines of
+/// other threads are written by it, too.
+///
 /// # The end of a program
 ///
 /// When a [`TelemetryGuard`](crate::TelemetryGuard) shuts down or is dropped, it waits for earlier
@@ -62,7 +69,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Whether the thread runs.
+    /// Whether the thread runs, or another thread writes in its place.
     running: bool,
     /// Number of bytes that were accepted, and that were written or failed.
     came: u64,
@@ -135,6 +142,15 @@ impl LogWriter {
         let _ = written.await;
     }
 
+    /// Ends the thread once no line waits, if threads are switched off.
+    #[cfg(feature = "init")]
+    pub(crate) fn end_unwanted_thread(&self) {
+        let shared = self.shared();
+        // Locked, so that the thread cannot miss the notification.
+        let _state = locked(&shared.state);
+        shared.wake.notify_one();
+    }
+
     /// Writes whole lines.
     pub(crate) fn push(&self, lines: &[u8]) {
         let shared = self.shared();
@@ -200,16 +216,32 @@ impl Shared {
             return;
         }
         let mut state = locked(&self.state);
-        // Before the check of the room: earlier starts may have failed until the memory was full.
-        self.start(&mut state);
+        let are_threads_wanted = threads::are_wanted();
+        if are_threads_wanted {
+            // Before the check of the room: earlier starts may have failed until the memory was full.
+            self.start(&mut state);
+        }
         if state.waiting.len() + lines.len() > MAX_WAITING {
             state.lost += count(lines);
             return;
         }
         state.waiting.extend_from_slice(lines);
         state.came += lines.len() as u64;
+        let writes_here = !are_threads_wanted && !state.running;
+        state.running |= writes_here;
         drop(state);
-        self.wake.notify_one();
+        if writes_here {
+            let mut has_ended = false;
+            without_panic(|| {
+                self.run(true);
+                has_ended = true;
+            });
+            if !has_ended {
+                locked(&self.state).running = false;
+            }
+        } else {
+            self.wake.notify_one();
+        }
     }
 
     /// Starts the thread, unless it runs. After a failure, the next call tries again.
@@ -217,7 +249,7 @@ impl Shared {
         if !state.running {
             let shared = self.clone();
             let thread = thread::Builder::new().name("log-lines".to_owned());
-            state.running = thread.spawn(move || shared.run()).is_ok();
+            state.running = thread.spawn(move || shared.run(false)).is_ok();
         }
     }
 
@@ -254,12 +286,16 @@ impl Shared {
         true
     }
 
-    /// Writes lines as they come.
-    fn run(&self) {
+    /// Writes lines as they come. Returns when no line waits if `end` is set.
+    fn run(&self, end: bool) {
         let mut lines = Vec::new();
         loop {
             let mut state = locked(&self.state);
             while state.waiting.is_empty() {
+                if end || !threads::are_wanted() {
+                    state.running = false;
+                    return;
+                }
                 let woken = self.wake.wait(state);
                 state = woken.unwrap_or_else(PoisonError::into_inner);
             }
@@ -301,28 +337,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn count(lines: &[u8]) -> u64 {
-    let ends = lines.iter().filter(|byte| **byte == b'\n').count();
-    let open = lines.last().is_some_and(|byte| *byte != b'\n');
-    ends as u64 + u64::from(open)
-}
-
-/// Writes all lines, also to a non-blocking output, for which [`Write::write_all`] fails.
-fn write_all(output: &mut dyn Write, mut lines: &[u8]) -> io::Result<()> {
-    const PAUSE: Duration = Duration::from_millis(10);
-
-    while !lines.is_empty() {
-        match output.write(lines) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => lines = &lines[written..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
-            Err(error) => return Err(error),
-        }
-    }
-    output.flush()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -368,7 +382,7 @@ mod last_lines {
     impl Drop for Writers {
         fn drop(&mut self) {
             for shared in self.writers.iter().filter_map(Weak::upgrade) {
-                // A writer whose flush timed out, without progress since, is not flushed again.
+                // An output that was blocked during an earlier flush is not waited for again.
                 if locked(&shared.state).in_vain.is_none() {
                     shared.flush(LAST_LINES);
                 }

@@ -81,7 +81,8 @@ impl OtlpClient {
         retention: &Retention,
     ) -> Result<(i64, String), Unsent> {
         let attempt = || async {
-            let attempt = timeout(self.timeout, self.attempt(body.clone())).await;
+            let limit = self.retries.limit(self.timeout);
+            let attempt = timeout(limit, self.attempt(body.clone())).await;
             let Ok(answer) = attempt else {
                 self.connection.renew();
                 return Err(AttemptError::timeout());

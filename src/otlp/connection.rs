@@ -145,6 +145,11 @@ impl Connection {
         self.shared
             .reconnects
             .record_failure(Failure::Timeout, "no response in time");
+        self.close();
+    }
+
+    /// Closes idle connections now, and the others after their requests.
+    pub(crate) fn close(&self) {
         *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
     }
 

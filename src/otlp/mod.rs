@@ -18,3 +18,4 @@ pub(crate) mod response;
 pub(crate) mod retention;
 pub(crate) mod retries;
 mod trust;
+pub(crate) mod window;

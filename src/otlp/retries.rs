@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::otlp::pace::Pace;
 use crate::otlp::response::{AttemptError, Retry};
 use crate::otlp::retention::{Retention, Waited};
+use crate::otlp::window::Window;
 use crate::stats::Failure;
 
 /// The attempts for one signal. Signals are independent, because a receiver may throttle only one.
@@ -14,6 +15,7 @@ pub(crate) struct Retries {
     /// The age at which a message is given up.
     max_age: Duration,
     pace: Pace,
+    window: Window,
 }
 
 /// The failures that are followed by another attempt.
@@ -40,7 +42,19 @@ impl Retries {
         Self {
             max_age,
             pace: Pace::default(),
+            window: Window::default(),
         }
+    }
+
+    /// Limits attempts to the times when `window` is open.
+    pub(crate) fn within(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Returns the time limit of an attempt that starts now, at most `timeout`.
+    pub(crate) fn limit(&self, timeout: Duration) -> Duration {
+        self.window.limit(timeout)
     }
 
     /// Returns the time at which a message that is sent now is given up.
@@ -98,7 +112,7 @@ impl Retries {
             let (failure, detail) = failure.unwrap_or((Failure::Timeout, String::new()));
             Unsent::GivenUp(failure, format!("{detail} ({reason})"))
         };
-        while let Some(next) = self.pace.next_attempt(is_hurried).max(not_before()) {
+        while let Some(next) = self.next_attempt(is_hurried).max(not_before()) {
             if Instant::now() >= oldest {
                 return Err(given_up("given up after the maximum time for retries"));
             }
@@ -111,10 +125,15 @@ impl Retries {
         Ok(())
     }
 
+    fn next_attempt(&self, is_hurried: bool) -> Option<Instant> {
+        let next = self.pace.next_attempt(is_hurried);
+        next.max(self.window.closed_until())
+    }
+
     /// Waits until the backoff allows an attempt, without a limit.
     pub(crate) async fn ready(&self, retention: &Retention) {
         let mut is_hurried = false;
-        while let Some(next) = self.pace.next_attempt(is_hurried) {
+        while let Some(next) = self.next_attempt(is_hurried) {
             is_hurried = retention.wait_until(next).await == Waited::Hurried;
         }
     }

@@ -18,8 +18,10 @@ use crate::otlp::reference::client::ReferenceClient;
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::otlp::reference::exporters::Reference;
 use crate::otlp::retries::Retries;
+use crate::otlp::window::Window;
 use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
+use crate::pipeline::on_demand::Pauses;
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::parts::record::PartRecord;
 #[cfg(feature = "prometheus")]
@@ -39,6 +41,7 @@ pub(crate) struct Building<'a> {
     pub(crate) beside: Beside,
     pub(crate) records: Vec<Arc<PartRecord>>,
     connections: Vec<Arc<Connection>>,
+    pub(crate) pauses: Pauses,
     #[cfg(feature = "prometheus")]
     pub(crate) prometheus: Option<Prometheus>,
     /// The signals that go to an OTLP receiver.
@@ -52,6 +55,10 @@ pub(crate) struct Building<'a> {
 impl<'a> Building<'a> {
     pub(crate) fn new(config: &'a Config, parts: Parts, resource: Resource) -> Self {
         let flush = FlushHandle::default();
+        let window = match config.export_thread {
+            true => Window::default(),
+            false => Window::closed(),
+        };
         Self {
             config,
             resource,
@@ -61,6 +68,7 @@ impl<'a> Building<'a> {
             beside: Beside::default(),
             records: Vec::new(),
             connections: Vec::new(),
+            pauses: Pauses::new(window),
             #[cfg(feature = "prometheus")]
             prometheus: None,
             observed: Vec::new(),
@@ -98,6 +106,8 @@ impl<'a> Building<'a> {
             None => {
                 let connection = Arc::new(Connection::new(origin)?);
                 self.connections.push(connection.clone());
+                let closed = connection.clone();
+                self.pauses.close.push(Box::new(move || closed.close()));
                 connection
             }
         };
@@ -112,18 +122,19 @@ impl<'a> Building<'a> {
             headers: headers.unwrap_or_default(),
             headers_from: config.otlp(signal, |settings| settings.headers_from.clone()),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
-            retries: Retries::new(config.max_retry_age),
+            retries: Retries::new(config.max_retry_age).within(self.pauses.window.clone()),
         })
     }
 
     /// Makes an exporter of the crate `opentelemetry-otlp`, with the settings of a client.
     #[cfg(feature = "opentelemetry-otlp")]
     pub(crate) fn reference<E: Reference>(
-        &self,
+        &mut self,
         signal: Signal,
         client: OtlpClient,
     ) -> ReferenceClient<E> {
         let client = ReferenceClient::new(client, self.resource.clone());
+        self.pauses.close.push(Box::new(client.close()));
         if client.hides_rejected() {
             self.counters[signal].hide_rejected();
         }

@@ -4,10 +4,11 @@
 //! thread, because a shutdown may come when there can be no new thread.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
@@ -48,6 +49,37 @@ pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>
         // Without the thread, the future alone ends this.
         Ok(()) = deadline => None,
     }
+}
+
+/// As [`within`], with a thread that watches this deadline alone and ends with it.
+pub(crate) async fn within_alone<T>(
+    timeout: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = pin!(future);
+    let first = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+    if let Poll::Ready(value) = first {
+        return Some(value);
+    }
+    let (due, deadline) = oneshot::channel();
+    let (over, is_over) = channel::<()>();
+    let watcher = thread::Builder::new()
+        .name("telemetry-deadline".to_owned())
+        .spawn(move || {
+            if is_over.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+                let _ = due.send(());
+            }
+        });
+    let value = tokio::select! {
+        biased;
+        value = &mut future => Some(value),
+        // Without the thread, the future alone ends this.
+        Ok(()) = deadline => None,
+    };
+    drop(over);
+    // It is at its end.
+    let _ = watcher.map(thread::JoinHandle::join);
+    value
 }
 
 fn watch() -> io::Result<MutexGuard<'static, Option<Watch>>> {
@@ -116,6 +148,24 @@ mod tests {
             tokio::join!(wait(30), wait(1), wait(20), wait(10));
             let ready = within(Duration::ZERO, std::future::ready(1)).await;
             assert_eq!(ready, Some(1));
+        });
+    }
+
+    #[test]
+    fn a_deadline_with_a_thread_of_its_own_holds_without_a_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        // It has no timer.
+        let runtime = { runtime }.build().expect("a runtime");
+        runtime.block_on(async {
+            let start = Instant::now();
+            let timeout = Duration::from_millis(20);
+            let never = std::future::pending::<()>();
+            assert_eq!(within_alone(timeout, never).await, None);
+            assert!(start.elapsed() >= timeout);
+            let ready = within_alone(Duration::ZERO, std::future::ready(1)).await;
+            assert_eq!(ready, Some(1));
+            let later = within_alone(Duration::from_secs(3600), tokio::task::yield_now()).await;
+            assert_eq!(later, Some(()));
         });
     }
 }

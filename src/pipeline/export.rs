@@ -14,8 +14,7 @@ use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
 use crate::pipeline::exceptions::ExceptionLogger;
-use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::parts::ending::Beside;
+use crate::pipeline::export_thread::{FlushHandle, Work};
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::sampling::CaughtSampler;
 #[cfg(feature = "prometheus")]
@@ -25,7 +24,6 @@ use crate::pipeline::runtime_metrics;
 use crate::pipeline::spans::b3_sampler::B3Sampler;
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::sampling::Sampling;
-use crate::pipeline::worker::Worker;
 use crate::pipeline::{metrics, self_metrics, traces};
 use crate::providers::exceptions::Exceptions;
 
@@ -66,7 +64,7 @@ impl Export {
     }
 
     /// The providers, and the workers and parts that they need to have running.
-    pub(crate) fn new(config: &mut Config) -> Result<(Self, Vec<Worker>, Beside), InitError> {
+    pub(crate) fn new(config: &mut Config) -> Result<(Self, Work), InitError> {
         let sampler = config.take_sampler();
         let resource = resource(config);
         let parts = std::mem::take(&mut config.parts);
@@ -109,6 +107,11 @@ impl Export {
             flush: building.flush,
             end: building.end,
         };
-        Ok((export, building.workers, building.beside))
+        let work = Work {
+            workers: building.workers,
+            beside: building.beside,
+            pauses: building.pauses,
+        };
+        Ok((export, work))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It has a runtime of its own, so that export works inside and outside of tokio, on one core as
 //! on many, and goes on when the application's runtime is gone. Telemetry is suppressed on it: the
-//! exporters' own connections are not traced.
+//! exporters' own connections are not traced. It lives from `init` to shutdown, or for a flush alone.
 
 use std::fmt;
 use std::io;
@@ -23,6 +23,7 @@ use tracing::{Dispatch, dispatcher};
 use crate::logs::tell;
 use crate::pipeline::deadlines;
 use crate::pipeline::flush::Flush;
+use crate::pipeline::on_demand::{OnDemand, Pauses};
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::worker::Worker;
 
@@ -34,7 +35,21 @@ pub(crate) struct ExportThread {
     commands: mpsc::UnboundedSender<Command>,
     /// The process that the thread is in.
     process: u32,
-    id: ThreadId,
+    runs: Runs,
+}
+
+/// When there is a thread.
+#[derive(Clone)]
+enum Runs {
+    Always(ThreadId),
+    DuringFlushes(Arc<OnDemand>),
+}
+
+/// All that is to run.
+pub(crate) struct Work {
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) beside: Beside,
+    pub(crate) pauses: Pauses,
 }
 
 enum Command {
@@ -63,7 +78,7 @@ impl FlushHandle {
         let Some((thread, timeout)) = self.0.get() else {
             return failed("export has not begun");
         };
-        if thread.id == thread::current().id() {
+        if thread.is_current() {
             return failed("a flush on the export thread would wait for itself");
         }
         if thread.was_left_behind() {
@@ -86,12 +101,11 @@ impl fmt::Debug for FlushHandle {
 impl ExportThread {
     /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
     /// there is none.
-    pub(crate) fn start(
-        workers: Vec<Worker>,
-        beside: Beside,
-        awaits_subscriber: bool,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
         deadlines::start()?;
+        let Work {
+            workers, beside, ..
+        } = work;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, start) = blocking::channel();
         let thread = thread::Builder::new()
@@ -121,8 +135,28 @@ impl ExportThread {
         Ok(Self {
             commands,
             process: process::id(),
-            id: thread.thread().id(),
+            runs: Runs::Always(thread.thread().id()),
         })
+    }
+
+    /// The same with a thread for each flush, and none between flushes.
+    pub(crate) fn start_on_demand(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let task = run(work.workers, work.beside, receiver);
+        let on = OnDemand::new(task, work.pauses, move || must_be_quiet(awaits_subscriber))?;
+        Ok(Self {
+            commands,
+            process: process::id(),
+            runs: Runs::DuringFlushes(Arc::new(on)),
+        })
+    }
+
+    /// Whether this is the thread.
+    fn is_current(&self) -> bool {
+        match &self.runs {
+            Runs::Always(id) => *id == thread::current().id(),
+            Runs::DuringFlushes(on) => on.is_current_thread(),
+        }
     }
 
     /// Has all that waits exported, and then ends the thread if this is the `last` time.
@@ -133,13 +167,40 @@ impl ExportThread {
             return false;
         }
         let (done, flushed) = oneshot::channel();
-        self.command(last, timeout, move |complete| {
+        let begun = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
+        if !begun {
+            return false;
+        }
         // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
         // the application or by its callbacks.
-        let flushed = deadlines::within(timeout + GRACE, flushed).await;
+        let flushed = self.within(timeout + GRACE, flushed).await;
+        self.end_flush();
         flushed.is_some_and(|flushed| flushed.unwrap_or(false))
+    }
+
+    /// Waits for a future, `timeout` at most, on any executor or none.
+    pub(crate) async fn within<T>(
+        &self,
+        timeout: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        match self.runs {
+            Runs::Always(_) => deadlines::within(timeout, future).await,
+            Runs::DuringFlushes(_) => deadlines::within_alone(timeout, future).await,
+        }
+    }
+
+    /// Whether there is a thread during flushes alone.
+    pub(crate) fn is_on_demand(&self) -> bool {
+        matches!(self.runs, Runs::DuringFlushes(_))
+    }
+
+    fn end_flush(&self) {
+        if let Runs::DuringFlushes(on) = &self.runs {
+            on.join();
+        }
     }
 
     /// As [`flush`](Self::flush), on the current thread.
@@ -161,20 +222,50 @@ impl ExportThread {
         was
     }
 
-    fn command(&self, last: bool, timeout: Duration, done: impl FnOnce(bool) + Send + 'static) {
-        let _ = self.commands.send(Command::Flush {
-            last,
-            timeout,
-            done: Box::new(done),
+    /// Begins a flush, and returns whether it has begun.
+    fn command(
+        &self,
+        last: bool,
+        timeout: Duration,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) -> bool {
+        let send = |done| {
+            let _ = self.commands.send(Command::Flush {
+                last,
+                timeout,
+                done,
+            });
+        };
+        let Runs::DuringFlushes(on) = &self.runs else {
+            send(Box::new(done));
+            return true;
+        };
+        let begun = on.flush(timeout, |ticket| {
+            send(Box::new(move |complete| ticket.end(move || done(complete))));
         });
+        let has_begun = begun.is_ok();
+        if let Err(error) = begun {
+            tell(move || {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    "a flush cannot start its thread ({error}); what was recorded waits for the next one"
+                );
+            });
+        }
+        has_begun
     }
 
     fn command_blocking(&self, last: bool, timeout: Duration) -> bool {
         let (done, flushed) = blocking::channel();
-        self.command(last, timeout, move |complete| {
+        let begun = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
-        flushed.recv_timeout(timeout + GRACE).unwrap_or(false)
+        if !begun {
+            return false;
+        }
+        let flushed = flushed.recv_timeout(timeout + GRACE).unwrap_or(false);
+        self.end_flush();
+        flushed
     }
 
     /// Has a log line written once there is a subscriber to take it.

@@ -71,7 +71,7 @@ fn otlp(building: &mut Building) -> Result<Arc<Queue<Record>>, InitError> {
 }
 
 fn otlp_queue(
-    building: &Building,
+    building: &mut Building,
     client: OtlpClient,
     losses: Losses,
 ) -> (Arc<Queue<Record>>, Worker) {

@@ -95,7 +95,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
 }
 
 fn otlp(
-    building: &Building,
+    building: &mut Building,
     losses: Losses,
     reader: Arc<ManualReader>,
     client: OtlpClient,

@@ -16,6 +16,7 @@ mod log_record;
 #[cfg(feature = "logs")]
 mod logs;
 pub(crate) mod metrics;
+mod on_demand;
 mod part_setup;
 pub(crate) mod parts;
 #[cfg(all(feature = "runtime-metrics", target_os = "linux"))]

@@ -38,6 +38,8 @@ pub(crate) struct Queue<T> {
     batch_size: usize,
     /// How many places a lane takes at once.
     portion: usize,
+    /// Whether a full queue loses its oldest item, because nobody takes any soon.
+    loses_oldest: bool,
     closed: AtomicBool,
     wake: Notify,
     counters: Arc<Counters>,
@@ -92,6 +94,7 @@ impl<T: Item> Queue<T> {
             batch_size,
             portion: (batch_size / (lanes.len() * TAKEN_BEFOREHAND)).max(1),
             lanes,
+            loses_oldest: batch.is_at_flushes_only(),
             closed: AtomicBool::new(false),
             wake: Notify::new(),
             counters,
@@ -111,6 +114,7 @@ impl<T: Item> Queue<T> {
             let size = item.estimated_size();
             self.reserve(&lane.room, size)
                 .or_else(|| self.reserve_in_place_of_oldest(&lane.room, size))
+                .or_else(|| self.reserve_by_loss(&lane.room, size))
         };
         let Some(Reservation { batch_is_complete }) = reservation else {
             self.counters.drop_one();
@@ -142,6 +146,26 @@ impl<T: Item> Queue<T> {
             }
         }
         self.reserve(lane, size)
+    }
+
+    /// Makes room where nothing merely waits for another attempt: by the oldest items of the fullest lane, if
+    /// flushes alone take any.
+    #[cold]
+    fn reserve_by_loss(&self, room: &Room, size: usize) -> Option<Reservation> {
+        if !self.loses_oldest || size > self.capacity.saturating_mul(BYTES_PER_ITEM) {
+            return None;
+        }
+        // Threads may hold room that they do not use.
+        self.level();
+        loop {
+            if let Some(reservation) = self.reserve(room, size) {
+                return Some(reservation);
+            }
+            let fullest = self.lanes.iter().max_by_key(|lane| lane.items.len())?;
+            let oldest = fullest.items.pop()?;
+            self.counters.drop_one();
+            self.give_back(1, oldest.estimated_size());
+        }
     }
 
     fn give_back(&self, places: usize, bytes: usize) {

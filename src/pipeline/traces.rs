@@ -82,7 +82,7 @@ pub(crate) fn provider(
 }
 
 fn otlp_queue(
-    building: &Building,
+    building: &mut Building,
     client: OtlpClient,
     losses: Losses,
     limits: SpanLimits,

@@ -45,7 +45,7 @@ pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     let mut members: Vec<_> = baggage
         .iter()
         .map(|(key, (value, _))| (key.as_str(), value.as_str()))
-        .filter(|(key, _)| !key.is_empty() && key.bytes().all(is_token))
+        .filter(|(key, _)| is_key(key))
         .collect();
     members.sort_unstable();
     members.truncate(MAX_MEMBERS);
@@ -92,6 +92,11 @@ fn parse(member: &[u8]) -> Option<(String, String)> {
     }
     let key = String::from_utf8(key.to_vec()).ok()?;
     Some((key, percent_decode(value).decode_utf8_lossy().into_owned()))
+}
+
+/// Returns whether a member may have this key.
+pub(crate) fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(is_token)
 }
 
 /// Returns whether a byte may be in a `token` (RFC 9110, 5.6.2).

@@ -22,6 +22,8 @@ mod trace_extra;
 pub(crate) use allowed::{Allowed, all_names, remove_forbidden};
 #[cfg(feature = "init")]
 pub(crate) use b3::B3Form;
+#[cfg(feature = "init")]
+pub(crate) use baggage::is_key as is_baggage_key;
 pub(crate) use baggage_attributes::BaggageAttributes;
 pub(crate) use extracted::Extracted;
 pub(crate) use propagators::{Format, Propagators};

@@ -96,6 +96,11 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "is neither true nor false; using false",
     );
     add(
+        "TELEMETRY_EXPORT_THREAD",
+        "no",
+        "is neither true nor false; using true",
+    );
+    add(
         "OTEL_SDK_DISABLED",
         "1",
         "is neither true nor false; using false",
@@ -302,6 +307,11 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
             "is neither a path that begins with / nor such a path with * at its end; it is left out",
         );
     }
+    add(
+        "TELEMETRY_BAGGAGE_ATTRIBUTES",
+        "two words",
+        "is not the key of a member of baggage; it is left out",
+    );
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
         "PUR GE",
@@ -748,6 +758,12 @@ mod setters {
         });
         same.add("TELEMETRY_SELF_METRICS", "true", |config| {
             config.with_self_metrics(true)
+        });
+        same.add("TELEMETRY_EXPORT_THREAD", "false", |config| {
+            config.with_export_thread(false)
+        });
+        same.add("TELEMETRY_BAGGAGE_ATTRIBUTES", "tenant,plan", |config| {
+            config.with_baggage_attributes(["tenant", "plan"])
         });
         #[cfg(feature = "prometheus")]
         same.add_all(

@@ -73,6 +73,8 @@ mod one_line;
 mod logs;
 mod messaging;
 mod meters;
+#[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
+mod on_demand;
 mod options;
 #[cfg(feature = "init")]
 mod outage;

@@ -38,6 +38,17 @@ impl Batch {
         Self::default().with_schedule_delay(Duration::from_secs(1))
     }
 
+    /// Disables export between flushes.
+    pub(crate) fn at_flushes_only(mut self) -> Self {
+        self.schedule_delay = NEVER;
+        self
+    }
+
+    /// Returns whether only flushes export items.
+    pub(crate) fn is_at_flushes_only(self) -> bool {
+        self.schedule_delay == NEVER
+    }
+
     /// The maximum size of a queue and of a batch.
     pub(crate) const MAX_SIZE: usize = 1 << 20;
 
@@ -80,6 +91,9 @@ impl Batch {
 pub(crate) fn within_a_day(time: Duration) -> Duration {
     time.clamp(Duration::from_millis(1), MAX_TIME)
 }
+
+/// A duration that never ends.
+pub(crate) const NEVER: Duration = Duration::MAX;
 
 /// The maximum of a configured duration.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);

@@ -28,7 +28,7 @@ pub(crate) struct ReferenceClient<E> {
     exchange: Arc<Exchange>,
     /// Built at the first export, because gRPC needs the runtime of the export thread. Rebuilt
     /// after an attempt that timed out.
-    exporter: Mutex<Option<Arc<E>>>,
+    exporter: Arc<Mutex<Option<Arc<E>>>>,
 }
 
 impl<E: Reference> ReferenceClient<E> {
@@ -38,7 +38,7 @@ impl<E: Reference> ReferenceClient<E> {
             exchange: Arc::new(Exchange::new(client.clone())),
             client,
             resource,
-            exporter: Mutex::new(None),
+            exporter: Arc::default(),
         }
     }
 
@@ -82,7 +82,8 @@ impl<E: Reference> ReferenceClient<E> {
         // Discards the result of an attempt that timed out.
         self.exchange.take();
         let start = Instant::now();
-        let Ok(sent) = timeout(self.client.timeout, exporter.send(batch)).await else {
+        let limit = self.client.retries.limit(self.client.timeout);
+        let Ok(sent) = timeout(limit, exporter.send(batch)).await else {
             self.client.connection.renew();
             *self.kept() = None;
             return Err(AttemptError::timeout());
@@ -123,8 +124,18 @@ impl<E: Reference> ReferenceClient<E> {
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Arc<E>>> {
-        self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.exporter)
     }
+
+    /// Returns a function that drops the exporter with its connections.
+    pub(crate) fn close(&self) -> impl Fn() + Send + Sync + use<E> {
+        let exporter = self.exporter.clone();
+        move || *locked(&exporter) = None
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn error_message(error: &OTelSdkError) -> String {

@@ -1,0 +1,79 @@
+//! The time in which attempts are made, where nothing is sent between flushes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Before the end of a flush, attempts end, so that the outcome of each is counted in the flush.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// Far enough for a wait that a flush ends.
+const LATER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Says whether an attempt may be made now: always, or during flushes alone.
+#[derive(Clone, Default)]
+pub(crate) struct Window(Option<Arc<Mutex<Instant>>>);
+
+impl Window {
+    /// Makes a window that is closed until a flush opens it.
+    pub(crate) fn closed() -> Self {
+        Self(Some(Arc::new(Mutex::new(Instant::now()))))
+    }
+
+    /// Opens the window for a flush that takes `timeout` at most. Of several flushes the later end holds.
+    pub(crate) fn open_for(&self, timeout: Duration) {
+        if let Some(mut end) = self.end() {
+            let margin = MARGIN.min(timeout / 10);
+            *end = (*end).max(Instant::now() + timeout - margin);
+        }
+    }
+
+    /// Returns until when to wait for a flush; `None` if an attempt may be made now.
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let end = *self.end()?;
+        (end <= now).then(|| now + LATER)
+    }
+
+    /// Returns how long an attempt may take of `timeout`.
+    pub(crate) fn limit(&self, timeout: Duration) -> Duration {
+        let left = self.end();
+        let left = left.map(|end| end.saturating_duration_since(Instant::now()));
+        left.map_or(timeout, |left| left.min(timeout))
+    }
+
+    fn end(&self) -> Option<MutexGuard<'_, Instant>> {
+        let end = self.0.as_ref()?;
+        Some(end.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_end_with_the_flush_that_they_belong_to() {
+        let window = Window::closed();
+        assert!(window.closed_until().is_some());
+        window.open_for(5 * SECOND);
+        // A shorter flush beside it closes nothing.
+        window.open_for(SECOND);
+        assert_eq!(window.closed_until(), None);
+        assert_eq!(window.limit(10 * SECOND), 5 * SECOND - MARGIN);
+        assert_eq!(window.limit(SECOND), SECOND);
+        tokio::time::sleep(5 * SECOND).await;
+        assert!(window.closed_until().is_some());
+        assert_eq!(window.limit(SECOND), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_flushes_do_not_open_is_never_closed() {
+        let window = Window::default();
+        assert_eq!(window.closed_until(), None);
+        assert_eq!(window.limit(SECOND), SECOND);
+    }
+}

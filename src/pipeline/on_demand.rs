@@ -1,0 +1,238 @@
+//! Export without a thread of its own: a thread is started for a flush, and ends with it.
+//!
+//! The tasks of the export are those of a runtime that nobody drives between flushes. What they keep for
+//! another attempt stays there.
+
+use std::io;
+use std::mem::{forget, take};
+use std::process;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use opentelemetry::Context;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle as TaskHandle, yield_now};
+use tracing::{Dispatch, dispatcher};
+
+use crate::otlp::window::Window;
+
+/// Closes connections, which may be dead after the pause until the next flush.
+pub(crate) type Close = Box<dyn Fn() + Send + Sync>;
+
+/// How often the tasks of closed connections have their turn to end. Each needs one or two.
+const LAST_TURNS: usize = 8;
+
+/// What is done between flushes, and at their ends.
+pub(crate) struct Pauses {
+    pub(crate) window: Window,
+    pub(crate) close: Vec<Close>,
+}
+
+impl Pauses {
+    pub(crate) fn new(window: Window) -> Self {
+        Self {
+            window,
+            close: Vec::new(),
+        }
+    }
+}
+
+/// A runtime that is driven while there are flushes.
+pub(crate) struct OnDemand {
+    /// The process that the runtime is for.
+    process: u32,
+    /// `None` after the last flush.
+    runtime: Mutex<Option<Runtime>>,
+    /// It ends with the last flush.
+    task: TaskHandle<()>,
+    pauses: Pauses,
+    /// Whether a thread that drives the runtime must not log.
+    is_quiet: Box<dyn Fn() -> bool + Send + Sync>,
+    state: Mutex<State>,
+    /// A flush has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many flushes have not ended.
+    flushes: usize,
+    /// Tell the callers of flushes that have ended.
+    answers: Vec<Answer>,
+    is_driven: bool,
+    thread: Option<JoinHandle<()>>,
+    driver: Option<ThreadId>,
+}
+
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// A flush that has not ended: it ends when this is dropped.
+pub(crate) struct Ticket {
+    on: Arc<OnDemand>,
+    answer: Option<Answer>,
+}
+
+impl Ticket {
+    /// Ends the flush. `answer` is called when the runtime is left.
+    pub(crate) fn end(mut self, answer: impl FnOnce() + Send + 'static) {
+        self.answer = Some(Box::new(answer));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.on.state();
+        state.flushes = state.flushes.saturating_sub(1);
+        state.answers.extend(self.answer.take());
+        drop(state);
+        self.on.ended.notify_one();
+    }
+}
+
+impl OnDemand {
+    /// Makes the runtime, with a task in it.
+    pub(crate) fn new(
+        task: impl Future<Output = ()> + Send + 'static,
+        pauses: Pauses,
+        is_quiet: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // Threads that resolve names end with their work.
+            .thread_keep_alive(Duration::ZERO)
+            .build()?;
+        let task = runtime.spawn(task);
+        Ok(Self {
+            process: process::id(),
+            task,
+            runtime: Mutex::new(Some(runtime)),
+            pauses,
+            is_quiet: Box::new(is_quiet),
+            state: Mutex::default(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Begins a flush with `begin`, and has the runtime driven until the flush ends, also by a thread that
+    /// is there already. Fails where a thread cannot be started: the flush is then part of the next one.
+    pub(crate) fn flush(
+        self: &Arc<Self>,
+        timeout: Duration,
+        begin: impl FnOnce(Ticket),
+    ) -> io::Result<()> {
+        self.pauses.window.open_for(timeout);
+        self.state().flushes += 1;
+        begin(Ticket {
+            on: self.clone(),
+            answer: None,
+        });
+        let mut state = self.state();
+        if state.flushes == 0 || state.is_driven {
+            return Ok(());
+        }
+        let on = self.clone();
+        let thread = thread::Builder::new().name("telemetry-flush".to_owned());
+        state.thread = Some(thread.spawn(move || on.drive())?);
+        state.is_driven = true;
+        Ok(())
+    }
+
+    /// Waits for the end of the thread, once it has nothing more to do.
+    pub(crate) fn join(&self) {
+        let mut state = self.state();
+        let thread = match state.is_driven {
+            true => None,
+            false => state.thread.take(),
+        };
+        drop(state);
+        let _ = thread.map(JoinHandle::join);
+    }
+
+    /// Returns whether this is the thread that drives the runtime.
+    pub(crate) fn is_current_thread(&self) -> bool {
+        self.state().driver == Some(thread::current().id())
+    }
+
+    /// Drives the runtime until all flushes have ended.
+    fn drive(&self) {
+        let _suppressed = Context::enter_telemetry_suppressed_scope();
+        let is_quiet = (self.is_quiet)();
+        let _quiet = is_quiet.then(|| dispatcher::set_default(&Dispatch::none()));
+        self.state().driver = Some(thread::current().id());
+        let mut is_over = false;
+        while !is_over {
+            let has_runtime = self.run_until_one_ends();
+            let mut state = self.state();
+            let answers = take(&mut state.answers);
+            is_over = state.flushes == 0 || !has_runtime;
+            if is_over {
+                state.is_driven = false;
+                state.driver = None;
+            }
+            drop(state);
+            for answer in answers {
+                answer();
+            }
+        }
+    }
+
+    /// Runs the tasks until a flush ends, and returns whether there is a runtime.
+    fn run_until_one_ends(&self) -> bool {
+        let mut kept = lock(&self.runtime);
+        let Some(runtime) = &*kept else {
+            return false;
+        };
+        let is_last = runtime.block_on(async {
+            loop {
+                let state = self.state();
+                let (has_ended, is_idle) = (!state.answers.is_empty(), state.flushes == 0);
+                drop(state);
+                if is_idle {
+                    break;
+                }
+                if has_ended {
+                    return false;
+                }
+                self.ended.notified().await;
+            }
+            self.pauses.close.iter().for_each(|close| close());
+            for _ in 0..LAST_TURNS {
+                yield_now().await;
+            }
+            self.task.is_finished()
+        });
+        if is_last && let Some(runtime) = kept.take() {
+            runtime.shutdown_background();
+        }
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for OnDemand {
+    fn drop(&mut self) {
+        let runtime = self
+            .runtime
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(runtime) = runtime.take() else {
+            return;
+        };
+        if self.process == process::id() {
+            // Async code, which may drop this, must not wait for the runtime.
+            runtime.shutdown_background();
+        } else {
+            // The sockets are registered where the parent process waits for them, too.
+            forget(runtime);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
