@@ -13,6 +13,7 @@ use crate::config::parts::Parts;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
+use crate::config::settings::exemplar_filter::ExemplarFilter;
 use crate::config::settings::exporter::Exporter;
 use crate::config::settings::histogram::HistogramAggregation;
 use crate::config::settings::limits::Limits;
@@ -31,8 +32,7 @@ use crate::providers::variables::Variables;
 /// The variable that names the environment.
 pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 
-/// Variables that have no effect here: the SDK has no exemplars and reads no files, and some need a
-/// feature.
+/// Variables that have no effect here: the SDK reads no files, and some need a feature.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -41,7 +41,6 @@ const UNSUPPORTED: &[&str] = &[
     "OTEL_EXPORTER_PROMETHEUS_HOST",
     #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
-    "OTEL_METRICS_EXEMPLAR_FILTER",
     #[cfg(not(feature = "runtime-metrics"))]
     "TELEMETRY_RUNTIME_METRICS",
 ];
@@ -131,6 +130,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         runtimes: Runtimes::new(vars.flag("TELEMETRY_RUNTIME_METRICS", false)),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
+        exemplars: vars.exemplars(),
         exceptions: vars.exceptions(),
         limits: vars.limits(),
         layers: LayerSettings::read(&mut vars),
@@ -143,10 +143,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         warnings: Vec::new(),
     };
     for &variable in UNSUPPORTED {
-        // There are no exemplars, which `always_off` asks for.
-        if vars.text(variable).as_deref() != Some("always_off") {
-            vars.warn_of_unsupported(variable);
-        }
+        vars.warn_of_unsupported(variable);
     }
     Config {
         warnings: vars.warnings,
@@ -285,6 +282,17 @@ impl Variables<'_> {
         ];
         let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
         self.word(name, &known, "using explicit_bucket_histogram")
+            .unwrap_or_default()
+    }
+
+    fn exemplars(&mut self) -> ExemplarFilter {
+        let known = [
+            ("trace_based", ExemplarFilter::TraceBased),
+            ("always_on", ExemplarFilter::AlwaysOn),
+            ("always_off", ExemplarFilter::AlwaysOff),
+        ];
+        let name = "OTEL_METRICS_EXEMPLAR_FILTER";
+        self.word(name, &known, "using trace_based")
             .unwrap_or_default()
     }
 
