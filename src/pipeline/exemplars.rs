@@ -62,9 +62,8 @@ fn put_on_metric(reader: &mut ExemplarReader, metric: &Metric, message: &mut Otl
         AggregatedMetrics::U64(_) | AggregatedMetrics::I64(_)
     );
     let is_delta = |temporality| temporality == AggregationTemporality::Delta as i32;
-    let mut read = |attributes, window: Window, has_bucket: &dyn Fn(f64) -> bool| {
-        let fits =
-            |one: &Exemplar| window.contains(one.time) && has_bucket(number(is_integer, one.bits));
+    let mut read = |attributes, start: u64, has_bucket: &dyn Fn(f64) -> bool| {
+        let fits = |one: &Exemplar| one.time >= start && has_bucket(number(is_integer, one.bits));
         let found = reader.read(metric.name(), attributes, fits);
         let found = found.iter().map(|one| message_of(is_integer, one));
         found.collect::<Vec<_>>()
@@ -73,52 +72,34 @@ fn put_on_metric(reader: &mut ExemplarReader, metric: &Metric, message: &mut Otl
         Some(Data::Sum(data)) => {
             let is_delta = is_delta(data.aggregation_temporality);
             for (point, attributes) in data.data_points.iter_mut().zip(attributes) {
-                let window =
-                    Window::new(is_delta, point.start_time_unix_nano, point.time_unix_nano);
-                point.exemplars = read(attributes, window, &|_| true);
+                let start = start_of(is_delta, point.start_time_unix_nano);
+                point.exemplars = read(attributes, start, &|_| true);
             }
         }
         Some(Data::Histogram(data)) => {
             let is_delta = is_delta(data.aggregation_temporality);
             for (point, attributes) in data.data_points.iter_mut().zip(attributes) {
-                let window =
-                    Window::new(is_delta, point.start_time_unix_nano, point.time_unix_nano);
-                let exemplars = read(attributes, window, &|value| is_counted(point, value));
+                let start = start_of(is_delta, point.start_time_unix_nano);
+                let exemplars = read(attributes, start, &|value| is_counted(point, value));
                 point.exemplars = exemplars;
             }
         }
         Some(Data::ExponentialHistogram(data)) => {
             let is_delta = is_delta(data.aggregation_temporality);
             for (point, attributes) in data.data_points.iter_mut().zip(attributes) {
-                let window =
-                    Window::new(is_delta, point.start_time_unix_nano, point.time_unix_nano);
-                point.exemplars = read(attributes, window, &|_| true);
+                let start = start_of(is_delta, point.start_time_unix_nano);
+                point.exemplars = read(attributes, start, &|_| true);
             }
         }
         _ => {}
     }
 }
 
-/// The time that the measurements of a point are from, in nanoseconds since 1970.
-struct Window {
-    start: u64,
-    end: u64,
-}
-
-impl Window {
-    fn new(is_delta: bool, start: u64, end: u64) -> Self {
-        Self {
-            // A total has all that was ever measured, also before the clock was set.
-            start: if is_delta { start } else { 0 },
-            end,
-        }
-    }
-
-    /// Whether a measurement of this time is one of the point's. One that is newer was recorded after the
-    /// point was collected.
-    fn contains(&self, time: u64) -> bool {
-        (self.start..=self.end).contains(&time)
-    }
+/// Returns the time from which on measurements belong to a point. A total has all that was ever measured.
+///
+/// There is no end: the time of a request is that of its span, which may be a little ahead of the clock.
+fn start_of(is_delta: bool, start: u64) -> u64 {
+    if is_delta { start } else { 0 }
 }
 
 /// Whether a histogram has counted something in the bucket of a value.

@@ -80,7 +80,7 @@ async fn send(layer: &TelemetryLayer, traceparent: &str, size: usize) {
 #[derive(Debug)]
 struct Point {
     attributes: BTreeMap<String, String>,
-    window: (u64, u64),
+    start: u64,
     exemplars: Vec<Exemplar>,
     histogram: Option<HistogramDataPoint>,
 }
@@ -96,20 +96,20 @@ fn points(received: &Received, first: usize, name: &str) -> Vec<Point> {
         match metric.data.as_ref().expect("it has data") {
             Data::Sum(data) => points.extend(data.data_points.iter().map(|point| Point {
                 attributes: attributes_of(&point.attributes),
-                window: (point.start_time_unix_nano, point.time_unix_nano),
+                start: point.start_time_unix_nano,
                 exemplars: point.exemplars.clone(),
                 histogram: None,
             })),
             Data::Histogram(data) => points.extend(data.data_points.iter().map(|point| Point {
                 attributes: attributes_of(&point.attributes),
-                window: (point.start_time_unix_nano, point.time_unix_nano),
+                start: point.start_time_unix_nano,
                 exemplars: point.exemplars.clone(),
                 histogram: Some(point.clone()),
             })),
             Data::ExponentialHistogram(data) => {
                 points.extend(data.data_points.iter().map(|point| Point {
                     attributes: attributes_of(&point.attributes),
-                    window: (point.start_time_unix_nano, point.time_unix_nano),
+                    start: point.start_time_unix_nano,
                     exemplars: point.exemplars.clone(),
                     histogram: None,
                 }));
@@ -259,7 +259,8 @@ async fn a_histogram_has_the_latest_exemplar_of_each_bucket() {
             let histogram = point.histogram.as_ref().expect("it is one");
             let bucket_of = |value: f64| {
                 let bounds = histogram.explicit_bounds.iter();
-                bounds.filter(|bound| **bound < value).count()
+                // Past a number of buckets the last ones share a place.
+                bounds.filter(|bound| **bound < value).count().min(63)
             };
             let mut latest = BTreeMap::new();
             for size in sizes {
@@ -269,14 +270,8 @@ async fn a_histogram_has_the_latest_exemplar_of_each_bucket() {
             let found: BTreeMap<_, _> = found
                 .map(|value| (bucket_of(value), value as usize))
                 .collect();
-            if histogram.explicit_bounds.len() < 64 {
-                assert_eq!(found, latest, "{bounds:?}");
-                assert_eq!(point.exemplars.len(), latest.len());
-            } else {
-                // Past a number of buckets the last ones share a place.
-                assert!((5..=64).contains(&found.len()), "{found:?}");
-                assert!(found.iter().all(|(bucket, value)| latest[bucket] == *value));
-            }
+            assert_eq!(found, latest, "{bounds:?}");
+            assert_eq!(point.exemplars.len(), latest.len());
         }
     }
 }
@@ -299,8 +294,7 @@ fn check(received: &Received, buckets: bool) -> usize {
                     scale => Value::AsDouble(duration(span).as_secs_f64() * scale),
                 };
                 assert_eq!(*exemplar, exemplar_of(span, value));
-                let (start, end) = point.window;
-                assert!((start..=end).contains(&exemplar.time_unix_nano));
+                assert!(exemplar.time_unix_nano >= point.start);
                 assert!(seen.insert((name, exemplar.span_id.clone())), "twice");
                 let Some(histogram) = point.histogram.as_ref().filter(|_| buckets) else {
                     continue;
@@ -502,7 +496,7 @@ async fn an_exemplar_that_the_receiver_did_not_take_is_sent_again() {
         .expect("it is valid");
     send(&layer(&telemetry), TRACEPARENT, 7).await;
     let repair = async {
-        eventually("two attempts fail", || receiver.arrivals().len() > 1).await;
+        eventually("an attempt fails", || !receiver.arrivals().is_empty()).await;
         receiver.set_fault(Fault::None);
     };
     tokio::join!(telemetry.force_flush(), repair);
