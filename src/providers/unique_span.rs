@@ -19,6 +19,8 @@ const MAX_ATTRIBUTES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct UniqueSpan<S: Span> {
     inner: S,
+    /// In place of that of the inner span.
+    span_context: Option<SpanContext>,
     /// The keys that the inner span has had from its start. Their values are final.
     keys: Vec<Key>,
     /// Attributes for the end.
@@ -27,9 +29,16 @@ pub(crate) struct UniqueSpan<S: Span> {
 
 impl<S: Span> UniqueSpan<S> {
     /// Wraps a span that was started with attributes of these keys, and has these besides.
-    pub(crate) fn new(inner: S, keys: Vec<Key>, attributes: Vec<KeyValue>) -> Self {
+    /// `span_context` replaces that of the span.
+    pub(crate) fn new(
+        inner: S,
+        span_context: Option<SpanContext>,
+        keys: Vec<Key>,
+        attributes: Vec<KeyValue>,
+    ) -> Self {
         Self {
             inner,
+            span_context,
             keys,
             attributes,
         }
@@ -57,7 +66,8 @@ impl<S: Span> Span for UniqueSpan<S> {
     }
 
     fn span_context(&self) -> &SpanContext {
-        self.inner.span_context()
+        let replaced = self.span_context.as_ref();
+        replaced.unwrap_or_else(|| self.inner.span_context())
     }
 
     fn is_recording(&self) -> bool {
