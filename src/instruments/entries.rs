@@ -9,7 +9,8 @@ use opentelemetry::KeyValue;
 use rustc_hash::FxHasher;
 
 use crate::concurrent::table::{EntryRef, Inserted, Table};
-use crate::instruments::series::{SeriesKey, SeriesSet};
+use crate::instruments::series::SeriesKey;
+use crate::instruments::series_set::SeriesSet;
 use crate::providers::bound::BoundUpDownCounter;
 use crate::providers::series_budget::{Room, RouteRoom};
 use crate::semconv::http::span_name;

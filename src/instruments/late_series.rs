@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::instruments::bind::{Recorders, SeriesAttributes};
+use crate::instruments::recorders::{Recorders, SeriesAttributes};
 use crate::instruments::series::{Measured, Series};
 use crate::providers::collections::{Collections, Waiting, lock};
 

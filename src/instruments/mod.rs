@@ -8,7 +8,9 @@ mod entries;
 mod extra_attributes;
 mod late_series;
 pub(crate) mod metric_set;
+mod recorders;
 mod series;
+mod series_set;
 
 use std::sync::{Arc, OnceLock};
 
@@ -25,13 +27,13 @@ use crate::semconv::Scheme;
 use crate::semconv::Server;
 use crate::semconv::{self, OTHER, Side, rpc};
 
-use bind::{Conventions, Recorders, SeriesAttributes, Sizes};
 use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
 use extra_attributes::ExtraAttributes;
 use late_series::LateSeries;
+use recorders::{Conventions, Recorders, SeriesAttributes, Sizes};
 pub(crate) use series::{CallKey, Measured, SeriesKey};
-use series::{Measuring, SeriesSet};
+use series_set::{Measuring, SeriesSet, warn_of_overflow};
 
 /// Bounds of the tables. Methods that are declared have room besides.
 const MAX_CALLS: usize = 16_384;
@@ -265,7 +267,7 @@ impl Instruments {
     /// Records a request or a call of an entry that is not kept.
     #[cold]
     fn record_other(&self, others: &OnceLock<Arc<LateSeries>>, is_call: bool, measured: &Measured) {
-        series::warn_of_overflow();
+        warn_of_overflow();
         let make = || {
             let attributes = SeriesAttributes::of_others(is_call, measured.received.is_some());
             LateSeries::new(&self.measuring.recorders, attributes)

@@ -39,6 +39,7 @@ use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
 #[cfg(feature = "opentelemetry-otlp")]
+use crate::providers::collections::COLLECTIONS;
 use crate::stats::Failure;
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
@@ -124,6 +125,9 @@ impl Views {
         let is_given = |view: &View| view_of(view, instrument).is_some();
         if self.given.iter().any(is_given) {
             return None;
+        }
+        if instrument.name() == COLLECTIONS {
+            return Stream::builder().with_cardinality_limit(1).build().ok();
         }
         let is_request_metric = crate::semconv::is_request_metric(instrument.name());
         let is_histogram = instrument.kind() == InstrumentKind::Histogram;

@@ -26,7 +26,7 @@ const MAX_CALLBACKS: usize = 1_000;
 
 /// The observable instrument, of which nothing is ever observed or exported.
 #[cfg(feature = "init")]
-const CALLBACK: &str = "tower_telemetry.collections";
+pub(crate) const COLLECTIONS: &str = "tower_telemetry.collections";
 
 /// Measurements that wait for the next collection.
 pub(crate) trait Waiting: Send + Sync {
@@ -65,7 +65,7 @@ impl Collections {
         if CALLBACKS.fetch_add(1, Ordering::Relaxed) < MAX_CALLBACKS {
             let watched = collections.clone();
             meter
-                .u64_observable_gauge(CALLBACK)
+                .u64_observable_gauge(COLLECTIONS)
                 .with_callback(move |_| watched.begin())
                 .build();
         }

@@ -234,7 +234,7 @@ async fn requests_of_more_routes_than_are_kept_are_counted_together() {
 #[tokio::test]
 async fn a_request_is_in_the_next_collection_whenever_its_series_is_new() {
     let (meters, readers) = readers(2_000);
-    let layer = by_path(TelemetryLayer::new().with_meter_provider(meters));
+    let layer = by_path(TelemetryLayer::new().with_meter_provider(meters.clone()));
     for n in 0..20 {
         // One of them is new; a collection has just ended, except for the first.
         send_through(&layer, get(&format!("/{n}"))).await;
