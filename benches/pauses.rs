@@ -116,7 +116,7 @@ fn main() {
         measure("a request of a series that exists", |_| send(0));
         measure("the first request of a series", |n| send(SERIES + n));
         measure("a new series of an instrument of the SDK", |n| {
-            direct(SERIES + n)
+            direct(SERIES + n);
         });
         ended.store(true, Ordering::Relaxed);
     });
