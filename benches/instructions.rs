@@ -2,7 +2,7 @@
 //! of each handler function.
 //!
 //! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs that, and
-//! `gungraun-runner` in the version that `Cargo.lock` has of `gungraun`. Two rungs have limits, with
+//! `gungraun-runner` in the version that `Cargo.lock` has of `gungraun`. Some rungs have limits, with
 //! room for another compiler, and for a block of the queue among the allocations.
 
 #![allow(missing_docs, reason = "the macros make modules that nobody sees")]
@@ -162,9 +162,9 @@ fn last_of_many_routes() -> Rung {
 
 #[library_benchmark]
 #[bench::plain(server(Recorded::Everything, Inbound::NotSampled))]
-#[bench::attribute_of_hook(with_hook())]
-#[bench::attribute_of_handler(with_handler())]
-#[bench::last_of_many_routes(last_of_many_routes())]
+#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_600, 25))]
+#[bench::attribute_of_handler(args = (with_handler()), config = at_most(17_500, 27))]
+#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(20_000, 30))]
 fn series(rung: Rung) -> Rung {
     run(rung)
 }
