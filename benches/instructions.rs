@@ -2,7 +2,7 @@
 //! call of each handler function.
 //!
 //! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs Valgrind, and
-//! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Two rungs have limits. The
+//! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Some rungs have limits. The
 //! limits leave room for another compiler, and for one allocation of a block of the queue.
 
 #![allow(
@@ -21,7 +21,7 @@ use axum::body::Body;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
 use http::{Request, Response};
-use opentelemetry::Context;
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     InMemorySpanExporter, RandomIdGenerator, Sampler, Span, SpanData, SpanProcessor,
@@ -29,9 +29,9 @@ use opentelemetry_sdk::trace::{
 use tower::{Layer, Service};
 use tower_telemetry::config::SpanExport;
 use tower_telemetry::{
-    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_span_attributes, add_span_event,
-    async_with_tracer, attributes, bind_counter, get_trace_id, get_tracer, increment_counter,
-    record_histogram_value, start_as_current_span, start_timer,
+    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_request_attributes,
+    add_span_attributes, add_span_event, async_with_tracer, attributes, bind_counter, get_trace_id,
+    get_tracer, increment_counter, record_histogram_value, start_as_current_span, start_timer,
 };
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
@@ -117,6 +117,58 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
 #[bench::metrics_only(server(Recorded::Metrics, Inbound::Sampled))]
 fn axum_route(rung: Rung) -> Rung {
+    run(rung)
+}
+
+/// The number of routes of a large application.
+const ROUTES: usize = 1_100;
+
+fn with_hook() -> Rung {
+    let layer = Recorded::Everything
+        .layer()
+        .with_request_attributes(|_, attributes| {
+            attributes.add_to_metrics(KeyValue::new("user.plan", "free"));
+        });
+    let app = routes().layer(layer);
+    let telemetry = Recorded::Everything.init();
+    rung(app, || request(Inbound::NotSampled), Some(telemetry))
+}
+
+fn with_handler() -> Rung {
+    let user = axum::routing::get(async || {
+        add_request_attributes(attributes! { "user.plan" => "free" });
+        "Ada"
+    });
+    let app = axum::Router::new().route("/users/{id}", user);
+    let app = app.layer(Recorded::Everything.layer());
+    let telemetry = Recorded::Everything.init();
+    rung(app, || request(Inbound::NotSampled), Some(telemetry))
+}
+
+fn last_of_many_routes() -> Rung {
+    let mut app = axum::Router::new();
+    for n in 0..ROUTES {
+        app = app.route(&format!("/{n}/{{id}}"), axum::routing::get(async || "Ada"));
+    }
+    let mut app = app.layer(Recorded::Everything.layer());
+    let telemetry = Recorded::Everything.init();
+    let request = |n: usize| {
+        let mut request = request(Inbound::NotSampled);
+        *request.uri_mut() = format!("/{n}/42").parse().expect("a valid path");
+        request
+    };
+    for n in 0..ROUTES {
+        support::send(&mut app, request(n));
+    }
+    rung(app, move || request(ROUTES - 1), Some(telemetry))
+}
+
+#[library_benchmark]
+#[bench::plain(server(Recorded::Everything, Inbound::NotSampled))]
+#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_600, 25))]
+#[bench::attribute_of_handler(args = (with_handler()), config = at_most(17_500, 27))]
+#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(20_000, 30))]
+fn series(rung: Rung) -> Rung {
     run(rung)
 }
 
@@ -472,6 +524,7 @@ library_benchmark_group!(
     name = ladder,
     benchmarks = [
         axum_route,
+        series,
         grpc_call,
         client_request,
         handler_function,

@@ -294,3 +294,73 @@ mod function {
         bencher.bench(|| counter.add(1));
     }
 }
+
+/// The measurements that a request ends with, without the request: to a series that all threads share,
+/// and to one for each thread.
+mod record {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use opentelemetry::KeyValue;
+    use opentelemetry::metrics::{BoundCounter, BoundHistogram, MeterProvider};
+    use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
+
+    use super::*;
+
+    static PROVIDER: LazyLock<SdkMeterProvider> = LazyLock::new(|| {
+        let reader = ManualReader::default();
+        SdkMeterProvider::builder().with_reader(reader).build()
+    });
+    static SHARED: LazyLock<Series> = LazyLock::new(|| Series::new("shared".to_owned()));
+
+    thread_local! {
+        static OWN: Series = {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            Series::new(NEXT.fetch_add(1, Ordering::Relaxed).to_string())
+        };
+    }
+
+    struct Series {
+        requests: BoundCounter<u64>,
+        milliseconds: BoundHistogram<f64>,
+        seconds: BoundHistogram<f64>,
+    }
+
+    impl Series {
+        fn new(name: String) -> Self {
+            let meter = PROVIDER.meter("bench");
+            let attributes = [KeyValue::new("series", name)];
+            let histogram = |name| meter.f64_histogram(name).build().bind(&attributes);
+            Self {
+                requests: meter.u64_counter("requests").build().bind(&attributes),
+                milliseconds: histogram("milliseconds"),
+                seconds: histogram("seconds"),
+            }
+        }
+
+        fn record(&self) {
+            self.requests.add(1);
+            self.milliseconds.record(black_box(12.5));
+            self.seconds.record(black_box(0.0125));
+        }
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    fn counter_of_all_threads(bencher: Bencher) {
+        bencher.bench(|| SHARED.requests.add(1));
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    fn histogram_of_all_threads(bencher: Bencher) {
+        bencher.bench(|| SHARED.seconds.record(black_box(0.0125)));
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    fn request_to_a_series_of_all_threads(bencher: Bencher) {
+        bencher.bench(|| SHARED.record());
+    }
+
+    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    fn request_to_a_series_of_each_thread(bencher: Bencher) {
+        bencher.bench(|| OWN.with(Series::record));
+    }
+}

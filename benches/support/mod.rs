@@ -3,6 +3,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each benchmark is a program of its own that uses a part of this module"
 )]
 

@@ -12,8 +12,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustc_hash::FxBuildHasher;
 
+/// The mean number of entries of a chain in a full table.
+const DEPTH: usize = 8;
+
+/// The maximum number of chains of a new table.
+const FIRST_CHAINS: usize = 128;
+
+/// The maximum number of chains that are added when the first chains are full.
+const MORE_CHAINS: usize = 4096;
+
 pub(crate) struct Table<K, V> {
     chains: Box<[Chain<K, V>]>,
+    /// Further chains, created when the first ones are full. Most tables never need them.
+    more: OnceLock<Box<[Chain<K, V>]>>,
     entries: AtomicUsize,
     limit: usize,
 }
@@ -32,9 +43,10 @@ where
     /// Creates an empty table for at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
         // Most tables remain mostly empty.
-        let chains = (limit / 8).next_power_of_two().clamp(8, 1024);
+        let chains = (limit / DEPTH).next_power_of_two().clamp(8, FIRST_CHAINS);
         Self {
             chains: (0..chains).map(|_| Chain::default()).collect(),
+            more: OnceLock::new(),
             entries: AtomicUsize::new(0),
             limit,
         }
@@ -45,7 +57,8 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let (_, node) = self.chains[self.chain(key)].find(key)?;
+        let hash = FxBuildHasher.hash_one(key);
+        let (_, node) = self.lookup(hash, |one| one.borrow() == key)?;
         Some(&node.value)
     }
 
@@ -56,29 +69,33 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let chain = self.chain(key);
-        let (depth, _) = self.chains[chain].find(key)?;
-        Some(EntryRef { chain, depth })
+        self.find_by_hash(FxBuildHasher.hash_one(key), |one| one.borrow() == key)
     }
 
     /// Returns the position of the entry with this hash for which `is_key` returns true. It needs
     /// no key to borrow from.
+    #[inline]
     pub(crate) fn find_by_hash(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<EntryRef> {
-        let chain = self.chain_of(hash);
-        let mut nodes = self.chains[chain].nodes().enumerate();
-        let (depth, _) = nodes.find(|(_, node)| is_key(&node.key))?;
-        Some(EntryRef { chain, depth })
+        self.lookup(hash, is_key).map(|(entry_ref, _)| entry_ref)
     }
 
     /// Returns the entry at a position from [`find`](Self::find).
     #[inline]
     pub(crate) fn at(&self, entry_ref: EntryRef) -> Option<&V> {
-        let mut nodes = self.chains.get(entry_ref.chain)?.nodes();
+        let chain = match self.chains.get(entry_ref.chain) {
+            Some(chain) => chain,
+            None => self.more.get()?.get(entry_ref.chain - self.chains.len())?,
+        };
+        let mut nodes = chain.nodes();
         nodes.nth(entry_ref.depth).map(|node| &node.value)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.entries.load(Ordering::Relaxed) >= self.limit
+        self.len() >= self.limit
     }
 
     /// Returns the entry with a key, creating it if it is missing.
@@ -99,30 +116,57 @@ where
     }
 
     pub(crate) fn insert(&self, key: K, value: V) -> Inserted<'_, V> {
-        let chain = &self.chains[self.chain(&key)];
-        let one_more = |entries| (entries < self.limit).then_some(entries + 1);
+        let hash = FxBuildHasher.hash_one(&key);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        if self.entries.fetch_update(set, fetch, one_more).is_err() {
-            return match chain.find(&key) {
+        let one_more = |entries| (entries < self.limit).then_some(entries + 1);
+        let Ok(before) = self.entries.fetch_update(set, fetch, one_more) else {
+            return match self.lookup(hash, |one| *one == key) {
                 Some((_, node)) => Inserted::Present(&node.value),
                 None => Inserted::Full(value),
             };
-        }
-        let inserted = chain.insert(key, value);
+        };
+        // While the further chains are created, two threads may both insert a key. Both values stay in
+        // place, and lookups find the first one.
+        let inserted = match self.lookup(hash, |one| *one == key) {
+            Some((_, node)) => Inserted::Present(&node.value),
+            None => self.chain_for(hash, before).insert(key, value),
+        };
         if matches!(inserted, Inserted::Present(_)) {
             self.entries.fetch_sub(1, Ordering::Relaxed);
         }
         inserted
     }
 
-    fn chain<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        self.chain_of(FxBuildHasher.hash_one(key))
+    /// Returns the chain for a new entry in a table with `others` entries.
+    fn chain_for(&self, hash: u64, others: usize) -> &Chain<K, V> {
+        if others < self.chains.len() * DEPTH {
+            return &self.chains[chain_of(hash, &self.chains)];
+        }
+        let more = self.more.get_or_init(|| {
+            let chains = (self.limit / DEPTH).next_power_of_two();
+            let chains = chains.clamp(self.chains.len(), MORE_CHAINS);
+            (0..chains).map(|_| Chain::default()).collect()
+        });
+        &more[chain_of(hash, more)]
     }
 
     #[inline]
-    fn chain_of(&self, hash: u64) -> usize {
-        usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & (self.chains.len() - 1)
+    fn lookup(&self, hash: u64, is_key: impl Fn(&K) -> bool) -> Option<(EntryRef, &Node<K, V>)> {
+        let chain = chain_of(hash, &self.chains);
+        if let Some((depth, node)) = self.chains[chain].find_by(&is_key) {
+            return Some((EntryRef { chain, depth }, node));
+        }
+        let more = self.more.get()?;
+        let chain = chain_of(hash, more);
+        let (depth, node) = more[chain].find_by(&is_key)?;
+        let chain = self.chains.len() + chain;
+        Some((EntryRef { chain, depth }, node))
     }
+}
+
+#[inline]
+fn chain_of<K, V>(hash: u64, chains: &[Chain<K, V>]) -> usize {
+    usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default() & (chains.len() - 1)
 }
 
 /// The result of an insertion, with the value to use.
@@ -160,7 +204,7 @@ impl<K: Eq, V> Chain<K, V> {
         if let Some((_, node)) = self.find(key) {
             return Some(&node.value);
         }
-        if !has_room(self.nodes().count()) {
+        if !has_room(self.len()) {
             return None;
         }
         match self.insert(key.clone(), make()) {
@@ -174,13 +218,24 @@ impl<K: Eq, V> Chain<K, V> {
         std::iter::successors(first, |node| node.next.0.get()).map(|node| &**node)
     }
 
+    #[inline]
     fn find<Q>(&self, key: &Q) -> Option<(usize, &Node<K, V>)>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
+        self.find_by(|one| one.borrow() == key)
+    }
+
+    #[inline]
+    fn find_by(&self, is_key: impl Fn(&K) -> bool) -> Option<(usize, &Node<K, V>)> {
         let mut nodes = self.nodes().enumerate();
-        nodes.find(|(_, node)| node.key.borrow() == key)
+        nodes.find(|(_, node)| is_key(&node.key))
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes().count()
     }
 
     fn insert(&self, key: K, value: V) -> Inserted<'_, V> {
@@ -251,6 +306,41 @@ mod tests {
     }
 
     #[test]
+    fn chains_stay_short_however_many_entries_a_table_has() {
+        const ENTRIES: usize = 16_384;
+        let table = Table::<String, usize>::new(ENTRIES);
+        for n in 0..ENTRIES {
+            let key = format!("/route/{n}/{{id}}");
+            assert_eq!(table.get_or_insert_with(&*key, || n), Ok(&n));
+            assert_eq!(table.get_or_insert_with(&*key, || 0), Ok(&n));
+        }
+        assert!(table.is_full());
+        assert_eq!(table.get_or_insert_with("/one/more", || 7), Err(7));
+        let more = table.more.get().expect("the first chains are full");
+        let longest = table.chains.iter().chain(more).map(Chain::len).max();
+        assert!(longest < Some(4 * DEPTH), "{longest:?}");
+    }
+
+    #[test]
+    fn threads_that_race_where_the_first_chains_end_find_every_key() {
+        const ENTRIES: usize = 2 * FIRST_CHAINS * DEPTH;
+        let table = Table::<usize, usize>::new(2 * ENTRIES);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..ENTRIES {
+                        assert_eq!(table.get_or_insert_with(&n, || n), Ok(&n));
+                        let found = table.find(&n).and_then(|entry_ref| table.at(entry_ref));
+                        assert_eq!(found, Some(&n));
+                    }
+                });
+            }
+        });
+        // A key that two threads inserted at once may take two places.
+        assert!((ENTRIES..ENTRIES + 4).contains(&table.len()));
+    }
+
+    #[test]
     fn a_chain_is_bounded_and_may_be_long() {
         let chain = Chain::<usize, usize>::default();
         let has_room = |count| count < 10_000;
@@ -277,6 +367,6 @@ mod tests {
                 .collect()
         });
         assert!(values.iter().all(|value| *value == values[0]));
-        assert_eq!(table.entries.load(Ordering::Relaxed), 1);
+        assert_eq!(table.len(), 1);
     }
 }

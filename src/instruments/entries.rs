@@ -9,15 +9,22 @@ use opentelemetry::KeyValue;
 use rustc_hash::FxHasher;
 
 use crate::concurrent::table::{EntryRef, Inserted, Table};
-use crate::instruments::series::{SeriesKey, SeriesSet};
+use crate::instruments::series::SeriesKey;
+use crate::instruments::series_set::SeriesSet;
 use crate::providers::bound::BoundUpDownCounter;
 use crate::providers::series_budget::{Room, RouteRoom};
 use crate::semconv::http::span_name;
 use crate::semconv::{self, OTHER};
 
-/// Bounds of the tables.
-const MAX_ROUTES: usize = 1024;
-const MAX_NAMES: usize = 8192;
+/// Bound of the routes of a method. There are more than series that an SDK keeps of an instrument: it
+/// would put those of further routes together, too.
+const MAX_ROUTES: usize = 16_384;
+
+/// Bound of the servers of a client.
+const MAX_PEERS: usize = 1024;
+
+/// Bound of the names that live as long as the process.
+const MAX_NAMES: usize = 2 * MAX_ROUTES;
 
 /// The entry of one method.
 pub(crate) struct MethodEntry {
@@ -61,7 +68,7 @@ pub(crate) struct Route {
     pub(crate) method_index: usize,
     /// Active requests, on the side of the client.
     pub(crate) active: OnceLock<BoundUpDownCounter<i64>>,
-    /// `None` where the route is not kept.
+    /// `None` where the route is not kept, and is recorded with the others that are not.
     pub(crate) series: Option<SeriesSet<SeriesKey>>,
 }
 
@@ -152,7 +159,7 @@ impl MethodEntry {
             unmatched: Route::new(index, method, None, rooms.of(None)),
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
-            peers: Table::new(MAX_ROUTES),
+            peers: Table::new(MAX_PEERS),
             active: Default::default(),
         }
     }
@@ -171,7 +178,7 @@ impl MethodEntry {
             let room = rooms.of(Some(route));
             let made = Route::new(self.index, self.method, Some(route), room);
             match self.routes.insert(route.to_owned(), made) {
-                // An entry that is not kept takes no room for series: each request would take it again.
+                // Its metrics are those of all further routes.
                 Inserted::Full(made) => RouteRef::Own(Box::new(Route {
                     series: None,
                     ..made

@@ -36,18 +36,17 @@ impl Default for ExtraAttributes {
 impl ExtraAttributes {
     /// Makes the attributes of hooks and handlers fit for metrics. Those that the layer has itself on a
     /// metric cannot be replaced there, and are left out.
-    pub(crate) fn fit(&self, side: Side, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
-        let mut fit = Vec::with_capacity(attributes.len());
-        for attribute in attributes {
+    pub(crate) fn fit(&self, side: Side, mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+        attributes.retain_mut(|attribute| {
             if semconv::is_metric_key(side, attribute.key.as_str()) {
                 self.warn_of_own_key(&attribute.key);
-            } else {
-                fit.extend(self.limit_cardinality(attribute));
+                return false;
             }
-        }
-        // One set of attributes is one series, in whichever order they came.
-        fit.sort_by(|a, b| a.key.cmp(&b.key));
-        fit
+            self.limit_cardinality(attribute)
+        });
+        // One set of attributes is one series, in whichever order they came. No key is there twice.
+        attributes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        attributes
     }
 
     fn warn_of_own_key(&self, key: &Key) {
@@ -61,32 +60,28 @@ impl ExtraAttributes {
     }
 
     /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
-    /// those that vary without end most are put together. `None` where there are too many keys.
-    fn limit_cardinality(&self, attribute: KeyValue) -> Option<KeyValue> {
-        let KeyValue { key, value, .. } = attribute;
+    /// those that vary without end most are put together. False where there are too many keys.
+    fn limit_cardinality(&self, attribute: &mut KeyValue) -> bool {
+        let key = attribute.key.as_str();
         let make = || Table::new(MAX_VALUES);
-        let Ok(values) = self.values.get_or_insert_with(key.as_str(), make) else {
-            self.warn_of_many_values(key.as_str());
-            return None;
+        let Ok(values) = self.values.get_or_insert_with(key, make) else {
+            self.warn_of_many_values(key);
+            return false;
         };
-        let text = value.as_str();
+        let text = attribute.value.as_str();
         let short = semconv::truncate(&text, MAX_VALUE);
         let known = values.get(&*short).is_some();
-        if !known
-            && (values.is_full()
-                || matches!(
-                    values.insert(short.clone().into_owned(), ()),
-                    Inserted::Full(())
-                ))
-        {
-            self.warn_of_many_values(key.as_str());
-            return Some(KeyValue::new(key, OTHER));
+        let has_room = || {
+            let insert = || values.insert(short.clone().into_owned(), ());
+            !values.is_full() && !matches!(insert(), Inserted::Full(()))
+        };
+        if !known && !has_room() {
+            self.warn_of_many_values(key);
+            attribute.value = OTHER.into();
+        } else if short.len() != text.len() {
+            attribute.value = Value::String(short.into_owned().into());
         }
-        if short.len() == text.len() {
-            drop(text);
-            return Some(KeyValue::new(key, value));
-        }
-        Some(KeyValue::new(key, Value::String(short.into_owned().into())))
+        true
     }
 
     fn warn_of_many_values(&self, attribute: &str) {

@@ -1,24 +1,28 @@
 //! The instruments of the layers, and the table of series that requests find theirs in.
 //!
 //! A series is bound to its attributes once, for each combination of them that occurs, and then
-//! recorded to directly. Series are bounded, for each route and all together.
+//! recorded to directly. Series are bounded, for each route and all together; so are the routes.
 
 mod bind;
 mod entries;
 mod exemplars;
 mod extra_attributes;
+mod late_series;
 pub(crate) mod metric_set;
+mod recorders;
 mod series;
+mod series_set;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::Method;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::metrics::Meter;
 
 use crate::concurrent::table::Table;
 use crate::instruments::metric_set::MetricSet;
 use crate::providers::bound::Bind;
+use crate::providers::collections::Collections;
 use crate::providers::exemplars::{Exemplars, behind};
 use crate::providers::series_budget::Room;
 use crate::semconv::Scheme;
@@ -28,18 +32,18 @@ use crate::semconv::{self, OTHER, Side, rpc};
 use entries::{MethodEntry, Rooms};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
 use extra_attributes::ExtraAttributes;
-use series::SeriesSet;
+use late_series::LateSeries;
+use recorders::{Conventions, Names, Recorders, SeriesAttributes, Sizes};
 pub(crate) use series::{CallKey, Measured, SeriesKey};
+use series_set::{Measuring, SeriesSet, warn_of_overflow};
 
 /// Bounds of the tables. Methods that are declared have room besides.
-const MAX_CALLS: usize = 2048;
+const MAX_CALLS: usize = 16_384;
 const MAX_GRPC_METHODS: usize = 256;
 
 pub(crate) struct Instruments {
     pub(crate) side: Side,
-    basic: Option<(Counter<u64>, Histogram<f64>)>,
-    conventions: Option<Conventions>,
-    sizes: Option<Sizes>,
+    measuring: Measuring,
     /// `None` if no exporter of this crate reads them.
     pub(crate) exemplars: Option<Arc<Exemplars>>,
     /// By method; the last is for those that are not known.
@@ -49,6 +53,10 @@ pub(crate) struct Instruments {
     calls: Table<CallEntry, SeriesSet<CallKey>>,
     rooms: Rooms,
     extra: ExtraAttributes,
+    /// For the requests of routes that are not kept, without and with counted bodies.
+    other_routes: [OnceLock<Arc<LateSeries>>; 2],
+    /// For the calls of methods that are not kept.
+    other_calls: OnceLock<Arc<LateSeries>>,
 }
 
 /// The server and the method of gRPC calls.
@@ -56,47 +64,6 @@ pub(crate) struct Instruments {
 struct CallEntry {
     peer: Option<Peer>,
     method: Option<&'static str>,
-}
-
-struct Conventions {
-    http_seconds: Histogram<f64>,
-    rpc_seconds: Histogram<f64>,
-    active: UpDownCounter<i64>,
-}
-
-struct Sizes {
-    request: Histogram<u64>,
-    response: Histogram<u64>,
-}
-
-/// The names of the conventions' instruments.
-struct Names {
-    http_seconds: &'static str,
-    rpc_seconds: &'static str,
-    active: &'static str,
-    request_size: &'static str,
-    response_size: &'static str,
-}
-
-impl Names {
-    const fn of(side: Side) -> Self {
-        match side {
-            Side::Server => Self {
-                http_seconds: semconv::HTTP_SERVER_REQUEST_DURATION,
-                rpc_seconds: semconv::RPC_SERVER_CALL_DURATION,
-                active: semconv::HTTP_SERVER_ACTIVE_REQUESTS,
-                request_size: semconv::HTTP_SERVER_REQUEST_BODY_SIZE,
-                response_size: semconv::HTTP_SERVER_RESPONSE_BODY_SIZE,
-            },
-            Side::Client => Self {
-                http_seconds: semconv::HTTP_CLIENT_REQUEST_DURATION,
-                rpc_seconds: semconv::RPC_CLIENT_CALL_DURATION,
-                active: semconv::HTTP_CLIENT_ACTIVE_REQUESTS,
-                request_size: semconv::HTTP_CLIENT_REQUEST_BODY_SIZE,
-                response_size: semconv::HTTP_CLIENT_RESPONSE_BODY_SIZE,
-            },
-        }
-    }
 }
 
 impl Instruments {
@@ -107,6 +74,7 @@ impl Instruments {
         methods: impl Iterator<Item = &'static str>,
         grpc_methods: &[String],
         room: Arc<Room>,
+        collections: Arc<Collections>,
     ) -> Self {
         let seconds = |name: &'static str, description: &str| {
             meter
@@ -164,23 +132,32 @@ impl Instruments {
         let methods = methods.chain([OTHER]).enumerate();
         let rooms = Rooms::new(room);
         let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &rooms));
-        let methods = methods.collect();
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
-        let (instruments, exemplars) = behind(|| Self {
-            side,
+        let (recorders, exemplars) = behind(|| Recorders {
+            names: Names::of(side),
             basic: has_basic.then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
             exemplars: None,
-            methods,
+        });
+        let recorders = Arc::new(Recorders {
+            exemplars: exemplars.clone(),
+            ..recorders
+        });
+        let instruments = Self {
+            side,
+            measuring: Measuring {
+                recorders,
+                collections,
+            },
+            exemplars,
+            methods: methods.collect(),
             rooms,
             grpc_methods: Table::new(MAX_GRPC_METHODS + grpc_methods.len()),
             calls: Table::new(MAX_CALLS),
             extra: ExtraAttributes::default(),
-        });
-        let instruments = Self {
-            exemplars,
-            ..instruments
+            other_routes: Default::default(),
+            other_calls: OnceLock::new(),
         };
         for method in grpc_methods {
             instruments.learn_grpc_method(method);
@@ -234,7 +211,7 @@ impl Instruments {
     /// Adds to the number of active requests.
     #[inline]
     pub(crate) fn add_active(&self, route: &Route, scheme: Scheme, change: i64) {
-        let Some(conventions) = &self.conventions else {
+        let Some(conventions) = &self.measuring.recorders.conventions else {
             return;
         };
         if self.side == Side::Client {
@@ -255,12 +232,29 @@ impl Instruments {
     /// Records an HTTP request that ended.
     #[inline]
     pub(crate) fn record_http(&self, route: &Route, key: &SeriesKey, measured: &Measured) {
-        let bind = || self.bind_http(route, key);
-        let bind_overflow = || self.bind_http_overflow(route, key.counted);
+        let describe = || self.describe_http(route, key);
+        let describe_overflow = || Self::describe_http_overflow(route, key.counted);
         match &route.series {
-            Some(series) => series.record(key, measured, bind, bind_overflow),
-            None => bind().record(measured),
+            Some(series) => {
+                series.record(&self.measuring, key, measured, describe, describe_overflow);
+            }
+            None => {
+                let others = &self.other_routes[usize::from(key.counted)];
+                self.record_other(others, false, measured);
+            }
         }
+    }
+
+    /// Records a request or a call of an entry that is not kept.
+    #[cold]
+    fn record_other(&self, others: &OnceLock<Arc<LateSeries>>, is_call: bool, measured: &Measured) {
+        warn_of_overflow();
+        let make = || {
+            let attributes = SeriesAttributes::of_others(is_call, measured.received.is_some());
+            LateSeries::new(&self.measuring.recorders, attributes)
+        };
+        let collections = &self.measuring.collections;
+        others.get_or_init(make).record(measured, collections);
     }
 
     /// Records a gRPC call that ended, to the server of `route`.
@@ -281,16 +275,17 @@ impl Instruments {
             let method = method.unwrap_or_default();
             SeriesSet::new(self.rooms.of(Some(&format!("{host} grpc {method}"))))
         };
-        let bind = || self.bind_call(&entry, key);
-        let bind_overflow = || self.bind_call_overflow(&entry);
-        match self.calls.get(&entry) {
-            Some(series) => series.record(key, measured, bind, bind_overflow),
-            // An entry that is not kept takes no room: each call would take it again.
-            None if self.calls.is_full() => bind().record(measured),
-            None => match self.calls.get_or_insert_with(&entry, make) {
-                Ok(series) => series.record(key, measured, bind, bind_overflow),
-                Err(_) => bind().record(measured),
-            },
+        let describe = || Self::describe_call(&entry, key);
+        let describe_overflow = || Self::describe_call_overflow(&entry);
+        let kept = match self.calls.get(&entry) {
+            None if !self.calls.is_full() => self.calls.get_or_insert_with(&entry, make).ok(),
+            kept => kept,
+        };
+        match kept {
+            Some(series) => {
+                series.record(&self.measuring, key, measured, describe, describe_overflow);
+            }
+            None => self.record_other(&self.other_calls, true, measured),
         }
     }
 
@@ -332,6 +327,7 @@ mod tests {
             [].into_iter(),
             &[],
             Room::new(100),
+            Collections::watch(&meter),
         );
         let long = "m".repeat(rpc::MAX_METHOD + 1);
         assert_eq!(instruments.learn_grpc_method(&long), None);

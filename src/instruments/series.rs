@@ -1,22 +1,14 @@
 //! Where the requests with one set of attributes are recorded.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
 
-use crate::concurrent::table::Chain;
 use crate::instruments::exemplars::SeriesExemplars;
 use crate::providers::bound::{BoundCounter, BoundHistogram};
 use crate::providers::exemplars::Origin;
-use crate::providers::series_budget::RouteRoom;
 use crate::semconv::{ErrorType, Scheme, rpc};
-
-/// Bound of the series of a route and a method, which are compared one by one. There are few, one for
-/// each status that the handler gives.
-const MAX_SERIES: usize = 512;
 
 /// The key of a series among the series of one route.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -56,6 +48,7 @@ pub(crate) struct Series {
 }
 
 /// The measurements of a request.
+#[derive(Clone, Copy)]
 pub(crate) struct Measured {
     pub(crate) duration: Duration,
     /// Bytes of the request's body, where they were counted.
@@ -86,52 +79,5 @@ impl Series {
         if let (Some(origin), Some(exemplars)) = (&measured.origin, &self.exemplars) {
             exemplars.keep(origin, seconds, measured.received, measured.sent);
         }
-    }
-}
-
-/// The series of a route and a method, or of a gRPC method.
-pub(crate) struct SeriesSet<K> {
-    kept: Chain<K, Series>,
-    room: Arc<RouteRoom>,
-    /// For the requests that there is no series for.
-    overflow: OnceLock<Series>,
-}
-
-impl<K: Clone + Eq> SeriesSet<K> {
-    pub(crate) fn new(room: Arc<RouteRoom>) -> Self {
-        Self {
-            kept: Chain::default(),
-            room,
-            overflow: OnceLock::new(),
-        }
-    }
-
-    /// Records to the series of `key`, which is bound first where it is new and there is room.
-    #[inline]
-    pub(crate) fn record(
-        &self,
-        key: &K,
-        measured: &Measured,
-        bind: impl FnOnce() -> Series,
-        bind_overflow: impl FnOnce() -> Series,
-    ) {
-        let has_room = |count| count < MAX_SERIES && self.room.take();
-        let series = self.kept.get_or_insert_if(key, has_room, bind);
-        let series = series.unwrap_or_else(|| {
-            warn_of_overflow();
-            self.overflow.get_or_init(bind_overflow)
-        });
-        series.record(measured);
-    }
-}
-
-fn warn_of_overflow() {
-    static WARNED: AtomicBool = AtomicBool::new(false);
-    if !WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            target: "tower_telemetry",
-            "the metrics of requests have no room for more series: further ones of a route are \
-             recorded together, marked otel.metric.overflow"
-        );
     }
 }

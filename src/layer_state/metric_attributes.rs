@@ -44,3 +44,14 @@ pub(crate) fn put_metric_attribute(attributes: &mut Vec<KeyValue>, attribute: Ke
         attributes.push(attribute);
     }
 }
+
+/// Adds attributes without a common key, in place of those with the same keys, while there is room.
+pub(crate) fn put_metric_attributes(attributes: &mut Vec<KeyValue>, added: Vec<KeyValue>) {
+    if attributes.is_empty() && added.len() <= MAX_METRIC_ATTRIBUTES {
+        *attributes = added;
+        return;
+    }
+    for attribute in added {
+        put_metric_attribute(attributes, attribute);
+    }
+}

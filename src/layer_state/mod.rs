@@ -166,6 +166,7 @@ impl LayerState {
             known.into_iter(),
             &options.grpc_methods,
             room,
+            providers.collections(),
         );
         Self {
             tracer: providers.tracer(),

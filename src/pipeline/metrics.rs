@@ -39,8 +39,9 @@ use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
-use crate::providers::exemplars::{ExemplarReader, Exemplars};
 #[cfg(feature = "opentelemetry-otlp")]
+use crate::providers::collections::COLLECTIONS;
+use crate::providers::exemplars::{ExemplarReader, Exemplars};
 use crate::stats::Failure;
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
@@ -134,6 +135,9 @@ impl Views {
         let is_given = |view: &View| view_of(view, instrument).is_some();
         if self.given.iter().any(is_given) {
             return None;
+        }
+        if instrument.name() == COLLECTIONS {
+            return Stream::builder().with_cardinality_limit(1).build().ok();
         }
         let is_request_metric = crate::semconv::is_request_metric(instrument.name());
         let is_histogram = instrument.kind() == InstrumentKind::Histogram;

@@ -24,6 +24,7 @@ pub(crate) const MAX_SERIES: usize = 4096;
 const MAX_PLACES: usize = 64;
 
 /// The request that is an exemplar.
+#[derive(Clone, Copy)]
 pub(crate) struct Origin {
     trace_id: u128,
     span_id: u64,

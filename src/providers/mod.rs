@@ -6,6 +6,7 @@
 
 pub(crate) mod baggage_spans;
 pub(crate) mod bound;
+pub(crate) mod collections;
 pub(crate) mod exceptions;
 pub(crate) mod excluded_paths;
 #[cfg_attr(
@@ -26,7 +27,7 @@ pub(crate) mod tracer;
 mod unique_span;
 pub(crate) mod variables;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TraceContextExt;
@@ -35,6 +36,7 @@ use opentelemetry::{Context, InstrumentationScope};
 use crate::concurrent::table::Table;
 use crate::current_context;
 use crate::propagation::{self, Decision};
+use crate::providers::collections::Collections;
 use crate::providers::exceptions::Exceptions;
 use crate::providers::function_durations::FunctionDurations;
 use crate::providers::message_durations::MessageDurations;
@@ -57,6 +59,7 @@ pub(crate) struct Providers {
     pub(crate) message_durations: MessageDurations,
     /// Room in the instruments of servers, and in those of clients.
     rooms: [Arc<Room>; 2],
+    collections: OnceLock<Arc<Collections>>,
     pub(crate) exceptions: Exceptions,
 }
 
@@ -80,6 +83,7 @@ impl Providers {
             functions: Registry::new(meter),
             meters,
             rooms: [Room::new(max_series), Room::new(max_series)],
+            collections: OnceLock::new(),
             exceptions: Exceptions::default(),
         }
     }
@@ -97,6 +101,12 @@ impl Providers {
             Side::Server => server.clone(),
             Side::Client => client.clone(),
         }
+    }
+
+    /// Returns the collections of the meter provider.
+    pub(crate) fn collections(&self) -> Arc<Collections> {
+        let watch = || Collections::watch(&self.meter());
+        self.collections.get_or_init(watch).clone()
     }
 
     /// The tracer for the spans of this crate's layers.

@@ -81,10 +81,13 @@ pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
         }
     });
     let _ = ADDED.try_with(|cell| {
-        if let Some(added) = cell.borrow_mut().last_mut() {
-            attributes
+        match cell.borrow_mut().last_mut() {
+            // One attribute is the usual number.
+            Some(added) if added.is_empty() && attributes.len() == 1 => *added = attributes,
+            Some(added) => attributes
                 .into_iter()
-                .for_each(|one| put_metric_attribute(added, one));
+                .for_each(|one| put_metric_attribute(added, one)),
+            None => {}
         }
     });
 }

@@ -14,7 +14,7 @@ use opentelemetry::{Context, ContextGuard};
 use crate::attribute_set;
 use crate::bridge::request_span::{self, RequestSpan};
 use crate::current_context;
-use crate::layer_state::metric_attributes::put_metric_attribute;
+use crate::layer_state::metric_attributes::put_metric_attributes;
 use crate::request::handler_attributes::{self, CurrentRequest};
 use crate::request::in_flight::InFlight;
 use crate::request::request_end::RequestEnd;
@@ -128,9 +128,7 @@ impl ActiveRequest {
             if in_flight.span_is_recording {
                 hooked.span.into_iter().for_each(add);
             }
-            for attribute in hooked.metric {
-                put_metric_attribute(&mut in_flight.extra, attribute);
-            }
+            put_metric_attributes(&mut in_flight.extra, hooked.metric);
         }
         if is_server && has_span {
             let headers = &mut head.headers;
@@ -279,9 +277,7 @@ impl Drop for Entered<'_> {
             && let Some(added) = handler_attributes::leave(outer)
             && let Some(in_flight) = &mut self.state.in_flight
         {
-            for attribute in added {
-                put_metric_attribute(&mut in_flight.extra, attribute);
-            }
+            put_metric_attributes(&mut in_flight.extra, added);
         }
         if std::thread::panicking() && !self.was_panicking {
             self.state.end(RequestEnd::Panicked);

@@ -81,9 +81,11 @@ impl InFlight {
         if extra.is_empty() {
             return extra;
         }
-        // The span has most of them already, from where they were given.
-        for attribute in &extra {
-            self.set_on_span(cx, attribute.clone());
+        if self.span_is_recording {
+            // The span has most of them already, from where they were given.
+            for attribute in &extra {
+                self.set_on_span(cx, attribute.clone());
+            }
         }
         self.state.instruments.fit(extra)
     }

@@ -100,6 +100,7 @@ mod routes;
 mod runtime_metrics;
 #[cfg(feature = "init")]
 mod secrets;
+mod series;
 #[cfg(all(feature = "axum", feature = "init", feature = "logs"))]
 mod short_lives;
 mod span_builder;

@@ -1,0 +1,176 @@
+//! Notice of the collections of a meter provider.
+//!
+//! OpenTelemetry's SDK holds the lock of an instrument's series while it collects them, and a new series
+//! has to wait for the lock. With 10,000 series that takes milliseconds, which a request would stand
+//! still on its worker. So the measurements of a new series are kept while a collection may run. They
+//! are settled before the next collection reads anything: an SDK calls the callbacks of observable
+//! instruments first.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "init")]
+use opentelemetry::metrics::Meter;
+
+/// The time for which a collection is expected to run. It takes some 30 ms for 10,000 series of three
+/// instruments.
+const MAX_DURATION: Duration = Duration::from_secs(1);
+
+/// Bound of the measurements that are kept.
+const MAX_MEASUREMENTS: usize = 16_384;
+
+/// Bound of the callbacks of this process: an SDK keeps them for the life of a meter provider.
+#[cfg(feature = "init")]
+const MAX_CALLBACKS: usize = 1_000;
+
+/// The observable instrument, of which nothing is ever observed or exported.
+#[cfg(feature = "init")]
+pub(crate) const COLLECTIONS: &str = "tower_telemetry.collections";
+
+/// Measurements that wait for the next collection.
+pub(crate) trait Waiting: Send + Sync {
+    /// Records the measurements where the SDK keeps them.
+    fn settle(&self, collections: &Collections);
+}
+
+/// The collections of a meter provider, by all its readers.
+pub(crate) struct Collections {
+    made: Instant,
+    /// The start of the last one in milliseconds, counted from 1; 0 before the first.
+    last_start: AtomicU64,
+    waiting: Mutex<Vec<Arc<dyn Waiting>>>,
+    measurements: AtomicUsize,
+    /// Held while measurements are settled: of two readers, the second has to wait for them.
+    settling: Mutex<()>,
+}
+
+impl Collections {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            made: Instant::now(),
+            last_start: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            measurements: AtomicUsize::new(0),
+            settling: Mutex::default(),
+        })
+    }
+
+    /// Watches the provider of a meter. Of a provider that calls no callbacks no collection is seen, and
+    /// nothing is kept for the next one.
+    #[cfg(feature = "init")]
+    pub(crate) fn watch(meter: &Meter) -> Arc<Self> {
+        static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
+        let collections = Self::new();
+        if CALLBACKS.fetch_add(1, Ordering::Relaxed) < MAX_CALLBACKS {
+            let watched = collections.clone();
+            meter
+                .u64_observable_gauge(COLLECTIONS)
+                .with_callback(move |_| watched.begin())
+                .build();
+        }
+        collections
+    }
+
+    /// Returns collections of which none is ever seen: what is bound without the SDK waits for no lock.
+    #[cfg(not(feature = "init"))]
+    pub(crate) fn watch(_: &opentelemetry::metrics::Meter) -> Arc<Self> {
+        Self::new()
+    }
+
+    /// Notes that a collection begins, and settles all measurements before it reads them.
+    #[cfg_attr(
+        not(feature = "init"),
+        allow(dead_code, reason = "no collection is seen without the feature")
+    )]
+    pub(crate) fn begin(&self) {
+        let _settling = lock(&self.settling);
+        // First the time: a measurement that is kept from now on is of the next collection.
+        self.last_start.store(self.now(), Ordering::Release);
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.iter().for_each(|one| one.settle(self));
+    }
+
+    /// Whether a measurement of a new series is better kept, because a collection may run. Then
+    /// there is room for it, until [`release`](Self::release).
+    pub(crate) fn reserve(&self) -> bool {
+        let last_start = self.last_start.load(Ordering::Acquire);
+        let elapsed = Duration::from_millis(self.now().saturating_sub(last_start));
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        let one_more = |kept| (kept < MAX_MEASUREMENTS).then_some(kept + 1);
+        last_start != 0
+            && elapsed < MAX_DURATION
+            && self.measurements.fetch_update(set, fetch, one_more).is_ok()
+    }
+
+    /// Gives back the room of measurements that are recorded now.
+    pub(crate) fn release(&self, measurements: usize) {
+        self.measurements.fetch_sub(measurements, Ordering::Relaxed);
+    }
+
+    /// Has `waiting` settled before the next collection.
+    pub(crate) fn add(&self, waiting: Arc<dyn Waiting>) {
+        lock(&self.waiting).push(waiting);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
+    }
+}
+
+/// Locks a mutex. What a panic may have left behind is whole: nothing that is kept is changed in steps.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count(AtomicUsize);
+
+    impl Waiting for Count {
+        fn settle(&self, collections: &Collections) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            collections.release(1);
+        }
+    }
+
+    #[test]
+    fn measurements_are_kept_after_a_collection_was_seen_and_settled_once() {
+        let collections = Collections::new();
+        assert!(!collections.reserve(), "no collection was seen");
+        collections.begin();
+        let waiting = Arc::new(Count(AtomicUsize::new(0)));
+        assert!(collections.reserve());
+        collections.add(waiting.clone());
+        for _ in 0..2 {
+            collections.begin();
+            assert_eq!(waiting.0.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    #[test]
+    fn measurements_are_not_kept_long_after_a_collection() {
+        let collections = Arc::into_inner(Collections::new()).expect("it is new");
+        let past = Instant::now().checked_sub(2 * MAX_DURATION);
+        let collections = Collections {
+            // The last one began when this was made.
+            last_start: AtomicU64::new(1),
+            made: past.expect("the clock runs for longer"),
+            ..collections
+        };
+        assert!(!collections.reserve());
+    }
+
+    #[test]
+    fn the_measurements_that_are_kept_are_bounded() {
+        let collections = Collections::new();
+        collections.begin();
+        let kept = std::iter::repeat_with(|| collections.reserve()).take_while(|kept| *kept);
+        assert_eq!(kept.take(2 * MAX_MEASUREMENTS).count(), MAX_MEASUREMENTS);
+        collections.release(1);
+        assert!(collections.reserve());
+        assert!(!collections.reserve());
+    }
+}
