@@ -172,7 +172,7 @@ impl<F, T> LogFormat<F, T> {
 mod tests {
     use super::*;
 
-    fn with_ids<F>(format: LogFormat<F>, line: &str) -> String {
+    fn with_ids<F>(format: &LogFormat<F>, line: &str) -> String {
         let mut text = String::new();
         let trace_id = TraceId::from(0x0af7651916cd43dd8448eb211c80319c);
         let span_id = SpanId::from(0xb7ad6b7169203331);
@@ -206,8 +206,8 @@ mod tests {
             ("no object\n", true, "no object", TEXT),
         ] {
             let written = match is_json {
-                true => with_ids(LogFormat::json(Format::default().json()), line),
-                false => with_ids(LogFormat::default(), line),
+                true => with_ids(&LogFormat::json(Format::default().json()), line),
+                false => with_ids(&LogFormat::default(), line),
             };
             assert_eq!(written, format!("{open}{end}"));
         }
@@ -216,9 +216,9 @@ mod tests {
     #[test]
     fn short_ids_are_for_text_alone() {
         let text = LogFormat::default().with_ids(Ids::Short);
-        assert_eq!(with_ids(text, "a line\n"), "a line trace=0af76519\n");
+        assert_eq!(with_ids(&text, "a line\n"), "a line trace=0af76519\n");
         let json = LogFormat::json(Format::default().json()).with_ids(Ids::Short);
-        let object = with_ids(json, "{\"a\":1}\n");
+        let object = with_ids(&json, "{\"a\":1}\n");
         assert!(
             object.ends_with("\"span_id\":\"b7ad6b7169203331\"}\n"),
             "{object}"

@@ -51,15 +51,15 @@ fn table(metrics: &ResourceMetrics, style: Style) -> String {
         let _ = writeln!(text, "{}", style.dim(head));
     }
     for (title, rows) in tables {
-        write_metric(&title, rows, &mut text);
+        write_metric(&title, &rows, &mut text);
     }
     text
 }
 
 /// Writes one row where a metric has one series without a label, and else its name and a row for
 /// each series.
-fn write_metric(title: &str, rows: Vec<Row>, text: &mut String) {
-    let hidden = hidden_keys(&rows);
+fn write_metric(title: &str, rows: &[Row], text: &mut String) {
+    let hidden = hidden_keys(rows);
     let mut rows: Vec<_> = rows.iter().map(|row| (label(row, &hidden), row)).collect();
     rows.sort_by(|one, other| one.0.cmp(&other.0));
     match &rows[..] {
