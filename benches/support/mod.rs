@@ -3,7 +3,6 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    unused_imports,
     reason = "each benchmark is a program of its own, and none uses all of this"
 )]
 
