@@ -165,9 +165,9 @@ fn last_of_many_routes() -> Rung {
 
 #[library_benchmark]
 #[bench::plain(server(Recorded::Everything, Inbound::NotSampled))]
-#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_600, 25))]
-#[bench::attribute_of_handler(args = (with_handler()), config = at_most(17_500, 27))]
-#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(20_000, 30))]
+#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_500, 22))]
+#[bench::attribute_of_handler(args = (with_handler()), config = at_most(16_550, 22))]
+#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(15_500, 22))]
 fn series(rung: Rung) -> Rung {
     run(rung)
 }

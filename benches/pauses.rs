@@ -4,6 +4,7 @@
 //! series that exists, and first requests of a series, are sent meanwhile. The last line is what a
 //! first request would wait for, if it added its series to an instrument of OpenTelemetry's SDK itself.
 
+#[allow(unused_imports, reason = "other benchmarks use the rest of it")]
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};

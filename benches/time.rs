@@ -344,22 +344,22 @@ mod record {
         }
     }
 
-    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    #[divan::bench(threads = THREADS, sample_size = 60_000)]
     fn counter_of_all_threads(bencher: Bencher) {
         bencher.bench(|| SHARED.requests.add(1));
     }
 
-    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    #[divan::bench(threads = THREADS, sample_size = 60_000)]
     fn histogram_of_all_threads(bencher: Bencher) {
         bencher.bench(|| SHARED.seconds.record(black_box(0.0125)));
     }
 
-    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    #[divan::bench(threads = THREADS, sample_size = 60_000)]
     fn request_to_a_series_of_all_threads(bencher: Bencher) {
         bencher.bench(|| SHARED.record());
     }
 
-    #[divan::bench(threads = THREADS, sample_size = 1000)]
+    #[divan::bench(threads = THREADS, sample_size = 60_000)]
     fn request_to_a_series_of_each_thread(bencher: Bencher) {
         bencher.bench(|| OWN.with(Series::record));
     }

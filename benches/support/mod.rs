@@ -3,7 +3,6 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    unused_imports,
     reason = "each benchmark is a program of its own that uses a part of this module"
 )]
 

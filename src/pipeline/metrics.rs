@@ -39,9 +39,9 @@ use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
-#[cfg(feature = "opentelemetry-otlp")]
 use crate::providers::collections::COLLECTIONS;
 use crate::providers::exemplars::{ExemplarReader, Exemplars};
+#[cfg(feature = "opentelemetry-otlp")]
 use crate::stats::Failure;
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
