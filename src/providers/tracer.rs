@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "init")]
+use opentelemetry::Context;
 use opentelemetry::trace::{
     Span, SpanBuilder, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceState, Tracer,
     TracerProvider,
 };
-use opentelemetry::{Context, InstrumentationScope, Key, global};
+use opentelemetry::{InstrumentationScope, Key, global};
 
 use crate::concurrent::caught::warn_once;
 #[cfg(feature = "init")]

@@ -18,8 +18,8 @@ use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tower_telemetry::config::{
-    Compression, Exporter, HistogramAggregation, Limits, OtlpSettings, Protocol, Sampler,
-    Temporality,
+    Compression, ExemplarFilter, Exporter, HistogramAggregation, Limits, OtlpSettings, Protocol,
+    Sampler, Temporality,
 };
 use tower_telemetry::stats::{Failure, Report};
 use tower_telemetry::{Config, TelemetryGuard};
@@ -45,6 +45,8 @@ fn config(receiver: &Receiver, protocol: Protocol) -> Config {
     .with_sampler(Sampler::AlwaysOn)
     .with_endpoint(receiver.endpoint())
     .with_protocol(protocol)
+    // The reference has none.
+    .with_exemplar_filter(ExemplarFilter::AlwaysOff)
 }
 
 /// Sends the same telemetry by both exporters. Returns the telemetry that the receiver got and the
