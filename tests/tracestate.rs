@@ -4,6 +4,7 @@
 #![cfg(all(feature = "axum", feature = "init"))]
 
 #[path = "../benches/support/mod.rs"]
+#[allow(unused_imports, reason = "other tests use the rest of it")]
 mod support;
 
 #[path = "it/support/receiver.rs"]
