@@ -1,16 +1,16 @@
-//! The setter of the filter of exemplars.
+//! The setter of the exemplar filter.
 
 use crate::config::builder::Config;
 use crate::config::settings::exemplar_filter::ExemplarFilter;
 
 impl Config {
-    /// Sets which requests are exemplars of the metrics of the layers, in place of
-    /// `OTEL_METRICS_EXEMPLAR_FILTER`: those in sampled traces by default (metrics SDK, "Exemplar").
+    /// Sets which requests become exemplars of the layers' metrics (metrics SDK, "Exemplar").
+    /// Overrides `OTEL_METRICS_EXEMPLAR_FILTER`. Defaults to requests in sampled traces.
     ///
-    /// An exemplar is a measurement with the ids of its trace and span. The points of the layers' counters
-    /// and histograms have the latest one of each bucket since the export before. They are exported
-    /// over OTLP by the exporter of this crate alone. Exporters and readers of yours, the exporter of the
-    /// crate `opentelemetry-otlp` and the text for Prometheus have none.
+    /// An exemplar is a measurement with the ids of its trace and span. Each point of the layers'
+    /// counters and histograms has the latest exemplar of each bucket since the previous export. Only
+    /// the exporter of this crate sends exemplars, over OTLP. Exporters and readers of your own, the
+    /// exporter of the crate `opentelemetry-otlp` and the text for Prometheus have none.
     ///
     /// ```
     /// use tower_telemetry::{Config, config::ExemplarFilter};

@@ -1,31 +1,34 @@
-//! The setter of the thread that exports.
+//! The setter of the export thread.
 
 use crate::config::builder::Config;
 use crate::config::settings::batch::NEVER;
 
 impl Config {
-    /// Sets whether a thread exports all the time, in place of `TELEMETRY_EXPORT_THREAD`. It does by default.
+    /// Sets whether a background thread exports telemetry. Overrides `TELEMETRY_EXPORT_THREAD`.
+    /// Defaults to `true`.
     ///
-    /// Without it, the process has no thread of this crate between flushes: for command line programs, and for
-    /// functions whose process is frozen between invocations. Telemetry waits in its queues, and is sent by
+    /// With `false`, the process has no thread of this crate between flushes. This is meant for
+    /// command line programs, and for functions whose process is frozen between invocations.
+    /// Telemetry stays in the queues until it is sent by
     /// [`TelemetryGuard::force_flush`](crate::TelemetryGuard::force_flush),
     /// [`force_flush_blocking`](crate::TelemetryGuard::force_flush_blocking),
-    /// [`shutdown`](crate::TelemetryGuard::shutdown) and the drop of the guard. Each of them starts a thread, and
-    /// ends it before it returns; so the same holds inside of a tokio runtime of any kind and without one.
+    /// [`shutdown`](crate::TelemetryGuard::shutdown) or the drop of the guard. Each of them starts a
+    /// thread and ends it before it returns, so they work in every tokio runtime and without one.
     ///
     /// | | with the thread | without it |
     /// |---|---|---|
     /// | spans, log records | sent when a batch is complete, or after the schedule delay | sent at flushes |
-    /// | full queue | the oldest message that waits for another attempt is dropped, else the new item | the same, else the oldest item |
-    /// | metrics | collected at intervals and at flushes | collected once by each flush; deltas are per flush |
-    /// | connections | kept | made by each flush, and closed at its end |
-    /// | an attempt | takes the export timeout at most | ends with the flush, too |
-    /// | log lines of [`init`](Self::init) | written by a thread | written by the thread that logs, which waits for the output |
-    /// | warnings about export | written soon | written at the end of a flush |
+    /// | full queue | drops the oldest message that waits for another attempt, else the new item | drops the oldest message that waits for another attempt, else the oldest item |
+    /// | metrics | collected at intervals and at flushes | collected once per flush; deltas are per flush |
+    /// | connections | stay open | opened by each flush, and closed at its end |
+    /// | an attempt | ends after the export timeout | ends after the export timeout or with the flush |
+    /// | log lines of [`init`](Self::init) | written by a separate thread | written by the thread that logs, which blocks while nobody reads the output |
+    /// | warnings about export | logged immediately | logged at the end of a flush |
     ///
-    /// Three things keep threads of their own, and one warning says so: the exporter for Prometheus, processors,
-    /// exporters and readers of your own, and a name that the system still resolves when a flush ends. Metrics
-    /// about runtimes are read at each flush, and need no thread.
+    /// The exporter for Prometheus, and processors, exporters and readers of your own still have
+    /// threads; one warning names them. A host name that is being resolved when a flush ends keeps its
+    /// thread until the system answers. Metrics about runtimes are read at each flush and need no
+    /// thread.
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -37,7 +40,7 @@ impl Config {
         self
     }
 
-    /// Leaves export to flushes.
+    /// Disables export between flushes.
     pub(crate) fn export_at_flushes_only(&mut self) {
         self.spans = self.spans.at_flushes_only();
         self.logs = self.logs.at_flushes_only();
@@ -52,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_warning_names_what_keeps_threads_of_its_own() {
+    fn one_warning_names_the_parts_that_still_need_threads() {
         let base = || Config::from_vars(|_| None).with_service_name("shop");
         let with_part = || base().with_span_exporter(InMemorySpanExporter::default());
         let warnings = |config: Config| {
@@ -62,19 +65,19 @@ mod tests {
         let none: [&str; 0] = [];
         assert_eq!(warnings(with_part()), none);
         assert_eq!(warnings(base().with_export_thread(false)), none);
-        let expected = "TELEMETRY_EXPORT_THREAD=\"false\" leaves the threads of";
-        let told = warnings(with_part().with_export_thread(false));
+        let expected = "TELEMETRY_EXPORT_THREAD=\"false\" cannot stop the threads of";
+        let actual = warnings(with_part().with_export_thread(false));
         assert_eq!(
-            told,
+            actual,
             [format!("{expected} span_exporter(InMemorySpanExporter)")]
         );
         #[cfg(feature = "prometheus")]
         {
             let exporters = [crate::config::Exporter::Prometheus];
             let config = with_part().with_metrics_exporters(exporters);
-            let told = warnings(config.with_export_thread(false));
+            let actual = warnings(config.with_export_thread(false));
             let both = "the exporter for Prometheus, span_exporter(InMemorySpanExporter)";
-            assert_eq!(told, [format!("{expected} {both}")]);
+            assert_eq!(actual, [format!("{expected} {both}")]);
         }
     }
 }

@@ -12,8 +12,10 @@ use opentelemetry::global;
 pub use guard::TelemetryGuard;
 
 #[cfg(feature = "logs")]
-use crate::config::Environment;
+use crate::config::settings::signal::Signal;
 use crate::config::{Config, ConfigWarning, InitError, Propagator};
+#[cfg(feature = "logs")]
+use crate::config::{Environment, Exporter};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Ids, Installed, LogFilter, LogLines, set_process_logger};
 use crate::logs::{end_unwanted_threads, want_threads};
@@ -69,9 +71,12 @@ impl Config {
         let summary = self.to_string();
         #[cfg(feature = "logs")]
         let (log_lines, log_style) = (self.log_lines.clone(), self.log_style());
+        // The console shows the whole ids of requests.
+        #[cfg(feature = "logs")]
+        let has_console = self.exporters(Signal::Traces).contains(&Exporter::Console);
         #[cfg(feature = "logs")]
         let ids = match self.environment() {
-            Environment::Development => Ids::Short,
+            Environment::Development if has_console => Ids::Short,
             _ => Ids::Whole,
         };
         #[cfg(feature = "logs")]

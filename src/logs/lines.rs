@@ -22,8 +22,8 @@ use crate::semconv::REQUEST_TARGET;
 #[non_exhaustive]
 pub enum LogLines {
     /// Text, with colours on a terminal. In [development](crate::config::Environment::Development),
-    /// the lines of [`init`](crate::init) show the beginning of the trace id alone, as
-    /// `trace=0af76519`; the console shows the whole id with the request.
+    /// the lines of [`init`](crate::init) show only the beginning of the trace id, as
+    /// `trace=0af76519`, if the console exporter shows the whole id with the request.
     Text,
     /// JSON, one object per line.
     Json,

@@ -1,27 +1,28 @@
-//! The time in which attempts are made, where nothing is sent between flushes.
+//! The time window for attempts, if nothing is sent between flushes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Before the end of a flush, attempts end, so that the outcome of each is counted in the flush.
+/// Attempts end this long before their flush, so that the flush can count their outcomes.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// Far enough for a wait that a flush ends.
+/// Longer than any flush waits.
 const LATER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Says whether an attempt may be made now: always, or during flushes alone.
+/// Decides when attempts are allowed: always, or only during flushes.
 #[derive(Clone, Default)]
 pub(crate) struct Window(Option<Arc<Mutex<Instant>>>);
 
 impl Window {
-    /// Makes a window that is closed until a flush opens it.
+    /// Creates a window that is closed until a flush opens it.
     pub(crate) fn closed() -> Self {
         Self(Some(Arc::new(Mutex::new(Instant::now()))))
     }
 
-    /// Opens the window for a flush that takes `timeout` at most. Of several flushes the later end holds.
+    /// Opens the window for a flush of at most `timeout`. If several flushes run, the window closes
+    /// with the last one.
     pub(crate) fn open_for(&self, timeout: Duration) {
         if let Some(mut end) = self.end() {
             let margin = MARGIN.min(timeout / 10);
@@ -29,14 +30,14 @@ impl Window {
         }
     }
 
-    /// Returns until when to wait for a flush; `None` if an attempt may be made now.
+    /// Returns the time until which to wait for a flush; `None` if attempts are allowed now.
     pub(crate) fn closed_until(&self) -> Option<Instant> {
         let now = Instant::now();
         let end = *self.end()?;
         (end <= now).then(|| now + LATER)
     }
 
-    /// Returns how long an attempt may take of `timeout`.
+    /// Returns the time limit of an attempt that starts now, at most `timeout`.
     pub(crate) fn limit(&self, timeout: Duration) -> Duration {
         let left = self.end();
         let left = left.map(|end| end.saturating_duration_since(Instant::now()));

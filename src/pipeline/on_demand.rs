@@ -1,7 +1,7 @@
-//! Export without a thread of its own: a thread is started for a flush, and ends with it.
+//! Export without a background thread: each flush starts a thread and ends it.
 //!
-//! The tasks of the export are those of a runtime that nobody drives between flushes. What they keep for
-//! another attempt stays there.
+//! The export tasks belong to a runtime that does not run between flushes. Messages that wait for
+//! another attempt stay in these tasks.
 
 use std::io;
 use std::mem::{forget, take};
@@ -18,13 +18,14 @@ use tracing::{Dispatch, dispatcher};
 
 use crate::otlp::window::Window;
 
-/// Closes connections, which may be dead after the pause until the next flush.
+/// Closes connections. They may be dead by the time of the next flush.
 pub(crate) type Close = Box<dyn Fn() + Send + Sync>;
 
-/// How often the tasks of closed connections have their turn to end. Each needs one or two.
+/// The number of times that the tasks of closed connections are polled, so that they end. Each
+/// needs one or two polls.
 const LAST_TURNS: usize = 8;
 
-/// What is done between flushes, and at their ends.
+/// The window for attempts, and the connections that are closed at the end of a flush.
 pub(crate) struct Pauses {
     pub(crate) window: Window,
     pub(crate) close: Vec<Close>,
@@ -39,27 +40,27 @@ impl Pauses {
     }
 }
 
-/// A runtime that is driven while there are flushes.
+/// A runtime that runs only during flushes.
 pub(crate) struct OnDemand {
-    /// The process that the runtime is for.
+    /// The process that created the runtime.
     process: u32,
     /// `None` after the last flush.
     runtime: Mutex<Option<Runtime>>,
-    /// It ends with the last flush.
+    /// The export task, which ends with the last flush.
     task: TaskHandle<()>,
     pauses: Pauses,
-    /// Whether a thread that drives the runtime must not log.
+    /// Returns whether the thread that runs the runtime must not log.
     is_quiet: Box<dyn Fn() -> bool + Send + Sync>,
     state: Mutex<State>,
-    /// A flush has ended.
+    /// Notified when a flush ends.
     ended: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many flushes have not ended.
+    /// The number of running flushes.
     flushes: usize,
-    /// Tell the callers of flushes that have ended.
+    /// Responses for callers whose flushes have ended.
     answers: Vec<Answer>,
     is_driven: bool,
     thread: Option<JoinHandle<()>>,
@@ -68,14 +69,14 @@ struct State {
 
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// A flush that has not ended: it ends when this is dropped.
+/// A running flush. Dropping the ticket ends it.
 pub(crate) struct Ticket {
     on: Arc<OnDemand>,
     answer: Option<Answer>,
 }
 
 impl Ticket {
-    /// Ends the flush. `answer` is called when the runtime is left.
+    /// Ends the flush. `answer` is called after the thread has left the runtime.
     pub(crate) fn end(mut self, answer: impl FnOnce() + Send + 'static) {
         self.answer = Some(Box::new(answer));
     }
@@ -92,7 +93,7 @@ impl Drop for Ticket {
 }
 
 impl OnDemand {
-    /// Makes the runtime, with a task in it.
+    /// Creates the runtime with a task in it.
     pub(crate) fn new(
         task: impl Future<Output = ()> + Send + 'static,
         pauses: Pauses,
@@ -100,7 +101,7 @@ impl OnDemand {
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
-            // Threads that resolve names end with their work.
+            // Threads that resolve names end as soon as they are done.
             .thread_keep_alive(Duration::ZERO)
             .build()?;
         let task = runtime.spawn(task);
@@ -115,8 +116,9 @@ impl OnDemand {
         })
     }
 
-    /// Begins a flush with `begin`, and has the runtime driven until the flush ends, also by a thread that
-    /// is there already. Fails where a thread cannot be started: the flush is then part of the next one.
+    /// Starts a flush with `begin`, and runs the runtime until the flush ends, possibly on a thread
+    /// that another flush has started. Fails if no thread can be started. The flush then becomes part
+    /// of the next one.
     pub(crate) fn flush(
         self: &Arc<Self>,
         timeout: Duration,

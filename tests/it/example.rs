@@ -160,8 +160,8 @@ async fn each_route_ends_with_its_status_on_the_console() {
         ("/error", 500, " GET /error 500 "),
         ("/panic", 500, " GET /panic 500 "),
         ("/stream?parts=3", 200, " GET /stream 200 "),
-        ("/nowhere", 404, " GET 404 "),
-        ("/users/abc", 400, " GET /users/{id} 400 "),
+        ("/nowhere", 404, " GET /nowhere 404 "),
+        ("/users/abc", 400, " GET /users/{id} (/users/abc) 400 "),
     ] {
         let response = get(&server, path).await;
         assert_eq!(response.status(), code, "{path}");
