@@ -366,7 +366,7 @@ impl Pipeline {
                     traces,
                     metrics,
                     logs,
-                    "telemetry is lost: not all was exported when telemetry was shut down"
+                    "telemetry is lost: some was not exported before the shutdown ended"
                 );
             });
         }
@@ -380,8 +380,8 @@ impl Pipeline {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost,
-                        "telemetry is lost: not all went through the {kind} {name:?} when telemetry was \
-                         shut down"
+                        "telemetry is lost: the {kind} {name:?} did not export everything before the \
+                         shutdown ended"
                     );
                 });
             }

@@ -185,8 +185,8 @@ fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter:
         ),
         Installed::Not if guard.logger_provider().is_some() => tracing::warn!(
             target: "tower_telemetry",
-            "there is a `tracing` subscriber already, and log records are not exported; say \
-             `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
+            "there is a `tracing` subscriber already, and log records are not exported; call \
+             `Config::without_subscriber` and add `TelemetryGuard::log_layer` to your subscriber"
         ),
         Installed::Not => {}
     }

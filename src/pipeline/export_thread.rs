@@ -77,13 +77,13 @@ impl FlushHandle {
     pub(crate) fn flush(&self) -> OTelSdkResult {
         let failed = |reason: &str| Err(OTelSdkError::InternalFailure(reason.to_owned()));
         let Some((thread, timeout)) = self.0.get() else {
-            return failed("export has not begun");
+            return failed("export has not started");
         };
         if thread.is_current() {
             return failed("a flush on the export thread would wait for itself");
         }
         if thread.was_left_behind() {
-            return failed("the process was forked after `init`, and exports nothing");
+            return failed("the process was forked after `init` and does not export telemetry");
         }
         match thread.command_blocking(false, *timeout) {
             true => Ok(()),
@@ -133,7 +133,7 @@ impl ExportThread {
             })?;
         start
             .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it started")))?;
         Ok(Self {
             commands,
             process: process::id(),
@@ -218,7 +218,7 @@ impl ExportThread {
             tell(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "a process that is forked after `init` exports no telemetry"
+                    "a process that is forked after `init` does not export telemetry"
                 );
             });
         }
@@ -251,7 +251,7 @@ impl ExportThread {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "a flush cannot start its thread ({error}); what was recorded waits for the next one"
+                    "the thread for a flush cannot be started ({error}); telemetry waits for the next flush"
                 );
             });
         }

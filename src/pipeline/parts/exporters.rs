@@ -66,7 +66,7 @@ pub(crate) fn outcome(count: u64, exported: Option<Exported>) -> SendOutcome {
             outcome.fail(count, failure, shown_error(&error));
         }
         Some(Err(_)) => {
-            let detail = "the exporter did not end in time".to_owned();
+            let detail = "the exporter timed out".to_owned();
             outcome.fail(count, Failure::Timeout, detail);
         }
         None => outcome.fail(count, Failure::Panic, "the exporter panicked".to_owned()),

@@ -76,7 +76,7 @@ impl PartRecord {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "{part} panicked; all else goes on. This is not said again"
+                    "{part} panicked; all other parts continue. This is logged only once"
                 );
             });
         }
@@ -101,7 +101,7 @@ impl PartRecord {
             tracing::warn!(
                 target: "tower_telemetry",
                 reason,
-                "{part} could not be flushed, or shut down. This is not said again"
+                "{part} could not be flushed or shut down. This is logged only once"
             );
         });
     }

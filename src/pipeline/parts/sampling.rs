@@ -45,7 +45,7 @@ impl ShouldSample for CaughtSampler {
         caught(|| ask(&*self.sampler)).unwrap_or_else(|| {
             tell_once(
                 &self.is_told,
-                "the sampler panicked; traces are recorded as their parents are",
+                "the sampler panicked; spans are sampled like their parents",
             );
             ask(&Sampler::parent_based(Sampler::AlwaysOn))
         })
@@ -71,7 +71,7 @@ impl CaughtIdGenerator {
     fn id<I: PartialEq>(&self, make: impl Fn(&dyn IdGenerator) -> I, invalid: &I) -> I {
         let made = caught(|| make(&*self.generator)).filter(|id| id != invalid);
         made.unwrap_or_else(|| {
-            let line = "the generator of ids panicked, or made an id of zeros; ids are random";
+            let line = "the id generator panicked or returned an invalid id; random ids are used";
             tell_once(&self.is_told, line);
             make(&RandomIdGenerator::default())
         })

@@ -90,7 +90,7 @@ fn start_runtime() -> io::Result<Runtime> {
         .spawn(body)?;
     let handle = start
         .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+        .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it started")))?;
     Ok(Runtime {
         handle,
         _alive: alive,
