@@ -202,7 +202,7 @@ impl TelemetryGuard {
     /// The records are the same as those of `opentelemetry-appender-tracing`, with these
     /// differences:
     ///
-    /// | | there | here |
+    /// | | `opentelemetry-appender-tracing` | this layer |
     /// |---|---|---|
     /// | time | only the observed time | the time of the event; the observed time is the same |
     /// | event name | the source location if the event has no name, with paths of the build machine | only a name set by the event: `name: ".."`, or the field `event.name` |

@@ -102,7 +102,8 @@ impl SpanQueues {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether recording has stopped, so that a span that ends now is lost.
+    /// Returns whether recording has stopped, so that a span that ends now is lost. If so, the
+    /// first call logs a warning.
     #[inline]
     pub(crate) fn has_stopped(&self) -> bool {
         let stopped = self.stopped.load(Ordering::Relaxed);
