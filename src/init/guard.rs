@@ -98,8 +98,8 @@ impl TelemetryGuard {
 
     /// Blocking version of [`force_flush`](Self::force_flush), for programs without `async`.
     ///
-    /// Blocks the current thread for at most the shutdown timeout. It also works inside a tokio
-    /// runtime, and blocks that thread of the runtime.
+    /// Blocks the current thread for at most the shutdown timeout. If called inside a
+    /// tokio runtime, it blocks a thread of that runtime.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -366,7 +366,7 @@ impl Pipeline {
                     traces,
                     metrics,
                     logs,
-                    "telemetry is lost: some was not exported before the shutdown ended"
+                    "telemetry is lost: not everything was exported before the shutdown ended"
                 );
             });
         }

@@ -25,8 +25,8 @@ pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
             if !TOLD.swap(true, Ordering::Relaxed) {
                 tell(|| {
                     tracing::warn!(
+                        target: "tower_telemetry",
                         "metrics are no longer collected: an observable callback panicked, or \
-                         the meter provider was shut down"
                          the meter provider was shut down"
                     );
                 });

@@ -123,7 +123,9 @@ fn register_exporter(meter: &Meter, observed: &Observed) {
     meter
         .i64_observable_up_down_counter(format!("otel.sdk.exporter.{noun}.inflight"))
         .with_unit(unit)
-        .with_description("Items that were handed to the exporter and whose export has not finished.")
+        .with_description(
+            "Items that were handed to the exporter and whose export has not finished.",
+        )
         .with_callback(move |observer| {
             let queued = queue
                 .as_ref()

@@ -8,7 +8,7 @@ use opentelemetry::trace::SpanContext;
 /// An error that was recorded by handler code or that ended a request.
 #[cfg_attr(
     not(all(feature = "init", feature = "logs")),
-    allow(dead_code, reason = "only log records are written from it")
+    allow(dead_code, reason = "it is used only for log records")
 )]
 pub(crate) struct Exception<'a> {
     /// The event name of the log record.

@@ -80,8 +80,7 @@ impl<'a> Variables<'a> {
             Ok(value) => value,
             Err(value) => {
                 let shown = value.to_string_lossy();
-                let warning =
-                    ConfigWarning::new(name, Some(&shown), "is not UTF-8; it is ignored");
+                let warning = ConfigWarning::new(name, Some(&shown), "is not UTF-8; it is ignored");
                 if !self.warnings.contains(&warning) {
                     self.warnings.push(warning);
                 }

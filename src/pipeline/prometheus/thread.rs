@@ -49,8 +49,7 @@ impl Prometheus {
                 Some(listener)
             }
             Some(Err(error)) => {
-                let consequence =
-                    format!("is not available ({error}); trying again every second");
+                let consequence = format!("is not available ({error}); trying again every second");
                 let variable = "OTEL_EXPORTER_PROMETHEUS_PORT";
                 let value = server.as_ref().map(ToString::to_string);
                 warning = Some(ConfigWarning::new(variable, value.as_deref(), consequence));
