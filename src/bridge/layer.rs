@@ -27,8 +27,7 @@ use crate::current_context;
 ///
 /// Spans go to the providers in force, which are those of `init` or else OpenTelemetry's global
 /// ones. Spans at level `INFO` and above are exported. With `init`, use
-/// [`TelemetryGuard::span_layer`](crate::TelemetryGuard::span_layer) instead, which uses the
-/// configured filter.
+/// `TelemetryGuard::span_layer` instead, which uses the configured filter.
 ///
 /// The layer behaves like `tracing-opentelemetry`'s, with these differences:
 ///

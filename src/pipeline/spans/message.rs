@@ -333,8 +333,7 @@ impl Written<'_> {
     }
 }
 
-/// Returns the length of an encoded varint, which has seven bits per byte (Protocol Buffers, "Base
-/// 128 Varints").
+/// Returns the length of a varint: seven bits per byte (Protocol Buffers, "Base 128 Varints").
 fn varint_length(number: i64) -> usize {
     let bits = 64 - (number | 1).leading_zeros() as usize;
     bits.div_ceil(7)
