@@ -1,4 +1,4 @@
-//! Where exceptions are recorded: on spans, as log records, or both.
+//! The signals in which exceptions are recorded: spans, log records, or both.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) trait LogException: Send + Sync {
     fn log(&self, exception: &Exception<'_>);
 }
 
-/// Where exceptions are recorded.
+/// The signals in which exceptions are recorded.
 #[derive(Clone)]
 pub(crate) struct Exceptions {
     /// Whether exceptions are recorded as span events.
