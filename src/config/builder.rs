@@ -12,6 +12,7 @@ use crate::config::proxy::ProxySettings;
 use crate::config::settings::batch::{Batch, within_a_day};
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
+use crate::config::settings::exemplar_filter::ExemplarFilter;
 use crate::config::settings::exporter::Exporter;
 use crate::config::settings::histogram::HistogramAggregation;
 use crate::config::settings::limits::Limits;
@@ -82,6 +83,7 @@ pub struct Config {
     pub(crate) runtimes: Runtimes,
     pub(crate) temporality: Temporality,
     pub(crate) histograms: HistogramAggregation,
+    pub(crate) exemplars: ExemplarFilter,
     pub(crate) exceptions: ExceptionSignal,
     pub(crate) limits: Limits,
     pub(crate) layers: LayerSettings,

@@ -13,6 +13,7 @@ use crate::config::parts::Parts;
 use crate::config::settings::batch::Batch;
 use crate::config::settings::environment::Environment;
 use crate::config::settings::exception_signal::ExceptionSignal;
+use crate::config::settings::exemplar_filter::ExemplarFilter;
 use crate::config::settings::exporter::Exporter;
 use crate::config::settings::histogram::HistogramAggregation;
 use crate::config::settings::limits::Limits;
@@ -33,8 +34,8 @@ pub(crate) const ENVIRONMENT: &str = "ENVIRONMENT";
 /// The variable that switches the export thread off.
 pub(crate) const EXPORT_THREAD: &str = "TELEMETRY_EXPORT_THREAD";
 
-/// Variables without effect: the SDK supports neither exemplars nor configuration files, and some
-/// variables require a feature that is disabled.
+/// Variables without effect: configuration files are not supported, and some variables require a
+/// feature that is disabled.
 const UNSUPPORTED: &[&str] = &[
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
     "OTEL_CONFIG_FILE",
@@ -43,7 +44,6 @@ const UNSUPPORTED: &[&str] = &[
     "OTEL_EXPORTER_PROMETHEUS_HOST",
     #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
-    "OTEL_METRICS_EXEMPLAR_FILTER",
     #[cfg(not(feature = "runtime-metrics"))]
     "TELEMETRY_RUNTIME_METRICS",
 ];
@@ -133,6 +133,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         runtimes: Runtimes::new(vars.flag("TELEMETRY_RUNTIME_METRICS", false)),
         temporality: vars.temporality(),
         histograms: vars.histograms(),
+        exemplars: vars.exemplars(),
         exceptions: vars.exceptions(),
         limits: vars.limits(),
         layers: vars.layers(),
@@ -146,10 +147,7 @@ fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
         warnings: Vec::new(),
     };
     for &variable in UNSUPPORTED {
-        // `always_off` requests no exemplars, which is what happens anyway.
-        if vars.text(variable).as_deref() != Some("always_off") {
-            vars.warn_of_unsupported(variable);
-        }
+        vars.warn_of_unsupported(variable);
     }
     Config {
         warnings: vars.warnings,
@@ -290,6 +288,17 @@ impl Variables<'_> {
         ];
         let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
         self.word(name, &known, "using explicit_bucket_histogram")
+            .unwrap_or_default()
+    }
+
+    fn exemplars(&mut self) -> ExemplarFilter {
+        let known = [
+            ("trace_based", ExemplarFilter::TraceBased),
+            ("always_on", ExemplarFilter::AlwaysOn),
+            ("always_off", ExemplarFilter::AlwaysOff),
+        ];
+        let name = "OTEL_METRICS_EXEMPLAR_FILTER";
+        self.word(name, &known, "using trace_based")
             .unwrap_or_default()
     }
 

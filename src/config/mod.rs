@@ -7,6 +7,7 @@ pub(crate) mod endpoint;
 mod env;
 mod env_otlp;
 pub(crate) mod error;
+mod exemplar_setter;
 mod layer_setters;
 #[cfg(feature = "logs")]
 mod log_setters;
@@ -33,6 +34,7 @@ pub use crate::config::parts::SpanExport;
 pub use crate::config::settings::batch::Batch;
 pub use crate::config::settings::environment::Environment;
 pub use crate::config::settings::exception_signal::ExceptionSignal;
+pub use crate::config::settings::exemplar_filter::ExemplarFilter;
 pub use crate::config::settings::exporter::Exporter;
 pub use crate::config::settings::histogram::HistogramAggregation;
 pub use crate::config::settings::limits::Limits;

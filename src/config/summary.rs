@@ -134,6 +134,7 @@ impl fmt::Debug for Config {
             metric_timeout,
             temporality,
             histograms,
+            exemplars,
             exceptions,
             limits,
             layers,
@@ -177,6 +178,7 @@ impl fmt::Debug for Config {
             .field("metric_timeout", metric_timeout)
             .field("temporality", temporality)
             .field("histograms", histograms)
+            .field("exemplars", exemplars)
             .field("exceptions", exceptions)
             .field("limits", limits)
             .field("layers", layers)

@@ -3,8 +3,9 @@
 use opentelemetry::KeyValue;
 
 use crate::instruments::entries::{Peer, Route};
+use crate::instruments::exemplars::SeriesExemplars;
 use crate::instruments::series::{CallKey, Series, SeriesKey};
-use crate::instruments::{CallEntry, Instruments};
+use crate::instruments::{CallEntry, Instruments, Names};
 use crate::providers::bound::{Bind, BoundCounter, BoundHistogram};
 use crate::semconv::protocol_version;
 use crate::semconv::status_attribute;
@@ -20,6 +21,7 @@ impl Instruments {
         attributes.extend(route.attribute());
         attributes.extend_from_slice(&key.extra);
         let basic = self.bind_basic(&attributes);
+        let basic_attributes = attributes.clone();
         attributes.extend(
             key.version
                 .and_then(protocol_version)
@@ -31,14 +33,17 @@ impl Instruments {
             None => attributes.push(KeyValue::new(semconv::URL_SCHEME, key.scheme.as_str())),
         }
         let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
-        Series {
+        let series = Series {
             basic,
             seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
             request_size: sizes
                 .filter(|_| key.counted)
                 .map(|sizes| sizes.request.bind_to(&attributes)),
             response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
-        }
+            exemplars: None,
+        };
+        let seconds = Names::of(self.side).http_seconds;
+        self.with_exemplars(series, &basic_attributes, seconds, &attributes)
     }
 
     pub(super) fn bind_call(&self, entry: &CallEntry, key: &CallKey) -> Series {
@@ -57,12 +62,15 @@ impl Instruments {
         call.extend(entry.peer.iter().flat_map(Peer::attributes));
         call.extend_from_slice(&key.extra);
         let conventions = self.conventions.as_ref();
-        Series {
+        let series = Series {
             basic: self.bind_basic(&http),
             seconds: conventions.map(|one| one.rpc_seconds.bind_to(&call)),
             request_size: None,
             response_size: None,
-        }
+            exemplars: None,
+        };
+        let seconds = Names::of(self.side).rpc_seconds;
+        self.with_exemplars(series, &http, seconds, &call)
     }
 
     /// Binds the series for the requests of a route that there is no other room for.
@@ -73,14 +81,17 @@ impl Instruments {
             None => attributes.extend(route.attribute()),
         }
         let (conventions, sizes) = (self.conventions.as_ref(), self.sizes.as_ref());
-        Series {
+        let series = Series {
             basic: self.bind_basic(&attributes),
             seconds: conventions.map(|one| one.http_seconds.bind_to(&attributes)),
             request_size: sizes
                 .filter(|_| counted)
                 .map(|sizes| sizes.request.bind_to(&attributes)),
             response_size: sizes.map(|sizes| sizes.response.bind_to(&attributes)),
-        }
+            exemplars: None,
+        };
+        let seconds = Names::of(self.side).http_seconds;
+        self.with_exemplars(series, &attributes, seconds, &attributes)
     }
 
     /// Binds the series for the calls of a method that there is no other room for.
@@ -92,11 +103,49 @@ impl Instruments {
         ];
         attributes.extend(entry.peer.iter().flat_map(Peer::attributes));
         let conventions = self.conventions.as_ref();
-        Series {
+        let series = Series {
             basic: self.bind_basic(&[overflow()]),
             seconds: conventions.map(|one| one.rpc_seconds.bind_to(&attributes)),
             request_size: None,
             response_size: None,
+            exemplars: None,
+        };
+        let seconds = Names::of(self.side).rpc_seconds;
+        self.with_exemplars(series, &[overflow()], seconds, &attributes)
+    }
+
+    /// Gives a series places for its exemplars: by the attributes of the basic metrics, and by the name of
+    /// the duration and the attributes of the other metrics.
+    fn with_exemplars(
+        &self,
+        series: Series,
+        basic: &[KeyValue],
+        seconds: &'static str,
+        attributes: &[KeyValue],
+    ) -> Series {
+        let Some(exemplars) = &self.exemplars else {
+            return series;
+        };
+        let find = |is_kept: bool, name, attributes: &[KeyValue], bounds: &[f64]| {
+            let find = || exemplars.reservoir(name, attributes, bounds);
+            is_kept.then(find).flatten()
+        };
+        let names = Names::of(self.side);
+        let in_milliseconds = &semconv::BUCKETS_IN_MILLISECONDS;
+        let (in_seconds, of_sizes) = (&semconv::BUCKETS_IN_SECONDS, &semconv::DEFAULT_BUCKETS);
+        let is_basic = series.basic.is_some();
+        let [request, response] =
+            [&series.request_size, &series.response_size].map(Option::is_some);
+        let exemplars = SeriesExemplars {
+            requests: find(is_basic, semconv::HTTP_REQUESTS, basic, &[]),
+            milliseconds: find(is_basic, semconv::HTTP_DURATION, basic, in_milliseconds),
+            seconds: find(series.seconds.is_some(), seconds, attributes, in_seconds),
+            request_size: find(request, names.request_size, attributes, of_sizes),
+            response_size: find(response, names.response_size, attributes, of_sizes),
+        };
+        Series {
+            exemplars: Some(Box::new(exemplars)),
+            ..series
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod bind;
 mod entries;
+mod exemplars;
 mod extra_attributes;
 pub(crate) mod metric_set;
 mod series;
@@ -18,6 +19,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use crate::concurrent::table::Table;
 use crate::instruments::metric_set::MetricSet;
 use crate::providers::bound::Bind;
+use crate::providers::exemplars::{Exemplars, behind};
 use crate::providers::series_budget::Room;
 use crate::semconv::Scheme;
 use crate::semconv::Server;
@@ -38,6 +40,8 @@ pub(crate) struct Instruments {
     basic: Option<(Counter<u64>, Histogram<f64>)>,
     conventions: Option<Conventions>,
     sizes: Option<Sizes>,
+    /// `None` if no exporter of this crate reads them.
+    pub(crate) exemplars: Option<Arc<Exemplars>>,
     /// By method; the last is for those that are not known.
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
@@ -160,17 +164,23 @@ impl Instruments {
         let methods = methods.chain([OTHER]).enumerate();
         let rooms = Rooms::new(room);
         let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &rooms));
+        let methods = methods.collect();
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
-        let instruments = Self {
+        let (instruments, exemplars) = behind(|| Self {
             side,
             basic: has_basic.then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
             sizes: sets.contains(&MetricSet::BodySizes).then(sizes),
-            methods: methods.collect(),
+            exemplars: None,
+            methods,
             rooms,
             grpc_methods: Table::new(MAX_GRPC_METHODS + grpc_methods.len()),
             calls: Table::new(MAX_CALLS),
             extra: ExtraAttributes::default(),
+        });
+        let instruments = Self {
+            exemplars,
+            ..instruments
         };
         for method in grpc_methods {
             instruments.learn_grpc_method(method);

@@ -8,7 +8,9 @@ use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
 
 use crate::concurrent::table::Chain;
+use crate::instruments::exemplars::SeriesExemplars;
 use crate::providers::bound::{BoundCounter, BoundHistogram};
+use crate::providers::exemplars::Origin;
 use crate::providers::series_budget::RouteRoom;
 use crate::semconv::{ErrorType, Scheme, rpc};
 
@@ -49,6 +51,8 @@ pub(crate) struct Series {
     pub(crate) seconds: Option<BoundHistogram<f64>>,
     pub(crate) request_size: Option<BoundHistogram<u64>>,
     pub(crate) response_size: Option<BoundHistogram<u64>>,
+    /// `None` if no exporter of this crate reads them.
+    pub(crate) exemplars: Option<Box<SeriesExemplars>>,
 }
 
 /// The measurements of a request.
@@ -58,6 +62,8 @@ pub(crate) struct Measured {
     pub(crate) received: Option<u64>,
     /// Bytes of the response's body.
     pub(crate) sent: u64,
+    /// `None` if the request is to be no exemplar.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Series {
@@ -76,6 +82,9 @@ impl Series {
         }
         if let Some(histogram) = &self.response_size {
             histogram.record(measured.sent);
+        }
+        if let (Some(origin), Some(exemplars)) = (&measured.origin, &self.exemplars) {
+            exemplars.keep(origin, seconds, measured.received, measured.sent);
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Export {
     /// `None` if the SDK creates the spans, which is the case for a custom sampler, id generator or
     /// span processor.
     pub(crate) sampling: Option<Sampling>,
+    /// False for a generator of ids of the application's.
+    pub(crate) has_random_ids: bool,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) records: Vec<Arc<PartRecord>>,
     #[cfg(feature = "prometheus")]
@@ -70,6 +72,7 @@ impl Export {
         let resource = resource(config);
         let parts = std::mem::take(&mut config.parts);
         let sampling = Sampling::of(&sampler).filter(|_| !parts.need_sdk_spans());
+        let has_random_ids = parts.id_generator.is_none();
         let mut building = Building::new(config, parts, resource);
         let is_custom = matches!(sampler, Sampler::Custom(_));
         let mut sampler = sampler.for_sdk();
@@ -100,6 +103,7 @@ impl Export {
             logger_provider,
             queues,
             sampling,
+            has_random_ids,
             counters: building.counters,
             records: building.records,
             #[cfg(feature = "prometheus")]

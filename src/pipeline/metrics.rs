@@ -29,6 +29,7 @@ use crate::otlp::retries::{Repeat, Retries};
 use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
+use crate::pipeline::exemplars;
 use crate::pipeline::part_setup;
 #[cfg(feature = "prometheus")]
 use crate::pipeline::prometheus::thread::Prometheus;
@@ -38,11 +39,14 @@ use crate::pipeline::readers::{SharedReader, collect_from};
 use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Flushes, Worker};
+use crate::providers::exemplars::{ExemplarReader, Exemplars};
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::stats::Failure;
 
 pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
+    let exemplars = exemplars::of_pipeline(building);
     let views = Views {
+        exemplars: exemplars.clone(),
         histograms: building.config.histograms,
         buckets: take(&mut building.parts.buckets),
         given: take(&mut building.parts.views),
@@ -79,7 +83,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
                 let exporter = self_metrics::exporter(Signal::Metrics, &client);
                 building.observe(Signal::Metrics, exporter, None);
                 let losses = building.losses(Signal::Metrics, client.receiver());
-                otlp(building, losses, reader, client)
+                otlp(building, losses, reader, client, exemplars.clone())
             }
             _ => console_worker(reader),
         };
@@ -99,18 +103,21 @@ fn otlp(
     losses: Losses,
     reader: Arc<ManualReader>,
     client: OtlpClient,
+    exemplars: Option<Arc<Exemplars>>,
 ) -> Worker {
+    let exemplars = exemplars.map(ExemplarReader::new);
     let (interval, temporality) = (building.config.metric_interval, building.config.temporality);
     #[cfg(feature = "opentelemetry-otlp")]
     if building.config.is_by_reference(Signal::Metrics) {
         let client: ReferenceMetrics = building.reference(Signal::Metrics, client);
-        return otlp_worker(interval, temporality, losses, reader, client);
+        return otlp_worker(interval, temporality, losses, reader, client, exemplars);
     }
-    otlp_worker(interval, temporality, losses, reader, client)
+    otlp_worker(interval, temporality, losses, reader, client, exemplars)
 }
 
 /// How instruments are kept.
 struct Views {
+    exemplars: Option<Arc<Exemplars>>,
     histograms: HistogramAggregation,
     buckets: Vec<Buckets>,
     /// The views of the application.
@@ -121,6 +128,9 @@ impl Views {
     /// Returns how an instrument is kept, where that is not the SDK's default. One view for all, because
     /// an instrument that two views match becomes two.
     fn stream(&self, instrument: &Instrument) -> Option<Stream> {
+        if let Some(exemplars) = &self.exemplars {
+            exemplars.tell();
+        }
         let is_given = |view: &View| view_of(view, instrument).is_some();
         if self.given.iter().any(is_given) {
             return None;
@@ -183,7 +193,11 @@ trait MetricSink: Send + Sync + 'static {
     fn retries(&self) -> &Retries;
 
     /// Makes a message of what was collected, and counts its points.
-    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64);
+    fn message(
+        &self,
+        metrics: ResourceMetrics,
+        exemplars: Option<&mut ExemplarReader>,
+    ) -> (Self::Message, u64);
 
     fn export(
         &self,
@@ -200,8 +214,15 @@ impl MetricSink for OtlpClient {
         &self.retries
     }
 
-    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64) {
+    fn message(
+        &self,
+        metrics: ResourceMetrics,
+        exemplars: Option<&mut ExemplarReader>,
+    ) -> (Self::Message, u64) {
         let mut request = ExportMetricsServiceRequest::from(&metrics);
+        if let Some(reader) = exemplars {
+            exemplars::put_on_points(reader, &metrics, &mut request);
+        }
         unique_keys::in_metrics(&mut request);
         let points = request.count() as u64;
         (request, points)
@@ -229,7 +250,11 @@ impl MetricSink for ReferenceMetrics {
         &self.client.retries
     }
 
-    fn message(&self, metrics: ResourceMetrics) -> (Self::Message, u64) {
+    fn message(
+        &self,
+        metrics: ResourceMetrics,
+        _: Option<&mut ExemplarReader>,
+    ) -> (Self::Message, u64) {
         let points = count_points(&metrics);
         ((metrics, points), points)
     }
@@ -262,6 +287,7 @@ fn otlp_worker(
     mut losses: Losses,
     reader: Arc<ManualReader>,
     client: impl MetricSink,
+    mut exemplars: Option<ExemplarReader>,
 ) -> Worker {
     let (flush, flushes) = mpsc::unbounded_channel();
     let client = Arc::new(client);
@@ -298,7 +324,7 @@ fn otlp_worker(
                     // A caller that waits for a flush learns of it, because nobody answers.
                     continue 'passes;
                 };
-                let (message, points) = client.message(metrics);
+                let (message, points) = client.message(metrics, exemplars.as_mut());
                 if points == 0 {
                     break;
                 }
@@ -319,6 +345,9 @@ fn otlp_worker(
                 if repeat == Repeat::Never && outcome.may_pass && outcome.exported == 0 {
                     retention.note(outcome.failure);
                     kept = points;
+                    if let Some(exemplars) = &mut exemplars {
+                        exemplars.take_back();
+                    }
                 } else {
                     losses.settle(outcome);
                     break;

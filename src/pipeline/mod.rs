@@ -6,6 +6,7 @@ pub(crate) mod counts;
 pub(crate) mod deadlines;
 #[cfg(feature = "logs")]
 mod exceptions;
+mod exemplars;
 pub(crate) mod export;
 pub(crate) mod export_thread;
 mod flush;

@@ -188,13 +188,11 @@ impl OnDemand {
         };
         let is_last = runtime.block_on(async {
             loop {
-                let state = self.state();
-                let (has_ended, is_idle) = (!state.answers.is_empty(), state.flushes == 0);
-                drop(state);
-                if is_idle {
+                let (flushes, answers) = self.counts();
+                if flushes == 0 {
                     break;
                 }
-                if has_ended {
+                if answers > 0 {
                     return false;
                 }
                 self.ended.notified().await;
@@ -209,6 +207,12 @@ impl OnDemand {
             runtime.shutdown_background();
         }
         true
+    }
+
+    /// Returns how many flushes have not ended, and how many have ended whose callers were not told.
+    fn counts(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.flushes, state.answers.len())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

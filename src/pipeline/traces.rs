@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::Context;
+use opentelemetry::trace::{SpanId, TraceFlags};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanLimits, SpanProcessor,
@@ -30,6 +31,7 @@ use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::{BatchHeader, SpanMessage};
 use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::worker::{self, Sink, Worker};
+use crate::propagation::{RANDOM_FLAG, with_flags};
 
 pub(crate) fn provider(
     building: &mut Building,
@@ -70,6 +72,7 @@ pub(crate) fn provider(
         .with_resource(building.resource.clone())
         .with_sampler(sampler)
         .with_span_limits(limits);
+    let has_random_ids = building.parts.id_generator.is_none();
     if let Some(generator) = building.parts.id_generator.take() {
         provider = provider.with_id_generator(CaughtIdGenerator::new(generator));
     }
@@ -77,6 +80,7 @@ pub(crate) fn provider(
         queues: queues.clone(),
         parts: part_setup::span_processors(building, Export(queues.clone()))?,
         flush: building.flush.clone(),
+        has_random_ids,
     };
     Ok((provider.with_span_processor(processor).build(), queues))
 }
@@ -118,6 +122,7 @@ struct Processor {
     queues: Arc<SpanQueues>,
     parts: SpanProcessors,
     flush: FlushHandle,
+    has_random_ids: bool,
 }
 
 impl SpanProcessor for Processor {
@@ -126,8 +131,13 @@ impl SpanProcessor for Processor {
         self.parts.on_start(span, cx);
     }
 
-    fn on_end(&self, span: SpanData) {
+    fn on_end(&self, mut span: SpanData) {
         self.queues.add_live(-1);
+        if self.has_random_ids && span.parent_span_id == SpanId::INVALID {
+            // The SDK does not set the flag of a new trace.
+            let flags = span.span_context.trace_flags() | TraceFlags::new(RANDOM_FLAG);
+            span.span_context = with_flags(&span.span_context, flags);
+        }
         self.parts.on_end(span);
     }
 
@@ -195,6 +205,7 @@ mod tests {
                     Box::new(Export(queues.clone())),
                 ),
                 flush: FlushHandle::default(),
+                has_random_ids: true,
             })
             .build();
         assert!(!queues.has_stopped());

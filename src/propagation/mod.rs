@@ -30,7 +30,7 @@ pub(crate) use propagators::{Format, Propagators};
 pub(crate) use response_headers::ResponseHeaders;
 pub(crate) use span_context::RANDOM_FLAG;
 #[cfg(feature = "init")]
-pub(crate) use span_context::with_state;
+pub(crate) use span_context::{with_flags, with_state};
 #[cfg(feature = "init")]
 pub(crate) use text_map::TextMap;
 #[cfg(feature = "tokio")]

@@ -8,6 +8,11 @@ pub(crate) mod baggage_spans;
 pub(crate) mod bound;
 pub(crate) mod exceptions;
 pub(crate) mod excluded_paths;
+#[cfg_attr(
+    not(feature = "init"),
+    allow(dead_code, reason = "only the exporter of `init` reads exemplars")
+)]
+pub(crate) mod exemplars;
 pub(crate) mod function_durations;
 pub(crate) mod generations;
 pub(crate) mod in_context;

@@ -59,7 +59,10 @@ impl StartSpan for GlobalTracer {
             Some(span_context) => span_context.span_id(),
             None => parent.cx.span().span_context().span_id(),
         };
-        let tracer = TracerOf(global::tracer_provider().tracer_with_scope(self.scope.clone()));
+        let tracer = TracerOf {
+            tracer: global::tracer_provider().tracer_with_scope(self.scope.clone()),
+            has_random_ids: false,
+        };
         let started = tracer.start(parent, description);
         // Without a provider, the result has the parent's span or none.
         let id = started.cx.span().span_context().span_id();
@@ -90,11 +93,37 @@ where
     <P::Tracer as Tracer>::Span: Send + Sync + 'static,
 {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
-        Arc::new(TracerOf(self.0.tracer_with_scope(scope)))
+        Arc::new(TracerOf {
+            tracer: self.0.tracer_with_scope(scope),
+            has_random_ids: false,
+        })
     }
 }
 
-struct TracerOf<T>(T);
+/// A [`TracerProvider`] whose trace ids are known to be random.
+#[cfg(feature = "init")]
+pub(crate) struct RandomTracersOf<P>(pub(crate) P);
+
+#[cfg(feature = "init")]
+impl<P> MakeTracer for RandomTracersOf<P>
+where
+    P: TracerProvider + Send + Sync,
+    P::Tracer: Send + Sync + 'static,
+    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+{
+    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
+        Arc::new(TracerOf {
+            tracer: self.0.tracer_with_scope(scope),
+            has_random_ids: true,
+        })
+    }
+}
+
+struct TracerOf<T> {
+    tracer: T,
+    /// Whether the ids of new traces are random.
+    has_random_ids: bool,
+}
 
 impl<T> StartSpan for TracerOf<T>
 where
@@ -135,21 +164,30 @@ where
         let is_invalid = parent.has_active_span() && !parent.span().span_context().is_valid();
         let span = if is_invalid {
             let root = in_context::without_span_of(parent);
-            self.0.build_with_context(builder, &root)
+            self.tracer.build_with_context(builder, &root)
         } else {
-            self.0.build_with_context(builder, parent)
+            self.tracer.build_with_context(builder, parent)
+        };
+        let is_new = !parent.span().span_context().is_valid();
+        let random = if is_new && self.has_random_ids {
+            RANDOM_FLAG
+        } else {
+            0
         };
         let parent = &*propagation::for_started_span(parent, span.span_context());
         if span.is_recording() {
+            let span_context = (random != 0).then(|| with_more_flags(span.span_context(), random));
             return Started {
-                cx: parent.with_span(UniqueSpan::new(span, keys, later)),
+                cx: parent.with_span(UniqueSpan::new(span, span_context, keys, later)),
                 is_recording: true,
             };
         }
         let span_context = span.span_context();
         let cx = if span_context.is_valid() {
-            // A bare span context behaves like the unrecorded span and avoids a box.
-            parent.with_remote_span_context(with_random_flag(span_context, parent))
+            // A bare span context behaves like the unrecorded span and avoids a box. The SDK clears
+            // all flags of a dropped span, but the random flag must be propagated.
+            let inherited = parent.span().span_context().trace_flags().to_u8() & RANDOM_FLAG;
+            parent.with_remote_span_context(with_more_flags(span_context, inherited | random))
         } else {
             // An invalid span in a context would be treated as an unsampled parent.
             parent.clone()
@@ -186,15 +224,12 @@ fn denied(cx: &Context) -> Started {
     }
 }
 
-/// Adds the random flag of the parent. The SDK clears all flags of a dropped span, but this flag
-/// must be propagated.
-fn with_random_flag(span_context: &SpanContext, parent: &Context) -> SpanContext {
-    let parent = parent.span();
-    let inherited = parent.span_context().trace_flags().to_u8() & RANDOM_FLAG;
+/// Returns the span context with `added` flags.
+fn with_more_flags(span_context: &SpanContext, added: u8) -> SpanContext {
     SpanContext::new(
         span_context.trace_id(),
         span_context.span_id(),
-        TraceFlags::new(span_context.trace_flags().to_u8() | inherited),
+        TraceFlags::new(span_context.trace_flags().to_u8() | added),
         false,
         TraceState::clone(span_context.trace_state()),
     )

@@ -19,6 +19,8 @@ const MAX_ATTRIBUTES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct UniqueSpan<S: Span> {
     inner: S,
+    /// Replaces the inner span's span context.
+    span_context: Option<SpanContext>,
     /// The keys with which the inner span was started. Their values are final.
     keys: Vec<Key>,
     /// Attributes to be written when the span ends.
@@ -27,10 +29,16 @@ pub(crate) struct UniqueSpan<S: Span> {
 
 impl<S: Span> UniqueSpan<S> {
     /// Wraps a span that was started with attributes of the given `keys`. `attributes` are written
-    /// when it ends.
-    pub(crate) fn new(inner: S, keys: Vec<Key>, attributes: Vec<KeyValue>) -> Self {
+    /// when it ends. `span_context` replaces that of the inner span.
+    pub(crate) fn new(
+        inner: S,
+        span_context: Option<SpanContext>,
+        keys: Vec<Key>,
+        attributes: Vec<KeyValue>,
+    ) -> Self {
         Self {
             inner,
+            span_context,
             keys,
             attributes,
         }
@@ -58,7 +66,8 @@ impl<S: Span> Span for UniqueSpan<S> {
     }
 
     fn span_context(&self) -> &SpanContext {
-        self.inner.span_context()
+        let replaced = self.span_context.as_ref();
+        replaced.unwrap_or_else(|| self.inner.span_context())
     }
 
     fn is_recording(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
@@ -12,6 +12,7 @@ use crate::attribute_set;
 use crate::instruments::{CallKey, Measured, Route, SeriesKey};
 use crate::layer_state::access_log;
 use crate::providers::exceptions::{Exception, LogException};
+use crate::providers::exemplars::Origin;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::InFlight;
 use crate::request::received::Received;
@@ -34,6 +35,7 @@ impl InFlight {
             duration,
             received: self.received.as_ref().and_then(Received::bytes),
             sent: self.sent,
+            origin: self.origin_of_exemplars(cx, duration),
         };
         let instruments = &self.state.instruments;
         let route = instruments.route(&self.http.route);
@@ -51,6 +53,17 @@ impl InFlight {
             self.log_access(cx, &end, error, duration);
         }
         self.end_span(cx, end, error, duration);
+    }
+
+    /// Returns the origin of the exemplars of this request; `None` if it is to be none.
+    #[inline]
+    fn origin_of_exemplars(&self, cx: &Context, duration: Duration) -> Option<Origin> {
+        let exemplars = self.state.instruments.exemplars.as_deref()?;
+        // The clock of the system is slow to read.
+        let end = || self.start_time.map(|start| start + duration);
+        exemplars.origin(cx.span().span_context(), || {
+            end().unwrap_or_else(SystemTime::now)
+        })
     }
 
     #[inline]

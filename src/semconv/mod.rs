@@ -31,7 +31,7 @@ mod text;
 mod values;
 
 pub(crate) use address::{Server, response_peer_attributes, split_authority, truncated_host};
-pub(crate) use buckets::{BUCKETS_IN_MILLISECONDS, BUCKETS_IN_SECONDS};
+pub(crate) use buckets::{BUCKETS_IN_MILLISECONDS, BUCKETS_IN_SECONDS, DEFAULT_BUCKETS};
 pub(crate) use captured_request::CapturedRequest;
 pub(crate) use client_request::ClientRequest;
 pub(crate) use descriptors::grpc_methods;

@@ -17,7 +17,6 @@ const UNSUPPORTED: &[&str] = &[
     "OTEL_EXPORTER_PROMETHEUS_HOST",
     #[cfg(not(feature = "prometheus"))]
     "OTEL_EXPORTER_PROMETHEUS_PORT",
-    "OTEL_METRICS_EXEMPLAR_FILTER",
     #[cfg(not(feature = "runtime-metrics"))]
     "TELEMETRY_RUNTIME_METRICS",
 ];
@@ -247,6 +246,11 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "exponential",
         "is not one of explicit_bucket_histogram, base2_exponential_bucket_histogram; using \
          explicit_bucket_histogram",
+    );
+    add(
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        "sometimes",
+        "is not one of trace_based, always_on, always_off; using trace_based",
     );
     add(
         "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN",
@@ -521,8 +525,8 @@ mod setters {
 
     use http::{HeaderMap, HeaderName, HeaderValue};
     use tower_telemetry::config::{
-        Batch, Compression, Environment, ExceptionSignal, Exporter, HistogramAggregation, Limits,
-        OtlpSettings, Propagator, Protocol, Sampler, Temporality,
+        Batch, Compression, Environment, ExceptionSignal, ExemplarFilter, Exporter,
+        HistogramAggregation, Limits, OtlpSettings, Propagator, Protocol, Sampler, Temporality,
     };
 
     use super::*;
@@ -838,6 +842,9 @@ mod setters {
         let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
         same.add(name, "base2_exponential_bucket_histogram", |config| {
             config.with_histogram_aggregation(HistogramAggregation::ExponentialBuckets)
+        });
+        same.add("OTEL_METRICS_EXEMPLAR_FILTER", "always_on", |config| {
+            config.with_exemplar_filter(ExemplarFilter::AlwaysOn)
         });
         same.add("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "logs", |config| {
             config.with_exception_signal(ExceptionSignal::Logs)

@@ -173,8 +173,9 @@ fn a_warning_names_the_unusable_value_and_the_value_used_instead() {
              warn",
         ),
         (
-            &[("OTEL_METRICS_EXEMPLAR_FILTER", "always_on")],
-            "OTEL_METRICS_EXEMPLAR_FILTER=\"always_on\" is not supported and has no effect",
+            &[("OTEL_METRICS_EXEMPLAR_FILTER", "trace-based")],
+            "OTEL_METRICS_EXEMPLAR_FILTER=\"trace-based\" is none of trace_based, always_on, \
+             always_off; using trace_based",
         ),
     ] {
         assert_eq!(warnings(variables), [expected]);
@@ -203,7 +204,7 @@ fn a_usable_value_causes_no_warning() {
         ],
         &[("OTEL_RESOURCE_ATTRIBUTES", "a=b%20c,d=e")],
         &[("OTEL_PROPAGATORS", "B3, b3multi,baggage,b3")],
-        &[("OTEL_METRICS_EXEMPLAR_FILTER", "always_off")],
+        &[("OTEL_METRICS_EXEMPLAR_FILTER", "Always_On")],
         &[(
             "OTEL_EXPORTER_OTLP_HEADERS",
             "authorization=Bearer%20abc,x-tenant=1",

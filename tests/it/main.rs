@@ -46,6 +46,8 @@ mod errors;
 mod example;
 mod excluded;
 #[cfg(feature = "init")]
+mod exemplars;
+#[cfg(feature = "init")]
 mod export;
 #[cfg(feature = "opentelemetry-otlp")]
 mod exporters;
@@ -104,6 +106,7 @@ mod span_builder;
 mod span_start;
 #[cfg(feature = "tokio")]
 mod tasks;
+mod tenants;
 mod thread_end;
 #[cfg(feature = "tls")]
 mod tls;

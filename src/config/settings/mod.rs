@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod environment;
 pub(crate) mod exception_signal;
+pub(crate) mod exemplar_filter;
 pub(crate) mod exporter;
 pub(crate) mod headers;
 pub(crate) mod histogram;
@@ -21,6 +22,7 @@ pub(crate) mod signal;
 
 pub(crate) use crate::config::settings::batch::Batch;
 pub(crate) use crate::config::settings::exception_signal::ExceptionSignal;
+pub(crate) use crate::config::settings::exemplar_filter::ExemplarFilter;
 pub(crate) use crate::config::settings::exporter::Exporter;
 pub(crate) use crate::config::settings::histogram::HistogramAggregation;
 pub(crate) use crate::config::settings::limits::Limits;

@@ -1,0 +1,403 @@
+//! Exemplars: the requests that a metric is made of, by example (metrics SDK, "Exemplar").
+//!
+//! The points of OpenTelemetry's SDK cannot carry exemplars yet. So the layers keep them beside the SDK,
+//! and the exporter of [`init`](crate::init) puts them on the points. A request writes to atomics of its
+//! series alone: it takes no lock and, after the first exemplar of a series, no memory.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{SpanContext, SpanId, TraceId};
+
+use crate::concurrent::caught::warn_once;
+use crate::concurrent::latest::Latest;
+use crate::concurrent::table::Table;
+
+/// Bound of the series with exemplars. One takes less than a kilobyte.
+pub(crate) const MAX_SERIES: usize = 4096;
+
+/// Bound of the exemplars of a series. Histograms with more buckets share places among them.
+const MAX_PLACES: usize = 64;
+
+/// The request that is an exemplar.
+pub(crate) struct Origin {
+    trace_id: u128,
+    span_id: u64,
+    /// Nanoseconds since 1970.
+    time: u64,
+}
+
+/// The exemplars of a pipeline.
+pub(crate) struct Exemplars {
+    /// Whether requests outside of sampled traces are exemplars, too.
+    takes_all: bool,
+    /// The bounds of the buckets that the configuration gives to histograms, by their names.
+    bounds: Vec<(String, Vec<f64>)>,
+    series: Table<SeriesName, Arc<Reservoir>>,
+    next: AtomicUsize,
+}
+
+/// The name of an instrument, and the attributes of a series in the order of their keys.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SeriesName {
+    instrument: Cow<'static, str>,
+    attributes: Vec<KeyValue>,
+}
+
+impl SeriesName {
+    fn new(instrument: Cow<'static, str>, mut attributes: Vec<KeyValue>) -> Self {
+        attributes.sort_by(|a, b| a.key.cmp(&b.key));
+        Self {
+            instrument,
+            attributes,
+        }
+    }
+}
+
+impl Exemplars {
+    pub(crate) fn new(takes_all: bool, bounds: Vec<(String, Vec<f64>)>) -> Arc<Self> {
+        Arc::new(Self {
+            takes_all,
+            bounds,
+            series: Table::new(MAX_SERIES),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// Returns the origin of the exemplars of a request that has ended in this context; `None` where
+    /// it is to be none.
+    #[inline]
+    pub(crate) fn origin(
+        &self,
+        span: &SpanContext,
+        end: impl FnOnce() -> SystemTime,
+    ) -> Option<Origin> {
+        if !span.is_sampled() && !self.takes_all {
+            return None;
+        }
+        let end = end().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Origin {
+            trace_id: u128::from_be_bytes(span.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(span.span_id().to_bytes()),
+            time: u64::try_from(end.as_nanos()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Returns the place of the exemplars of a series, one for each bucket; `None` where there is no room
+    /// for it.
+    pub(crate) fn reservoir(
+        &self,
+        instrument: &'static str,
+        attributes: &[KeyValue],
+        bounds: &[f64],
+    ) -> Option<Arc<Reservoir>> {
+        let name = SeriesName::new(instrument.into(), attributes.to_vec());
+        let is_given = |(name, _): &&(String, _)| name.eq_ignore_ascii_case(instrument);
+        let given = self.bounds.iter().find(is_given);
+        let bounds = given.map_or(bounds, |(_, bounds)| bounds);
+        let make = || {
+            Arc::new(Reservoir {
+                number: self.next.fetch_add(1, Ordering::Relaxed),
+                bounds: bounds.into(),
+                places: OnceLock::new(),
+            })
+        };
+        if self.series.is_full() && self.series.get(&name).is_none() {
+            warn_once!("exemplars are kept for {MAX_SERIES} series; further series have none");
+            return None;
+        }
+        self.series.get_or_insert_with(&name, make).ok().cloned()
+    }
+}
+
+/// The latest exemplars of a series.
+pub(crate) struct Reservoir {
+    number: usize,
+    bounds: Box<[f64]>,
+    /// For each bucket: the bits of the value, the time, the trace id and the span id. Made with the first
+    /// exemplar, because most series have none where few traces are sampled.
+    places: OnceLock<Box<[Latest<5>]>>,
+}
+
+impl Reservoir {
+    /// Keeps an exemplar of a value, in place of the one in the same bucket. `bits` are those of the value
+    /// as the instrument takes it.
+    #[inline]
+    pub(crate) fn keep(&self, origin: &Origin, value: f64, bits: u64) {
+        let places = self.places.get_or_init(|| self.make_places());
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        // There are as many as buckets, except for very many.
+        if let Some(place) = places.get(bucket).or_else(|| places.last()) {
+            let [high, low] = [origin.trace_id >> 64, origin.trace_id].map(|part| part as u64);
+            place.write([bits, origin.time, high, low, origin.span_id]);
+        }
+    }
+
+    #[cold]
+    fn make_places(&self) -> Box<[Latest<5>]> {
+        let count = (self.bounds.len() + 1).min(MAX_PLACES);
+        std::iter::repeat_with(Latest::default)
+            .take(count)
+            .collect()
+    }
+}
+
+/// An exemplar as it is exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exemplar {
+    pub(crate) bits: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) time: u64,
+    /// Not valid where the request was outside of a trace.
+    pub(crate) trace_id: TraceId,
+    pub(crate) span_id: SpanId,
+}
+
+/// Reads the exemplars for one exporter, each once.
+pub(crate) struct ExemplarReader {
+    exemplars: Arc<Exemplars>,
+    /// The versions that were read, by the number of the series and the place.
+    read: Vec<Vec<u64>>,
+    /// The versions before, of what was read since the last [`begin`](Self::begin).
+    before: Vec<(usize, usize, u64)>,
+}
+
+impl ExemplarReader {
+    pub(crate) fn new(exemplars: Arc<Exemplars>) -> Self {
+        Self {
+            exemplars,
+            read: Vec::new(),
+            before: Vec::new(),
+        }
+    }
+
+    /// Begins a collection.
+    pub(crate) fn begin(&mut self) {
+        self.before.clear();
+    }
+
+    /// Takes back what was read since the beginning of the collection: it was not exported.
+    pub(crate) fn take_back(&mut self) {
+        for (series, place, version) in self.before.drain(..).rev() {
+            self.read[series][place] = version;
+        }
+    }
+
+    /// Reads the new exemplars of a series that fit to its point. The others wait for the next one.
+    pub(crate) fn read(
+        &mut self,
+        instrument: &str,
+        attributes: Vec<KeyValue>,
+        fits: impl Fn(&Exemplar) -> bool,
+    ) -> Vec<Exemplar> {
+        let name = SeriesName::new(Cow::Owned(instrument.to_owned()), attributes);
+        let Some(reservoir) = self.exemplars.series.get(&name) else {
+            return Vec::new();
+        };
+        let Some(places) = reservoir.places.get() else {
+            return Vec::new();
+        };
+        let series = reservoir.number;
+        if self.read.len() <= series {
+            self.read.resize_with(series + 1, Vec::new);
+        }
+        let read = &mut self.read[series];
+        read.resize(places.len(), 0);
+        let mut found = Vec::new();
+        for (n, (place, read)) in places.iter().zip(read).enumerate() {
+            let Some((version, [bits, time, high, low, span_id])) = place.read() else {
+                continue;
+            };
+            let exemplar = Exemplar {
+                bits,
+                time,
+                trace_id: TraceId::from(u128::from(high) << 64 | u128::from(low)),
+                span_id: SpanId::from(span_id),
+            };
+            if version != *read && fits(&exemplar) {
+                self.before.push((series, n, *read));
+                *read = version;
+                found.push(exemplar);
+            }
+        }
+        found
+    }
+}
+
+/// Whether this thread looks for the exemplars behind a meter, and what it has found.
+enum Search {
+    Off,
+    On(Option<Arc<Exemplars>>),
+}
+
+thread_local! {
+    static SEARCH: RefCell<Search> = const { RefCell::new(Search::Off) };
+}
+
+/// Creates instruments, and returns the exemplars of the pipeline that they record to.
+///
+/// An SDK's meter does not say whose it is. But it shows each instrument to the views of its pipeline while
+/// it creates the instrument, and a view of [`init`](crate::init) tells of the exemplars.
+pub(crate) fn behind<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>>) {
+    let replace = |search| SEARCH.try_with(|cell| cell.replace(search)).ok();
+    replace(Search::On(None));
+    let created = create();
+    match replace(Search::Off) {
+        Some(Search::On(found)) => (created, found),
+        _ => (created, None),
+    }
+}
+
+impl Exemplars {
+    /// Tells that an instrument of the pipeline is being created.
+    pub(crate) fn tell(self: &Arc<Self>) {
+        let _ = SEARCH.try_with(|cell| {
+            if let Search::On(found) = &mut *cell.borrow_mut() {
+                *found = Some(self.clone());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{TraceFlags, TraceState};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: [f64; 3] = [1.0, 2.0, 4.0];
+
+    fn span(id: u64, flags: u8) -> SpanContext {
+        let trace_id = TraceId::from(u128::from(id) << 64 | 7);
+        let flags = TraceFlags::new(flags);
+        SpanContext::new(trace_id, SpanId::from(id), flags, false, TraceState::NONE)
+    }
+
+    fn keep(exemplars: &Exemplars, reservoir: &Reservoir, id: u64, value: f64) {
+        let time = UNIX_EPOCH + std::time::Duration::from_nanos(id);
+        let origin = exemplars.origin(&span(id, 1), || time);
+        reservoir.keep(&origin.expect("it is sampled"), value, value.to_bits());
+    }
+
+    fn a() -> Vec<KeyValue> {
+        vec![KeyValue::new("b", true), KeyValue::new("a", 1)]
+    }
+
+    fn ids(found: &[Exemplar]) -> Vec<u64> {
+        let ids = found.iter().map(|one| one.span_id.to_bytes());
+        ids.map(u64::from_be_bytes).collect()
+    }
+
+    #[test]
+    fn the_filter_decides_which_requests_are_exemplars() {
+        for (takes_all, flags, expected) in [
+            (false, 0, false),
+            (false, 1, true),
+            (false, 2, false),
+            (false, 3, true),
+            (true, 0, true),
+            (true, 1, true),
+        ] {
+            let exemplars = Exemplars::new(takes_all, Vec::new());
+            let origin = exemplars.origin(&span(5, flags), || UNIX_EPOCH);
+            assert_eq!(origin.is_some(), expected, "{takes_all} {flags}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_reader_gets_the_latest_of_each_bucket_once(
+            steps in prop::collection::vec((0..3_u8, 0.0..6.0_f64), 1..60),
+        ) {
+            let exemplars = Exemplars::new(false, Vec::new());
+            let reservoir = exemplars.reservoir("x", &a(), &BOUNDS).expect("there is room");
+            let mut readers = [(); 2].map(|()| ExemplarReader::new(exemplars.clone()));
+            let mut latest = [[None; 4]; 2];
+            for (id, (step, value)) in (1..).zip(steps) {
+                let Some(n) = usize::from(step).checked_sub(1) else {
+                    keep(&exemplars, &reservoir, id, value);
+                    let bucket = BOUNDS.iter().filter(|bound| **bound < value).count();
+                    for latest in &mut latest {
+                        latest[bucket] = Some((id, value));
+                    }
+                    continue;
+                };
+                let expected = std::mem::take(&mut latest[n]);
+                let expected: Vec<_> = expected.into_iter().flatten().collect();
+                readers[n].begin();
+                let mut attributes = a();
+                attributes.reverse();
+                let found = readers[n].read("x", attributes, |_| true);
+                let found = found.iter().map(|one| (one.time, f64::from_bits(one.bits)));
+                prop_assert_eq!(found.collect::<Vec<_>>(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_exemplar_that_does_not_fit_or_is_not_exported_waits() {
+        let exemplars = Exemplars::new(false, Vec::new());
+        let reservoir = exemplars
+            .reservoir("x", &a(), &BOUNDS)
+            .expect("there is room");
+        let mut reader = ExemplarReader::new(exemplars.clone());
+        keep(&exemplars, &reservoir, 1, 0.5);
+        keep(&exemplars, &reservoir, 2, 3.0);
+        reader.begin();
+        assert_eq!(ids(&reader.read("x", a(), |one| one.time > 1)), [2]);
+        reader.begin();
+        assert_eq!(ids(&reader.read("x", a(), |_| true)), [1]);
+        reader.take_back();
+        keep(&exemplars, &reservoir, 3, 5.0);
+        reader.begin();
+        assert_eq!(ids(&reader.read("x", a(), |_| true)), [1, 3]);
+        assert_eq!(ids(&reader.read("x", a(), |_| true)), [0; 0]);
+        assert_eq!(ids(&reader.read("y", a(), |_| true)), [0; 0]);
+        assert_eq!(ids(&reader.read("x", Vec::new(), |_| true)), [0; 0]);
+    }
+
+    #[test]
+    fn layers_that_record_to_one_series_share_its_exemplars_and_series_are_bounded() {
+        let exemplars = Exemplars::new(false, vec![("X".to_owned(), vec![9.0; 1000])]);
+        let first = exemplars
+            .reservoir("x", &a(), &BOUNDS)
+            .expect("there is room");
+        for n in 1..MAX_SERIES {
+            let n = i64::try_from(n).expect("it is small");
+            let attributes = [KeyValue::new("n", n)];
+            assert!(exemplars.reservoir("x", &attributes, &[]).is_some());
+        }
+        assert!(exemplars.reservoir("y", &a(), &[]).is_none());
+        let again = exemplars.reservoir("x", &a(), &[]).expect("it is there");
+        assert!(Arc::ptr_eq(&first, &again));
+        // The bounds of the configuration, and no more places than there may be.
+        keep(&exemplars, &first, 1, 100.0);
+        assert_eq!(first.bounds.len(), 1000);
+        assert_eq!(
+            first.places.get().map(|places| places.len()),
+            Some(MAX_PLACES)
+        );
+        let mut reader = ExemplarReader::new(exemplars.clone());
+        assert_eq!(ids(&reader.read("x", a(), |_| true)), [1]);
+    }
+
+    #[test]
+    fn exemplars_are_found_by_the_creation_of_an_instrument_alone() {
+        let exemplars = Exemplars::new(false, Vec::new());
+        exemplars.tell();
+        assert!(behind(|| ()).1.is_none());
+        let (created, found) = behind(|| {
+            exemplars.tell();
+            3
+        });
+        assert_eq!(created, 3);
+        assert!(found.is_some_and(|found| Arc::ptr_eq(&found, &exemplars)));
+        exemplars.tell();
+        assert_eq!(Arc::strong_count(&exemplars), 1);
+    }
+}
