@@ -37,7 +37,7 @@ pub(crate) struct Export {
     /// `None` if the SDK creates the spans, which is the case for a custom sampler, id generator or
     /// span processor.
     pub(crate) sampling: Option<Sampling>,
-    /// False for a generator of ids of the application's.
+    /// Whether trace ids are random. `false` if there is a custom id generator.
     pub(crate) has_random_ids: bool,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) records: Vec<Arc<PartRecord>>,

@@ -209,7 +209,7 @@ impl OnDemand {
         true
     }
 
-    /// Returns how many flushes have not ended, and how many have ended whose callers were not told.
+    /// Returns the number of flushes in progress and the number of callers still to be notified.
     fn counts(&self) -> (usize, usize) {
         let state = self.state();
         (state.flushes, state.answers.len())

@@ -134,7 +134,7 @@ impl SpanProcessor for Processor {
     fn on_end(&self, mut span: SpanData) {
         self.queues.add_live(-1);
         if self.has_random_ids && span.parent_span_id == SpanId::INVALID {
-            // The SDK does not set the flag of a new trace.
+            // The SDK does not set the random flag of a new trace.
             let flags = span.span_context.trace_flags() | TraceFlags::new(RANDOM_FLAG);
             span.span_context = with_flags(&span.span_context, flags);
         }
