@@ -37,8 +37,8 @@ fn warnings() -> [String; 3] {
             "{HEADERS}_SERVER_REQUEST=\"authorization\" is a header that carries credentials; it is \
              not captured"
         ),
-        format!("{HEADERS}_SERVER_RESPONSE=\"x env\" is not the name of a header; it is left out"),
-        format!("{METHODS}=\"PUR GE\" is not an HTTP method; it is left out"),
+        format!("{HEADERS}_SERVER_RESPONSE=\"x env\" is not a valid header name; it is ignored"),
+        format!("{METHODS}=\"PUR GE\" is not an HTTP method; it is ignored"),
     ]
 }
 

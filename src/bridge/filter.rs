@@ -1,4 +1,4 @@
-//! The filter of `tracing` spans. A subscriber with a bridge is known by it.
+//! The filter for `tracing` spans. Its presence also shows that a subscriber has a bridge.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +14,20 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::semconv::REQUEST_TARGET;
 
-/// The span that tower-http's `TraceLayer` makes unless told otherwise. It would stand beside the span
-/// of the request, with the same meaning.
+/// The default span of tower-http's `TraceLayer`. It is excluded, because it would duplicate the
+/// span of the request.
 const OF_TRACE_LAYER: &str = "tower_http::trace::make_span=off";
 
-/// Returns whether a span is that of a request.
+/// Returns whether a span belongs to a request.
 pub(super) fn is_of_request(metadata: &Metadata<'_>) -> bool {
     metadata.target() == REQUEST_TARGET
 }
 
-/// Chooses the spans of `tracing` that are exported.
+/// Selects the `tracing` spans that are exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpanFilter {
     directives: String,
-    /// Whether events become events of the spans, too.
+    /// Whether `tracing` events are added to their spans.
     pub(crate) events: bool,
 }
 
@@ -41,7 +41,7 @@ impl Default for SpanFilter {
 }
 
 impl SpanFilter {
-    /// Takes a level or directives; returns the reason where it is neither.
+    /// Sets a level or directives. Returns the parse error if they are invalid.
     #[cfg(feature = "init")]
     pub(crate) fn with_directives(self, directives: &str) -> Result<Self, String> {
         match EnvFilter::builder().parse(directives) {
@@ -53,10 +53,10 @@ impl SpanFilter {
         }
     }
 
-    /// Makes the filter of a layer, which does nothing once `off` is set.
+    /// Creates the filter of a layer. The bridge does nothing once `off` is set.
     pub(super) fn filter(&self, off: Arc<AtomicBool>) -> OfSpans {
         let directives = format!("{OF_TRACE_LAYER},{}", self.directives);
-        // It costs less than an `EnvFilter`, which takes a lock each time a span is entered.
+        // `Targets` is cheaper than `EnvFilter`, which takes a lock each time a span is entered.
         let wanted = match directives.parse::<Targets>() {
             Ok(targets) if !directives.contains(['[', '{']) => Wanted::Targets(targets.into()),
             _ => Wanted::Directives(EnvFilter::builder().parse_lossy(directives).into()),
@@ -69,7 +69,7 @@ impl SpanFilter {
     }
 }
 
-/// Returns whether the subscriber of this thread has a bridge that works.
+/// Returns whether the current subscriber has an active bridge.
 pub(super) fn is_bridged() -> bool {
     tracing::dispatcher::get_default(|dispatch| {
         let filter = dispatch.downcast_ref::<OfSpans>();
@@ -77,10 +77,10 @@ pub(super) fn is_bridged() -> bool {
     })
 }
 
-/// Whether some subscriber has a bridge in a place where `is_bridged` cannot find it.
+/// Whether some subscriber has a bridge that `is_bridged` cannot find.
 static HIDDEN: AtomicBool = AtomicBool::new(false);
 
-/// Notes whether a subscriber hides its bridge.
+/// Checks whether a subscriber hides its bridge.
 pub(super) fn look_for_bridge(subscriber: &Dispatch) {
     if subscriber.downcast_ref::<OfSpans>().is_none() {
         HIDDEN.store(true, Ordering::Relaxed);
@@ -94,11 +94,11 @@ pub(super) fn is_hidden() -> bool {
 
 enum Wanted {
     Targets(Box<Targets>),
-    /// Directives that name spans or fields.
+    /// Directives that contain spans or fields.
     Directives(Box<EnvFilter>),
 }
 
-/// Lets spans pass, and events where they are wanted.
+/// A filter that accepts the selected spans, and events if they are configured.
 pub(super) struct OfSpans {
     wanted: Wanted,
     events: bool,
@@ -111,7 +111,7 @@ impl OfSpans {
     }
 }
 
-/// Calls a method of the filter inside.
+/// Calls a method of the inner filter.
 macro_rules! forward {
     ($filter:expr, $method:ident($($argument:expr),*)) => {
         match &$filter.wanted {

@@ -1,4 +1,4 @@
-//! The layer that exports spans of `tracing`.
+//! The `tracing` layer that exports spans.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,26 +22,26 @@ use crate::bridge::tracer::{self, BridgeTracer};
 use crate::concurrent::caught::warn_once;
 use crate::current_context;
 
-/// Returns a layer that puts spans of `tracing` into the traces of requests, for a subscriber of your
-/// own. Spans go to the providers in force, which are those of `init` or OpenTelemetry's
-/// global ones.
+/// Returns a `tracing` layer that adds `tracing` spans to the traces of requests, for your own
+/// subscriber.
 ///
-/// Spans from `INFO` on are exported. With `init`, take the layer of the guard, which filters as
-/// `init` is configured.
+/// Spans go to the providers in force, which are those of `init` or else OpenTelemetry's global
+/// ones. Spans at level `INFO` and above are exported. With `init`, use
+/// `TelemetryGuard::span_layer` instead, which uses the configured filter.
 ///
-/// The layer is `tracing-opentelemetry`'s, with these differences:
+/// The layer behaves like `tracing-opentelemetry`'s, with these differences:
 ///
-/// | | there | here |
+/// | | `tracing-opentelemetry` | this layer |
 /// |---|---|---|
-/// | the span of a request | | each request of a telemetry layer has a span of `tracing`, which stands for the span that the layer has made |
-/// | events | events of the span; an `error!` makes the span an error | left to log records |
-/// | below a span that is not sampled | attributes are built and thrown away | fields are not read |
+/// | span of a request | | each request of a telemetry layer has a `tracing` span, which represents the span of the layer |
+/// | events | added to the span; an `error!` sets the span's status to error | not added, because they are exported as log records |
+/// | children of an unsampled span | attributes are built and discarded | fields are not read |
 /// | `thread.id`, `thread.name`, `busy_ns`, `idle_ns` | recorded | not recorded |
 ///
-/// A subscriber has one such layer, and no other of `tracing-opentelemetry`. Where it has another, this
-/// one does nothing, and one warning says so. Requests have no span of `tracing` where this layer is
-/// inside `tracing_subscriber::reload::Layer`, and one warning says so, too: put `reload` around the
-/// filter of the log lines.
+/// Add only one such layer to a subscriber, and no other layer of `tracing-opentelemetry`. If there
+/// is another one, this layer does nothing and logs one warning. If this layer is inside
+/// `tracing_subscriber::reload::Layer`, requests have no `tracing` span, and one warning is logged.
+/// Use `reload` only around the filter of the log lines.
 ///
 /// ```
 /// use tracing_subscriber::prelude::*;
@@ -57,7 +57,7 @@ where
     span_layer_of(Source::InForce, &SpanFilter::default())
 }
 
-/// The same, with another place for spans and another filter.
+/// Like [`span_layer`], with the given source of providers and filter.
 pub(crate) fn span_layer_of<S>(
     source: Source,
     filter: &SpanFilter,
@@ -71,8 +71,8 @@ where
             .with_threads(false)
             .with_tracked_inactivity(false)
     };
-    // `OpenTelemetrySpanExt` finds this one in the subscriber. It sees no span: the bridge makes all
-    // that it looks for.
+    // `OpenTelemetrySpanExt` looks for this layer in the subscriber. The layer sees no spans,
+    // because the bridge creates all the data that the extension reads.
     let known = layer(tracer.clone()).with_filter(LevelFilter::OFF);
     let off = Arc::new(AtomicBool::new(false));
     let filter = filter.filter(off.clone());
@@ -87,20 +87,21 @@ where
         dispatch: OnceLock::new(),
         _counted: Counted::new(),
     };
-    // The bridge is the outer one: of two layers on a registry, that one alone gives the most verbose level.
+    // The bridge is outermost, because the outer of two layers on a registry determines the maximum
+    // level.
     known.and_then(bridge.with_filter(filter)).boxed()
 }
 
 struct Bridge<S> {
-    /// For spans that have attributes.
+    /// Used for spans whose attributes are exported.
     full: OpenTelemetryLayer<S, BridgeTracer>,
-    /// For spans without.
+    /// Used for spans without attributes.
     bare: OpenTelemetryLayer<S, BridgeTracer>,
     tracer: BridgeTracer,
-    /// Set where the subscriber has another layer of `tracing-opentelemetry`: both would store their
-    /// data in the same place of a span.
+    /// Set if the subscriber has another layer of `tracing-opentelemetry`. Both layers would store
+    /// their data under the same type in a span's extensions.
     off: Arc<AtomicBool>,
-    /// Whether that is known.
+    /// Whether the check for another layer has been done.
     is_known: AtomicBool,
     dispatch: OnceLock<WeakDispatch>,
     _counted: Counted,
@@ -109,18 +110,18 @@ struct Bridge<S> {
 fn warn_of_another() {
     let warn = || {
         warn_once!(
-            "the `tracing` subscriber has another layer of tracing-opentelemetry, so that the span \
-             layer of tower-telemetry does nothing; remove one of them"
+            "the `tracing` subscriber has another layer of tracing-opentelemetry, so the span layer \
+             of tower-telemetry does nothing; remove one of them"
         );
     };
-    // From another thread, because the subscriber is at work on this one.
+    // Logged from another thread, because this thread is inside a call to the subscriber.
     #[cfg(feature = "init")]
     crate::logs::tell(warn);
     #[cfg(not(feature = "init"))]
     warn();
 }
 
-/// Marks a span whose fields are not read, because nothing of it is exported.
+/// Marks a span whose fields are not read, because it is not exported.
 struct NotRead;
 
 impl<S> Bridge<S>
@@ -131,7 +132,7 @@ where
         self.off.load(Ordering::Relaxed)
     }
 
-    /// Returns whether this is the only layer that stores OpenTelemetry's data in a new span.
+    /// Returns whether this is the only layer that stores OpenTelemetry data in a new span.
     #[inline]
     fn is_alone(&self, id: &Id, cx: &Context<'_, S>) -> bool {
         if self.is_known.load(Ordering::Acquire) {
@@ -141,21 +142,21 @@ where
         }
     }
 
-    /// Looks for another layer of `tracing-opentelemetry`, which would fail an assertion of its own on
-    /// the data of this one.
+    /// Checks for another layer of `tracing-opentelemetry` and returns whether there is none. The
+    /// assertions of another layer would fail on this layer's data.
     #[cold]
     fn look_for_another(&self, id: &Id, cx: &Context<'_, S>) -> bool {
         let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else {
             return true;
         };
-        // A layer further in has stored its data already. One further out is found before this one, and
-        // would start this span with a tracer of its own.
+        // An inner layer has already stored its data. An outer layer would be found before this
+        // one, and would start the span with its own tracer.
         let is_alone = get_otel_context(id, &dispatch).is_none() && {
             let starts = tracer::starts();
             stand_in::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
             let _ = get_otel_context(id, &dispatch);
             self.bare.on_close(id.clone(), cx.clone());
-            // This layer has started it to find it, and has not to close it.
+            // The lookup must have started the span, once, with this layer's tracer.
             tracer::starts() == starts.wrapping_add(1)
         };
         self.off.store(!is_alone, Ordering::Relaxed);
@@ -166,10 +167,10 @@ where
         is_alone
     }
 
-    /// Has a new span stand for the span that is current in OpenTelemetry's context.
+    /// Makes a new span represent the span in OpenTelemetry's current context.
     fn stand_in(&self, id: &Id, cx: &Context<'_, S>) {
         stand_in::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
-        // Started now: what is set on a span before its start would stay in its builder.
+        // Started now, because data set before the start would remain in the span's builder.
         self.bare.on_enter(id, cx.clone());
         self.bare.on_exit(id, cx.clone());
         if let Some(span) = cx.span(id) {
@@ -178,7 +179,7 @@ where
         }
     }
 
-    /// Returns whether a new span is dropped for certain.
+    /// Returns whether a new span is certain to be dropped.
     fn is_dropped(&self, attributes: &Attributes<'_>, cx: &Context<'_, S>) -> bool {
         if let Some(parent) = attributes.parent() {
             let Some(parent) = cx.span(parent) else {
@@ -198,8 +199,8 @@ where
         })
     }
 
-    /// Returns a copy: the extensions of a span are locked while they are borrowed, and whoever uses the
-    /// context may log.
+    /// Returns a copy, because borrowing would lock the span's extensions, and the caller may log
+    /// while it uses the context.
     fn stand_in_of(span: &SpanRef<'_, S>) -> Option<StandIn> {
         span.extensions().get::<StandIn>().cloned()
     }
@@ -236,7 +237,7 @@ where
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
-        // This crate records on the span of a request for log lines alone.
+        // Values that this crate records on a request's span are only for log lines.
         let is_read = |span: SpanRef<'_, S>| span.extensions().get::<NotRead>().is_none();
         if !self.is_off() && !attribute_set::is_crate_writing() && cx.span(id).is_some_and(is_read)
         {
@@ -251,7 +252,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
-        // The filter lets none pass unless they are wanted.
+        // The filter rejects events unless they are configured.
         if !self.is_off() {
             tracer::in_event(|| self.full.on_event(event, cx));
         }

@@ -1,4 +1,4 @@
-//! The bridge to `tracing`: its spans in the traces of requests, and a span of `tracing` for each
+//! The bridge to `tracing`: it adds `tracing` spans to traces, and a `tracing` span to each
 //! request.
 
 #[cfg(feature = "tracing")]

@@ -1,4 +1,4 @@
-//! The span of `tracing` that stands for the span of a request.
+//! The `tracing` span that represents the span of a request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,10 +14,10 @@ use crate::concurrent::caught::warn_once;
 use crate::current_context;
 use crate::semconv::{REQUEST_TARGET, Side};
 
-/// The number of bridges.
+/// The number of existing bridges.
 static BRIDGES: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a bridge, until it is dropped.
+/// Counts a bridge until it is dropped.
 #[cfg(feature = "tracing")]
 pub(crate) struct Counted(());
 
@@ -36,18 +36,19 @@ impl Drop for Counted {
     }
 }
 
-/// Whether some subscriber has a bridge.
+/// Returns whether some subscriber has a bridge.
 #[inline]
 pub(crate) fn is_wanted() -> bool {
     BRIDGES.load(Ordering::Relaxed) != 0
 }
 
-/// The span of `tracing` of a request, where it has one. Boxed, because most have none, and it is large.
+/// The `tracing` span of a request, if it has one. Boxed, because most requests have none and a
+/// span is large.
 #[derive(Default)]
 pub(crate) struct RequestSpan(Option<Box<Span>>);
 
 impl RequestSpan {
-    /// Opens a span for the span of `cx`, if the subscriber of this thread has a bridge.
+    /// Opens a span that represents the span in `cx`, if the current subscriber has a bridge.
     #[cold]
     pub(crate) fn open(
         cx: &Context,
@@ -60,14 +61,14 @@ impl RequestSpan {
             if is_hidden() {
                 warn_once!(
                     "the span layer of tower-telemetry is inside a layer that hides it, such as \
-                     `tracing_subscriber::reload::Layer`, so that requests have no span of `tracing`; \
-                     put that layer around the layer of the log lines, or around its filter"
+                     `tracing_subscriber::reload::Layer`, so that requests have no `tracing` span; \
+                     put that layer only around the layer of the log lines, or around its filter"
                 );
             }
             return Self::default();
         }
         let _attached = current_context::attach(cx);
-        // The fields that users record on their own are declared here: others cannot be recorded.
+        // Includes fields for users to record, because only declared fields can be recorded.
         macro_rules! open {
             ($name:literal) => {
                 tracing::span!(
@@ -93,15 +94,15 @@ impl RequestSpan {
         };
         if span.is_disabled() {
             warn_once!(
-                "the filter of the `tracing` subscriber leaves out the spans of requests, so that tasks \
-                 lose their trace; give it to the layer of the log lines alone, with `with_filter`"
+                "the filter of the `tracing` subscriber disables the spans of requests, so that tasks \
+                 lose their trace; apply it only to the layer of the log lines, with `with_filter`"
             );
             return Self::default();
         }
         Self(Some(Box::new(span)))
     }
 
-    /// Records the status of the response, for log lines. The span of OpenTelemetry has it already.
+    /// Records the response status for log lines. The OpenTelemetry span already has it.
     #[inline]
     pub(crate) fn record_status(&self, status: StatusCode) {
         #[cold]

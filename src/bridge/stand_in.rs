@@ -1,4 +1,4 @@
-//! Spans of `tracing` that stand for a span which a layer has made.
+//! `tracing` spans that represent an existing OpenTelemetry span.
 
 use std::cell::RefCell;
 
@@ -13,7 +13,7 @@ use tracing::{Level, Metadata};
 
 use crate::current_context;
 
-/// The name by which the tracer knows such a span.
+/// The name by which the tracer recognises such a span.
 const NAME: &str = "tower-telemetry stand-in";
 
 pub(super) fn is_name(name: &str) -> bool {
@@ -41,7 +41,7 @@ static METADATA: Metadata<'static> = Metadata::new(
     Kind::SPAN,
 );
 
-/// Passes the attributes of a new span that stands for another to `f`.
+/// Calls `f` with the attributes of a span that represents another span.
 pub(super) fn with_attributes(f: impl FnOnce(&Attributes<'_>)) {
     f(&Attributes::new(
         &METADATA,
@@ -49,7 +49,7 @@ pub(super) fn with_attributes(f: impl FnOnce(&Attributes<'_>)) {
     ));
 }
 
-/// Passes the attributes of a new span to `f`, without its values.
+/// Calls `f` with the attributes of a new span, but without their values.
 pub(super) fn without_values(attributes: &Attributes<'_>, f: impl FnOnce(&Attributes<'_>)) {
     let metadata = attributes.metadata();
     let values = metadata.fields().value_set(&[]);
@@ -61,12 +61,12 @@ pub(super) fn without_values(attributes: &Attributes<'_>, f: impl FnOnce(&Attrib
 }
 
 thread_local! {
-    /// The spans of requests that are entered on this thread, each with the guard of its context where
-    /// it was not current before.
+    /// The request spans entered on this thread. Each has the guard of its context, unless the
+    /// context was already current.
     static ENTERED: RefCell<Vec<(Id, Option<ContextGuard>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The context of the span that another stands for.
+/// The context of the represented span, stored in the span that represents it.
 #[derive(Clone)]
 pub(super) struct StandIn(pub(super) Context);
 
@@ -75,7 +75,7 @@ impl StandIn {
         cx.span().span_context().span_id()
     }
 
-    /// Makes the context current, unless it is.
+    /// Attaches the context, unless it is already current.
     pub(super) fn enter(&self, id: &Id) {
         let is_current = current_context::map(Self::span_id) == Self::span_id(&self.0);
         let guard = if is_current {
@@ -83,11 +83,11 @@ impl StandIn {
         } else {
             current_context::attach_scoped(&self.0)
         };
-        // It fails on a thread that ends, and the guard is dropped then.
+        // If the thread is ending, this fails and drops the guard.
         let _ = ENTERED.try_with(|entered| entered.borrow_mut().push((id.clone(), guard)));
     }
 
-    /// Leaves the context that `enter` has made current.
+    /// Detaches the context attached by `enter`.
     pub(super) fn exit(id: &Id) {
         let guard = ENTERED.try_with(|entered| {
             let mut entered = entered.borrow_mut();

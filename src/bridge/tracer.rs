@@ -1,5 +1,4 @@
-//! The tracer that makes the spans of `tracing`: with the providers in force, as for spans of handler
-//! code.
+//! The tracer that creates spans for `tracing`, with the same providers as spans of handler code.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -19,41 +18,43 @@ use crate::providers::generations;
 use crate::providers::in_context;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 
-/// The scope of the spans of `tracing`. Their attribute `target` names the module.
+/// The scope of `tracing` spans. The attribute `target` contains the module.
 const COMPONENT: &str = "tracing";
 
 thread_local! {
-    /// Whether an event is being made into an event of its span.
+    /// Whether an event is being added to its span.
     static IN_EVENT: Cell<bool> = const { Cell::new(false) };
-    /// How many spans this thread has started.
+    /// The number of spans started on this thread.
     static STARTS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `f`, in which the status of a span stays as it is: a log line is no verdict on a request.
+/// Calls `f` without letting it change the status of a span, because a log line does not mean that
+/// a request failed.
 pub(super) fn in_event(f: impl FnOnce()) {
     let outer = IN_EVENT.replace(true);
     f();
     IN_EVENT.set(outer);
 }
 
-/// Returns how many spans this thread has started.
+/// Returns the number of spans started on this thread.
 pub(super) fn starts() -> usize {
     STARTS.get()
 }
 
-/// Where spans go.
+/// The providers to which spans are sent.
 #[derive(Clone, Default)]
 pub(crate) enum Source {
-    /// To the providers in force.
+    /// The providers in force.
     #[default]
     InForce,
-    /// To providers of its own, except in a request of a layer that has others.
+    /// The given providers, except in a request whose layer has its own.
     #[cfg(feature = "init")]
     Own(Arc<Providers>),
 }
 
 impl Source {
-    /// Calls `f` with the providers for a span below `cx`; they are `None` where telemetry is switched off.
+    /// Calls `f` with the providers for a child of the span in `cx`, or `None` if telemetry is
+    /// switched off.
     pub(super) fn with<T>(&self, cx: &Context, f: impl FnOnce(Option<&Providers>) -> T) -> T {
         let scoped = in_context::scoped_in(cx);
         match self {
@@ -98,7 +99,7 @@ impl Tracer for BridgeTracer {
     }
 }
 
-/// Describes a span as its builder does.
+/// Describes a span from its builder.
 struct BuiltSpan(SpanBuilder);
 
 impl DescribeSpan for BuiltSpan {
@@ -113,10 +114,10 @@ impl DescribeSpan for BuiltSpan {
     }
 }
 
-/// A span of `tracing`: one of its own, or one that stands for another.
+/// A `tracing` span: a separate span, or one that represents another.
 #[derive(Debug)]
 pub(crate) struct BridgeSpan {
-    /// Holds the span.
+    /// The context that contains the span.
     cx: Context,
     span_context: SpanContext,
     is_own: bool,
@@ -158,7 +159,8 @@ impl Span for BridgeSpan {
     }
 
     fn set_status(&mut self, status: Status) {
-        // The error of `#[instrument(err)]` comes as an event. It is that of its function alone.
+        // The error of `#[instrument(err)]` arrives as an event. It applies only to the function's
+        // own span.
         let is_of_function =
             matches!(&status, Status::Error { description } if !description.is_empty());
         if !IN_EVENT.get() || self.is_own && is_of_function {

@@ -1,4 +1,4 @@
-//! The guard of the telemetry that runs.
+//! The guard that keeps telemetry running.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -21,21 +21,21 @@ use crate::providers::generations;
 use crate::providers::layer_variables::LayerSettings;
 use crate::stats::{Report, SignalStats, Stats};
 
-/// Whether some `init` has begun whose guard has not ended. The providers alone cannot tell: of two
-/// that race, both would start exporting.
+/// Whether an `init` has started and its guard has not ended yet. Checking the providers is not
+/// enough: two concurrent `init` calls would both start an export.
 pub(super) static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
-/// Keeps telemetry running, and ends it.
+/// Keeps telemetry running until it is shut down or dropped.
 ///
-/// End it with [`shutdown`](Self::shutdown), which sends what still waits. A guard that is merely
-/// dropped does the same on the thread that drops it, for as long as the shutdown timeout.
+/// Call [`shutdown`](Self::shutdown) at the end of the program to send all waiting telemetry.
+/// Dropping the guard does the same, but blocks the current thread for up to the shutdown timeout.
 #[must_use = "telemetry ends when the guard is dropped; bind it to a name, `let telemetry = ..`"]
 pub struct TelemetryGuard {
-    /// `None` where telemetry is switched off, and after shutdown.
+    /// `None` if telemetry is switched off, and after shutdown.
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) propagators: Vec<Propagator>,
     pub(crate) layers: LayerSettings,
-    /// Whether its telemetry is that of the process.
+    /// Whether `init` created this guard for the whole process.
     pub(crate) is_of_process: bool,
     #[cfg(feature = "logs")]
     pub(crate) log_filter: crate::logs::LogFilter,
@@ -50,20 +50,21 @@ pub(crate) struct Pipeline {
 }
 
 impl TelemetryGuard {
-    /// Sends what still waits, ends export, and says what was sent and what was lost.
+    /// Sends all waiting telemetry, stops the export and reports what was sent and what was lost.
     ///
-    /// Takes at most the shutdown timeout (5 seconds unless told otherwise), all signals together. While
-    /// a receiver is down it takes all of it, because the receiver may come back.
-    /// Call it when the server has stopped: what is recorded later is lost, and one warning says so.
-    /// Layers and functions that go on then do nothing but pass context on, until
+    /// Takes at most the shutdown timeout (5 seconds by default) for all signals together. If a
+    /// receiver is down, it takes the whole timeout, because the receiver may come back.
+    ///
+    /// Call it after the server has stopped. Telemetry recorded later is lost, and one warning is
+    /// logged. From then on, layers and handler functions only propagate context, until
     /// [`init`](crate::init) is called again.
     pub async fn shutdown(mut self) -> Report {
         self.leave_process();
         match self.pipeline.take() {
             Some(pipeline) => {
                 pipeline.stop_recording();
-                // Where this future is dropped midway, the last of the provider must not be: it
-                // would wait for an export thread that may be held up.
+                // If this future is dropped early, the last clone of the provider must not be
+                // dropped with it: its drop would wait for the export thread, which may be blocked.
                 let provider = ManuallyDrop::new(pipeline.export.meter_provider.clone());
                 let begin = Instant::now();
                 let complete = pipeline.thread.flush(true, pipeline.timeout).await;
@@ -76,10 +77,10 @@ impl TelemetryGuard {
         }
     }
 
-    /// Sends what waits now, and goes on.
+    /// Sends all waiting telemetry now and continues recording.
     ///
-    /// Takes at most the shutdown timeout, all signals together. What a receiver does not take by then
-    /// is kept and sent again.
+    /// Takes at most the shutdown timeout for all signals together. Telemetry that a receiver has
+    /// not accepted by then is kept and sent again.
     pub async fn force_flush(&self) -> Report {
         let Some(pipeline) = &self.pipeline else {
             return Report::default();
@@ -95,8 +96,10 @@ impl TelemetryGuard {
         }
     }
 
-    /// As [`force_flush`](Self::force_flush), on the current thread, which waits for it: for programs without
-    /// `async`. It works inside of a tokio runtime, too, and blocks its thread.
+    /// Blocking version of [`force_flush`](Self::force_flush), for programs without `async`.
+    ///
+    /// Blocks the current thread for at most the shutdown timeout. If called inside a
+    /// tokio runtime, it blocks a thread of that runtime.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -125,7 +128,8 @@ impl TelemetryGuard {
         }
     }
 
-    /// Returns the counts of all telemetry so far; all are zero if telemetry is switched off.
+    /// Returns the counts of all telemetry so far. All counts are zero if telemetry is switched
+    /// off.
     pub fn stats(&self) -> Stats {
         self.pipeline
             .as_ref()
@@ -133,24 +137,29 @@ impl TelemetryGuard {
             .unwrap_or_default()
     }
 
-    /// The tracer provider, for what else wants one; `None` where telemetry is switched off.
+    /// Returns the tracer provider, for other libraries that need one; `None` if telemetry is
+    /// switched off.
     ///
-    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
-    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
+    /// The guard flushes it and shuts it down. Its own `force_flush` sends all signals within the
+    /// shutdown timeout. On the export thread, in a callback of an observable instrument,
+    /// `force_flush` returns an error.
     pub fn tracer_provider(&self) -> Option<&SdkTracerProvider> {
         Some(&self.pipeline.as_ref()?.export.tracer_provider)
     }
 
-    /// The meter provider, for what else wants one; `None` where telemetry is switched off.
+    /// Returns the meter provider, for other libraries that need one; `None` if telemetry is
+    /// switched off.
     ///
-    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
-    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
+    /// The guard flushes it and shuts it down. Its own `force_flush` sends all signals within the
+    /// shutdown timeout. On the export thread, in a callback of an observable instrument,
+    /// `force_flush` returns an error.
     pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
         Some(&self.pipeline.as_ref()?.export.meter_provider)
     }
 
-    /// Returns the service that answers Prometheus, to mount in an application of your own; `None` where
-    /// [`Exporter::Prometheus`](crate::config::Exporter::Prometheus) is not chosen.
+    /// Returns a service that responds to Prometheus scrapes, to be mounted in your application's
+    /// router; `None` unless [`Exporter::Prometheus`](crate::config::Exporter::Prometheus) is
+    /// configured.
     ///
     /// ```
     /// use tower_telemetry::{Config, config::Exporter};
@@ -170,37 +179,41 @@ impl TelemetryGuard {
         Some(prometheus.service.clone())
     }
 
-    /// The logger provider, for what else wants one; `None` where log records are not sent.
+    /// Returns the logger provider, for other libraries that need one; `None` if log records are
+    /// not exported.
     ///
-    /// It is flushed and shut down by this guard. Its own `force_flush` sends all signals, within the
-    /// shutdown timeout, and fails on the export thread, in a callback of an observable instrument.
+    /// The guard flushes it and shuts it down. Its own `force_flush` sends all signals within the
+    /// shutdown timeout. On the export thread, in a callback of an observable instrument,
+    /// `force_flush` returns an error.
     #[cfg(feature = "logs")]
     pub fn logger_provider(&self) -> Option<&opentelemetry_sdk::logs::SdkLoggerProvider> {
         self.pipeline.as_ref()?.export.logger_provider.as_ref()
     }
 
-    /// Returns a layer that sends log records, for a subscriber of your own; `None` where they are
-    /// not sent. See [`Config::without_subscriber`](crate::init::Config::without_subscriber).
+    /// Returns a `tracing` layer that exports log records, for your own subscriber; `None` if log
+    /// records are not exported. See
+    /// [`Config::without_subscriber`](crate::init::Config::without_subscriber).
     ///
-    /// It filters as [`init`](crate::init) does: by `RUST_LOG`, `info` where that is not set. For
-    /// another filter, put a bridge of your own around
-    /// [`logger_provider`](Self::logger_provider). The layer of a guard that [`init`](crate::init) has
-    /// returned sends to whichever guard of `init` came last.
+    /// The layer uses the same filter as [`init`](crate::init): `RUST_LOG`, which defaults to
+    /// `info`. For another filter, wrap [`logger_provider`](Self::logger_provider) in your own
+    /// bridge. If [`init`](crate::init) returned this guard, the layer sends to the guard of the
+    /// most recent `init`.
     ///
-    /// Records are those of `opentelemetry-appender-tracing`, with these differences:
+    /// The records are the same as those of `opentelemetry-appender-tracing`, with these
+    /// differences:
     ///
-    /// | | there | here |
+    /// | | `opentelemetry-appender-tracing` | this layer |
     /// |---|---|---|
-    /// | time | observed time alone | both: the time of the event, and the same as observed time |
-    /// | event name | the place in the source where no name is given, with paths of the build | only a name that the event gives: `name: ".."`, or the field `event.name` |
-    /// | events of the crate `log` | scope `log`; fields `log.target`, `log.module_path`, `log.file`, `log.line` | the scope is the target, as of `tracing`; none of the fields |
-    /// | a key twice in an event | twice | once, with the last value (specification, "Attribute Collections") |
-    /// | an error as a field's value | `exception.message`; of several errors several times | `exception.message` is the first error; others keep the names of their fields |
+    /// | time | only the observed time | the time of the event; the observed time is the same |
+    /// | event name | the source location if the event has no name, with paths of the build machine | only a name set by the event: `name: ".."`, or the field `event.name` |
+    /// | events of the `log` crate | scope `log`; fields `log.target`, `log.module_path`, `log.file`, `log.line` | the scope is the target, as for `tracing` events; none of these fields |
+    /// | a key that occurs twice in an event | exported twice | exported once, with the last value (specification, "Attribute Collections") |
+    /// | an error as the value of a field | `exception.message`; repeated if there are several errors | the first error is `exception.message`; other errors keep the names of their fields |
     /// | fields such as `r#type` | `r#type` | `type` |
-    /// | messages of OpenTelemetry's SDK | sent | not sent: they are about sending |
+    /// | messages of OpenTelemetry's SDK | exported | not exported, because they are about the export |
     ///
-    /// An error has no `exception.type`: the type of a `&dyn Error` cannot be named. Ids and flags
-    /// are those of OpenTelemetry's current context.
+    /// Errors have no `exception.type`, because the type name of a `&dyn Error` is not available.
+    /// Trace ids, span ids and flags come from OpenTelemetry's current context.
     ///
     /// ```
     /// use tower_telemetry::{Config, log_lines, logs::LogLines};
@@ -232,7 +245,7 @@ impl TelemetryGuard {
 
 #[cfg(feature = "prometheus")]
 impl TelemetryGuard {
-    /// Takes the warning about the port for Prometheus.
+    /// Takes the warning about the Prometheus port.
     pub(super) fn prometheus_warning(&mut self) -> Option<crate::config::ConfigWarning> {
         let export = &mut self.pipeline.as_mut()?.export;
         export.prometheus.as_mut()?.warning.take()
@@ -240,7 +253,7 @@ impl TelemetryGuard {
 }
 
 impl TelemetryGuard {
-    /// Ends the telemetry of the process, if it is this, so that there may be another `init`.
+    /// Ends the telemetry of the process if this guard owns it, so that `init` can be called again.
     fn leave_process(&mut self) {
         if std::mem::take(&mut self.is_of_process) {
             let notice = self.pipeline.as_ref().map(|one| one.export.end.clone());
@@ -272,9 +285,9 @@ impl fmt::Debug for TelemetryGuard {
 }
 
 impl Pipeline {
-    /// From here on nothing new is queued, so that a shutdown has an end.
+    /// Stops queueing new items, so that the shutdown is bounded.
     fn stop_recording(&self) {
-        // These fail only where it was done before.
+        // These fail only if the provider was shut down before.
         let _ = self.export.tracer_provider.shutdown();
         #[cfg(feature = "logs")]
         let _ = self
@@ -284,16 +297,16 @@ impl Pipeline {
             .map(|provider| provider.shutdown());
     }
 
-    /// Waits for the log lines that were written before, and for those about the flush that began at `begin`.
+    /// Waits for pending log lines and for the lines about the flush that started at `begin`.
     fn write_lines(&self, begin: Instant) {
         let left = || self.timeout.saturating_sub(begin.elapsed());
-        // A subscriber of the application may be held up in its output for good.
+        // A subscriber of the application may block on its output forever.
         if !logs::was_told() || logs::flush_told(left()) {
             LogWriter::stdout().flush(left());
         }
     }
 
-    /// The same, on any executor or none.
+    /// Async version of `write_lines`, for any executor or none.
     async fn write_last_lines(&self, begin: Instant) {
         let lines = async {
             if !logs::was_told() || logs::told().await {
@@ -324,21 +337,21 @@ impl Pipeline {
         }
     }
 
-    /// The report after the last flush, when the thread has ended.
+    /// Returns the report after the last flush and logs what was lost at shutdown.
     fn last_report(&self, complete: bool) -> Report {
         if complete {
-            // Last, because metrics are collected until the last flush.
+            // The meter provider comes last, because the last flush still collects metrics.
             let _ = self.export.meter_provider.shutdown();
         } else {
-            // The export thread may be held up in a callback for good. The provider would wait for
-            // it, when it is shut down and when the last of it is dropped.
+            // The export thread may be blocked in a callback forever. The provider would wait for
+            // it on shutdown and when its last clone is dropped.
             std::mem::forget(self.export.meter_provider.clone());
         }
         let report = Report {
             timed_out: !complete,
             stats: self.stats_by(Counters::last_stats),
         };
-        // While it ran, all else that was lost has been told.
+        // All other losses were logged while the pipeline was running.
         let told = self.stats();
         let given_up =
             |last: SignalStats, told: SignalStats| last.dropped.saturating_sub(told.dropped);
@@ -353,7 +366,7 @@ impl Pipeline {
                     traces,
                     metrics,
                     logs,
-                    "telemetry is lost: not all was exported when telemetry was shut down"
+                    "telemetry is lost: not everything was exported before the shutdown ended"
                 );
             });
         }
@@ -367,8 +380,8 @@ impl Pipeline {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost,
-                        "telemetry is lost: not all went through the {kind} {name:?} when telemetry was \
-                         shut down"
+                        "telemetry is lost: the {kind} {name:?} did not export everything before the \
+                         shutdown ended"
                     );
                 });
             }

@@ -1,4 +1,4 @@
-//! OpenTelemetry, set up from the environment.
+//! Sets up OpenTelemetry from the environment.
 
 mod guard;
 mod pipeline_providers;
@@ -26,9 +26,9 @@ use crate::providers::generations;
 use guard::{INITIALIZED, Pipeline};
 use pipeline_providers::providers;
 
-/// Sets up telemetry for the process as its environment variables say.
+/// Sets up telemetry for the process from its environment variables.
 ///
-/// The same as `Config::from_env().init()`; see [`Config::init`].
+/// This is `Config::from_env().init()`; see [`Config::init`].
 ///
 /// ```no_run
 /// # #[tokio::main]
@@ -50,17 +50,17 @@ pub fn init() -> Result<TelemetryGuard, InitError> {
 impl Config {
     /// Sets up telemetry for the process.
     ///
-    /// The layers, the handler functions and OpenTelemetry's global providers use it from then on,
-    /// also those that were made before, until its guard is shut down or dropped. Then there may be
-    /// another `init`, again and again. With the feature `logs`, log lines go to the console,
-    /// unless a `tracing` subscriber is there already.
+    /// The layers, the handler functions and OpenTelemetry's global providers use it until the
+    /// guard is shut down or dropped. This includes layers that were created before the call. After
+    /// that, `init` can be called again, any number of times. With the feature `logs`, log lines
+    /// are written to the console, unless a `tracing` subscriber is already installed.
     ///
-    /// It works inside and outside of a tokio runtime of any kind.
+    /// It works inside and outside any kind of tokio runtime.
     ///
     /// # Errors
     ///
-    /// See [`InitError`]. After an error other than [`InitError::AlreadyInitialized`] it may be
-    /// tried again.
+    /// See [`InitError`]. After any error except [`InitError::AlreadyInitialized`], the call can be
+    /// repeated.
     pub fn init(self) -> Result<TelemetryGuard, InitError> {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
@@ -108,8 +108,10 @@ impl Config {
         Ok(guard)
     }
 
-    /// Starts export without making it that of the process: for a part of a program that has its
-    /// own telemetry, and for tests. Its providers are those of the guard.
+    /// Starts an export that belongs to the returned guard and not to the process.
+    ///
+    /// Use it for a part of a program that has its own telemetry, and for tests. Only the guard's
+    /// providers send to this export.
     ///
     /// ```
     /// use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -172,7 +174,8 @@ impl Config {
     }
 }
 
-/// Makes log lines and log records those of this crate, and says where that cannot be.
+/// Installs this crate's subscriber for log lines and log records, and warns if that is not
+/// possible.
 #[cfg(feature = "logs")]
 fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter: &LogFilter) {
     #[cfg(feature = "tracing")]
@@ -187,14 +190,14 @@ fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter:
         ),
         Installed::Not if guard.logger_provider().is_some() => tracing::warn!(
             target: "tower_telemetry",
-            "there is a `tracing` subscriber already, and log records are not exported; say \
-             `Config::without_subscriber` and put `TelemetryGuard::log_layer` into it"
+            "there is a `tracing` subscriber already, and log records are not exported; call \
+             `Config::without_subscriber` and add `TelemetryGuard::log_layer` to your subscriber"
         ),
         Installed::Not => {}
     }
 }
 
-/// Says what is wrong with the configuration where it will be seen.
+/// Reports a configuration warning: as a log line if there is a subscriber, otherwise on stderr.
 fn warn(warning: &ConfigWarning) {
     if is_heard() {
         tracing::warn!(target: "tower_telemetry", "{warning}");
@@ -204,7 +207,7 @@ fn warn(warning: &ConfigWarning) {
 }
 
 impl TelemetryGuard {
-    /// Makes the providers those of the process.
+    /// Installs the providers for the whole process.
     fn install(&self) {
         let formats: Propagators = self.propagators.iter().map(|one| format(*one)).collect();
         global::set_text_map_propagator(TextMap::new(formats.clone()));
@@ -214,7 +217,7 @@ impl TelemetryGuard {
         };
         global::set_tracer_provider(export.tracer_provider.clone());
         global::set_meter_provider(export.meter_provider.clone());
-        // Last: a layer that finds this installed takes what it lacks from the global module.
+        // Last, because a layer that finds these providers takes the rest from the global module.
         generations::install(
             Some(providers(export, &self.layers)),
             formats,
@@ -223,7 +226,7 @@ impl TelemetryGuard {
     }
 }
 
-/// The form of context that a propagator stands for.
+/// Returns the context format of a propagator.
 fn format(propagator: Propagator) -> Format {
     match propagator {
         Propagator::TraceContext => Format::TraceContext,

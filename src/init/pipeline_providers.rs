@@ -1,4 +1,4 @@
-//! The providers of a pipeline, for the layers and the functions.
+//! Providers for the layers and functions, created from a pipeline.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::providers::layer_variables::LayerSettings;
 use crate::providers::start_span::MakeTracer;
 use crate::providers::tracer::{RandomTracersOf, TracersOf};
 
-/// Makes the providers of a pipeline. They live as long as the process.
+/// Creates the providers of a pipeline. They are never freed.
 pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
     let tracers: Arc<dyn MakeTracer> = match export.sampling.clone() {
         Some(sampling) => {

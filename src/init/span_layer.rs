@@ -1,4 +1,4 @@
-//! The layer of spans that a guard gives.
+//! The `tracing` layer of a guard that exports spans.
 
 use std::sync::Arc;
 
@@ -11,13 +11,14 @@ use crate::init::guard::TelemetryGuard;
 use crate::init::pipeline_providers::providers;
 
 impl TelemetryGuard {
-    /// Returns a layer that exports spans of `tracing` in the traces of requests, for a subscriber of
-    /// your own. See [`Config::without_subscriber`](crate::init::Config::without_subscriber).
+    /// Returns a `tracing` layer that adds `tracing` spans to the traces of requests, for your own
+    /// subscriber. See [`Config::without_subscriber`](crate::init::Config::without_subscriber).
     ///
-    /// It filters as [`Config::with_tracing_spans`](crate::Config::with_tracing_spans) says. Do not put
-    /// it below a filter of log lines: give that filter to the layer of the log lines, with
-    /// `with_filter`. See [`span_layer`](crate::span_layer) for all that it does. The layer of a guard
-    /// that [`init`](crate::init) has returned sends to whichever guard of `init` came last.
+    /// [`Config::with_tracing_spans`](crate::Config::with_tracing_spans) configures its filter. Do
+    /// not put a filter for log lines around this layer: add that filter to the layer that writes
+    /// the log lines, with `with_filter`. [`span_layer`](crate::span_layer) describes the layer in
+    /// detail. If [`init`](crate::init) returned this guard, the layer sends to the guard of the
+    /// most recent `init`.
     ///
     /// ```
     /// use tower_telemetry::Config;

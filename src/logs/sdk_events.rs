@@ -1,8 +1,8 @@
-//! Events of OpenTelemetry itself.
+//! Events of the OpenTelemetry SDK.
 
 /// Returns whether the event comes from OpenTelemetry's SDK.
 pub(crate) fn is_of_sdk(metadata: &tracing::Metadata) -> bool {
-    // Most events come from elsewhere, and each event asks.
+    // A cheap check first: it runs for every event, and most events come from elsewhere.
     if !metadata.target().starts_with("opentelemetry") {
         return false;
     }

@@ -1,4 +1,4 @@
-//! The state that the signals share while their providers are built.
+//! The state shared by the signals while their providers are built.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +30,13 @@ use crate::pipeline::self_metrics::Observed;
 use crate::pipeline::worker::Worker;
 use crate::stats::PartKind;
 
-/// Shared by the signals while their providers are built.
+/// The state of a pipeline that is being built.
 pub(crate) struct Building<'a> {
     pub(crate) config: &'a Config,
     pub(crate) resource: Resource,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) workers: Vec<Worker>,
-    /// The parts of the application's that are not set up yet.
+    /// The application's parts that are not set up yet.
     pub(crate) parts: Parts,
     pub(crate) beside: Beside,
     pub(crate) records: Vec<Arc<PartRecord>>,
@@ -44,10 +44,11 @@ pub(crate) struct Building<'a> {
     pub(crate) pauses: Pauses,
     #[cfg(feature = "prometheus")]
     pub(crate) prometheus: Option<Prometheus>,
-    /// The signals that go to an OTLP receiver.
+    /// The signals that are exported over OTLP.
     pub(crate) observed: Vec<Observed>,
     pub(crate) flush: FlushHandle,
-    /// The same, for the first reader of metrics alone: a provider asks all of its readers for a flush.
+    /// The flush handle for the first metric reader only. A provider flushes all of its readers,
+    /// and one flush is enough.
     pub(crate) reader_flush: Option<FlushHandle>,
     pub(crate) end: EndNotice,
 }
@@ -78,14 +79,14 @@ impl<'a> Building<'a> {
         }
     }
 
-    /// Makes the record of a part.
+    /// Creates and stores the record of a part.
     pub(crate) fn record(&mut self, kind: PartKind, name: String) -> Arc<PartRecord> {
         let record = PartRecord::new(kind, name);
         self.records.push(record.clone());
         record
     }
 
-    /// Makes a client for the OTLP receiver of a signal. One attempt takes `timeout` at most.
+    /// Creates a client for the OTLP receiver of a signal. One attempt takes at most `timeout`.
     pub(crate) fn client(
         &mut self,
         signal: Signal,
@@ -126,7 +127,7 @@ impl<'a> Building<'a> {
         })
     }
 
-    /// Makes an exporter of the crate `opentelemetry-otlp`, with the settings of a client.
+    /// Creates an exporter of the `opentelemetry-otlp` crate with the settings of a client.
     #[cfg(feature = "opentelemetry-otlp")]
     pub(crate) fn reference<E: Reference>(
         &mut self,
@@ -141,7 +142,7 @@ impl<'a> Building<'a> {
         client
     }
 
-    /// Describes the way of a signal for metrics about the export.
+    /// Registers the export of a signal for the metrics about the export.
     pub(crate) fn observe(
         &mut self,
         signal: Signal,
@@ -153,7 +154,7 @@ impl<'a> Building<'a> {
             .push(Observed::new(signal, counters, queue, exporter));
     }
 
-    /// Makes the counts of the losses on the way to a receiver, which is shown by this name.
+    /// Creates the loss counter of a signal. Log lines name the receiver as `receiver`.
     pub(crate) fn losses(&self, signal: Signal, receiver: String) -> Losses {
         Losses::new(signal, receiver, self.counters[signal].clone())
     }

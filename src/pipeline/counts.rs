@@ -1,4 +1,4 @@
-//! The counts of exported and of lost telemetry, and the log lines about losses.
+//! Counts of exported and lost telemetry, and log lines about losses.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,20 +15,20 @@ use crate::otlp::outcome::SendOutcome;
 use crate::pipeline::hints::hint;
 use crate::stats::{Failure, SignalStats};
 
-/// The counts behind [`SignalStats`].
+/// The counters behind [`SignalStats`].
 #[derive(Default)]
 pub(crate) struct Counters {
-    /// By threads, because it is counted up with every item.
+    /// Per thread, because it is incremented for every item.
     accepted: PerThread<CachePadded<AtomicU64>>,
     exported: AtomicU64,
     failed: AtomicU64,
-    /// The part of `failed` that a receiver rejected.
+    /// The items in `failed` that a receiver rejected.
     rejected: AtomicU64,
-    /// Whether the exporter hides how much a receiver rejects.
+    /// Whether the exporter does not report how many items a receiver rejects.
     hides_rejected: AtomicBool,
-    /// Did not fit into the queue.
+    /// Items dropped because the queue was full.
     queue_full: AtomicU64,
-    /// Given up while they waited for another attempt.
+    /// Items given up while they waited for another attempt.
     given_up: AtomicU64,
     failures: Mutex<Failures>,
 }
@@ -36,7 +36,8 @@ pub(crate) struct Counters {
 #[derive(Default)]
 struct Failures {
     last: Option<Failure>,
-    /// How many items were lost by each kind of failure. An answer has one of a thousand at most.
+    /// The number of lost items per kind of failure. The map is bounded, because a response has
+    /// fewer than a thousand status codes.
     lost: HashMap<Failure, u64>,
 }
 
@@ -53,7 +54,8 @@ impl Counters {
 
     pub(crate) fn stats(&self) -> SignalStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // The counts of settled items first: each of them was accepted before.
+        // Settled items are read first, because each of them was accepted before. The sum then
+        // never exceeds `accepted`.
         let [exported, failed] = [&self.exported, &self.failed].map(get);
         let dropped = get(&self.queue_full) + get(&self.given_up);
         let hides_rejected = self.hides_rejected.load(Ordering::Relaxed);
@@ -69,13 +71,13 @@ impl Counters {
         }
     }
 
-    /// Notes that the exporter hides how much a receiver rejects.
+    /// Marks the number of rejected items as unknown, because the exporter does not report it.
     #[cfg(feature = "opentelemetry-otlp")]
     pub(crate) fn hide_rejected(&self) {
         self.hides_rejected.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the counts when nothing will be exported any more: waiting items are dropped.
+    /// Returns the final counts, with all waiting items counted as dropped.
     pub(crate) fn last_stats(&self) -> SignalStats {
         let stats = self.stats();
         SignalStats {
@@ -85,26 +87,27 @@ impl Counters {
         }
     }
 
-    /// Counts an accepted item that is lost without an attempt to send it.
+    /// Counts an accepted item as failed without an attempt to send it.
     pub(crate) fn fail_one(&self, failure: Failure) {
         let mut outcome = SendOutcome::default();
         outcome.fail(1, failure, String::new());
         self.settle(&outcome);
     }
 
-    /// Takes `count` accepted items back, on the thread that accepted them: newer ones replace them.
+    /// Uncounts `count` accepted items, because newer ones replace them. Must be called on the
+    /// thread that accepted them.
     pub(crate) fn take_back(&self, count: u64) {
         self.accepted
             .for_this_thread()
             .fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Returns how many items did not fit into the queue.
+    /// Returns the number of items that were dropped because the queue was full.
     pub(crate) fn queue_full(&self) -> u64 {
         self.queue_full.load(Ordering::Relaxed)
     }
 
-    /// Returns how many items were handed to the exporter and lost, by the kind of failure.
+    /// Returns the number of items that were handed to the exporter and lost, per kind of failure.
     pub(crate) fn lost_by_failure(&self) -> Vec<(Failure, u64)> {
         let failures = self.failures();
         failures
@@ -132,26 +135,26 @@ impl Counters {
     }
 }
 
-/// A queue, for those who observe it.
+/// A queue that metrics can observe.
 pub(crate) trait ObservedQueue: Send + Sync {
-    /// Returns how many items wait to be taken, and how many there may be.
+    /// Returns the number of waiting items and the capacity.
     fn size_and_capacity(&self) -> [u64; 2];
 }
 
-/// Counts the outcomes of batches. It logs when loss begins and when it ends, each at most once a
-/// minute.
+/// Counts the outcomes of batches and logs when losses start and end. Each line is logged at most
+/// once a minute.
 pub(crate) struct Losses {
     signal: Signal,
-    /// Shown in log lines: it holds no secret.
+    /// The receiver's name in log lines. It contains no secret.
     receiver: String,
     counters: Arc<Counters>,
-    /// How much was lost at the last look.
+    /// The number of lost items at the last check.
     lost: u64,
-    /// When a line of each kind was last written.
+    /// The time at which a line of each kind was last logged.
     told: HashMap<String, Instant>,
-    /// The loss or the waiting that was told, and whose end was not told yet.
+    /// The problem that was logged and whose end has not been logged yet.
     trouble: Option<Trouble>,
-    /// Whether a line has said that the receiver does not take this signal at all.
+    /// Whether a line was logged because the receiver does not support this signal.
     told_unsupported: bool,
 }
 
@@ -164,7 +167,7 @@ enum Trouble {
 impl Losses {
     const PAUSE: Duration = Duration::from_secs(60);
 
-    /// A batch that waits for less is nothing to tell of.
+    /// A batch that waits for less time is not logged.
     const PATIENCE: Duration = Duration::from_secs(5);
 
     pub(crate) fn new(signal: Signal, receiver: String, counters: Arc<Counters>) -> Self {
@@ -183,16 +186,20 @@ impl Losses {
         &self.counters
     }
 
-    /// Counts the outcome of a batch.
+    /// Counts the outcome of a batch and logs a change.
     pub(crate) fn settle(&mut self, outcome: SendOutcome) {
         self.counters.settle(&outcome);
         let signal = self.signal.name();
         if let Some(warning) = outcome.warning
             && self.allowed("warning")
         {
-            tell(
-                move || tracing::warn!(target: "tower_telemetry", warning, "the receiver of {signal} warns"),
-            );
+            tell(move || {
+                tracing::warn!(
+                    target: "tower_telemetry",
+                    warning,
+                    "the receiver of {signal} sent a warning"
+                );
+            });
         }
         if self.look(outcome.failure) {
             return;
@@ -203,21 +210,22 @@ impl Losses {
                 tracing::info!(
                     target: "tower_telemetry",
                     lost,
-                    "no more telemetry is lost: {signal} are exported again"
+                    "telemetry is no longer lost: {signal} are exported again"
                 );
             }),
             Some(Trouble::Waiting) => tell(move || {
                 tracing::info!(
                     target: "tower_telemetry",
                     lost,
-                    "telemetry waits no longer: {signal} are exported again"
+                    "telemetry no longer waits: {signal} are exported again"
                 );
             }),
             None => {}
         }
     }
 
-    /// Notes why the last attempt failed to send a batch that has been kept for `waited`.
+    /// Records why the last attempt to send a batch failed. Logs it once the batch has waited for
+    /// at least [`PATIENCE`](Self::PATIENCE).
     pub(crate) fn note_failure(&mut self, failure: Option<(Failure, String)>, waited: Duration) {
         let Some((failure, reason)) = failure else {
             return;
@@ -233,14 +241,14 @@ impl Losses {
                 target: "tower_telemetry",
                 kind,
                 reason,
-                "telemetry waits: {signal} are kept and sent again, because {receiver} does not take \
+                "telemetry waits: {signal} are kept and sent again, because {receiver} did not accept \
                  them; {hint}"
             );
         });
         self.trouble = Some(Trouble::Waiting);
     }
 
-    /// Tells of a loss since the last look, and returns whether there is one.
+    /// Logs losses since the last call and returns whether there were any.
     pub(crate) fn look(&mut self, failure: Option<(Failure, String)>) -> bool {
         let stats = self.counters.stats();
         let lost = stats.failed + stats.dropped;
@@ -268,7 +276,7 @@ impl Losses {
         };
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
         if is_unsupported {
-            // Nothing changes by itself: once is enough.
+            // A missing signal is a permanent state, so it is logged only once.
             if !std::mem::replace(&mut self.told_unsupported, true) {
                 let variable = self.signal.exporter_variable();
                 tell(move || {
@@ -278,7 +286,7 @@ impl Losses {
                         kind,
                         receiver,
                         "telemetry is lost: the receiver takes no {signal}; set {variable}=none, or \
-                         an endpoint that takes them. This is not said again"
+                         use an endpoint that accepts them. This is logged only once"
                     );
                 });
             }
@@ -289,7 +297,7 @@ impl Losses {
                     lost,
                     kind,
                     reason,
-                    "telemetry is lost: not all {signal} are exported to {receiver}; {hint}"
+                    "telemetry is lost: some {signal} were not exported to {receiver}; {hint}"
                 );
             });
             self.trouble = Some(Trouble::Loss);
@@ -297,7 +305,7 @@ impl Losses {
         true
     }
 
-    /// Returns whether a line of this kind may be written now, and takes it for written.
+    /// Returns whether a line of this kind may be logged now. If so, it counts as logged.
     fn allowed(&mut self, kind: &str) -> bool {
         let told = self.told.get(kind);
         let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
@@ -314,7 +322,7 @@ mod tests {
 
     use super::*;
 
-    /// Log lines of a test.
+    /// The log lines of a test.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -329,14 +337,14 @@ mod tests {
     }
 
     impl Lines {
-        /// The lines since this was last asked.
+        /// Returns the lines since the last call.
         fn text(&self) -> String {
             crate::logs::flush_told(Duration::from_secs(20));
             let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
             String::from_utf8(bytes).expect("it is text")
         }
 
-        /// The levels of the lines since this was last asked.
+        /// Returns the levels of the lines since the last call.
         fn levels(&self) -> Vec<String> {
             let text = self.text();
             let levels = text
@@ -346,7 +354,7 @@ mod tests {
         }
     }
 
-    /// Writes what is logged here into what is returned.
+    /// Returns the lines logged on this thread until the guard is dropped.
     fn lines() -> (Lines, tracing::subscriber::DefaultGuard) {
         let lines = Lines::default();
         let writer = lines.clone();

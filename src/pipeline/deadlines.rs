@@ -1,7 +1,7 @@
-//! Deadlines that hold on any executor or none, whatever the export thread does.
+//! Deadlines that work on any executor or none, even if the export thread is blocked.
 //!
-//! One thread of the process watches them for all who wait. It is started with the first export
-//! thread, because a shutdown may come when there can be no new thread.
+//! One thread per process watches all deadlines. It is started with the first export thread,
+//! because starting a thread may fail at shutdown.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -14,7 +14,7 @@ use std::{io, process, thread};
 
 use tokio::sync::oneshot;
 
-/// With more deadlines than this, those that nobody waits for any more are removed.
+/// Above this number of deadlines, the ones whose waiter is gone are removed.
 const MANY: usize = 1024;
 
 struct Watch {
@@ -29,12 +29,12 @@ struct Deadline {
 
 static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
 
-/// Starts the thread, unless it runs.
+/// Starts the thread unless it is already running.
 pub(crate) fn start() -> io::Result<()> {
     watch().map(drop)
 }
 
-/// Waits for a future, `timeout` at most; `None` where it is not ready by then.
+/// Waits for a future for at most `timeout`. Returns `None` if it is not ready by then.
 pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>) -> Option<T> {
     let (due, deadline) = oneshot::channel();
     let time = Instant::now() + timeout;
@@ -46,12 +46,12 @@ pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>
     tokio::select! {
         biased;
         value = &mut future => Some(value),
-        // Without the thread, the future alone ends this.
+        // If the thread could not be started, only the future completes this.
         Ok(()) = deadline => None,
     }
 }
 
-/// As [`within`], with a thread that watches this deadline alone and ends with it.
+/// Like [`within`], but starts a thread for this one deadline, which ends with it.
 pub(crate) async fn within_alone<T>(
     timeout: Duration,
     future: impl Future<Output = T>,
@@ -73,18 +73,18 @@ pub(crate) async fn within_alone<T>(
     let value = tokio::select! {
         biased;
         value = &mut future => Some(value),
-        // Without the thread, the future alone ends this.
+        // If the thread could not be started, only the future completes this.
         Ok(()) = deadline => None,
     };
     drop(over);
-    // It is at its end.
+    // The thread is about to end, so this does not block.
     let _ = watcher.map(thread::JoinHandle::join);
     value
 }
 
 fn watch() -> io::Result<MutexGuard<'static, Option<Watch>>> {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    // A forked process has no thread.
+    // A forked process does not inherit the thread.
     if watch
         .as_ref()
         .is_none_or(|watch| watch.process != process::id())
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn deadlines_hold_without_a_runtime_in_whatever_order_they_come() {
         let runtime = tokio::runtime::Builder::new_current_thread();
-        // It has no timer.
+        // This runtime has no timer.
         let runtime = { runtime }.build().expect("a runtime");
         runtime.block_on(async {
             let wait = |milliseconds| {
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_deadline_with_a_thread_of_its_own_holds_without_a_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread();
-        // It has no timer.
+        // This runtime has no timer.
         let runtime = { runtime }.build().expect("a runtime");
         runtime.block_on(async {
             let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Exceptions as log records (exceptions in logs, OpenTelemetry conventions).
+//! Records exceptions as log records (semantic conventions, "Exceptions in logs").
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::providers::exceptions::{Exception, LogException};
 use crate::providers::instrumentation_scope;
 use crate::semconv::{EXCEPTION_MESSAGE, EXCEPTION_TYPE};
 
-/// Emits exceptions through the SDK.
+/// Emits exceptions through the SDK's logger.
 pub(crate) struct ExceptionLogger(SdkLogger);
 
 impl ExceptionLogger {

@@ -1,4 +1,4 @@
-//! Exemplars on the points of OTLP messages.
+//! Adds exemplars to the points of OTLP messages.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::providers::exemplars::{Exemplar, ExemplarReader, Exemplars};
 use crate::providers::instrumentation_scope;
 use crate::semconv;
 
-/// Makes the exemplars of a pipeline; `None` if none are asked for, or nothing exports them.
+/// Creates the exemplars of a pipeline; `None` if they are not configured or no exporter supports
+/// them.
 pub(crate) fn of_pipeline(building: &Building) -> Option<Arc<Exemplars>> {
     let config = building.config;
     let is_exported = config.exporters(Signal::Metrics).contains(&Exporter::Otlp);
@@ -33,7 +34,8 @@ pub(crate) fn of_pipeline(building: &Building) -> Option<Arc<Exemplars>> {
     Some(Exemplars::new(takes_all, bounds.collect()))
 }
 
-/// Puts new exemplars on the points of a message, which was made of these metrics.
+/// Adds new exemplars to the points of a message. The message must have been created from
+/// `metrics`.
 pub(crate) fn put_on_points(
     reader: &mut ExemplarReader,
     metrics: &ResourceMetrics,
@@ -95,14 +97,16 @@ fn put_on_metric(reader: &mut ExemplarReader, metric: &Metric, message: &mut Otl
     }
 }
 
-/// Returns the time from which on measurements belong to a point. A total has all that was ever measured.
+/// Returns the start of the time to which a point's measurements belong. A cumulative point covers
+/// all measurements.
 ///
-/// There is no end: the time of a request is that of its span, which may be a little ahead of the clock.
+/// There is no end time: a request has the time of its span, which may be slightly ahead of the
+/// clock.
 fn start_of(is_delta: bool, start: u64) -> u64 {
     if is_delta { start } else { 0 }
 }
 
-/// Whether a histogram has counted something in the bucket of a value.
+/// Returns whether a histogram has a measurement in the bucket of a value.
 fn is_counted(point: &HistogramDataPoint, value: f64) -> bool {
     let bucket = point
         .explicit_bounds

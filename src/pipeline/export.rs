@@ -1,4 +1,4 @@
-//! Typed settings to providers, and the workers behind them.
+//! Builds providers and workers from a configuration.
 
 use std::sync::Arc;
 
@@ -27,30 +27,31 @@ use crate::pipeline::spans::sampling::Sampling;
 use crate::pipeline::{metrics, self_metrics, traces};
 use crate::providers::exceptions::Exceptions;
 
-/// The pipeline that a `Config` describes, ready to run.
+/// The pipeline that a `Config` describes.
 pub(crate) struct Export {
     pub(crate) tracer_provider: SdkTracerProvider,
     pub(crate) meter_provider: SdkMeterProvider,
     #[cfg(feature = "logs")]
     pub(crate) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
     pub(crate) queues: Arc<SpanQueues>,
-    /// `None` where spans are those of the SDK: for a sampler, a generator of ids or span processors of the
-    /// application's.
+    /// `None` if the SDK creates the spans, which is the case for a custom sampler, id generator or
+    /// span processor.
     pub(crate) sampling: Option<Sampling>,
-    /// False for a generator of ids of the application's.
+    /// Whether trace ids are random. `false` if there is a custom id generator.
     pub(crate) has_random_ids: bool,
     pub(crate) counters: PerSignal<Arc<Counters>>,
     pub(crate) records: Vec<Arc<PartRecord>>,
     #[cfg(feature = "prometheus")]
     pub(crate) prometheus: Option<Prometheus>,
     exceptions: ExceptionSignal,
-    /// For what the providers are asked to flush.
+    /// The flush handle of the providers.
     pub(crate) flush: FlushHandle,
     pub(crate) end: EndNotice,
 }
 
 impl Export {
-    /// Where exceptions are recorded: on spans, unless log records are asked for and sent.
+    /// Returns where exceptions are recorded: on spans, unless log records are configured and
+    /// exported.
     pub(crate) fn exceptions(&self) -> Exceptions {
         #[cfg(feature = "logs")]
         if self.exceptions.is_logged()
@@ -65,7 +66,7 @@ impl Export {
         Exceptions::default()
     }
 
-    /// The providers, and the workers and parts that they need to have running.
+    /// Builds the providers, and the workers and parts that must run for them.
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Work), InitError> {
         let sampler = config.take_sampler();
         let resource = resource(config);
@@ -93,7 +94,7 @@ impl Export {
         if building.config.runtimes.wanted {
             runtime_metrics::register(&meter_provider, &building.config.runtimes);
         }
-        // In the order of their kinds, and then as they were given.
+        // Sorted by kind. Within a kind, the configured order is kept.
         building.records.sort_by_key(|record| record.kind as u8);
         let export = Self {
             tracer_provider,

@@ -1,8 +1,9 @@
-//! The thread on which everything is exported.
+//! The thread that runs the whole export.
 //!
-//! It has a runtime of its own, so that export works inside and outside of tokio, on one core as
-//! on many, and goes on when the application's runtime is gone. Telemetry is suppressed on it: the
-//! exporters' own connections are not traced. It lives from `init` to shutdown, or for a flush alone.
+//! The thread has its own runtime. Export therefore works inside and outside tokio, on one core or
+//! many, and continues after the application's runtime has ended. Telemetry is suppressed on the
+//! thread, so that the exporters' own connections are not traced. The thread lives from `init` to
+//! shutdown, or only during a flush.
 
 use std::fmt;
 use std::io;
@@ -27,25 +28,25 @@ use crate::pipeline::on_demand::{OnDemand, Pauses};
 use crate::pipeline::parts::ending::Beside;
 use crate::pipeline::worker::Worker;
 
-/// Added to a timeout, so that usually the export thread says what was done in time.
+/// Added to a timeout, so that the export thread usually reports the result itself.
 const GRACE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub(crate) struct ExportThread {
     commands: mpsc::UnboundedSender<Command>,
-    /// The process that the thread is in.
+    /// The id of the process that owns the thread.
     process: u32,
     runs: Runs,
 }
 
-/// When there is a thread.
+/// When the thread exists.
 #[derive(Clone)]
 enum Runs {
     Always(ThreadId),
     DuringFlushes(Arc<OnDemand>),
 }
 
-/// All that is to run.
+/// Everything that the export thread runs.
 pub(crate) struct Work {
     pub(crate) workers: Vec<Worker>,
     pub(crate) beside: Beside,
@@ -54,17 +55,17 @@ pub(crate) struct Work {
 
 enum Command {
     Flush {
-        /// Whether the thread ends with this.
+        /// Whether the thread ends after this flush.
         last: bool,
         timeout: Duration,
-        /// Called with whether all was handled in time.
+        /// Called with `true` if everything was handled in time.
         done: Box<dyn FnOnce(bool) + Send>,
     },
-    /// Writes a log line once there is a subscriber.
+    /// Writes a log line as soon as a subscriber exists.
     Say(String),
 }
 
-/// The way of the providers' own `force_flush`: all signals, within the shutdown timeout.
+/// A handle for the providers' own `force_flush`: flushes all signals within the shutdown timeout.
 #[derive(Clone, Default)]
 pub(crate) struct FlushHandle(Arc<OnceLock<(ExportThread, Duration)>>);
 
@@ -76,13 +77,13 @@ impl FlushHandle {
     pub(crate) fn flush(&self) -> OTelSdkResult {
         let failed = |reason: &str| Err(OTelSdkError::InternalFailure(reason.to_owned()));
         let Some((thread, timeout)) = self.0.get() else {
-            return failed("export has not begun");
+            return failed("export has not started");
         };
         if thread.is_current() {
             return failed("a flush on the export thread would wait for itself");
         }
         if thread.was_left_behind() {
-            return failed("the process was forked after `init`, and exports nothing");
+            return failed("the process was forked after `init` and does not export telemetry");
         }
         match thread.command_blocking(false, *timeout) {
             true => Ok(()),
@@ -99,8 +100,8 @@ impl fmt::Debug for FlushHandle {
 }
 
 impl ExportThread {
-    /// Starts the thread. `awaits_subscriber` says that `init` is about to install its own where
-    /// there is none.
+    /// Starts the thread. `awaits_subscriber` means that `init` is about to install its own
+    /// subscriber if there is none.
     pub(crate) fn start(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
         deadlines::start()?;
         let Work {
@@ -114,7 +115,8 @@ impl ExportThread {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
                 let _quiet = must_be_quiet(awaits_subscriber)
                     .then(|| dispatcher::set_default(&Dispatch::none()));
-                // Made here, because async code, where `init` may run, must not drop one.
+                // The runtime is built on this thread, because async code must not drop one, and
+                // `init` may run in async code.
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build();
@@ -125,13 +127,13 @@ impl ExportThread {
                 let _ = started.send(result);
                 if let Some(runtime) = runtime {
                     runtime.block_on(run(workers, beside, receiver));
-                    // A name that is being resolved must not hold the thread.
+                    // A pending name resolution must not block the end of the thread.
                     runtime.shutdown_background();
                 }
             })?;
         start
             .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it started")))?;
         Ok(Self {
             commands,
             process: process::id(),
@@ -139,7 +141,7 @@ impl ExportThread {
         })
     }
 
-    /// The same with a thread for each flush, and none between flushes.
+    /// Like [`start`](Self::start), but with a new thread for each flush and none between flushes.
     pub(crate) fn start_on_demand(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let task = run(work.workers, work.beside, receiver);
@@ -151,7 +153,7 @@ impl ExportThread {
         })
     }
 
-    /// Whether this is the thread.
+    /// Returns whether the current thread is the export thread.
     fn is_current(&self) -> bool {
         match &self.runs {
             Runs::Always(id) => *id == thread::current().id(),
@@ -159,9 +161,9 @@ impl ExportThread {
         }
     }
 
-    /// Has all that waits exported, and then ends the thread if this is the `last` time.
+    /// Exports everything that is waiting, and ends the thread if this is the `last` flush.
     ///
-    /// Resolves to whether all was handled within `timeout`, on any executor or none.
+    /// Resolves to whether everything was handled within `timeout`. Works on any executor or none.
     pub(crate) async fn flush(&self, last: bool, timeout: Duration) -> bool {
         if self.was_left_behind() {
             return false;
@@ -173,14 +175,14 @@ impl ExportThread {
         if !begun {
             return false;
         }
-        // The export thread keeps to the timeout unless it is held up itself, by a subscriber of
-        // the application or by its callbacks.
+        // The export thread keeps the timeout itself, unless a subscriber or a callback of the
+        // application blocks it.
         let flushed = self.within(timeout + GRACE, flushed).await;
         self.end_flush();
         flushed.is_some_and(|flushed| flushed.unwrap_or(false))
     }
 
-    /// Waits for a future, `timeout` at most, on any executor or none.
+    /// Waits for a future for at most `timeout`. Works on any executor or none.
     pub(crate) async fn within<T>(
         &self,
         timeout: Duration,
@@ -192,7 +194,7 @@ impl ExportThread {
         }
     }
 
-    /// Whether there is a thread during flushes alone.
+    /// Returns whether the thread exists only during flushes.
     pub(crate) fn is_on_demand(&self) -> bool {
         matches!(self.runs, Runs::DuringFlushes(_))
     }
@@ -203,26 +205,27 @@ impl ExportThread {
         }
     }
 
-    /// As [`flush`](Self::flush), on the current thread.
+    /// Blocking version of [`flush`](Self::flush).
     pub(crate) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
         !self.was_left_behind() && self.command_blocking(last, timeout)
     }
 
-    /// Whether this is a process that was forked from the one with the thread: there is none here.
+    /// Returns whether this process was forked from the one that owns the thread. A forked process
+    /// has no export thread.
     fn was_left_behind(&self) -> bool {
         let was = process::id() != self.process;
         if was {
             tell(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "a process that is forked after `init` exports no telemetry"
+                    "a process that is forked after `init` does not export telemetry"
                 );
             });
         }
         was
     }
 
-    /// Begins a flush, and returns whether it has begun.
+    /// Starts a flush and returns whether it has started.
     fn command(
         &self,
         last: bool,
@@ -248,7 +251,7 @@ impl ExportThread {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "a flush cannot start its thread ({error}); what was recorded waits for the next one"
+                    "the thread for a flush cannot be started ({error}); telemetry waits for the next flush"
                 );
             });
         }
@@ -268,13 +271,14 @@ impl ExportThread {
         flushed
     }
 
-    /// Has a log line written once there is a subscriber to take it.
+    /// Writes a log line as soon as a subscriber can receive it.
     pub(crate) fn say(&self, line: String) {
         let _ = self.commands.send(Command::Say(line));
     }
 }
 
-/// Writes a log line as soon as the process has a subscriber, of which nobody says when.
+/// Writes a log line once a subscriber is installed. There is no notification for that, so it
+/// polls.
 async fn say(line: String) {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LAST_PAUSE: Duration = Duration::from_secs(5);
@@ -294,13 +298,13 @@ async fn say(line: String) {
     }
 }
 
-/// Whether there is a subscriber.
+/// Returns whether there is a subscriber.
 pub(crate) fn is_heard() -> bool {
     dispatcher::get_default(|dispatch| !dispatch.is::<NoSubscriber>())
 }
 
-/// Whether the libraries that export must not log here. A subscriber of the application may wait for
-/// its output, and export would stand still.
+/// Returns whether libraries must not log on this thread. A subscriber of the application may wait
+/// for its output, and would block the export.
 fn must_be_quiet(awaits_subscriber: bool) -> bool {
     if awaits_subscriber && !is_heard() {
         return false;
@@ -329,8 +333,9 @@ async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::Unbounded
         let flush = all.flush(last, timeout);
         let flush = async move { done(flush.await) };
         if last {
-            // A worker that nobody can ask ends after this flush. Metrics are not collected again
-            // while another signal still waits for its receiver: they would count as lost.
+            // Dropping the senders ends each worker after this flush. Otherwise, metrics would be
+            // collected again while another signal still waits for its receiver, and would count as
+            // lost.
             drop(all);
             return flush.await;
         }

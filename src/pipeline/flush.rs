@@ -1,4 +1,4 @@
-//! One flush of all workers and parts, within one deadline.
+//! A flush of all workers and parts within one deadline.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use tokio::time::{Instant, timeout_at};
 use crate::pipeline::parts::ending::{Beside, EndPart};
 use crate::pipeline::worker::{Waiter, Worker};
 
-/// All that is flushed.
+/// Everything that a flush covers.
 pub(crate) struct Flush {
     workers: Vec<FlushedWorker>,
     beside: Beside,
 }
 
-/// The way to a worker that runs.
+/// A handle to a running worker.
 struct FlushedWorker {
     flush: mpsc::UnboundedSender<Waiter>,
     is_queue: bool,
     part: Option<Arc<dyn EndPart>>,
 }
 
-/// Asks a worker for a flush. A worker that cannot be asked is gone, and what it had with it.
+/// Requests a flush from a worker. If the worker has ended, the returned receiver fails.
 fn ask(flush: &mpsc::UnboundedSender<Waiter>) -> oneshot::Receiver<()> {
     let (done, flushed) = oneshot::channel();
     let _ = flush.send(done);
@@ -48,11 +48,12 @@ impl Flush {
         }
     }
 
-    /// Has everything flushed, and parts shut down if this is the `last` time. Resolves to whether all was
-    /// handled within `timeout`.
+    /// Flushes everything, and shuts the parts down if this is the `last` flush. Resolves to
+    /// whether everything was handled within `timeout`.
     ///
-    /// No part waits for another, with one exception: from processors around the export spans may come,
-    /// which go through the queues in a second pass. They have half of the time for that.
+    /// Parts are flushed concurrently, with one exception: processors around the export may release
+    /// spans when they are flushed. The queues are flushed a second time for these spans. The
+    /// processors have half of the timeout.
     pub(crate) fn flush(
         &self,
         last: bool,
@@ -67,7 +68,8 @@ impl Flush {
         let around_end = (!around.is_empty()).then(|| {
             let (unfinished, is_finished) = watch::channel(());
             tasks.spawn(async move {
-                // The outer ones come first: what they pass on, the inner ones may keep.
+                // Outer processors come first, because the inner ones may keep the spans they
+                // release.
                 for part in around {
                     part.flush().await;
                     if last {
@@ -126,7 +128,8 @@ impl Flush {
                 is_complete
             };
             let is_complete = timeout_at(deadline, all).await.unwrap_or(false);
-            // One that is held up is shut down when it goes on, though nobody waits for it.
+            // A part that is blocked is shut down when it continues, but this flush does not wait
+            // for it.
             for part in parts {
                 drop(part.shut_down(timeout));
             }

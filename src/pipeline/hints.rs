@@ -1,8 +1,8 @@
-//! Advice for log lines about telemetry that a receiver does not take.
+//! Hints for log lines about failed exports.
 
 use crate::stats::Failure;
 
-/// Returns what to try after a failure.
+/// Returns a hint for solving a failure.
 pub(crate) fn hint(failure: Failure) -> &'static str {
     match failure {
         Failure::Dns => "check the host name of the endpoint",
@@ -19,7 +19,7 @@ pub(crate) fn hint(failure: Failure) -> &'static str {
             "check the credentials (OTEL_EXPORTER_OTLP_HEADERS)"
         }
         Failure::HttpStatus(413) | Failure::TooLarge => {
-            "record less, or send smaller batches (Batch::with_max_export_batch_size)"
+            "record less, or use smaller batches (Batch::with_max_export_batch_size)"
         }
         Failure::HttpStatus(429 | 503)
         | Failure::GrpcStatus("RESOURCE_EXHAUSTED" | "UNAVAILABLE") => {
@@ -29,9 +29,9 @@ pub(crate) fn hint(failure: Failure) -> &'static str {
             "use the endpoint that the receiver redirects to"
         }
         Failure::HttpStatus(_) | Failure::GrpcStatus(_) | Failure::Rejected => {
-            "see the log of the receiver"
+            "see the receiver's log"
         }
-        Failure::Panic => "this is a defect of the exporter",
-        Failure::Exporter => "see the documentation of the exporter",
+        Failure::Panic => "this is a bug in the exporter",
+        Failure::Exporter => "see the exporter's documentation",
     }
 }

@@ -1,4 +1,4 @@
-//! Limits on log records, and on the length of values, which the SDK does not know.
+//! Limits on log records and on the length of values, which the SDK does not support.
 
 #[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -8,7 +8,8 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use crate::config::settings::Limits;
 
 impl Limits {
-    /// Cuts the attributes of log records, and their values. The body is no attribute.
+    /// Applies the limits to the attributes of log records. The body is not an attribute and is not
+    /// limited.
     #[cfg(feature = "logs")]
     pub(crate) fn cut_logs(&self, request: &mut ExportLogsServiceRequest) {
         let count = usize::try_from(self.log_attributes).unwrap_or(usize::MAX);
@@ -50,7 +51,8 @@ pub(crate) fn cut(value: &mut AnyValue, length: usize) {
     }
 }
 
-/// Cuts text in characters, as the specification counts ("Attribute Limits").
+/// Truncates text to `length` characters, which is the unit of the specification ("Attribute
+/// Limits").
 pub(crate) fn cut_text(text: &str, length: usize) -> &str {
     match text.char_indices().nth(length) {
         Some((end, _)) => &text[..end],

@@ -1,4 +1,4 @@
-//! Log records that wait for export, and the memory that they take.
+//! Queued log records and their memory use.
 
 use opentelemetry::InstrumentationScope;
 use opentelemetry::logs::AnyValue;
@@ -6,7 +6,7 @@ use opentelemetry_sdk::logs::SdkLogRecord;
 
 use crate::pipeline::queue::Item;
 
-/// Boxed, because a record is large and a queue of them grows in blocks.
+/// A queued log record. Boxed, because a record is large and the queue allocates blocks of items.
 pub(crate) type Record = Box<(SdkLogRecord, InstrumentationScope)>;
 
 impl Item for Record {
@@ -21,7 +21,7 @@ impl Item for Record {
     }
 }
 
-/// About how much memory a value takes.
+/// Returns the approximate memory use of a value in bytes.
 fn bytes(value: &AnyValue) -> usize {
     size_of::<AnyValue>()
         + match value {

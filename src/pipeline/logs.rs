@@ -1,4 +1,4 @@
-//! Log records on their way out.
+//! The logger provider and the log queues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,8 @@ use crate::pipeline::self_metrics;
 use crate::pipeline::unique_keys;
 use crate::pipeline::worker::{self, Sink, Worker};
 
-/// `None` where log records are not sent anywhere; the console has log lines of its own.
+/// Builds the logger provider; `None` if log records are not exported. The console has its own log
+/// lines.
 pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvider>, InitError> {
     let exporters = building.config.exporters(Signal::Logs);
     let to_otlp = exporters.contains(&Exporter::Otlp);
@@ -45,7 +46,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     }
     queues.extend(part_setup::log_exporters(building)?);
     let mut provider = SdkLoggerProvider::builder().with_resource(building.resource.clone());
-    // First, so that what they change is exported.
+    // The application's processors come first, so that their changes are exported.
     for processor in part_setup::log_processors(building)? {
         provider = provider.with_log_processor(processor);
     }
@@ -58,7 +59,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<Option<SdkLoggerProvid
     Ok(Some(provider.build()))
 }
 
-/// Makes the queue to the OTLP receiver.
+/// Creates the queue for the OTLP receiver.
 fn otlp(building: &mut Building) -> Result<Arc<Queue<Record>>, InitError> {
     let batch = building.config.logs;
     let client = building.client(Signal::Logs, batch.export_timeout)?;
@@ -89,10 +90,10 @@ fn otlp_queue(
     worker::queue(batch, losses, sink)
 }
 
-/// The log processor: into the queues with every record.
+/// The log processor that queues every record.
 struct Records {
     queues: Box<[Arc<Queue<Record>>]>,
-    /// The SDK goes on emitting after its shutdown.
+    /// Set by the shutdown, because the SDK still emits records after it.
     shut_down: AtomicBool,
     flush: FlushHandle,
     end: EndNotice,
@@ -125,7 +126,7 @@ impl LogProcessor for Records {
     }
 }
 
-/// Makes the attribute `event.name` the name of the event, which took its place in the conventions.
+/// Moves the attribute `event.name` to the event name field, which replaced it in the conventions.
 fn name_events(request: &mut ExportLogsServiceRequest) {
     let scopes = request
         .resource_logs

@@ -1,4 +1,4 @@
-//! Export: spans without the SDK, queues, the export thread and its counts.
+//! The export pipeline: spans without the SDK, queues, the export thread and its counts.
 
 mod building;
 mod console;

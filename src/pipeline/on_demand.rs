@@ -1,7 +1,7 @@
-//! Export without a background thread: each flush starts a thread and ends it.
+//! Export without a permanent thread: a thread is started for each flush and ends with it.
 //!
-//! The export tasks belong to a runtime that does not run between flushes. Messages that wait for
-//! another attempt stay in these tasks.
+//! The export tasks belong to a runtime that is not driven between flushes. Data that the tasks
+//! keep for another attempt stays in the runtime.
 
 use std::io;
 use std::mem::{forget, take};
@@ -18,14 +18,14 @@ use tracing::{Dispatch, dispatcher};
 
 use crate::otlp::window::Window;
 
-/// Closes connections. They may be dead by the time of the next flush.
+/// Closes connections at the end of a flush. They may be dead by the next flush.
 pub(crate) type Close = Box<dyn Fn() + Send + Sync>;
 
-/// The number of times that the tasks of closed connections are polled, so that they end. Each
-/// needs one or two polls.
+/// How many times the tasks of closed connections are polled so that they can end. Each needs one
+/// or two polls.
 const LAST_TURNS: usize = 8;
 
-/// The window for attempts, and the connections that are closed at the end of a flush.
+/// The settings for the time between flushes.
 pub(crate) struct Pauses {
     pub(crate) window: Window,
     pub(crate) close: Vec<Close>,
@@ -40,27 +40,27 @@ impl Pauses {
     }
 }
 
-/// A runtime that runs only during flushes.
+/// A runtime that is driven only during flushes.
 pub(crate) struct OnDemand {
-    /// The process that created the runtime.
+    /// The id of the process that created the runtime.
     process: u32,
     /// `None` after the last flush.
     runtime: Mutex<Option<Runtime>>,
-    /// The export task, which ends with the last flush.
+    /// The export task. It ends with the last flush.
     task: TaskHandle<()>,
     pauses: Pauses,
-    /// Returns whether the thread that runs the runtime must not log.
+    /// Whether the thread that drives the runtime must not log.
     is_quiet: Box<dyn Fn() -> bool + Send + Sync>,
     state: Mutex<State>,
-    /// Notified when a flush ends.
+    /// Notified when a flush has ended.
     ended: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// The number of running flushes.
+    /// The number of flushes that have not ended.
     flushes: usize,
-    /// Responses for callers whose flushes have ended.
+    /// Callbacks for the callers of flushes that have ended.
     answers: Vec<Answer>,
     is_driven: bool,
     thread: Option<JoinHandle<()>>,
@@ -69,14 +69,14 @@ struct State {
 
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// A running flush. Dropping the ticket ends it.
+/// A flush in progress. The flush ends when the ticket is dropped.
 pub(crate) struct Ticket {
     on: Arc<OnDemand>,
     answer: Option<Answer>,
 }
 
 impl Ticket {
-    /// Ends the flush. `answer` is called after the thread has left the runtime.
+    /// Ends the flush. `answer` is called outside the runtime.
     pub(crate) fn end(mut self, answer: impl FnOnce() + Send + 'static) {
         self.answer = Some(Box::new(answer));
     }
@@ -93,7 +93,7 @@ impl Drop for Ticket {
 }
 
 impl OnDemand {
-    /// Creates the runtime with a task in it.
+    /// Creates the runtime and spawns a task in it.
     pub(crate) fn new(
         task: impl Future<Output = ()> + Send + 'static,
         pauses: Pauses,
@@ -101,7 +101,7 @@ impl OnDemand {
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
-            // Threads that resolve names end as soon as they are done.
+            // Threads for name resolution end as soon as they are idle.
             .thread_keep_alive(Duration::ZERO)
             .build()?;
         let task = runtime.spawn(task);
@@ -116,9 +116,9 @@ impl OnDemand {
         })
     }
 
-    /// Starts a flush with `begin`, and runs the runtime until the flush ends, possibly on a thread
-    /// that another flush has started. Fails if no thread can be started. The flush then becomes part
-    /// of the next one.
+    /// Starts a flush with `begin`, and ensures that a thread drives the runtime until the flush
+    /// ends. A thread that is already running is used. Returns an error if a thread cannot be
+    /// started; the flush is then part of the next one.
     pub(crate) fn flush(
         self: &Arc<Self>,
         timeout: Duration,
@@ -141,7 +141,7 @@ impl OnDemand {
         Ok(())
     }
 
-    /// Waits for the end of the thread, once it has nothing more to do.
+    /// Waits for the end of the thread, if it has no more work.
     pub(crate) fn join(&self) {
         let mut state = self.state();
         let thread = match state.is_driven {
@@ -152,7 +152,7 @@ impl OnDemand {
         let _ = thread.map(JoinHandle::join);
     }
 
-    /// Returns whether this is the thread that drives the runtime.
+    /// Returns whether the current thread drives the runtime.
     pub(crate) fn is_current_thread(&self) -> bool {
         self.state().driver == Some(thread::current().id())
     }
@@ -180,7 +180,7 @@ impl OnDemand {
         }
     }
 
-    /// Runs the tasks until a flush ends, and returns whether there is a runtime.
+    /// Runs the tasks until a flush ends. Returns `false` if there is no runtime.
     fn run_until_one_ends(&self) -> bool {
         let mut kept = lock(&self.runtime);
         let Some(runtime) = &*kept else {
@@ -209,7 +209,7 @@ impl OnDemand {
         true
     }
 
-    /// Returns how many flushes have not ended, and how many have ended whose callers were not told.
+    /// Returns the number of flushes in progress and the number of callers still to be notified.
     fn counts(&self) -> (usize, usize) {
         let state = self.state();
         (state.flushes, state.answers.len())
@@ -230,10 +230,11 @@ impl Drop for OnDemand {
             return;
         };
         if self.process == process::id() {
-            // Async code, which may drop this, must not wait for the runtime.
+            // Async code may drop this value, and must not wait for the runtime.
             runtime.shutdown_background();
         } else {
-            // The sockets are registered where the parent process waits for them, too.
+            // Dropping it would deregister sockets from the epoll instance that the parent process
+            // still uses.
             forget(runtime);
         }
     }

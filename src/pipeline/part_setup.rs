@@ -1,4 +1,4 @@
-//! The parts of the application's, set up for the providers of one pipeline.
+//! Sets up the application's parts for the providers of a pipeline.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -46,14 +46,14 @@ fn losses(signal: Signal, record: &PartRecord) -> Losses {
     Losses::new(signal, record.shown(), record.counters.clone())
 }
 
-/// Tells a part something before it runs.
+/// Calls a part before it runs, and logs if the call panics.
 fn prepare(record: &PartRecord, tell: impl FnOnce()) {
     if caught(tell).is_none() {
         record.tell_of_panic();
     }
 }
 
-/// Sets the span exporters up, and returns the queues to them.
+/// Sets up the span exporters and returns their queues.
 pub(crate) fn span_exporters(
     building: &mut Building,
     limits: SpanLimits,
@@ -78,7 +78,7 @@ pub(crate) fn span_exporters(
     Ok(queues)
 }
 
-/// Sets the span processors up, before and around the `export`.
+/// Sets up the span processors, both those before and those around the `export`.
 pub(crate) fn span_processors(
     building: &mut Building,
     export: impl SpanProcessor + 'static,
@@ -105,7 +105,7 @@ pub(crate) fn span_processors(
     Ok(SpanProcessors::new(beside, around, Box::new(export)))
 }
 
-/// Sets the log exporters up, and returns the queues to them.
+/// Sets up the log exporters and returns their queues.
 #[cfg(feature = "logs")]
 pub(crate) fn log_exporters(building: &mut Building) -> Result<Vec<Arc<Queue<Record>>>, InitError> {
     let batch = building.config.logs;
@@ -126,7 +126,7 @@ pub(crate) fn log_exporters(building: &mut Building) -> Result<Vec<Arc<Queue<Rec
     Ok(queues)
 }
 
-/// Sets the log processors up.
+/// Sets up the log processors.
 #[cfg(feature = "logs")]
 pub(crate) fn log_processors(building: &mut Building) -> Result<Vec<LogProcessorPart>, InitError> {
     use opentelemetry_sdk::logs::LogProcessor;
@@ -143,7 +143,7 @@ pub(crate) fn log_processors(building: &mut Building) -> Result<Vec<LogProcessor
     Ok(parts)
 }
 
-/// Sets the metric readers up.
+/// Sets up the metric readers.
 pub(crate) fn metric_readers(building: &mut Building) -> Result<Vec<ReaderPart>, InitError> {
     let mut readers = Vec::new();
     for Named { name, part } in take(&mut building.parts.metric_readers) {
@@ -160,7 +160,7 @@ pub(crate) fn metric_readers(building: &mut Building) -> Result<Vec<ReaderPart>,
     Ok(readers)
 }
 
-/// Sets the metric exporters up, and returns the readers that collect for them.
+/// Sets up the metric exporters and returns the readers that collect for them.
 pub(crate) fn metric_exporters(building: &mut Building) -> Result<Vec<SharedReader>, InitError> {
     let interval = building.config.metric_interval;
     let timeout: Duration = building.config.metric_timeout;

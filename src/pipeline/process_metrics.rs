@@ -1,4 +1,4 @@
-//! Metrics about the process, as Linux has them in `/proc`.
+//! Metrics about the process, read from `/proc` on Linux.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use procfs::{Current, ProcResult, Uptime};
 
 use crate::semconv::process::*;
 
-/// Observes the process. What `/proc` does not show, for want of a permission, has no point.
+/// Registers observable instruments for the process. A value that cannot be read, for example
+/// because of missing permissions, has no point.
 pub(crate) fn register(meter: &Meter) -> ProcResult<()> {
     let process = Arc::new(Process::myself()?);
     register_cpu_time(meter, process.clone());
@@ -59,7 +60,7 @@ pub(crate) fn register(meter: &Meter) -> ProcResult<()> {
     Ok(())
 }
 
-/// Returns ticks of the kernel's clock in seconds.
+/// Converts kernel clock ticks to seconds.
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / procfs::ticks_per_second() as f64
 }

@@ -1,7 +1,7 @@
-//! Queues that all threads of a service record to, and one thread exports from.
+//! Queues that all threads push to and the export thread takes from.
 //!
-//! Each thread has a lane, and room in it that it has taken beforehand, so that threads do not
-//! write to the same memory with every item.
+//! Each thread has its own lane, which reserves room in portions. Threads therefore do not write to
+//! the same memory for every item.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,43 +15,43 @@ use crate::config::settings::Batch;
 use crate::otlp::retention::Retention;
 use crate::pipeline::counts::{Counters, ObservedQueue};
 
-/// Something that waits in a queue.
+/// An item that can be queued.
 pub(crate) trait Item: Send + 'static {
-    /// About how much memory it takes.
+    /// Returns its approximate memory use in bytes.
     fn estimated_size(&self) -> usize;
 }
 
-/// Memory that each place in a queue may take on average. What this crate takes from a request is
-/// at most 6 KiB a span; the rest is for what handlers add.
+/// The average memory per place in a queue, in bytes. This crate records at most 6 KiB per span
+/// from a request; the rest is for attributes that handlers add.
 const BYTES_PER_ITEM: usize = 8 * 1024;
 
-/// The part of a batch that all lanes together take beforehand, at most: so much earlier a batch may
-/// be taken for complete.
+/// All lanes together reserve at most a batch divided by this number. A batch may be considered
+/// complete too early by the same amount.
 const TAKEN_BEFOREHAND: usize = 8;
 
-/// A queue: it never blocks, and never wakes the exporting end for one item.
+/// A bounded queue. A push never blocks, and wakes the export thread only when a batch is complete.
 pub(crate) struct Queue<T> {
     lanes: PerThread<CachePadded<Lane<T>>>,
-    /// The room that no lane has taken.
+    /// The room that no lane has reserved.
     free: Room,
     capacity: usize,
     batch_size: usize,
-    /// How many places a lane takes at once.
+    /// The number of places that a lane reserves at once.
     portion: usize,
-    /// Whether a full queue loses its oldest item, because nobody takes any soon.
+    /// Whether a full queue drops its oldest item, because the next export may be far away.
     loses_oldest: bool,
     closed: AtomicBool,
     wake: Notify,
     counters: Arc<Counters>,
-    /// The batch that was taken last. It keeps its places until it is settled.
+    /// The last batch taken. It keeps its room until it is settled.
     batch: Mutex<Taken>,
-    /// How many items were taken and are not settled.
+    /// The number of items that were taken and are not settled.
     taken: AtomicUsize,
-    /// Whether that batch merely waits for another attempt, and can be given up.
+    /// Whether the taken batch is waiting for another attempt and can be given up.
     pub(crate) retention: Arc<Retention>,
 }
 
-/// The room of a batch that was taken.
+/// The room used by the taken batch.
 #[derive(Default)]
 struct Taken {
     places: usize,
@@ -60,7 +60,7 @@ struct Taken {
 
 struct Lane<T> {
     items: SegQueue<T>,
-    /// The room that the lane has taken and not used.
+    /// The room that the lane has reserved and not used.
     room: Room,
 }
 
@@ -76,7 +76,7 @@ impl<T> Default for Lane<T> {
 #[derive(Default)]
 struct Room {
     places: AtomicUsize,
-    /// Of what waits, and of the batch that is being exported.
+    /// Bytes for waiting items and the batch being exported.
     bytes: AtomicUsize,
 }
 
@@ -126,15 +126,15 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Makes room where there is none: by the oldest batch, if that merely waits for another attempt.
+    /// Makes room by giving up the batch being exported, if it is waiting for another attempt.
     #[cold]
     fn reserve_in_place_of_oldest(&self, lane: &Room, size: usize) -> Option<Reservation> {
         if !self.retention.is_waiting() {
             return None;
         }
-        // Another thread that holds the lock makes room, too.
+        // If another thread holds the lock, it makes room too.
         if let Ok(mut batch) = self.batch.try_lock() {
-            // Threads may hold room that they do not use.
+            // Lanes may hold unused room.
             self.level();
             if let Some(reservation) = self.reserve(lane, size) {
                 return Some(reservation);
@@ -148,14 +148,14 @@ impl<T: Item> Queue<T> {
         self.reserve(lane, size)
     }
 
-    /// Makes room where nothing merely waits for another attempt: by the oldest items of the fullest lane, if
-    /// flushes alone take any.
+    /// Makes room by dropping the oldest items of the fullest lane, if the queue is exported only
+    /// by flushes.
     #[cold]
     fn reserve_by_loss(&self, room: &Room, size: usize) -> Option<Reservation> {
         if !self.loses_oldest || size > self.capacity.saturating_mul(BYTES_PER_ITEM) {
             return None;
         }
-        // Threads may hold room that they do not use.
+        // Lanes may hold unused room.
         self.level();
         loop {
             if let Some(reservation) = self.reserve(room, size) {
@@ -173,7 +173,7 @@ impl<T: Item> Queue<T> {
         self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Has what waits exported soon.
+    /// Wakes the worker to export waiting items soon.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -182,13 +182,13 @@ impl<T: Item> Queue<T> {
         self.wake.notified().await;
     }
 
-    /// How many items wait, by lanes.
+    /// Returns the number of waiting items in each lane.
     pub(crate) fn waiting(&self) -> Vec<usize> {
         self.lanes.iter().map(|lane| lane.items.len()).collect()
     }
 
-    /// Takes a batch of the items that are `waiting`. It keeps its room until it is
-    /// [settled](Self::settle), and only one batch is taken at a time.
+    /// Takes a batch, at most the `waiting` items of each lane. The batch keeps its room until it
+    /// is [settled](Self::settle). Only one batch can be taken at a time.
     pub(crate) fn take(&self, waiting: &mut [usize]) -> Vec<T> {
         let mut batch = Vec::new();
         for (lane, waiting) in self.lanes.iter().zip(waiting) {
@@ -209,7 +209,7 @@ impl<T: Item> Queue<T> {
         batch
     }
 
-    /// Gives the room of the batch that was taken back, unless newer items have it already.
+    /// Releases the room of the taken batch, unless newer items have already taken it over.
     pub(crate) fn settle(&self) {
         let mut batch = self.batch();
         let Taken { places, bytes } = std::mem::take(&mut *batch);
@@ -222,7 +222,7 @@ impl<T: Item> Queue<T> {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes from all lanes the room that they have not used: their threads may need it no more.
+    /// Returns the unused room of all lanes to the shared room. The threads may never use it.
     fn level(&self) {
         for lane in self.lanes.iter() {
             let places = lane.room.places.swap(0, Ordering::Relaxed);
@@ -232,7 +232,8 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Takes nothing any more, and forgets what waits: whoever ends the export counts it.
+    /// Rejects all further items and discards the waiting ones. The caller that ends the export
+    /// counts them.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         for lane in self.lanes.iter() {
@@ -240,7 +241,7 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Takes a place and `bytes` for an item; `None` where there is no room.
+    /// Reserves a place and `bytes` for an item; `None` if there is no room.
     #[inline]
     fn reserve(&self, lane: &Room, bytes: usize) -> Option<Reservation> {
         let mut reservation = Reservation {
@@ -260,7 +261,7 @@ impl<T: Item> Queue<T> {
             use_own(&lane.bytes, bytes) || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
-            // The waiting items are large, and an export makes room.
+            // The waiting items are large. An export makes room.
             self.wake();
             return None;
         }
@@ -275,20 +276,20 @@ impl<T: Item> ObservedQueue for Queue<T> {
     }
 }
 
-/// Room for an item.
+/// Room that is reserved for an item.
 struct Reservation {
-    /// Whether so much room is taken now that a batch may be complete.
+    /// Whether enough room is in use for a batch to be complete.
     batch_is_complete: bool,
 }
 
-/// Uses what a lane has taken, if that is enough.
+/// Uses room that the lane has already reserved, if there is enough.
 fn use_own(own: &AtomicUsize, needed: usize) -> bool {
     let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
     own.fetch_update(set, fetch, |left| left.checked_sub(needed))
         .is_ok()
 }
 
-/// Takes what is missing, and if it can be a whole portion, so that it need not soon be done again.
+/// Reserves the missing room, or a whole portion if possible, so that the next items need not.
 fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usize) -> bool {
     let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
     let left = own.swap(0, Ordering::Relaxed);
@@ -325,7 +326,7 @@ mod tests {
             self.taken.load(Ordering::Relaxed) as u64
         }
 
-        /// Takes a batch, and settles it at once.
+        /// Takes a batch and settles it.
         pub(crate) fn drain(&self) -> Vec<T> {
             let batch = self.take(&mut self.waiting());
             self.settle();
@@ -344,23 +345,24 @@ mod tests {
     fn what_waits_is_bounded_in_number_and_in_bytes_until_it_was_exported() {
         let queue = queue(4);
         let room = 4 * BYTES_PER_ITEM;
-        // Too large by itself; as large as can be; nothing fits besides it.
+        // The first item is larger than the queue, the second fills it, and the third has no room
+        // left.
         for item in [room + 1, room, 1] {
             queue.push(item as u64);
         }
         assert_eq!(queue.counters.stats().dropped, 2);
         let batch = queue.take(&mut queue.waiting());
         assert_eq!(batch, vec![room as u64]);
-        // It is on its way, and still takes its memory.
+        // The batch is being exported and still uses its memory.
         queue.push(1);
         assert_eq!(queue.counters.stats().dropped, 3);
         queue.settle();
-        // Now the number bounds.
+        // Now the number of items is the limit.
         for _ in 0..5 {
             queue.push(0);
         }
         assert_eq!((queue.len(), queue.counters.stats().dropped), (4, 4));
-        // A batch that is on its way has its places, too.
+        // A batch that is being exported uses places as well.
         queue.take(&mut queue.waiting());
         queue.push(0);
         assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 5));
@@ -382,7 +384,7 @@ mod tests {
         let waiting = queue.len();
         assert_eq!(stats.accepted, 8 * SIZE as u64);
         assert_eq!(stats.dropped, (8 * SIZE - waiting) as u64);
-        // PerThread may hold a portion that they cannot use.
+        // Lanes may hold a portion that their threads cannot use.
         let unused = queue.lanes.len() * queue.portion;
         assert!((SIZE - unused..=SIZE).contains(&waiting), "{waiting}");
     }

@@ -1,4 +1,4 @@
-//! Readers of metrics, and the collection from them.
+//! Metric readers, and collection from them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +13,8 @@ use crate::concurrent::caught::caught;
 use crate::logs::tell;
 use crate::pipeline::export_thread::FlushHandle;
 
-/// Collects all points. An observable callback of the application may panic in this.
+/// Collects all points. Returns `None` if that fails or an observable callback of the application
+/// panics.
 pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
     let mut metrics = ResourceMetrics::default();
     let collected = caught(|| reader.collect(&mut metrics));
@@ -25,7 +26,7 @@ pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
                 tell(|| {
                     tracing::warn!(
                         target: "tower_telemetry",
-                        "metrics can no longer be collected: an observable callback panicked, or \
+                        "metrics are no longer collected: an observable callback panicked, or \
                          the meter provider was shut down"
                     );
                 });
@@ -35,7 +36,7 @@ pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
     }
 }
 
-/// Returns how many points there are.
+/// Returns the number of points.
 pub(crate) fn count_points(metrics: &ResourceMetrics) -> u64 {
     fn count<T: Copy>(data: &MetricData<T>) -> usize {
         match data {
@@ -54,7 +55,7 @@ pub(crate) fn count_points(metrics: &ResourceMetrics) -> u64 {
     points.sum::<usize>() as u64
 }
 
-/// A reader for a worker and for the provider.
+/// A reader shared by a worker and the provider.
 #[derive(Debug)]
 pub(crate) struct SharedReader {
     pub(crate) reader: Arc<ManualReader>,

@@ -1,4 +1,4 @@
-//! Batches for the exporters of the crate `opentelemetry-otlp`, in the types of the SDK.
+//! Converts batches to SDK types for the exporters of the `opentelemetry-otlp` crate.
 
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::SpanLimits;
@@ -14,7 +14,7 @@ use crate::pipeline::spans::message::SpanMessage;
 use crate::pipeline::worker::Sink;
 use crate::stats::Failure;
 
-/// Sends spans.
+/// A sink that sends spans.
 pub(crate) struct ReferenceSpans {
     pub(crate) client: ReferenceClient<SpanExporter>,
     pub(crate) limits: SpanLimits,
@@ -37,8 +37,8 @@ impl Sink<EndedSpan> for ReferenceSpans {
     }
 }
 
-/// Cuts a batch into parts that a receiver takes, by the memory of their items. Returns how many items
-/// are too large alone, too.
+/// Splits a batch into parts that a receiver accepts, by the memory use of the items. Also returns
+/// the number of items that are too large on their own.
 pub(crate) fn split<T: Item>(batch: Vec<T>) -> (Vec<Vec<T>>, u64) {
     let (mut parts, mut part, mut size, mut too_large) = (Vec::new(), Vec::new(), 0, 0);
     for item in batch {
@@ -62,7 +62,7 @@ pub(crate) fn split<T: Item>(batch: Vec<T>) -> (Vec<Vec<T>>, u64) {
 
 fn with_too_large(mut outcome: SendOutcome, count: u64) -> SendOutcome {
     if count > 0 {
-        let detail = format!("one alone is larger than {MAX_MESSAGE} bytes");
+        let detail = format!("a single item is larger than {MAX_MESSAGE} bytes");
         outcome.fail(count, Failure::TooLarge, detail);
     }
     outcome
@@ -84,11 +84,11 @@ mod of_logs {
     use crate::config::settings::Limits;
     use crate::pipeline::limits::cut_text;
 
-    /// Sends log records.
+    /// A sink that sends log records.
     pub(crate) struct ReferenceLogs {
         client: ReferenceClient<LogExporter>,
         limits: Limits,
-        /// Makes records, which the SDK alone can.
+        /// Creates records, which only the SDK can do.
         logger: SdkLogger,
     }
 
@@ -101,7 +101,8 @@ mod of_logs {
             }
         }
 
-        /// Returns the record with each key once, and within the limits. The SDK has no way to change one.
+        /// Returns the record with unique keys and within the limits. This builds a new record,
+        /// because the SDK cannot remove attributes from one.
         fn limited(&self, record: SdkLogRecord) -> SdkLogRecord {
             let mut attributes: Vec<_> = record.attributes_iter().cloned().collect();
             attribute_set::make_unique_by(&mut attributes, |(key, _)| key.as_str());

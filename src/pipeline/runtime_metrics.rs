@@ -1,4 +1,4 @@
-//! Metrics about tokio's runtimes, with the names that opentelemetry-instrumentation-tokio has.
+//! Metrics about tokio's runtimes, with the names used by `opentelemetry-instrumentation-tokio`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::logs::tell;
 use crate::pipeline::process_metrics;
 use crate::providers::instrumentation_scope;
 
-/// Observes the process and its runtimes with instruments of a meter provider.
+/// Registers observable instruments for the process and its runtimes.
 pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
     let meter = provider.meter_with_scope(instrumentation_scope());
     #[cfg(target_os = "linux")]
@@ -21,7 +21,7 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
         tell(move || {
             tracing::warn!(
                 target: "tower_telemetry",
-                "there are no metrics about the process: {error}"
+                "metrics about the process are not available: {error}"
             );
         });
     }
@@ -30,8 +30,8 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
         tell(|| {
             tracing::warn!(
                 target: "tower_telemetry",
-                "there are no metrics about tokio: telemetry was set up outside of a runtime; name \
-                 one with `Config::with_runtime`"
+                "metrics about tokio are not available: telemetry was set up outside a runtime; pass \
+                 a runtime to `Config::with_runtime`"
             );
         });
         return;
@@ -39,11 +39,11 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
     register_runtimes(&meter, &observed.into());
 }
 
-/// A runtime, and the attributes of its points.
+/// A runtime and the attributes of its points.
 struct Observed {
     metrics: RuntimeMetrics,
     attributes: Vec<KeyValue>,
-    /// For each worker.
+    /// The attributes of each worker's points.
     workers: Vec<Vec<KeyValue>>,
 }
 

@@ -1,7 +1,7 @@
 //! Metrics about the export itself (semantic conventions, "OpenTelemetry SDK metrics").
 //!
-//! They are read from the counts behind [`Stats`](crate::stats::Stats) when metrics are collected, and
-//! cost nothing before.
+//! The values are read from the counts behind [`Stats`](crate::stats::Stats) when metrics are
+//! collected. They cost nothing on the request path.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::pipeline::spans::queues::SpanQueues;
 use crate::providers::instrumentation_scope;
 use crate::stats::Failure;
 
-/// The way of one signal to its OTLP receiver.
+/// The export of one signal over OTLP.
 #[derive(Clone)]
 pub(crate) struct Observed {
     signal: Signal,
     counters: Arc<Counters>,
     queue: Option<Arc<dyn ObservedQueue>>,
-    /// The attributes of the exporter.
+    /// The attributes that describe the exporter.
     exporter: Vec<KeyValue>,
 }
 
@@ -42,7 +42,7 @@ impl Observed {
     }
 }
 
-/// Returns the attributes of a signal's exporter.
+/// Returns the attributes that describe a signal's exporter.
 pub(crate) fn exporter(signal: Signal, client: &OtlpClient) -> Vec<KeyValue> {
     let protocol = match client.protocol {
         Protocol::Grpc => "grpc",
@@ -65,7 +65,7 @@ pub(crate) fn exporter(signal: Signal, client: &OtlpClient) -> Vec<KeyValue> {
     exporter
 }
 
-/// Observes the signals with instruments of a meter provider.
+/// Registers observable instruments for the signals.
 pub(crate) fn register(
     provider: &SdkMeterProvider,
     signals: &[Observed],
@@ -106,7 +106,7 @@ fn register_exporter(meter: &Meter, observed: &Observed) {
     meter
         .u64_observable_counter(format!("otel.sdk.exporter.{noun}.exported"))
         .with_unit(unit)
-        .with_description("Items whose export has ended, well or not.")
+        .with_description("Items whose export has finished, successfully or not.")
         .with_callback(move |observer| {
             observer.observe(counters.stats().exported, &exporter);
             for (failure, count) in counters.lost_by_failure() {
@@ -123,7 +123,9 @@ fn register_exporter(meter: &Meter, observed: &Observed) {
     meter
         .i64_observable_up_down_counter(format!("otel.sdk.exporter.{noun}.inflight"))
         .with_unit(unit)
-        .with_description("Items that were handed to the exporter, and whose export has not ended.")
+        .with_description(
+            "Items that were handed to the exporter and whose export has not finished.",
+        )
         .with_callback(move |observer| {
             let queued = queue
                 .as_ref()
@@ -141,8 +143,8 @@ fn register_processor(meter: &Meter, observed: &Observed) {
     };
     let processor = component(&format!("batching_{noun}_processor"));
     for (index, name, description) in [
-        (0, "size", "Items that wait in the queue."),
-        (1, "capacity", "The most items that can wait."),
+        (0, "size", "Items waiting in the queue."),
+        (1, "capacity", "The maximum number of items that can wait."),
     ] {
         let (queue, processor) = (observed.queue.clone(), processor.clone());
         meter
@@ -162,7 +164,7 @@ fn register_processor(meter: &Meter, observed: &Observed) {
     meter
         .u64_observable_counter(format!("otel.sdk.processor.{noun}.processed"))
         .with_unit(unit)
-        .with_description("Items that were handed to the exporter, or did not fit into the queue.")
+        .with_description("Items that were handed to the exporter or did not fit into the queue.")
         .with_callback(move |observer| {
             let queued = queue
                 .as_ref()

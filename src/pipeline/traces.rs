@@ -1,4 +1,4 @@
-//! Spans on their way out.
+//! The tracer provider and the span queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(crate) fn provider(
                 building.observe(Signal::Traces, exporter, Some(queue.clone()));
                 (queue, worker)
             }
-            // The console is no receiver: spans that are shown there are not counted.
+            // Spans shown on the console are not counted, because the console is not a receiver.
             _ => {
                 let console = "the console".to_owned();
                 let losses = Losses::new(Signal::Traces, console, Default::default());
@@ -116,7 +116,7 @@ fn span_limits(limits: &Limits) -> SpanLimits {
     }
 }
 
-/// The processor of the SDK's spans.
+/// The span processor of the SDK's tracer provider.
 #[derive(Debug)]
 struct Processor {
     queues: Arc<SpanQueues>,
@@ -134,7 +134,7 @@ impl SpanProcessor for Processor {
     fn on_end(&self, mut span: SpanData) {
         self.queues.add_live(-1);
         if self.has_random_ids && span.parent_span_id == SpanId::INVALID {
-            // The SDK does not set the flag of a new trace.
+            // The SDK does not set the random flag of a new trace.
             let flags = span.span_context.trace_flags() | TraceFlags::new(RANDOM_FLAG);
             span.span_context = with_flags(&span.span_context, flags);
         }
@@ -151,7 +151,7 @@ impl SpanProcessor for Processor {
     }
 }
 
-/// The way of the SDK's spans into the queues, behind all other processors.
+/// The span processor that queues the SDK's spans. It runs after all other processors.
 #[derive(Debug)]
 struct Export(Arc<SpanQueues>);
 
@@ -159,7 +159,7 @@ impl SpanProcessor for Export {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        // A sampler may ask for a span to be recorded and yet not be exported.
+        // A sampler may record a span that is not exported.
         if span.span_context.is_sampled() {
             self.0.push(EndedSpan::Sdk(Box::new(span)));
         }

@@ -1,7 +1,7 @@
-//! Messages in which every collection of attributes is a set (OpenTelemetry specification, "Attribute
-//! collections").
+//! Makes attribute keys unique in OTLP messages, as required by the OpenTelemetry specification
+//! ("Attribute collections").
 //!
-//! Code of the application can give the SDK a key twice, and the SDK passes it on.
+//! Application code can pass a key to the SDK twice, and the SDK exports both.
 
 #[cfg(feature = "logs")]
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
 use crate::attribute_set;
 
-/// Leaves one attribute of each key, the last, also in values that are maps.
+/// Keeps only the last attribute of each key, also in map values.
 pub(crate) fn in_attributes(attributes: &mut Vec<KeyValue>) {
     attribute_set::make_unique_by(attributes, |one| &one.key);
     for attribute in attributes {

@@ -1,4 +1,4 @@
-//! Workers of the export thread, which take batches from queues.
+//! Workers of the export thread, which export batches from queues.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -16,38 +16,39 @@ use crate::pipeline::parts::ending::EndPart;
 use crate::pipeline::queue::{Item, Queue};
 use crate::stats::Failure;
 
-/// Takes batches to their receiver.
+/// A destination for batches, such as an OTLP receiver.
 pub(crate) trait Sink<T>: Send + Sync + 'static {
-    /// Sends a batch and returns the outcome. `retention` connects it with the queue while it waits
-    /// for another attempt.
+    /// Sends a batch and returns the outcome. While the batch waits for another attempt, the queue
+    /// may give it up through `retention`.
     fn export(
         &self,
         batch: Vec<T>,
         retention: &Retention,
     ) -> impl Future<Output = SendOutcome> + Send;
 
-    /// Ends a pass: all items that waited were handed over. `flush` says whether somebody asked for it.
+    /// Called at the end of each pass, after all waiting items have been exported. `flush` is
+    /// `true` if the pass was requested by a flush.
     fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
         let _ = flush;
         std::future::ready(())
     }
 }
 
-/// Somebody who waits until all that was recorded before is settled.
+/// Notified when everything recorded before the request has been handled.
 pub(crate) type Waiter = oneshot::Sender<()>;
 
-/// A task of the export thread, and the way to have it export all that waits.
+/// A task of the export thread, with a channel to request a flush.
 pub(crate) struct Worker {
     pub(crate) flush: mpsc::UnboundedSender<Waiter>,
     pub(crate) task: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Whether it takes from a queue.
+    /// Whether the worker exports from a queue.
     pub(crate) is_queue: bool,
-    /// The part of the application's that it exports to, which is shut down after the last flush.
+    /// The application's part that the worker exports to. It is shut down after the last flush.
     pub(crate) part: Option<Arc<dyn EndPart>>,
 }
 
-/// Makes a queue and the worker that takes batches from it to `sink`. `losses` counts and tells what
-/// becomes of them.
+/// Creates a queue and a worker that exports batches from it to `sink`. `losses` counts the
+/// outcomes and logs losses.
 pub(crate) fn queue<T, S>(batch: Batch, mut losses: Losses, sink: S) -> (Arc<Queue<T>>, Worker)
 where
     T: Item,
@@ -61,7 +62,8 @@ where
         let sink = Arc::new(sink);
         let mut flushes = Flushes::new(flushes);
         while let Some(waiters) = flushes.next(queue.woken(), batch.schedule_delay).await {
-            // Not what comes while this is sent: there may be no end to that.
+            // This pass covers only the items that are waiting now. Otherwise it might never end,
+            // because new items arrive while it sends.
             let mut waiting = queue.waiting();
             loop {
                 let taken = queue.take(&mut waiting);
@@ -94,7 +96,7 @@ where
     (queue, worker)
 }
 
-/// Closes the queue when the worker ends: nobody would take anything from it.
+/// Closes the queue when the worker ends, because no other task exports from it.
 struct Closing<T: Item>(Arc<Queue<T>>);
 
 impl<T: Item> Drop for Closing<T> {
@@ -103,10 +105,10 @@ impl<T: Item> Drop for Closing<T> {
     }
 }
 
-/// The requests for a flush that a worker has received.
+/// Flush requests received by a worker.
 pub(crate) struct Flushes {
     receiver: mpsc::UnboundedReceiver<Waiter>,
-    /// They came during an export, and wait for the next pass.
+    /// Requests that arrived during an export. They wait for the next pass.
     early: Vec<Waiter>,
 }
 
@@ -118,9 +120,9 @@ impl Flushes {
         }
     }
 
-    /// Waits until there may be something to do: somebody waits for a flush, a batch is complete, or
-    /// time is up. Returns all who wait for a flush, because one is enough for them; `None` once
-    /// nobody can ask any more.
+    /// Waits for a reason to export: a flush request, a full batch, or the end of `delay`. Returns
+    /// all pending flush requests, because one pass serves all of them. Returns `None` once all
+    /// senders are dropped.
     pub(crate) async fn next(
         &mut self,
         woken: impl Future<Output = ()>,
@@ -140,11 +142,11 @@ impl Flushes {
         Some(waiters)
     }
 
-    /// Waits for the next one who asks during an export.
+    /// Receives the next flush request during an export.
     async fn ask_early(&mut self) {
         match self.receiver.recv().await {
             Some(waiter) => {
-                // The export of a part may take for ever, and nobody waits for as long.
+                // The export of a part may never end, so requests whose waiter is gone are removed.
                 if self.early.len() == self.early.capacity() {
                     self.early.retain(|waiter| !waiter.is_closed());
                 }
@@ -155,15 +157,17 @@ impl Flushes {
     }
 }
 
-/// Tells those who wait that all was handed over.
+/// Notifies the waiters that everything has been handled.
 pub(crate) fn answer(waiters: Vec<oneshot::Sender<()>>) {
     for waiter in waiters {
         let _ = waiter.send(());
     }
 }
 
-/// Runs an export of `count` items, which wait since `start`. It has a task of its own, so that a panic
-/// in it is a failed export. A caller that asks for a flush meanwhile makes it hurry.
+/// Runs an export of `count` items that have been waiting since `start`.
+///
+/// The export runs in its own task, so that a panic counts as a failed export. A flush request
+/// during the export cuts short the pause before the next attempt.
 pub(crate) async fn run_export(
     losses: &mut Losses,
     count: u64,
@@ -176,7 +180,7 @@ pub(crate) async fn run_export(
 
     let mut export = pin!(tokio::spawn(export));
     let outcome = loop {
-        // It may be kept for minutes, while the queue is full.
+        // The batch may be retried for minutes, so losses of a full queue are checked every second.
         tokio::select! {
             outcome = &mut export => break outcome,
             () = flushes.ask_early() => retention.hurry(),
@@ -208,7 +212,7 @@ mod tests {
     use crate::otlp::retries::{Repeat, Retries, Unsent};
     use crate::pipeline::counts::Counters;
 
-    /// Panics at a batch with a 13 in it, and takes all others.
+    /// A sink that panics if a batch contains 13 and accepts all other batches.
     struct Superstitious;
 
     impl Sink<u64> for Superstitious {
@@ -265,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Takes items as a script has it: for each attempt an answer, and how long it takes.
+    /// A sink that follows a script: a response and its latency for each attempt.
     struct Scripted {
         retries: Retries,
         script: Mutex<VecDeque<(Answer, Duration)>>,
@@ -275,11 +279,11 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Answer {
         Good,
-        /// Another attempt cannot help.
+        /// The attempt fails and cannot be retried.
         Bad,
-        /// Another attempt may help, soon or after so many milliseconds.
+        /// The attempt fails and can be retried, soon or after this many milliseconds.
         Later(Option<u64>),
-        /// The receiver takes the items, and does not say so.
+        /// The receiver accepts the items without responding.
         Mute,
     }
 
@@ -325,7 +329,7 @@ mod tests {
         }
     }
 
-    /// An item that is one of many.
+    /// An item with a number.
     struct Numbered(u64);
 
     impl Item for Numbered {
@@ -366,7 +370,7 @@ mod tests {
             let settled = stats.exported + stats.failed + stats.dropped;
             assert_eq!(stats.accepted, settled + waiting, "{stats:?}");
             assert_eq!(stats.waiting, waiting, "{stats:?}");
-            // A batch that was given up has its memory until the worker runs.
+            // A batch that was given up keeps its memory until the worker runs.
             assert!(waiting <= CAPACITY + 8, "{stats:?}");
             was_full |= waiting >= CAPACITY;
             assert!(was_full || stats.dropped == 0, "there was room: {stats:?}");
@@ -403,7 +407,7 @@ mod tests {
         assert_eq!((stats.accepted, stats.waiting), (pushed, 0));
         let taken = sink.taken.lock().expect("not poisoned");
         let unique: HashSet<_> = taken.iter().collect();
-        // A batch that was taken in silence may be given up later.
+        // A batch that was accepted without a response may be given up later.
         assert!(unique.len() as u64 >= stats.exported);
         assert!(unique.len() as u64 <= pushed);
         if stats.failed + stats.dropped == 0 {
@@ -464,7 +468,8 @@ mod tests {
             (counters.stats().waiting, counters.stats().dropped),
             (32, 0)
         );
-        // The oldest eight are in their backoff, and the place of one is enough.
+        // The oldest eight items wait for a retry. Dropping them frees more than the one place
+        // needed.
         queue.push(Numbered(CAPACITY));
         sleep(Duration::from_millis(1)).await;
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Tracers whose spans have members of baggage as attributes.
+//! Adds baggage members to spans as attributes.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::propagation::BaggageAttributes;
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
-/// Makes tracers whose spans have these members of baggage; those of `tracers`, where there are none.
+/// Wraps `tracers` so that spans have the given baggage members as attributes. Returns `tracers` if
+/// there are no such members.
 pub(crate) fn with_baggage(
     tracers: Arc<dyn MakeTracer>,
     attributes: &BaggageAttributes,
@@ -66,7 +67,7 @@ impl DescribeSpan for Description<'_> {
     fn describe(&mut self, span: &mut NewSpan) {
         self.description.describe(span);
         for (key, value) in self.attributes.of(self.cx) {
-            // The sender of baggage must not replace what is known of the span.
+            // The sender of the baggage must not be able to replace the span's own attributes.
             let is_taken = span.request.is_some() && semconv::is_request_key(key.as_str())
                 || span.attributes.iter().any(|one| one.key == *key);
             if !is_taken {

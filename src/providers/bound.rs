@@ -1,16 +1,16 @@
 //! Instruments bound to attributes.
 //!
-//! OpenTelemetry's own bound instruments are faster, but a provider that does not have them drops
-//! what is recorded through them. OpenTelemetry's SDK has them with the feature `init`. A meter
-//! provider of another type, or one of which the type is not known, is wrapped, so that the
-//! attributes are given anew at each recording; so are those of all without the feature.
+//! OpenTelemetry's own bound instruments are faster, but a provider without support for them drops
+//! what they record. OpenTelemetry's SDK supports them with the feature `init`. Meter providers of
+//! other or unknown types are wrapped, so that each measurement passes the attributes again.
+//! Without the feature, all providers are used like this.
 
 use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, MeterProvider, UpDownCounter};
 
-/// A meter provider whose instruments can be bound.
+/// Returns a meter provider whose instruments can be bound.
 pub(crate) fn of_type<P>(provider: P) -> Arc<dyn MeterProvider + Send + Sync>
 where
     P: MeterProvider + Send + Sync + 'static,
@@ -24,7 +24,7 @@ where
     of_unknown_type(Arc::new(provider))
 }
 
-/// The same, where nobody can tell whether the provider is that of OpenTelemetry's SDK.
+/// Like [`of_type`], for a provider that may or may not be the SDK's.
 pub(crate) fn of_unknown_type(
     provider: Arc<dyn MeterProvider + Send + Sync>,
 ) -> Arc<dyn MeterProvider + Send + Sync> {
@@ -116,7 +116,7 @@ mod unbound {
     };
     use opentelemetry::{InstrumentationScope, KeyValue};
 
-    /// A provider whose bound instruments are its own, with attributes.
+    /// A meter provider whose bound instruments store the attributes themselves.
     pub(super) struct Meters(pub(super) Arc<dyn MeterProvider + Send + Sync>);
 
     impl MeterProvider for Meters {
@@ -125,7 +125,8 @@ mod unbound {
         }
     }
 
-    /// Makes the instruments that are written to. Those that are observed are not used here.
+    /// Creates synchronous instruments. Observable ones are not supported, because this crate does
+    /// not use them here.
     struct Instruments(Meter);
 
     struct Unbound<I>(I);

@@ -1,24 +1,24 @@
-//! Where exceptions are recorded: on spans, as log records, or both.
+//! The signals in which exceptions are recorded: spans, log records, or both.
 
 use std::fmt;
 use std::sync::Arc;
 
 use opentelemetry::trace::SpanContext;
 
-/// An error that was recorded, or that a request has ended with.
+/// An error that was recorded by handler code or that ended a request.
 #[cfg_attr(
     not(all(feature = "init", feature = "logs")),
-    allow(dead_code, reason = "only log records are written from it")
+    allow(dead_code, reason = "it is used only for log records")
 )]
 pub(crate) struct Exception<'a> {
-    /// The name of the event.
+    /// The event name of the log record.
     pub(crate) event: &'static str,
-    /// Whether it is an error, or else a warning.
+    /// Whether the severity is error; otherwise it is warning.
     pub(crate) is_error: bool,
     pub(crate) error_type: &'a str,
-    /// Empty where there is none.
+    /// Empty if there is no message.
     pub(crate) message: &'a str,
-    /// The span that it belongs to.
+    /// The span in which the exception occurred.
     pub(crate) span_context: &'a SpanContext,
 }
 
@@ -27,16 +27,17 @@ pub(crate) trait LogException: Send + Sync {
     fn log(&self, exception: &Exception<'_>);
 }
 
-/// Where exceptions are recorded.
+/// The signals in which exceptions are recorded.
 #[derive(Clone)]
 pub(crate) struct Exceptions {
-    /// Whether spans have an event for each.
+    /// Whether exceptions are recorded as span events.
     pub(crate) on_spans: bool,
     pub(crate) log: Option<Arc<dyn LogException>>,
 }
 
 impl Default for Exceptions {
-    /// The conventions' default, which `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN` changes.
+    /// Returns the default of the conventions, which `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`
+    /// changes.
     fn default() -> Self {
         Self {
             on_spans: true,

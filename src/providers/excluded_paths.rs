@@ -2,7 +2,7 @@
 
 use crate::providers::variables::ConfigWarning;
 
-/// Patterns of paths, by what their requests are left out of.
+/// Path patterns, grouped by the signals from which requests are excluded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExcludedPaths {
     pub(crate) from_all: Vec<PathPattern>,
@@ -16,7 +16,7 @@ impl ExcludedPaths {
         self.from_all.is_empty() && self.from_traces.is_empty() && self.from_metrics.is_empty()
     }
 
-    /// Returns whether a request is in traces, and whether it is in metrics.
+    /// Returns whether a request is recorded in traces and in metrics.
     pub(crate) fn allow(&self, path: &str) -> (bool, bool) {
         let matches = |patterns: &[PathPattern]| patterns.iter().any(|one| one.matches(path));
         let from_all = matches(&self.from_all);
@@ -27,7 +27,7 @@ impl ExcludedPaths {
     }
 }
 
-/// A path, or with `*` at its end all paths that begin so.
+/// A path, or a prefix of paths if the pattern ends with `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PathPattern {
     path: String,
@@ -43,7 +43,7 @@ impl PathPattern {
     }
 }
 
-/// Returns the patterns that can be used of those that `origin` gives.
+/// Returns the valid patterns. Adds a warning that names `origin` for each of the others.
 pub(crate) fn path_patterns<'a>(
     origin: &str,
     patterns: impl IntoIterator<Item = &'a str>,
@@ -61,8 +61,8 @@ pub(crate) fn path_patterns<'a>(
                 is_prefix,
             });
         } else {
-            let consequence = "is neither a path that begins with / nor such a path with * at its \
-                               end; it is left out";
+            let consequence = "is not a path that starts with /, optionally with * at its end; it \
+                               is ignored";
             warnings.push(ConfigWarning::new(origin, Some(pattern), consequence));
         }
     }

@@ -1,8 +1,9 @@
-//! Exemplars: the requests that a metric is made of, by example (metrics SDK, "Exemplar").
+//! Exemplars: sample requests for the points of a metric (metrics SDK, "Exemplar").
 //!
-//! The points of OpenTelemetry's SDK cannot carry exemplars yet. So the layers keep them beside the SDK,
-//! and the exporter of [`init`](crate::init) puts them on the points. A request writes to atomics of its
-//! series alone: it takes no lock and, after the first exemplar of a series, no memory.
+//! The points of OpenTelemetry's SDK do not support exemplars yet. The layers therefore store them
+//! outside the SDK, and the exporter of [`init`](crate::init) adds them to the points. A request
+//! writes only to atomics of its series. It takes no lock, and allocates memory only for the first
+//! exemplar of a series.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -17,32 +18,32 @@ use crate::concurrent::caught::warn_once;
 use crate::concurrent::latest::Latest;
 use crate::concurrent::table::Table;
 
-/// Bound of the series with exemplars. One takes less than a kilobyte.
+/// The maximum number of series with exemplars. A series takes less than a kilobyte.
 pub(crate) const MAX_SERIES: usize = 4096;
 
-/// Bound of the exemplars of a series. Histograms with more buckets share places among them.
+/// The maximum number of exemplars per series. Further buckets of a histogram share the last place.
 const MAX_PLACES: usize = 64;
 
-/// The request that is an exemplar.
+/// The request that an exemplar refers to.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin {
     trace_id: u128,
     span_id: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since the Unix epoch.
     time: u64,
 }
 
 /// The exemplars of a pipeline.
 pub(crate) struct Exemplars {
-    /// Whether requests outside of sampled traces are exemplars, too.
+    /// Whether requests outside sampled traces become exemplars as well.
     takes_all: bool,
-    /// The bounds of the buckets that the configuration gives to histograms, by their names.
+    /// Configured bucket boundaries, by the name of the histogram.
     bounds: Vec<(String, Vec<f64>)>,
     series: Table<SeriesName, Arc<Reservoir>>,
     next: AtomicUsize,
 }
 
-/// The name of an instrument, and the attributes of a series in the order of their keys.
+/// The name of an instrument and the attributes of a series, sorted by key.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct SeriesName {
     instrument: Cow<'static, str>,
@@ -69,8 +70,8 @@ impl Exemplars {
         })
     }
 
-    /// Returns the origin of the exemplars of a request that has ended in this context; `None` where
-    /// it is to be none.
+    /// Returns the origin for exemplars of a request whose span is `span`; `None` if the request
+    /// must not become an exemplar.
     #[inline]
     pub(crate) fn origin(
         &self,
@@ -88,8 +89,8 @@ impl Exemplars {
         })
     }
 
-    /// Returns the place of the exemplars of a series, one for each bucket; `None` where there is no room
-    /// for it.
+    /// Returns the exemplars of a series, with one place per bucket; `None` if there are too many
+    /// series.
     pub(crate) fn reservoir(
         &self,
         instrument: &'static str,
@@ -119,19 +120,19 @@ impl Exemplars {
 pub(crate) struct Reservoir {
     number: usize,
     bounds: Box<[f64]>,
-    /// For each bucket: the bits of the value, the time, the trace id and the span id. Made with the first
-    /// exemplar, because most series have none where few traces are sampled.
+    /// The value's bits, the time, the trace id and the span id for each bucket. Allocated for the
+    /// first exemplar, because most series have none if few traces are sampled.
     places: OnceLock<Box<[Latest<5>]>>,
 }
 
 impl Reservoir {
-    /// Keeps an exemplar of a value, in place of the one in the same bucket. `bits` are those of the value
-    /// as the instrument takes it.
+    /// Stores an exemplar for a value, replacing the previous one in its bucket. `bits` are the
+    /// bits of the value in the instrument's type.
     #[inline]
     pub(crate) fn keep(&self, origin: &Origin, value: f64, bits: u64) {
         let places = self.places.get_or_init(|| self.make_places());
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        // There are as many as buckets, except for very many.
+        // The number of places equals the number of buckets, up to `MAX_PLACES`.
         if let Some(place) = places.get(bucket).or_else(|| places.last()) {
             let [high, low] = [origin.trace_id >> 64, origin.trace_id].map(|part| part as u64);
             place.write([bits, origin.time, high, low, origin.span_id]);
@@ -147,23 +148,23 @@ impl Reservoir {
     }
 }
 
-/// An exemplar as it is exported.
+/// An exemplar to be exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exemplar {
     pub(crate) bits: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since the Unix epoch.
     pub(crate) time: u64,
-    /// Not valid where the request was outside of a trace.
+    /// Invalid if the request was outside a trace.
     pub(crate) trace_id: TraceId,
     pub(crate) span_id: SpanId,
 }
 
-/// Reads the exemplars for one exporter, each once.
+/// Reads each exemplar once, for one exporter.
 pub(crate) struct ExemplarReader {
     exemplars: Arc<Exemplars>,
-    /// The versions that were read, by the number of the series and the place.
+    /// The versions already read, by the number of the series and of the place.
     read: Vec<Vec<u64>>,
-    /// The versions before, of what was read since the last [`begin`](Self::begin).
+    /// The previous versions of everything read since the last [`begin`](Self::begin).
     before: Vec<(usize, usize, u64)>,
 }
 
@@ -176,19 +177,20 @@ impl ExemplarReader {
         }
     }
 
-    /// Begins a collection.
+    /// Starts a collection.
     pub(crate) fn begin(&mut self) {
         self.before.clear();
     }
 
-    /// Takes back what was read since the beginning of the collection: it was not exported.
+    /// Marks everything read in this collection as unread, because it was not exported.
     pub(crate) fn take_back(&mut self) {
         for (series, place, version) in self.before.drain(..).rev() {
             self.read[series][place] = version;
         }
     }
 
-    /// Reads the new exemplars of a series that fit to its point. The others wait for the next one.
+    /// Reads the new exemplars of a series that belong to its point. The others are left for a
+    /// later point.
     pub(crate) fn read(
         &mut self,
         instrument: &str,
@@ -229,7 +231,7 @@ impl ExemplarReader {
     }
 }
 
-/// Whether this thread looks for the exemplars behind a meter, and what it has found.
+/// Whether this thread is searching for the exemplars behind a meter, and the result.
 enum Search {
     Off,
     On(Option<Arc<Exemplars>>),
@@ -239,10 +241,10 @@ thread_local! {
     static SEARCH: RefCell<Search> = const { RefCell::new(Search::Off) };
 }
 
-/// Creates instruments, and returns the exemplars of the pipeline that they record to.
+/// Creates instruments and returns the exemplars of the pipeline that they record to.
 ///
-/// An SDK's meter does not say whose it is. But it shows each instrument to the views of its pipeline while
-/// it creates the instrument, and a view of [`init`](crate::init) tells of the exemplars.
+/// A meter of an SDK does not reveal its pipeline. However, the SDK passes each new instrument to
+/// the views of the pipeline, and a view of [`init`](crate::init) reports the exemplars.
 pub(crate) fn behind<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>>) {
     let replace = |search| SEARCH.try_with(|cell| cell.replace(search)).ok();
     replace(Search::On(None));
@@ -254,7 +256,7 @@ pub(crate) fn behind<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>
 }
 
 impl Exemplars {
-    /// Tells that an instrument of the pipeline is being created.
+    /// Reports that an instrument of this pipeline is being created.
     pub(crate) fn tell(self: &Arc<Self>) {
         let _ = SEARCH.try_with(|cell| {
             if let Search::On(found) = &mut *cell.borrow_mut() {
@@ -376,7 +378,7 @@ mod tests {
         assert!(exemplars.reservoir("y", &a(), &[]).is_none());
         let again = exemplars.reservoir("x", &a(), &[]).expect("it is there");
         assert!(Arc::ptr_eq(&first, &again));
-        // The bounds of the configuration, and no more places than there may be.
+        // Configured bounds are used, with at most `MAX_PLACES` places.
         keep(&exemplars, &first, 1, 100.0);
         assert_eq!(first.bounds.len(), 1000);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! How long the functions took that are measured.
+//! Durations of measured functions.
 
 use std::sync::OnceLock;
 
@@ -9,14 +9,15 @@ use crate::concurrent::table::Table;
 use crate::providers::bound::{Bind, BoundHistogram};
 use crate::semconv;
 
-/// Bound of the functions, with the ways in which they end. It is below that of the series of an
-/// instrument, past which what is bound counts among the rest for good.
+/// The maximum number of combinations of a function and an `error.type`. It is below the number of
+/// series per instrument: a bound instrument above that number would record to the overflow series
+/// forever.
 const MAX_ENDS: usize = 1024;
 
-/// A function, and how it has ended.
+/// A function and how it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FunctionEnd {
-    /// The module or type that the function is in, and its name.
+    /// The module or type that contains the function, and the function's name.
     pub(crate) function: (&'static str, &'static str),
     /// `error.type`
     pub(crate) error: Option<&'static str>,
@@ -33,8 +34,8 @@ impl FunctionEnd {
     }
 }
 
-/// The histogram of durations. It is made when the first one is recorded, as is what is bound to it: else
-/// it would be exported empty.
+/// The histogram of durations. The histogram and its bound instruments are created at the first
+/// measurement, because an unused instrument would be exported empty.
 pub(crate) struct FunctionDurations {
     meter: Meter,
     histogram: OnceLock<Histogram<f64>>,
@@ -50,7 +51,7 @@ impl FunctionDurations {
         }
     }
 
-    /// Records how long a function took, in seconds.
+    /// Records the duration of a function in seconds.
     pub(crate) fn record(&self, end: FunctionEnd, seconds: f64) {
         let bind = || self.histogram().bind_to(&end.attributes());
         match self.by_end.get_or_insert_with(&end, bind) {

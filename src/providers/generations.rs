@@ -1,8 +1,9 @@
-//! Which providers hold in the process. They change when `init` is called, when its telemetry ends,
-//! and when the application sets OpenTelemetry's first global meter provider.
+//! The providers that are installed for the process. They change when `init` is called, when its
+//! telemetry ends, and when the application sets the global meter provider of OpenTelemetry for the
+//! first time.
 //!
-//! Each change begins a new generation. Whoever keeps what it has made of the providers asks for the
-//! generation with each use: one atomic load.
+//! Each change starts a new generation. Code that caches something made from the providers checks
+//! the generation at each use, which is one atomic load.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +19,8 @@ use crate::providers::layer_variables::LayerSettings;
 use crate::providers::series_budget::SDK_SERIES;
 use crate::providers::tracer::global_tracers;
 
-/// Set in a generation whose global meter provider may still be that of OpenTelemetry, which does
-/// nothing.
+/// Set in a generation in which OpenTelemetry's global meter provider may still be its default,
+/// which does nothing.
 const UNSETTLED: usize = 1;
 
 static GENERATION: AtomicUsize = AtomicUsize::new(UNSETTLED);
@@ -34,19 +35,19 @@ static STATE: RwLock<State> = RwLock::new(State {
 });
 
 struct State {
-    /// `None` where telemetry is switched off, or has ended. They live as long as the process:
-    /// whoever uses them counts as no owner.
+    /// `None` if telemetry is switched off or has ended. Providers are never freed, so that using
+    /// them needs no reference count.
     providers: Option<&'static Providers>,
     propagators: Option<&'static Propagators>,
     layers: Option<&'static LayerSettings>,
-    /// The global meter provider that was found, where it does nothing.
+    /// The global meter provider that was found, if it does nothing.
     global_meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
-    /// Given when something is recorded after the end.
+    /// The warning to log when something is recorded after the end.
     #[cfg(feature = "init")]
     end: Option<crate::logs::EndNotice>,
 }
 
-/// The part of the state that this thread has read last.
+/// The part of the state that the current thread has cached.
 #[derive(Clone, Copy)]
 struct Cached {
     generation: usize,
@@ -62,11 +63,11 @@ thread_local! {
             propagators: None,
         })
     };
-    /// How often this thread has looked for a global meter provider.
+    /// The number of times that this thread has checked the global meter provider.
     static LOOKS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The generation that holds now.
+/// Returns the current generation.
 #[inline]
 pub(crate) fn generation() -> usize {
     let generation = GENERATION.load(Ordering::Acquire);
@@ -77,17 +78,18 @@ pub(crate) fn generation() -> usize {
     }
 }
 
-/// The providers of the process; `None` where telemetry is switched off, or has ended.
+/// Returns the providers of the process; `None` if telemetry is switched off or has ended.
 pub(crate) fn process() -> Option<&'static Providers> {
     cached().providers
 }
 
-/// How context comes with requests.
+/// Returns the propagators of the process.
 pub(crate) fn propagators() -> &'static Propagators {
     cached().propagators.unwrap_or_else(|| Propagators::w3c())
 }
 
-/// Returns the settings of layers: of `init`, else of the process environment. Not for each request.
+/// Returns the layer settings of `init`, or else of the process environment. It takes a lock, so do
+/// not call it per request.
 pub(crate) fn layer_settings() -> &'static LayerSettings {
     let state = STATE.read().unwrap_or_else(PoisonError::into_inner);
     let layers = state.layers;
@@ -110,7 +112,7 @@ fn cached() -> Cached {
 fn read() -> Cached {
     let state = STATE.read().unwrap_or_else(PoisonError::into_inner);
     let cached = Cached {
-        // Changed under the lock alone.
+        // The generation changes only while the lock is held.
         generation: GENERATION.load(Ordering::Acquire),
         providers: state.providers,
         propagators: state.propagators,
@@ -126,10 +128,11 @@ fn read() -> Cached {
     cached
 }
 
-/// Takes the providers of OpenTelemetry's global module, again when there is a meter provider.
+/// Installs the global providers of OpenTelemetry, and again once a meter provider has been set.
 #[cold]
 fn settle(generation: usize) -> usize {
-    /// A program without any provider need not look with each use for ever.
+    /// After this many checks, a thread checks only at every `SELDOM`th use, because a program may
+    /// never set a provider.
     const OFTEN: u32 = 4096;
     const SELDOM: u32 = 64;
 
@@ -146,10 +149,11 @@ fn settle(generation: usize) -> usize {
     if is_known(&STATE.read().unwrap_or_else(PoisonError::into_inner)) {
         return generation;
     }
-    // Made without the lock: it may log, and a subscriber may come back here.
+    // Created without the lock: this may log, and a subscriber may call this module.
     let tracers = global_tracers();
     let made = Providers::new(tracers, bound::of_unknown_type(meters.clone()), SDK_SERIES);
-    // OpenTelemetry's has no state. Another without any is looked at again, which does no harm.
+    // OpenTelemetry's default provider is zero-sized. For another zero-sized provider, the check is
+    // only repeated.
     let does_nothing = size_of_val(&*meters) == 0;
     let mut state = STATE.write().unwrap_or_else(PoisonError::into_inner);
     let generation = GENERATION.load(Ordering::Acquire);
@@ -164,7 +168,7 @@ fn settle(generation: usize) -> usize {
     next
 }
 
-/// Makes the arguments those of the process; no providers switch telemetry off.
+/// Installs the arguments for the process. Telemetry is switched off if `providers` is `None`.
 #[cfg(feature = "init")]
 pub(crate) fn install(
     providers: Option<Providers>,
@@ -182,7 +186,7 @@ pub(crate) fn install(
     });
 }
 
-/// Ends the telemetry of the process until the next [`install`]. Context still passes.
+/// Ends the telemetry of the process until the next [`install`]. Context is still propagated.
 #[cfg(feature = "init")]
 pub(crate) fn end(notice: Option<crate::logs::EndNotice>) {
     change(|state| {
@@ -200,7 +204,8 @@ fn change(change: impl FnOnce(&mut State)) {
     GENERATION.store((generation & !UNSETTLED) + 2, Ordering::Release);
 }
 
-/// Something that is made anew in each generation in which it is used. There are few generations.
+/// A value that is created once per generation in which it is used. Old values are kept, because
+/// there are few generations.
 pub(crate) struct ByGeneration<T> {
     first: Slot<T>,
 }
@@ -220,7 +225,7 @@ impl<T> Default for ByGeneration<T> {
 }
 
 impl<T> ByGeneration<T> {
-    /// Returns what was made in this generation, made first where it was not.
+    /// Returns the value for the current generation, and creates it at the first use.
     #[inline]
     pub(crate) fn get(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         let generation = generation();
@@ -238,7 +243,7 @@ impl<T> ByGeneration<T> {
             }
             slot = &made.next;
         }
-        // Made outside of the slot: to make it may log, and a log may come back here.
+        // Created outside the slot: this may log, and a subscriber may call this function.
         let mut value = make();
         loop {
             let made = slot.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Providers that a context carries: those of the layer that serves a request.
+//! Providers stored in a context: those of the layer that serves a request.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use opentelemetry::baggage::{BaggageExt, KeyValueMetadata};
 use crate::current_context;
 use crate::providers::Providers;
 
-/// Providers that hold for one request, carried by its context.
+/// The providers of one request, stored in its context.
 struct Scoped(Arc<Providers>);
 
-/// A context in which the handler functions use `providers`.
+/// Returns a context in which the handler functions use `providers`.
 pub(crate) fn scoped(providers: Arc<Providers>) -> Context {
     Context::new().with_value(Scoped(providers))
 }
 
-/// `cx` with the providers of `root`, where that has any.
+/// Adds the providers stored in `root`, if any, to `cx`.
 pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
     match root.get::<Scoped>() {
         Some(Scoped(providers)) => cx.with_value(Scoped(providers.clone())),
@@ -25,13 +25,13 @@ pub(crate) fn in_scope_of(cx: Context, root: &Context) -> Context {
     }
 }
 
-/// The current context without its span.
+/// Returns the current context without its span.
 #[cfg(feature = "tokio")]
 pub(crate) fn without_span() -> Context {
     current_context::map(without_span_of)
 }
 
-/// A context without its span.
+/// Returns a copy of a context without its span.
 pub(crate) fn without_span_of(current: &Context) -> Context {
     let cx = match current.get::<Scoped>() {
         Some(Scoped(providers)) => scoped(providers.clone()),
@@ -52,8 +52,8 @@ pub(crate) fn without_span_of(current: &Context) -> Context {
     }
 }
 
-/// The providers of the layer whose request has the context `cx`, if it has its own.
+/// Returns the providers stored in `cx`, if the request's layer has its own.
 pub(crate) fn scoped_in(cx: &Context) -> Option<Arc<Providers>> {
-    // Cloned out, because whoever records with them must be free to attach a context.
+    // Cloned, because the context must not stay borrowed while the caller records.
     cx.get::<Scoped>().map(|scoped| scoped.0.clone())
 }

@@ -1,5 +1,5 @@
-//! Variables that set up layers. `Config` reads them with all others; without `init`, a layer reads
-//! them itself.
+//! Environment variables that configure layers. `Config` reads them together with all others.
+//! Without `init`, a layer reads them itself.
 
 use std::sync::OnceLock;
 
@@ -10,10 +10,10 @@ use crate::providers::excluded_paths::{ExcludedPaths, path_patterns};
 use crate::providers::variables::{ConfigWarning, Variables};
 use crate::semconv::{self, Side};
 
-/// Settings of layers, which the setters of a layer beat.
+/// Settings of layers. The setters of a layer take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LayerSettings {
-    /// Empty for the methods of the conventions.
+    /// If empty, the methods defined by the conventions are known.
     pub(crate) known_methods: Vec<String>,
     pub(crate) server: HeaderNames,
     pub(crate) client: HeaderNames,
@@ -21,7 +21,7 @@ pub(crate) struct LayerSettings {
     pub(crate) baggage: BaggageAttributes,
 }
 
-/// Headers to capture.
+/// The names of the headers to capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeaderNames {
     pub(crate) request: Vec<HeaderName>,
@@ -64,8 +64,8 @@ impl LayerSettings {
         }
     }
 
-    /// Returns the settings of the process environment, which is read once. A value that cannot be used
-    /// is logged then.
+    /// Returns the settings from the process environment. It is read once, and invalid values are
+    /// logged at that time.
     pub(crate) fn of_environment() -> &'static Self {
         static READ: OnceLock<LayerSettings> = OnceLock::new();
         if let Some(read) = READ.get() {
@@ -78,7 +78,7 @@ impl LayerSettings {
             is_first = true;
             settings
         });
-        // Not under the lock: a subscriber may send a request of its own through a layer.
+        // Logged without the lock, because a subscriber may send a request through a layer.
         if is_first {
             for warning in variables.warnings {
                 tracing::warn!(target: "tower_telemetry", "{warning}");
@@ -100,7 +100,8 @@ fn elements(text: &str) -> impl Iterator<Item = &str> {
     elements.filter(|element| !element.is_empty())
 }
 
-/// Returns the methods that can be used of those that `origin` names, each once.
+/// Returns the valid methods without duplicates. Adds a warning that names `origin` for each of the
+/// others.
 pub(crate) fn known_methods<'a>(
     origin: &str,
     methods: impl IntoIterator<Item = &'a str>,
@@ -109,7 +110,7 @@ pub(crate) fn known_methods<'a>(
     let mut known: Vec<String> = Vec::new();
     for method in methods {
         if Method::from_bytes(method.as_bytes()).is_err() {
-            let consequence = "is not an HTTP method; it is left out";
+            let consequence = "is not an HTTP method; it is ignored";
             warnings.push(ConfigWarning::new(origin, Some(method), consequence));
         } else if !known.iter().any(|before| before == method) {
             known.push(method.to_owned());
@@ -118,7 +119,8 @@ pub(crate) fn known_methods<'a>(
     known
 }
 
-/// Returns the headers that can be captured of those that `origin` names, each once.
+/// Returns the header names that can be captured, without duplicates. Adds a warning that names
+/// `origin` for each of the others.
 pub(crate) fn header_names<'a>(
     origin: &str,
     names: impl IntoIterator<Item = &'a str>,
@@ -136,9 +138,9 @@ pub(crate) fn header_names<'a>(
                 }
                 continue;
             }
-            Err(_) => "is not the name of a header; it is left out",
+            Err(_) => "is not a valid header name; it is ignored",
         };
-        // By mistake a value may stand behind the name.
+        // The name may be followed by a value by mistake, which may be a secret.
         let mut inner = text.char_indices().skip(1);
         let end = inner.find(|(_, found)| matches!(found, '=' | ':'));
         let name = &text[..end.map_or(text.len(), |(end, _)| end)];
@@ -175,13 +177,13 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "METHODS=\"PUR GE\" is not an HTTP method; it is left out",
-                "METHODS=\"é\" is not an HTTP method; it is left out",
+                "METHODS=\"PUR GE\" is not an HTTP method; it is ignored",
+                "METHODS=\"é\" is not an HTTP method; it is ignored",
                 "NAMES=\"cookie\" is a header that carries credentials; it is not captured",
-                "NAMES=\"a b\" is not the name of a header; it is left out",
-                "NAMES=\"token\" is not the name of a header; it is left out",
-                "NAMES=\":path\" is not the name of a header; it is left out",
-                "NAMES=\"\" is not the name of a header; it is left out",
+                "NAMES=\"a b\" is not a valid header name; it is ignored",
+                "NAMES=\"token\" is not a valid header name; it is ignored",
+                "NAMES=\":path\" is not a valid header name; it is ignored",
+                "NAMES=\"\" is not a valid header name; it is ignored",
             ]
         );
     }

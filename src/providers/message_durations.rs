@@ -1,4 +1,4 @@
-//! How long operations with messages took.
+//! Durations of messaging operations.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,11 +8,11 @@ use crate::concurrent::table::{Inserted, Table};
 use crate::semconv;
 use crate::semconv::messaging::{Destination, Operation};
 
-/// Bound of the destinations that are told apart. Names of queues may have no end.
+/// The maximum number of destinations in metrics. The number of queue names may be unbounded.
 const MAX_DESTINATIONS: usize = 256;
 
-/// The histograms of durations, each made when its first duration is recorded: else it would be exported
-/// empty.
+/// The histograms of durations. Each is created at its first measurement, because an unused
+/// histogram would be exported empty.
 pub(crate) struct MessageDurations {
     meter: Meter,
     send: OnceLock<Histogram<f64>>,
@@ -30,7 +30,7 @@ impl MessageDurations {
         }
     }
 
-    /// Records how long an operation took, in seconds.
+    /// Records the duration of an operation in seconds.
     pub(crate) fn record(
         &self,
         operation: Operation,

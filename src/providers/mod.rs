@@ -1,8 +1,8 @@
-//! Where the layers and the handler functions get tracers and meters.
+//! Selects the tracers and meters for layers and handler functions.
 //!
-//! In this order: the providers given to the layer that serves the current request, those that
-//! [`init`](crate::init) made, the global ones of OpenTelemetry. `scope` finds the first, `generations`
-//! keeps the last two.
+//! The providers are, in this order of precedence: those of the layer that serves the current
+//! request, those created by [`init`](crate::init), and the global providers of OpenTelemetry.
+//! `scope` selects the first kind, and `generations` stores the other two.
 
 pub(crate) mod baggage_spans;
 pub(crate) mod bound;
@@ -45,7 +45,8 @@ use crate::providers::series_budget::Room;
 use crate::providers::start_span::{MakeTracer, StartSpan};
 use crate::semconv::{self, Side};
 
-/// More components than this get their tracer made anew at each call.
+/// The maximum number of components whose tracer is cached. Other components get a new tracer for
+/// each span.
 const MAX_COMPONENTS: usize = 256;
 
 pub(crate) struct Providers {
@@ -53,19 +54,19 @@ pub(crate) struct Providers {
     follows_unsampled: bool,
     meters: Arc<dyn MeterProvider + Send + Sync>,
     components: Table<&'static str, Arc<dyn StartSpan>>,
-    /// The instruments that handler functions created by name.
+    /// The instruments created by name in handler functions.
     pub(crate) functions: Registry,
     pub(crate) function_durations: FunctionDurations,
     pub(crate) message_durations: MessageDurations,
-    /// Room in the instruments of servers, and in those of clients.
+    /// The series budgets of server instruments and of client instruments.
     rooms: [Arc<Room>; 2],
     collections: OnceLock<Arc<Collections>>,
     pub(crate) exceptions: Exceptions,
 }
 
 impl Providers {
-    /// Makes the providers. The SDK behind `meters` keeps `max_series` series of an instrument of the
-    /// layers.
+    /// Creates the providers. `max_series` is the number of series that the SDK behind `meters`
+    /// keeps per instrument of the layers.
     pub(crate) fn new(
         tracers: Arc<dyn MakeTracer>,
         meters: Arc<dyn MeterProvider + Send + Sync>,
@@ -94,7 +95,7 @@ impl Providers {
         Self { exceptions, ..self }
     }
 
-    /// Returns the room in the instruments of one side.
+    /// Returns the series budget of one side's instruments.
     pub(crate) fn room(&self, side: Side) -> Arc<Room> {
         let [server, client] = &self.rooms;
         match side {
@@ -114,17 +115,17 @@ impl Providers {
         self.tracers.make(instrumentation_scope())
     }
 
-    /// The meter for the instruments of this crate's layers.
+    /// Returns the meter for the instruments of this crate's layers.
     pub(crate) fn meter(&self) -> Meter {
         self.meters.meter_with_scope(instrumentation_scope())
     }
 
-    /// Whether a span below the current one would be dropped for certain.
+    /// Returns whether a child of the current span is certain to be dropped.
     pub(crate) fn drops_below_current(&self) -> bool {
         self.follows_unsampled && current_context::map(|cx| self.drops_below(cx))
     }
 
-    /// Whether a span below that of `cx` would be dropped for certain.
+    /// Returns whether a child of the span in `cx` is certain to be dropped.
     pub(crate) fn drops_below(&self, cx: &Context) -> bool {
         self.follows_unsampled && {
             let span = cx.span();
@@ -135,10 +136,10 @@ impl Providers {
         }
     }
 
-    /// The tracer of a component of the application.
+    /// Returns the tracer for a component of the application.
     pub(crate) fn component(&self, name: &'static str) -> Arc<dyn StartSpan> {
         let make = || {
-            // Spans that this crate describes itself, such as those of messages.
+            // This crate creates some spans itself, such as those of messages.
             let is_own = name == env!("CARGO_PKG_NAME");
             self.tracers.make(if is_own {
                 instrumentation_scope()
@@ -153,7 +154,7 @@ impl Providers {
     }
 }
 
-/// The instrumentation scope of this crate, the same for spans and metrics.
+/// Returns the instrumentation scope of this crate for spans and metrics.
 pub(crate) fn instrumentation_scope() -> InstrumentationScope {
     InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -161,8 +162,8 @@ pub(crate) fn instrumentation_scope() -> InstrumentationScope {
         .build()
 }
 
-/// The scope of metrics that handler code records. Not that of the layers: a name used in both
-/// would be recorded to one instrument.
+/// Returns the scope for metrics recorded by handler code. It differs from the scope of the layers,
+/// because the same name in one scope would be the same instrument.
 fn handler_scope() -> InstrumentationScope {
     InstrumentationScope::builder("tower-telemetry.handlers")
         .with_version(env!("CARGO_PKG_VERSION"))

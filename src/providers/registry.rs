@@ -1,4 +1,4 @@
-//! Instruments that handler code creates by name.
+//! Instruments created by name in handler code.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +8,19 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use crate::concurrent::table::{Inserted, Table};
 use crate::semconv;
 
-/// Bound of the number of instruments that are created by name.
+/// The maximum number of instruments that can be created by name.
 const MAX_INSTRUMENTS: usize = 256;
 
 /// The instruments that were created by name.
 pub(crate) struct Registry {
     meter: Meter,
-    /// By their names in lower case.
+    /// Instruments by lowercase name.
     instruments: Table<String, Instrument>,
-    /// By other spellings of their names.
+    /// Instruments by the other spellings of their names.
     spellings: Table<String, Instrument>,
-    /// Names that were complained about.
+    /// Names for which a warning was logged.
     refused: Table<String, ()>,
-    /// Whether it was said that there are too many.
+    /// Whether the warning about too many instruments was logged.
     overflow: AtomicBool,
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Instrument {
     Gauge(Gauge<f64>),
 }
 
-/// How to make an instrument, and what to call its kind.
+/// The kind of an instrument: its name in log lines and its constructor.
 pub(crate) struct Kind {
     name: &'static str,
     make: fn(&Meter, String, String) -> Instrument,
@@ -112,8 +112,9 @@ impl Registry {
         }
     }
 
-    /// Hands the instrument of a name to `write`, which returns whether it is of its kind. Logs why,
-    /// once per name, where nothing is recorded.
+    /// Calls `write` with the instrument of the given name, creating it if necessary. `write`
+    /// returns `false` if the instrument is of another kind. If nothing is recorded, the reason is
+    /// logged once per name.
     pub(crate) fn record(
         &self,
         name: &str,
@@ -127,7 +128,7 @@ impl Registry {
                     self.refuse(name, || {
                         let first = instrument.kind();
                         format!(
-                            "it is a {first} already, and is not recorded to as a {}",
+                            "it is already a {first}, and nothing is recorded to it as a {}",
                             kind.name
                         )
                         .into()
@@ -135,8 +136,8 @@ impl Registry {
                 }
             }
             Err(Refusal::Name) => self.refuse(name, || {
-                "the name is not valid, and nothing is recorded under it; it must begin with a letter \
-                 and have at most 255 letters, digits and `_`, `.`, `-`, `/`"
+                "the name is invalid, and nothing is recorded under it; it must start with a letter and \
+                 consist of at most 255 letters, digits and `_`, `.`, `-`, `/`"
                     .into()
             }),
             Err(Refusal::Full) => {
@@ -145,7 +146,7 @@ impl Registry {
                         target: "tower_telemetry",
                         metric = shown(name),
                         "there are {MAX_INSTRUMENTS} metrics already, and nothing is recorded under \
-                         further names; put what varies into attributes"
+                         further names; use attributes for the parts of names that vary"
                     );
                 }
             }
@@ -158,7 +159,7 @@ impl Registry {
         description: &str,
         kind: &Kind,
     ) -> Result<&Instrument, Refusal> {
-        // The usual spelling is that of the table.
+        // Most names are lowercase and are found at the first lookup.
         let known = self.instruments.get(name);
         if let Some(instrument) = known.or_else(|| self.spellings.get(name)) {
             return Ok(instrument);
@@ -167,7 +168,7 @@ impl Registry {
             return Err(Refusal::Name);
         }
         let key = name.to_ascii_lowercase();
-        // Asked before one is made, because the SDK never lets go of an instrument.
+        // Checked before the instrument is created, because the SDK never frees an instrument.
         if self.instruments.is_full() && self.instruments.get(&key).is_none() {
             return Err(Refusal::Full);
         }
@@ -178,13 +179,13 @@ impl Registry {
             })
             .map_err(|_| Refusal::Full)?;
         if name != key {
-            // Without room for it, it is looked up anew each time.
+            // If this table is full, the spelling is converted at each use.
             self.spellings.insert(name.to_owned(), instrument.clone());
         }
         Ok(instrument)
     }
 
-    /// Says once for each name why nothing is recorded under it.
+    /// Logs why nothing is recorded under a name, once per name.
     fn refuse(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
         if self.refused.get(name).is_none()
             && self.refused.insert(name.to_owned(), ()) == Inserted::New(&())
@@ -194,7 +195,7 @@ impl Registry {
     }
 }
 
-/// Instrument name syntax of the metrics API.
+/// Returns whether a name follows the instrument name syntax of the metrics API.
 fn is_valid(name: &str) -> bool {
     name.len() <= 255
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -203,7 +204,7 @@ fn is_valid(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/'))
 }
 
-/// A name as a log line can show it: short, and on one line.
+/// Returns a name in a form for log lines: shortened and without line breaks.
 fn shown(name: &str) -> String {
     semconv::truncate(name, 64).escape_debug().to_string()
 }

@@ -1,5 +1,5 @@
-//! The providers in force: those of the layer that serves the current request, else those of the
-//! process.
+//! Selects the providers in force: those of the layer that serves the current request, or else
+//! those of the process.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::providers::Providers;
 use crate::providers::generations;
 use crate::providers::in_context::scoped_in;
 
-/// The providers in force here and now; `None` where telemetry is switched off.
+/// Returns the providers in force; `None` if telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
     match current_context::map(scoped_in) {
         Some(providers) => Some(Current::Scoped(providers)),

@@ -1,31 +1,31 @@
-//! Room for series in the instruments of requests.
+//! The series budget of request instruments.
 //!
-//! An SDK keeps a fixed number of series of an instrument for the life of the process. A client can
-//! choose the method, the version and often the status of a request. So that it cannot fill an
-//! instrument, each route has room of its own, and only the rest is shared.
+//! An SDK keeps a fixed number of series per instrument for the lifetime of the process. A client
+//! can choose the method, the version and often the status of a request. Each route therefore has a
+//! budget of its own, so that one client cannot use up an instrument. Only the rest is shared.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Series that a route has room for, whatever other routes do.
+/// The number of series reserved for each route.
 const OWN_SERIES: usize = 3;
 
-/// The series that OpenTelemetry's SDK keeps of an instrument, unless told otherwise.
+/// The number of series that OpenTelemetry's SDK keeps per instrument by default.
 pub(crate) const SDK_SERIES: usize = 2000;
 
-/// The room in the instruments of a meter provider.
+/// The series budget of a meter provider's instruments.
 #[derive(Debug)]
 pub(crate) struct Room {
-    /// Series that any route may take.
+    /// The number of series left for any route.
     shared: AtomicUsize,
-    /// Routes that will have room of their own.
+    /// The number of further routes that get a budget of their own.
     routes: AtomicUsize,
 }
 
 impl Room {
-    /// Divides room for `series`: a fifth is for routes, and the rest is shared.
+    /// Divides a budget of `series`: a fifth is reserved for routes and the rest is shared.
     pub(crate) fn new(series: usize) -> Arc<Self> {
-        // Besides its own series, a route has one for what finds no room.
+        // Each route needs one more series, for measurements that exceed its budget.
         let routes = series / 5 / (OWN_SERIES + 1);
         Arc::new(Self {
             shared: AtomicUsize::new(series - routes * (OWN_SERIES + 1)),
@@ -33,7 +33,8 @@ impl Room {
         })
     }
 
-    /// Returns the room of a new route. Past a number of routes there is only what is shared.
+    /// Returns the budget of a new route. After a number of routes, new ones use only the shared
+    /// budget.
     pub(crate) fn route(self: &Arc<Self>) -> Arc<RouteRoom> {
         let own = if take_one(&self.routes) {
             OWN_SERIES
@@ -47,7 +48,7 @@ impl Room {
     }
 }
 
-/// The room of one route.
+/// The series budget of one route.
 #[derive(Debug)]
 pub(crate) struct RouteRoom {
     own: AtomicUsize,
@@ -55,7 +56,7 @@ pub(crate) struct RouteRoom {
 }
 
 impl RouteRoom {
-    /// Takes room for one series; false where there is none.
+    /// Takes one series from the budget. Returns `false` if none is left.
     pub(crate) fn take(&self) -> bool {
         take_one(&self.own) || take_one(&self.room.shared)
     }
@@ -85,7 +86,7 @@ mod tests {
             assert_eq!(own.take(100).count(), OWN_SERIES);
             taken += OWN_SERIES;
         }
-        // With a series besides for each of the 100 routes, all is in use.
+        // Each of the 100 routes uses one more series, so the total is the whole budget.
         assert_eq!(taken + 100, SDK_SERIES);
         assert!(!room.route().take(), "there are more routes than room");
     }

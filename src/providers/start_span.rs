@@ -1,4 +1,4 @@
-//! Starting a span with a tracer of any kind.
+//! An interface to start spans with any kind of tracer.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,26 +10,28 @@ use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use crate::attribute_set;
 use crate::semconv::{self, CapturedRequest};
 
-/// Makes tracers for instrumentation scopes.
+/// Creates tracers for instrumentation scopes.
 pub(crate) trait MakeTracer: Send + Sync {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan>;
 
-    /// Whether it drops every span below one that is not sampled, so that there is no need to ask.
+    /// Returns whether every child of an unsampled span is dropped, so that callers need not start
+    /// it.
     fn follows_unsampled(&self) -> bool {
         false
     }
 }
 
-/// A [`Tracer`] of any type. The span goes straight into its context, boxed once.
+/// A [`Tracer`](opentelemetry::trace::Tracer) of any type. The span is stored in its context
+/// directly, boxed once.
 pub(crate) trait StartSpan: Send + Sync {
-    /// Starts a span below `parent`.
+    /// Starts a child span of `parent`.
     fn start(&self, parent: Parent<'_>, description: &mut dyn DescribeSpan) -> Started;
 }
 
 /// Describes a span when it starts.
 pub(crate) trait DescribeSpan {
-    /// Writes the description. Called at most once, and never for a span that the tracer drops before
-    /// it needs a description.
+    /// Writes the description. It is called at most once, and not for a span that is dropped
+    /// without needing one.
     fn describe(&mut self, span: &mut NewSpan);
 }
 
@@ -40,39 +42,39 @@ impl<F: FnMut(&mut NewSpan)> DescribeSpan for F {
     }
 }
 
-/// The parent of a span.
+/// The parent of a new span.
 pub(crate) struct Parent<'a> {
-    /// The context of the new span, apart from the span.
+    /// The context in which the span starts.
     pub(crate) cx: &'a Context,
-    /// The span that is the parent; that of `cx`, where none is given.
+    /// The parent span; `None` for the span in `cx`.
     pub(crate) span_context: Option<&'a SpanContext>,
 }
 
-/// The description of a span at its start.
+/// The description of a new span.
 #[derive(Clone)]
 pub(crate) struct NewSpan {
     pub(crate) name: Cow<'static, str>,
     pub(crate) kind: SpanKind,
     pub(crate) start_time: SystemTime,
     pub(crate) links: Vec<Link>,
-    /// The request that it stands for.
+    /// The request that the span represents.
     pub(crate) request: Option<CapturedRequest>,
-    /// Besides those of the request.
+    /// Attributes other than those of the request.
     pub(crate) attributes: Vec<KeyValue>,
-    /// Whether the application has set an attribute that the request has, too.
+    /// Whether the application has set an attribute that the request has as well.
     pub(crate) overrides_request: bool,
 }
 
-/// A span that was started.
+/// The result of starting a span.
 pub(crate) struct Started {
-    /// The context in which the span is active.
+    /// A context with the span as the active one.
     pub(crate) cx: Context,
-    /// False where nothing written to the span will ever be exported.
+    /// Whether the span is recorded. If not, nothing written to it is exported.
     pub(crate) is_recording: bool,
 }
 
 impl Started {
-    /// No span at all, in the context as it is.
+    /// Returns a result without a span, for the given context.
     pub(crate) fn nothing_in(cx: Context) -> Self {
         Self {
             cx,
@@ -81,7 +83,7 @@ impl Started {
     }
 }
 
-/// Room for the attributes of a server span: more of them would have to grow it.
+/// The initial capacity for a span's attributes, enough for a server span.
 const ATTRIBUTES: usize = 16;
 
 impl Default for NewSpan {
@@ -100,13 +102,14 @@ impl Default for NewSpan {
 }
 
 impl NewSpan {
-    /// Sets an attribute of the application's, in place of one with its key.
+    /// Sets an attribute on behalf of the application, replacing one with the same key.
     pub(crate) fn set(&mut self, attribute: KeyValue) {
         self.overrides_request |= semconv::is_request_key(attribute.key.as_str());
         attribute_set::set(&mut self.attributes, attribute);
     }
 
-    /// All attributes of a span: those of its request, unless the others have them, too.
+    /// Returns all attributes of a span. Attributes of the request are replaced by others with the
+    /// same key if `overrides_request` is set.
     pub(crate) fn all_attributes(
         request: Option<&CapturedRequest>,
         overrides_request: bool,

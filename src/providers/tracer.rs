@@ -1,4 +1,4 @@
-//! Tracers of OpenTelemetry's providers: of one that a layer was given, and of the global one.
+//! Tracers of OpenTelemetry's providers: of a provider passed to a layer, and of the global one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,20 +20,20 @@ use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, St
 use crate::providers::unique_span::UniqueSpan;
 use crate::semconv;
 
-/// The tracers of OpenTelemetry's global provider.
+/// Returns the tracers of OpenTelemetry's global provider.
 pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
     Arc::new(GlobalTracers)
 }
 
-/// Whether a layer has a tracer provider of its own.
+/// Whether a layer has its own tracer provider.
 static LAYER_HAS_TRACERS: AtomicBool = AtomicBool::new(false);
 
-/// Takes note of a layer with a tracer provider of its own.
+/// Records that a layer has its own tracer provider.
 pub(crate) fn note_tracers_of_a_layer() {
     LAYER_HAS_TRACERS.store(true, Ordering::Relaxed);
 }
 
-/// OpenTelemetry's global provider, whichever that is when a span starts.
+/// OpenTelemetry's global provider at the time when a span starts.
 struct GlobalTracers;
 
 impl MakeTracer for GlobalTracers {
@@ -45,8 +45,8 @@ impl MakeTracer for GlobalTracers {
     }
 }
 
-/// A tracer of the global provider: looked for again with each span until it is one that does
-/// something, and kept then.
+/// A tracer of the global provider. It is looked up for each span until a provider is installed,
+/// and cached after that.
 struct GlobalTracer {
     scope: InstrumentationScope,
     found: OnceLock<TracerOf<global::BoxedTracer>>,
@@ -66,7 +66,7 @@ impl StartSpan for GlobalTracer {
             has_random_ids: false,
         };
         let started = tracer.start(parent, description);
-        // Without a provider, the span of the parent is passed on, or none.
+        // Without a provider, the result has the parent's span or none.
         let id = started.cx.span().span_context().span_id();
         if started.is_recording || (id != SpanId::INVALID && id != above) {
             let _ = self.found.set(tracer);
@@ -80,9 +80,8 @@ impl StartSpan for GlobalTracer {
 #[cold]
 fn warn_of_lost_spans() {
     warn_once!(
-        "a span goes nowhere: a layer has a tracer provider of its own, which holds inside of \
-         its requests, and there is no other; give it to \
-         `opentelemetry::global::set_tracer_provider`, too"
+        "a span is not exported: it was started outside the requests of the layer that has the only \
+         tracer provider; also pass that provider to `opentelemetry::global::set_tracer_provider`"
     );
 }
 
@@ -155,14 +154,15 @@ where
         builder.links = Some(new.links).filter(|links| !links.is_empty());
         let mut attributes =
             NewSpan::all_attributes(new.request.as_ref(), new.overrides_request, new.attributes);
-        // An SDK cannot replace what a span starts with, so that it starts with what samplers are to see.
+        // An SDK cannot replace attributes set at the start, so the span starts only with the
+        // attributes that samplers need.
         let later = attributes
             .extract_if(.., |one| !semconv::is_for_samplers(one.key.as_str()))
             .collect();
         let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
-        // A span of `tracing` that goes nowhere is active and invalid, and would be taken for a parent that
-        // is not sampled.
+        // An unexported `tracing` span is active but invalid, and would be treated as an unsampled
+        // parent.
         let is_invalid = parent.has_active_span() && !parent.span().span_context().is_valid();
         let span = if is_invalid {
             let root = in_context::without_span_of(parent);
@@ -186,12 +186,12 @@ where
         }
         let span_context = span.span_context();
         let cx = if span_context.is_valid() {
-            // Its bare context does what a boxed span would, for less.
+            // A bare span context behaves like the unrecorded span and avoids a box. The SDK clears
+            // all flags of a dropped span, but the random flag must be propagated.
             let inherited = parent.span().span_context().trace_flags().to_u8() & RANDOM_FLAG;
-            // The SDK clears all flags of a span that it drops, but the random flag must be passed on.
             parent.with_remote_span_context(with_more_flags(span_context, inherited | random))
         } else {
-            // An invalid span in a context would be taken for an unsampled parent.
+            // An invalid span in a context would be treated as an unsampled parent.
             parent.clone()
         };
         Started {
@@ -201,7 +201,7 @@ where
     }
 }
 
-/// A span that is dropped without asking a sampler, because the caller has decided so.
+/// Returns a dropped span without calling the sampler, because the caller decided not to sample.
 #[cfg(feature = "init")]
 fn denied(cx: &Context) -> Started {
     use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -226,7 +226,7 @@ fn denied(cx: &Context) -> Started {
     }
 }
 
-/// Adds flags to those of a span.
+/// Returns the span context with `added` flags.
 fn with_more_flags(span_context: &SpanContext, added: u8) -> SpanContext {
     SpanContext::new(
         span_context.trace_id(),

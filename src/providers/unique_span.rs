@@ -1,7 +1,7 @@
-//! A span of any tracer provider whose attributes are a set.
+//! A span of any tracer provider, with unique attribute keys.
 //!
-//! The SDK appends what is set, also under a key that is there already, and nothing can be taken back.
-//! Attributes are therefore kept here until the span ends.
+//! The SDK appends attributes even if the key exists already, and cannot remove any. This wrapper
+//! therefore keeps the attributes until the span ends.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -12,24 +12,24 @@ use opentelemetry::{Key, KeyValue};
 use crate::attribute_set;
 use crate::concurrent::caught::warn_once;
 
-/// Attributes that are kept until the end, at most: more than an SDK keeps by default.
+/// The maximum number of attributes to keep until the end. It is above the default limit of SDKs.
 const MAX_ATTRIBUTES: usize = 512;
 
-/// A span that gives its inner span each key once.
+/// A span that passes each attribute key to its inner span once.
 #[derive(Debug)]
 pub(crate) struct UniqueSpan<S: Span> {
     inner: S,
-    /// In place of that of the inner span.
+    /// Replaces the inner span's span context.
     span_context: Option<SpanContext>,
-    /// The keys that the inner span has had from its start. Their values are final.
+    /// The keys with which the inner span was started. Their values are final.
     keys: Vec<Key>,
-    /// Attributes for the end.
+    /// Attributes to be written when the span ends.
     attributes: Vec<KeyValue>,
 }
 
 impl<S: Span> UniqueSpan<S> {
-    /// Wraps a span that was started with attributes of these keys, and has these besides.
-    /// `span_context` replaces that of the span.
+    /// Wraps a span that was started with attributes of the given `keys`. `attributes` are written
+    /// when it ends. `span_context` replaces that of the inner span.
     pub(crate) fn new(
         inner: S,
         span_context: Option<SpanContext>,
@@ -88,7 +88,7 @@ impl<S: Span> Span for UniqueSpan<S> {
             None => {
                 self.attributes.push(attribute);
                 if self.attributes.len() >= MAX_ATTRIBUTES {
-                    // The SDK counts those that are above its limit.
+                    // The SDK drops and counts attributes above its limit.
                     self.write_attributes();
                 }
             }
@@ -119,16 +119,16 @@ impl<S: Span> Span for UniqueSpan<S> {
 
 impl<S: Span> Drop for UniqueSpan<S> {
     fn drop(&mut self) {
-        // The inner span ends when it is dropped.
+        // Dropping the inner span ends it.
         self.write_attributes();
     }
 }
 
-/// Warns once that a value is lost, because an SDK cannot replace it.
+/// Warns once that a value is ignored, because an SDK cannot replace it.
 fn warn_of_final_value(key: &Key) {
     warn_once!(
         attribute = key.as_str(),
-        "a span keeps the first value of an attribute that it has had from its start, because \
-         the layer was given its tracer provider; set such an attribute in a hook of the layer"
+        "a new value is ignored: the attribute was set at the start of the span, and the tracer \
+         provider cannot replace it; set such an attribute in a hook of the layer"
     );
 }

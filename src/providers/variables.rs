@@ -1,14 +1,14 @@
-//! Variables as text, and warnings about values that cannot be used.
+//! Environment variables as text, and warnings about invalid values.
 
 use std::ffi::OsString;
 use std::fmt;
 
 use crate::semconv;
 
-/// Longest value that a warning shows, in bytes.
+/// The maximum length of a value in a warning, in bytes.
 const MAX_SHOWN: usize = 128;
 
-/// A value of the configuration that cannot be used, and what is used in its place.
+/// A configuration value that cannot be used, and the value used instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "init"),
@@ -16,13 +16,13 @@ const MAX_SHOWN: usize = 128;
 )]
 pub struct ConfigWarning {
     pub(crate) variable: String,
-    /// `None` where the value is not to be shown.
+    /// `None` if the value must not be shown.
     pub(crate) value: Option<String>,
     pub(crate) consequence: String,
 }
 
 impl ConfigWarning {
-    /// Bounds the value, and leaves it out where it may be a secret.
+    /// Creates a warning. The value is shortened, and omitted if it may be a secret.
     pub(crate) fn new(variable: &str, value: Option<&str>, consequence: impl Into<String>) -> Self {
         let value = value.filter(|value| !may_be_secret(variable, value));
         Self {
@@ -42,7 +42,8 @@ impl fmt::Display for ConfigWarning {
     }
 }
 
-/// Whether a value may carry credentials, rightly or by mistake: by its variable, or as a URL or a key.
+/// Returns whether a value may contain credentials, based on the variable's name or on the value's
+/// form.
 fn may_be_secret(variable: &str, value: &str) -> bool {
     let ends = [
         "_HEADERS",
@@ -57,7 +58,7 @@ fn may_be_secret(variable: &str, value: &str) -> bool {
     ends.iter().any(|end| variable.ends_with(end)) || marks.iter().any(|mark| value.contains(mark))
 }
 
-/// Reads variables, and collects warnings about values that cannot be used.
+/// Reads variables and collects warnings about invalid values.
 pub(crate) struct Variables<'a> {
     lookup: &'a dyn Fn(&str) -> Option<OsString>,
     pub(crate) warnings: Vec<ConfigWarning>,
@@ -71,16 +72,15 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// Returns the text of a variable, trimmed; `None` for one that is not set or is empty.
+    /// Returns the trimmed value of a variable; `None` if it is not set or empty.
     ///
-    /// A value that is not UTF-8 counts as not set, with one warning however often it is read.
+    /// A value that is not UTF-8 is ignored. One warning is added, no matter how often it is read.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
         let value = match (self.lookup)(name)?.into_string() {
             Ok(value) => value,
             Err(value) => {
                 let shown = value.to_string_lossy();
-                let warning =
-                    ConfigWarning::new(name, Some(&shown), "is not UTF-8; it is left out");
+                let warning = ConfigWarning::new(name, Some(&shown), "is not UTF-8; it is ignored");
                 if !self.warnings.contains(&warning) {
                     self.warnings.push(warning);
                 }

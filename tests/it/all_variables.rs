@@ -308,7 +308,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         add(
             &format!("TELEMETRY_{name}EXCLUDED_PATHS"),
             "healthz",
-            "is neither a path that begins with / nor such a path with * at its end; it is left out",
+            "is not a path that starts with /, optionally with * at its end; it is ignored",
         );
     }
     add(
@@ -319,7 +319,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
         "PUR GE",
-        "is not an HTTP method; it is left out",
+        "is not an HTTP method; it is ignored",
     );
     for (kind, value, consequence) in [
         (
@@ -330,7 +330,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         (
             "SERVER_RESPONSE",
             "set cookie",
-            "is not the name of a header; it is left out",
+            "is not a valid header name; it is ignored",
         ),
         (
             "CLIENT_REQUEST",
@@ -340,7 +340,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         (
             "CLIENT_RESPONSE",
             "é",
-            "is not the name of a header; it is left out",
+            "is not a valid header name; it is ignored",
         ),
     ] {
         add(
@@ -432,7 +432,7 @@ mod not_utf8 {
             // The value is cut to 128 bytes, including the ellipsis.
             false => format!("=\"caf\u{fffd} {}…\"", "x".repeat(118)),
         };
-        format!("{name}{shown} is not UTF-8; it is left out")
+        format!("{name}{shown} is not UTF-8; it is ignored")
     }
 
     #[test]

@@ -562,7 +562,7 @@ fn a_filter_that_hides_request_spans_is_warned_about() {
         respond(service, TRACEPARENT).await;
     });
     let text = lines.text();
-    let warning = "WARN tower_telemetry: the filter of the `tracing` subscriber leaves out the spans \
+    let warning = "WARN tower_telemetry: the filter of the `tracing` subscriber disables the spans \
                    of requests";
     assert!(text.contains(warning), "{text}");
     assert_eq!(tree(&telemetry.spans()), ["GET"]);

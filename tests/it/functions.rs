@@ -367,7 +367,7 @@ fn a_misused_metric_name_is_warned_about_once_and_records_nothing() {
     });
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
     assert!(
-        warnings[0].contains("it is a counter already"),
+        warnings[0].contains("it is already a counter"),
         "{warnings:#?}"
     );
     assert!(warnings[1].contains("\"not a name\\\\n\""), "{warnings:#?}");
@@ -862,7 +862,7 @@ fn a_name_in_another_case_cannot_have_another_kind_and_uses_no_extra_slot() {
     });
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(
-        warnings[0].contains("it is a counter already"),
+        warnings[0].contains("it is already a counter"),
         "{warnings:#?}"
     );
     assert_eq!(telemetry.point("test.kind").value, Value::Count(1));

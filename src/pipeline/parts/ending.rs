@@ -1,4 +1,4 @@
-//! The flush and the shutdown of parts, on their threads.
+//! Flushes parts and shuts them down, on their own threads.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use crate::concurrent::caught::caught;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::thread::PartThread;
 
-/// A call of a part that is under way.
+/// A call to a part in progress.
 pub(crate) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A part that can be flushed and shut down.
@@ -58,20 +58,20 @@ impl Ends for Arc<dyn MetricReader> {
     }
 }
 
-/// A part of any kind, for the export thread.
+/// A part of any kind, as seen by the export thread.
 pub(crate) trait EndPart: Send + Sync {
-    /// Has the part flushed, after all that it was called for before.
+    /// Flushes the part after all earlier calls to it.
     fn flush(&self) -> Ending;
 
-    /// Has the part shut down, after all that it was called for before: once.
+    /// Shuts the part down after all earlier calls to it. Only the first call has an effect.
     fn shut_down(&self, timeout: Duration) -> Ending;
 }
 
-/// A part on its thread.
+/// A part and its thread.
 pub(crate) struct RunningPart<P> {
     pub(crate) thread: PartThread<P>,
     pub(crate) record: Arc<PartRecord>,
-    /// The end of a flush that has not begun: one is enough for all who wait.
+    /// Notified at the end of a flush that has not started yet. One flush serves all callers.
     next_flush: Arc<Mutex<Option<watch::Receiver<()>>>>,
     is_shut_down: AtomicBool,
 }
@@ -111,7 +111,7 @@ impl<P: Ends> EndPart for RunningPart<P> {
             return Box::pin(std::future::ready(()));
         }
         let record = self.record.clone();
-        // The thread notes the end, because nobody may wait for it.
+        // The result is recorded on the part's thread, because the caller may no longer wait.
         let end = self.thread.call(move |part| {
             record.note_end(caught(|| part.shut_down(timeout)));
         });
@@ -128,7 +128,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The parts that are not behind a worker.
 #[derive(Clone, Default)]
 pub(crate) struct Beside {
-    /// Span processors around the export: spans come out of their flush.
+    /// Span processors around the export. Their flush may release spans.
     pub(crate) around: Vec<Arc<dyn EndPart>>,
     pub(crate) others: Vec<Arc<dyn EndPart>>,
 }

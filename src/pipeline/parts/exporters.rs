@@ -1,4 +1,4 @@
-//! Span exporters and log exporters of the application's, behind queues.
+//! The application's span and log exporters, which export from queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,10 +45,11 @@ impl Ends for Box<dyn AnyLogExporter> {
     }
 }
 
-/// The end of an export that has not panicked.
+/// The result of an export that did not panic.
 pub(crate) type Exported = Result<OTelSdkResult, tokio::time::error::Elapsed>;
 
-/// Runs an export on this thread, which is that of its part. One that never gets ready is given up.
+/// Runs an export on the current thread, which is the thread of its part. The export is given up
+/// after `limit`.
 pub(crate) fn run(limit: Duration, export: Exporting<'_>) -> Exported {
     drive(timeout(limit, export))
 }
@@ -66,7 +67,7 @@ pub(crate) fn outcome(count: u64, exported: Option<Exported>) -> SendOutcome {
             outcome.fail(count, failure, shown_error(&error));
         }
         Some(Err(_)) => {
-            let detail = "the exporter did not end in time".to_owned();
+            let detail = "the exporter timed out".to_owned();
             outcome.fail(count, Failure::Timeout, detail);
         }
         None => outcome.fail(count, Failure::Panic, "the exporter panicked".to_owned()),
@@ -74,7 +75,7 @@ pub(crate) fn outcome(count: u64, exported: Option<Exported>) -> SendOutcome {
     outcome
 }
 
-/// Takes spans to a span exporter.
+/// A sink that passes spans to a span exporter.
 pub(crate) struct SpanPart {
     pub(crate) part: Arc<RunningPart<Box<dyn AnySpanExporter>>>,
     pub(crate) limits: SpanLimits,
@@ -101,7 +102,7 @@ impl Sink<EndedSpan> for SpanPart {
     }
 }
 
-/// Takes log records to a log exporter.
+/// A sink that passes log records to a log exporter.
 #[cfg(feature = "logs")]
 pub(crate) struct LogPart {
     pub(crate) part: Arc<RunningPart<Box<dyn AnyLogExporter>>>,

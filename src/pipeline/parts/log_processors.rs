@@ -1,4 +1,4 @@
-//! Log processors of the application's.
+//! The application's log processors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 use crate::concurrent::caught::caught;
 use crate::pipeline::parts::record::PartRecord;
 
-/// A log processor whose calls are counted, and whose panics hurt nobody.
+/// A log processor whose calls are counted and whose panics are caught.
 ///
 /// It is flushed and shut down on its own thread.
 pub(crate) struct LogProcessorPart {
     processor: Arc<dyn LogProcessor>,
     record: Arc<PartRecord>,
-    /// The SDK goes on emitting after its shutdown.
+    /// Set by the shutdown, because the SDK still emits records after it.
     is_shut_down: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl LogProcessor for LogProcessorPart {
         }
         self.record.counters.accept(1);
         let emit = || {
-            // A processor that logs would be called for its own record, without end.
+            // Prevents endless recursion if the processor itself logs.
             let _suppressed = Context::enter_telemetry_suppressed_scope();
             self.processor.emit(record, scope);
         };

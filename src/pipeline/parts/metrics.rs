@@ -1,4 +1,4 @@
-//! Metric exporters of the application's, and the collection for them.
+//! The application's metric exporters, and collection for them.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::pipeline::parts::exporters::{Exported, outcome, run};
 use crate::pipeline::readers::{collect_from, count_points};
 use crate::pipeline::worker::{self, Flushes, Worker};
 
-/// A metric exporter, and the reader that collects for it.
+/// A metric exporter and the reader that collects for it.
 pub(crate) struct MetricPart {
     pub(crate) exporter: Box<dyn AnyMetricExporter>,
     pub(crate) reader: Arc<ManualReader>,
@@ -35,8 +35,8 @@ impl Ends for MetricPart {
 }
 
 impl MetricPart {
-    /// Collects all points, counts them with `collected`, and exports them; `None` where they cannot be
-    /// collected.
+    /// Collects all points, passes their number to `collected` and exports them; `None` if they
+    /// cannot be collected.
     fn export(&self, limit: Duration, collected: impl FnOnce(u64)) -> Option<Exported> {
         let metrics = collect_from(&self.reader)?;
         let points = count_points(&metrics);
@@ -48,7 +48,7 @@ impl MetricPart {
     }
 }
 
-/// Has all metrics exported at intervals, and when a flush is asked for.
+/// Creates a worker that exports all metrics at an interval and at each flush.
 pub(crate) fn worker(
     interval: Duration,
     limit: Duration,
@@ -87,7 +87,7 @@ pub(crate) fn worker(
                 }
                 worker::answer(waiters);
             }
-            // Otherwise a caller that waits for a flush learns of it, because nobody answers.
+            // Otherwise the waiters are dropped, so that the flush reports a failure.
         }
     };
     Worker {

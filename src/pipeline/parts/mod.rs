@@ -1,4 +1,4 @@
-//! Parts of the application's: where they run, how they end, and what goes through them.
+//! The application's parts, such as exporters and processors: their threads, shutdown and counts.
 
 pub(crate) mod ending;
 pub(crate) mod exporters;

@@ -1,4 +1,4 @@
-//! Metric readers of the application's.
+//! The application's metric readers.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,18 +22,19 @@ const KINDS: [InstrumentKind; 7] = [
     InstrumentKind::ObservableGauge,
 ];
 
-/// A reader for the provider, which may be used by any thread and must not be held up. The reader is
-/// flushed and shut down on its own thread.
+/// A metric reader in the meter provider. Any thread may call it and must not be blocked, so the
+/// application's reader is flushed and shut down on its own thread.
 #[derive(Debug)]
 pub(crate) struct ReaderPart {
     reader: Arc<dyn MetricReader>,
-    /// By kind. The reader is asked once, because instruments are made by requests.
+    /// The temporality of each kind. It is read once, because instruments may be created on the
+    /// request path.
     temporalities: [Temporality; KINDS.len()],
     flush: Option<FlushHandle>,
     record: Record,
 }
 
-/// The record, which has nothing to show.
+/// A part's record that implements `Debug`.
 struct Record(Arc<PartRecord>);
 
 impl std::fmt::Debug for Record {

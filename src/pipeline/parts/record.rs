@@ -1,4 +1,4 @@
-//! The record of the items that went through a part.
+//! The name and the counts of a part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::pipeline::counts::Counters;
 use crate::semconv;
 use crate::stats::{Failure, PartKind, PartStats, SignalStats};
 
-/// The name of a part, and its counts.
+/// The name and the counts of a part.
 pub(crate) struct PartRecord {
     pub(crate) kind: PartKind,
     pub(crate) name: String,
@@ -32,17 +32,16 @@ impl PartRecord {
         })
     }
 
-    /// Returns what log lines call the part.
+    /// Returns the part's name for log lines.
     pub(crate) fn shown(&self) -> String {
         format!("the {} {:?}", self.kind, self.name)
     }
 
-    /// Returns the counts, as `read` has them.
+    /// Returns the counts, which `read` takes from the counters.
     pub(crate) fn stats(&self, read: fn(&Counters) -> SignalStats) -> PartStats {
         let counts = match self.kind {
             PartKind::MetricReader => None,
-            // Nothing waits for a processor: an item that it was handed, and that did not make it panic,
-            // has gone through it.
+            // Processors have no queue. An item has been processed if the processor did not panic.
             PartKind::SpanProcessor | PartKind::LogProcessor => {
                 let counts = self.counters.stats();
                 Some(SignalStats {
@@ -68,7 +67,7 @@ impl PartRecord {
         self.tell_of_panic();
     }
 
-    /// Tells once that a call of the part panicked.
+    /// Logs that the part panicked, once per part.
     #[cold]
     pub(crate) fn tell_of_panic(&self) {
         if !self.told_panic.swap(true, Ordering::Relaxed) {
@@ -76,15 +75,15 @@ impl PartRecord {
             tell(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "{part} panicked; all else goes on. This is not said again"
+                    "{part} panicked; all other parts continue. This is logged only once"
                 );
             });
         }
     }
 
-    /// Notes how a flush or a shutdown ended: `None` where it panicked.
+    /// Records the result of a flush or shutdown; `None` if it panicked.
     pub(crate) fn note_end(&self, result: Option<OTelSdkResult>) {
-        // One that was shut down by the application has nothing left.
+        // A part that the application has shut down has nothing left to export.
         if matches!(result, Some(Ok(()) | Err(OTelSdkError::AlreadyShutdown))) {
             return;
         }
@@ -101,13 +100,13 @@ impl PartRecord {
             tracing::warn!(
                 target: "tower_telemetry",
                 reason,
-                "{part} could not be flushed, or shut down. This is not said again"
+                "{part} could not be flushed or shut down. This is logged only once"
             );
         });
     }
 }
 
-/// Returns the text of an error without secrets that are known to be such.
+/// Returns the message of an error, with known secrets redacted.
 pub(crate) fn shown_error(error: &OTelSdkError) -> String {
     semconv::redacted_message([error as &dyn std::fmt::Display], None)
 }

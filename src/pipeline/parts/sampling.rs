@@ -1,4 +1,4 @@
-//! Samplers and generators of ids of the application's, which may panic.
+//! Catches panics of the application's sampler and id generator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +12,8 @@ use opentelemetry_sdk::trace::{
 use crate::concurrent::caught::caught;
 use crate::logs::tell;
 
-/// A sampler of the application's. Where it panics, a trace is recorded as its parent is, and a new trace
-/// is recorded.
+/// The application's sampler. If it panics, the span is sampled like its parent; a span without a
+/// parent is sampled.
 #[derive(Clone, Debug)]
 pub(crate) struct CaughtSampler {
     sampler: Box<dyn ShouldSample>,
@@ -45,15 +45,14 @@ impl ShouldSample for CaughtSampler {
         caught(|| ask(&*self.sampler)).unwrap_or_else(|| {
             tell_once(
                 &self.is_told,
-                "the sampler panicked; traces are recorded as their parents are",
+                "the sampler panicked; spans are sampled like their parents",
             );
             ask(&Sampler::parent_based(Sampler::AlwaysOn))
         })
     }
 }
 
-/// A generator of ids of the application's. Where it panics, or makes an id that is not valid, ids are
-/// random.
+/// The application's id generator. If it panics or returns an invalid id, a random id is used.
 #[derive(Debug)]
 pub(crate) struct CaughtIdGenerator {
     generator: Box<dyn IdGenerator>,
@@ -71,7 +70,7 @@ impl CaughtIdGenerator {
     fn id<I: PartialEq>(&self, make: impl Fn(&dyn IdGenerator) -> I, invalid: &I) -> I {
         let made = caught(|| make(&*self.generator)).filter(|id| id != invalid);
         made.unwrap_or_else(|| {
-            let line = "the generator of ids panicked, or made an id of zeros; ids are random";
+            let line = "the id generator panicked or returned an invalid id; random ids are used";
             tell_once(&self.is_told, line);
             make(&RandomIdGenerator::default())
         })

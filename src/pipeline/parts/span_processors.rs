@@ -1,4 +1,4 @@
-//! Span processors of the application's, and the way of spans into the queues behind them.
+//! The application's span processors, in front of the span queues.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::config::parts::SpanExport;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::spans::span_data::make_keys_unique;
 
-/// A span processor whose calls are counted, and whose panics hurt nobody.
+/// A span processor whose calls are counted and whose panics are caught.
 ///
 /// It is flushed and shut down on its own thread.
 pub(crate) struct SpanProcessorPart {
@@ -50,7 +50,8 @@ impl SpanProcessor for SpanProcessorPart {
     }
 }
 
-/// All span processors, called by one of the SDK, which would copy each span once more for several.
+/// All span processors. The SDK knows only one processor, which calls these: with several, the SDK
+/// would copy each span once more.
 #[derive(Debug)]
 pub(crate) struct SpanProcessors {
     beside: Vec<SpanProcessorPart>,
@@ -59,14 +60,14 @@ pub(crate) struct SpanProcessors {
 }
 
 impl SpanProcessors {
-    /// Puts processors before the `export`, and others around it.
+    /// Puts `beside` before the `export`, and `around` around it.
     pub(crate) fn new(
         beside: Vec<SpanProcessorPart>,
         around: Vec<(SpanProcessorPart, SpanExport)>,
         mut export: Box<dyn SpanProcessor>,
     ) -> Self {
         let is_empty = beside.is_empty() && around.is_empty();
-        // The first one is the outermost.
+        // The first processor is the outermost.
         for (part, inner) in around.into_iter().rev() {
             inner.connect(export);
             export = Box::new(part);
@@ -87,7 +88,7 @@ impl SpanProcessors {
 
     pub(crate) fn on_end(&self, mut span: SpanData) {
         if !self.is_empty {
-            // A processor may have set what the span had, or got later.
+            // A processor may have set a key that the span already has, or received later.
             make_keys_unique(&mut span);
         }
         for processor in &self.beside {

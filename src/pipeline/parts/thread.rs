@@ -1,4 +1,4 @@
-//! A thread for one part, on which it may block for as long as it likes.
+//! A thread for one part, which may block it.
 
 use std::future::Future;
 use std::io;
@@ -15,21 +15,21 @@ use crate::concurrent::caught::caught;
 
 type Job<P> = Box<dyn FnOnce(&P) + Send>;
 
-/// The way to the thread that has a part. The thread ends, and drops the part, when nobody has the way to
-/// it any more and all calls are done.
+/// A handle to the thread that owns a part. When all handles are dropped and all calls are done,
+/// the thread drops the part and ends.
 pub(crate) struct PartThread<P> {
     calls: mpsc::Sender<Job<P>>,
 }
 
 impl<P: Send + 'static> PartThread<P> {
-    /// Starts the thread. A part that exports has a tokio runtime there.
+    /// Starts the thread. Exporters need a tokio runtime on it, which `with_runtime` provides.
     pub(crate) fn start(part: P, with_runtime: bool) -> io::Result<Self> {
         let runtime = with_runtime.then(start_runtime).transpose()?;
         let (calls, receiver) = mpsc::channel::<Job<P>>();
         let body = move || {
             let _suppressed = Context::enter_telemetry_suppressed_scope();
-            // The runtime is entered, but driven by another thread: exporters that block, as those over
-            // blocking clients do, must not be called by a thread that drives one.
+            // The runtime is entered here but driven by another thread. Exporters with blocking
+            // clients must not be called on a thread that drives a runtime.
             let _entered = runtime.as_ref().map(|runtime| runtime.handle.enter());
             for call in receiver {
                 call(&part);
@@ -42,8 +42,8 @@ impl<P: Send + 'static> PartThread<P> {
         Ok(Self { calls })
     }
 
-    /// Has the thread do something with its part, after all calls before. Resolves to `None` where that
-    /// panics.
+    /// Calls a function with the part on its thread, after all earlier calls. Resolves to `None` if
+    /// the function panics.
     pub(crate) fn call<T, C>(
         &self,
         call: C,
@@ -61,10 +61,10 @@ impl<P: Send + 'static> PartThread<P> {
     }
 }
 
-/// A runtime on a thread of its own.
+/// A runtime driven by its own thread.
 struct Runtime {
     handle: Handle,
-    /// The runtime ends when this is dropped.
+    /// The runtime shuts down when this is dropped.
     _alive: oneshot::Sender<()>,
 }
 
@@ -73,7 +73,8 @@ fn start_runtime() -> io::Result<Runtime> {
     let (started, start) = mpsc::channel();
     let body = move || {
         let _suppressed = Context::enter_telemetry_suppressed_scope();
-        // Made here, because async code, where `init` may run, must not drop one.
+        // The runtime is built on this thread, because async code must not drop one, and `init` may
+        // run in async code.
         let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -90,14 +91,14 @@ fn start_runtime() -> io::Result<Runtime> {
         .spawn(body)?;
     let handle = start
         .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("it ended before it began")))?;
+        .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it started")))?;
     Ok(Runtime {
         handle,
         _alive: alive,
     })
 }
 
-/// Runs a future on this thread to its end.
+/// Drives a future to completion on the current thread.
 pub(crate) fn drive<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 

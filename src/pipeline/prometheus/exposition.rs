@@ -1,4 +1,4 @@
-//! All metrics as text.
+//! Encodes all metrics as text.
 
 use http::{HeaderMap, HeaderValue, header};
 use opentelemetry_prometheus::PrometheusExporter;
@@ -7,10 +7,10 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::concurrent::caught::caught;
 
-/// A form of the text.
+/// The format of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// The text format of Prometheus.
+    /// The Prometheus text format.
     Text,
     OpenMetrics,
 }
@@ -18,7 +18,7 @@ pub(crate) enum Form {
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 impl Form {
-    /// Returns the form that is asked for.
+    /// Returns the format requested by an `Accept` header.
     pub(crate) fn accepted(headers: &HeaderMap) -> Self {
         let accepted = headers.get_all(header::ACCEPT).iter();
         let mut ranges = accepted
@@ -38,7 +38,7 @@ impl Form {
     }
 }
 
-/// Returns whether a media range asks for a version of OpenMetrics that is written here.
+/// Returns whether a media range requests a supported version of OpenMetrics.
 fn is_open_metrics(range: &str) -> bool {
     let mut parts = range.split(';').map(str::trim);
     let is_name = |name: &str| name.eq_ignore_ascii_case(OPEN_METRICS);
@@ -50,22 +50,22 @@ fn is_open_metrics(range: &str) -> bool {
         })
 }
 
-/// The metrics of a provider.
+/// The metrics of one meter provider.
 pub(crate) struct Exposition {
     registry: Registry,
 }
 
 impl Exposition {
-    /// Makes the reader that a provider needs for this.
+    /// Creates the metrics and the reader to be added to the meter provider.
     pub(crate) fn new() -> Option<(Self, PrometheusExporter)> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
-        // A new registry takes any collector.
+        // Registration in a new registry does not fail.
         Some((Self { registry }, exporter.build().ok()?))
     }
 
-    /// Collects all metrics; `None` where an observable callback has panicked, or the provider is shut
-    /// down.
+    /// Collects and encodes all metrics. Returns `None` if an observable callback panicked or the
+    /// provider was shut down.
     pub(crate) fn collect(&self, form: Form) -> Option<Vec<u8>> {
         let families = caught(|| self.registry.gather())?;
         if families.is_empty() {
@@ -85,7 +85,8 @@ impl Exposition {
     }
 }
 
-/// Writes a family as OpenMetrics has it. The samples are the same, the names above them are not.
+/// Writes a metric family in OpenMetrics format. The samples are the same as in the Prometheus
+/// format, but some family names differ.
 fn open_metrics(family: &MetricFamily, text: &mut Vec<u8>) -> Option<()> {
     let name = family.name();
     let (name, kind) = match family.get_field_type() {

@@ -1,4 +1,5 @@
-//! Metrics for Prometheus, which come and ask for them ("Prometheus and OpenMetrics Compatibility").
+//! Serves metrics for Prometheus to scrape (specification, "Prometheus and OpenMetrics
+//! Compatibility").
 
 pub(crate) mod exposition;
 mod server;

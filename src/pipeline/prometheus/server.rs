@@ -1,4 +1,4 @@
-//! The server on a port of its own.
+//! The HTTP server for Prometheus on its own port.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,23 +19,23 @@ use crate::pipeline::prometheus::service::{PrometheusService, status};
 
 const PATH: &str = "/metrics";
 
-/// The most connections at a time.
+/// The maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 16;
 
-/// How long a connection may take for its one request.
+/// The timeout of a connection, which serves one request.
 const MAX_TIME: Duration = Duration::from_secs(60);
 
-/// How long a client may take for the head of its request.
+/// The timeout for reading the head of a request.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// Listens where metrics are to be had.
+/// Opens the listening socket.
 pub(crate) fn listen(host: &str, port: u16) -> io::Result<net::TcpListener> {
     let listener = net::TcpListener::bind((host, port))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Answers at `/metrics`, for as long as it is polled.
+/// Serves metrics at `/metrics` until the future is dropped.
 pub(crate) async fn serve(listener: TcpListener, service: PrometheusService) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -43,7 +43,7 @@ pub(crate) async fn serve(listener: TcpListener, service: PrometheusService) {
             return;
         };
         let Ok((stream, _)) = listener.accept().await else {
-            // There are no file descriptors, for instance.
+            // For example, no file descriptors are left.
             sleep(Duration::from_millis(100)).await;
             continue;
         };

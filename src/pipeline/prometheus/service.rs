@@ -1,4 +1,4 @@
-//! The service that answers Prometheus.
+//! The service that responds to Prometheus scrapes.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,25 +15,26 @@ use tower_service::Service;
 
 use crate::pipeline::prometheus::exposition::Form;
 
-/// How many may wait for metrics at a time.
+/// The maximum number of scrapes that can wait at a time.
 pub(crate) const MAX_WAITING: usize = 16;
 
-/// Somebody who waits for all metrics.
+/// A request for all metrics.
 pub(crate) struct Scrape {
     pub(crate) form: Form,
-    /// Gets `None` where the metrics cannot be collected.
+    /// Receives `None` if the metrics cannot be collected.
     pub(crate) answer: oneshot::Sender<Option<Vec<u8>>>,
 }
 
-/// Answers with all metrics, as Prometheus or OpenMetrics text: to mount in an application of your own.
+/// Service that responds with all metrics in Prometheus or OpenMetrics text format.
 ///
-/// [`TelemetryGuard::prometheus`](crate::TelemetryGuard::prometheus) gives it. It answers GET and HEAD
-/// at any path, since the router has chosen the path. The metrics are collected on a thread of their own,
-/// so that no request waits for it. After the shutdown, where 16 others wait, and where an observable
-/// callback has panicked, the status is 503.
+/// Obtain it from [`TelemetryGuard::prometheus`](crate::TelemetryGuard::prometheus) and mount it in
+/// your application's router. It responds to GET and HEAD on any path, because the router has
+/// already matched the path. Metrics are collected on a separate thread, so that a scrape does not
+/// delay other requests. The status is 503 after shutdown, if 16 other scrapes are waiting, or if
+/// an observable callback panics.
 ///
-/// Names and labels follow the specification ("Prometheus and OpenMetrics Compatibility"). Exponential
-/// histograms have no form there, and are left out.
+/// Names and labels follow the specification ("Prometheus and OpenMetrics Compatibility").
+/// Exponential histograms have no representation in these formats and are omitted.
 ///
 /// ```
 /// use tower_telemetry::{Config, config::Exporter};
@@ -56,7 +57,8 @@ pub struct PrometheusService {
 }
 
 impl PrometheusService {
-    /// Returns the address that is listened on; `None` where there is no listener, or not yet.
+    /// Returns the address of the listener; `None` if there is no listener, or it has not started
+    /// yet.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address.get().copied()
     }

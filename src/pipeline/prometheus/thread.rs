@@ -1,4 +1,4 @@
-//! The thread on which metrics are collected for Prometheus.
+//! The thread that collects metrics for Prometheus.
 
 use std::io;
 use std::net;
@@ -18,24 +18,24 @@ use crate::pipeline::prometheus::server::{listen, serve};
 use crate::pipeline::prometheus::service::{MAX_WAITING, PrometheusService, Scrape};
 use crate::providers::variables::ConfigWarning;
 
-/// How long until a port that is taken is tried again.
+/// The time between attempts to listen on a port that is in use.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The way to the thread, which ends when this is dropped.
+/// A handle to the thread. The thread ends when the handle is dropped.
 pub(crate) struct Prometheus {
     pub(crate) service: PrometheusService,
-    /// Says that the port is taken, for now.
+    /// A warning that the port cannot be used yet.
     pub(crate) warning: Option<ConfigWarning>,
     _end: oneshot::Sender<()>,
 }
 
 impl Prometheus {
-    /// Starts the thread. Returns the reader that the provider needs, too.
+    /// Starts the thread. Also returns the reader to be added to the meter provider.
     pub(crate) fn start(
         server: Option<PrometheusServer>,
     ) -> io::Result<(Self, PrometheusExporter)> {
         let (exposition, reader) =
-            Exposition::new().ok_or_else(|| io::Error::other("there is no registry"))?;
+            Exposition::new().ok_or_else(|| io::Error::other("no registry can be created"))?;
         let (scrapes, waiting) = mpsc::channel(MAX_WAITING);
         let address = Arc::new(OnceLock::new());
         let service = PrometheusService { scrapes, address };
@@ -49,8 +49,7 @@ impl Prometheus {
                 Some(listener)
             }
             Some(Err(error)) => {
-                let consequence =
-                    format!("cannot be listened on ({error}); trying again until it can");
+                let consequence = format!("is not available ({error}); trying again every second");
                 let variable = "OTEL_EXPORTER_PROMETHEUS_PORT";
                 let value = server.as_ref().map(ToString::to_string);
                 warning = Some(ConfigWarning::new(variable, value.as_deref(), consequence));
@@ -95,7 +94,7 @@ fn note_address(service: &PrometheusService, listener: &net::TcpListener) {
     }
 }
 
-/// Serves on a port, as soon as it can be listened on.
+/// Serves metrics on a port as soon as it is available.
 async fn serve_on(
     server: PrometheusServer,
     mut listener: Option<net::TcpListener>,
@@ -115,11 +114,11 @@ async fn serve_on(
 
 async fn collect(exposition: Exposition, mut waiting: mpsc::Receiver<Scrape>) {
     while let Some(Scrape { form, answer }) = waiting.recv().await {
-        // Nobody waits where the connection is gone.
+        // A closed channel means that the connection is gone.
         if !answer.is_closed() {
             let _ = answer.send(exposition.collect(form));
         }
-        // The server has its turn.
+        // Lets the server's tasks run between scrapes.
         tokio::task::yield_now().await;
     }
 }

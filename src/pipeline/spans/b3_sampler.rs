@@ -1,4 +1,4 @@
-//! The sampler of the SDK where B3 is configured.
+//! Applies B3 sampling decisions to a sampler of the SDK.
 
 use opentelemetry::trace::{
     Link, SpanContext, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState,
@@ -11,7 +11,7 @@ use opentelemetry_sdk::trace::{
 use crate::propagation::{Decision, decision_in};
 use crate::providers::in_context::without_span_of;
 
-/// A sampler that is asked as the decision that came by B3 has it.
+/// A sampler that respects the decision received by B3.
 #[derive(Clone, Debug)]
 pub(crate) struct B3Sampler(pub(crate) Box<dyn ShouldSample>);
 
@@ -38,9 +38,11 @@ impl ShouldSample for B3Sampler {
                 attributes: Vec::new(),
                 trace_state: cx.span().span_context().trace_state().clone(),
             },
-            // As for a new trace. A span that is current and invalid would be a parent to some.
+            // Samples like a new trace. The span is removed, because some samplers treat an invalid
+            // active span as a parent.
             Decision::Deferred => ask(Some(&without_span_of(cx))),
-            // A caller decided, and did not say its ids: samplers know a parent that is sampled.
+            // The caller decided to sample but sent no ids. Samplers understand this as a sampled
+            // remote parent.
             Decision::Accept | Decision::Debug if !cx.span().span_context().is_valid() => {
                 let caller = SpanContext::new(
                     trace_id,
@@ -83,7 +85,7 @@ mod tests {
         let always: [Box<dyn ShouldSample>; 1] = [Box::new(Sampler::AlwaysOn)];
         let never: [Box<dyn ShouldSample>; 1] = [Box::new(Sampler::AlwaysOff)];
         for (decision, flags, expected) in [
-            // As they decide on new traces.
+            // The samplers decide as for new traces.
             (Some(Deferred), Some(0), [true, false, true, false]),
             (None, Some(0), [false, false, true, false]),
             (None, Some(1), [true, true, true, false]),
@@ -92,7 +94,7 @@ mod tests {
             (Some(Accept), None, [true, true, true, false]),
             (Some(Debug), None, [true, true, true, false]),
             (Some(Deny), None, [false; 4]),
-            // A span below one that was denied.
+            // A span below a denied span.
             (Some(Deny), Some(0), [false; 4]),
         ] {
             let parent = flags.map(remote);

@@ -1,4 +1,4 @@
-//! Spans that have ended: their content, and the memory that they take.
+//! Ended spans: their content and memory use.
 
 use std::time::SystemTime;
 
@@ -14,9 +14,9 @@ use crate::semconv::CapturedRequest;
 /// A span that has ended.
 #[derive(Clone, Debug)]
 pub(crate) enum EndedSpan {
-    /// One of this crate's. Its state is the text that was recorded.
+    /// A span of this crate. Its `tracestate` is in the record, as text.
     Own(SpanContext, Box<SpanRecord>),
-    /// One of the SDK's, which others have started.
+    /// A span of the SDK, started by other code.
     Sdk(Box<SpanData>),
 }
 
@@ -33,7 +33,7 @@ impl Item for EndedSpan {
                     &record.events,
                     &new.links,
                 );
-                // Each span counts it, because each may be the last that has it.
+                // Every span counts the shared text, because any of them may be the last owner.
                 let state = record.state.as_ref().map_or(0, |text| text.len());
                 size_of::<SpanRecord>() + request + state + parts
             }
@@ -54,7 +54,7 @@ impl Item for EndedSpan {
 /// The content of an ended span, of this crate or of the SDK.
 pub(crate) struct View<'a> {
     pub(crate) span_context: &'a SpanContext,
-    /// The text of the state, where the span context does not hold it.
+    /// The text of the `tracestate`, if the span context does not contain it.
     state: Option<&'a str>,
     pub(crate) parent_span_id: SpanId,
     pub(crate) parent_span_is_remote: bool,
@@ -62,19 +62,19 @@ pub(crate) struct View<'a> {
     pub(crate) name: &'a str,
     pub(crate) start_time: SystemTime,
     pub(crate) end_time: SystemTime,
-    /// The request, whose attributes come first.
+    /// The request. Its attributes come first.
     pub(crate) request: Option<&'a CapturedRequest>,
     pub(crate) attributes: [&'a [KeyValue]; 2],
-    /// Whether the attributes may have a key twice, or have one of the request's.
+    /// Whether a key may occur twice, also between the request's attributes and the others.
     pub(crate) may_repeat: bool,
-    /// Past this, attributes are dropped.
+    /// The maximum number of attributes. The rest are dropped.
     pub(crate) max_attributes: u32,
     pub(crate) dropped_attributes: u32,
     pub(crate) events: &'a SpanEvents,
     pub(crate) links: &'a [Link],
-    /// Past this, links are dropped.
+    /// The maximum number of links. The rest are dropped.
     pub(crate) max_links: u32,
-    /// Past this, attributes of a link are dropped.
+    /// The maximum number of attributes per link. The rest are dropped.
     pub(crate) max_link_attributes: u32,
     pub(crate) dropped_links: u32,
     pub(crate) status: &'a Status,
@@ -82,7 +82,8 @@ pub(crate) struct View<'a> {
 }
 
 impl EndedSpan {
-    /// Shows the span. `limits` hold for a span of this crate; the SDK has kept them already.
+    /// Returns a view of the span. `limits` apply only to spans of this crate, because the SDK has
+    /// already applied them to its own.
     pub(crate) fn view(&self, limits: &SpanLimits) -> View<'_> {
         match self {
             Self::Own(span_context, record) => {
@@ -140,14 +141,14 @@ impl EndedSpan {
 }
 
 impl View<'_> {
-    /// The attributes besides those of the request, each key once.
+    /// Returns the attributes other than those of the request, with unique keys.
     pub(crate) fn unique_attributes(&self) -> Vec<KeyValue> {
         let mut attributes: Vec<_> = self.attributes.into_iter().flatten().cloned().collect();
         attribute_set::make_unique(&mut attributes);
         attributes
     }
 
-    /// The `tracestate` as it was passed on.
+    /// Returns the `tracestate` as it was propagated.
     pub(crate) fn trace_state(&self) -> String {
         match self.state {
             Some(text) => text.to_owned(),
@@ -156,7 +157,7 @@ impl View<'_> {
     }
 }
 
-/// Truncates a list to a limit of the configuration, and counts the rest.
+/// Truncates a list to a configured limit and returns the number of removed elements.
 pub(crate) fn truncate<T>(list: &mut Vec<T>, limit: u32) -> u32 {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let dropped = list.len().saturating_sub(limit);
@@ -164,7 +165,7 @@ pub(crate) fn truncate<T>(list: &mut Vec<T>, limit: u32) -> u32 {
     u32::try_from(dropped).unwrap_or(u32::MAX)
 }
 
-/// About how much memory the parts of a span take.
+/// Returns the approximate memory use of the parts of a span in bytes.
 #[inline]
 fn estimated_size(
     name: &str,
@@ -188,7 +189,7 @@ fn estimated_size(
         + links.iter().map(link).sum::<usize>()
 }
 
-/// About how much memory attributes take.
+/// Returns the approximate memory use of attributes in bytes.
 fn size_of_attributes(attributes: &[KeyValue]) -> usize {
     let values = attributes.iter().map(|attribute| match &attribute.value {
         Value::String(text) => text.as_str().len(),

@@ -1,7 +1,7 @@
-//! The message that carries spans to a receiver, written from what was recorded of them.
+//! The OTLP message for spans, encoded directly from the recorded data.
 //!
-//! A service under load has many thousand spans a second, most of them of requests. What those say is
-//! written as it was kept, and becomes no attribute in memory of its own before.
+//! A busy service exports many thousands of spans per second, most of them for requests. Request
+//! attributes are encoded straight from the captured text, without building `KeyValue`s.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,7 +27,7 @@ use crate::pipeline::spans::ended::{EndedSpan, View, truncate};
 use crate::pipeline::unique_keys;
 use crate::semconv::AttributeValue;
 
-/// Bytes of a span with the attributes of a request, about.
+/// The approximate size in bytes of an encoded span with request attributes.
 const SPAN: usize = 512;
 
 /// An `ExportTraceServiceRequest`.
@@ -36,12 +36,12 @@ pub(crate) struct SpanMessage {
     header: Arc<BatchHeader>,
 }
 
-/// The part that all messages have in common.
+/// The data shared by all messages.
 pub(crate) struct BatchHeader {
     /// The encoded fields of `ResourceSpans` other than spans.
     head: Vec<u8>,
     limits: SpanLimits,
-    /// Limit of the characters of a value.
+    /// The maximum length of a value in characters.
     value_length: Option<usize>,
 }
 
@@ -70,7 +70,7 @@ impl BatchHeader {
 /// The spans of one scope.
 struct ScopeSpans<'a> {
     scope: &'a InstrumentationScope,
-    /// The encoded fields of the message other than spans.
+    /// The encoded fields of `ScopeSpans` other than spans.
     head: Vec<u8>,
     spans: Vec<u8>,
 }
@@ -166,14 +166,14 @@ impl Request for SpanMessage {
     fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
         use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
-        // It is shorter than the same in JSON.
+        // The protobuf encoding is shorter than JSON, so `limit` applies to it as well.
         let message = ExportTraceServiceRequest::decode(&*self.encode(limit)?).ok()?;
         in_json(crate::otlp::json::to_vec(&message), limit)
     }
 }
 
-/// Writes a span, with values no longer than `limit`: by hand what every span has, and the rest as
-/// prost does.
+/// Encodes a span whose values are no longer than `limit`. Fields that every span has are encoded
+/// here, the rest by prost.
 fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
     let span_context = view.span_context;
     bytes(1, &span_context.trace_id().to_bytes(), span);
@@ -270,7 +270,7 @@ fn write_span(view: &View<'_>, limit: Option<usize>, span: &mut Vec<u8>) {
         flags: flags(span_context, view.parent_span_is_remote),
         ..Span::default()
     };
-    // It fails where there is no room, and a vector grows.
+    // Encoding fails only if there is no room, and a `Vec` grows.
     let _ = rest.encode(span);
 }
 
@@ -283,7 +283,8 @@ fn attributes(attributes: &[KeyValue], limit: Option<usize>) -> Vec<common::KeyV
     attributes
 }
 
-/// The flags of a span, and whether its parent is remote; or those of a linked one, and whether it is.
+/// Returns the flags of a span, with whether its parent is remote, or of a link, with whether the
+/// linked span is remote.
 fn flags(span_context: &SpanContext, is_remote: bool) -> u32 {
     let flags = u32::from(span_context.trace_flags().to_u8());
     let remote = if is_remote {
@@ -299,7 +300,7 @@ fn nanoseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The value of an attribute that is to be written.
+/// An attribute value to be encoded.
 enum Written<'a> {
     Text(&'a str),
     Number(i64),
@@ -307,7 +308,7 @@ enum Written<'a> {
 }
 
 impl Written<'_> {
-    /// No longer than `limit`, where there is one.
+    /// Truncates the value to `limit`, if there is a limit.
     fn cut(self, limit: Option<usize>) -> Self {
         let Some(limit) = limit else {
             return self;
@@ -322,7 +323,7 @@ impl Written<'_> {
         }
     }
 
-    /// How long an `AnyValue` is with it.
+    /// Returns the length of an encoded `AnyValue` that contains this value.
     fn length(&self) -> usize {
         match self {
             Self::Text(text) => KEY + delimited_length(text.len()),
@@ -332,7 +333,7 @@ impl Written<'_> {
     }
 }
 
-/// Seven bits in each byte (Protocol Buffers, "Base 128 Varints").
+/// Returns the length of a varint: seven bits per byte (Protocol Buffers, "Base 128 Varints").
 fn varint_length(number: i64) -> usize {
     let bits = 64 - (number | 1).leading_zeros() as usize;
     bits.div_ceil(7)
@@ -347,7 +348,7 @@ fn varint(number: i64, message: &mut Vec<u8>) {
     message.push(rest as u8);
 }
 
-/// Writes one of the `attributes` of a `Span`.
+/// Encodes an element of the field `attributes` of a `Span`.
 fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     let length = value.length();
     let whole = KEY + delimited_length(key.len()) + KEY + delimited_length(length);
@@ -366,31 +367,31 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of the key of a field.
+/// The length of a field key.
 const KEY: usize = 1;
 
-/// The value after a key.
+/// The wire types of fields.
 const VARINT: u8 = 0;
 const LENGTH: u8 = 2;
 
-/// The key of a field whose number is below 16.
+/// Returns the key of a field whose number is below 16.
 const fn key_of(number: u8, kind: u8) -> u8 {
     number << 3 | kind
 }
 
-/// How long something is with its length before it.
+/// Returns the length of a value with its length prefix.
 fn delimited_length(length: usize) -> usize {
     length_delimiter_len(length) + length
 }
 
-/// Begins a field of so many bytes.
+/// Encodes the key and the length of a field.
 fn begin(number: u8, length: usize, message: &mut Vec<u8>) {
     message.push(key_of(number, LENGTH));
-    // It fails where there is no room, and a vector grows.
+    // Encoding fails only if there is no room, and a `Vec` grows.
     let _ = encode_length_delimiter(length, message);
 }
 
-/// Writes a field.
+/// Encodes a length-delimited field.
 fn bytes(number: u8, bytes: &[u8], message: &mut Vec<u8>) {
     begin(number, bytes.len(), message);
     message.extend_from_slice(bytes);
@@ -479,7 +480,7 @@ mod tests {
         ]
     }
 
-    /// Spans of all kinds, as they end.
+    /// Returns ended spans of all kinds.
     fn spans(limits: SpanLimits) -> Vec<EndedSpan> {
         let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
         let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), limits)));
@@ -530,7 +531,7 @@ mod tests {
         ended
     }
 
-    /// The message that the crates of OpenTelemetry make of the same.
+    /// Returns the message that the OpenTelemetry crates create from the same spans.
     fn expected(
         ended: &[EndedSpan],
         resource: &SdkResource,
@@ -593,7 +594,7 @@ mod tests {
                 .map_or(0, |encoded| encoded.len());
             assert!(message.encode(length).is_some());
             assert!(message.encode(length - 1).is_none());
-            // Cut in two, it holds the same.
+            // Splitting it does not change the content.
             let rest = message.split_off(3);
             assert_eq!((message.count(), rest.count()), (3, 1));
             let rest = decode(&rest);

@@ -1,4 +1,4 @@
-//! Spans without the SDK: sampled, recorded, ended and written as OTLP.
+//! Spans without the SDK: sampling, recording, ending and OTLP encoding.
 
 pub(crate) mod b3_sampler;
 pub(crate) mod ended;

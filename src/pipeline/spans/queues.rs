@@ -1,4 +1,4 @@
-//! The queues in which ended spans wait for export, one for each exporter.
+//! The queues for ended spans, one per exporter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,23 +11,24 @@ use crate::logs::EndNotice;
 use crate::pipeline::queue::Queue;
 use crate::pipeline::spans::ended::EndedSpan;
 
-/// Where spans that have ended wait for export.
+/// The queues in which ended spans wait for export.
 pub(crate) struct SpanQueues {
     pub(crate) limits: SpanLimits,
-    /// Queues that few services have, as one, so that others do not look for each.
+    /// The queues other than OTLP, behind one pointer. Most services have none, so a single check
+    /// is enough.
     others: Option<Box<Others>>,
     pub(crate) otlp: Option<Arc<Queue<EndedSpan>>>,
-    /// The recorded spans that have not ended, per thread; `None` where no metric asks for them.
+    /// The number of recorded spans that have not ended, per thread; `None` if no metric needs it.
     pub(crate) live: Option<Box<PerThread<CachePadded<AtomicI64>>>>,
     stopped: AtomicBool,
     end: EndNotice,
 }
 
-/// Queues to other places than the OTLP receiver.
+/// The queues for exporters other than OTLP.
 #[derive(Default)]
 struct Others {
     console: Option<Arc<Queue<EndedSpan>>>,
-    /// To the span exporters of the application.
+    /// The queues for the application's span exporters.
     parts: Vec<Arc<Queue<EndedSpan>>>,
 }
 
@@ -96,12 +97,13 @@ impl SpanQueues {
         live.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends recording: nothing new is queued from here on.
+    /// Stops recording. No span is queued from now on.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether a span that ends now is lost.
+    /// Returns whether recording has stopped, so that a span that ends now is lost. If so, the
+    /// first call logs a warning.
     #[inline]
     pub(crate) fn has_stopped(&self) -> bool {
         let stopped = self.stopped.load(Ordering::Relaxed);

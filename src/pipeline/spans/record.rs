@@ -1,4 +1,4 @@
-//! The data of a span of this crate, from its start to its export.
+//! The data of a span of this crate, from start to export.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct SpanRecord {
     /// The text of the `tracestate`.
     pub(crate) state: Option<Arc<str>>,
     pub(crate) end_time: Option<SystemTime>,
-    /// Besides those that it started with: most requests add their status and no more.
+    /// Attributes set after the start. Most requests add only their status.
     pub(crate) attributes: SmallVec<[KeyValue; 2]>,
     pub(crate) dropped_attributes: u32,
     pub(crate) events: SpanEvents,
@@ -35,7 +35,7 @@ impl fmt::Debug for SpanRecord {
     }
 }
 
-/// The scope of spans. It is the same for many, which are not to count themselves.
+/// The scope of a span. It is shared by many spans, and a reference count would be contended.
 #[derive(Clone)]
 pub(crate) enum Scope {
     Kept(&'static InstrumentationScope),

@@ -1,4 +1,4 @@
-//! The samplers whose decisions are known without the SDK.
+//! Samplers whose decisions can be made without the SDK.
 
 use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
 use opentelemetry_sdk::trace::{Sampler as SdkSampler, SamplingDecision, ShouldSample};
@@ -6,10 +6,10 @@ use opentelemetry_sdk::trace::{Sampler as SdkSampler, SamplingDecision, ShouldSa
 use crate::config::settings::Sampler;
 use crate::propagation::Decision;
 
-/// A sampler whose decisions are known.
+/// A sampler that decides by the parent or the trace id only.
 #[derive(Clone, Debug)]
 pub(crate) struct Sampling {
-    /// Below a span, whether it is that of another service or not.
+    /// The decision for spans that have a parent, local or remote.
     pub(crate) below: Below,
     /// The sampler for all other spans.
     pub(crate) otherwise: SdkSampler,
@@ -17,14 +17,14 @@ pub(crate) struct Sampling {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Below {
-    /// As the parent was.
+    /// Sampled like the parent.
     Parent,
-    /// As without one.
+    /// Sampled like a span without a parent.
     Otherwise,
 }
 
 impl Sampling {
-    /// `None` for a sampler of the application.
+    /// Returns `None` for a custom sampler.
     pub(crate) fn of(sampler: &Sampler) -> Option<Self> {
         let rule = sampler.rule().ok()?;
         let below = match rule.follows_parent {
@@ -46,7 +46,7 @@ impl Sampling {
         let asked = match decision {
             Some(Decision::Deny) => return false,
             Some(Decision::Deferred) => None,
-            // Without ids. The trace is new, and yet decided on.
+            // The caller sent a decision without ids. The trace is new, but the decision is made.
             Some(Decision::Accept | Decision::Debug) if parent.is_none() => Some(true),
             _ => parent.map(SpanContext::is_sampled),
         };

@@ -1,4 +1,4 @@
-//! Ended spans as the SDK's `SpanData`, for exporters and processors of the SDK's traits.
+//! Converts ended spans to the SDK's `SpanData`, for exporters and processors of the SDK's traits.
 
 use opentelemetry::trace::Event;
 use opentelemetry::{Array, KeyValue, StringValue, Value};
@@ -12,11 +12,11 @@ use crate::propagation::with_state_text;
 use crate::providers::start_span::NewSpan;
 
 impl EndedSpan {
-    /// Converts the span to the data that a tracer of the SDK exports for it. `limits` hold for a span
-    /// of this crate; the SDK has kept them already. No value is longer than `value_length` characters,
-    /// which the SDK cannot limit.
+    /// Converts the span to the data that a tracer of the SDK would export. `limits` apply only to
+    /// spans of this crate, because the SDK has already applied them to its own. Values are
+    /// truncated to `value_length` characters, which the SDK does not support.
     ///
-    /// Parts of the span move, and are not copied. Each key occurs once in a collection of attributes.
+    /// The content is moved and not copied. Each collection of attributes has unique keys.
     pub(crate) fn into_span_data(
         self,
         limits: &SpanLimits,
@@ -40,7 +40,7 @@ impl EndedSpan {
     }
 }
 
-/// Leaves one attribute of each key, the last, in each collection of a span.
+/// Keeps only the last attribute of each key, in each collection of a span.
 pub(crate) fn make_keys_unique(span: &mut SpanData) {
     attribute_set::make_unique(&mut span.attributes);
     for event in &mut span.events.events {
@@ -66,7 +66,7 @@ fn data_of(
     links.dropped_count = record.dropped_links;
     links.dropped_count += truncate(&mut links.links, limits.max_links_per_span);
     for link in &mut links.links {
-        // Links that were added later have been truncated already.
+        // Links that were added later are already truncated.
         let dropped = truncate(&mut link.attributes, limits.max_attributes_per_link);
         link.dropped_attributes_count += dropped;
     }
@@ -146,11 +146,11 @@ mod tests {
     use crate::providers::tracer::TracersOf;
     use crate::semconv::{CapturedRequest, ClientRequest};
 
-    /// A change of a span.
+    /// A change to a span.
     #[derive(Clone, Debug)]
     enum Change {
         Attribute(Value),
-        /// Another value of an attribute that the span has from its start.
+        /// A new value for an attribute that the span was started with.
         AttributeAgain(Value),
         Event(Vec<KeyValue>),
         Link(SpanContext, Vec<KeyValue>),
@@ -261,8 +261,8 @@ mod tests {
                     limits,
                     parent,
                     kind,
-                    // Which attributes are dropped is decided by their order, and the SDK is given those
-                    // for samplers first.
+                    // Limits drop the last attributes, and the SDK gets the attributes for samplers
+                    // first, so the order differs.
                     has_request: has_request && limits.max_attributes_per_span > 100,
                     attributes,
                     links,
@@ -275,7 +275,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789)
     }
 
-    /// Starts a span, changes and ends it, as the script has it.
+    /// Starts, changes and ends a span as described by the script.
     fn run(script: &Script, tracer: &dyn StartSpan) {
         let request = script.has_request.then(|| {
             let request = http::Request::get("https://example.com/path?q=1").body(());
@@ -327,7 +327,7 @@ mod tests {
         span.end_with_timestamp(time(3));
     }
 
-    /// Returns the spans that a tracer of this crate and one of the SDK make of a script.
+    /// Returns the spans that a tracer of this crate and a tracer of the SDK create from a script.
     fn both(script: &Script) -> [Vec<EndedSpan>; 2] {
         let scope = || {
             InstrumentationScope::builder("scope")
@@ -346,7 +346,7 @@ mod tests {
             .with_span_limits(script.limits)
             .with_simple_exporter(exporter.clone())
             .build();
-        // It lives until the spans are taken: its end would clear the exporter.
+        // The provider must outlive the query, because dropping it clears the exporter.
         run(script, &*TracersOf(provider.clone()).make(scope()));
         let sdk = exporter.get_finished_spans().expect("it is not shut down");
         let sdk = sdk.into_iter().map(|span| EndedSpan::Sdk(Box::new(span)));

@@ -1,8 +1,8 @@
-//! Spans of the layers and the handler functions.
+//! The tracers for spans of the layers and handler functions.
 //!
-//! A sampler of `init` decides by the parent or the trace id alone. A span is therefore made here
-//! without the SDK: a dropped span is its ids, and a sampled span goes into the queues as it was
-//! recorded. It is encoded on the export thread.
+//! The samplers of `init` decide by the parent or the trace id alone, so spans can be created here
+//! without the SDK. A dropped span is only its ids. A sampled span is queued as it was recorded,
+//! and encoded on the export thread.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use crate::propagation::{
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
 
-/// More scopes than this are copied to each of their spans.
+/// The maximum number of scopes that are shared. Further scopes are copied to each span.
 const MAX_SCOPES: usize = 512;
 
-/// Makes the tracers of the process.
+/// Creates the tracers of the process.
 pub(crate) struct Tracers {
-    /// Lives as long as the process: a shared reference count would be contended by all threads.
+    /// Never freed, because a shared reference count would be contended by every thread.
     queues: &'static SpanQueues,
     sampling: Sampling,
     scopes: Table<InstrumentationScope, &'static InstrumentationScope>,
@@ -103,9 +103,9 @@ impl StartSpan for Tracer {
             parent.trace_flags().to_u8() & RANDOM_FLAG
         });
         let state = parent.and_then(|parent| state_text(parent, extra));
-        // The span of a request holds its state. The spans below it hold a small one alone: of a
-        // large one each would take two allocations for a member, again and again. Headers and
-        // exported spans are written from the text, which all share.
+        // The span context of a request's span contains the `tracestate`. Child spans contain it
+        // only if it is small, because each copy takes two allocations per member. Headers and
+        // exported spans are written from the text, which all spans share.
         let held = state.as_deref();
         let held = held.filter(|text| given.is_some() || is_small_state(text));
         let span_context = SpanContext::new(
@@ -123,7 +123,7 @@ impl StartSpan for Tracer {
             };
         }
         self.queues.add_live(1);
-        // Written where it stays: it is large, and would be moved there otherwise.
+        // Written in place: the record is large, and would otherwise be moved to the heap.
         let place = Box::new_uninit();
         let mut record = Box::write(
             place,
@@ -154,7 +154,7 @@ impl StartSpan for Tracer {
     }
 }
 
-/// A span that is recorded, until it has ended.
+/// A recorded span that has not ended.
 #[derive(Debug)]
 struct Span {
     span_context: SpanContext,
@@ -162,7 +162,7 @@ struct Span {
     record: Option<Box<SpanRecord>>,
 }
 
-/// Whether a list has room below a limit of the configuration.
+/// Returns whether a list is shorter than a configured limit.
 fn has_room<T>(list: &[T], limit: u32) -> bool {
     usize::try_from(limit).is_ok_and(|limit| list.len() < limit)
 }
@@ -225,7 +225,7 @@ impl opentelemetry::trace::Span for Span {
 
     fn set_status(&mut self, status: Status) {
         if let Some(record) = &mut self.record
-            // Ok holds over Error, and that over Unset (Trace API, "Set Status").
+            // Ok takes precedence over Error, and Error over Unset (Trace API, "Set Status").
             && status > record.status
         {
             record.status = status;
@@ -261,10 +261,10 @@ impl opentelemetry::trace::Span for Span {
             return;
         };
         self.queues.add_live(-1);
-        // A span that ends later is not counted: it would never be exported.
+        // A span that ends after the shutdown is not counted, because it would never be exported.
         if !self.queues.has_stopped() {
             record.end_time = Some(timestamp);
-            // Without its state, which is there as text.
+            // The `tracestate` is removed, because the record has it as text.
             let span_context = with_state(&self.span_context, TraceState::NONE);
             self.queues.push(EndedSpan::Own(span_context, record));
         }
@@ -305,7 +305,8 @@ mod tests {
         max_attributes_per_link: 1,
     };
 
-    /// Tracers of both kinds with a sampler, and what they export.
+    /// A tracer of this crate and a tracer of the SDK with the same sampler, and their exported
+    /// spans.
     struct Both {
         tracers: Tracers,
         own: Arc<dyn StartSpan>,
@@ -397,14 +398,14 @@ mod tests {
             span.set_status(Status::error("last"));
             span.update_name("other");
             span.end_with_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
-            // It has ended.
+            // The span has ended.
             assert!(!span.is_recording());
             span.set_attribute(KeyValue::new("late", 1));
             span.end();
         }
         let [mut own, sdk] = both.exported();
         assert_eq!((own.len(), sdk.len()), (1, 1));
-        // Each has an id of its own, and all else is the same.
+        // Only the ids differ.
         own[0].span_context = sdk[0].span_context.clone();
         assert_eq!(own, sdk);
         assert_eq!(own[0].dropped_attributes_count, 1);
@@ -551,7 +552,8 @@ mod tests {
                         own.trace_state().clone(),
                     )
                 });
-                // Without a parent, a ratio decides on ids that are not the same.
+                // Without a parent, the two tracers create different ids, and a ratio may decide
+                // differently.
                 if parent.is_some() || sampler.to_string() != "traceidratio(0.5)" {
                     assert_eq!(started[0], started[1], "{sampler} {parent:?}");
                 }
@@ -596,7 +598,7 @@ mod tests {
                 assert_eq!(span.is_sampled(), expected, "{case}");
                 let continues = remote.map(|remote| remote.trace_id() == span.trace_id());
                 assert!(continues.unwrap_or(span.trace_flags().to_u8() & RANDOM_FLAG != 0));
-                // Below it the decision is taken, and holds.
+                // Child spans inherit the decision.
                 let below = Parent {
                     cx: &started.cx,
                     span_context: None,
@@ -712,7 +714,7 @@ mod tests {
         }
     }
 
-    /// The trace of a span, if it is that of a parent.
+    /// Returns the trace id of a span if it is the trace of a parent.
     fn parent_trace(span: &SpanContext, parents: &[Option<SpanContext>]) -> Option<TraceId> {
         let mut parents = parents.iter().flatten();
         let parent = parents.find(|parent| parent.trace_id() == span.trace_id());
@@ -733,7 +735,7 @@ mod tests {
         let started = below(&cx, Some(&remote));
         assert_eq!(started.span().span_context(), &remote);
         assert!(!below(&cx, None).has_active_span());
-        // A span that is recorded still is, below it.
+        // Suppression does not affect a span that is already recorded.
         let open = Parent {
             cx: &Context::new(),
             span_context: None,
