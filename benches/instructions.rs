@@ -2,7 +2,7 @@
 //! call of each handler function.
 //!
 //! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs Valgrind, and
-//! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Two rungs have limits. The
+//! `gungraun-runner` in the version of `gungraun` in `Cargo.lock`. Some rungs have limits. The
 //! limits leave room for another compiler, and for one allocation of a block of the queue.
 
 #![allow(
@@ -165,9 +165,15 @@ const BAGGAGE: &str = "userId=alice,serverNode=DF%2028,isProduction=false";
 
 #[library_benchmark]
 #[bench::no_context_header(server_with("x-other", TRACESTATE, Inbound::NotSampled))]
-#[bench::tracestate(server_with("tracestate", TRACESTATE, Inbound::NotSampled))]
+#[bench::tracestate(
+    args = (server_with("tracestate", TRACESTATE, Inbound::NotSampled)),
+    config = at_most(19_070, 26)
+)]
 #[bench::tracestate_sampled(server_with("tracestate", TRACESTATE, Inbound::Sampled))]
-#[bench::baggage(server_with("baggage", BAGGAGE, Inbound::NotSampled))]
+#[bench::baggage(
+    args = (server_with("baggage", BAGGAGE, Inbound::NotSampled)),
+    config = at_most(24_230, 31)
+)]
 #[bench::baggage_sampled(server_with("baggage", BAGGAGE, Inbound::Sampled))]
 #[bench::client_no_context_header(client_with("x-other", TRACESTATE, Inbound::NotSampled))]
 #[bench::client_tracestate(client_with("tracestate", TRACESTATE, Inbound::NotSampled))]
