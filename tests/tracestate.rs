@@ -101,12 +101,14 @@ fn a_request_takes_few_allocations_for_the_context_that_it_carries() {
     LazyLock::force(&TELEMETRY);
     let app = Router::new().route("/", get(async || ()));
     let mut app = app.layer(TelemetryLayer::new());
-    let mut more = |name: &'static str, value: &str| {
+    let mut more = |name: &'static str, value: &str, sampled: bool| {
         let mut count = |name: &'static str| {
             allocations(&mut app, |n| {
                 let mut request = request(n, "/", "");
-                let value = HeaderValue::from_str(value).expect("a legal value");
-                request.headers_mut().insert(name, value);
+                let traceparent = format!("00-{n:032x}-b7ad6b7169203331-0{}", u8::from(sampled));
+                let headers = request.headers_mut();
+                headers.insert("traceparent", traceparent.parse().expect("a legal value"));
+                headers.insert(name, value.parse().expect("a legal value"));
                 request
             })
         };
@@ -114,11 +116,17 @@ fn a_request_takes_few_allocations_for_the_context_that_it_carries() {
     };
     for count in 1..=3 {
         let members = members(usize::try_from(count).expect("it is small"));
-        // Keys and values, the list or table of them, and three for a value of a context.
-        let expected = 2 * count + 1 + 3;
-        assert_eq!(more("baggage", &members), expected, "{members}");
-        // The text.
-        assert_eq!(more("tracestate", &members), expected + 1, "{members}");
+        // Keys, values, and the list or table that holds them.
+        let held = 2 * count + 1;
+        let (text, context) = (1, 3);
+        for sampled in [false, true] {
+            let found = more("baggage", &members, sampled);
+            assert_eq!(found, held + context, "{members} {sampled}");
+            // OpenTelemetry copies the state of a recorded span into its context.
+            let copies = 1 + u64::from(sampled);
+            let found = more("tracestate", &members, sampled);
+            assert_eq!(found, copies * held + text + context, "{members} {sampled}");
+        }
     }
 }
 
