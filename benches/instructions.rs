@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::body::Body;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
@@ -30,8 +30,9 @@ use tower::{Layer, Service};
 use tower_telemetry::config::SpanExport;
 use tower_telemetry::{
     ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_request_attributes,
-    add_span_attributes, add_span_event, async_with_tracer, attributes, bind_counter, get_trace_id,
-    get_tracer, increment_counter, record_histogram_value, start_as_current_span, start_timer,
+    add_span_attributes, add_span_event, async_with_tracer, attributes, bind_counter, carriers,
+    get_trace_id, get_tracer, increment_counter, record_histogram_value, start_as_current_span,
+    start_timer,
 };
 
 use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing, request, routes};
@@ -97,6 +98,89 @@ impl Recorded {
 fn server(recorded: Recorded, inbound: Inbound) -> Rung {
     let app = routes().layer(recorded.layer());
     rung(app, move || request(inbound), Some(recorded.init()))
+}
+
+/// Returns a rung of requests with one header more.
+fn server_with(name: &'static str, value: &'static str, inbound: Inbound) -> Rung {
+    let app = routes().layer(Recorded::Everything.layer());
+    let request = move || {
+        let mut request = request(inbound);
+        let value = HeaderValue::from_static(value);
+        request.headers_mut().insert(name, value);
+        request
+    };
+    rung(app, request, Some(Recorded::Everything.init()))
+}
+
+/// Returns a rung of outgoing requests in the context of an incoming request with such a header.
+fn client_with(name: &'static str, value: &'static str, inbound: Inbound) -> Rung {
+    let telemetry = Recorded::Everything.init();
+    let incoming = request(inbound);
+    let pairs = incoming.headers().iter();
+    let pairs = pairs.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let cx = carriers::extract(pairs.chain([(name, value.as_bytes())]));
+    let mut attached = Some(cx.attach());
+    let service = ClientTelemetryLayer::new().layer(Answer);
+    let mut rung = rung(service, outgoing, Some(telemetry));
+    Box::new(move || {
+        rung();
+        let _attached = &mut attached;
+    })
+}
+
+/// Returns a rung of sampled requests with four headers that a layer may capture, and a query.
+fn server_capturing(layer: TelemetryLayer, query: &'static str) -> Rung {
+    let request = move || {
+        let mut request = request(Inbound::Sampled);
+        *request.uri_mut() = format!("/users/42?{query}").parse().expect("a valid path");
+        for name in HEADERS {
+            let value = HeaderValue::from_static("some usual value");
+            request.headers_mut().insert(name, value);
+        }
+        request
+    };
+    rung(
+        routes().layer(layer),
+        request,
+        Some(Recorded::Everything.init()),
+    )
+}
+
+const HEADERS: [&str; 4] = ["accept-language", "x-request-id", "x-tenant", "x-version"];
+
+fn capturing() -> TelemetryLayer {
+    let names = HEADERS.map(http::HeaderName::from_static);
+    TelemetryLayer::new().with_captured_request_headers(names)
+}
+
+#[library_benchmark]
+#[bench::plain(server_capturing(TelemetryLayer::new(), "page=2&sort=name&lang=en"))]
+#[bench::headers(server_capturing(capturing(), "page=2&sort=name&lang=en"))]
+#[bench::redacted(server_capturing(TelemetryLayer::new(), "page=2&sig=0123456789abcdef&lang=en"))]
+fn captured(rung: Rung) -> Rung {
+    run(rung)
+}
+
+const TRACESTATE: &str = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
+const BAGGAGE: &str = "userId=alice,serverNode=DF%2028,isProduction=false";
+
+#[library_benchmark]
+#[bench::no_context_header(server_with("x-other", TRACESTATE, Inbound::NotSampled))]
+#[bench::tracestate(
+    args = (server_with("tracestate", TRACESTATE, Inbound::NotSampled)),
+    config = at_most(19_070, 26)
+)]
+#[bench::tracestate_sampled(server_with("tracestate", TRACESTATE, Inbound::Sampled))]
+#[bench::baggage(
+    args = (server_with("baggage", BAGGAGE, Inbound::NotSampled)),
+    config = at_most(24_230, 31)
+)]
+#[bench::baggage_sampled(server_with("baggage", BAGGAGE, Inbound::Sampled))]
+#[bench::client_no_context_header(client_with("x-other", TRACESTATE, Inbound::NotSampled))]
+#[bench::client_tracestate(client_with("tracestate", TRACESTATE, Inbound::NotSampled))]
+#[bench::client_baggage(client_with("baggage", BAGGAGE, Inbound::NotSampled))]
+fn context_header(rung: Rung) -> Rung {
+    run(rung)
 }
 
 #[library_benchmark]
@@ -525,6 +609,8 @@ library_benchmark_group!(
     benchmarks = [
         axum_route,
         series,
+        context_header,
+        captured,
         grpc_call,
         client_request,
         handler_function,

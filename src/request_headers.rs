@@ -6,14 +6,32 @@ pub(crate) const BAGGAGE: &str = "baggage";
 pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 
+/// How often a header occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occurrence<'a> {
+    Never,
+    Once(&'a HeaderValue),
+    Repeatedly,
+}
+
+impl<'a> Occurrence<'a> {
+    #[inline]
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = match self {
+            Self::Never => Self::Once(value),
+            Self::Once(_) | Self::Repeatedly => Self::Repeatedly,
+        };
+    }
+}
+
 /// The headers that are present, found in one pass. Most requests have few headers, so one pass is
 /// faster than a lookup per name.
 pub(crate) struct RequestHeaders<'a> {
     pub(crate) all: &'a HeaderMap,
     /// The value if the header occurs exactly once.
     pub(crate) traceparent: Option<&'a HeaderValue>,
-    pub(crate) has_tracestate: bool,
-    pub(crate) has_baggage: bool,
+    pub(crate) tracestate: Occurrence<'a>,
+    pub(crate) baggage: Occurrence<'a>,
     pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) user_agent: Option<&'a HeaderValue>,
 }
@@ -24,8 +42,8 @@ impl<'a> RequestHeaders<'a> {
         let mut found = Self {
             all,
             traceparent: None,
-            has_tracestate: false,
-            has_baggage: false,
+            tracestate: Occurrence::Never,
+            baggage: Occurrence::Never,
             host: None,
             user_agent: None,
         };
@@ -41,8 +59,8 @@ impl<'a> RequestHeaders<'a> {
                         found.traceparent = Some(value);
                         traceparents += 1;
                     }
-                    TRACESTATE => found.has_tracestate = true,
-                    BAGGAGE => found.has_baggage = true,
+                    TRACESTATE => found.tracestate.add(value),
+                    BAGGAGE => found.baggage.add(value),
                     _ => {}
                 }
             }
@@ -67,8 +85,15 @@ mod tests {
             headers.append(HeaderName::from_static(name), n.into());
         }
         let found = RequestHeaders::find_in(&headers);
-        assert_eq!(found.has_tracestate, names.contains(&TRACESTATE));
-        assert_eq!(found.has_baggage, names.contains(&BAGGAGE));
+        for (name, occurrence) in [(TRACESTATE, found.tracestate), (BAGGAGE, found.baggage)] {
+            let values: Vec<_> = headers.get_all(name).iter().collect();
+            let expected = match *values {
+                [] => Occurrence::Never,
+                [value] => Occurrence::Once(value),
+                _ => Occurrence::Repeatedly,
+            };
+            assert_eq!(occurrence, expected, "{name} in {names:?}");
+        }
         [found.traceparent, found.host, found.user_agent]
             .map(|value| Some(value?.to_str().expect("it is a number").to_owned()))
     }
@@ -84,6 +109,10 @@ mod tests {
         assert_eq!(
             found(&["user-agent", "host", "host", "tracestate", "user-agent"]),
             [None, some(1), some(0)]
+        );
+        assert_eq!(
+            found(&["tracestate", "baggage", "tracestate", "baggage", "baggage"]),
+            [None, None, None]
         );
         assert_eq!(found(&["traceparent", "host", "traceparent"])[0], None);
     }

@@ -44,6 +44,31 @@ fn a_list_of_attributes_does_not_allocate() {
     }
 }
 
+#[test]
+fn a_text_literal_in_a_list_of_attributes_is_not_copied() {
+    use tower_telemetry::attributes;
+
+    macro_rules! within_a_macro {
+        ($($value:expr),*) => { attributes! { $("k" => $value),* } };
+    }
+    let owned = String::from("b");
+    let info = allocation_counter::measure(|| {
+        let list =
+            attributes! { "a" => "text", "b" => r"raw", "c" => -1, "d" => 1.5, "e" => 'c' == 'd' };
+        assert_eq!(list.len(), 5);
+        assert_eq!(within_a_macro!("text", 2).len(), 2);
+    });
+    assert_eq!(info.count_total, 0);
+    // A borrowed text is copied.
+    let info = allocation_counter::measure(|| {
+        assert_eq!(
+            attributes! { "a" => "text", "b" => owned.as_str() }.len(),
+            2
+        );
+    });
+    assert_eq!(info.count_total, 1);
+}
+
 /// Returns the allocations per request. It averages over many requests because a queue allocates
 /// for several at once.
 fn allocations(mut app: Router, inbound: Inbound) -> f64 {

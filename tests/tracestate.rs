@@ -53,6 +53,20 @@ fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
     request
 }
 
+/// Returns the allocations of a request. The first requests create their metric series. The minimum
+/// leaves out the growth of a queue.
+fn allocations(app: &mut Router, request: impl Fn(u128) -> Request<Body>) -> u64 {
+    let mut counted = u64::MAX;
+    for n in 0..8 {
+        let request = request(0x1000 + n);
+        let info = allocation_counter::measure(|| support::send(app, request));
+        if n >= 2 {
+            counted = counted.min(info.count_total);
+        }
+    }
+    counted
+}
+
 /// Returns the allocations of all child spans of a request.
 fn allocations_of_children(state: &str) -> u64 {
     let app = Router::new().route("/none", get(async || ())).route(
@@ -64,20 +78,7 @@ fn allocations_of_children(state: &str) -> u64 {
         }),
     );
     let mut app = app.layer(TelemetryLayer::new());
-    let mut count = |path| {
-        let mut counted = 0;
-        // The first requests create their metric series. The minimum leaves out the growth of a queue.
-        for n in 0..8 {
-            let request = request(0x1000 + n, path, state);
-            let info = allocation_counter::measure(|| support::send(&mut app, request));
-            counted = if n < 2 {
-                u64::MAX
-            } else {
-                counted.min(info.count_total)
-            };
-        }
-        counted
-    };
+    let mut count = |path| allocations(&mut app, |n| request(n, path, state));
     count("/ten") - count("/none")
 }
 
@@ -92,6 +93,40 @@ fn child_spans_take_no_more_allocations_with_a_tracestate() {
     ] {
         let with = allocations_of_children(&state);
         assert!(with <= without + 1, "{case}: {with}, without {without}");
+    }
+}
+
+#[test]
+fn a_request_takes_few_allocations_for_the_context_that_it_carries() {
+    LazyLock::force(&TELEMETRY);
+    let app = Router::new().route("/", get(async || ()));
+    let mut app = app.layer(TelemetryLayer::new());
+    let mut more = |name: &'static str, value: &str, sampled: bool| {
+        let mut count = |name: &'static str| {
+            allocations(&mut app, |n| {
+                let mut request = request(n, "/", "");
+                let traceparent = format!("00-{n:032x}-b7ad6b7169203331-0{}", u8::from(sampled));
+                let headers = request.headers_mut();
+                headers.insert("traceparent", traceparent.parse().expect("a legal value"));
+                headers.insert(name, value.parse().expect("a legal value"));
+                request
+            })
+        };
+        count(name) - count("x-other")
+    };
+    for count in 1..=3 {
+        let members = members(usize::try_from(count).expect("it is small"));
+        // Keys, values, and the list or table that holds them.
+        let held = 2 * count + 1;
+        let (text, context) = (1, 3);
+        for sampled in [false, true] {
+            let found = more("baggage", &members, sampled);
+            assert_eq!(found, held + context, "{members} {sampled}");
+            // OpenTelemetry copies the state of a recorded span into its context.
+            let copies = 1 + u64::from(sampled);
+            let found = more("tracestate", &members, sampled);
+            assert_eq!(found, copies * held + text + context, "{members} {sampled}");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use opentelemetry::{Array, Key, KeyValue, Value};
 ///
 /// A value is anything that is [`IntoValue`], or an `Option` of it, of which `None` leaves the
 /// attribute out. A key is a string literal or a `String`. The list is an [`Attributes`]; it takes no
-/// allocation of its own.
+/// allocation of its own. Text in a literal is not copied.
 ///
 /// ```
 /// use tower_telemetry::attributes;
@@ -30,9 +30,15 @@ macro_rules! attributes {
     ($($key:expr => $value:expr),* $(,)?) => {
         $crate::handler::Attributes::<{ $crate::attributes!(@count $($key),*) }>::from_values([$((
             ::core::convert::Into::into($key),
-            $crate::handler::IntoOptionalValue::into_optional_value($value),
+            $crate::attributes!(@value $value),
         )),*])
     };
+    (@value $value:literal) => {{
+        #[allow(unused_imports, reason = "literals that are texts do not need it")]
+        use $crate::handler::LiteralValue as _;
+        $crate::handler::Literal($value).into_optional_value()
+    }};
+    (@value $value:expr) => { $crate::handler::IntoOptionalValue::into_optional_value($value) };
     (@count $($key:expr),*) => { 0usize $(+ { let _ = stringify!($key); 1usize })* };
 }
 
@@ -174,6 +180,31 @@ impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
     }
 }
 
+/// A literal in [`attributes!`](crate::attributes).
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Literal<T>(pub T);
+
+impl Literal<&'static str> {
+    /// Converts into OpenTelemetry's value. The text is not copied.
+    pub fn into_optional_value(self) -> Option<Value> {
+        Some(Value::String(self.0.into()))
+    }
+}
+
+/// Converts literals that are not texts: a method of the type itself comes before that of a trait.
+#[doc(hidden)]
+pub trait LiteralValue {
+    /// Converts into OpenTelemetry's value.
+    fn into_optional_value(self) -> Option<Value>;
+}
+
+impl<T: IntoOptionalValue> LiteralValue for Literal<T> {
+    fn into_optional_value(self) -> Option<Value> {
+        self.0.into_optional_value()
+    }
+}
+
 macro_rules! into_value {
     ($($from:ty => |$value:ident| $into:expr;)*) => {
         $(impl IntoValue for $from {
@@ -266,4 +297,41 @@ fn array(values: &[Value]) -> Array {
             .collect()
     };
     list.unwrap_or_else(|| Array::String(texts()))
+}
+
+#[cfg(test)]
+mod tests {
+    macro_rules! compare {
+        ($($literal:expr),*) => {
+            $({
+                let (literal, value) = ($literal, $literal);
+                let variable = attributes! { "k" => value };
+                assert_eq!(attributes! { "k" => $literal }, variable, "{literal:?}");
+            })*
+        };
+    }
+
+    #[test]
+    fn a_literal_becomes_the_same_value_as_a_variable() {
+        compare!("", "text", "ä", r#"raw " text"#, b"bytes", 'c', true, false);
+        compare!(
+            0,
+            42,
+            -1,
+            7_u8,
+            -7_i64,
+            1.5,
+            -1.5,
+            1.5_f32,
+            u64::MAX,
+            3_000_000_000_i64
+        );
+        let (number, absent) = (5, None::<i64>);
+        let list = attributes! {
+            "negative" => -number, "length" => "text".len(), "sum" => 1 + number, "absent" => absent,
+            "some" => Some("text"), "text" => "text",
+        };
+        let values: Vec<_> = list.iter().map(|one| one.value.to_string()).collect();
+        assert_eq!(values, ["-5", "4", "6", "text", "text"]);
+    }
 }

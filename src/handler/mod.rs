@@ -23,6 +23,8 @@ mod tasks;
 mod trace;
 
 pub use attributes::{Attributes, IntoOptionalValue, IntoValue};
+#[doc(hidden)]
+pub use attributes::{Literal, LiteralValue};
 pub use bound_metrics::{
     BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, bind_counter, bind_gauge,
     bind_histogram, bind_up_down_counter,

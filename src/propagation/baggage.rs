@@ -1,11 +1,13 @@
 //! W3C Baggage, bounded.
 
-use http::header::{HeaderMap, HeaderName};
+use std::borrow::Cow;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::baggage::Baggage;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
-use crate::propagation::header_value::trim;
-use crate::request_headers::BAGGAGE;
+use crate::propagation::byte_class::{BAGGAGE_OCTET, SPACE, TOKEN, end_of, find, is_in};
+use crate::request_headers::{BAGGAGE, Occurrence, RequestHeaders};
 
 /// Bounds that the W3C asks for, in bytes over all headers, and in members. Larger baggage is ignored
 /// whole: the application could not know that a part is missing.
@@ -15,9 +17,16 @@ const MAX_MEMBERS: usize = 64;
 /// Returns the members of all `baggage` headers; `None` without a valid member.
 ///
 /// Properties are left out: in the outgoing header they could look like members.
-pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
-    let mut values = headers.get_all(BAGGAGE).iter().peekable();
-    values.peek()?;
+#[inline]
+pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<Baggage> {
+    match headers.baggage {
+        Occurrence::Never => None,
+        Occurrence::Once(value) => extract_from([value]),
+        Occurrence::Repeatedly => extract_from(headers.all.get_all(BAGGAGE)),
+    }
+}
+
+fn extract_from<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Baggage> {
     let mut baggage = Baggage::new();
     let (mut bytes, mut members) = (0, 0);
     for value in values {
@@ -25,14 +34,22 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<Baggage> {
         if bytes > MAX_BYTES {
             return None;
         }
-        for member in value.as_bytes().split(|&byte| byte == b',') {
+        // A replaced byte makes its member invalid, as the byte itself does.
+        let text = match std::str::from_utf8(value.as_bytes()) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(value.as_bytes()),
+        };
+        let mut rest = Some(&*text);
+        while let Some(list) = rest {
             members += 1;
             if members > MAX_MEMBERS {
                 return None;
             }
-            if let Some((key, value)) = parse(member) {
-                baggage.insert(key, value);
+            let (member, after) = split_member(list);
+            if let Some((key, value)) = member {
+                baggage.insert(key.to_owned(), decoded(value));
             }
+            rest = after;
         }
     }
     (!baggage.is_empty()).then_some(baggage)
@@ -50,17 +67,19 @@ pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     members.sort_unstable();
     members.truncate(MAX_MEMBERS);
     for (key, value) in members {
-        let separator = if text.is_empty() { "" } else { "," };
-        let member = format!(
-            "{separator}{key}={}",
-            percent_encode(value.as_bytes(), ENCODED)
-        );
-        if text.len() + member.len() <= MAX_BYTES {
-            text.push_str(&member);
+        let end = text.len();
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(key);
+        text.push('=');
+        text.extend(percent_encode(value.as_bytes(), ENCODED));
+        if text.len() > MAX_BYTES {
+            text.truncate(end);
         }
     }
     if !text.is_empty()
-        && let Ok(text) = text.parse()
+        && let Ok(text) = HeaderValue::try_from(text)
     {
         let _ = headers.try_insert(const { HeaderName::from_static(BAGGAGE) }, text);
     }
@@ -80,47 +99,67 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'\\')
     .add(b'%');
 
-/// Parses `key=value;property;..` into key and value.
-fn parse(member: &[u8]) -> Option<(String, String)> {
-    let member = member.split(|&byte| byte == b';').next()?;
-    let equals = member.iter().position(|&byte| byte == b'=')?;
-    let (key, value) = (trim(&member[..equals]), trim(&member[equals + 1..]));
-    let valid = !key.is_empty() && key.iter().all(|&byte| is_token(byte));
-    // Percent-encoding hides nothing from the check: `%` and digits are octets themselves.
-    if !valid || !value.iter().all(|&byte| is_octet(byte)) {
-        return None;
+/// Parses `key=value;property;..` at the start of a list. Returns key and value, if they are valid, and
+/// the list after the next comma.
+#[inline]
+fn split_member(list: &str) -> (Option<(&str, &str)>, Option<&str>) {
+    let bytes = list.as_bytes();
+    let key_start = end_of(SPACE, bytes, 0);
+    let key_end = end_of(TOKEN, bytes, key_start);
+    let equals = end_of(SPACE, bytes, key_end);
+    let mut member = None;
+    let mut end = equals;
+    if key_end > key_start && bytes.get(equals) == Some(&b'=') {
+        let value_start = end_of(SPACE, bytes, equals + 1);
+        let value_end = end_of(BAGGAGE_OCTET, bytes, value_start);
+        end = end_of(SPACE, bytes, value_end);
+        // Percent-encoding hides nothing from the check: `%` and digits are octets themselves.
+        if matches!(bytes.get(end), None | Some(b',' | b';')) {
+            member = Some((&list[key_start..key_end], &list[value_start..value_end]));
+        }
     }
-    let key = String::from_utf8(key.to_vec()).ok()?;
-    Some((key, percent_decode(value).decode_utf8_lossy().into_owned()))
+    let comma = find(bytes, end, |byte| byte == b',');
+    (member, list.get(comma + 1..))
+}
+
+/// Returns a value without its percent-encoding.
+fn decoded(value: &str) -> String {
+    if !value.bytes().any(|byte| byte == b'%') {
+        return value.to_owned();
+    }
+    // The exact capacity: baggage keeps no more than the text, and would move it.
+    let mut decoded = Vec::with_capacity(percent_decode(value.as_bytes()).count());
+    decoded.extend(percent_decode(value.as_bytes()));
+    match String::from_utf8(decoded) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    }
 }
 
 /// Returns whether a member may have this key.
 pub(crate) fn is_key(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(is_token)
-}
-
-/// Returns whether a byte may be in a `token` (RFC 9110, 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Returns whether a byte is a `baggage-octet`.
-fn is_octet(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b"\",;\\".contains(&byte)
+    !key.is_empty() && key.bytes().all(|byte| is_in(TOKEN, byte))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
+    use opentelemetry::KeyValue;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
-    fn extracted(values: &[&str]) -> Option<BTreeMap<String, String>> {
+    use super::*;
+    use crate::propagation::header_value::trim;
+
+    fn extracted<V: AsRef<[u8]>>(values: &[V]) -> Option<BTreeMap<String, String>> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(BAGGAGE, value.parse().expect("a legal header value"));
+            let value = HeaderValue::from_bytes(value.as_ref());
+            headers.append(BAGGAGE, value.expect("a legal header value"));
         }
-        let baggage = extract(&headers)?;
+        let baggage = extract(&RequestHeaders::find_in(&headers))?;
         let pairs = baggage.iter();
         Some(
             pairs
@@ -138,6 +177,7 @@ mod tests {
         for _ in 0..3 {
             let mut headers = HeaderMap::new();
             inject(&baggage, &mut headers);
+            let headers = RequestHeaders::find_in(&headers);
             baggage = extract(&headers).expect("it is valid");
         }
         let text = |key: &str| baggage.get(key).map(ToString::to_string);
@@ -180,7 +220,7 @@ mod tests {
                 .collect();
             assert_eq!(extracted(values), Some(expected), "{case}");
         }
-        assert_eq!(extracted(&[]), None);
+        assert_eq!(extracted::<&str>(&[]), None);
         assert_eq!(extracted(&["nonsense"]), None);
     }
 
@@ -200,5 +240,67 @@ mod tests {
         let half = format!("a={}", "x".repeat(4094));
         assert!(extracted(&[&half, &half]).is_some());
         assert_eq!(extracted(&[&half, &half, "b=1"]), None);
+    }
+
+    /// Reads headers by splitting them, as the grammar has it.
+    fn split(values: &[Vec<u8>]) -> Option<BTreeMap<String, String>> {
+        let members = || {
+            values
+                .iter()
+                .flat_map(|value| value.split(|byte| *byte == b','))
+        };
+        if values.iter().map(Vec::len).sum::<usize>() > MAX_BYTES || members().count() > MAX_MEMBERS
+        {
+            return None;
+        }
+        let mut found = BTreeMap::new();
+        for member in members() {
+            let pair = member
+                .split(|byte| *byte == b';')
+                .next()
+                .unwrap_or_default();
+            let mut parts = pair.splitn(2, |byte| *byte == b'=');
+            let (Some(key), Some(value)) = (parts.next(), parts.next()) else {
+                continue;
+            };
+            let (key, value) = (trim(key), trim(value));
+            let is_octet = |byte: &u8| byte.is_ascii_graphic() && !b"\",;\\".contains(byte);
+            let key = std::str::from_utf8(key).ok().filter(|key| is_key(key));
+            if let (Some(key), true) = (key, value.iter().all(is_octet)) {
+                let value = percent_decode(value).decode_utf8_lossy().into_owned();
+                found.insert(key.to_owned(), value);
+            }
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let byte = select(b"aZ0.~%%C3a,,;;==  \t\"\\()/:\x80\xc3\xa4\xff".to_vec());
+        prop_oneof![
+            4 => vec(byte, 0..40),
+            4 => "[ \t]?(a|b|key|!#[$])[ \t]?=[ \t]?([a-z:%]|%2[0-9C]|%[CF]3){0,9}[ \t]?(;p=1)?(,a=1|,|, k=2)?"
+                .prop_map(String::into_bytes),
+            1 => (1..70_usize).prop_map(|count| b"k=v,".repeat(count)),
+            1 => (0..5000_usize).prop_map(|count| [&b"k="[..], &vec![b'x'; count]].concat()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn headers_are_read_as_if_they_were_split_whatever_is_in_them(lines in vec(line(), 0..4)) {
+            prop_assert_eq!(extracted(&lines), split(&lines));
+        }
+
+        #[test]
+        fn any_baggage_is_read_as_it_was_written(
+            pairs in vec(("[a-z!~.]{1,9}", any::<String>()), 1..9),
+        ) {
+            let written: BTreeMap<_, _> = pairs.into_iter().collect();
+            let pairs = written.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+            let mut headers = HeaderMap::new();
+            inject(&Baggage::from_iter(pairs), &mut headers);
+            let lines: Vec<_> = headers.get_all(BAGGAGE).iter().collect();
+            prop_assert_eq!(extracted(&lines), Some(written));
+        }
     }
 }

@@ -6,6 +6,7 @@ mod b3;
 mod b3_names;
 mod baggage;
 mod baggage_attributes;
+mod byte_class;
 mod extracted;
 mod header_value;
 pub(crate) mod hex;
@@ -39,4 +40,4 @@ pub(crate) use trace_extra::{
     Decision, decision_in, for_started_span, has_trace_extra, with_parent_of_sdk, with_state_text,
 };
 #[cfg(feature = "init")]
-pub(crate) use trace_extra::{TraceExtra, is_small_state, parse_state, state_text, with_parent};
+pub(crate) use trace_extra::{TraceExtra, is_small_state, state_below, state_text, with_parent};

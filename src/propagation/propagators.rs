@@ -58,10 +58,7 @@ impl Propagators {
                         extracted.set_span(span_context, state, None);
                     }
                 }
-                Format::Baggage if headers.has_baggage => {
-                    extracted.baggage = baggage::extract(headers.all);
-                }
-                Format::Baggage => {}
+                Format::Baggage => extracted.baggage = baggage::extract(headers),
                 Format::Other(propagator) => extracted.read_with(&**propagator, headers.all),
                 #[cfg(feature = "init")]
                 Format::B3(_) => b3::extract(headers.all, &mut extracted),

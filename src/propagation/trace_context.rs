@@ -5,9 +5,10 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
+use crate::propagation::byte_class::{STATE_KEY, STATE_VALUE, end_of};
 use crate::propagation::header_value::trim;
 use crate::propagation::hex;
-use crate::request_headers::{RequestHeaders, TRACEPARENT, TRACESTATE};
+use crate::request_headers::{Occurrence, RequestHeaders, TRACEPARENT, TRACESTATE};
 
 const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
@@ -24,11 +25,16 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 #[inline]
 pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
-    let state = headers
-        .has_tracestate
-        .then(|| extract_tracestate(headers.all));
+    let state = match headers.tracestate {
+        Occurrence::Never => None,
+        Occurrence::Once(line) => match plain_list(line) {
+            Some(text) => Some(text.into()),
+            None => joined_members([line]),
+        },
+        Occurrence::Repeatedly => joined_members(headers.all.get_all(TRACESTATE)),
+    };
     let span_context = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
-    Some((span_context, state.flatten()))
+    Some((span_context, state))
 }
 
 /// Writes `traceparent` and `tracestate` into the headers of a request.
@@ -75,11 +81,33 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
 }
 
+/// Returns the line as text if it needs no change: it is valid, within the bounds, and has neither empty
+/// members nor space around members. Nearly every `tracestate` is such a line.
+fn plain_list(line: &HeaderValue) -> Option<&str> {
+    let line = line.as_bytes();
+    if line.len() > MAX_TRACESTATE {
+        return None;
+    }
+    let mut start = 0;
+    for _ in 0..MAX_TRACESTATE_MEMBERS {
+        let end = end_of_member(line, start)?;
+        if line[end - 1] == b' ' {
+            return None;
+        }
+        match line.get(end) {
+            None => return std::str::from_utf8(line).ok(),
+            Some(b',') => start = end + 1,
+            Some(_) => return None,
+        }
+    }
+    None
+}
+
 /// Returns the members of all `tracestate` headers in their order, within the bounds. An invalid member
 /// makes all of them invalid.
-fn extract_tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
+fn joined_members<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Arc<str>> {
     let mut members = Vec::new();
-    for value in headers.get_all(TRACESTATE) {
+    for value in values {
         for member in value.as_bytes().split(|&byte| byte == b',') {
             let member = trim(member);
             if member.is_empty() {
@@ -103,24 +131,26 @@ fn extract_tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 fn is_tracestate_member(member: &[u8]) -> bool {
-    let Some(equals) = member.iter().position(|&byte| byte == b'=') else {
-        return false;
-    };
-    let (key, value) = (&member[..equals], &member[equals + 1..]);
-    let key_is_valid = matches!(key.first(), Some(b'a'..=b'z' | b'0'..=b'9'))
-        && key.len() <= 256
-        && key.iter().all(
-            |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@'),
-        );
-    let value_is_valid = (1..=256).contains(&value.len())
-        && value
-            .iter()
-            .all(|byte| matches!(byte, b' '..=b'~') && *byte != b'=');
-    key_is_valid && value_is_valid
+    end_of_member(member, 0) == Some(member.len())
+}
+
+/// Returns the end of the valid member at the start of a list. A byte that no member has may follow.
+#[inline]
+fn end_of_member(list: &[u8], start: usize) -> Option<usize> {
+    let equals = end_of(STATE_KEY, list, start);
+    let end = end_of(STATE_VALUE, list, equals + 1);
+    let is_valid = list.get(start).is_some_and(u8::is_ascii_alphanumeric)
+        && list.get(equals) == Some(&b'=')
+        && equals - start <= 256
+        && (1..=256).contains(&(end - (equals + 1)));
+    is_valid.then_some(end)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -261,6 +291,63 @@ mod tests {
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
             let extracted = extract(&headers).expect("the traceparent stays valid");
             assert_eq!(extracted.1.as_deref().unwrap_or(""), expected, "{case}");
+        }
+    }
+
+    /// Joins the members of headers after splitting them, as the grammar and the bounds have it.
+    fn split_and_joined(lines: &[String]) -> Option<String> {
+        let members = lines.iter().flat_map(|line| line.split(','));
+        let members = members.map(|member| member.trim_matches([' ', '\t']));
+        let mut members: Vec<_> = members.filter(|member| !member.is_empty()).collect();
+        let is_key = |key: &str| {
+            let others =
+                |one: char| matches!(one, 'a'..='z' | '0'..='9' | '_' | '-' | '*' | '/' | '@');
+            key.starts_with(|one: char| one.is_ascii_alphanumeric())
+                && key.len() <= 256
+                && key.chars().all(others)
+        };
+        let is_value = |value: &str| {
+            let is_legal = |one: char| matches!(one, ' '..='~') && one != '=';
+            (1..=256).contains(&value.len()) && value.chars().all(is_legal)
+        };
+        let is_valid = |member: &&str| {
+            let pair = member.split_once('=');
+            pair.is_some_and(|(key, value)| is_key(key) && is_value(value))
+        };
+        if members.len() > 32 || !members.iter().all(is_valid) {
+            return None;
+        }
+        if members.join(",").len() > 512 {
+            members.retain(|member| member.len() <= 128);
+        }
+        while members.join(",").len() > 512 {
+            members.pop();
+        }
+        Some(members.join(",")).filter(|joined| !joined.is_empty())
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let member = "[a-z0-9@][a-z0-9_*/@-]{0,9}=[!-+:-<>-~]{1,9}";
+        prop_oneof![
+            6 => vec(member, 1..6).prop_map(|members| members.join(",")),
+            2 => vec(member, 25..40).prop_map(|members| members.join(",")),
+            2 => (250..260_usize, 250..260_usize)
+                .prop_map(|(key, value)| format!("{}={}", "k".repeat(key), "v".repeat(value))),
+            2 => (1..300_usize, 1..300_usize)
+                .prop_map(|(one, two)| format!("a={},b={}", "v".repeat(one), "v".repeat(two))),
+            4 => "[aZ0@=, \t~é]{0,20}",
+            2 => "[ \t,]{0,2}a=[1 ]{1,3}[ \t,]{0,2}b=2[ \t,]{0,2}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_tracestate_is_read_as_if_it_was_split_and_joined(lines in vec(line(), 1..4)) {
+            let values: Vec<_> = lines.iter().map(|line| &**line).collect();
+            let mut headers = headers(TRACESTATE, &values);
+            headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
+            let (_, state) = extract(&headers).expect("the traceparent stays valid");
+            prop_assert_eq!(state.map(|state| state.to_string()), split_and_joined(&lines));
         }
     }
 

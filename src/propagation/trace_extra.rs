@@ -7,6 +7,7 @@ use std::sync::Arc;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceState};
 
+use crate::propagation::byte_class::find;
 use crate::propagation::span_context::with_state;
 
 /// The number of members up to which every span context holds its state. A copy of a member takes two
@@ -141,16 +142,45 @@ fn is_empty(state: &TraceState) -> bool {
 }
 
 fn is_text_of(held: &TraceState, text: &str) -> bool {
-    let mut members = text.split(',').map(|member| member.split_once('='));
-    held.into_iter()
-        .all(|member| members.next() == Some(Some(member)))
-        && members.next().is_none()
+    // The text of the next members; `None` after the last.
+    let mut rest = Some(text);
+    for (key, value) in held {
+        let after = rest.and_then(|text| {
+            text.strip_prefix(key)?
+                .strip_prefix('=')?
+                .strip_prefix(value)
+        });
+        rest = match after {
+            Some("") => None,
+            Some(after) if after.starts_with(',') => Some(&after[1..]),
+            _ => return false,
+        };
+    }
+    rest.is_none()
 }
 
 /// Parses a valid text; returns `None` for a key that only Level 2 allows.
-pub(crate) fn parse_state(text: &str) -> Option<TraceState> {
-    let members = text.split(',').filter_map(|member| member.split_once('='));
+fn parse_state(text: &str) -> Option<TraceState> {
+    let mut rest = text;
+    let members = std::iter::from_fn(|| {
+        let bytes = rest.as_bytes();
+        let equals = find(bytes, 0, |byte| byte == b'=');
+        let comma = find(bytes, equals, |byte| byte == b',');
+        let (key, value) = (rest.get(..equals)?, rest.get(equals + 1..comma)?);
+        rest = rest.get(comma + 1..).unwrap_or_default();
+        Some((key, value))
+    });
     TraceState::from_key_value(members).ok()
+}
+
+/// Returns the state for a span below `parent`, whose state has this text.
+#[cfg(feature = "init")]
+pub(crate) fn state_below(parent: Option<&SpanContext>, text: &str) -> TraceState {
+    match parent.map(SpanContext::trace_state) {
+        // A copy takes half of the instructions, because nothing is validated again.
+        Some(held) if !is_empty(held) => held.clone(),
+        _ => parse_state(text).unwrap_or_default(),
+    }
 }
 
 /// Returns whether every span context holds a state of this text.
@@ -201,6 +231,8 @@ pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context 
 #[cfg(test)]
 mod tests {
     use opentelemetry::trace::TraceFlags;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -221,6 +253,10 @@ mod tests {
             ("a=1,b=2,c=3", Some("a=1,b=2,c=3"), false),
             ("b=2,a=1", Some("b=2,a=1"), false),
             ("a=1,b=3", Some("a=1,b=3"), false),
+            ("a=1,b=", Some("a=1,b="), false),
+            ("a=1,b=22", Some("a=1,b=22"), false),
+            ("a=,b=2", Some("a=,b=2"), false),
+            ("a=1,b2=", Some("a=1,b2="), false),
         ] {
             let found = state_text(&span(1, 2, state), Some(&extra));
             assert_eq!(found.as_deref(), expected, "{state}");
@@ -248,6 +284,34 @@ mod tests {
             assert_eq!(of(Some(&span(1, 2, ""))), below);
             assert_eq!(of(Some(&span(2, 1, ""))), None);
             assert_eq!(of(None), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_parsed_as_opentelemetry_parses_it(
+            members in vec("[a-z][a-z0-9_*/-]{0,9}(@[a-z])?=[!-+:-<>-~]{1,9}", 1..33),
+        ) {
+            let text = members.join(",");
+            let parsed = parse_state(&text);
+            prop_assert_eq!(parsed.as_ref().map(TraceState::header), Some(text.clone()));
+            prop_assert_eq!(parsed, text.parse().ok());
+        }
+    }
+
+    #[cfg(feature = "init")]
+    #[test]
+    fn a_span_gets_the_state_of_its_parent_whether_that_holds_it_or_not() {
+        for text in ["a=1", "a=1,b=2", "x@y@z=1"] {
+            let held: Option<TraceState> = text.parse().ok();
+            let below = |parent: Option<&SpanContext>| state_below(parent, text);
+            let expected = held.clone().unwrap_or_default();
+            assert_eq!(below(None), expected);
+            assert_eq!(below(Some(&span(1, 1, ""))), expected);
+            assert_eq!(
+                below(Some(&with_state(&span(1, 1, ""), expected.clone()))),
+                expected
+            );
         }
     }
 

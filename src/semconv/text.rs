@@ -26,6 +26,10 @@ pub(crate) fn truncate(text: &str, limit: usize) -> Cow<'_, str> {
 #[inline]
 pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
     let bytes = bounded_bytes(bytes, limit);
+    // Faster than the lossy conversion, which almost no text needs.
+    if let Ok(text) = str::from_utf8(bytes) {
+        return truncate(text, limit);
+    }
     match String::from_utf8_lossy(bytes) {
         Cow::Borrowed(text) => truncate(text, limit),
         Cow::Owned(text) => Cow::Owned(truncate(&text, limit).into_owned()),

@@ -314,7 +314,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "TELEMETRY_BAGGAGE_ATTRIBUTES",
         "two words",
-        "is not the key of a member of baggage; it is left out",
+        "is not a valid key of a baggage member; it is ignored",
     );
     add(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",

@@ -22,7 +22,7 @@ use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
 use crate::pipeline::spans::sampling::Sampling;
 use crate::propagation::{
-    RANDOM_FLAG, TraceExtra, is_small_state, parse_state, state_text, with_parent, with_state,
+    RANDOM_FLAG, TraceExtra, is_small_state, state_below, state_text, with_parent, with_state,
 };
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
@@ -113,7 +113,7 @@ impl StartSpan for Tracer {
             ids.new_span_id(),
             TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            held.and_then(parse_state).unwrap_or_default(),
+            held.map_or(TraceState::NONE, |text| state_below(parent, text)),
         );
         let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
