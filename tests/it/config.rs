@@ -174,7 +174,7 @@ fn a_warning_names_the_unusable_value_and_the_value_used_instead() {
         ),
         (
             &[("OTEL_METRICS_EXEMPLAR_FILTER", "trace-based")],
-            "OTEL_METRICS_EXEMPLAR_FILTER=\"trace-based\" is none of trace_based, always_on, \
+            "OTEL_METRICS_EXEMPLAR_FILTER=\"trace-based\" is not one of trace_based, always_on, \
              always_off; using trace_based",
         ),
     ] {
