@@ -10,8 +10,8 @@ use opentelemetry::{Array, Key, KeyValue, Value};
 /// Creates a list of attributes: `attributes! { "key" => value, .. }`.
 ///
 /// A value has a type that implements [`IntoValue`], or is an `Option` of one; `None` omits the
-/// attribute. A key is a string literal or a `String`. The list is an [`Attributes`] and does not
-/// allocate. String literals are not copied.
+/// attribute. A key is a string literal or a `String`. The list is an [`Attributes`] and needs
+/// no allocation of its own. String literals are not copied.
 ///
 /// ```
 /// use tower_telemetry::attributes;

@@ -207,7 +207,7 @@ fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
     semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
 }
 
-/// Displays an error without its sources.
+/// The display of an error without its sources.
 struct Said<'a>(&'a (dyn Error + 'static));
 
 impl Display for Said<'_> {

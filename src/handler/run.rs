@@ -25,7 +25,7 @@ use crate::semconv::{self, SensitiveParameters};
 /// A function that adds the attributes of a span to a list.
 pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
 
-/// A function or a piece of code that is to run in a span.
+/// A function or a piece of code that runs in a span.
 pub(crate) struct Function {
     /// The component, which is the instrumentation scope of the span.
     pub(crate) component: &'static str,
@@ -160,7 +160,7 @@ impl Function {
     }
 }
 
-/// Describes the span of a run.
+/// The description of the span of a run.
 struct Description<'a> {
     function: Function,
     attributes: &'a Attributes<'a>,

@@ -97,8 +97,8 @@ impl<F: Future> SpanFuture<F> {
     }
 }
 
-/// Ends a run when a panic unwinds. The future itself may be dropped later, when the thread is no
-/// longer panicking.
+/// A guard that ends a run when a panic unwinds. The future itself may be dropped later, when the
+/// thread is no longer panicking.
 struct EndOnPanic<'a>(&'a mut State);
 
 impl Drop for EndOnPanic<'_> {

@@ -97,7 +97,7 @@ impl SpanGuard {
     /// Returns the context of the span, which contains its ids and flags. Use it, for example, to
     /// link another span to this one.
     ///
-    /// If no span was created, because telemetry is switched off or the trace is not sampled, this
+    /// If no span was created, because telemetry is switched off or the parent is not sampled, this
     /// is the context of the current span, which is invalid outside of a trace.
     pub fn span_context(&self) -> SpanContext {
         self.run.current_run().span_context()

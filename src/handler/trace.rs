@@ -12,7 +12,7 @@ use crate::handler::span_builder::SpanBuilder;
 use crate::handler::span_future::SpanFuture;
 use crate::handler::span_guard::SpanGuard;
 
-/// Starts spans for one component of an application.
+/// The tracer of one component of an application, which starts the component's spans.
 ///
 /// A tracer is only a name, which is looked up when a span starts. It can therefore be created
 /// before [`init`](crate::init), stored in a constant, and copied.

@@ -125,8 +125,8 @@ impl Hash for Peer {
 
 /// Hashes a host and a port. The case of the host does not matter.
 fn hash_peer(host: &str, port: u16, state: &mut impl Hasher) {
-    // The bit that is set in lowercase letters only. Setting it in other characters is harmless,
-    // because it only causes collisions.
+    // The bit in which uppercase and lowercase letters differ. Setting it in other characters is
+    // harmless, because it only causes collisions.
     const LOWER: u64 = 0x2020_2020_2020_2020;
     let (words, rest) = host.as_bytes().as_chunks::<8>();
     for word in words {

@@ -110,7 +110,7 @@ impl ActiveRequest {
     }
 }
 
-/// Describes the span of a request to a server.
+/// The description of the span of a request to a server.
 struct IncomingSpan<'a, 's> {
     begun: &'a mut Begun<'s>,
     request: &'a Parts,

@@ -183,8 +183,8 @@ impl ActiveRequest {
                 *remaining = remaining.saturating_sub(length);
             }
         }
-        // An HTTP/1 server may not poll again after the last byte. Over HTTP/2, an error may still
-        // follow.
+        // An HTTP/1 server does not always poll again after the last byte. Over HTTP/2, an error
+        // may still follow.
         let is_all_sent = state.remaining == Some(0)
             && !in_flight.awaits_trailers()
             && in_flight.ends_with_last_byte();

@@ -72,7 +72,7 @@ impl ActiveRequest {
     }
 }
 
-/// Describes the span of a client's request.
+/// The description of the span of a client's request.
 struct OutgoingSpan<'a, 's> {
     begun: &'a mut Begun<'s>,
     request: &'a Parts,
