@@ -1,4 +1,4 @@
-//! Attributes, written short.
+//! The macro `attributes!` and the conversions of its values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use opentelemetry::{Array, Key, KeyValue, Value};
 
-/// Makes a list of attributes: `attributes! { "key" => value, .. }`.
+/// Creates a list of attributes: `attributes! { "key" => value, .. }`.
 ///
-/// A value is anything that is [`IntoValue`], or an `Option` of it, of which `None` leaves the
-/// attribute out. A key is a string literal or a `String`. The list is an [`Attributes`]; it takes no
-/// allocation of its own. Text in a literal is not copied.
+/// A value has a type that implements [`IntoValue`], or is an `Option` of one; `None` omits the
+/// attribute. A key is a string literal or a `String`. The list is an [`Attributes`] and needs
+/// no allocation of its own. String literals are not copied.
 ///
 /// ```
 /// use tower_telemetry::attributes;
@@ -42,10 +42,9 @@ macro_rules! attributes {
     (@count $($key:expr),*) => { 0usize $(+ { let _ = stringify!($key); 1usize })* };
 }
 
-/// A list of attributes, made by [`attributes!`](crate::attributes): at most `N` of them, one after
-/// the other.
+/// A list of at most `N` attributes, created by [`attributes!`](crate::attributes).
 ///
-/// It is a slice of [`KeyValue`], an iterator of them, and can become a `Vec` of them.
+/// It dereferences to a slice of [`KeyValue`], iterates over them, and converts into a `Vec`.
 #[derive(Clone)]
 pub struct Attributes<const N: usize> {
     /// Only the first `len` are part of the list.
@@ -54,7 +53,7 @@ pub struct Attributes<const N: usize> {
 }
 
 impl<const N: usize> Attributes<N> {
-    /// Keeps the pairs that have a value.
+    /// Creates a list of the pairs that have a value.
     #[doc(hidden)]
     pub fn from_values(values: [(Key, Option<Value>); N]) -> Self {
         let mut len = 0;
@@ -125,10 +124,10 @@ impl<const N: usize, T: AsRef<[KeyValue]> + ?Sized> PartialEq<T> for Attributes<
     }
 }
 
-/// Converts into the value of an attribute, in [`attributes!`](crate::attributes).
+/// A conversion into the value of an attribute, for [`attributes!`](crate::attributes).
 ///
-/// Booleans, numbers, texts, lists of them, and references to all of these convert. Attributes
-/// know one kind of integer, `i64`; a larger one becomes a text of its digits.
+/// Implemented for booleans, numbers, strings, lists of them, and references to all of these.
+/// OpenTelemetry has one integer type, `i64`. A larger integer becomes a string of its digits.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of an attribute",
     label = "not a truth value, a number, a text, or a list of these",
@@ -136,14 +135,14 @@ impl<const N: usize, T: AsRef<[KeyValue]> + ?Sized> PartialEq<T> for Attributes<
             records what can be displayed, `record(?value)` what has `Debug`"
 )]
 pub trait IntoValue {
-    /// Converts into OpenTelemetry's value.
+    /// Converts into a value of OpenTelemetry.
     fn into_value(self) -> Value;
 }
 
-/// Converts into the value of an attribute that may be missing: any [`IntoValue`], and an
-/// [`Option`] of it.
+/// A conversion into the value of an attribute that may be missing.
 ///
-/// It is implemented for these alone; implement [`IntoValue`] for types of your own.
+/// Implemented for every [`IntoValue`] and for an [`Option`] of one. To use your own type,
+/// implement [`IntoValue`] for it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of an attribute",
     label = "not a truth value, a number, a text, a list of these, or an `Option` of one",
@@ -151,7 +150,7 @@ pub trait IntoValue {
             records what can be displayed, `record(?value)` what has `Debug`"
 )]
 pub trait IntoOptionalValue {
-    /// Converts into OpenTelemetry's value; `None` leaves the attribute out.
+    /// Converts into a value of OpenTelemetry; `None` omits the attribute.
     fn into_optional_value(self) -> Option<Value>;
 }
 
@@ -173,7 +172,8 @@ impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &Option<T> {
     }
 }
 
-/// `#[with_tracer(.., record(argument))]` takes a reference of each argument, which may be one itself.
+/// For `#[with_tracer(.., record(argument))]`, which takes a reference to each argument, and the
+/// argument may be a reference itself.
 impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
     fn into_optional_value(self) -> Option<Value> {
         (*self).into_optional_value()
@@ -186,16 +186,17 @@ impl<T: IntoOptionalValue + Clone> IntoOptionalValue for &&Option<T> {
 pub struct Literal<T>(pub T);
 
 impl Literal<&'static str> {
-    /// Converts into OpenTelemetry's value. The text is not copied.
+    /// Converts into a value of OpenTelemetry, without a copy of the string.
     pub fn into_optional_value(self) -> Option<Value> {
         Some(Value::String(self.0.into()))
     }
 }
 
-/// Converts literals that are not texts: a method of the type itself comes before that of a trait.
+/// A conversion of literals other than strings. For strings, the method of [`Literal`] itself takes
+/// precedence over the method of this trait.
 #[doc(hidden)]
 pub trait LiteralValue {
-    /// Converts into OpenTelemetry's value.
+    /// Converts into a value of OpenTelemetry.
     fn into_optional_value(self) -> Option<Value>;
 }
 
@@ -240,14 +241,14 @@ into_value! {
     Cow<'_, str> => |value| value.into_owned().into();
 }
 
-/// A reference to a value is as good as the value.
 impl<T: IntoValue + Clone> IntoValue for &T {
     fn into_value(self) -> Value {
         self.clone().into_value()
     }
 }
 
-/// A list: of texts, unless all of it is of another one kind.
+/// A list becomes an array of booleans, integers or floats if all of its values have that type, or
+/// else an array of strings.
 impl<T: IntoValue> IntoValue for Vec<T> {
     fn into_value(self) -> Value {
         let values: Vec<_> = self.into_iter().map(IntoValue::into_value).collect();

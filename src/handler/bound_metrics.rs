@@ -1,4 +1,4 @@
-//! Instruments of handler code that are bound to their attributes, for hot loops.
+//! Instruments of handler code that are bound to their attributes, for frequent measurements.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,7 +34,8 @@ impl<B> Lazy<B> {
         }
     }
 
-    /// `None` where nothing is recorded: telemetry is switched off, or the name cannot be used.
+    /// Returns the bound series, which is created at the first call. Returns `None` if telemetry is
+    /// switched off or the name cannot be used.
     fn get(
         &self,
         kind: &Kind,
@@ -78,7 +79,7 @@ macro_rules! handle {
 }
 
 handle!(
-    /// A counter bound to its attributes, see [`bind_counter`].
+    /// A counter bound to its attributes, created by [`bind_counter`].
     BoundCounter,
     bound::BoundCounter<u64>,
     COUNTER,
@@ -86,7 +87,7 @@ handle!(
 );
 
 handle!(
-    /// A counter that goes up and down, bound to its attributes, see [`bind_up_down_counter`].
+    /// An up-down counter bound to its attributes, created by [`bind_up_down_counter`].
     BoundUpDownCounter,
     bound::BoundUpDownCounter<i64>,
     UP_DOWN_COUNTER,
@@ -94,7 +95,7 @@ handle!(
 );
 
 handle!(
-    /// A histogram bound to its attributes, see [`bind_histogram`].
+    /// A histogram bound to its attributes, created by [`bind_histogram`].
     BoundHistogram,
     bound::BoundHistogram<f64>,
     HISTOGRAM,
@@ -102,17 +103,18 @@ handle!(
 );
 
 handle!(
-    /// A gauge bound to its attributes, see [`bind_gauge`].
+    /// A gauge bound to its attributes, created by [`bind_gauge`].
     BoundGauge,
     bound::BoundGauge<f64>,
     GAUGE,
     Gauge
 );
 
-/// Binds a counter to its attributes, for code that counts very often: the name and the attributes
-/// are looked up when it is first added to, and again after a later [`init`](crate::init). What is
-/// bound then holds wherever the handle is used; names are as in
-/// [`increment_counter`](crate::increment_counter).
+/// Binds a counter to its attributes, for code that counts very often.
+///
+/// The name and the attributes are looked up only at the first addition, and once more after a
+/// later [`init`](crate::init). The handle then records to the providers of the first addition,
+/// wherever it is used. [`increment_counter`](crate::increment_counter) describes names and limits.
 ///
 /// ```
 /// use tower_telemetry::{attributes, bind_counter};
@@ -134,7 +136,7 @@ pub fn bind_counter(
 }
 
 impl BoundCounter {
-    /// Adds `n`.
+    /// Adds `n` to the counter.
     pub fn add(&self, n: u64) {
         if let Some(counter) = self.get() {
             counter.add(n);
@@ -142,7 +144,7 @@ impl BoundCounter {
     }
 }
 
-/// Binds a counter that goes up and down to its attributes, as [`bind_counter`] does a counter.
+/// Binds an up-down counter to its attributes, like [`bind_counter`].
 ///
 /// ```
 /// let open = tower_telemetry::bind_up_down_counter("pool.open", "Open connections.", []);
@@ -167,7 +169,7 @@ impl BoundUpDownCounter {
     }
 }
 
-/// Binds a histogram to its attributes, as [`bind_counter`] does a counter.
+/// Binds a histogram to its attributes, like [`bind_counter`].
 ///
 /// ```
 /// let sizes = tower_telemetry::bind_histogram("parser.line.size", "Size of lines, in bytes.", []);
@@ -183,7 +185,7 @@ pub fn bind_histogram(
 }
 
 impl BoundHistogram {
-    /// Records a value, bounded as in
+    /// Records a value, with the limits of
     /// [`record_histogram_value`](crate::record_histogram_value).
     pub fn record(&self, value: f64) {
         if let Some(value) = finite(value)
@@ -194,7 +196,7 @@ impl BoundHistogram {
     }
 }
 
-/// Binds a gauge to its attributes, as [`bind_counter`] does a counter.
+/// Binds a gauge to its attributes, like [`bind_counter`].
 ///
 /// ```
 /// let waiting = tower_telemetry::bind_gauge("queue.length", "Jobs that wait.", []);
@@ -210,7 +212,7 @@ pub fn bind_gauge(
 }
 
 impl BoundGauge {
-    /// Sets the value, bounded as in [`set_gauge`](crate::set_gauge).
+    /// Sets the value, with the limits of [`set_gauge`](crate::set_gauge).
     pub fn set(&self, value: f64) {
         if let Some(value) = finite(value)
             && let Some(gauge) = self.get()

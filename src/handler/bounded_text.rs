@@ -1,17 +1,17 @@
-//! Text that is formatted no further than it is kept.
+//! Formatting of text up to a maximum length.
 
 use std::fmt::{self, Arguments, Write};
 
 use crate::semconv;
 
-/// Formats at most `limit` bytes; a text that is longer ends with `…`.
+/// Formats a text up to `limit` bytes. A longer text is truncated and ends with `…`.
 pub(crate) fn bounded_text(text: Arguments<'_>, limit: usize) -> String {
-    // One more byte than is kept shows that there was more.
+    // One more byte than is kept, to detect a longer text.
     let mut bounded = Bounded {
         text: String::new(),
         room: limit + 1,
     };
-    // It fails where there is no room for all of it.
+    // Fails if the text is too long.
     let _ = bounded.write_fmt(text);
     semconv::truncate(&bounded.text, limit).into_owned()
 }
@@ -33,7 +33,8 @@ impl Write for Bounded {
             .find(|&end| text.is_char_boundary(end))
             .unwrap_or(0);
         self.text.push_str(&text[..end]);
-        // Of a character that was cut nothing is there, and it must still be seen that it was.
+        // If a character does not fit, `…` fills the rest, so that the text is too long all the
+        // same.
         self.text.push_str(if end < self.room { "…" } else { "" });
         self.room = 0;
         Err(fmt::Error)

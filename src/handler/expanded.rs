@@ -30,7 +30,7 @@ pub fn start(
     .start(attributes)
 }
 
-/// Bound, in bytes, of a value that is recorded by its `Display` or `Debug`.
+/// The maximum length of a value that is recorded with `Display` or `Debug`, in bytes.
 const MAX_TEXT: usize = 1024;
 
 /// Adds an attribute, unless its value is missing.
@@ -39,7 +39,7 @@ pub fn record(attributes: &mut Vec<KeyValue>, key: &'static str, value: impl Int
     attributes.extend(value.map(|value| KeyValue::new(key, value)));
 }
 
-/// Adds an attribute whose value is what `value` displays.
+/// Adds an attribute with the `Display` of a value.
 pub fn record_display<T: Display + ?Sized>(
     attributes: &mut Vec<KeyValue>,
     key: &'static str,
@@ -48,7 +48,7 @@ pub fn record_display<T: Display + ?Sized>(
     record_text(attributes, key, format_args!("{value}"));
 }
 
-/// Adds an attribute whose value is what `value` shows of itself for debugging.
+/// Adds an attribute with the `Debug` of a value.
 pub fn record_debug<T: Debug + ?Sized>(
     attributes: &mut Vec<KeyValue>,
     key: &'static str,
@@ -58,28 +58,28 @@ pub fn record_debug<T: Debug + ?Sized>(
 }
 
 fn record_text(attributes: &mut Vec<KeyValue>, key: &'static str, text: Arguments) {
-    // To format is code of the application, and may panic.
+    // Formatting runs application code, which may panic.
     let text = guarded(|| bounded_text(text, MAX_TEXT));
     attributes.extend(text.map(|text| KeyValue::new(key, text)));
 }
 
-/// Runs a future in the span of `call`.
+/// Runs a future in the span of `run`.
 pub fn in_span<F: Future>(run: Run, future: F) -> SpanFuture<F> {
     SpanFuture::started(run, future, |_, _| {})
 }
 
-/// Runs a future that may fail in the span of `call`, and has `observe` say whether it has.
+/// Runs a future that may fail in the span of `run`. `observe` sets the error of the run.
 pub fn observed<F: Future>(
     run: Run,
     future: F,
-    // A function of a type that is said here: the compiler must know that of the output before it
-    // looks at a closure.
+    // A function pointer, not a generic type: the compiler must infer the type of the output before
+    // it checks the closure.
     observe: fn(&F::Output, &mut Run),
 ) -> SpanFuture<F> {
     SpanFuture::started(run, future, observe)
 }
 
-/// Stands for what a function returns where it is never run, so that the compiler knows its type.
+/// A value for code that never runs, from which the compiler infers the return type of a function.
 pub fn never<T>() -> T {
     loop {
         std::thread::park();

@@ -1,8 +1,9 @@
-//! Finds the error that a function returns, and records what is known of it.
+//! Finds the error that a function returns, and records it.
 //!
-//! `#[with_tracer]` knows no types. It calls a method named `fail`, and the compiler takes the first of
-//! the traits here whose conditions the type fulfils: a method of more references comes before one of
-//! fewer.
+//! `#[with_tracer]` has no access to types. Its expansion calls a method named `fail` through
+//! several references, and the compiler selects a trait by removing one reference at a time: traits
+//! that are implemented for more references come first. The first trait whose bounds are met is
+//! used.
 
 use std::any::type_name;
 use std::error::Error;
@@ -15,11 +16,11 @@ use crate::handler::run::{Run, message_of};
 use crate::semconv::rpc::Code;
 use crate::semconv::{self, ErrorChain, Phase, SensitiveParameters};
 
-/// Holds the value that a function returns, whose type is a `Result` by its name.
+/// The return value of a function whose return type is named `Result`.
 #[derive(Debug)]
 pub struct Returned<'a, T>(pub &'a T);
 
-/// Finds the error of a type that is a `Result`.
+/// Access to the error of a `Result`.
 pub trait IsResult<'a> {
     /// The type of the error.
     type Error;
@@ -36,9 +37,9 @@ impl<'a, T, E> IsResult<'a> for Returned<'a, Result<T, E>> {
     }
 }
 
-/// Finds no error: the type is no `Result`.
+/// The counterpart of [`IsResult`] for a type that is not a `Result`.
 pub trait IsNoResult {
-    /// Returns nothing.
+    /// Returns `None`.
     fn error(&self) -> Option<&'static NoError> {
         None
     }
@@ -46,15 +47,15 @@ pub trait IsNoResult {
 
 impl<T> IsNoResult for &Returned<'_, T> {}
 
-/// Stands for the error of a type that is no `Result`.
+/// A placeholder for the error of a type that is not a `Result`.
 #[derive(Debug)]
 pub struct NoError;
 
-/// Holds an error of any type.
+/// An error of any type.
 #[derive(Debug)]
 pub struct Failed<'a, E>(pub &'a E);
 
-/// Marks the types of errors that this crate knows.
+/// A marker for error types that are known to be `'static`, so that they can be downcast.
 pub trait KnownError: Error + 'static {}
 
 macro_rules! known_errors {
@@ -84,9 +85,9 @@ known_errors!(reqwest::Error, reqwest_middleware::Error);
 #[cfg(feature = "tonic")]
 known_errors!(tonic::Status, tonic::transport::Error);
 
-/// Records an error of a type that this crate knows.
+/// Records a [`KnownError`].
 pub trait FailAsKnown {
-    /// Fails with the messages of the error and its sources.
+    /// Fails the run with the messages of the error and its sources.
     fn fail(&self, run: &mut Run);
 }
 
@@ -98,7 +99,7 @@ impl<E: KnownError> FailAsKnown for &&&&Failed<'_, E> {
     }
 }
 
-/// Says that the target of a pointer is an error of some type.
+/// A trait object of an error, behind a pointer.
 pub trait DynError {
     /// Returns the error.
     fn as_error(&self) -> &(dyn Error + 'static);
@@ -122,9 +123,9 @@ impl DynError for dyn Error + Send + Sync + 'static {
     }
 }
 
-/// Records an error behind a pointer: a box, `anyhow::Error` and its like.
+/// Records an error behind a pointer, such as a `Box` or an `anyhow::Error`.
 pub trait FailAsDyn {
-    /// Fails with the messages of the error and its sources.
+    /// Fails the run with the messages of the error and its sources.
     fn fail(&self, run: &mut Run);
 }
 
@@ -138,7 +139,7 @@ impl<E: Deref<Target: DynError>> FailAsDyn for &&&Failed<'_, E> {
 
 /// Records an error that may have sources.
 pub trait FailWithSources {
-    /// Fails with the messages of the error and its sources.
+    /// Fails the run with the messages of the error and its sources.
     fn fail(&self, run: &mut Run);
 }
 
@@ -152,7 +153,7 @@ impl<E: Error> FailWithSources for &&Failed<'_, E> {
 
 /// Records an error that can be displayed.
 pub trait FailWithMessage {
-    /// Fails with type and message.
+    /// Fails the run with the type and the message of the error.
     fn fail(&self, run: &mut Run);
 }
 
@@ -164,7 +165,7 @@ impl<E: Display> FailWithMessage for &Failed<'_, E> {
 
 /// Records an error of any other type.
 pub trait FailWithType {
-    /// Fails with the type alone.
+    /// Fails the run with the type of the error only.
     fn fail(&self, run: &mut Run);
 }
 
@@ -174,18 +175,18 @@ impl<E> FailWithType for Failed<'_, E> {
     }
 }
 
-/// Returns an error and its sources. To find them is code of the application, and may panic.
+/// Returns an error and its sources. Finding them runs application code, which may panic.
 fn chain<'a>(outermost: impl FnOnce() -> Option<&'a (dyn Error + 'static)>) -> ErrorChain<'a> {
     guarded(|| ErrorChain::from_error(outermost())).unwrap_or_default()
 }
 
-/// Returns the path by which code names a type.
+/// Returns the path of a type.
 fn path<E>() -> &'static str {
     ErrorChain::default().path(type_name::<E>())
 }
 
-/// Returns the `error.type` that says more than the type of an error: the code of a call, or the
-/// word for a cause.
+/// Returns an `error.type` that is more specific than the type of the error: a gRPC status code or
+/// the word for a cause.
 fn error_type(chain: &ErrorChain) -> Option<&'static str> {
     #[cfg(feature = "tonic")]
     {
@@ -194,7 +195,7 @@ fn error_type(chain: &ErrorChain) -> Option<&'static str> {
             return Some(Code::from_status(status).name());
         }
     }
-    // The display of an error, by which some are recognised, is code of the application.
+    // Some causes are recognised by the `Display` of an error, which is application code.
     guarded(|| chain.word(Phase::Head)).flatten()
 }
 
@@ -206,14 +207,14 @@ fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
     semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
 }
 
-/// Displays an error without its sources.
+/// The display of an error without its sources.
 struct Said<'a>(&'a (dyn Error + 'static));
 
 impl Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "tonic")]
         if let Some(status) = self.0.downcast_ref::<tonic::Status>() {
-            // Its `Display` shows all of its metadata, too.
+            // Its `Display` includes all of its metadata.
             return f.write_str(status.message());
         }
         Display::fmt(self.0, f)

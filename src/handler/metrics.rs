@@ -12,26 +12,29 @@ use crate::providers::registry::{
 use crate::providers::scope;
 use crate::providers::scope::Current;
 
-/// Larger values lose all precision, and a sum of them becomes infinite.
+/// The maximum absolute value. Larger values lose all precision, and their sum becomes infinite.
 const MAX_VALUE: f64 = 1e18;
 
 /// Adds one to a counter.
 ///
-/// The instrument is created when its name is first used, with the description given then; it
-/// stays until the program ends. Names are for a fixed set of things: past 256 of them the process
-/// logs a warning and records no more under new ones. The same is done with a name that is not
-/// valid ([instrument name syntax]), and with one that was used for another kind of instrument. Names
-/// that differ in case alone are one name, spelled as it was first.
+/// # Names
 ///
-/// All of these instruments are in the instrumentation scope `tower-telemetry.handlers`, apart from
-/// those of the layers. A name that a layer uses too, such as `http.requests`, is a metric of its own
-/// here, with what the handler records: the layer's `http.requests` is in the scope
-/// `tower-telemetry`, and counts each request once, when it has ended, with its method, route and
-/// status. A backend that does not show scopes shows them as one; give yours a name of its own where
-/// that matters.
+/// The instrument is created at the first use of its name, with the description of that call. It
+/// exists until the program ends. Use a fixed set of names: after 256 names, a warning is logged
+/// and nothing is recorded under new names. The same applies to an invalid name ([instrument name
+/// syntax]) and to a name that was first used for another kind of instrument. Names that differ
+/// only in case are the same name, and the first spelling is used.
 ///
-/// Attributes are for few values: past 2,000 sets of them in one instrument, the SDK puts the rest
-/// together in one, marked `otel.metric.overflow`.
+/// The functions for metrics use the instrumentation scope `tower-telemetry.handlers`. The layers
+/// use the scope `tower-telemetry`. A name that a layer also uses, such as `http.requests`, is
+/// therefore a separate metric. The layer's `http.requests` counts each request once, at its end,
+/// with its method, route and status. A backend that ignores scopes merges both metrics; choose
+/// another name if that matters.
+///
+/// # Attributes
+///
+/// Use attributes with few values. After 2,000 combinations of attributes in one instrument, the
+/// SDK records further ones in one series with the attribute `otel.metric.overflow`.
 ///
 /// ```
 /// use tower_telemetry::{attributes, increment_counter};
@@ -46,7 +49,7 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
     add_to_counter(name, description, 1, attributes);
 }
 
-/// Adds `n` to a counter; see [`increment_counter`] for what becomes of names.
+/// Adds `n` to a counter. See [`increment_counter`] for names and attributes.
 ///
 /// ```
 /// tower_telemetry::add_to_counter("mail.sent", "Messages handed to the relay.", 3, []);
@@ -61,10 +64,10 @@ pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl As
     });
 }
 
-/// Adds to a counter that goes up and down, such as the number of jobs that wait: `delta` may be
-/// negative. See [`increment_counter`] for what becomes of names.
+/// Adds to an up-down counter, such as the number of waiting jobs. `delta` may be negative. See
+/// [`increment_counter`] for names and attributes.
 ///
-/// Subtract with the attributes that were used to add. Use [`set_gauge`] where the whole value is known.
+/// Subtract with the same attributes as you add. Use [`set_gauge`] if the current value is known.
 ///
 /// ```
 /// use tower_telemetry::{add_to_up_down_counter, attributes};
@@ -93,9 +96,9 @@ pub fn add_to_up_down_counter(
     );
 }
 
-/// Records a value in a histogram; see [`increment_counter`] for what becomes of names.
+/// Records a value in a histogram. See [`increment_counter`] for names and attributes.
 ///
-/// A value that is no number or infinite is left out; beyond 10¹⁸ it counts as that.
+/// Ignores a value that is infinite or not a number. Values are clamped to ±10¹⁸.
 ///
 /// ```
 /// tower_telemetry::record_histogram_value("upload.size", "Size of uploads, in MiB.", 1.5, []);
@@ -122,9 +125,9 @@ pub fn record_histogram_value(
     }
 }
 
-/// Sets a gauge; see [`increment_counter`] for what becomes of names.
+/// Sets a gauge. See [`increment_counter`] for names and attributes.
 ///
-/// A value that is no number or infinite is left out; beyond 10¹⁸ it counts as that.
+/// Ignores a value that is infinite or not a number. Values are clamped to ±10¹⁸.
 ///
 /// ```
 /// tower_telemetry::set_gauge("queue.length", "Jobs that wait.", 17.0, []);
@@ -141,8 +144,8 @@ pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsR
     }
 }
 
-/// Measures time, and records it in a histogram when the timer is dropped, in seconds; see
-/// [`increment_counter`] for what becomes of names.
+/// Starts a timer. When it is dropped, the elapsed time is recorded in a histogram, in seconds. See
+/// [`increment_counter`] for names and attributes.
 ///
 /// ```
 /// use tower_telemetry::{attributes, start_timer};
@@ -171,15 +174,15 @@ pub fn start_timer(
     }
 }
 
-/// Time that runs, see [`start_timer`].
+/// A running timer, created by [`start_timer`]. Records the elapsed time when it is dropped.
 #[must_use = "the time ends when the timer is dropped; bind it to a name, `let _timer = ..`"]
 pub struct Timer {
-    /// `None` where it is not to be recorded.
+    /// `None` if telemetry is switched off, or if the timer was discarded.
     running: Option<RunningTimer>,
 }
 
 struct RunningTimer {
-    /// The providers at the start: the timer may end outside of its request.
+    /// The providers at the start, because the timer may end outside of its request.
     providers: Current,
     name: Cow<'static, str>,
     description: Cow<'static, str>,
@@ -188,14 +191,15 @@ struct RunningTimer {
 }
 
 impl Timer {
-    /// Adds an attribute that is known only now, such as an outcome.
+    /// Adds an attribute that is not known at the start, such as an outcome. Replaces an attribute
+    /// with the same key.
     pub fn add_attribute(&mut self, attribute: KeyValue) {
         if let Some(running) = &mut self.running {
             attribute_set::set(&mut running.attributes, attribute);
         }
     }
 
-    /// Ends the time without recording it.
+    /// Stops the timer without recording the time.
     pub fn discard(mut self) {
         self.running = None;
     }
@@ -228,7 +232,7 @@ impl std::fmt::Debug for Timer {
     }
 }
 
-/// Records with the instrument of a name, where telemetry is on.
+/// Records to the instrument with a name, unless telemetry is switched off.
 pub(crate) fn record(
     name: &str,
     description: &str,

@@ -1,4 +1,4 @@
-//! Spans and metrics of handler code: the types behind the functions in the root of the crate.
+//! Spans and metrics of handler code: the types of the functions in the crate root.
 
 mod attributes;
 mod bound_metrics;

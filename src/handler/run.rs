@@ -1,4 +1,4 @@
-//! One run of a piece of handler code in a span: how it starts, fails and ends.
+//! One run of handler code in a span, from its start to its end.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -22,26 +22,24 @@ use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::semconv::messaging::{Destination, Operation};
 use crate::semconv::{self, SensitiveParameters};
 
-/// Adds the attributes of a span to a list.
+/// A function that adds the attributes of a span to a list.
 pub(crate) type Attributes<'a> = dyn Fn(&mut Vec<KeyValue>) + 'a;
 
-/// A function or a piece of code that is to run in a span.
+/// A function or a piece of code that runs in a span.
 pub(crate) struct Function {
-    /// The component whose tracer starts the span.
+    /// The component, which is the instrumentation scope of the span.
     pub(crate) component: &'static str,
-    /// The name of the span.
     pub(crate) name: Cow<'static, str>,
-    /// The kind of the span.
     pub(crate) kind: SpanKind,
-    /// The duration that is recorded.
+    /// The duration metric of the run; `None` if there is none.
     pub(crate) metrics: Option<Measured>,
-    /// Boxed, because few spans have any of it.
+    /// Boxed to keep the struct small.
     pub(crate) extra: Option<Box<Extra>>,
 }
 
 /// The work whose duration is recorded.
 pub(crate) enum Measured {
-    /// A function: the module or type that it is in, and its name.
+    /// A function: its module or type, and its name.
     #[cfg_attr(
         not(feature = "macros"),
         allow(dead_code, reason = "the macro alone measures functions")
@@ -50,35 +48,36 @@ pub(crate) enum Measured {
     Messages(Operation, Arc<Destination>),
 }
 
-/// The parts of a span that only a builder gives.
+/// The parts of a span that few spans have.
 #[derive(Default)]
 pub(crate) struct Extra {
     pub(crate) attributes: Vec<KeyValue>,
     pub(crate) links: Vec<Link>,
-    /// The context whose span is the parent, in place of the current one.
+    /// The context with the parent span; `None` for the current context.
     pub(crate) parent: Option<Context>,
 }
 
-/// A run that has started. Dropped, it ends.
+/// A run that has started. It ends when it is dropped.
 pub struct Run {
     span: Option<OpenSpan>,
     metrics: Option<Metrics>,
-    /// Whether it is a future that has not completed, or code that waits for a thread.
+    /// Whether the run is a future or a blocking task that has not completed.
     pending: bool,
-    /// Whether a panic of the thread is no fault of this run: it began before, or passes elsewhere.
+    /// Whether a panic of the thread is not the run's own: it began earlier or in other code.
     was_panicking: bool,
     error: Option<&'static str>,
 }
 
-/// A span that is to be ended.
+/// The context of a run's span.
 struct OpenSpan {
     cx: Context,
-    /// False where the span of the context may be another, which is not to be ended here.
+    /// Whether the span is recorded. If not, the context may contain another span, which must not
+    /// be ended here.
     is_recording: bool,
 }
 
 struct Metrics {
-    /// The providers at the start: a future may be dropped outside of its request.
+    /// The providers at the start, because a future may be dropped outside of its request.
     providers: Current,
     measured: Measured,
     start: Instant,
@@ -95,14 +94,14 @@ impl Function {
         }
     }
 
-    /// Starts a run in a span below the current one, or below that of the parent that was given.
-    /// Nothing is built for a span that is dropped.
+    /// Starts a run in a child of the current span, or of the parent that was set. `attributes` is
+    /// not called for a span that is dropped.
     pub(crate) fn start(mut self, attributes: &Attributes) -> Run {
         if let Some(parent) = self.extra.as_mut().and_then(|extra| extra.parent.take()) {
             let cx = with_surroundings(parent);
             let _attached = current_context::attach(&cx);
             let mut run = self.start(attributes);
-            // Current also where no span is needed: spans below must not find another parent.
+            // Current even without a span of its own, so that descendants get the same parent.
             run.span.get_or_insert(OpenSpan {
                 cx,
                 is_recording: false,
@@ -122,7 +121,7 @@ impl Function {
         self.start_below(&current_context::get(), providers, attributes)
     }
 
-    /// The same, in a new trace with a link to the current span.
+    /// Starts a run in a new trace with a link to the current span.
     #[cfg(feature = "tokio")]
     pub(crate) fn start_linked(mut self) -> Run {
         let Some(providers) = scope::current() else {
@@ -134,7 +133,7 @@ impl Function {
         self.start_below(&in_context::without_span(), providers, &|_| {})
     }
 
-    /// Adds a link to a span, if that is one.
+    /// Adds a link to a span, if its context is valid.
     pub(crate) fn link(&mut self, span_context: SpanContext) {
         if span_context.is_valid() {
             let links = &mut self.extra.get_or_insert_default().links;
@@ -161,7 +160,7 @@ impl Function {
     }
 }
 
-/// Describes the span of a run.
+/// The description of the span of a run.
 struct Description<'a> {
     function: Function,
     attributes: &'a Attributes<'a>,
@@ -182,12 +181,13 @@ impl DescribeSpan for Description<'_> {
     }
 }
 
-/// The context of a parent that was given, in which telemetry goes where it would go without one.
+/// Returns the context of a parent that was set. Telemetry in it has the same destination as in the
+/// current context, unless the parent's context has providers of its own.
 fn with_surroundings(parent: Context) -> Context {
     current_context::map(|current| {
         let own = parent.clone();
         let cx = in_context::in_scope_of(parent, current);
-        // Its own providers stay: it may come from a request that is served elsewhere.
+        // The parent's own providers take precedence, because it may belong to another request.
         let cx = in_context::in_scope_of(cx, &own);
         if current.is_telemetry_suppressed() {
             cx.with_telemetry_suppressed()
@@ -197,7 +197,7 @@ fn with_surroundings(parent: Context) -> Context {
     })
 }
 
-/// The context of the current span; it is not valid where there is none.
+/// Returns the context of the current span; an invalid one if there is no span.
 pub(crate) fn current_span_context() -> SpanContext {
     current_context::map(|cx| cx.span().span_context().clone())
 }
@@ -238,17 +238,17 @@ impl Run {
         }
     }
 
-    /// Says whether what is to be run has yet to complete.
+    /// Sets whether the run has not completed yet.
     pub(crate) fn set_pending(&mut self, pending: bool) {
         self.pending = pending;
     }
 
-    /// Ends the run, for a reason that is no panic of its own.
+    /// Attributes a panic that is in progress to other code than this run.
     pub(crate) fn give_up(&mut self) {
         self.was_panicking = true;
     }
 
-    /// Makes the span current on this thread until the guard is dropped, which ends the run.
+    /// Makes the span current on this thread. The run ends when the guard is dropped.
     pub fn enter(self) -> RunGuard {
         RunGuard {
             _attached: self.attach(),
@@ -262,14 +262,14 @@ impl Run {
             .map(|span| current_context::attach(&span.cx))
     }
 
-    /// The span, where what is written to it is kept.
+    /// Returns the span; `None` if it is not recorded.
     pub(crate) fn span(&self) -> Option<SpanRef<'_>> {
         let span = self.span.as_ref().filter(|span| span.is_recording)?;
         Some(span.cx.span())
     }
 
-    /// The context of the span, or that of the current one, where there is no need for another:
-    /// none below it is sampled.
+    /// Returns the context of the run's span, or of the current span if the run has none. It has
+    /// none if telemetry is switched off or no child of the current span is sampled.
     pub(crate) fn span_context(&self) -> SpanContext {
         match &self.span {
             Some(span) => span.cx.span().span_context().clone(),
@@ -277,11 +277,11 @@ impl Run {
         }
     }
 
-    /// Says that the run has failed, with an error of this type and message.
+    /// Sets the error of the run, with its type and message.
     pub(crate) fn fail(&mut self, error_type: &'static str, message: impl FnOnce() -> String) {
         self.error = Some(error_type);
         if let Some(span) = self.span() {
-            // The `Display` of an error is code of the application, and may panic.
+            // The `Display` of an error is application code, which may panic.
             span.set_status(Status::error(guarded(message).unwrap_or_default()));
         }
     }
@@ -329,7 +329,7 @@ impl fmt::Debug for Run {
 
 /// A run that is current on this thread.
 pub struct RunGuard {
-    // Dropped in this order: the span is no longer current when it ends.
+    // Dropped before `run`, so that the span is no longer current when it ends.
     _attached: Option<Attached>,
     run: Run,
 }
@@ -339,7 +339,7 @@ impl RunGuard {
         &self.run
     }
 
-    /// Runs what may fail, and has `observe` say whether it has.
+    /// Runs a function that may fail. `observe` sets the error of the run from its output.
     pub fn run<T>(mut self, run: impl FnOnce() -> T, observe: impl FnOnce(&T, &mut Run)) -> T {
         let output = run();
         observe(&output, &mut self.run);
@@ -353,7 +353,7 @@ impl fmt::Debug for RunGuard {
     }
 }
 
-/// Returns the message of an error, without the secrets in URLs.
+/// Returns the message of an error, with secrets in URLs redacted.
 pub(crate) fn message_of(error: &dyn Display) -> String {
     semconv::redacted_message([error], Some(&SensitiveParameters::default()))
 }

@@ -1,4 +1,4 @@
-//! A span that has more than a name.
+//! The builder of spans.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -12,10 +12,11 @@ use crate::handler::span_future::SpanFuture;
 use crate::handler::span_guard::SpanGuard;
 use crate::semconv::ErrorChain;
 
-/// Describes a span before it starts; made by [`Tracer::span`](crate::handler::Tracer::span).
+/// A builder of spans, created by [`Tracer::span`](crate::handler::Tracer::span).
 ///
-/// The span starts with [`start`](Self::start), with [`run`](Self::run), or when the future of
-/// [`run_future`](Self::run_future) is first polled.
+/// [`start`](Self::start), [`run`](Self::run) and [`try_run`](Self::try_run) start the span. With
+/// [`run_future`](Self::run_future) and [`try_run_future`](Self::try_run_future), the span starts
+/// when the future is first polled.
 ///
 /// ```
 /// use tower_telemetry::opentelemetry::{Context, KeyValue, trace::SpanContext};
@@ -50,7 +51,7 @@ impl SpanBuilder {
         self.function.extra.get_or_insert_default()
     }
 
-    /// Sets what the span stands for; [`SpanKind::Internal`] by default ([span kind]).
+    /// Sets the kind of the span. Defaults to [`SpanKind::Internal`] ([span kind]).
     ///
     /// [span kind]: https://opentelemetry.io/docs/specs/otel/trace/api/#spankind
     pub fn with_kind(mut self, kind: SpanKind) -> Self {
@@ -58,58 +59,58 @@ impl SpanBuilder {
         self
     }
 
-    /// Adds attributes, which samplers see too.
+    /// Adds attributes. Samplers can use them.
     pub fn with_attributes(mut self, attributes: impl IntoIterator<Item = KeyValue>) -> Self {
         self.extra().attributes.extend(attributes);
         self
     }
 
-    /// Links the span to another one, such as that of a message in a batch. A span context that is
-    /// not valid is left out.
+    /// Links the span to another span, such as the span of a message in a batch. Ignores an invalid
+    /// span context.
     pub fn with_link(mut self, span_context: SpanContext) -> Self {
         self.function.link(span_context);
         self
     }
 
-    /// Starts the span below the span of `parent`, in place of the current one. A context without a
-    /// span, `Context::new()`, starts a new trace.
+    /// Sets the parent to the span of `parent`. Defaults to the current span. A context without a
+    /// span, such as `Context::new()`, starts a new trace.
     ///
-    /// The baggage and all else that is in `parent` is current in the span, too.
+    /// The baggage and the other values in `parent` are current in the span, too.
     pub fn with_parent(mut self, parent: Context) -> Self {
         self.extra().parent = Some(parent);
         self
     }
 
-    /// Starts the span and makes it current on this thread, as
-    /// [`start_as_current_span`](crate::start_as_current_span) does.
+    /// Starts the span and makes it current on this thread, like
+    /// [`start_as_current_span`](crate::start_as_current_span).
     pub fn start(self) -> SpanGuard {
         SpanGuard::new(self.function.start(&|_| {}).enter())
     }
 
-    /// Runs `f` in the span, as [`with_tracer`](fn@crate::with_tracer) does.
+    /// Runs `f` in the span, like [`with_tracer`](fn@crate::with_tracer).
     pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
         let _span = self.start();
         f()
     }
 
-    /// Runs `f` in the span, which fails where `f` does, as
-    /// [`try_with_tracer`](crate::try_with_tracer) does.
+    /// Runs `f` in the span and records an error that `f` returns, like
+    /// [`try_with_tracer`](crate::try_with_tracer).
     ///
     /// # Errors
     ///
-    /// The error of `f`.
+    /// Returns the error of `f`.
     pub fn try_run<T, E: Display>(self, f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let run = self.function.start(&|_| {}).enter();
         run.run(f, fail_with_error)
     }
 
-    /// Runs a future in the span, as [`async_with_tracer`](crate::async_with_tracer) does.
+    /// Runs a future in the span, like [`async_with_tracer`](crate::async_with_tracer).
     pub fn run_future<F: Future>(self, future: F) -> SpanFuture<F> {
         SpanFuture::new(self.function, future, |_, _| {})
     }
 
-    /// Runs a future in the span, which fails where the future does, as
-    /// [`async_try_with_tracer`](crate::async_try_with_tracer) does.
+    /// Runs a future in the span and records an error that the future returns, like
+    /// [`async_try_with_tracer`](crate::async_try_with_tracer).
     pub fn try_run_future<F, T, E>(self, future: F) -> SpanFuture<F>
     where
         F: Future<Output = Result<T, E>>,
@@ -119,7 +120,7 @@ impl SpanBuilder {
     }
 }
 
-/// Takes an `Err` for a failure.
+/// Records an `Err` as the error of the run.
 fn fail_with_error<T, E: Display>(result: &Result<T, E>, run: &mut Run) {
     if let Err(error) = result {
         let error_type = ErrorChain::default().path(std::any::type_name::<E>());

@@ -12,14 +12,16 @@ use crate::providers::exceptions::Exception;
 use crate::providers::scope;
 use crate::semconv::{self, SensitiveParameters};
 
-/// Records an error on the current span: its status becomes error, and an `exception` event gets
-/// the error's type and message.
+/// Records an error on the current span. Sets the status of the span to error, and adds an
+/// `exception` event with the type and the message of the error.
 ///
-/// Whatever can be displayed is an error here. The message is its own, cut to 256 bytes. In URLs in
-/// it user and password are redacted, and the values of the query parameters that `url.query` is
-/// without. The messages of
-/// its sources are left out, because they tend to hold what nobody meant to publish; see
-/// [`set_span_error_with_sources`].
+/// If exceptions are recorded as log records (`OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`), a log record
+/// is written instead of the event or in addition to it.
+///
+/// The error can be any value with a [`Display`]. Its message is truncated to 256 bytes. The user
+/// and the password in URLs are redacted, and so are the values of the query parameters that are
+/// redacted in `url.query`. The messages of its sources are omitted, because they often contain
+/// internal details; see [`set_span_error_with_sources`].
 ///
 /// ```
 /// use tower_telemetry::set_span_error;
@@ -32,10 +34,9 @@ pub fn set_span_error<E: Display + ?Sized>(error: &E) {
     record_error(std::any::type_name::<E>(), || message_of(&error));
 }
 
-/// Records an error and its sources on the current span, as [`set_span_error`] does the error
-/// alone.
+/// Records an error and its sources on the current span, like [`set_span_error`].
 ///
-/// The messages are joined by `: `, without repetitions, and cut to 256 bytes all together.
+/// The messages are joined with `: `, without repetitions, and truncated to 256 bytes in total.
 ///
 /// ```
 /// # use std::error::Error;

@@ -10,11 +10,12 @@ use pin_project_lite::pin_project;
 
 use crate::handler::run::{Function, Run};
 
-/// Looks at what a future has come to, and tells the call whether it has failed.
+/// A function that sets the error of a run from the output of its future.
 pub(crate) type Observe<T> = fn(&T, &mut Run);
 
 pin_project! {
-    /// A future in a span, see [`async_with_tracer`](crate::async_with_tracer).
+    /// A future in a span, created by functions such as
+    /// [`async_with_tracer`](crate::async_with_tracer).
     ///
     /// The span starts when the future is first polled.
     #[must_use = "futures do nothing unless they are polled"]
@@ -22,7 +23,7 @@ pin_project! {
     where
         F: Future,
     {
-        // `None` once it has completed, and while it is being dropped.
+        // `None` after it has completed.
         #[pin]
         inner: Option<F>,
         state: State,
@@ -36,7 +37,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let State::Running(run) = this.state {
-                // A panic that passes through its own poll has ended it there.
+                // A panic in the future's own poll has already ended the run.
                 run.give_up();
             }
             let _attached = this.state.current_run().map(Run::attach);
@@ -46,7 +47,7 @@ pin_project! {
 }
 
 enum State {
-    /// It was not polled yet.
+    /// The future was not polled yet.
     Waiting(Function),
     Running(Run),
     Ended,
@@ -65,7 +66,7 @@ impl State {
         Self::Running(run)
     }
 
-    /// Starts the span, unless that was done.
+    /// Starts the span unless it was started before.
     fn start(&mut self) {
         if matches!(self, Self::Waiting(_))
             && let Self::Waiting(function) = mem::replace(self, Self::Ended)
@@ -85,7 +86,7 @@ impl<F: Future> SpanFuture<F> {
         }
     }
 
-    /// Runs `inner` in the span of `call`, which has started.
+    /// Runs `inner` in the span of `run`, which has started.
     #[cfg(any(feature = "macros", feature = "tokio"))]
     pub(crate) fn started(run: Run, inner: F, observe: Observe<F::Output>) -> Self {
         Self {
@@ -96,8 +97,8 @@ impl<F: Future> SpanFuture<F> {
     }
 }
 
-/// Ends a run while a panic passes. Whoever catches it drops the future later, when the thread is no
-/// longer panicking.
+/// A guard that ends a run when a panic unwinds. The future itself may be dropped later, when the
+/// thread is no longer panicking.
 struct EndOnPanic<'a>(&'a mut State);
 
 impl Drop for EndOnPanic<'_> {

@@ -10,9 +10,11 @@ use crate::handler::attributes::IntoOptionalValue;
 use crate::handler::run::RunGuard;
 use crate::handler::span_error::set_span_error;
 
-/// Guard of a current span, see [`start_as_current_span`](crate::start_as_current_span).
+/// The guard of a current span, created by
+/// [`start_as_current_span`](crate::start_as_current_span).
 ///
-/// Its methods write on this very span, also while another one below it is current.
+/// Its methods change this span, even while a child of it is current. The span ends when the guard
+/// is dropped.
 ///
 /// ```
 /// use tower_telemetry::{get_tracer, start_as_current_span};
@@ -38,7 +40,7 @@ impl SpanGuard {
         self.run.current_run().span()
     }
 
-    /// Sets an attribute. `None` sets none.
+    /// Sets an attribute. Does nothing if the value is `None`.
     pub fn set_attribute(&self, key: impl Into<Key>, value: impl IntoOptionalValue) {
         if let Some(span) = self.span()
             && let Some(value) = value.into_optional_value()
@@ -47,16 +49,16 @@ impl SpanGuard {
         }
     }
 
-    /// Sets attributes, as [`add_span_attributes`](crate::add_span_attributes) does.
+    /// Sets attributes, like [`add_span_attributes`](crate::add_span_attributes).
     pub fn set_attributes(&self, attributes: impl IntoIterator<Item = KeyValue>) {
-        // Collected first: the caller's iterator may come back here.
+        // Collected first, because the caller's iterator may call this function.
         let attributes: Vec<_> = attributes.into_iter().collect();
         if let Some(span) = self.span() {
             span.set_attributes(attributes);
         }
     }
 
-    /// Adds an event, as [`add_span_event`](crate::add_span_event) does.
+    /// Adds an event, like [`add_span_event`](crate::add_span_event).
     pub fn add_event(
         &self,
         name: impl Into<Cow<'static, str>>,
@@ -68,7 +70,7 @@ impl SpanGuard {
         }
     }
 
-    /// Links the span to another one. A span context that is not valid is left out.
+    /// Links the span to another span. Ignores an invalid span context.
     pub fn add_link(&self, span_context: SpanContext) {
         if span_context.is_valid()
             && let Some(span) = self.span()
@@ -77,7 +79,7 @@ impl SpanGuard {
         }
     }
 
-    /// Records an error, as [`set_span_error`] does.
+    /// Records an error, like [`set_span_error`]. Does nothing if the span is not recorded.
     pub fn set_error<E: Display + ?Sized>(&self, error: &E) {
         if self.span().is_some() {
             let _attached = self.run.current_run().attach();
@@ -85,16 +87,18 @@ impl SpanGuard {
         }
     }
 
-    /// Changes the name of the span. Samplers have seen the one that it had before.
+    /// Changes the name of the span. The sampling decision was made with the name at the start.
     pub fn update_name(&self, name: impl Into<Cow<'static, str>>) {
         if let Some(span) = self.span() {
             span.update_name(name);
         }
     }
 
-    /// Returns the context of the span: its ids and flags, for a link of another span for instance.
+    /// Returns the context of the span, which contains its ids and flags. Use it, for example, to
+    /// link another span to this one.
     ///
-    /// It is not valid where telemetry is switched off.
+    /// If no span was created, because telemetry is switched off or the parent is not sampled, this
+    /// is the context of the current span, which is invalid outside of a trace.
     pub fn span_context(&self) -> SpanContext {
         self.run.current_run().span_context()
     }

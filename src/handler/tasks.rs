@@ -1,4 +1,4 @@
-//! Spans of tasks, which do not inherit the context of who spawns them.
+//! Spans of tasks. A task does not inherit the context of the code that spawns it.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -11,10 +11,10 @@ use crate::handler::run::Function;
 use crate::handler::span_future::SpanFuture;
 use crate::providers::in_context;
 
-/// Spawns a task in a new span below the current one, in its trace.
+/// Spawns a task in a new child of the current span.
 ///
-/// As [`tokio::spawn`], which alone loses the context. The span starts now and ends with the task,
-/// which may be after that of the request.
+/// Like [`tokio::spawn`], which by itself loses the context. The span starts now and ends with the
+/// task. It may end after the span of the request.
 ///
 /// ```
 /// # #[tokio::main]
@@ -26,7 +26,7 @@ use crate::providers::in_context;
 ///
 /// # Panics
 ///
-/// Where [`tokio::spawn`] does: outside of a runtime.
+/// Panics outside of a runtime, like [`tokio::spawn`].
 #[track_caller]
 pub fn spawn_traced<F>(
     component: &'static str,
@@ -43,8 +43,8 @@ where
 
 /// Spawns a task in a new trace, with a link to the current span.
 ///
-/// For work that outlives the request by far, or is sampled for itself: its trace is one of its
-/// own, and tells where it came from.
+/// Use it for work that takes much longer than the request, or that is to be sampled independently.
+/// The link leads from the new trace to the request.
 ///
 /// ```
 /// # #[tokio::main]
@@ -56,7 +56,7 @@ where
 ///
 /// # Panics
 ///
-/// Where [`tokio::spawn`] does: outside of a runtime.
+/// Panics outside of a runtime, like [`tokio::spawn`].
 #[track_caller]
 pub fn spawn_linked<F>(
     component: &'static str,
@@ -71,9 +71,10 @@ where
     tokio::spawn(task.with_context(in_context::without_span()))
 }
 
-/// Runs blocking code on a thread for it, in a new span below the current one.
+/// Runs blocking code on a thread for blocking code, in a new child of the current span.
 ///
-/// As [`tokio::task::spawn_blocking`], which alone loses the context.
+/// Like [`tokio::task::spawn_blocking`], which by itself loses the context. The span starts now, so
+/// it includes the time until a thread is free.
 ///
 /// ```
 /// # #[tokio::main]
@@ -85,7 +86,7 @@ where
 ///
 /// # Panics
 ///
-/// Where [`tokio::task::spawn_blocking`] does: outside of a runtime.
+/// Panics outside of a runtime, like [`tokio::task::spawn_blocking`].
 #[track_caller]
 pub fn spawn_blocking_traced<T: Send + 'static>(
     component: &'static str,

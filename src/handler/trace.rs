@@ -12,16 +12,17 @@ use crate::handler::span_builder::SpanBuilder;
 use crate::handler::span_future::SpanFuture;
 use crate::handler::span_guard::SpanGuard;
 
-/// Starts spans for one component of an application.
+/// The tracer of one component of an application, which starts the component's spans.
 ///
-/// It is a name, looked up when a span starts: it may be made before [`init`](crate::init), kept
-/// in a constant, and copied.
+/// A tracer is only a name, which is looked up when a span starts. It can therefore be created
+/// before [`init`](crate::init), stored in a constant, and copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracer {
     component: &'static str,
 }
 
-/// Returns the tracer of a component, whose name becomes the spans' instrumentation scope.
+/// Returns the tracer of a component. The component's name becomes the instrumentation scope of its
+/// spans.
 ///
 /// ```
 /// let tracer = tower_telemetry::get_tracer("billing");
@@ -32,8 +33,9 @@ pub const fn get_tracer(component: &'static str) -> Tracer {
 }
 
 impl Tracer {
-    /// Describes a span that has more than a name: a kind, attributes, links, a parent. It starts
-    /// with one of the builder's last methods.
+    /// Returns a builder for a span with a kind, attributes, links or a parent.
+    ///
+    /// [`SpanBuilder`] describes when the span starts.
     ///
     /// ```
     /// use tower_telemetry::{attributes, get_tracer, handler::SpanKind};
@@ -50,12 +52,12 @@ impl Tracer {
     }
 }
 
-/// Starts a span below the current one, and makes it current on this thread until the guard is
-/// dropped, which ends it.
+/// Starts a child of the current span and makes it current on this thread. The span ends when the
+/// guard is dropped.
 ///
-/// The guard is for synchronous code. It must not be held across an `.await`, where the thread
-/// goes on to other work; use [`async_with_tracer`] there. The compiler refuses it in a future
-/// that must be [`Send`].
+/// The guard is for synchronous code. It must not be held across an `.await`, because the thread
+/// then runs other tasks; use [`async_with_tracer`] there. The guard is not [`Send`], so the
+/// compiler rejects it in a future that must be.
 ///
 /// ```
 /// use tower_telemetry::{get_tracer, start_as_current_span};
@@ -70,7 +72,7 @@ pub fn start_as_current_span(tracer: &Tracer, name: impl Into<Cow<'static, str>>
     tracer.span(name).start()
 }
 
-/// Runs `f` in a new span below the current one.
+/// Runs `f` in a new child of the current span.
 ///
 /// ```
 /// let sum = tower_telemetry::with_tracer("calculator", "add", || 1 + 1);
@@ -84,10 +86,11 @@ pub fn with_tracer<T>(
     get_tracer(component).span(name).run(f)
 }
 
-/// Runs `f` in a new span below the current one, which fails where `f` does.
+/// Runs `f` in a new child of the current span, and records an error that `f` returns.
 ///
-/// An `Err` becomes the span's status, with the error's message cut to 256 bytes and without those
-/// of its sources or the secrets in URLs, and its type the attribute `error.type` ([recording errors]).
+/// An `Err` sets the status of the span to error. The description of the status is the error's
+/// message, truncated to 256 bytes, with secrets in URLs redacted and without the messages of its
+/// sources. The attribute `error.type` is the type of the error ([recording errors]).
 ///
 /// ```
 /// let result = tower_telemetry::try_with_tracer("parser", "parse", || "many".parse::<u32>());
@@ -103,14 +106,14 @@ pub fn try_with_tracer<T, E: Display>(
     get_tracer(component).span(name).try_run(f)
 }
 
-/// Runs a future in a new span below the span that is current when the future is first polled.
+/// Runs a future in a new span. The parent is the span that is current at the first poll.
 ///
-/// The span starts with that first poll, and ends when the future completes or is dropped; where it
-/// is dropped before it has completed, the span's `error.type` is `cancelled`. A future that is never
-/// polled has no span. The span is current while the future is polled, on whichever thread that is,
-/// and while the future is dropped.
+/// The span starts at the first poll and ends when the future completes or is dropped. If the
+/// future is dropped before it completes, the span's `error.type` is `cancelled`. A future that is
+/// never polled has no span. The span is current while the future is polled, on any thread, and
+/// while the future is dropped.
 ///
-/// A task is polled without the context of the code that spawns it: use `spawn_traced` in place of
+/// A task does not inherit the context of the code that spawns it. Use `spawn_traced` instead of
 /// `tokio::spawn`, or see [context across tasks](crate#context-across-tasks).
 ///
 /// ```
@@ -126,8 +129,8 @@ pub fn async_with_tracer<F: Future>(
     get_tracer(component).span(name).run_future(future)
 }
 
-/// Runs a future in a new span as [`async_with_tracer`] does. The span fails where the future does,
-/// as in [`try_with_tracer`].
+/// Runs a future in a new span like [`async_with_tracer`], and records an error that the future
+/// returns like [`try_with_tracer`].
 ///
 /// ```
 /// # async fn example() -> Result<(), std::io::Error> {
@@ -154,7 +157,8 @@ where
 
 /// Sets attributes on the current span.
 ///
-/// The SDK keeps what is set twice under one key twice; set each key once.
+/// A later value of a key replaces the earlier one. Spans of an SDK keep both, so set each key once
+/// if an SDK creates the spans.
 ///
 /// ```
 /// use tower_telemetry::{add_span_attributes, attributes};
@@ -162,7 +166,7 @@ where
 /// add_span_attributes(attributes! { "user.id" => "42", "user.plan" => "free" });
 /// ```
 pub fn add_span_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
-    // Collected first: the caller's iterator may come back here.
+    // Collected first, because the caller's iterator may call this function.
     let attributes: Vec<_> = attributes.into_iter().collect();
     let cx = current_context::get();
     if cx.has_active_span() {
@@ -188,9 +192,9 @@ pub fn add_span_event(
     }
 }
 
-/// Returns the id of the current trace; its `Display` is 32 lower-case hexadecimal digits.
+/// Returns the id of the current trace; `None` outside of a trace.
 ///
-/// `None` outside of a trace.
+/// Its `Display` is 32 lowercase hexadecimal digits.
 pub fn get_trace_id() -> Option<TraceId> {
     current_context::map(|cx| {
         let span = cx.span();
@@ -199,9 +203,9 @@ pub fn get_trace_id() -> Option<TraceId> {
     })
 }
 
-/// Returns the id of the current span; its `Display` is 16 lower-case hexadecimal digits.
+/// Returns the id of the current span; `None` outside of a span.
 ///
-/// `None` outside of a span.
+/// Its `Display` is 16 lowercase hexadecimal digits.
 pub fn get_span_id() -> Option<SpanId> {
     current_context::map(|cx| {
         let span = cx.span();

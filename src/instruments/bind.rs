@@ -12,7 +12,7 @@ use crate::semconv::{self, ErrorType, OTHER, Side, rpc};
 
 impl Instruments {
     pub(super) fn describe_http(&self, route: &Route, key: &SeriesKey) -> SeriesAttributes {
-        // In the order of their keys, as the SDK sorts them.
+        // Sorted by key like in the SDK, apart from `extra`.
         let mut attributes: Vec<KeyValue> = Vec::with_capacity(6 + key.extra.len());
         attributes.extend(key.error.map(ErrorType::attribute));
         attributes.push(KeyValue::new(semconv::HTTP_REQUEST_METHOD, route.method));
@@ -61,7 +61,7 @@ impl Instruments {
         }
     }
 
-    /// Describes the series for the requests of a route that there is no other room for.
+    /// Describes the overflow series of a route.
     pub(super) fn describe_http_overflow(route: &Route, counted: bool) -> SeriesAttributes {
         let mut attributes = vec![overflow()];
         match &route.peer {
@@ -75,7 +75,7 @@ impl Instruments {
         }
     }
 
-    /// Describes the series for the calls of a method that there is no other room for.
+    /// Describes the overflow series of a gRPC method.
     pub(super) fn describe_call_overflow(entry: &CallEntry) -> SeriesAttributes {
         let mut attributes = vec![
             overflow(),
@@ -91,7 +91,7 @@ impl Instruments {
     }
 }
 
-/// `rpc.method`, as an attribute.
+/// Returns the attribute `rpc.method`.
 fn method_attribute(method: Option<&'static str>) -> KeyValue {
     KeyValue::new(semconv::RPC_METHOD, method.unwrap_or(OTHER))
 }

@@ -1,4 +1,4 @@
-//! Entries of the instruments for methods, routes and servers.
+//! The entries for methods, routes and servers.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -16,41 +16,41 @@ use crate::providers::series_budget::{Room, RouteRoom};
 use crate::semconv::http::span_name;
 use crate::semconv::{self, OTHER};
 
-/// Bound of the routes of a method. There are more than series that an SDK keeps of an instrument: it
-/// would put those of further routes together, too.
+/// The maximum number of routes per method. It is larger than the number of series that an SDK
+/// keeps per instrument, so an SDK would merge the series of further routes anyway.
 const MAX_ROUTES: usize = 16_384;
 
-/// Bound of the servers of a client.
+/// The maximum number of servers per method of a client.
 const MAX_PEERS: usize = 1024;
 
-/// Bound of the names that live as long as the process.
+/// The maximum number of interned names.
 const MAX_NAMES: usize = 2 * MAX_ROUTES;
 
 /// The entry of one method.
 pub(crate) struct MethodEntry {
     pub(crate) index: usize,
     pub(crate) method: &'static str,
-    /// The same, as requests have it.
+    /// The method in the type that requests use.
     pub(crate) known: Option<Method>,
-    /// For those without a route, or without a server.
+    /// The entry for requests without a route or without a server.
     pub(crate) unmatched: Route,
-    /// Of a client, for the servers that there is no room for.
+    /// The entry for servers beyond the maximum. Clients only.
     pub(crate) other: OnceLock<Route>,
     pub(crate) routes: Table<String, Route>,
-    /// Of a client, by server.
+    /// Entries by server. Clients only.
     pub(crate) peers: Table<Peer, Route>,
-    /// Active requests, by scheme.
+    /// The counters of active requests by scheme. Servers only.
     pub(crate) active: [OnceLock<BoundUpDownCounter<i64>>; 2],
 }
 
-/// A route as a request holds it: by its method, and where it is. There are no owners to count,
-/// which requests on all threads would do at once.
+/// A reference to a route: the index of its method, and its position. It is an index and not an
+/// `Arc`, because all threads would contend for a shared reference count.
 pub(crate) enum RouteRef {
     Unmatched(usize),
     Other(usize),
     Kept(usize, EntryRef),
     Peer(usize, EntryRef),
-    /// One that there was no room for.
+    /// A route beyond the maximum.
     Own(Box<Route>),
 }
 
@@ -58,21 +58,22 @@ pub(crate) enum RouteRef {
 pub(crate) struct Route {
     /// `http.request.method`
     pub(crate) method: &'static str,
-    /// `http.route`, on the side of the server.
+    /// `http.route`. Servers only.
     pub(crate) route: Option<Cow<'static, str>>,
-    /// On the side of the client.
+    /// The server that is called. Clients only.
     pub(crate) peer: Option<Peer>,
-    /// The name of the span.
+    /// The name of spans.
     pub(crate) name: Cow<'static, str>,
-    /// The place of the method among those that are known.
+    /// The index of the method's entry.
     pub(crate) method_index: usize,
-    /// Active requests, on the side of the client.
+    /// The counter of active requests. Clients only.
     pub(crate) active: OnceLock<BoundUpDownCounter<i64>>,
-    /// `None` where the route is not kept, and is recorded with the others that are not.
+    /// `None` for a route beyond the maximum. Such routes share one series.
     pub(crate) series: Option<SeriesSet<SeriesKey>>,
 }
 
-/// The room of each route. The methods of a route share it, because a client can choose among them.
+/// The series budget of each route. The methods of a route share its budget, because a client can
+/// choose the method.
 pub(crate) struct Rooms {
     room: Arc<Room>,
     unmatched: Arc<RouteRoom>,
@@ -88,7 +89,7 @@ impl Rooms {
         }
     }
 
-    /// Returns the room of a route, of a server, or of a gRPC method.
+    /// Returns the budget of a route, a server or a gRPC method.
     pub(crate) fn of(&self, route: Option<&str>) -> Arc<RouteRoom> {
         let Some(route) = route else {
             return self.unmatched.clone();
@@ -97,7 +98,8 @@ impl Rooms {
             return room.clone();
         }
         if self.by_route.is_full() {
-            // An entry that is not kept takes no room: each request would take it again.
+            // No new budget is created, because it would not be stored and each request would
+            // create another.
             return self.unmatched.clone();
         }
         let make = || self.room.route();
@@ -121,9 +123,10 @@ impl Hash for Peer {
     }
 }
 
-/// Case does not matter in the name of a host.
+/// Hashes a host and a port. The case of the host does not matter.
 fn hash_peer(host: &str, port: u16, state: &mut impl Hasher) {
-    // This bit is what tells them apart; that others become alike, too, does no harm.
+    // The bit in which uppercase and lowercase letters differ. Setting it in other characters is
+    // harmless, because it only causes collisions.
     const LOWER: u64 = 0x2020_2020_2020_2020;
     let (words, rest) = host.as_bytes().as_chunks::<8>();
     for word in words {
@@ -137,7 +140,7 @@ fn hash_peer(host: &str, port: u16, state: &mut impl Hasher) {
 
 impl Peer {
     fn is(&self, host: &str, port: u16) -> bool {
-        // Most are written alike, and to compare them so is faster.
+        // The case is usually the same, and this comparison is faster.
         let is_host = *self.host == *host || self.host.eq_ignore_ascii_case(host);
         self.port == port && is_host
     }
@@ -166,7 +169,7 @@ impl MethodEntry {
 }
 
 impl MethodEntry {
-    /// Finds a route, made first where it is missing.
+    /// Returns a route, creating it if it is missing.
     #[inline]
     pub(crate) fn route(&self, route: &str, rooms: &Rooms) -> RouteRef {
         let find = || {
@@ -178,7 +181,7 @@ impl MethodEntry {
             let room = rooms.of(Some(route));
             let made = Route::new(self.index, self.method, Some(route), room);
             match self.routes.insert(route.to_owned(), made) {
-                // Its metrics are those of all further routes.
+                // Routes beyond the maximum share one series.
                 Inserted::Full(made) => RouteRef::Own(Box::new(Route {
                     series: None,
                     ..made
@@ -188,7 +191,7 @@ impl MethodEntry {
         })
     }
 
-    /// Finds a server, made first where it is missing.
+    /// Returns the entry of a server, creating it if it is missing.
     pub(crate) fn peer(&self, host: &str, port: u16, rooms: &Rooms) -> RouteRef {
         let mut hasher = FxHasher::default();
         hash_peer(host, port, &mut hasher);
@@ -213,7 +216,8 @@ impl MethodEntry {
             };
             let (peer, route) = make(host.to_ascii_lowercase());
             match self.peers.insert(peer, route) {
-                // Past the bound servers are told apart no more: there may be no end to them.
+                // Servers beyond the maximum share one entry, because their number may be
+                // unlimited.
                 Inserted::Full(_) => {
                     self.other.get_or_init(|| make(OTHER.to_owned()).1);
                     RouteRef::Other(self.index)
@@ -247,24 +251,24 @@ impl Route {
         }
     }
 
-    /// Returns the attributes of a client's active requests.
+    /// Returns the attributes of the active requests of a client.
     pub(crate) fn client_attributes(&self) -> Vec<KeyValue> {
         let mut attributes = vec![KeyValue::new(semconv::HTTP_REQUEST_METHOD, self.method)];
         attributes.extend(self.peer.iter().flat_map(Peer::attributes));
         attributes
     }
 
-    /// `http.route`, as an attribute.
+    /// Returns the attribute `http.route`.
     pub(crate) fn attribute(&self) -> Option<KeyValue> {
         let route = self.route.clone()?;
         Some(KeyValue::new(semconv::HTTP_ROUTE, route))
     }
 }
 
-/// Makes `name` live as long as the process, so that spans carry it without a copy.
+/// Returns a copy of `name` that lives as long as the process, so that spans use it without a copy.
 ///
-/// Names are those of routes and methods, which a program has a fixed number of; `None` past the
-/// bound.
+/// Names belong to routes and methods, so their number is usually fixed. Returns `None` beyond the
+/// maximum.
 pub(crate) fn intern(name: &str) -> Option<&'static str> {
     static NAMES: LazyLock<Table<String, &'static str>> = LazyLock::new(|| Table::new(MAX_NAMES));
     if let Some(interned) = NAMES.get(name) {

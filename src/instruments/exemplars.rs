@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::providers::exemplars::{Origin, Reservoir};
 
-/// The places of the exemplars of a series, for each instrument that it is recorded to.
+/// The exemplar reservoirs of a series, one for each of its instruments.
 pub(crate) struct SeriesExemplars {
     pub(crate) requests: Option<Arc<Reservoir>>,
     pub(crate) milliseconds: Option<Arc<Reservoir>>,
@@ -14,8 +14,8 @@ pub(crate) struct SeriesExemplars {
 }
 
 impl SeriesExemplars {
-    /// Keeps a request as an exemplar of all that was measured of it: seconds, and the bytes of the request
-    /// and of the response.
+    /// Keeps a request as an exemplar of all of its measurements: the duration in seconds, and the
+    /// bytes of the request and the response.
     pub(crate) fn keep(&self, origin: &Origin, seconds: f64, received: Option<u64>, sent: u64) {
         if let Some(requests) = &self.requests {
             requests.keep(origin, 1.0, 1);

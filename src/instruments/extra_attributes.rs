@@ -1,4 +1,4 @@
-//! Attributes of hooks and handlers on metrics: short, and with few values.
+//! Limits for attributes of hooks and handlers on metrics.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,16 +7,16 @@ use opentelemetry::{Key, KeyValue, Value};
 use crate::concurrent::table::{Inserted, Table};
 use crate::semconv::{self, OTHER, Side};
 
-/// Bound of the keys.
+/// The maximum number of keys.
 const MAX_KEYS: usize = 32;
 
-/// Bound of a value, in bytes.
+/// The maximum length of a value in bytes.
 const MAX_VALUE: usize = 64;
 
-/// Bound of the values of a key that are told apart.
+/// The maximum number of different values per key.
 const MAX_VALUES: usize = 64;
 
-/// The values of attributes from hooks and handlers, by key.
+/// The known values of attributes from hooks and handlers, by key.
 pub(crate) struct ExtraAttributes {
     values: Table<String, Table<String, ()>>,
     warned_of_many_values: AtomicBool,
@@ -34,8 +34,8 @@ impl Default for ExtraAttributes {
 }
 
 impl ExtraAttributes {
-    /// Makes the attributes of hooks and handlers fit for metrics. Those that the layer has itself on a
-    /// metric cannot be replaced there, and are left out.
+    /// Applies the limits to attributes of hooks and handlers. Removes attributes that the layer
+    /// itself adds to its metrics, because they cannot be replaced.
     pub(crate) fn fit(&self, side: Side, mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
         attributes.retain_mut(|attribute| {
             if semconv::is_metric_key(side, attribute.key.as_str()) {
@@ -44,7 +44,7 @@ impl ExtraAttributes {
             }
             self.limit_cardinality(attribute)
         });
-        // One set of attributes is one series, in whichever order they came. No key is there twice.
+        // Sorted, so that the same attributes in any order are the same series. Keys are unique.
         attributes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         attributes
     }
@@ -59,8 +59,8 @@ impl ExtraAttributes {
         }
     }
 
-    /// Makes an attribute from a hook or a handler fit for a metric: its value is short, and of
-    /// those that vary without end most are put together. False where there are too many keys.
+    /// Truncates the value of an attribute, and replaces it with `_OTHER` if its key has too many
+    /// values. Returns `false` if there are too many keys.
     fn limit_cardinality(&self, attribute: &mut KeyValue) -> bool {
         let key = attribute.key.as_str();
         let make = || Table::new(MAX_VALUES);

@@ -1,4 +1,4 @@
-//! Series that are bound when that waits for no collection.
+//! Series that are bound without waiting for a collection.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -44,7 +44,8 @@ impl LateSeries {
         let mut unbound = lock(&self.unbound);
         match &mut *unbound {
             Some(unbound) if collections.reserve() => {
-                // Told first: a collection that begins now waits for this lock.
+                // Added before the measurement is kept. A collection that begins in between waits
+                // for the lock of `unbound`.
                 if unbound.measured.is_empty() {
                     collections.add(self.clone());
                 }
@@ -58,13 +59,13 @@ impl LateSeries {
         }
     }
 
-    /// Binds the series if it is not yet, and records the measurements that were kept.
+    /// Binds the series if it is unbound, and records the measurements that were kept.
     fn bind(&self, unbound: &mut Option<Unbound>, collections: &Collections) -> Option<&Series> {
         if let Some(kept) = unbound.take() {
             let series = kept.recorders.bind(&kept.attributes);
             kept.measured.iter().for_each(|one| series.record(one));
             collections.release(kept.measured.len());
-            // The lock of `unbound` is held: no other thread has set it.
+            // No other thread has set it, because the lock of `unbound` is held.
             let _ = self.bound.set(series);
         }
         self.bound.get()

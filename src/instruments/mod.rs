@@ -1,7 +1,7 @@
-//! The instruments of the layers, and the table of series that requests find theirs in.
+//! The instruments of the layers, and the tables of their series.
 //!
-//! A series is bound to its attributes once, for each combination of them that occurs, and then
-//! recorded to directly. Series are bounded, for each route and all together; so are the routes.
+//! Each combination of attributes is bound to a series once. Requests then record directly to the
+//! series. The number of routes is limited, and so is the number of series per route and in total.
 
 mod bind;
 mod entries;
@@ -37,25 +37,26 @@ use recorders::{Conventions, Names, Recorders, SeriesAttributes, Sizes};
 pub(crate) use series::{CallKey, Measured, SeriesKey};
 use series_set::{Measuring, SeriesSet, warn_of_overflow};
 
-/// Bounds of the tables. Methods that are declared have room besides.
+/// The maximum number of combinations of gRPC method and server with series of their own.
 const MAX_CALLS: usize = 16_384;
+/// The maximum number of known gRPC methods, in addition to declared ones.
 const MAX_GRPC_METHODS: usize = 256;
 
 pub(crate) struct Instruments {
     pub(crate) side: Side,
     measuring: Measuring,
-    /// `None` if no exporter of this crate reads them.
+    /// `None` if no exporter of this crate supports exemplars.
     pub(crate) exemplars: Option<Arc<Exemplars>>,
-    /// By method; the last is for those that are not known.
+    /// Entries by method. The last one is for unknown methods.
     methods: Vec<MethodEntry>,
     grpc_methods: Table<String, &'static str>,
-    /// By server, of a client, and method.
+    /// Series by method and, for clients, by server.
     calls: Table<CallEntry, SeriesSet<CallKey>>,
     rooms: Rooms,
     extra: ExtraAttributes,
-    /// For the requests of routes that are not kept, without and with counted bodies.
+    /// The series for routes beyond the maximum, without and with counted request bodies.
     other_routes: [OnceLock<Arc<LateSeries>>; 2],
-    /// For the calls of methods that are not kept.
+    /// The series for gRPC methods beyond the maximum.
     other_calls: OnceLock<Arc<LateSeries>>,
 }
 
@@ -128,10 +129,10 @@ impl Instruments {
             request: size(names.request_size, "request"),
             response: size(names.response_size, "response"),
         };
-        // They are of the requests to a server.
         let methods = methods.chain([OTHER]).enumerate();
         let rooms = Rooms::new(room);
         let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &rooms));
+        // `http.requests` and `http.duration` are metrics of servers.
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
         let (recorders, exemplars) = behind(|| Recorders {
             names: Names::of(side),
@@ -165,7 +166,7 @@ impl Instruments {
         instruments
     }
 
-    /// Finds what is known of a method and route.
+    /// Finds the entry of a method and a route.
     #[inline]
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
@@ -175,7 +176,7 @@ impl Instruments {
         }
     }
 
-    /// Finds what is known of a method and the server that it is sent to.
+    /// Finds the entry of a method and the server that a client calls.
     pub(crate) fn find_peer(&self, method: &Method, server: Option<Server<'_>>) -> RouteRef {
         let entry = self.entry(method);
         match server {
@@ -208,7 +209,7 @@ impl Instruments {
         &self.methods[index]
     }
 
-    /// Adds to the number of active requests.
+    /// Changes the number of active requests.
     #[inline]
     pub(crate) fn add_active(&self, route: &Route, scheme: Scheme, change: i64) {
         let Some(conventions) = &self.measuring.recorders.conventions else {
@@ -245,7 +246,7 @@ impl Instruments {
         }
     }
 
-    /// Records a request or a call of an entry that is not kept.
+    /// Records a request or a call to a series for routes or methods beyond the maximum.
     #[cold]
     fn record_other(&self, others: &OnceLock<Arc<LateSeries>>, is_call: bool, measured: &Measured) {
         warn_of_overflow();
@@ -257,7 +258,7 @@ impl Instruments {
         others.get_or_init(make).record(measured, collections);
     }
 
-    /// Records a gRPC call that ended, to the server of `route`.
+    /// Records a gRPC call that ended. `route` contains the server that a client called.
     pub(crate) fn record_call(
         &self,
         route: &Route,
@@ -289,12 +290,13 @@ impl Instruments {
         }
     }
 
-    /// A gRPC method that the server is known to have.
+    /// Returns the interned name of a gRPC method that the server is known to have.
     pub(crate) fn grpc_method(&self, method: &str) -> Option<&'static str> {
         self.grpc_methods.get(method).copied()
     }
 
-    /// Remembers a gRPC method that the server has; `None` past the bounds.
+    /// Stores a gRPC method that the server has, and returns its interned name. Returns `None` if
+    /// the name is too long or there are too many methods.
     pub(crate) fn learn_grpc_method(&self, method: &str) -> Option<&'static str> {
         if let Some(known) = self.grpc_method(method) {
             return Some(known);
@@ -307,7 +309,7 @@ impl Instruments {
         learned.ok().copied()
     }
 
-    /// Returns the attributes of hooks and handlers as they fit on metrics.
+    /// Applies the limits for metrics to attributes of hooks and handlers.
     pub(crate) fn fit(&self, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
         self.extra.fit(self.side, attributes)
     }

@@ -1,4 +1,4 @@
-//! The instruments of requests, and series that are bound to their attributes.
+//! The instruments of requests, and the binding of series to attributes.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use crate::providers::bound::Bind;
 use crate::providers::exemplars::Exemplars;
 use crate::semconv::{self, Side};
 
-/// The instruments that requests are recorded to when they end.
+/// The instruments to which requests are recorded when they end.
 pub(super) struct Recorders {
     pub(super) names: Names,
     pub(super) basic: Option<(Counter<u64>, Histogram<f64>)>,
     pub(super) conventions: Option<Conventions>,
     pub(super) sizes: Option<Sizes>,
-    /// `None` if no exporter of this crate reads them.
+    /// `None` if no exporter of this crate supports exemplars.
     pub(super) exemplars: Option<Arc<Exemplars>>,
 }
 
-/// The names of the conventions' instruments.
+/// The names of the instruments that the conventions define.
 pub(super) struct Names {
     pub(super) http_seconds: &'static str,
     pub(super) rpc_seconds: &'static str,
@@ -62,17 +62,17 @@ pub(super) struct Sizes {
     pub(super) response: Histogram<u64>,
 }
 
-/// The attributes that a series is bound to.
+/// The attributes to which a series is bound.
 pub(super) struct SeriesAttributes {
     pub(super) kind: Kind,
-    /// Attributes of `http.requests` and `http.duration`.
+    /// The attributes of `http.requests` and `http.duration`.
     pub(super) basic: Vec<KeyValue>,
     pub(super) conventions: Vec<KeyValue>,
 }
 
-/// The requests that a series is for.
+/// The kind of requests that a series records.
 pub(super) enum Kind {
-    /// Requests of HTTP, and whether the bytes of their bodies were counted.
+    /// HTTP requests, and whether the bytes of their bodies were counted.
     Http { counted: bool },
     /// gRPC calls.
     Call,
@@ -116,7 +116,7 @@ impl Recorders {
         }
     }
 
-    /// Returns the places for the exemplars of a series.
+    /// Returns the exemplar reservoirs of a series.
     fn exemplars_of(
         &self,
         series: &Series,
@@ -148,7 +148,7 @@ impl Recorders {
 }
 
 impl SeriesAttributes {
-    /// Describes the series for the requests or calls of entries that no table has room for.
+    /// Describes the series for routes or gRPC methods beyond the maximum.
     pub(super) fn of_others(is_call: bool, counted: bool) -> Self {
         Self {
             kind: if is_call {
@@ -162,8 +162,7 @@ impl SeriesAttributes {
     }
 }
 
-/// The mark of a series that holds what the others have no room for (Metrics SDK, "Overflow
-/// attribute").
+/// Returns the attribute that marks an overflow series (Metrics SDK, "Overflow attribute").
 pub(super) fn overflow() -> KeyValue {
     KeyValue::new(semconv::METRIC_OVERFLOW, true)
 }

@@ -1,4 +1,4 @@
-//! Where the requests with one set of attributes are recorded.
+//! Series, each of which records the requests with one set of attributes.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::semconv::{ErrorType, Scheme, rpc};
 /// The key of a series among the series of one route.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SeriesKey {
-    /// Whether the bytes of the request's body were counted. A series that is bound is exported,
-    /// also when nothing is recorded to it.
+    /// Whether the bytes of the request body were counted. It is part of the key, because a bound
+    /// series is exported even if nothing is recorded to it.
     pub(crate) counted: bool,
     pub(crate) scheme: Scheme,
-    /// `None` where there was no answer to tell it.
+    /// `None` if a client got no response.
     pub(crate) version: Option<Version>,
-    /// A defined status.
+    /// The status; `None` if there is none, or if it is not a defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,
-    /// Attributes from hooks and the handler.
+    /// The attributes from hooks and the handler.
     pub(crate) extra: Vec<KeyValue>,
 }
 
@@ -30,20 +30,20 @@ pub(crate) struct SeriesKey {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CallKey {
     pub(crate) code: rpc::Code,
-    /// A defined status.
+    /// The status; `None` if there is none, or if it is not a defined status.
     pub(crate) status: Option<StatusCode>,
     pub(crate) error: Option<ErrorType>,
-    /// Attributes from hooks and the handler.
+    /// The attributes from hooks and the handler.
     pub(crate) extra: Vec<KeyValue>,
 }
 
-/// The places where the requests with one set of attributes are recorded.
+/// The bound instruments for the requests with one set of attributes.
 pub(crate) struct Series {
     pub(crate) basic: Option<(BoundCounter<u64>, BoundHistogram<f64>)>,
     pub(crate) seconds: Option<BoundHistogram<f64>>,
     pub(crate) request_size: Option<BoundHistogram<u64>>,
     pub(crate) response_size: Option<BoundHistogram<u64>>,
-    /// `None` if no exporter of this crate reads them.
+    /// `None` if no exporter of this crate supports exemplars.
     pub(crate) exemplars: Option<Box<SeriesExemplars>>,
 }
 
@@ -51,11 +51,11 @@ pub(crate) struct Series {
 #[derive(Clone, Copy)]
 pub(crate) struct Measured {
     pub(crate) duration: Duration,
-    /// Bytes of the request's body, where they were counted.
+    /// The number of bytes of the request body; `None` if they were not counted.
     pub(crate) received: Option<u64>,
-    /// Bytes of the response's body.
+    /// The number of bytes of the response body.
     pub(crate) sent: u64,
-    /// `None` if the request is to be no exemplar.
+    /// The origin of the exemplars; `None` if the request must not become an exemplar.
     pub(crate) origin: Option<Origin>,
 }
 

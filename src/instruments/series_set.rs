@@ -1,4 +1,4 @@
-//! The series of one route or of one gRPC method.
+//! The series of one route or one gRPC method.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use crate::instruments::series::{CallKey, Measured, SeriesKey};
 use crate::providers::collections::Collections;
 use crate::providers::series_budget::RouteRoom;
 
-/// Bound of the series of a route and a method.
+/// The maximum number of series per route and method, or per gRPC method.
 const MAX_SERIES: usize = 512;
 
-/// A key among the series of a route or of a gRPC method.
+/// The key of a series of a route or a gRPC method.
 pub(crate) trait Key: Clone + Eq + Hash {
-    /// Whether there are attributes from hooks and the handler.
+    /// Returns whether there are attributes from hooks and the handler.
     fn has_extra(&self) -> bool;
 }
 
@@ -32,7 +32,7 @@ impl Key for CallKey {
     }
 }
 
-/// The recorders of a layer, and the collections that they take part in.
+/// The recorders of a layer, and the collections of their measurements.
 pub(crate) struct Measuring {
     pub(super) recorders: Arc<Recorders>,
     pub(super) collections: Arc<Collections>,
@@ -40,13 +40,13 @@ pub(crate) struct Measuring {
 
 /// The series of a route and a method, or of a gRPC method.
 pub(crate) struct SeriesSet<K> {
-    /// The series without attributes of the application: few, one for each status that the handler
-    /// gives. They are compared one by one.
+    /// The series without attributes from hooks and the handler. There are few of them, mostly one
+    /// per status, so a linear search is fast.
     kept: Chain<K, Arc<LateSeries>>,
-    /// The others, of which there may be many.
+    /// The series with such attributes. There may be many of them.
     with_extra: OnceLock<Table<K, Arc<LateSeries>>>,
     room: Arc<RouteRoom>,
-    /// For the requests that there is no series for.
+    /// The series for requests beyond the maximum.
     overflow: OnceLock<Arc<LateSeries>>,
 }
 
@@ -60,7 +60,8 @@ impl<K: Key> SeriesSet<K> {
         }
     }
 
-    /// Records to the series of `key`, which is made first where it is new and there is room.
+    /// Records to the series of `key`, creating it if it is missing. Records to the overflow series
+    /// if there is no room for it.
     #[inline]
     pub(super) fn record(
         &self,

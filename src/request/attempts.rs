@@ -1,4 +1,4 @@
-//! The number of times that a request was sent.
+//! The number of times a request was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

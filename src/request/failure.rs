@@ -1,4 +1,4 @@
-//! Reading an error of a service.
+//! The failure of a request, read from the service's error.
 
 use std::any::{Any, type_name};
 use std::fmt::Display;
@@ -10,14 +10,14 @@ use crate::semconv::rpc::Code;
 use crate::semconv::{ErrorChain, Phase, Side, error_text, redacted_message};
 
 impl InFlight {
-    /// Reads the error that ends the request.
+    /// Converts the error that ends the request.
     pub(crate) fn failure<E: 'static>(&self, error: &E) -> Failure {
         self.failure_of(error, type_name::<E>())
     }
 
     fn failure_of(&self, error: &dyn Any, type_name: &'static str) -> Failure {
         let options = &self.state.options;
-        // Sources and messages are code of the application, and may panic.
+        // Sources and messages come from application code, which may panic.
         let chain = guarded(|| ErrorChain::new(error, &options.error_types)).unwrap_or_default();
         let phase = match self.status {
             None => Phase::Head,

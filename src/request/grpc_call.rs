@@ -15,24 +15,24 @@ use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 /// The facts about a gRPC call.
 #[derive(Default)]
 pub(crate) struct GrpcCall {
-    /// As the request names it.
+    /// The method in the request.
     pub(crate) method: Cow<'static, str>,
-    /// Whether the server is known to have the method. Until then a request to a server may be none.
+    /// Whether the server is known to have the method. If not, an incoming request may be no gRPC
+    /// call.
     pub(crate) known: bool,
-    /// From the wire, and thus not there when the client goes away.
+    /// The code in the response; `None` until it arrives, for example if the client disconnects.
     pub(crate) code: Option<Code>,
-    /// Whether a message was sent, which only a method does.
+    /// Whether the response contains a message, which shows that the server has the method.
     pub(crate) answered: bool,
-    /// Reads the trailers of gRPC-Web, where the response is in that form.
+    /// The reader of gRPC-Web frames; `None` if the response is not gRPC-Web.
     pub(crate) web: Option<Box<WebFrames>>,
-    /// The request as one of HTTP, until the answer shows that it is a call.
+    /// The request as an HTTP request, until the response shows that it is a gRPC call.
     pub(crate) request: Option<Box<ServerRequest>>,
-    /// The message that came with the code of an error.
+    /// The message of a call that failed.
     pub(crate) message: Option<Box<str>>,
 }
 
-/// Whether the call comes from a client that was generated for its service, and so has the method
-/// for certain.
+/// Returns whether the call comes from generated client code. The method is then certain to exist.
 fn is_generated(request: &Parts) -> bool {
     #[cfg(feature = "tonic")]
     {
@@ -47,8 +47,8 @@ fn is_generated(request: &Parts) -> bool {
 }
 
 impl GrpcCall {
-    /// Reads a request that may be a call; `None` if it does not look like one. `uri` is the one that its
-    /// router has left.
+    /// Reads a request that may be a gRPC call; `None` if it does not look like one. `uri` is the
+    /// target after changes by routers.
     #[inline]
     pub(crate) fn of(request: &Parts, uri: &Uri, instruments: &Instruments) -> Option<Self> {
         if !rpc::is_call(request) {
@@ -59,7 +59,7 @@ impl GrpcCall {
             instruments.learn_grpc_method(method)
         } else {
             let known = instruments.grpc_method(method);
-            // The router that takes a prefix off may be further inside.
+            // A router that removes a prefix may be further inside.
             known.or_else(|| instruments.grpc_method(rpc::without_prefix(method)?))
         };
         Some(Self {
@@ -69,7 +69,7 @@ impl GrpcCall {
         })
     }
 
-    /// Sees the head of the response.
+    /// Handles the head of the response.
     pub(crate) fn on_head(&mut self, head: &HeaderMap) {
         self.code = Code::in_headers(head);
         if self.code.is_none() && rpc::is_web(head) {
@@ -77,7 +77,7 @@ impl GrpcCall {
         }
     }
 
-    /// Sees data of the response's body.
+    /// Handles data of the response body.
     pub(crate) fn on_data(&mut self, data: &impl Buf) {
         let Some(web) = &mut self.web else {
             self.answered |= data.has_remaining();
@@ -105,7 +105,7 @@ impl GrpcCall {
         }
     }
 
-    /// Returns the code of a call that ended, and its `error.type`.
+    /// Returns the code and the `error.type` of a call that ended.
     pub(crate) fn result(
         &self,
         side: Side,
@@ -116,7 +116,7 @@ impl GrpcCall {
             (RequestEnd::Panicked, _) => {
                 return (Code::INTERNAL, Some(ErrorType::Name(semconv::PANIC)));
             }
-            // The code of a call that failed counts, however its body ends.
+            // An error code takes precedence over how the body ends.
             (_, Some(code)) if !code.is_ok() => code,
             (RequestEnd::Failed(failure), _) => {
                 let code = match side {
@@ -131,11 +131,11 @@ impl GrpcCall {
             }
             (_, Some(code)) => code,
             (RequestEnd::Cancelled, None) => match status {
-                // A server that does not speak gRPC has answered; its body is not read to the end.
+                // The response is not gRPC, and its body was not read to the end.
                 Some(status) if side == Side::Client && status != StatusCode::OK => {
                     Code::from_http_status(status)
                 }
-                // It is the caller who did not want it any more.
+                // The caller cancelled the call.
                 _ => return (Code::CANCELLED, None),
             },
             (RequestEnd::Complete | RequestEnd::Incomplete, None) => {
@@ -146,9 +146,11 @@ impl GrpcCall {
         (code, error.then(|| ErrorType::Name(code.name())))
     }
 
-    /// The method, if the server is known to have it, or has just shown so.
+    /// Returns the method if the server is known to have it, and stores it if the response shows
+    /// that.
     pub(crate) fn learn(&self, instruments: &Instruments) -> Option<&'static str> {
-        // Other answers may come from a layer that refuses calls before it knows their method.
+        // Other responses may come from a layer that rejects calls before they are routed to a
+        // method.
         if self.answered || self.code.is_some_and(Code::is_ok) {
             instruments.learn_grpc_method(&self.method)
         } else {

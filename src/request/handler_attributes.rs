@@ -1,4 +1,4 @@
-//! Attributes that a handler puts on its own request.
+//! Attributes that a handler adds to its own request.
 
 use std::cell::{Cell, RefCell};
 
@@ -8,26 +8,27 @@ use opentelemetry::trace::{SpanId, TraceContextExt};
 use crate::current_context;
 use crate::layer_state::metric_attributes::{MAX_METRIC_ATTRIBUTES, put_metric_attribute};
 
-/// Which request runs on this thread.
+/// The request that runs on this thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CurrentRequest {
-    /// None that is recorded.
+    /// No recorded request.
     Nothing,
-    /// One with this span, whose handler has added nothing since it went on.
+    /// The request with this span. Its handler has added nothing since it was last entered.
     Request(SpanId),
-    /// One with this span, whose handler has, to `ADDED`.
+    /// The request with this span. Its handler has added attributes, which are in `ADDED`.
     Added(SpanId),
 }
 
 thread_local! {
-    // Apart from what is added, because most handlers add nothing, and every request comes by.
+    // Separate from `ADDED`, because every request sets it, and most handlers add nothing.
     static CURRENT: Cell<CurrentRequest> = const { Cell::new(CurrentRequest::Nothing) };
-    /// Attributes that were added to the request that runs, last, and to the requests that wait for it.
+    /// The attributes that were added to the outer requests on this thread and, last, to the
+    /// current one.
     static ADDED: RefCell<Vec<Vec<KeyValue>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has what the handler adds belong to the request of this span, or to none that is recorded. Returns
-/// what ran before, for [`leave`].
+/// Makes the request with this span current; `None` for a request that is not recorded. Returns the
+/// previous request, for [`leave`].
 #[inline]
 pub(crate) fn enter(span: Option<SpanId>) -> CurrentRequest {
     CURRENT.replace(match span {
@@ -36,23 +37,24 @@ pub(crate) fn enter(span: Option<SpanId>) -> CurrentRequest {
     })
 }
 
-/// Goes back to the request before, and returns what was added to this one.
+/// Restores the previous request, and returns the attributes that were added to this one.
 #[inline]
 pub(crate) fn leave(before: CurrentRequest) -> Option<Vec<KeyValue>> {
     match CURRENT.replace(before) {
-        // It fails where the thread is at its end, and has no request to run.
+        // Fails only when the thread is ending.
         CurrentRequest::Added(_) => ADDED.try_with(|cell| cell.borrow_mut().pop()).ok()?,
         CurrentRequest::Nothing | CurrentRequest::Request(_) => None,
     }
 }
 
-/// Puts attributes on the metrics and the span of the request that runs on this thread.
+/// Adds attributes to the metrics and the span of the current request.
 ///
-/// They are for what has few values, such as a plan or a region: each set of them is a series of
-/// its own. A request takes 16 attributes, those of hooks included. On metrics a value is cut to 64
-/// bytes, and past 64 values of one key, values become `_OTHER`.
+/// Use attributes with few values, such as a plan or a region, because each combination of values
+/// is a separate series. A request has at most 16 of them, including the attributes of hooks. On
+/// metrics, values are truncated to 64 bytes, and values beyond the first 64 of a key become
+/// `_OTHER`.
 ///
-/// It does nothing outside of the handler's own code, for instance in a task that it has spawned.
+/// Does nothing outside of the handler's own code, for example in a task that the handler spawned.
 ///
 /// ```
 /// use tower_telemetry::{add_request_attributes, attributes};
@@ -60,7 +62,7 @@ pub(crate) fn leave(before: CurrentRequest) -> Option<Vec<KeyValue>> {
 /// add_request_attributes(attributes! { "user.plan" => "free" });
 /// ```
 pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
-    // Collected first: the caller's iterator may come back here, or panic.
+    // Collected first, because the caller's iterator may call this function, or panic.
     let attributes: Vec<_> = attributes.into_iter().take(MAX_METRIC_ATTRIBUTES).collect();
     let span = match CURRENT.get() {
         CurrentRequest::Nothing => return,
@@ -75,14 +77,14 @@ pub fn add_request_attributes(attributes: impl IntoIterator<Item = KeyValue>) {
         CurrentRequest::Added(span) => span,
     };
     current_context::map(|cx| {
-        // Written at once where that can be done: what is set later holds.
+        // Set now if possible, so that attributes that are set later take precedence.
         if cx.span().span_context().span_id() == span {
             cx.span().set_attributes(attributes.iter().cloned());
         }
     });
     let _ = ADDED.try_with(|cell| {
         match cell.borrow_mut().last_mut() {
-            // One attribute is the usual number.
+            // The usual case is one attribute.
             Some(added) if added.is_empty() && attributes.len() == 1 => *added = attributes,
             Some(added) => attributes
                 .into_iter()

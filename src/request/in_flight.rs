@@ -1,4 +1,4 @@
-//! A recorded request between its begin and its end.
+//! A recorded request between its start and its end.
 
 use std::mem;
 use std::time::{Instant, SystemTime};
@@ -26,24 +26,24 @@ use crate::semconv::{self, ServerRequest};
 /// The record of a request, until it ends.
 pub(crate) struct InFlight {
     pub(crate) state: PerThreadArc<LayerState>,
-    /// False once its end has begun.
+    /// Whether the end has not begun yet.
     pub(crate) open: bool,
-    /// The signals that it is recorded in.
+    /// The signals that the request is recorded in.
     pub(crate) wanted: Wanted,
-    /// Whether the span takes attributes.
+    /// Whether the span is recorded.
     pub(crate) span_is_recording: bool,
     pub(crate) start: Instant,
-    /// Where the span is recorded.
+    /// The start time of the span; `None` if the span is not recorded.
     pub(crate) start_time: Option<SystemTime>,
     pub(crate) status: Option<StatusCode>,
-    /// Bytes of the response's body that were handed over.
+    /// The number of bytes of the response body that the service returned.
     pub(crate) sent: u64,
-    /// Bytes of the request's body that were read, where body sizes are recorded.
+    /// The count of the bytes read from the request body; `None` if body sizes are not recorded.
     pub(crate) received: Option<Received>,
     /// Attributes of hooks and the handler, for the metrics and the span.
     pub(crate) extra: Vec<KeyValue>,
     pub(crate) http: Http,
-    /// Where the request is a gRPC call, or claims to be.
+    /// `None` if the request is certain not to be a gRPC call.
     pub(crate) call: Option<GrpcCall>,
     /// The line of the access log.
     pub(crate) access: Option<Box<Entry>>,
@@ -53,23 +53,23 @@ pub(crate) struct InFlight {
 pub(crate) struct Http {
     pub(crate) route: RouteRef,
     pub(crate) scheme: Scheme,
-    /// `None` where there is no answer yet to tell it.
+    /// The HTTP version; `None` before a client gets a response.
     pub(crate) version: Option<Version>,
     pub(crate) body: ResponseBodies,
-    /// Whether it is counted among the active requests.
+    /// Whether the request is counted as an active HTTP request.
     pub(crate) active: bool,
-    /// Whether a hook has named the span.
+    /// Whether a hook named the span.
     pub(crate) has_own_name: bool,
 }
 
-/// Which responses to a request have a body.
+/// The responses to a request that have a body.
 #[derive(Clone, Copy)]
 pub(crate) enum ResponseBodies {
-    /// Responses to most methods, except for some statuses.
+    /// All responses except those with some statuses.
     ByStatus,
-    /// Responses to CONNECT that do not open a tunnel.
+    /// Responses that do not open a tunnel. The method is CONNECT.
     Unsuccessful,
-    /// No response to HEAD.
+    /// No response. The method is HEAD.
     Never,
 }
 
@@ -84,7 +84,7 @@ impl ResponseBodies {
 }
 
 impl Http {
-    /// Describes on its span a request that was taken for a gRPC call.
+    /// Describes an HTTP request on a span that was started for a gRPC call.
     fn describe(&self, request: &ServerRequest, route: &Route, cx: &Context) {
         let span = cx.span();
         // The span has some of these attributes from its start.
@@ -98,7 +98,7 @@ impl Http {
 }
 
 impl InFlight {
-    /// Opens a span of `tracing` for the span of `cx`, unless the layer is to have none.
+    /// Opens a span of `tracing` for the span of `cx`, unless this is switched off.
     #[cold]
     pub(crate) fn open_span(&self, cx: &Context) -> RequestSpan {
         if !self.state.options.tracing_span || !self.wanted.traces {
@@ -109,7 +109,7 @@ impl InFlight {
         RequestSpan::open(cx, instruments.side, route.method, route.route.as_deref())
     }
 
-    /// Whether the response ends with its head, whatever its body says.
+    /// Returns whether the response has no body according to its method and status.
     #[inline]
     pub(crate) fn ends_at_head(&self) -> bool {
         let Some(status) = self.status else {
@@ -126,7 +126,7 @@ impl InFlight {
         !has_body
     }
 
-    /// Whether nothing of the response can follow the last byte of its body.
+    /// Returns whether nothing can follow the last byte of the response body.
     #[inline]
     pub(crate) fn ends_with_last_byte(&self) -> bool {
         self.http
@@ -134,13 +134,13 @@ impl InFlight {
             .is_none_or(|version| version < Version::HTTP_2)
     }
 
-    /// Whether the request is one whose trailers say how it ended.
+    /// Returns whether the result of the request is expected in the trailers.
     #[inline]
     pub(crate) fn awaits_trailers(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.code.is_none())
     }
 
-    /// Sees data of the response's body.
+    /// Handles data of the response body.
     pub(crate) fn on_data(&mut self, data: &impl Buf, length: u64) {
         self.sent = self.sent.saturating_add(length);
         if let Some(call) = &mut self.call {
@@ -151,7 +151,7 @@ impl InFlight {
         }
     }
 
-    /// Keeps the message of a call over gRPC-Web that has failed.
+    /// Keeps the message of a gRPC-Web call that failed.
     fn keep_message_in_web_trailers(&mut self) {
         let web = self.call.as_mut().and_then(|call| call.web.as_mut());
         if let Some(message) = web.and_then(|web| web.take_message()) {
@@ -168,7 +168,7 @@ impl InFlight {
         }
     }
 
-    /// Keeps the message of a call that has failed, from where its code is.
+    /// Keeps the message of a call that failed, from the headers with its code.
     fn keep_message_in(&mut self, headers: &HeaderMap) {
         if self.failed_with_code()
             && let Some(message) = headers.get(rpc::GRPC_MESSAGE)
@@ -177,14 +177,14 @@ impl InFlight {
         }
     }
 
-    /// Whether the code of the call is an error, which the span is to have a message of.
+    /// Returns whether the code of the call is an error and the span records its message.
     fn failed_with_code(&self) -> bool {
         let side = self.state.instruments.side;
         let code = self.call.as_ref().and_then(|call| call.code);
         self.span_is_recording && code.is_some_and(|code| code.is_error(side))
     }
 
-    /// Keeps the message of a call that has failed, percent-encoded as it is in `grpc-message`.
+    /// Keeps the message of a call that failed. `raw` is percent-encoded, as in `grpc-message`.
     fn keep_message(&mut self, raw: &[u8]) {
         if let Some(call) = &mut self.call {
             let sensitive = self.state.options.sensitive_parameters.as_ref();
@@ -192,8 +192,8 @@ impl InFlight {
         }
     }
 
-    /// Sees the head of a server's response, which shows whether a request that claims to be a gRPC call
-    /// is one.
+    /// Handles the head of a server's response, which shows whether a request that looks like a
+    /// gRPC call is one.
     #[inline]
     pub(crate) fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
         let Some(call) = &mut self.call else {
@@ -209,7 +209,7 @@ impl InFlight {
         }
     }
 
-    /// Records a request that claims to be a gRPC call as the request of HTTP that it is.
+    /// Records a request that only looks like a gRPC call as an HTTP request.
     pub(super) fn become_http(&mut self, cx: &Context) {
         self.set_active(true);
         let call = self.call.take();
@@ -219,7 +219,7 @@ impl InFlight {
         }
     }
 
-    /// Counts the request among the active ones of HTTP, or no longer.
+    /// Sets whether the request is counted as an active HTTP request.
     fn set_active(&mut self, active: bool) {
         let active = active && self.wanted.metrics;
         if mem::replace(&mut self.http.active, active) != active {
@@ -229,7 +229,7 @@ impl InFlight {
         }
     }
 
-    /// Sees the head of the response that a client gets.
+    /// Handles the head of a client's response.
     pub(crate) fn on_reply(&mut self, cx: &Context, head: &response::Parts) {
         match &mut self.call {
             Some(call) => {

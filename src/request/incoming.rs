@@ -1,4 +1,4 @@
-//! The begin of a request to a server.
+//! The start of a request to a server.
 
 use std::mem;
 
@@ -25,7 +25,7 @@ use crate::semconv::http::matched_route;
 use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
 
 impl ActiveRequest {
-    /// Begins a request that is not recorded. Its context is passed on all the same.
+    /// Starts a request that is not recorded. Its context is still propagated.
     pub(crate) fn unrecorded(state: &LayerState, request: &Parts) -> Self {
         let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
@@ -33,7 +33,7 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&state.root))
     }
 
-    /// Begins a request while telemetry is switched off. Its context is passed on all the same.
+    /// Starts a request while telemetry is switched off. Its context is still propagated.
     pub(crate) fn switched_off(options: &Options, request: &Parts) -> Self {
         let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = options.propagators().extract(&headers);
@@ -44,7 +44,7 @@ impl ActiveRequest {
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
-    /// Begins a request that is recorded. `routed` is the URI after routers have changed it.
+    /// Starts a request that is recorded. `routed` is the URI after changes by routers.
     pub(crate) fn start_incoming(
         state: &PerThreadArc<LayerState>,
         request: &mut Parts,
@@ -110,7 +110,7 @@ impl ActiveRequest {
     }
 }
 
-/// Describes the span of a request to a server.
+/// The description of the span of a request to a server.
 struct IncomingSpan<'a, 's> {
     begun: &'a mut Begun<'s>,
     request: &'a Parts,
@@ -119,7 +119,7 @@ struct IncomingSpan<'a, 's> {
     forwarded: &'a Forwarded<'a>,
     scheme: Scheme,
     links: Vec<Link>,
-    /// The request as one of HTTP, if it only claims to be a gRPC call.
+    /// The request as an HTTP request, if it looks like a gRPC call to an unknown method.
     claimed: Option<Box<ServerRequest>>,
 }
 
@@ -128,7 +128,7 @@ impl IncomingSpan<'_, '_> {
         ServerRequest::new(self.route.method, self.route.route.clone(), self.scheme)
     }
 
-    /// Reads the request in its final place, because it is large.
+    /// Reads the request into its final place, because it is large.
     #[inline]
     fn read_into(&self, kept: &mut ServerRequest) {
         let sensitive = self.begun.state.options.sensitive_parameters.as_ref();
@@ -164,8 +164,8 @@ impl DescribeSpan for IncomingSpan<'_, '_> {
 }
 
 impl Extracted {
-    /// Keeps what is trusted, and makes the span context that of the parent. Gives links to what is
-    /// not to be the parent.
+    /// Removes what is not trusted, and sets the span context to the parent of the request's span.
+    /// Returns the links of the request's span.
     #[inline]
     fn settle(&mut self, options: &Options, request: &Parts) -> Vec<Link> {
         let mut links = Vec::new();
@@ -187,7 +187,7 @@ impl Extracted {
         };
         let trace_id = |one: &Extracted| one.span_context.as_ref().map(SpanContext::trace_id);
         match local {
-            // An outer layer continues the trace that the request names.
+            // An outer layer already continues the trace in the request's headers.
             Some(local) if names_span && trace_id(&local) == trace_id(self) => {
                 if is_trusted {
                     self.follow(local);

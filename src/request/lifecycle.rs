@@ -1,7 +1,7 @@
-//! The life of a request: its head, its frames, and how it ends.
+//! The life of a request: the head and the frames of its response, and its end.
 //!
-//! The record is made when the request arrives or is sent, and travels with the response's future into the
-//! response's body. However a request ends, it ends in [`RequestState::end`], once.
+//! The record is created when the request arrives or is sent. It moves with the response's future
+//! into the response's body. Each request ends in [`RequestState::end`], exactly once.
 
 use std::mem;
 
@@ -20,32 +20,32 @@ use crate::request::in_flight::InFlight;
 use crate::request::request_end::RequestEnd;
 use crate::semconv::Side;
 
-/// A request in flight; `None` where there is nothing to do for it. Boxed, because it is moved
-/// again and again on its way through the layers.
+/// A request in flight; `None` if there is nothing to do for it. Boxed, because the layers move it
+/// many times.
 pub(crate) struct ActiveRequest(pub(super) Option<Box<RequestState>>);
 
 pub(super) struct RequestState {
-    /// Current whenever code of the service runs for this request.
+    /// The context that is current while the service runs for this request.
     cx: Context,
-    /// The id of its span.
+    /// The id of the span in `cx`.
     span_id: SpanId,
-    /// The span of `tracing` that stands for it.
+    /// The span of `tracing` for the request.
     request_span: RequestSpan,
-    /// `None` where the request is not recorded, and once it has ended.
+    /// `None` if the request is not recorded, and after it has ended.
     in_flight: Option<InFlight>,
-    /// Whether the attributes that handler code adds are those of another request.
+    /// Whether attributes that handler code adds belong to another request.
     transparent: bool,
-    /// The bytes that are left of the response's body, if its length is known. A server need not poll it
-    /// further than that.
+    /// The number of bytes left in the response body, if its length is known. A server may stop
+    /// polling when it is zero.
     remaining: Option<u64>,
-    /// Whether the head of the response announces that length.
+    /// Whether the length is from the head of the response.
     announced: bool,
-    /// Whether the response's body has said that it has no frame left.
+    /// Whether the response body has reported that no frame is left.
     body_ended: bool,
 }
 
 impl RequestState {
-    // The record is large, and a call copies it once more.
+    // Inlined, because the record is large and each call copies it.
     #[inline(always)]
     pub(super) fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
         let mut state = Box::new(Self {
@@ -68,23 +68,23 @@ impl RequestState {
 }
 
 impl ActiveRequest {
-    /// A request that is left alone.
+    /// Returns a request for which there is nothing to do.
     pub(crate) fn none() -> Self {
         Self(None)
     }
 
-    /// Whether there is something to do for it.
+    /// Returns whether there is something to do for the request.
     pub(crate) fn is_some(&self) -> bool {
         self.0.is_some()
     }
 
-    /// A request that is not recorded, and has a context all the same.
+    /// Returns a request that is not recorded but has a context.
     pub(super) fn unrecorded_in(cx: Context) -> Self {
         Self(Some(RequestState::new(cx, None, false)))
     }
 
-    /// Makes the request current on this thread, until the guard is dropped. A panic that passes
-    /// through it ends the request.
+    /// Makes the request current on this thread until the guard is dropped. A panic in the meantime
+    /// ends the request.
     #[inline]
     pub(crate) fn enter(&mut self) -> Option<Entered<'_>> {
         let state = self.0.as_deref_mut()?;
@@ -100,7 +100,7 @@ impl ActiveRequest {
         })
     }
 
-    /// Sees the head of the response, and writes into it which trace it belongs to.
+    /// Handles the head of the response, and injects the configured trace headers into it.
     pub(crate) fn on_head(&mut self, head: &mut response::Parts) {
         let Some(state) = &mut self.0 else {
             return;
@@ -139,8 +139,8 @@ impl ActiveRequest {
         }
     }
 
-    /// Sees the body of the response, before it is read: the length that the head announces, and
-    /// the one that the body hints at.
+    /// Handles the response body before it is read. `announced` is the length in the head, and
+    /// `hinted` is the size hint of the body.
     pub(crate) fn on_body(
         &mut self,
         announced: Option<u64>,
@@ -164,7 +164,7 @@ impl ActiveRequest {
         }
     }
 
-    /// Sees a frame of the response's body.
+    /// Handles a frame of the response body.
     pub(crate) fn on_frame(&mut self, frame: &Frame<impl Buf>, is_end_stream: bool) {
         let Some(state) = &mut self.0 else {
             return;
@@ -183,7 +183,8 @@ impl ActiveRequest {
                 *remaining = remaining.saturating_sub(length);
             }
         }
-        // An HTTP/1 server need not poll once more; over HTTP/2 an error may still follow.
+        // An HTTP/1 server does not always poll again after the last byte. Over HTTP/2, an error
+        // may still follow.
         let is_all_sent = state.remaining == Some(0)
             && !in_flight.awaits_trailers()
             && in_flight.ends_with_last_byte();
@@ -192,19 +193,19 @@ impl ActiveRequest {
         }
     }
 
-    /// The response's body was read to its end.
+    /// Handles the end of the response body.
     pub(crate) fn on_end(&mut self) {
         if let Some(state) = &mut self.0 {
             state.complete();
         }
     }
 
-    /// Whether nothing is left of the response's body.
+    /// Returns whether no frame of the response body is left.
     pub(crate) fn has_whole_body(&self) -> bool {
         self.0.as_ref().is_none_or(|state| state.body_ended)
     }
 
-    /// The service gave an error in place of a response, or of the rest of its body.
+    /// Handles an error that the service returned instead of a response or the rest of its body.
     pub(crate) fn fail<E: 'static>(&mut self, error: &E) {
         if let Some(state) = &mut self.0
             && let Some(in_flight) = &state.in_flight
@@ -227,11 +228,11 @@ impl RequestState {
         }
     }
 
-    /// The body of the response is at its end, which may be too early.
+    /// Ends the request at the end of the response body, which may be shorter than announced.
     #[inline]
     fn complete(&mut self) {
         let is_short = self.announced && self.remaining != Some(0);
-        // A gRPC call has a status that says how it ended.
+        // Only for HTTP, because a gRPC call has a status code.
         let is_http = |in_flight: &InFlight| in_flight.call.is_none();
         self.end(
             if is_short && self.in_flight.as_ref().is_some_and(is_http) {
@@ -245,8 +246,8 @@ impl RequestState {
 
 impl Drop for RequestState {
     fn drop(&mut self) {
-        // Also where a panic is the reason: one that is the request's own has passed through its
-        // `Entered`, and has ended it.
+        // A panic in the request's own code has already ended the request in `Entered`. A drop
+        // because of another panic is like any other drop.
         let is_whole = self.remaining == Some(0)
             && self
                 .in_flight
@@ -260,10 +261,10 @@ impl Drop for RequestState {
     }
 }
 
-/// See [`ActiveRequest::enter`].
+/// The guard of a request that is current, created by [`ActiveRequest::enter`].
 pub(crate) struct Entered<'a> {
     state: &'a mut RequestState,
-    /// `None` where the handler's attributes are not those of this request.
+    /// The previous request on this thread; `None` if the request is transparent.
     outer: Option<CurrentRequest>,
     was_panicking: bool,
     _attached: Option<ContextGuard>,

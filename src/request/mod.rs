@@ -1,4 +1,4 @@
-//! One request in flight, from its begin to its end.
+//! One request in flight, from its start to its end.
 
 pub(crate) mod attempts;
 mod begin;

@@ -1,4 +1,4 @@
-//! The begin of a request of a client.
+//! The start of a client's request.
 
 use http::request::Parts;
 use opentelemetry::trace::SpanKind;
@@ -19,7 +19,7 @@ use crate::semconv::Server;
 use crate::semconv::{CapturedRequest, ClientRequest};
 
 impl ActiveRequest {
-    /// Begins a request that is about to be sent, and writes its context into the headers.
+    /// Starts a request that is about to be sent, and injects its context into the headers.
     pub(crate) fn start_outgoing(
         state: &PerThreadArc<LayerState>,
         request: &mut Parts,
@@ -38,7 +38,7 @@ impl ActiveRequest {
             request,
             route,
             server,
-            // Counts sampled and unsampled attempts alike.
+            // Counts both sampled and unsampled attempts.
             resends: Attempts::resends(&request.extensions),
         };
         let Started { cx, is_recording } = if wanted.traces {
@@ -67,12 +67,12 @@ impl ActiveRequest {
         state.propagators.inject(&cx, allowed, headers);
         let received = Received::begin(&options.metrics, &mut request.extensions);
         let in_flight = begun.into_in_flight(wanted, is_recording, http, received, None);
-        // The handler that sends the request has attributes of its own.
+        // Attributes that handler code adds belong to the request that the handler serves.
         Self(Some(RequestState::new(cx, Some(in_flight), true)))
     }
 }
 
-/// Describes the span of a request of a client.
+/// The description of the span of a client's request.
 struct OutgoingSpan<'a, 's> {
     begun: &'a mut Begun<'s>,
     request: &'a Parts,
@@ -89,14 +89,15 @@ impl DescribeSpan for OutgoingSpan<'_, '_> {
             if let Some(server) = self.server {
                 server.attributes(add);
             }
-            // Whether the server has the method is known when it has answered.
+            // Otherwise added at the end, when the response shows whether the server has the
+            // method.
             if call.known {
                 call.attributes(add);
             }
         } else {
             let options = &self.begun.state.options;
             let kept = CapturedRequest::Client(ClientRequest::new(self.route.method, self.resends));
-            // Read in its final place, because it is large.
+            // Read into its final place, because it is large.
             if let CapturedRequest::Client(kept) = span.request.insert(kept) {
                 let sensitive = options.sensitive_parameters.as_ref();
                 kept.read(

@@ -1,4 +1,4 @@
-//! The size of a request's body, as far as the service has read it.
+//! The number of bytes that the service reads from a request body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,16 @@ use http::Extensions;
 
 use crate::instruments::metric_set::MetricSet;
 
-/// The bytes of a request's body that were read so far.
+/// The number of bytes read from a request body so far.
 #[derive(Clone)]
 pub(crate) struct Received(Arc<AtomicU64>);
 
-/// Stands for a body that no layer counts.
+/// The value for a body that no layer counts.
 const UNCOUNTED: u64 = u64::MAX;
 
 impl Received {
-    /// Puts a new count into the request, if body sizes are recorded. A count that is there belongs to
-    /// the request that this one is a copy of.
+    /// Adds a new count to the request if body sizes are recorded. Replaces a count that was copied
+    /// from another request.
     #[inline]
     pub(crate) fn begin(metrics: &[MetricSet], extensions: &mut Extensions) -> Option<Self> {
         metrics.contains(&MetricSet::BodySizes).then(|| {
@@ -31,13 +31,13 @@ impl Received {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// Adds bytes that the service has read.
+    /// Adds a number of bytes that the service has read.
     pub(crate) fn add(&self, bytes: u64) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Returns the bytes that were read; `None` if no
-    /// [`RequestBodySizeLayer`](crate::RequestBodySizeLayer) has seen the request.
+    /// Returns the number of bytes that were read; `None` if no
+    /// [`RequestBodySizeLayer`](crate::RequestBodySizeLayer) counts them.
     pub(crate) fn bytes(&self) -> Option<u64> {
         let bytes = self.0.load(Ordering::Relaxed);
         (bytes != UNCOUNTED).then_some(bytes)

@@ -27,7 +27,7 @@ impl InFlight {
     pub(crate) fn finish(&mut self, cx: &Context, end: RequestEnd) {
         let duration = self.start.elapsed();
         if self.call.is_some() && self.status.is_none() && self.http.active {
-            // Nothing but its content type was like a call, and no answer has come.
+            // Only the content type suggests a gRPC call, and there is no response to confirm it.
             self.become_http(cx);
         }
         let extra = self.take_extra(cx);
@@ -55,11 +55,11 @@ impl InFlight {
         self.end_span(cx, end, error, duration);
     }
 
-    /// Returns the origin of the exemplars of this request; `None` if it is to be none.
+    /// Returns the origin of the request's exemplars; `None` if it must not become an exemplar.
     #[inline]
     fn origin_of_exemplars(&self, cx: &Context, duration: Duration) -> Option<Origin> {
         let exemplars = self.state.instruments.exemplars.as_deref()?;
-        // The clock of the system is slow to read.
+        // Computed, because the system clock is slow to read.
         let end = || self.start_time.map(|start| start + duration);
         exemplars.origin(cx.span().span_context(), || {
             end().unwrap_or_else(SystemTime::now)
@@ -73,8 +73,8 @@ impl InFlight {
         }
     }
 
-    /// Puts the attributes of hooks and the handler on the span, and returns them as they fit on
-    /// metrics.
+    /// Adds the attributes of hooks and the handler to the span, and returns those that are valid
+    /// on metrics.
     #[inline]
     fn take_extra(&mut self, cx: &Context) -> Vec<KeyValue> {
         let extra = mem::take(&mut self.extra);
@@ -82,7 +82,7 @@ impl InFlight {
             return extra;
         }
         if self.span_is_recording {
-            // The span has most of them already, from where they were given.
+            // Most of them are already on the span and are not replaced.
             for attribute in &extra {
                 self.set_on_span(cx, attribute.clone());
             }
@@ -95,7 +95,7 @@ impl InFlight {
         self.status.filter(|status| is_defined(*status))
     }
 
-    /// Records a gRPC call, and returns its error.
+    /// Records a gRPC call and returns its error.
     fn finish_call(
         &self,
         call: &GrpcCall,
@@ -133,7 +133,7 @@ impl InFlight {
         error
     }
 
-    /// Records a request of HTTP, and returns its error.
+    /// Records an HTTP request and returns its error.
     #[inline]
     fn finish_http(
         &self,
@@ -163,7 +163,8 @@ impl InFlight {
         error
     }
 
-    /// Returns the error of a request of HTTP. The status counts, however the body ends.
+    /// Returns the error of an HTTP request. An error status takes precedence over how the body
+    /// ends.
     #[inline]
     fn http_error(&self, end: &RequestEnd) -> Option<ErrorType> {
         let side = self.state.instruments.side;
@@ -176,14 +177,14 @@ impl InFlight {
                 let options = &self.state.options;
                 options.cancelled_error_type.then_some(semconv::CANCELLED)
             }
-            // A client need not read a body that it has no use for.
+            // A client may drop a response body that it does not need.
             RequestEnd::Complete | RequestEnd::Cancelled => None,
         };
         let error = self.status.and_then(of_status);
         error.or_else(|| of_end().map(ErrorType::Name))
     }
 
-    /// Logs the error or the panic that ended the request, if there is one.
+    /// Logs the error or the panic that ended the request, if any.
     #[cold]
     fn log_exception(&self, log: &dyn LogException, end: &RequestEnd, span: &SpanContext) {
         let (error_type, message) = match end {
@@ -201,7 +202,7 @@ impl InFlight {
         });
     }
 
-    /// Writes the line of the access log.
+    /// Writes the line in the access log.
     #[cold]
     fn log_access(
         &mut self,
@@ -241,7 +242,7 @@ impl InFlight {
         let span = cx.span();
         if let Some(error) = error {
             attribute_set::write_as_crate(|| span.set_attribute(error.attribute()));
-            // The server did not fail if the client went away.
+            // The server did not fail if the client disconnected.
             let is_cancelled = error == ErrorType::Name(semconv::CANCELLED)
                 && matches!(end, RequestEnd::Cancelled);
             if !is_cancelled {
@@ -253,7 +254,7 @@ impl InFlight {
         }
     }
 
-    /// Returns the message of an error, for the status of the span.
+    /// Returns the description of the span's error status.
     fn error_description(&mut self, end: RequestEnd) -> String {
         let of_call = self.call.as_mut().and_then(|call| call.message.take());
         let is_client = self.state.instruments.side == Side::Client;
