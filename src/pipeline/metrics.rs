@@ -187,7 +187,7 @@ fn view_of(view: &View, instrument: &Instrument) -> Option<Stream> {
 }
 
 /// The maximum number of series of a request metric. Requests choose methods, versions and schemes,
-/// which are 66 series per route. Beyond the limit, new series would be merged into the overflow
+/// which are 66 series per route. Beyond the limit, new series are merged into the overflow
 /// series.
 pub(crate) const MAX_SERIES: usize = 10_000;
 
