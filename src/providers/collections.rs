@@ -75,7 +75,7 @@ impl Collections {
         collections
     }
 
-    /// Returns a value that detects no collection, because binding without the SDK waits for no
+    /// Returns a value that detects no collection. Without the SDK, binding an instrument takes no
     /// lock.
     #[cfg(not(feature = "init"))]
     pub(crate) fn watch(_: &opentelemetry::metrics::Meter) -> Arc<Self> {
