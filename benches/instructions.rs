@@ -1,4 +1,4 @@
-//! The ladder in instructions and allocations: the cost of one request, rung by rung, and of one
+//! The ladder in instructions and allocations: the cost of one request on each rung, and of one
 //! call of each handler function.
 //!
 //! `cargo bench --bench instructions` runs each rung once under Valgrind. It needs Valgrind, and
@@ -40,7 +40,8 @@ use support::{Answer, Inbound, Method, PassThroughLayer, attach, call, outgoing,
 /// The measured service. It is built and warmed up before the measurement, and dropped after it.
 type Rung = Box<dyn FnMut()>;
 
-/// One request is not enough: the first ones allocate memory and create the series.
+/// The number of warm-up requests. One request is not enough, because the first requests allocate
+/// memory and create the series.
 const WARM_UP: usize = 40;
 
 /// Returns a rung that sends requests through a service.
@@ -100,7 +101,7 @@ fn server(recorded: Recorded, inbound: Inbound) -> Rung {
     rung(app, move || request(inbound), Some(recorded.init()))
 }
 
-/// Returns a rung of requests with one header more.
+/// Returns a rung of requests with an additional header.
 fn server_with(name: &'static str, value: &'static str, inbound: Inbound) -> Rung {
     let app = routes().layer(Recorded::Everything.layer());
     let request = move || {
@@ -112,7 +113,8 @@ fn server_with(name: &'static str, value: &'static str, inbound: Inbound) -> Run
     rung(app, request, Some(Recorded::Everything.init()))
 }
 
-/// Returns a rung of outgoing requests in the context of an incoming request with such a header.
+/// Returns a rung of outgoing requests in the context of an incoming request with an additional
+/// header.
 fn client_with(name: &'static str, value: &'static str, inbound: Inbound) -> Rung {
     let telemetry = Recorded::Everything.init();
     let incoming = request(inbound);
@@ -266,7 +268,7 @@ enum Part {
     IdGenerator,
 }
 
-/// Does as little as a processor can.
+/// A span processor that does as little as possible.
 #[derive(Debug)]
 struct Passes(Option<SpanExport>);
 
@@ -316,7 +318,7 @@ fn part(rung: Rung) -> Rung {
     run(rung)
 }
 
-/// The subscribers that `tracing` spans are measured with.
+/// The subscribers with which `tracing` spans are measured.
 #[derive(Clone, Copy)]
 enum Subscriber {
     Nobody,
@@ -566,7 +568,8 @@ enum Line {
     Json,
 }
 
-/// Writes a log line inside of a span, by a format of `tracing-subscriber` alone or with the ids.
+/// Returns a rung that writes a log line inside a span, in a format of `tracing-subscriber`,
+/// without or with the ids.
 fn line(line: Line, has_ids: bool) -> Rung {
     use tower_telemetry::logs::LogFormat;
     use tracing_subscriber::fmt::format::JsonFields;
@@ -584,7 +587,7 @@ fn line(line: Line, has_ids: bool) -> Rung {
             .boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(layer);
-    tracing::subscriber::set_global_default(subscriber).expect("each rung is a process");
+    tracing::subscriber::set_global_default(subscriber).expect("each rung runs in its own process");
     function(Recorded::Everything, Inbound::Sampled, || {
         tracing::info!(user = 42, "user loaded");
     })

@@ -1,10 +1,11 @@
-//! The longest pause that a collection of metrics makes for a request.
+//! The longest pause of a request during a collection of metrics.
 //!
-//! `cargo bench --bench pauses`. A thread collects 10,000 series of each metric in a loop. Requests of a
-//! series that exists, and first requests of a series, are sent meanwhile. The last line is what a
-//! first request would wait for, if it added its series to an instrument of OpenTelemetry's SDK itself.
+//! `cargo bench --bench pauses` runs it. One thread collects 10,000 series of each metric in a loop.
+//! Another thread sends requests of an existing series, and first requests of new series. It also
+//! adds new series directly to an instrument of OpenTelemetry's SDK. A first request would wait as
+//! long if it added its series itself.
 
-#[allow(unused_imports, reason = "other benchmarks use the rest of it")]
+#[allow(unused_imports, reason = "other benchmarks use the rest of the module")]
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,11 +55,12 @@ impl MetricReader for Reader {
     }
 }
 
-/// Measures how long each of `NEW` steps takes, and prints the longest and the usual times.
+/// Measures the time of each of `NEW` steps, and prints the median, the 99th percentile and the
+/// maximum.
 fn measure(what: &str, mut step: impl FnMut(usize)) {
     let mut took: Vec<_> = (0..NEW)
         .map(|n| {
-            // Spread over many collections.
+            // The pause spreads the steps over many collections.
             std::thread::sleep(Duration::from_micros(200));
             let start = Instant::now();
             step(n);
@@ -93,11 +95,11 @@ fn main() {
     let mut service = layer.layer(Answer);
     let mut send = |route: usize| {
         let request = Request::get(format!("/{route}")).body(Body::empty());
-        support::send(&mut service, request.expect("it is a request"));
+        support::send(&mut service, request.expect("a valid request"));
     };
     let histogram = provider.meter("direct").f64_histogram("direct").build();
     let direct = |n: usize| {
-        let n = i64::try_from(n).expect("it is small");
+        let n = i64::try_from(n).expect("the number is small");
         histogram.record(1.0, &[KeyValue::new("route", n)]);
     };
     (0..SERIES).for_each(&mut send);
@@ -109,7 +111,9 @@ fn main() {
             let start = Instant::now();
             while !ended.load(Ordering::Relaxed) {
                 let mut collected = ResourceMetrics::default();
-                reader.collect(&mut collected).expect("it is running");
+                reader
+                    .collect(&mut collected)
+                    .expect("the meter provider is running");
                 collections += 1;
             }
             println!("a collection took {:.1?}", start.elapsed() / collections);

@@ -1,4 +1,4 @@
-//! The ladder in time, on one thread and on two at once.
+//! The ladder in time, on one thread and on two threads at once.
 //!
 //! `cargo bench --bench time` runs it. The cost of a rung is its difference to `pass_through` in
 //! the same run. With two threads the cost per request should not be higher.
@@ -64,7 +64,7 @@ fn main() {
     assert!(status.expect("the program starts").success());
 }
 
-/// Sends requests on each thread, through a service of its own.
+/// Sends requests on each thread through a separate service.
 fn send<S, B>(bencher: Bencher, service: &S, request: impl Fn() -> Request<Body> + Sync)
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Sync,
@@ -115,8 +115,8 @@ mod axum_route {
     }
 }
 
-/// Measures without axum, whose shared reference counts all threads write to. Each thread has its
-/// own service, as each connection has.
+/// Measures without axum, because all threads write to its shared reference counts. Each thread has
+/// its own service, like a connection.
 mod service {
     use super::*;
 
@@ -295,8 +295,8 @@ mod function {
     }
 }
 
-/// The measurements that a request ends with, without the request: to a series that all threads share,
-/// and to one for each thread.
+/// The metric measurements at the end of a request, without the request. They go to one series that
+/// all threads share, or to one series per thread.
 mod record {
     use std::sync::atomic::{AtomicUsize, Ordering};
 

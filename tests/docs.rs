@@ -1,4 +1,4 @@
-//! The README and the pages in `docs`: links, names and figures in them are true.
+//! The README and the pages in `docs`: their links, names and figures are correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ fn read(path: impl AsRef<Path>) -> String {
 /// Returns the files with an extension in a folder, as paths below the root.
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join(folder)).expect("the folder is readable");
-    let names = entries.map(|entry| entry.expect("it is readable").file_name());
+    let names = entries.map(|entry| entry.expect("the entry is readable").file_name());
     let paths = names.map(|name| Path::new(folder).join(name));
     let mut paths: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|found| found == extension))
@@ -26,7 +26,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// Returns the pages that rustdoc includes, too: the README first.
+/// Returns the pages that are also in rustdoc, the README first.
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec![PathBuf::from("README.md")];
     pages.extend(files("docs", "md"));
@@ -43,7 +43,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns a line with its inline code blanked.
+/// Returns a line with its inline code replaced by blanks.
 fn without_code(line: &str) -> String {
     let parts = line.split('`').enumerate();
     parts
@@ -51,7 +51,7 @@ fn without_code(line: &str) -> String {
         .collect()
 }
 
-/// Returns the target of a link definition such as `[label]: target`, with its label.
+/// Returns the label and the target of a link definition such as `[label]: target`.
 fn definition(line: &str) -> Option<(&str, &str)> {
     let (label, target) = line.strip_prefix('[')?.split_once("]: ")?;
     Some((label, target.trim()))
@@ -80,7 +80,7 @@ fn labels(text: &str) -> Vec<String> {
             break;
         };
         if let Some(explicit) = after.strip_prefix('[') {
-            let (label, after) = explicit.split_once(']').expect("it is closed");
+            let (label, after) = explicit.split_once(']').expect("the bracket is closed");
             labels.push(label.to_owned());
             rest = after;
         } else {
@@ -93,7 +93,7 @@ fn labels(text: &str) -> Vec<String> {
     labels
 }
 
-/// Returns the anchors of a page, as GitHub and rustdoc name them.
+/// Returns the anchors of a page, in the form of GitHub and rustdoc.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let anchors = headings.map(|line| {
@@ -106,9 +106,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
     anchors.collect()
 }
 
-/// Returns the path from the root that a relative link on a page leads to.
+/// Returns the target of a relative link on a page, as a path below the root.
 fn resolve(page: &Path, target: &str) -> PathBuf {
-    let mut path = page.parent().expect("it is a file").to_owned();
+    let mut path = page.parent().expect("the page is a file").to_owned();
     for part in Path::new(target).components() {
         match part {
             Component::ParentDir => assert!(path.pop(), "{target} leads out of the repository"),
@@ -158,11 +158,11 @@ fn every_relative_link_and_anchor_resolves() {
             }
         }
     }
-    assert!(checked > 50, "the links are found");
+    assert!(checked > 50, "too few links were found");
 }
 
-/// Relative links lead nowhere in rustdoc, where the first definition of a label holds: that of
-/// `src/docs_links.md`.
+/// Relative links do not work in rustdoc. There, the first definition of a label applies, which is
+/// in `src/docs_links.md`.
 #[test]
 fn every_relative_link_leads_to_the_same_place_in_rustdoc() {
     let text = read("src/docs_links.md");
@@ -187,7 +187,7 @@ fn every_relative_link_leads_to_the_same_place_in_rustdoc() {
                 None => (target, String::new()),
             };
             let path = resolve(&page, path);
-            let path = path.to_str().expect("it is UTF-8").replace('\\', "/");
+            let path = path.to_str().expect("the path is UTF-8").replace('\\', "/");
             let name = path
                 .strip_prefix("docs/")
                 .and_then(|name| name.strip_suffix(".md"));
@@ -216,12 +216,12 @@ fn every_page_is_in_rustdoc() {
 }
 
 #[test]
-fn the_readme_is_read_in_two_minutes() {
+fn the_readme_has_at_most_900_words() {
     let words = read("README.md").split_whitespace().count();
     assert!(words <= 900, "{words} words; move some to a page of docs");
 }
 
-/// Returns the tables of a page whose head is `head`, as rows of cells.
+/// Returns the rows of all tables of a page that have the header `head`, as cells.
 fn tables(text: &str, head: &str) -> Vec<Vec<String>> {
     let head = format!("{head}\n");
     let tables = text.split(&head).skip(1);
@@ -235,12 +235,12 @@ fn tables(text: &str, head: &str) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-/// Returns the texts in backticks.
+/// Returns the texts in backticks of a cell.
 fn codes(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// Returns the public functions of files whose names begin with `with` or `without`.
+/// Returns the public functions in `files` whose names begin with `with` or `without`.
 fn setters(files: &[PathBuf]) -> BTreeSet<String> {
     let mut setters = BTreeSet::new();
     for file in files {
@@ -253,35 +253,35 @@ fn setters(files: &[PathBuf]) -> BTreeSet<String> {
     setters
 }
 
-/// Returns the setters that the second cells of rows name, each once.
+/// Returns the setters in a column of a table. No setter may be listed twice.
 fn listed(rows: &[Vec<String>], column: usize) -> BTreeSet<String> {
     let mut listed = BTreeSet::new();
     for name in rows.iter().flat_map(|row| codes(&row[column])) {
-        assert!(listed.insert(name.to_owned()), "{name} is there twice");
+        assert!(listed.insert(name.to_owned()), "{name} is listed twice");
     }
     listed
 }
 
 #[test]
-fn the_page_about_configuration_lists_exactly_the_setters_of_config() {
+fn the_configuration_page_lists_exactly_the_setters_of_config() {
     let rows = tables(
         &read("docs/configuration.md"),
         "| variable | setter | meaning |",
     );
     let setters = setters(&files("src/config", "rs"));
-    assert!(setters.len() > 50, "the sources are read");
+    assert!(setters.len() > 50, "too few setters were found");
     assert_eq!(listed(&rows, 1), setters);
 }
 
 #[test]
-fn the_page_about_layers_lists_exactly_their_setters() {
+fn the_layers_page_lists_exactly_the_setters_of_the_layers() {
     let rows = tables(&read("docs/layers.md"), "| setter | what it changes |");
     let files = ["setters", "server", "client"].map(|name| format!("src/layers/{name}.rs").into());
     assert_eq!(listed(&rows, 0), setters(&files));
 }
 
 #[test]
-fn every_test_that_the_page_about_compliance_names_exists() {
+fn every_test_that_the_compliance_page_names_exists() {
     let text = read("docs/compliance.md");
     let mut named = 0;
     for head in ["variable", "feature"] {
@@ -291,7 +291,7 @@ fn every_test_that_the_page_about_compliance_names_exists() {
             // A feature that this crate lacks needs no test.
             assert!(!cell.is_empty() || row[2] == "no", "{row:?} has no test");
             for name in codes(cell) {
-                let (file, test) = name.split_once("::").expect("it is `file::test`");
+                let (file, test) = name.split_once("::").expect("the name is `file::test`");
                 let path = format!("tests/it/{file}.rs");
                 let path = match root().join(&path).exists() {
                     true => path,
@@ -303,17 +303,17 @@ fn every_test_that_the_page_about_compliance_names_exists() {
             }
         }
     }
-    assert!(named > 40, "the tables are read");
+    assert!(named > 40, "too few tests were found");
 }
 
 /// Returns the text of all sources, with each string literal on one line.
 fn all_sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("the folder is readable") {
-        let path = entry.expect("it is readable").path();
+        let path = entry.expect("the entry is readable").path();
         if path.is_dir() {
             all_sources(&path, text);
         } else {
-            let source = fs::read_to_string(&path).expect("it is text");
+            let source = fs::read_to_string(&path).expect("the source is UTF-8");
             let mut lines = source.split("\\\n");
             text.push_str(lines.next().unwrap_or_default());
             lines.for_each(|line| text.push_str(line.trim_start()));
@@ -322,11 +322,11 @@ fn all_sources(folder: &Path, text: &mut String) {
 }
 
 #[test]
-fn every_message_on_the_page_about_trouble_is_in_the_sources() {
+fn every_message_on_the_troubleshooting_page_is_in_the_sources() {
     let mut sources = String::new();
     all_sources(&root().join("src"), &mut sources);
     let rows = tables(&read("docs/troubleshooting.md"), "| message | what to do |");
-    assert!(rows.len() > 10, "the table is read");
+    assert!(rows.len() > 10, "too few rows were found");
     for row in rows {
         for message in codes(&row[0]) {
             assert!(sources.contains(message), "no source has {message:?}");
@@ -334,14 +334,16 @@ fn every_message_on_the_page_about_trouble_is_in_the_sources() {
     }
 }
 
-/// A bar of a chart: its name and its value.
+/// The name and the value of a bar in a chart.
 type Bar = (String, u64);
 
 fn number(cell: &str) -> u64 {
-    cell.replace(',', "").parse().expect("it is a whole number")
+    cell.replace(',', "")
+        .parse()
+        .expect("the cell is a whole number")
 }
 
-/// The instructions of a sampled request, of the stacks that make spans.
+/// Returns the instructions of a sampled request, for the stacks that record spans.
 fn instructions(page: &str) -> Vec<Bar> {
     let head = "| | sampled: ns | instructions | allocations | attributes | not sampled: ns | \
                 instructions | allocations |";
@@ -354,7 +356,8 @@ fn instructions(page: &str) -> Vec<Bar> {
     bars
 }
 
-/// The requests a second of whole servers with all requests sampled, and of one without a layer.
+/// Returns the requests per second of whole servers: with all requests sampled, and without a
+/// layer.
 fn throughput(page: &str) -> Vec<Bar> {
     let head = "| server | sampled | requests/s | of the same without | p99 | spans that arrived | \
                 export, µs/span |";
@@ -380,7 +383,7 @@ fn with_commas(value: u64) -> String {
     text
 }
 
-/// Draws the charts, as an SVG that follows the light or dark mode of its reader.
+/// Draws the charts as an SVG that follows the light or dark mode of the browser.
 fn draw(charts: &[(&str, Vec<Bar>)]) -> String {
     const NAMES: u64 = 350;
     const BARS: u64 = 320;
@@ -429,17 +432,17 @@ fn draw(charts: &[(&str, Vec<Bar>)]) -> String {
     )
 }
 
-/// `UPDATE_CHART=1 cargo test --test docs chart` draws the chart anew.
+/// `UPDATE_CHART=1 cargo test --test docs chart` updates the chart.
 #[test]
 fn the_chart_shows_the_figures_of_the_tables() {
     let page = read("docs/benchmarks.md");
     let (instructions, throughput) = (instructions(&page), throughput(&page));
-    // The text for readers without pictures has the figures, too.
+    // The alternative text of the picture has the figures, too.
     let alternative = page.lines().find(|line| line.starts_with("!["));
-    let alternative = alternative.expect("there is a picture");
+    let alternative = alternative.expect("the page has a picture");
     for bars in [&instructions, &throughput] {
         let ours = bars.iter().find(|(name, _)| name == "tower-telemetry");
-        let ours = with_commas(ours.expect("it is there").1);
+        let ours = with_commas(ours.expect("the chart has this crate").1);
         assert!(alternative.contains(&ours), "{ours}");
     }
     let chart = draw(&[
@@ -453,7 +456,7 @@ fn the_chart_shows_the_figures_of_the_tables() {
         ),
     ]);
     if std::env::var_os("UPDATE_CHART").is_some() {
-        fs::write(root().join("docs/benchmarks.svg"), &chart).expect("it is writable");
+        fs::write(root().join("docs/benchmarks.svg"), &chart).expect("the file is writable");
     }
     assert_eq!(read("docs/benchmarks.svg"), chart);
 }

@@ -1,5 +1,5 @@
-//! Exemplars beside the spans of `init`, with which the layers need no provider. They are of the process,
-//! which is why this is one of its own.
+//! Exemplars with the global providers of `init`. This test is a program of its own, because the
+//! providers are global.
 
 #![cfg(feature = "init")]
 
@@ -43,7 +43,7 @@ async fn answer(_: Request<()>) -> Result<Response<Empty<Bytes>>, Infallible> {
     Ok(Response::new(Empty::new()))
 }
 
-/// Serves requests whose handler sends one on, below spans of its own.
+/// Serves requests. The handler starts spans and sends a client request below them.
 async fn serve() {
     let client = ClientTelemetryLayer::new().layer(service_fn(answer));
     let handler = service_fn(move |_: Request<()>| {
@@ -65,16 +65,21 @@ async fn serve() {
             .body(())
             .expect("a valid request");
         let service = TelemetryLayer::new().layer(handler.clone());
-        drop(service.oneshot(request).await.expect("it answers"));
+        drop(
+            service
+                .oneshot(request)
+                .await
+                .expect("the service cannot fail"),
+        );
     }
 }
 
 #[tokio::test]
-async fn exemplars_have_the_ids_of_spans_that_were_sent_whoever_makes_the_spans() {
+async fn exemplars_have_the_ids_of_exported_spans_of_this_crate_and_of_the_sdk() {
     type Change = fn(Config) -> Config;
     let changes: [Change; 2] = [
         |config| config.with_sampler(Sampler::ParentBasedAlwaysOn),
-        // Makes the SDK make the spans.
+        // With a sampler of the application, the SDK creates the spans.
         |config| config.with_sampler(SdkSampler::parent_based(SdkSampler::AlwaysOn)),
     ];
     for change in changes {
@@ -82,7 +87,9 @@ async fn exemplars_have_the_ids_of_spans_that_were_sent_whoever_makes_the_spans(
         let config = Config::from_vars(|_| None)
             .with_exporters([Exporter::Otlp])
             .with_endpoint(receiver.endpoint());
-        let telemetry = change(config).init().expect("the one before has ended");
+        let telemetry = change(config)
+            .init()
+            .expect("the previous telemetry has ended");
         serve().await;
         let report = telemetry.shutdown().await;
         assert_eq!(report.lost(), 0, "{report:?}");
@@ -108,13 +115,21 @@ async fn exemplars_have_the_ids_of_spans_that_were_sent_whoever_makes_the_spans(
 }
 
 #[tokio::test]
-async fn a_provider_of_the_application_needs_no_exemplars() {
+async fn a_provider_of_the_application_works_without_exemplars() {
     let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build();
     let layer = TelemetryLayer::new().with_meter_provider(provider.clone());
     let service = layer.layer(service_fn(answer));
     for _ in 0..2 {
         let request = Request::get("/").body(()).expect("a valid request");
-        drop(service.clone().oneshot(request).await.expect("it answers"));
+        drop(
+            service
+                .clone()
+                .oneshot(request)
+                .await
+                .expect("the service cannot fail"),
+        );
     }
-    provider.force_flush().expect("it runs");
+    provider
+        .force_flush()
+        .expect("the meter provider is running");
 }

@@ -1,5 +1,5 @@
-//! The random flag of new traces, with parts of the application's in the pipeline of `init`, which is
-//! why this is a process of its own.
+//! The random flag of new traces, with parts of the application in the pipeline of `init`. This
+//! test is a program of its own, because `init` sets telemetry up for the process.
 
 #![cfg(feature = "init")]
 
@@ -25,7 +25,7 @@ use tower_telemetry::{Config, TelemetryLayer, config::Exporter};
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// Ids that count, and are not random.
+/// A generator of trace ids that are consecutive numbers, not random.
 #[derive(Debug)]
 struct Counting;
 
@@ -39,7 +39,7 @@ impl IdGenerator for Counting {
     }
 }
 
-/// Decides alike on all spans.
+/// A sampler with the same decision for all spans.
 #[derive(Clone, Debug)]
 struct Always(SamplingDecision);
 
@@ -61,7 +61,7 @@ impl ShouldSample for Always {
     }
 }
 
-/// Serves a request, and returns the flags that the handler would send on, and those on the exported
+/// Serves a request. Returns the flags that the handler propagates, and the flags of the exported
 /// spans.
 async fn flags(config: Config, traceparent: Option<&str>) -> (u8, Vec<u32>) {
     let receiver = Receiver::start();
@@ -69,15 +69,15 @@ async fn flags(config: Config, traceparent: Option<&str>) -> (u8, Vec<u32>) {
         .with_exporters([Exporter::Otlp])
         .with_metrics_exporters([])
         .with_endpoint(receiver.endpoint());
-    let telemetry = config.init().expect("the one before has ended");
+    let telemetry = config.init().expect("the previous telemetry has ended");
     let service = TelemetryLayer::new().layer(service_fn(|_: Request<()>| async {
         let mut sent = HashMap::new();
         let cx = Context::current();
         global::get_text_map_propagator(|one| one.inject_context(&cx, &mut sent));
         let mut response = Response::new(Empty::<Bytes>::new());
-        let traceparent = sent["traceparent"].parse().expect("it is a header");
+        let traceparent = sent["traceparent"].parse().expect("a legal value");
         response.headers_mut().insert("sent", traceparent);
-        // A span below has the flags of the request.
+        // The child span has the flags of the request's span.
         tower_telemetry::with_tracer("test", "below", || ());
         Ok::<_, Infallible>(response)
     }));
@@ -86,9 +86,14 @@ async fn flags(config: Config, traceparent: Option<&str>) -> (u8, Vec<u32>) {
         request = request.header("traceparent", traceparent);
     }
     let request = request.body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it answers");
-    let sent = response.headers()["sent"].to_str().expect("it is text");
-    let sent = u8::from_str_radix(&sent[53..], 16).expect("it is a number");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    let sent = response.headers()["sent"]
+        .to_str()
+        .expect("the text is UTF-8");
+    let sent = u8::from_str_radix(&sent[53..], 16).expect("the text is a number");
     drop(response);
     let report = telemetry.shutdown().await;
     assert_eq!(report.lost(), 0, "{report:?}");
@@ -97,7 +102,7 @@ async fn flags(config: Config, traceparent: Option<&str>) -> (u8, Vec<u32>) {
 }
 
 #[tokio::test]
-async fn a_new_trace_is_random_unless_ids_are_those_of_the_application() {
+async fn a_new_trace_has_the_random_flag_unless_the_application_generates_ids() {
     type Change = fn(Config) -> Config;
     let samplers: [(&str, u8, Change); 7] = [
         ("default", 1, |config| config),
@@ -139,7 +144,7 @@ async fn a_new_trace_is_random_unless_ids_are_those_of_the_application() {
                 let random = inherited.unwrap_or(if has_own_ids { 0 } else { 2 });
                 let case = format!("{name} {has_own_ids} {traceparent:?}");
                 assert_eq!(sent & 2, random, "{case}");
-                // The defaults follow the caller.
+                // The default sampler follows the caller's decision.
                 let follows = ["default", "processor"].contains(&name);
                 let is_sampled = match traceparent {
                     Some(flags) if follows => u8::from(flags.ends_with(['1', '3'])),

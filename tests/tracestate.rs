@@ -1,5 +1,5 @@
-//! Sends a `tracestate` through a service. All spans of a request share its text. This test is a
-//! program of its own, because it counts allocations and sets telemetry up for the process.
+//! A `tracestate` in a service: all spans of a request share its text. This test is a program of
+//! its own, because it counts allocations and sets telemetry up for the process.
 
 #![cfg(all(feature = "axum", feature = "init"))]
 
@@ -53,8 +53,8 @@ fn request(trace: u128, path: &'static str, state: &str) -> Request<Body> {
     request
 }
 
-/// Returns the allocations of a request. The first requests create their metric series. The minimum
-/// leaves out the growth of a queue.
+/// Returns the allocations of a request. The first two requests are ignored, because they create
+/// metric series. The minimum excludes the growth of a queue.
 fn allocations(app: &mut Router, request: impl Fn(u128) -> Request<Body>) -> u64 {
     let mut counted = u64::MAX;
     for n in 0..8 {
@@ -88,7 +88,7 @@ fn child_spans_take_no_more_allocations_with_a_tracestate() {
     let without = allocations_of_children("");
     for (case, state) in [
         ("five members", members(5)),
-        ("the most members that are allowed", members(32)),
+        ("the maximum number of members", members(32)),
         ("a key of Level 2", format!("{},x@y@z=1", members(9))),
     ] {
         let with = allocations_of_children(&state);
@@ -115,8 +115,8 @@ fn a_request_takes_few_allocations_for_the_context_that_it_carries() {
         count(name) - count("x-other")
     };
     for count in 1..=3 {
-        let members = members(usize::try_from(count).expect("it is small"));
-        // Keys, values, and the list or table that holds them.
+        let members = members(usize::try_from(count).expect("the number is small"));
+        // The allocations are the keys, the values, and the list or table that holds them.
         let held = 2 * count + 1;
         let (text, context) = (1, 3);
         for sampled in [false, true] {

@@ -1,16 +1,17 @@
-//! The latest of the values that many threads write, a few words long, without a lock.
+//! The latest value that any thread has written. A value has a few words, and no thread waits for a
+//! lock.
 //!
-//! It is a sequence lock: the version is odd while a thread writes. A writer that meets another one
-//! gives up, because either value may be the latest. A reader sees the words of one write, or
-//! nothing.
+//! This is a sequence lock: the version is odd while a thread writes. A writer gives up if another
+//! thread writes at the same time, because either value may be the latest. A reader gets the words
+//! of one write, or nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// How often a reader tries again while writers are at work.
+/// The maximum number of attempts to read while other threads write.
 const MAX_READS: usize = 64;
 
 pub(crate) struct Latest<const N: usize> {
-    /// Two more with each write; 0 before the first one.
+    /// Increases by 2 with each write; 0 before the first write.
     version: AtomicU64,
     words: [AtomicU64; N],
 }
@@ -25,7 +26,7 @@ impl<const N: usize> Default for Latest<N> {
 }
 
 impl<const N: usize> Latest<N> {
-    /// Writes a value, unless another thread writes at this moment.
+    /// Writes a value, unless another thread writes at the same time.
     #[inline]
     pub(crate) fn write(&self, value: [u64; N]) {
         let version = self.version.load(Ordering::Relaxed);
@@ -45,13 +46,13 @@ impl<const N: usize> Latest<N> {
         let begun = self
             .version
             .compare_exchange(version, version + 1, success, failure);
-        // A reader that sees one of the new words must see the odd version afterwards.
+        // A reader that has read one of the new words must then read the odd version.
         fence(Ordering::Release);
         begun.is_ok()
     }
 
-    /// Returns the value and its version; `None` before the first write, and while writers do not
-    /// pause.
+    /// Returns the value and its version; `None` before the first write, and if other threads write
+    /// without a pause.
     pub(crate) fn read(&self) -> Option<(u64, [u64; N])> {
         for _ in 0..MAX_READS {
             let version = self.version.load(Ordering::Acquire);
@@ -137,7 +138,7 @@ mod tests {
         });
     }
 
-    /// One step of a writer or a reader, in the order of the code above.
+    /// A model of the code above: a writer whose next step is `step`.
     #[derive(Clone, Copy)]
     struct Writer {
         value: u64,
@@ -161,7 +162,7 @@ mod tests {
     }
 
     impl Model {
-        /// Takes the next step of a writer; false where it has none.
+        /// Performs the next step of a writer; returns false after the last step.
         fn write(&mut self, n: usize) -> bool {
             let writer = &mut self.writers[n];
             writer.step = match writer.step {
@@ -187,7 +188,7 @@ mod tests {
             true
         }
 
-        /// Takes the next step of the reader; false where it has none.
+        /// Performs the next step of the reader; returns false after the last step.
         fn read(&mut self) -> bool {
             let reader = &mut self.reader;
             match reader.step {
@@ -205,7 +206,7 @@ mod tests {
             true
         }
 
-        /// Takes the steps in every order, and returns how many orders there are.
+        /// Performs the steps in every order, and returns the number of orders.
         fn all_orders(self) -> usize {
             let mut orders = 0;
             let mut is_over = true;

@@ -1,4 +1,4 @@
-//! Metrics on their way out.
+//! The metrics pipeline: the meter provider, its views and its exporters.
 
 use std::future::pending;
 use std::mem::take;
@@ -59,7 +59,8 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
     }
     provider = provider.with_view(move |instrument| views.stream(instrument));
     for exporter in building.config.exporters(Signal::Metrics) {
-        // One for each, because what one has collected another would miss.
+        // Each exporter has its own reader, because a delta point is collected only once per
+        // reader.
         let reader = match exporter {
             Exporter::Otlp => ManualReader::builder().with_temporality(building.config.temporality),
             Exporter::Console => ManualReader::builder(),
@@ -116,7 +117,7 @@ fn otlp(
     otlp_worker(interval, temporality, losses, reader, client, exemplars)
 }
 
-/// How instruments are kept.
+/// The views of the meter provider.
 struct Views {
     exemplars: Option<Arc<Exemplars>>,
     histograms: HistogramAggregation,
@@ -126,8 +127,8 @@ struct Views {
 }
 
 impl Views {
-    /// Returns how an instrument is kept, where that is not the SDK's default. One view for all, because
-    /// an instrument that two views match becomes two.
+    /// Returns the stream of an instrument; `None` for the SDK's default. One view covers all
+    /// instruments, because an instrument that matches two views gets two streams.
     fn stream(&self, instrument: &Instrument) -> Option<Stream> {
         if let Some(exemplars) = &self.exemplars {
             exemplars.tell();
@@ -172,7 +173,7 @@ impl Views {
     }
 }
 
-/// Asks a view of the application, which may panic.
+/// Calls a view of the application, which may panic.
 fn view_of(view: &View, instrument: &Instrument) -> Option<Stream> {
     static TOLD: AtomicBool = AtomicBool::new(false);
 
@@ -185,18 +186,19 @@ fn view_of(view: &View, instrument: &Instrument) -> Option<Stream> {
     })
 }
 
-/// Series of one request metric. Requests can choose among methods, versions and schemes, 66 sets
-/// for each route; past the limit, what is new would go unseen for good.
+/// The maximum number of series of a request metric. Requests choose methods, versions and schemes,
+/// which are 66 series per route. Beyond the limit, new series are merged into the overflow
+/// series.
 pub(crate) const MAX_SERIES: usize = 10_000;
 
-/// Sends what is collected.
+/// An exporter of collected metrics.
 trait MetricSink: Send + Sync + 'static {
     type Message: Send;
 
-    /// The attempts, whose pace says when to collect.
+    /// Returns the retries. Their schedule determines the time of the next collection.
     fn retries(&self) -> &Retries;
 
-    /// Makes a message of what was collected, and counts its points.
+    /// Converts collected metrics to a message, and returns it with the number of its points.
     fn message(
         &self,
         metrics: ResourceMetrics,
@@ -284,7 +286,7 @@ impl MetricSink for ReferenceMetrics {
     }
 }
 
-/// Sends all metrics at intervals, and when a flush is asked for.
+/// Exports all metrics at intervals and at each flush.
 fn otlp_worker(
     interval: Duration,
     temporality: Temporality,
@@ -295,7 +297,8 @@ fn otlp_worker(
 ) -> Worker {
     let (flush, flushes) = mpsc::unbounded_channel();
     let client = Arc::new(client);
-    // Totals are collected anew for each attempt. Others are gone from the reader.
+    // Cumulative points are collected again for each attempt. The reader no longer has delta
+    // points.
     let repeat = match temporality {
         Temporality::Cumulative => Repeat::Never,
         _ => Repeat::IfSurelyNotTaken,
@@ -308,7 +311,7 @@ fn otlp_worker(
             if !waiters.is_empty() {
                 retention.hurry();
             }
-            // Points that wait for another attempt, until newer ones replace them.
+            // The number of points that wait for another attempt, until newer points replace them.
             let mut kept = 0;
             loop {
                 let ready = {
@@ -321,11 +324,11 @@ fn otlp_worker(
                 let run =
                     worker::run_export(&mut losses, 0, ready, &mut flushes, &retention, start);
                 run.await;
-                // Collected when they can be sent, so that they are new.
+                // Metrics are collected when they can be sent, so that the values are current.
                 let collected = collect_from(&reader);
                 losses.counters().take_back(kept);
                 let Some(metrics) = collected else {
-                    // A caller that waits for a flush learns of it, because nobody answers.
+                    // A waiting flush fails, because its channel is dropped without a response.
                     continue 'passes;
                 };
                 let (message, points) = client.message(metrics, exemplars.as_mut());
@@ -369,8 +372,8 @@ fn otlp_worker(
     }
 }
 
-/// Prints all metrics when a flush is asked for, as it is at shutdown. At intervals they would
-/// bury the spans.
+/// Prints all metrics at each flush, including the flush at shutdown. At intervals, they would hide
+/// the spans.
 fn console_worker(reader: Arc<ManualReader>) -> Worker {
     let (flush, mut flushes) = mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
     let task = async move {

@@ -5,7 +5,7 @@ use http::header::HeaderMap;
 use crate::propagation::{b3_names, baggage, trace_context};
 use crate::request_headers::{BAGGAGE, TRACEPARENT, TRACESTATE};
 
-/// The parts of its context that a request may tell its receiver.
+/// The parts of the context that a request may send to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
     pub(crate) trace: bool,
@@ -34,9 +34,9 @@ pub(crate) fn remove_all(headers: &mut HeaderMap) {
     remove_forbidden(headers, nothing);
 }
 
-/// Removes the headers that carry context, in any format, which the receiver may not get.
+/// Removes the context headers, in any format, that the receiver may not get.
 pub(crate) fn remove_forbidden(headers: &mut HeaderMap, allowed: Allowed) {
-    // Most requests have none of them, and one pass over the headers finds that out.
+    // Most requests have none of these headers, and one pass over the headers detects that.
     let is_there = headers.keys().any(|name| {
         let name = name.as_str();
         TRACEPARENT == name

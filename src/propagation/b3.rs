@@ -2,8 +2,8 @@
 //! (openzipkin/b3-propagation).
 //!
 //! Both forms are read in any configuration, the single header first (OpenTelemetry specification,
-//! Propagators API, "B3 Requirements"). Only the configured form is written. Parsing is strict: a header
-//! that occurs twice, or does not follow the grammar, makes its form invalid.
+//! Propagators API, "B3 Requirements"). Only the configured form is written. Parsing is strict: a
+//! header that occurs twice, or does not follow the grammar, makes its form invalid.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
@@ -23,7 +23,7 @@ pub(crate) enum B3Form {
 }
 
 impl B3Form {
-    /// Returns the headers that are written.
+    /// Returns the names of the headers that this form writes.
     pub(crate) fn fields(self) -> &'static [&'static str] {
         match self {
             Self::Single => &[SINGLE],
@@ -46,7 +46,7 @@ enum State {
     Debug,
 }
 
-/// The values of the headers.
+/// The values of the B3 headers.
 #[derive(Default)]
 struct Headers<'a> {
     values: [Option<&'a [u8]>; HEADERS.len()],
@@ -67,7 +67,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Reads the headers into `extracted`.
+/// Reads the B3 headers into `extracted`.
 pub(crate) fn extract(headers: &HeaderMap, extracted: &mut Extracted) {
     let Headers {
         values: [single, multi @ ..],
@@ -134,7 +134,7 @@ fn parse_single(value: &[u8]) -> Option<Found> {
     })
 }
 
-/// Parses the values of [`HEADERS`] but the first.
+/// Parses the values of the headers `X-B3-*`, in the order of [`HEADERS`].
 fn parse_multi(
     [trace_id, span_id, parent_span_id, sampled, flags]: [Option<&[u8]>; 5],
 ) -> Option<Found> {
@@ -148,14 +148,14 @@ fn parse_multi(
     if !parent_span_id.is_none_or(is_span_id) {
         return None;
     }
-    // No other flag than debug is defined.
+    // Debug is the only flag that B3 defines.
     let state = if flags == Some(b"1") {
         Some(State::Debug)
     } else {
         match sampled {
             Some(b"1") => Some(State::Accept),
             Some(b"0") => Some(State::Deny),
-            // Early implementations wrote these.
+            // Early implementations wrote `true` and `false`.
             Some(text) if text.eq_ignore_ascii_case(b"true") => Some(State::Accept),
             Some(text) if text.eq_ignore_ascii_case(b"false") => Some(State::Deny),
             Some(_) => return None,
@@ -165,7 +165,7 @@ fn parse_multi(
     Some(Found { ids, state })
 }
 
-/// Parses 32 digits, or 16 digits for the right half.
+/// Parses a trace id of 32 digits. 16 digits are the right half, and the left half is zero.
 fn parse_trace_id(digits: &[u8]) -> Option<TraceId> {
     let bytes = match digits.len() {
         16 => {
@@ -183,12 +183,13 @@ fn parse_span_id(digits: &[u8]) -> Option<SpanId> {
     Some(id).filter(|id| *id != SpanId::INVALID)
 }
 
-/// The id of the caller's parent is checked and left: no span of ours is below it.
+/// Returns whether the digits have the form of a span id. The parent span id is only checked,
+/// because no span of this crate is its child.
 fn is_span_id(digits: &[u8]) -> bool {
     hex::decode::<16, 8>(digits).is_some()
 }
 
-/// Writes the current span of `cx`, or a decision for a trace that has yet to begin.
+/// Writes the current span of `cx`, or the decision for a trace that has not begun yet.
 pub(crate) fn inject(form: B3Form, cx: &Context, headers: &mut HeaderMap) {
     let span = cx.span();
     let span_context = span.span_context();
@@ -269,7 +270,7 @@ mod tests {
         extracted
     }
 
-    /// Trace id, sampled and decision of the span; or the decision alone.
+    /// Returns the trace id, the sampled flag and the decision of the span; or only the decision.
     fn read(pairs: &[(&'static str, &str)]) -> Option<(String, bool, Option<Decision>)> {
         let extracted = extracted(pairs);
         match extracted.span_context {
@@ -394,7 +395,7 @@ mod tests {
             (&[(PARENT_SPAN_ID, "1")], None, None),
             (&[(TRACE_ID, TRACE)], None, None),
             (&[(SPAN_ID, "x")], None, None),
-            // The next form is read if one is invalid.
+            // If one form is invalid, the next form is read.
             (&[(SINGLE, "x")], ids(false, Some(Deferred)), None),
         ];
         for (more, with_ids, without) in cases {
@@ -417,7 +418,7 @@ mod tests {
             ],
         ] {
             assert_eq!(read(&pairs), None, "{pairs:?}");
-            // The decision next to invalid ids is ignored too.
+            // A decision beside invalid ids is ignored, too.
             assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
         }
     }

@@ -7,5 +7,5 @@ pub(crate) const PARENT_SPAN_ID: &str = "x-b3-parentspanid";
 pub(crate) const SAMPLED: &str = "x-b3-sampled";
 pub(crate) const FLAGS: &str = "x-b3-flags";
 
-/// All headers that can carry context.
+/// The names of all B3 headers.
 pub(crate) const HEADERS: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS];

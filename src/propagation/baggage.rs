@@ -1,4 +1,4 @@
-//! W3C Baggage, bounded.
+//! W3C Baggage within limits.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 use crate::propagation::byte_class::{BAGGAGE_OCTET, SPACE, TOKEN, end_of, find, is_in};
 use crate::request_headers::{BAGGAGE, Occurrence, RequestHeaders};
 
-/// Bounds that the W3C asks for, in bytes over all headers, and in members. Larger baggage is ignored
-/// whole: the application could not know that a part is missing.
+/// The limits that the W3C requires, in bytes of all headers and in members. Larger baggage is
+/// ignored as a whole, because the application could not detect that a part is missing.
 const MAX_BYTES: usize = 8192;
 const MAX_MEMBERS: usize = 64;
 
-/// Returns the members of all `baggage` headers; `None` without a valid member.
+/// Returns the members of all `baggage` headers; `None` if no member is valid.
 ///
-/// Properties are left out: in the outgoing header they could look like members.
+/// Properties are omitted, because they could look like members in the outgoing header.
 #[inline]
 pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<Baggage> {
     match headers.baggage {
@@ -34,7 +34,7 @@ fn extract_from<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option
         if bytes > MAX_BYTES {
             return None;
         }
-        // A replaced byte makes its member invalid, as the byte itself does.
+        // The replacement character makes the member invalid, as the invalid byte does.
         let text = match std::str::from_utf8(value.as_bytes()) {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => String::from_utf8_lossy(value.as_bytes()),
@@ -55,10 +55,10 @@ fn extract_from<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option
     (!baggage.is_empty()).then_some(baggage)
 }
 
-/// Writes baggage into the headers of a request, whole members as far as the limits allow.
+/// Writes baggage into the headers of a request: as many whole members as the limits allow.
 pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     let mut text = String::new();
-    // The members are sorted by key: a map has no order.
+    // Sorting by key makes the order stable, because the map has no order.
     let mut members: Vec<_> = baggage
         .iter()
         .map(|(key, (value, _))| (key.as_str(), value.as_str()))
@@ -85,12 +85,12 @@ pub(crate) fn inject(baggage: &Baggage, headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the header.
+/// Removes the header `baggage`.
 pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(BAGGAGE);
 }
 
-/// The characters to encode: all but `baggage-octet`, and the percent sign.
+/// The characters to encode: all characters that are no `baggage-octet`, and the percent sign.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -99,8 +99,8 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'\\')
     .add(b'%');
 
-/// Parses `key=value;property;..` at the start of a list. Returns key and value, if they are valid, and
-/// the list after the next comma.
+/// Parses `key=value;property;..` at the start of a list. Returns the key and the value if both are
+/// valid, and the rest of the list after the next comma.
 #[inline]
 fn split_member(list: &str) -> (Option<(&str, &str)>, Option<&str>) {
     let bytes = list.as_bytes();
@@ -113,7 +113,7 @@ fn split_member(list: &str) -> (Option<(&str, &str)>, Option<&str>) {
         let value_start = end_of(SPACE, bytes, equals + 1);
         let value_end = end_of(BAGGAGE_OCTET, bytes, value_start);
         end = end_of(SPACE, bytes, value_end);
-        // Percent-encoding hides nothing from the check: `%` and digits are octets themselves.
+        // The check works on encoded text, because `%` and digits are octets themselves.
         if matches!(bytes.get(end), None | Some(b',' | b';')) {
             member = Some((&list[key_start..key_end], &list[value_start..value_end]));
         }
@@ -127,7 +127,7 @@ fn decoded(value: &str) -> String {
     if !value.bytes().any(|byte| byte == b'%') {
         return value.to_owned();
     }
-    // The exact capacity: baggage keeps no more than the text, and would move it.
+    // With the exact capacity, the baggage keeps this allocation and does not copy the text.
     let mut decoded = Vec::with_capacity(percent_decode(value.as_bytes()).count());
     decoded.extend(percent_decode(value.as_bytes()));
     match String::from_utf8(decoded) {
@@ -136,7 +136,7 @@ fn decoded(value: &str) -> String {
     }
 }
 
-/// Returns whether a member may have this key.
+/// Returns whether the key is valid for a member.
 pub(crate) fn is_key(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| is_in(TOKEN, byte))
 }
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(extracted(&[&half, &half, "b=1"]), None);
     }
 
-    /// Reads headers by splitting them, as the grammar has it.
+    /// Reads headers by splitting them as the grammar defines.
     fn split(values: &[Vec<u8>]) -> Option<BTreeMap<String, String>> {
         let members = || {
             values

@@ -1,4 +1,4 @@
-//! Members of baggage that become attributes.
+//! Baggage members that become attributes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use opentelemetry::{Context, Key};
 
 use crate::semconv;
 
-/// Bound, in bytes, of a value. Whoever sends a request chooses it.
+/// The maximum length of a value in bytes. The sender of a request chooses the value.
 const MAX_VALUE: usize = 256;
 
-/// The members of baggage that become attributes, by their keys.
+/// The keys of the baggage members that become attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BaggageAttributes(Arc<[Key]>);
 
 impl BaggageAttributes {
     #[cfg(feature = "init")]
     pub(crate) fn new(keys: impl IntoIterator<Item = String>) -> Self {
-        // A key is an attribute once.
+        // Each key becomes one attribute.
         let mut unique: Vec<Key> = Vec::new();
         for key in keys.into_iter().map(|key| Key::from(Arc::<str>::from(key))) {
             if !unique.contains(&key) {
@@ -32,7 +32,7 @@ impl BaggageAttributes {
         self.0.is_empty()
     }
 
-    /// Returns the keys and values of those that are in a context, each value bounded.
+    /// Returns the keys and the truncated values of the configured members that `cx` contains.
     pub(crate) fn of<'a>(
         &'a self,
         cx: &'a Context,

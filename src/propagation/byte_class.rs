@@ -1,18 +1,18 @@
 //! Classes of bytes in the headers that carry context.
 
-/// A byte that may be in a `token` (RFC 9110, 5.6.2), such as a key of baggage.
+/// A byte that is allowed in a `token` (RFC 9110, 5.6.2), such as a baggage key.
 pub(crate) const TOKEN: u8 = 0x01;
 /// A `baggage-octet` (W3C Baggage, 3.3.1.3).
 pub(crate) const BAGGAGE_OCTET: u8 = 0x02;
-/// A byte that may be in a key of `tracestate` (Trace Context Level 2, 3.3.1.3.1).
+/// A byte that is allowed in a `tracestate` key (Trace Context Level 2, 3.3.1.3.1).
 pub(crate) const STATE_KEY: u8 = 0x04;
-/// A byte that may be in a value of `tracestate` (Trace Context Level 2, 3.3.1.3.2).
+/// A byte that is allowed in a `tracestate` value (Trace Context Level 2, 3.3.1.3.2).
 pub(crate) const STATE_VALUE: u8 = 0x08;
 /// Optional whitespace (RFC 9110, 5.6.3).
 pub(crate) const SPACE: u8 = 0x10;
 
-/// The classes of each byte. Each byte of a header is looked up, and no comparison with ranges takes as
-/// few instructions.
+/// The classes of each byte. Each byte of a header is looked up here. A lookup takes fewer
+/// instructions than comparisons with ranges.
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let mut byte = 0;
@@ -47,19 +47,19 @@ const fn classes_of(byte: u8) -> u8 {
     classes
 }
 
-/// Returns whether a byte is in a class.
+/// Returns whether `byte` belongs to `class`.
 #[inline]
 pub(crate) fn is_in(class: u8, byte: u8) -> bool {
     CLASSES[usize::from(byte)] & class != 0
 }
 
-/// Returns the position after the bytes from `start` on that are in a class.
+/// Returns the position of the first byte from `start` on that is not in `class`, or the end.
 #[inline]
 pub(crate) fn end_of(class: u8, bytes: &[u8], start: usize) -> usize {
     find(bytes, start, |byte| !is_in(class, byte))
 }
 
-/// Returns the position of the first byte from `start` on that `is_found`, or the end.
+/// Returns the position of the first byte from `start` on that matches `is_found`, or the end.
 #[inline]
 pub(crate) fn find(bytes: &[u8], start: usize, is_found: impl Fn(u8) -> bool) -> usize {
     let mut at = start;

@@ -14,13 +14,13 @@ use crate::propagation::other;
 use crate::propagation::span_context::{with_flags, with_state};
 use crate::propagation::trace_extra::{Decision, TraceExtra, with_current, with_state_text};
 
-/// The context that the headers of a request carry. All parts are valid.
+/// The context from the headers of a request. All parts are valid.
 #[derive(Default)]
 pub(crate) struct Extracted {
-    /// The parent, without its state if `state` has the text of it.
+    /// The parent. Its trace state is empty if `state` has the text.
     pub(crate) span_context: Option<SpanContext>,
     pub(crate) state: Option<Arc<str>>,
-    /// The sampling decision: for the span, or without a span for a new trace.
+    /// The sampling decision for a child of the parent, or for a new trace if there is no parent.
     pub(crate) decision: Option<Decision>,
     pub(crate) baggage: Option<Baggage>,
 }
@@ -30,7 +30,7 @@ impl Extracted {
         self.span_context.is_none() && self.decision.is_none() && self.baggage.is_none()
     }
 
-    /// Sets the span, in place of the span of an earlier format.
+    /// Sets the parent and replaces the span of an earlier format.
     #[inline]
     pub(crate) fn set_span(
         &mut self,
@@ -79,11 +79,11 @@ impl Extracted {
         }
     }
 
-    /// Returns the span that is current on this thread, such as the span of an outer layer.
+    /// Returns the current local span of this thread, such as the span of an outer layer.
     #[inline]
     pub(crate) fn local() -> Option<Self> {
         let is_local = |span: &SpanContext| span.is_valid() && !span.is_remote();
-        // Most requests find none, and this check moves nothing.
+        // Most requests have no local span, and this check copies nothing.
         if current_context::map(|cx| is_local(cx.span().span_context())) {
             Self::of_current()
         } else {
@@ -99,7 +99,7 @@ impl Extracted {
             let state = extra.and_then(|extra| extra.shared_state(local));
             Some(Self {
                 span_context: Some(match state {
-                    // The text is enough: this avoids a copy of the state.
+                    // The text is enough, so the state is not copied.
                     Some(_) => with_state(local, TraceState::NONE),
                     None => local.clone(),
                 }),
@@ -142,7 +142,8 @@ impl Extracted {
         }
     }
 
-    /// Takes the context of the request without the parent, as a child of `root`.
+    /// Takes the state, the decision and the baggage, and returns `root` with them. The parent
+    /// stays.
     #[inline]
     pub(crate) fn context_in<'a>(&mut self, root: &'a Context) -> Cow<'a, Context> {
         let mut cx = Cow::Borrowed(root);
@@ -160,7 +161,7 @@ impl Extracted {
         cx
     }
 
-    /// Returns the context of a request that has no span.
+    /// Returns the whole context, for a request that gets no span of its own.
     pub(crate) fn into_context(mut self, root: &Context) -> Context {
         let text = self.state.clone();
         let cx = self.context_in(root);

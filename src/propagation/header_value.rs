@@ -1,4 +1,4 @@
-//! Values of headers: the forms of ids, and optional whitespace.
+//! Header values: the formats of ids, and optional whitespace.
 
 use http::header::HeaderValue;
 use opentelemetry::trace::SpanContext;
@@ -23,7 +23,8 @@ pub(crate) fn traceparent_text(span_context: &SpanContext) -> [u8; 55] {
     text
 }
 
-/// Returns a text of digits, dashes and letters as a header value. Such a text is always legal.
+/// Returns a text of digits, letters and punctuation as a header value. Such a text is always
+/// legal.
 pub(crate) fn legal_value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }

@@ -1,4 +1,4 @@
-//! Propagators of the application, which may panic.
+//! Calls of the application's propagators, which may panic.
 
 use http::header::HeaderMap;
 use opentelemetry::Context;
@@ -31,7 +31,7 @@ pub(crate) fn found_span(
     }
 }
 
-/// Writes the context of `cx` into the headers of a request, as far as the receiver may get it.
+/// Writes the parts of `cx` that the receiver may get into the headers of a request.
 pub(crate) fn inject(
     propagator: &dyn TextMapPropagator,
     cx: &Context,
@@ -59,7 +59,7 @@ pub(crate) fn inject(
     }
 }
 
-/// Returns whether a propagator reads and writes B3; with `alone`, whether it has no other format.
+/// Returns whether a propagator has fields of B3; with `alone`, whether it has only fields of B3.
 fn names_b3(propagator: &dyn TextMapPropagator, alone: bool) -> bool {
     let is_b3 = |field: &str| {
         let field = field.to_ascii_lowercase();
@@ -74,8 +74,8 @@ fn names_b3(propagator: &dyn TextMapPropagator, alone: bool) -> bool {
     }
 }
 
-/// Returns `cx` without the random flag of its span; `None` if the span has no such flag. For the crate
-/// `opentelemetry-propagator-b3` that flag means that there is no decision yet.
+/// Returns `cx` without the random flag of its span; `None` if the span has no such flag. In the
+/// crate `opentelemetry-propagator-b3`, this flag means that there is no decision yet.
 fn without_random(cx: &Context) -> Option<Context> {
     let span = cx.span();
     let span_context = span.span_context();
@@ -86,8 +86,8 @@ fn without_random(cx: &Context) -> Option<Context> {
     })
 }
 
-/// Reads the flags that the propagator of the crate `opentelemetry-propagator-b3` gives a span. Its
-/// `deferred` is the random flag of the W3C.
+/// Converts the span flags of the crate `opentelemetry-propagator-b3`. Its flag `deferred` has the
+/// bit of the W3C's random flag.
 fn from_b3_flags(found: &SpanContext) -> (SpanContext, Option<Decision>) {
     const DEFERRED: u8 = 0x02;
     const DEBUG: u8 = 0x04;

@@ -8,14 +8,14 @@ use crate::propagation::extracted::Extracted;
 use crate::propagation::propagators::Propagators;
 use crate::request_headers::RequestHeaders;
 
-/// Bounds of what is read under one name. Past them no format is valid: not with one value more than
-/// the members of baggage, and not with more bytes than the longest `tracestate` has.
+/// The limits of the values that are read per name. Larger input is invalid in every format:
+/// baggage has fewer members than this, and the longest `tracestate` has fewer bytes.
 const MAX_VALUES: usize = 65;
 const MAX_BYTES: usize = 32 * 1024;
 
 impl Propagators {
-    /// Reads the context that pairs carry. Names are compared without regard to case, and names that no
-    /// format has are skipped.
+    /// Reads the context from pairs of names and values. The case of names is ignored. Names that
+    /// belong to no format are skipped.
     pub(crate) fn extract_pairs<N: AsRef<str>, V: AsRef<[u8]>>(
         &self,
         pairs: impl IntoIterator<Item = (N, V)>,
@@ -34,7 +34,7 @@ impl Propagators {
         self.extract(&RequestHeaders::find_in(&headers))
     }
 
-    /// Hands the names and values that carry `cx` to `set`.
+    /// Calls `set` with each name and value that carries `cx`.
     pub(crate) fn inject_pairs(&self, cx: &Context, mut set: impl FnMut(&str, &str)) {
         let mut headers = HeaderMap::new();
         self.inject(cx, Allowed::EVERYTHING, &mut headers);
@@ -46,7 +46,7 @@ impl Propagators {
     }
 }
 
-/// A name that is read.
+/// The values of one name so far.
 struct Field {
     name: &'static str,
     values: usize,
@@ -96,7 +96,7 @@ mod tests {
         ])
     }
 
-    /// Returns what can be seen of a context.
+    /// Returns the visible parts of a context as text.
     fn seen(extracted: Extracted) -> String {
         let cx = extracted.into_context(&Context::new());
         let span = cx.span();
@@ -154,7 +154,7 @@ mod tests {
             let many = std::iter::repeat_n((name, "x".repeat(1000)), 100_000);
             assert_eq!(seen(formats().extract_pairs(many)), empty, "{name}");
         }
-        // The last of many values still counts.
+        // The last of many values is counted, too.
         let two = std::iter::repeat_n(("x-other", &b"1"[..]), 100_000)
             .chain(std::iter::repeat_n(("traceparent", TRACEPARENT), 2));
         assert_eq!(seen(formats().extract_pairs(two)), empty);

@@ -19,8 +19,8 @@ use crate::propagation::trace_extra::{TraceExtra, state_text};
 use crate::propagation::{baggage, other, trace_context};
 use crate::request_headers::{BAGGAGE, RequestHeaders, TRACEPARENT, TRACESTATE};
 
-/// The formats that are read, in this order: the span of a later format replaces the span of an earlier
-/// one.
+/// The formats in the order in which they are read. The span of a later format replaces the span of
+/// an earlier format.
 #[derive(Clone, Debug)]
 pub(crate) struct Propagators(Arc<[Format]>);
 
@@ -41,7 +41,7 @@ impl FromIterator<Format> for Propagators {
 }
 
 impl Propagators {
-    /// Returns the formats that are used by default.
+    /// Returns the default formats: Trace Context and Baggage.
     pub(crate) fn w3c() -> &'static Self {
         static W3C: LazyLock<Propagators> =
             LazyLock::new(|| Propagators(Arc::new([Format::TraceContext, Format::Baggage])));
@@ -99,12 +99,14 @@ impl Propagators {
         }
     }
 
-    /// Returns the headers that are read, without those of a propagator of the application.
+    /// Returns the names of the headers that are read. Headers of the application's propagators are
+    /// not included.
     pub(crate) fn read_fields(&self) -> Vec<&'static str> {
         unique(self.0.iter().flat_map(Format::read_fields))
     }
 
-    /// Returns the headers that are written.
+    /// Returns the names of the headers that are written. Headers of the application's propagators
+    /// are not included.
     #[cfg(feature = "init")]
     pub(crate) fn written_fields(&self) -> Vec<&'static str> {
         unique(self.0.iter().flat_map(Format::written_fields))
@@ -152,8 +154,8 @@ mod tests {
     use crate::propagation::span_context::{example as span_context, with_flags};
     use crate::propagation::trace_extra::Decision;
 
-    /// A B3 propagator with the flags of the crate `opentelemetry-propagator-b3`: 0x02 for a decision
-    /// that is left open, 0x04 for debug.
+    /// A B3 propagator with the flags of the crate `opentelemetry-propagator-b3`: 0x02 for a
+    /// deferred decision, 0x04 for debug.
     #[derive(Debug)]
     struct ForeignB3([String; 1]);
 
@@ -193,7 +195,7 @@ mod tests {
             assert_eq!(found.trace_flags().to_u8(), expected);
             assert_eq!(extracted.decision, decision);
         }
-        // The propagator does not see the random flag.
+        // The propagator does not get the random flag.
         let cx = Context::new().with_remote_span_context(span_context());
         let mut headers = HeaderMap::new();
         let all = Allowed {

@@ -1,18 +1,19 @@
-//! Headers of a response with the ids of its trace.
+//! Response headers with the ids of the trace.
 
 use http::header::{HeaderMap, HeaderName};
 use opentelemetry::trace::SpanContext;
 
 use crate::propagation::header_value::{legal_value, trace_id_value, traceparent_text};
 
-/// The headers that a response gets.
+/// The headers that are added to a response.
 #[derive(Clone, Debug)]
 pub(crate) struct ResponseHeaders {
-    /// The header with the trace id alone.
+    /// The name of the header with only the trace id.
     pub(crate) trace_id: Option<HeaderName>,
-    /// `traceresponse`, of a draft of Trace Context Level 2.
+    /// Whether to add `traceresponse`, from a draft of Trace Context Level 2.
     pub(crate) traceresponse: bool,
-    /// The metric `traceparent` of `Server-Timing`, which browsers show to scripts.
+    /// Whether to add the metric `traceparent` of `Server-Timing`, which scripts in browsers can
+    /// read.
     pub(crate) server_timing: bool,
 }
 
@@ -31,8 +32,8 @@ const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 impl ResponseHeaders {
-    /// Writes the headers into the head of a response. They have the ids of this crate's span, and
-    /// nothing from the request.
+    /// Adds the headers to a response. They contain the ids of this crate's span, and nothing from
+    /// the request.
     pub(crate) fn inject(&self, span_context: &SpanContext, headers: &mut HeaderMap) {
         // `insert` would panic if the map is full.
         if let Some(name) = &self.trace_id {

@@ -1,4 +1,4 @@
-//! Copies of a [`SpanContext`] with another part.
+//! Copies of a [`SpanContext`] with one part replaced.
 
 use opentelemetry::trace::{SpanContext, TraceFlags, TraceState};
 

@@ -1,4 +1,4 @@
-//! The propagators of this crate as a propagator of OpenTelemetry, for other libraries.
+//! An OpenTelemetry propagator for other libraries, with the formats of this crate.
 
 use opentelemetry::Context;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
@@ -6,11 +6,11 @@ use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 
 use crate::propagation::propagators::Propagators;
 
-/// A propagator of OpenTelemetry that uses the propagators of this crate.
+/// An OpenTelemetry propagator that uses the formats of this crate.
 #[derive(Debug)]
 pub(crate) struct TextMap {
     propagators: Propagators,
-    /// The fields that are written.
+    /// The names of the fields that are written.
     fields: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03";
     const IDS: &str = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312";
 
-    /// A carrier with several values for a name.
+    /// A carrier that may have several values per name.
     struct Pairs<'a>(&'a [(&'a str, &'a str)]);
 
     impl Extractor for Pairs<'_> {
@@ -105,7 +105,7 @@ mod tests {
             &[][..],
             &[("traceparent", "nonsense"), ("b3", "nonsense")],
             &[("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)],
-            // The second value is illegal in a header, and still makes two.
+            // The second value is illegal in a header, but it is counted: two values are invalid.
             &[("traceparent", TRACEPARENT), ("traceparent", "a\nb")],
             &[("tracestate", "a=1"), ("baggage", "=")],
         ] {
@@ -113,7 +113,7 @@ mod tests {
             let (before, after) = (before.span(), after.span());
             assert_eq!(before.span_context(), after.span_context(), "{pairs:?}");
         }
-        // The context also stays where something is found.
+        // The existing context is kept, too, if something is found.
         let found = all().extract_with_context(&before, &Pairs(&[("baggage", "a=1")]));
         assert!(found.get::<Mine>().is_some());
         assert!(found.span().span_context().is_valid());

@@ -1,4 +1,4 @@
-//! W3C Trace Context, Level 2, checked byte by byte.
+//! W3C Trace Context Level 2, parsed strictly.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
 
-/// Bounds of a `tracestate` that is passed on: the W3C asks for 512 characters and allows 32 members.
+/// The limits of a propagated `tracestate`: the W3C requires 512 characters and allows 32 members.
 const MAX_TRACESTATE: usize = 512;
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// Returns the span context and the text of its state, if the headers carry exactly one span context
-/// and it is valid (Trace Context Level 2, sections 3.2 and 3.3).
+/// Returns the span context and the text of its state, if the headers carry exactly one span
+/// context and it is valid (Trace Context Level 2, sections 3.2 and 3.3).
 #[inline]
 pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Option<Arc<str>>)> {
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
@@ -49,7 +49,7 @@ pub(crate) fn inject(traceparent: HeaderValue, state: Option<&str>, headers: &mu
     }
 }
 
-/// Removes both headers.
+/// Removes `traceparent` and `tracestate`.
 pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
@@ -59,7 +59,7 @@ pub(crate) fn remove(headers: &mut HeaderMap) {
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     const LENGTH: usize = 55;
     let value = trim(value);
-    // Every field has a known position, so a long value costs as much as a short value.
+    // Each field has a fixed position, so a long value costs as much as a short value.
     let (fields, rest) = value.split_first_chunk::<LENGTH>()?;
     if fields[2] != b'-' || fields[35] != b'-' || fields[52] != b'-' {
         return None;
@@ -68,7 +68,7 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     match version {
         0x00 if !rest.is_empty() => return None,
         0xff => return None,
-        // A later version may append fields, which are ignored.
+        // Later versions may append fields. They are ignored.
         _ if !matches!(rest.first(), None | Some(b'-')) => return None,
         _ => {}
     }
@@ -81,8 +81,8 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
 }
 
-/// Returns the line as text if it needs no change: it is valid, within the bounds, and has neither empty
-/// members nor space around members. Nearly every `tracestate` is such a line.
+/// Returns the line as text if it needs no change: it is valid, within the limits, and has no empty
+/// members and no spaces around members. Nearly every `tracestate` is such a line.
 fn plain_list(line: &HeaderValue) -> Option<&str> {
     let line = line.as_bytes();
     if line.len() > MAX_TRACESTATE {
@@ -103,8 +103,8 @@ fn plain_list(line: &HeaderValue) -> Option<&str> {
     None
 }
 
-/// Returns the members of all `tracestate` headers in their order, within the bounds. An invalid member
-/// makes all of them invalid.
+/// Returns the members of all `tracestate` headers in their order, within the limits. One invalid
+/// member makes all members invalid.
 fn joined_members<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Arc<str>> {
     let mut members = Vec::new();
     for value in values {
@@ -134,7 +134,8 @@ fn is_tracestate_member(member: &[u8]) -> bool {
     end_of_member(member, 0) == Some(member.len())
 }
 
-/// Returns the end of the valid member at the start of a list. A byte that no member has may follow.
+/// Returns the end of the member that begins at `start`; `None` if it is invalid. The next byte is
+/// not checked.
 #[inline]
 fn end_of_member(list: &[u8], start: usize) -> Option<usize> {
     let equals = end_of(STATE_KEY, list, start);
@@ -294,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Joins the members of headers after splitting them, as the grammar and the bounds have it.
+    /// Splits headers and joins their members, as the grammar and the limits define.
     fn split_and_joined(lines: &[String]) -> Option<String> {
         let members = lines.iter().flat_map(|line| line.split(','));
         let members = members.map(|member| member.trim_matches([' ', '\t']));

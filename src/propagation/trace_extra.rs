@@ -1,5 +1,5 @@
 //! The parts of a trace that a [`SpanContext`] cannot hold, or only at a high cost: the text of
-//! `tracestate`, and the sampling decisions of B3. They are a value of the [`Context`].
+//! `tracestate`, and the sampling decisions of B3. They are stored as a value in the [`Context`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceId, TraceS
 use crate::propagation::byte_class::find;
 use crate::propagation::span_context::with_state;
 
-/// The number of members up to which every span context holds its state. A copy of a member takes two
-/// allocations, and each span needs several copies.
+/// The maximum number of members for which every span context holds its state. A copy of a member
+/// takes two allocations, and each span needs several copies.
 #[cfg(feature = "init")]
 const MAX_HELD_MEMBERS: usize = 4;
 
@@ -22,30 +22,31 @@ const MAX_HELD_MEMBERS: usize = 4;
     allow(dead_code, reason = "only `init` configures B3")
 )]
 pub(crate) enum Decision {
-    /// The caller has not decided: our sampler does, as for a new trace.
+    /// The caller has not decided. The sampler of this process decides, as for a new trace.
     Deferred,
-    /// A trace that begins here is not sampled, and no span below is.
+    /// A trace that begins here is not sampled, and neither is any span of it.
     Deny,
     /// A trace that begins here is sampled.
     Accept,
-    /// The trace is sampled, and other services get the same order.
+    /// The trace is sampled, and the debug flag is sent to other services.
     Debug,
 }
 
-/// The value of a context with the parts that its span context does not hold.
+/// The parts of a trace that its span context does not hold, stored in a [`Context`].
 #[derive(Debug)]
 pub(crate) struct TraceExtra {
-    /// The trace of the value; invalid for a trace that begins with the next span.
+    /// The trace that the value belongs to; invalid for a trace that begins with the next span.
     trace_id: TraceId,
-    /// The span of a deferred decision.
+    /// The span below which a deferred decision is in force.
     span_id: SpanId,
-    /// Shared by all spans of the request, and by the threads that export them.
+    /// The text of `tracestate`. All spans of the request and the threads that export them share
+    /// it.
     state: Option<Arc<str>>,
     decision: Option<Decision>,
 }
 
 impl TraceExtra {
-    /// Makes the value for the trace of `parent`, or for a new trace.
+    /// Creates the value for the trace of `parent`, or for a new trace.
     pub(crate) fn new(
         parent: Option<&SpanContext>,
         state: Option<Arc<str>>,
@@ -59,16 +60,16 @@ impl TraceExtra {
         }
     }
 
-    /// Returns the value that `cx` has for a span below `parent`.
+    /// Returns the value in `cx` for a child of `parent`.
     #[inline]
     pub(crate) fn of<'a>(cx: &'a Context, parent: Option<&SpanContext>) -> Option<&'a Self> {
         let trace_id = parent.map_or(TraceId::INVALID, SpanContext::trace_id);
         cx.get::<Self>().filter(|extra| extra.trace_id == trace_id)
     }
 
-    /// Returns the decision in force for a span below `parent`.
+    /// Returns the decision in force for a child of `parent`.
     pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
-        // A span that was started below it has the decision already.
+        // The spans below the origin already have a decision of the sampler.
         let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
         self.decision
             .filter(|decision| *decision != Decision::Deferred || is_origin())
@@ -78,12 +79,12 @@ impl TraceExtra {
     pub(crate) fn shared_state(&self, span: &SpanContext) -> Option<Arc<str>> {
         let held = span.trace_state();
         let text = self.state.as_ref();
-        // Code of the application may have changed the state.
+        // Application code may have changed the state.
         text.filter(|text| is_empty(held) || is_text_of(held, text))
             .cloned()
     }
 
-    /// Returns `cx` with the value for `span`, which was started below it with `state`.
+    /// Returns `cx` with the value for `span`, which was started in `cx` with `state`.
     pub(crate) fn context_below<'a>(
         cx: &'a Context,
         extra: Option<&Self>,
@@ -104,19 +105,19 @@ impl TraceExtra {
     }
 }
 
-/// Passes the span context that is current in `cx` to `f`, if it is valid.
+/// Calls `f` with the current span context of `cx`; with `None` if it is invalid.
 pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>) -> T) -> T {
     let span = cx.span();
     f(Some(span.span_context()).filter(|current| current.is_valid()))
 }
 
-/// Returns the decision in force for a span below the current one of `cx`.
+/// Returns the decision in force for a child of the current span of `cx`.
 pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
     with_current(cx, |current| TraceExtra::of(cx, current)?.decision(current))
 }
 
-/// Returns `cx` for `span`, which was started in it: a decision for a new trace becomes one for the
-/// trace of `span`.
+/// Returns `cx` for `span`, which was started in `cx`. A decision for a new trace becomes a
+/// decision for the trace of `span`.
 pub(crate) fn for_started_span<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
     let extra = with_current(cx, |current| TraceExtra::of(cx, current));
     TraceExtra::context_below(cx, extra, span, None)
@@ -142,7 +143,7 @@ fn is_empty(state: &TraceState) -> bool {
 }
 
 fn is_text_of(held: &TraceState, text: &str) -> bool {
-    // The text of the next members; `None` after the last.
+    // The text of the remaining members; `None` after the last member.
     let mut rest = Some(text);
     for (key, value) in held {
         let after = rest.and_then(|text| {
@@ -173,17 +174,17 @@ fn parse_state(text: &str) -> Option<TraceState> {
     TraceState::from_key_value(members).ok()
 }
 
-/// Returns the state for a span below `parent`, whose state has this text.
+/// Returns the state for a child of `parent`. `text` is the parent's state.
 #[cfg(feature = "init")]
 pub(crate) fn state_below(parent: Option<&SpanContext>, text: &str) -> TraceState {
     match parent.map(SpanContext::trace_state) {
-        // A copy takes half of the instructions, because nothing is validated again.
+        // A copy takes half of the instructions of parsing, because it validates nothing again.
         Some(held) if !is_empty(held) => held.clone(),
         _ => parse_state(text).unwrap_or_default(),
     }
 }
 
-/// Returns whether every span context holds a state of this text.
+/// Returns whether the state has so few members that every span context holds it.
 #[cfg(feature = "init")]
 pub(crate) fn is_small_state(text: &str) -> bool {
     text.bytes().filter(|byte| *byte == b',').count() < MAX_HELD_MEMBERS
@@ -208,7 +209,7 @@ pub(crate) fn current_span_with_state(cx: &Context) -> Option<SpanContext> {
     })
 }
 
-/// Returns `cx` with `parent` as its span, with the state of the trace.
+/// Returns `cx` with `parent` as its span, and with the state of the trace.
 #[cfg(feature = "init")]
 pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
     let text = TraceExtra::of(cx, Some(parent)).and_then(|extra| extra.state.as_deref());
@@ -216,7 +217,7 @@ pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
 }
 
 /// Returns `cx` with `parent` as its span, with the state of the trace, and without the text of the
-/// state. A sampler of the application may change the state, and the text would undo the change.
+/// state. A sampler of the application may change the state, and the text would revert the change.
 pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context {
     let extra = TraceExtra::of(cx, Some(parent));
     let state = extra.and_then(|extra| extra.state.as_deref().and_then(parse_state));

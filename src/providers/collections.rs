@@ -1,10 +1,10 @@
-//! Notice of the collections of a meter provider.
+//! Detection of the collections of a meter provider.
 //!
-//! OpenTelemetry's SDK holds the lock of an instrument's series while it collects them, and a new series
-//! has to wait for the lock. With 10,000 series that takes milliseconds, which a request would stand
-//! still on its worker. So the measurements of a new series are kept while a collection may run. They
-//! are settled before the next collection reads anything: an SDK calls the callbacks of observable
-//! instruments first.
+//! OpenTelemetry's SDK holds the lock of an instrument's series while it collects them, and a new
+//! series has to wait for the lock. With 10,000 series, the wait takes milliseconds and would block
+//! the worker of a request. So the measurements of a new series are kept while a collection may
+//! run. They are settled before the next collection reads any series, because an SDK first calls
+//! the callbacks of observable instruments.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,35 +13,38 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "init")]
 use opentelemetry::metrics::Meter;
 
-/// The time for which a collection is expected to run. It takes some 30 ms for 10,000 series of three
-/// instruments.
+/// The longest expected duration of a collection. A collection of 10,000 series of three
+/// instruments takes about 30 ms.
 const MAX_DURATION: Duration = Duration::from_secs(1);
 
-/// Bound of the measurements that are kept.
+/// The maximum number of kept measurements.
 const MAX_MEASUREMENTS: usize = 16_384;
 
-/// Bound of the callbacks of this process: an SDK keeps them for the life of a meter provider.
+/// The maximum number of callbacks in this process. An SDK keeps them as long as the meter
+/// provider.
 #[cfg(feature = "init")]
 const MAX_CALLBACKS: usize = 1_000;
 
-/// The observable instrument, of which nothing is ever observed or exported.
+/// The name of the observable instrument whose callback detects collections. It never has a point,
+/// so nothing is exported.
 #[cfg(feature = "init")]
 pub(crate) const COLLECTIONS: &str = "tower_telemetry.collections";
 
 /// Measurements that wait for the next collection.
 pub(crate) trait Waiting: Send + Sync {
-    /// Records the measurements where the SDK keeps them.
+    /// Records the measurements in the SDK.
     fn settle(&self, collections: &Collections);
 }
 
-/// The collections of a meter provider, by all its readers.
+/// The collections of a meter provider by all its readers.
 pub(crate) struct Collections {
     made: Instant,
-    /// The start of the last one in milliseconds, counted from 1; 0 before the first.
+    /// The start of the last collection, in milliseconds since `made` plus 1; 0 before the first
+    /// collection.
     last_start: AtomicU64,
     waiting: Mutex<Vec<Arc<dyn Waiting>>>,
     measurements: AtomicUsize,
-    /// Held while measurements are settled: of two readers, the second has to wait for them.
+    /// Locked while measurements are settled. A second reader has to wait until they are settled.
     settling: Mutex<()>,
 }
 
@@ -56,8 +59,8 @@ impl Collections {
         })
     }
 
-    /// Watches the provider of a meter. Of a provider that calls no callbacks no collection is seen, and
-    /// nothing is kept for the next one.
+    /// Detects the collections of the meter's provider. If the provider calls no callbacks, no
+    /// collection is detected, and no measurement is kept.
     #[cfg(feature = "init")]
     pub(crate) fn watch(meter: &Meter) -> Arc<Self> {
         static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
@@ -72,27 +75,30 @@ impl Collections {
         collections
     }
 
-    /// Returns collections of which none is ever seen: what is bound without the SDK waits for no lock.
+    /// Returns a value that detects no collection. Without the SDK, binding an instrument takes no
+    /// lock.
     #[cfg(not(feature = "init"))]
     pub(crate) fn watch(_: &opentelemetry::metrics::Meter) -> Arc<Self> {
         Self::new()
     }
 
-    /// Notes that a collection begins, and settles all measurements before it reads them.
+    /// Records the begin of a collection, and settles all measurements before the collection reads
+    /// them.
     #[cfg_attr(
         not(feature = "init"),
         allow(dead_code, reason = "no collection is seen without the feature")
     )]
     pub(crate) fn begin(&self) {
         let _settling = lock(&self.settling);
-        // First the time: a measurement that is kept from now on is of the next collection.
+        // The time is stored first: a measurement that is kept from now on belongs to the next
+        // collection.
         self.last_start.store(self.now(), Ordering::Release);
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         waiting.iter().for_each(|one| one.settle(self));
     }
 
-    /// Whether a measurement of a new series is better kept, because a collection may run. Then
-    /// there is room for it, until [`release`](Self::release).
+    /// Returns whether to keep a measurement of a new series, because a collection may run. If so,
+    /// room for it is reserved until [`release`](Self::release).
     pub(crate) fn reserve(&self) -> bool {
         let last_start = self.last_start.load(Ordering::Acquire);
         let elapsed = Duration::from_millis(self.now().saturating_sub(last_start));
@@ -103,12 +109,12 @@ impl Collections {
             && self.measurements.fetch_update(set, fetch, one_more).is_ok()
     }
 
-    /// Gives back the room of measurements that are recorded now.
+    /// Frees the room of measurements that have been recorded.
     pub(crate) fn release(&self, measurements: usize) {
         self.measurements.fetch_sub(measurements, Ordering::Relaxed);
     }
 
-    /// Has `waiting` settled before the next collection.
+    /// Adds measurements to settle before the next collection.
     pub(crate) fn add(&self, waiting: Arc<dyn Waiting>) {
         lock(&self.waiting).push(waiting);
     }
@@ -118,7 +124,8 @@ impl Collections {
     }
 }
 
-/// Locks a mutex. What a panic may have left behind is whole: nothing that is kept is changed in steps.
+/// Locks a mutex, also after a panic. The value is then still valid, because no change takes
+/// several steps.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -155,7 +162,7 @@ mod tests {
         let collections = Arc::into_inner(Collections::new()).expect("it is new");
         let past = Instant::now().checked_sub(2 * MAX_DURATION);
         let collections = Collections {
-            // The last one began when this was made.
+            // The last collection began when `Collections` was created.
             last_start: AtomicU64::new(1),
             made: past.expect("the clock runs for longer"),
             ..collections

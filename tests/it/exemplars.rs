@@ -1,4 +1,4 @@
-//! Exemplars on the metrics of the layers, as a receiver gets them.
+//! The exemplars on the layers' metrics that a receiver gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -64,7 +64,7 @@ fn config(receiver: &Receiver) -> Config {
         .with_sampler(Sampler::ParentBasedAlwaysOn)
 }
 
-/// Sends a request through the layer, to a handler that answers with a body of this size.
+/// Sends a request through the layer to a handler that returns a body of this size.
 async fn send(layer: &TelemetryLayer, traceparent: &str, size: usize) {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
         let body = Full::new(Bytes::from(vec![b'x'; size]));
@@ -72,11 +72,18 @@ async fn send(layer: &TelemetryLayer, traceparent: &str, size: usize) {
     }));
     let request = Request::get("/path").header("traceparent", traceparent);
     let request = request.body(()).expect("a valid request");
-    let response = service.oneshot(request).await.expect("it cannot fail");
-    response.into_body().collect().await.expect("it is whole");
+    let response = service
+        .oneshot(request)
+        .await
+        .expect("the service cannot fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is complete");
 }
 
-/// A point with what matters of it here.
+/// The parts of a point that these tests check.
 #[derive(Debug)]
 struct Point {
     attributes: BTreeMap<String, String>,
@@ -85,7 +92,7 @@ struct Point {
     histogram: Option<HistogramDataPoint>,
 }
 
-/// The points of a metric in the messages from the `first` on.
+/// Returns the points of a metric in the messages from number `first` on.
 fn points(received: &Received, first: usize, name: &str) -> Vec<Point> {
     let messages = received.metrics.iter().skip(first);
     let resources = messages.flat_map(|message| &message.resource_metrics);
@@ -93,7 +100,7 @@ fn points(received: &Received, first: usize, name: &str) -> Vec<Point> {
     let metrics = scopes.flat_map(|scope| &scope.metrics);
     let mut points = Vec::new();
     for metric in metrics.filter(|metric| metric.name == name) {
-        match metric.data.as_ref().expect("it has data") {
+        match metric.data.as_ref().expect("the metric has data") {
             Data::Sum(data) => points.extend(data.data_points.iter().map(|point| Point {
                 attributes: attributes_of(&point.attributes),
                 start: point.start_time_unix_nano,
@@ -129,7 +136,7 @@ fn duration(span: &Span) -> Duration {
     Duration::from_nanos(span.end_time_unix_nano - span.start_time_unix_nano)
 }
 
-/// The exemplar of a value that was measured of the request of a span.
+/// Returns the expected exemplar for a value that was measured for the request of `span`.
 fn exemplar_of(span: &Span, value: Value) -> Exemplar {
     Exemplar {
         filtered_attributes: Vec::new(),
@@ -140,7 +147,7 @@ fn exemplar_of(span: &Span, value: Value) -> Exemplar {
     }
 }
 
-/// Rounds values, whose last digit may change where JSON is read.
+/// Rounds the values, because the last digit may change when JSON is read.
 fn rounded(mut exemplars: Vec<Exemplar>) -> Vec<Exemplar> {
     for exemplar in &mut exemplars {
         if let Some(Value::AsDouble(value)) = &mut exemplar.value {
@@ -151,7 +158,7 @@ fn rounded(mut exemplars: Vec<Exemplar>) -> Vec<Exemplar> {
 }
 
 fn number(exemplar: &Exemplar) -> f64 {
-    match exemplar.value.expect("it has a value") {
+    match exemplar.value.expect("the exemplar has a value") {
         Value::AsDouble(value) => value,
         Value::AsInt(value) => value as f64,
     }
@@ -163,7 +170,7 @@ async fn flush(telemetry: &TelemetryGuard) {
 }
 
 #[tokio::test]
-async fn the_filter_decides_whose_exemplars_the_metrics_of_a_layer_have() {
+async fn the_filter_chooses_the_requests_that_are_exemplars_of_a_layer() {
     for filter in FILTERS {
         for temporality in TEMPORALITIES {
             for protocol in PROTOCOLS {
@@ -171,12 +178,12 @@ async fn the_filter_decides_whose_exemplars_the_metrics_of_a_layer_have() {
                 let receiver = Receiver::start();
                 let config = config(&receiver).with_protocol(*protocol);
                 let config = config.with_temporality(temporality);
-                // The default is what it is.
+                // `TraceBased` is the default.
                 let config = match filter {
                     ExemplarFilter::TraceBased => config,
                     filter => config.with_exemplar_filter(filter),
                 };
-                let telemetry = config.build().expect("it is valid");
+                let telemetry = config.build().expect("the configuration is valid");
                 let layer = layer(&telemetry).with_metrics(SETS);
 
                 send(&layer, TRACEPARENT, 7).await;
@@ -222,7 +229,7 @@ async fn the_filter_decides_whose_exemplars_the_metrics_of_a_layer_have() {
                     assert_eq!(ids.collect::<Vec<_>>(), expected, "{case} {name}");
                 }
 
-                // Each is given once.
+                // Each exemplar is exported once.
                 let before = received.metrics.len();
                 telemetry.shutdown().await;
                 let received = receiver.received();
@@ -256,7 +263,7 @@ async fn a_histogram_has_the_latest_exemplar_of_each_bucket() {
             if let Some(bounds) = &bounds {
                 config = config.with_histogram_buckets(SIZE, bounds.clone());
             }
-            let telemetry = config.build().expect("it is valid");
+            let telemetry = config.build().expect("the configuration is valid");
             let layer = layer(&telemetry).with_metrics(SETS);
             for size in sizes {
                 send(&layer, TRACEPARENT, size).await;
@@ -267,10 +274,10 @@ async fn a_histogram_has_the_latest_exemplar_of_each_bucket() {
             let [point] = &points[..] else {
                 panic!("{points:?}");
             };
-            let histogram = point.histogram.as_ref().expect("it is one");
+            let histogram = point.histogram.as_ref().expect("the point is a histogram");
             let bucket_of = |value: f64| {
                 let bounds = histogram.explicit_bounds.iter();
-                // Past a number of buckets the last ones share a place.
+                // The 64th and all further buckets share one exemplar.
                 bounds.filter(|bound| **bound < value).count().min(63)
             };
             let mut latest = BTreeMap::new();
@@ -287,7 +294,7 @@ async fn a_histogram_has_the_latest_exemplar_of_each_bucket() {
     }
 }
 
-/// Checks exemplars against the spans of their requests, and returns how many there are.
+/// Checks the exemplars against the spans of their requests, and returns the number of exemplars.
 fn check(received: &Received, buckets: bool) -> usize {
     let spans: BTreeMap<_, _> = received
         .spans()
@@ -299,21 +306,24 @@ fn check(received: &Received, buckets: bool) -> usize {
         for point in points(received, 0, name) {
             let mut taken = BTreeSet::new();
             for exemplar in &point.exemplars {
-                let span = spans.get(&exemplar.span_id).expect("its span was sent");
+                let span = spans.get(&exemplar.span_id).expect("the span was exported");
                 let value = match scale {
                     0.0 => Value::AsInt(1),
                     scale => Value::AsDouble(duration(span).as_secs_f64() * scale),
                 };
                 assert_eq!(*exemplar, exemplar_of(span, value));
                 assert!(exemplar.time_unix_nano >= point.start);
-                assert!(seen.insert((name, exemplar.span_id.clone())), "twice");
+                assert!(
+                    seen.insert((name, exemplar.span_id.clone())),
+                    "a span has two exemplars on a metric"
+                );
                 let Some(histogram) = point.histogram.as_ref().filter(|_| buckets) else {
                     continue;
                 };
                 let bounds = histogram.explicit_bounds.iter();
                 let bucket = bounds.filter(|bound| **bound < number(exemplar)).count();
                 assert!(histogram.bucket_counts[bucket] > 0);
-                assert!(taken.insert(bucket), "two of one bucket");
+                assert!(taken.insert(bucket), "a bucket has two exemplars");
             }
         }
     }
@@ -321,7 +331,7 @@ fn check(received: &Received, buckets: bool) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn requests_on_many_threads_leave_whole_exemplars_while_they_are_collected() {
+async fn exemplars_match_their_spans_while_many_threads_record_and_a_reader_collects() {
     for temporality in TEMPORALITIES {
         for aggregation in [
             HistogramAggregation::ExplicitBuckets,
@@ -333,13 +343,13 @@ async fn requests_on_many_threads_leave_whole_exemplars_while_they_are_collected
                 .with_histogram_aggregation(aggregation);
             let is_explicit = aggregation == HistogramAggregation::ExplicitBuckets;
             if is_explicit {
-                // Short enough for requests that do little.
+                // These buckets are short enough for requests that do little.
                 let seconds = (0..20).map(|n| 1e-6 * f64::from(1 << n));
                 config = config.with_histogram_buckets(SECONDS, seconds);
                 let milliseconds = (0..20).map(|n| 1e-3 * f64::from(1 << n));
                 config = config.with_histogram_buckets(MILLISECONDS, milliseconds);
             }
-            let telemetry = config.build().expect("it is valid");
+            let telemetry = config.build().expect("the configuration is valid");
             let layer = layer(&telemetry);
             let tasks: Vec<_> = (0..4)
                 .map(|task| {
@@ -364,7 +374,7 @@ async fn requests_on_many_threads_leave_whole_exemplars_while_they_are_collected
                 flush(&telemetry).await;
             }
             for task in tasks {
-                task.await.expect("it does not panic");
+                task.await.expect("the task does not panic");
             }
             let report = telemetry.shutdown().await;
             assert_eq!(report.lost(), 0, "{report:?}");
@@ -377,13 +387,23 @@ async fn requests_on_many_threads_leave_whole_exemplars_while_they_are_collected
 }
 
 #[tokio::test]
-async fn requests_of_clients_and_calls_of_grpc_are_exemplars_of_their_metrics() {
+async fn client_requests_and_grpc_calls_are_exemplars_of_their_metrics() {
     for (flags, is_sampled) in [(1, true), (0, false)] {
         let receiver = Receiver::start();
-        let telemetry = config(&receiver).build().expect("it is valid");
-        let meters = telemetry.meter_provider().expect("it is on").clone();
+        let telemetry = config(&receiver)
+            .build()
+            .expect("the configuration is valid");
+        let meters = telemetry
+            .meter_provider()
+            .expect("metrics are enabled")
+            .clone();
         let client = ClientTelemetryLayer::new()
-            .with_tracer_provider(telemetry.tracer_provider().expect("it is on").clone())
+            .with_tracer_provider(
+                telemetry
+                    .tracer_provider()
+                    .expect("traces are enabled")
+                    .clone(),
+            )
             .with_meter_provider(meters)
             .with_metrics(SETS);
         let server = layer(&telemetry);
@@ -393,7 +413,7 @@ async fn requests_of_clients_and_calls_of_grpc_are_exemplars_of_their_metrics() 
                     .header("content-type", "application/grpc")
                     .header("grpc-status", "0");
                 let response = response.body(Empty::<Bytes>::new());
-                Ok::<_, Infallible>(response.expect("it is valid"))
+                Ok::<_, Infallible>(response.expect("a valid response"))
             })
         };
         let current = SpanContext::new(
@@ -418,7 +438,11 @@ async fn requests_of_clients_and_calls_of_grpc_are_exemplars_of_their_metrics() 
                     .expect("a valid request")
             };
             let sent = client.layer(answer()).oneshot(request());
-            drop(sent.with_context(cx.clone()).await.expect("it answers"));
+            drop(
+                sent.with_context(cx.clone())
+                    .await
+                    .expect("the service cannot fail"),
+            );
             drop(server.layer(answer()).oneshot(request()).await);
         }
         telemetry.shutdown().await;
@@ -444,21 +468,31 @@ async fn requests_of_clients_and_calls_of_grpc_are_exemplars_of_their_metrics() 
 }
 
 #[tokio::test]
-async fn each_series_has_its_own_exemplars_also_the_one_of_the_overflow() {
+async fn each_series_and_the_overflow_series_have_their_own_exemplars() {
     let receiver = Receiver::start();
-    let telemetry = config(&receiver).build().expect("it is valid");
+    let telemetry = config(&receiver)
+        .build()
+        .expect("the configuration is valid");
     let service = layer(&telemetry).layer(service_fn(|request: Request<()>| async move {
-        let number: i64 = request.uri().path()[1..].parse().expect("it is a number");
+        let number: i64 = request.uri().path()[1..]
+            .parse()
+            .expect("the path is a number");
         let attributes = [number / 32, number % 32].map(|part| part.to_string());
         let [high, low] = attributes;
         add_request_attributes([KeyValue::new("high", high), KeyValue::new("low", low)]);
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    // The path is no route: all have one.
+    // The path is no route, so all requests share one route.
     for number in 0..600 {
         let request = Request::get(format!("/{number}")).body(());
         let request = request.expect("a valid request");
-        drop(service.clone().oneshot(request).await.expect("it answers"));
+        drop(
+            service
+                .clone()
+                .oneshot(request)
+                .await
+                .expect("the service cannot fail"),
+        );
     }
     telemetry.shutdown().await;
     let received = receiver.received();
@@ -487,7 +521,7 @@ async fn each_series_has_its_own_exemplars_also_the_one_of_the_overflow() {
             (Some(high), Some(low)) => assert_eq!(*path, format!("/{}", high * 32 + low)),
             _ => {
                 assert!(point.attributes.contains_key("otel.metric.overflow"));
-                // The latest of those that had no room.
+                // The exemplar is the latest request without room.
                 assert_eq!(path, "/599");
                 overflows += 1;
             }
@@ -497,14 +531,14 @@ async fn each_series_has_its_own_exemplars_also_the_one_of_the_overflow() {
 }
 
 #[tokio::test]
-async fn an_exemplar_that_the_receiver_did_not_take_is_sent_again() {
+async fn an_exemplar_that_the_receiver_did_not_accept_is_sent_again() {
     let fault = Fault::Status(503, Some("0"));
     let receiver = Receiver::start_with(Fault::On("Metrics", Box::new(fault)));
     let telemetry = config(&receiver)
         .with_traces_exporters([])
         .with_logs_exporters([])
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     send(&layer(&telemetry), TRACEPARENT, 7).await;
     let repair = async {
         eventually("an attempt fails", || !receiver.arrivals().is_empty()).await;
@@ -519,16 +553,18 @@ async fn an_exemplar_that_the_receiver_did_not_take_is_sent_again() {
 }
 
 #[tokio::test]
-async fn exporters_of_others_have_no_exemplars() {
+async fn exporters_of_the_application_get_no_exemplars() {
     let receiver = Receiver::start();
     let exporter = InMemoryMetricExporter::default();
     let telemetry = config(&receiver)
         .with_metric_exporter(exporter.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     send(&layer(&telemetry), TRACEPARENT, 7).await;
     flush(&telemetry).await;
-    let metrics = exporter.get_finished_metrics().expect("not poisoned");
+    let metrics = exporter
+        .get_finished_metrics()
+        .expect("the lock is not poisoned");
     let scopes = metrics.iter().flat_map(|metrics| metrics.scope_metrics());
     let mut points = 0;
     for metric in scopes.flat_map(|scope| scope.metrics()) {
@@ -551,7 +587,7 @@ async fn the_reference_exporter_sends_no_exemplars() {
     let telemetry = config
         .with_exemplar_filter(ExemplarFilter::AlwaysOn)
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     send(&layer(&telemetry), TRACEPARENT, 7).await;
     telemetry.shutdown().await;
     let received = receiver.received();

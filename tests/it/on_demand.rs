@@ -1,4 +1,5 @@
-//! Export without a thread of its own: there are threads during flushes alone, and nothing else is different.
+//! Export without an export thread: threads exist only during flushes. The rest works as with the
+//! thread.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -27,10 +28,10 @@ fn config(endpoint: String, protocol: Protocol) -> Config {
         .with_shutdown_timeout(DEADLINE)
 }
 
-/// Records spans that are named by their numbers, and counts them.
+/// Records one span per number, with the number as its name, and adds 1 to a counter for each span.
 fn record(telemetry: &TelemetryGuard, numbers: impl IntoIterator<Item = usize>) {
-    let tracers = telemetry.tracer_provider().expect("it is on");
-    let meters = telemetry.meter_provider().expect("it is on");
+    let tracers = telemetry.tracer_provider().expect("traces are enabled");
+    let meters = telemetry.meter_provider().expect("metrics are enabled");
     let counter = meters.meter("test").u64_counter("numbers").build();
     for number in numbers {
         drop(tracers.tracer("test").start(number.to_string()));
@@ -38,16 +39,18 @@ fn record(telemetry: &TelemetryGuard, numbers: impl IntoIterator<Item = usize>) 
     }
 }
 
-/// The numbers of the spans that have arrived, in order.
+/// Returns the sorted numbers of the received spans.
 fn numbers(received: &Received) -> Vec<usize> {
     let spans = received.spans();
     let names = spans.iter().map(|span| span.name.parse());
-    let mut numbers: Vec<_> = names.map(|name| name.expect("it is a number")).collect();
+    let mut numbers: Vec<_> = names
+        .map(|name| name.expect("the name is a number"))
+        .collect();
     numbers.sort_unstable();
     numbers
 }
 
-/// The values of a counter, in the order in which they arrived.
+/// Returns the values of a counter in the order in which they were received.
 fn values(received: &Received, name: &str) -> Vec<i64> {
     let resources = received
         .metrics
@@ -73,7 +76,7 @@ fn assert_accounts(stats: SignalStats) {
     assert_eq!(stats.accepted, settled + stats.waiting, "{stats:?}");
 }
 
-/// The places from which a flush can come.
+/// The places from which a flush is called.
 #[derive(Clone, Copy, Debug)]
 enum From {
     NoRuntime,
@@ -95,10 +98,10 @@ impl From {
     fn runtime(self) -> Runtime {
         let mut builder = match self {
             Self::MultiThread | Self::BlockingInMultiThread => Builder::new_multi_thread(),
-            // It has no timer and no sockets.
+            // This runtime has no timer and no sockets.
             _ => Builder::new_current_thread(),
         };
-        builder.build().expect("a runtime")
+        builder.build().expect("the runtime can be built")
     }
 
     fn flush(self, telemetry: &TelemetryGuard) -> Report {
@@ -115,13 +118,13 @@ impl From {
 }
 
 #[test]
-fn each_flush_sends_everything_once_wherever_it_comes_from() {
+fn each_flush_sends_everything_once_from_any_place() {
     const FLUSHES: usize = 20;
 
     for protocol in PROTOCOLS {
         let receiver = Receiver::start();
         let telemetry = config(receiver.endpoint(), protocol).build();
-        let telemetry = telemetry.expect("it is valid");
+        let telemetry = telemetry.expect("the configuration is valid");
         let places = PLACES.into_iter().cycle();
         for (number, from) in (0..FLUSHES).zip(places) {
             record(&telemetry, [number]);
@@ -130,7 +133,7 @@ fn each_flush_sends_everything_once_wherever_it_comes_from() {
             assert!(!report.timed_out, "{from:?}: {report:?}");
             let received = receiver.received();
             assert_eq!(numbers(&received), Vec::from_iter(0..=number), "{from:?}");
-            // One collection for each flush, of what came since the last one.
+            // Each flush makes one collection of the points since the previous flush.
             assert_eq!(
                 values(&received, "numbers"),
                 vec![1; number + 1],
@@ -146,7 +149,7 @@ fn each_flush_sends_everything_once_wherever_it_comes_from() {
 }
 
 #[test]
-fn a_full_batch_and_a_past_interval_send_nothing_before_a_flush() {
+fn a_full_batch_or_an_elapsed_interval_sends_nothing_before_a_flush() {
     let receiver = Receiver::start();
     let batch = Batch::default()
         .with_max_export_batch_size(4)
@@ -155,9 +158,9 @@ fn a_full_batch_and_a_past_interval_send_nothing_before_a_flush() {
         .with_span_batch(batch)
         .with_metric_interval(Duration::from_millis(1))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..10);
-    // Longer than any of them.
+    // This is longer than both intervals.
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(receiver.arrivals().len(), 0);
     let report = telemetry.force_flush_blocking();
@@ -167,8 +170,8 @@ fn a_full_batch_and_a_past_interval_send_nothing_before_a_flush() {
 }
 
 #[test]
-fn a_flush_ends_at_its_deadline_whatever_the_receiver_does_and_the_next_one_delivers() {
-    /// Longer than a flush on a busy machine takes.
+fn a_flush_ends_at_its_deadline_under_any_fault_and_the_next_flush_delivers() {
+    /// A longer time than a flush takes on a busy machine.
     const TIMEOUT: Duration = Duration::from_secs(4);
 
     let faults = [
@@ -186,7 +189,7 @@ fn a_flush_ends_at_its_deadline_whatever_the_receiver_does_and_the_next_one_deli
             .with_temporality(Temporality::Cumulative)
             .with_shutdown_timeout(TIMEOUT)
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         record(&telemetry, 0..3);
         let start = Instant::now();
         let report = telemetry.force_flush_blocking();
@@ -217,7 +220,7 @@ fn a_flush_ends_at_its_deadline_whatever_the_receiver_does_and_the_next_one_deli
 }
 
 #[test]
-fn a_full_queue_loses_its_oldest_to_the_item() {
+fn a_full_queue_drops_exactly_its_oldest_items() {
     const QUEUE: usize = 16;
 
     for is_down_before in [false, true] {
@@ -235,12 +238,12 @@ fn a_full_queue_loses_its_oldest_to_the_item() {
             .with_shutdown_timeout(Duration::from_secs(2))
             .with_span_batch(batch)
             .build()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         let mut count = 0;
         if is_down_before {
             record(&telemetry, 0..QUEUE);
             count = QUEUE;
-            // The oldest of them wait for another attempt from then on.
+            // From now on, the oldest spans wait for another attempt.
             assert!(telemetry.force_flush_blocking().timed_out);
             proxy.set(Mode::Pass);
         }
@@ -265,7 +268,7 @@ fn a_guard_that_is_dropped_in_async_code_sends_everything() {
     for from in PLACES {
         let receiver = Receiver::start();
         let telemetry = config(receiver.endpoint(), Protocol::Grpc).build();
-        let telemetry = telemetry.expect("it is valid");
+        let telemetry = telemetry.expect("the configuration is valid");
         record(&telemetry, 0..3);
         from.runtime().block_on(async { drop(telemetry) });
         assert_eq!(numbers(&receiver.received()), [0, 1, 2], "{from:?}");
@@ -276,7 +279,7 @@ fn a_guard_that_is_dropped_in_async_code_sends_everything() {
 async fn a_shutdown_sends_everything_and_counts_what_it_cannot_send() {
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::Grpc).build();
-    let telemetry = telemetry.expect("it is valid");
+    let telemetry = telemetry.expect("the configuration is valid");
     record(&telemetry, 0..3);
     let report = telemetry.shutdown().await;
     assert_eq!((report.timed_out, report.lost()), (false, 0), "{report:?}");
@@ -286,7 +289,7 @@ async fn a_shutdown_sends_everything_and_counts_what_it_cannot_send() {
     let telemetry = config(format!("http://{}", proxy.address), Protocol::Grpc)
         .with_shutdown_timeout(Duration::from_secs(1))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     record(&telemetry, 0..3);
     let report = telemetry.shutdown().await;
     let traces = report.stats.traces;
@@ -295,10 +298,10 @@ async fn a_shutdown_sends_everything_and_counts_what_it_cannot_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flushes_at_once_all_end_and_one_that_is_given_up_harms_none() {
+async fn concurrent_flushes_all_end_and_a_cancelled_flush_affects_no_other() {
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::HttpProtobuf).build();
-    let telemetry = Arc::new(telemetry.expect("it is valid"));
+    let telemetry = Arc::new(telemetry.expect("the configuration is valid"));
     for round in 0..10 {
         record(&telemetry, [round]);
         tokio::select! {
@@ -311,7 +314,7 @@ async fn flushes_at_once_all_end_and_one_that_is_given_up_harms_none() {
             tokio::spawn(async move { telemetry.force_flush().await })
         });
         for flush in flushes.collect::<Vec<_>>() {
-            let report = flush.await.expect("it does not panic");
+            let report = flush.await.expect("the task does not panic");
             assert!(!report.timed_out, "{report:?}");
         }
         assert_eq!(numbers(&receiver.received()), Vec::from_iter(0..=round));
@@ -319,15 +322,18 @@ async fn flushes_at_once_all_end_and_one_that_is_given_up_harms_none() {
 }
 
 #[test]
-fn a_callback_that_hangs_holds_up_no_flush_beyond_its_deadline() {
+fn a_hanging_callback_delays_no_flush_beyond_its_deadline() {
     let receiver = Receiver::start();
     let telemetry = config(receiver.endpoint(), Protocol::Grpc)
         .with_shutdown_timeout(Duration::from_secs(1))
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     let (release, held) = mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
-    let provider = telemetry.meter_provider().expect("it is on").clone();
+    let provider = telemetry
+        .meter_provider()
+        .expect("metrics are enabled")
+        .clone();
     let asked = provider.clone();
     let (told, flushed) = mpsc::channel();
     provider
@@ -335,7 +341,7 @@ fn a_callback_that_hangs_holds_up_no_flush_beyond_its_deadline() {
         .u64_observable_gauge("held")
         .with_callback(move |observer| {
             let _ = told.send(asked.force_flush().is_err());
-            let _ = held.lock().expect("not poisoned").recv();
+            let _ = held.lock().expect("the lock is not poisoned").recv();
             observer.observe(1, &[]);
         })
         .build();
@@ -351,14 +357,14 @@ fn a_callback_that_hangs_holds_up_no_flush_beyond_its_deadline() {
         assert!(start.elapsed() < DEADLINE);
     }
     assert!(
-        flushed.recv().expect("it was called"),
-        "it would wait for itself"
+        flushed.recv().expect("the callback was called"),
+        "a flush in a callback would wait for itself"
     );
     assert!(receiver.received().metric("held").is_some());
 }
 
 #[test]
-fn a_flush_exports_through_parts_of_the_application_too() {
+fn a_flush_also_exports_through_parts_of_the_application() {
     use opentelemetry_sdk::trace::InMemorySpanExporter;
 
     let receiver = Receiver::start();
@@ -366,12 +372,14 @@ fn a_flush_exports_through_parts_of_the_application_too() {
     let telemetry = config(receiver.endpoint(), Protocol::Grpc)
         .with_span_exporter(exporter.clone())
         .build()
-        .expect("it is valid");
+        .expect("the configuration is valid");
     for count in 1..=3 {
         record(&telemetry, [count - 1]);
         let report = telemetry.force_flush_blocking();
         assert!(!report.timed_out, "{report:?}");
-        let spans = exporter.get_finished_spans().expect("not poisoned");
+        let spans = exporter
+            .get_finished_spans()
+            .expect("the lock is not poisoned");
         assert_eq!(spans.len(), count);
         assert_eq!(numbers(&receiver.received()).len(), count);
     }
@@ -390,15 +398,15 @@ mod processes {
     const PROGRAM: &str = "ON_DEMAND_PROGRAM";
     const INVOCATIONS: usize = 20;
 
-    /// The threads of this process, by their names.
+    /// Returns the names of the threads of this process.
     fn threads() -> Vec<String> {
-        let tasks = fs::read_dir("/proc/self/task").expect("it is Linux");
+        let tasks = fs::read_dir("/proc/self/task").expect("the test runs on Linux");
         let names =
             tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.collect()
     }
 
-    /// Waits until the threads that have ended are gone.
+    /// Waits until the process has this number of threads: an ended thread may still be listed.
     fn expect_threads(expected: usize, when: &str) {
         let start = Instant::now();
         while threads().len() != expected {
@@ -415,7 +423,7 @@ mod processes {
         });
     }
 
-    /// The program of the tests below, which is nothing without its variable.
+    /// Runs the program of the tests below. Without its variable, it does nothing.
     #[test]
     fn program() {
         let Ok(program) = std::env::var(PROGRAM) else {
@@ -431,7 +439,7 @@ mod processes {
         let telemetry = Config::from_env()
             .with_shutdown_timeout(DEADLINE)
             .init()
-            .expect("it is valid");
+            .expect("the configuration is valid");
         expect_threads(before, "after init");
         for number in 0..INVOCATIONS {
             record(number);
@@ -459,7 +467,7 @@ mod processes {
     }
 
     fn start(program: &str, endpoint: &str, protocol: &str) -> Process {
-        let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+        let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
         command
             .args(["on_demand::processes::program", "--exact", "--nocapture"])
             .arg("--test-threads=1")
@@ -492,7 +500,7 @@ mod processes {
         for program in ["no-runtime", "current-thread", "multi-thread"] {
             for protocol in ["grpc", "http/protobuf"] {
                 let receiver = Receiver::start();
-                // A name, which a thread resolves.
+                // A thread resolves the host name.
                 let endpoint = format!("http://localhost:{}", receiver.address.port());
                 let mut process = start(program, &endpoint, protocol);
                 let status = process.wait();
@@ -500,7 +508,7 @@ mod processes {
                 assert!(status.success(), "{program}: {lines:#?}");
                 assert_all_arrived_once(&receiver, INVOCATIONS);
                 let written = |text: &str| lines.iter().any(|line| line.contains(text));
-                // The line at the start, a line of an invocation, and one after the end.
+                // The log has the start line, the line of an invocation, and a line after the end.
                 for text in ["environment=staging", "invocation 19", "after the end"] {
                     assert!(written(text), "{program}: no {text:?} in {lines:#?}");
                 }
@@ -519,8 +527,8 @@ mod processes {
         let start = Instant::now();
         loop {
             let stat = fs::read_to_string(format!("/proc/{}/stat", process.id()));
-            let stat = stat.expect("it is there");
-            let (_, state) = stat.rsplit_once(") ").expect("it has a state");
+            let stat = stat.expect("the process exists");
+            let (_, state) = stat.rsplit_once(") ").expect("the process has a state");
             if state.starts_with('T') {
                 return;
             }
@@ -539,7 +547,7 @@ mod processes {
                 process.line(&format!("FLUSHED {number}"));
                 wait_until_stopped(&process);
                 assert_all_arrived_once(&receiver, number + 1);
-                // Closes all connections.
+                // This closes all connections.
                 proxy.set(Mode::Refuse);
                 let address = proxy.address;
                 let start = Instant::now();
@@ -558,7 +566,7 @@ mod processes {
     }
 
     #[test]
-    fn a_process_that_is_frozen_in_the_middle_of_a_flush_loses_nothing() {
+    fn a_process_that_is_frozen_during_a_flush_loses_nothing() {
         let receiver =
             Receiver::start_with(Fault::On("traces", Box::new(Fault::Slow(DEADLINE * 3))));
         let proxy = Proxy::start(receiver.address, Mode::Pass);

@@ -1,4 +1,4 @@
-//! The series of the metrics of requests: which requests share one, and that none is lost.
+//! The series of request metrics: requests share the right series, and no request is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use tower_telemetry::{TelemetryLayer, add_request_attributes};
 
 use crate::support::{TestTelemetry, Value, block_on, get, send_through, span_attributes};
 
-/// A reader of a temporality, which collects when it is told to.
+/// A reader with a temporality that collects when a test calls it.
 #[derive(Clone, Debug)]
 struct Reader(Arc<ManualReader>);
 
@@ -34,7 +34,9 @@ impl Reader {
 
     fn collected(&self) -> ResourceMetrics {
         let mut collected = ResourceMetrics::default();
-        self.0.collect(&mut collected).expect("it is running");
+        self.0
+            .collect(&mut collected)
+            .expect("the meter provider is running");
         collected
     }
 }
@@ -61,7 +63,7 @@ impl MetricReader for Reader {
     }
 }
 
-/// Sums the counts of a metric, by the values of `http.route`.
+/// Sums the counts of a metric by the values of `http.route`.
 fn counts(collected: &ResourceMetrics, metric: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     let mut add = |attributes: Vec<&KeyValue>, count: u64| {
@@ -88,7 +90,7 @@ fn counts(collected: &ResourceMetrics, metric: &str) -> BTreeMap<String, u64> {
     counts
 }
 
-/// A layer that takes paths for routes.
+/// Returns a layer that uses the path as the route.
 fn by_path(layer: TelemetryLayer) -> TelemetryLayer {
     layer.with_route(|request| Some(request.uri.path().to_owned().into()))
 }
@@ -132,7 +134,7 @@ async fn attributes_of_hooks_and_handlers_in_any_order_are_one_series() {
         });
     let service = layer.layer(service);
     for order in ORDERS {
-        // All from the handler; two from the hook and one from the handler.
+        // The handler adds all attributes; or the hook adds two and the handler adds one.
         for of_hook in [None, Some([order[0], order[1]])] {
             let mut request = get("/a").body(()).expect("a valid request");
             let of_handler = match of_hook {
@@ -144,7 +146,7 @@ async fn attributes_of_hooks_and_handlers_in_any_order_are_one_series() {
             };
             request.extensions_mut().insert(of_handler);
             let response = service.clone().oneshot(request).await;
-            drop(response.expect("it cannot fail"));
+            drop(response.expect("the service cannot fail"));
         }
     }
     assert_eq!(telemetry.point("http.requests").value, Value::Count(12));
@@ -158,7 +160,7 @@ async fn attributes_of_hooks_and_handlers_in_any_order_are_one_series() {
     }
 }
 
-/// Two readers of a provider whose instruments of this crate have room for `series`.
+/// Returns a provider with a limit of `series` per instrument, and its two readers.
 fn readers(series: usize) -> (SdkMeterProvider, [Reader; 2]) {
     let readers = [Temporality::Cumulative, Temporality::Delta].map(Reader::new);
     let view = move |_: &_| {
@@ -191,7 +193,7 @@ async fn each_of_many_routes_has_its_name_and_all_requests_are_counted() {
             .map(|span| {
                 let route = span_attributes(span)
                     .remove("http.route")
-                    .expect("it has one");
+                    .expect("the span has a route");
                 assert_eq!(span.name, format!("GET {route}"));
                 route
             })
@@ -213,7 +215,7 @@ async fn each_of_many_routes_has_its_name_and_all_requests_are_counted() {
 }
 
 #[tokio::test]
-async fn requests_of_more_routes_than_are_kept_are_counted_together() {
+async fn requests_of_routes_beyond_the_limit_are_counted_together() {
     const KEPT: usize = 16_384;
     const ROUTES: usize = KEPT + 500;
     let (meters, [reader, _]) = readers(10_000);
@@ -225,18 +227,18 @@ async fn requests_of_more_routes_than_are_kept_are_counted_together() {
     for metric in METRICS {
         let counts = counts(&collected, metric);
         assert_eq!(counts.values().sum::<u64>(), ROUTES as u64, "{metric}");
-        // With the series of all that have no room.
+        // All routes without room share one more series.
         assert!(counts.len() <= 10_000 + 1, "{metric}");
         assert!(counts[""] >= 500, "{metric}");
     }
 }
 
 #[tokio::test]
-async fn a_request_is_in_the_next_collection_whenever_its_series_is_new() {
+async fn a_request_of_a_new_series_is_in_the_next_collection() {
     let (meters, readers) = readers(2_000);
     let layer = by_path(TelemetryLayer::new().with_meter_provider(meters.clone()));
     for n in 0..20 {
-        // One of them is new; a collection has just ended, except for the first.
+        // The series of the first request is new. Except for `n` = 0, a collection has just ended.
         send_through(&layer, get(&format!("/{n}"))).await;
         send_through(&layer, get(&format!("/{n}"))).await;
         send_through(&layer, get("/0")).await;
@@ -246,7 +248,7 @@ async fn a_request_is_in_the_next_collection_whenever_its_series_is_new() {
             assert_eq!(counts[&format!("/{n}")], expected);
         }
     }
-    // It may be there no more when it is collected.
+    // The layer is dropped before the collection.
     send_through(&layer, get("/last")).await;
     drop(layer);
     for reader in &readers {
@@ -267,17 +269,19 @@ async fn a_flush_and_a_shutdown_export_requests_of_new_series() {
         .build();
     let layer = by_path(TelemetryLayer::new().with_meter_provider(meters.clone()));
     let exported = |route: &str| {
-        let all = exporter.get_finished_metrics().expect("not poisoned");
+        let all = exporter
+            .get_finished_metrics()
+            .expect("the lock is not poisoned");
         let last = all.last().expect("there was an export");
         METRICS.map(|metric| counts(last, metric).get(route).copied())
     };
     for flush in ["/1", "/2", "/3"] {
         send_through(&layer, get(flush)).await;
-        meters.force_flush().expect("it is running");
+        meters.force_flush().expect("the meter provider is running");
         assert_eq!(exported(flush), [Some(1); 3]);
     }
     send_through(&layer, get("/last")).await;
-    meters.shutdown().expect("it is running");
+    meters.shutdown().expect("the meter provider is running");
     assert_eq!(exported("/last"), [Some(1); 3]);
 }
 
@@ -317,11 +321,11 @@ fn every_first_request_is_counted_once_while_two_readers_collect() {
             })
             .collect();
         for thread in requests {
-            thread.join().expect("it does not panic");
+            thread.join().expect("the thread does not panic");
         }
         ended.store(true, Ordering::Relaxed);
         for reader in readers {
-            of_delta.extend(reader.join().expect("it does not panic"));
+            of_delta.extend(reader.join().expect("the thread does not panic"));
         }
     });
     for (route, count) in counts(&delta.collected(), METRICS[0]) {

@@ -1,4 +1,4 @@
-//! Labels of tenants on the metrics of requests: more of them than there is room for.
+//! Tenant attributes on request metrics, with more tenants than there is room for.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,14 +12,14 @@ use tower_telemetry::add_request_attributes;
 
 use crate::support::{TestTelemetry, Value};
 
-/// Series that a route and a method have room for.
+/// The maximum number of series per route and method.
 const MAX_SERIES: usize = 512;
 
-/// Values of one key that are told apart.
+/// The maximum number of values per key.
 const MAX_VALUES: usize = 64;
 
-/// Sends `rounds` of requests from each of these tenants, whose attributes the handler adds, and returns
-/// the counts and the histogram's counts by those attributes.
+/// Sends `rounds` requests for each tenant to a handler that adds the tenant's attributes. Returns
+/// the counts by these attributes. The counts of the histograms must be equal.
 async fn serve(
     tenants: &[Vec<(&'static str, String)>],
     rounds: usize,
@@ -38,7 +38,7 @@ async fn serve(
     for _ in 0..rounds {
         for tenant in 0..tenants.len() {
             let response = service.clone().oneshot(Request::new(tenant)).await;
-            drop(response.expect("it answers"));
+            drop(response.expect("the service cannot fail"));
         }
     }
     let own = |point: &crate::support::Point| {
@@ -72,7 +72,7 @@ fn pair(key: &str, value: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn tenants_past_the_values_of_a_key_are_one_series_and_none_is_lost() {
+async fn tenants_beyond_the_values_of_a_key_share_one_series_and_none_is_lost() {
     for count in [1, MAX_VALUES - 1, MAX_VALUES, MAX_VALUES + 1, 300] {
         let tenants = (0..count).map(|n| vec![("tenant", format!("t{n}"))]);
         let counts = serve(&tenants.collect::<Vec<_>>(), 3).await;
@@ -87,7 +87,7 @@ async fn tenants_past_the_values_of_a_key_are_one_series_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn sets_of_attributes_past_the_room_of_a_route_are_its_overflow_and_none_is_lost() {
+async fn attribute_sets_beyond_the_room_of_a_route_are_its_overflow_and_none_is_lost() {
     for count in [MAX_SERIES - 1, MAX_SERIES, MAX_SERIES + 1, 900] {
         let tenants = (0..count).map(|n| {
             let (plan, tenant) = (format!("p{}", n / 30), format!("t{}", n % 30));
@@ -97,7 +97,7 @@ async fn sets_of_attributes_past_the_room_of_a_route_are_its_overflow_and_none_i
         let counts = serve(&tenants, 2).await;
         let kept = tenants.iter().take(MAX_SERIES).map(|tenant| {
             let [(_, tenant), (_, plan)] = &tenant[..] else {
-                panic!("there are two");
+                panic!("a tenant has two attributes");
             };
             (vec![pair("plan", plan), pair("tenant", tenant)], 2)
         });

@@ -1,14 +1,15 @@
-//! The filter of exemplars.
+//! The exemplar filter.
 
-/// Chooses the requests that are exemplars of the metrics of the layers (metrics SDK, "ExemplarFilter").
+/// The requests that become exemplars of the layers' metrics (metrics SDK, "ExemplarFilter").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExemplarFilter {
     /// Requests in sampled traces.
     #[default]
     TraceBased,
-    /// All requests, each with the ids of its span, whether sampled or not.
+    /// All requests. An exemplar has the ids of the request's span, even if the span is not
+    /// sampled.
     AlwaysOn,
-    /// None.
+    /// No requests.
     AlwaysOff,
 }
