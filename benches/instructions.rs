@@ -197,7 +197,7 @@ fn context_header(rung: Rung) -> Rung {
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
-    config = at_most(16_550, 24)
+    config = at_most(16_930, 24)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]

@@ -27,16 +27,32 @@ const MAX_PLACES: usize = 64;
 /// The request that an exemplar refers to.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin {
-    trace_id: u128,
-    span_id: u64,
     /// Nanoseconds since the Unix epoch.
     time: u64,
+    /// The high and the low half.
+    trace_id: [u64; 2],
+    span_id: u64,
+}
+
+impl Origin {
+    // Not inlined, because unsampled requests run the caller, too.
+    #[inline(never)]
+    pub(crate) fn new(span: &SpanContext, end: SystemTime) -> Self {
+        let end = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = end.as_secs().saturating_mul(1_000_000_000);
+        let trace_id = u128::from_be_bytes(span.trace_id().to_bytes());
+        Self {
+            time: seconds.saturating_add(u64::from(end.subsec_nanos())),
+            trace_id: [trace_id >> 64, trace_id].map(|half| half as u64),
+            span_id: u64::from_be_bytes(span.span_id().to_bytes()),
+        }
+    }
 }
 
 /// The exemplars of a pipeline.
 pub(crate) struct Exemplars {
     /// Whether requests outside sampled traces become exemplars as well.
-    takes_all: bool,
+    pub(crate) takes_all: bool,
     /// Configured bucket boundaries, by the name of the histogram.
     bounds: Vec<(String, Vec<f64>)>,
     series: Table<SeriesName, Arc<Reservoir>>,
@@ -70,23 +86,10 @@ impl Exemplars {
         })
     }
 
-    /// Returns the origin for exemplars of a request whose span is `span`; `None` if the request
-    /// must not become an exemplar.
+    /// Returns whether a request with this span becomes an exemplar.
     #[inline]
-    pub(crate) fn origin(
-        &self,
-        span: &SpanContext,
-        end: impl FnOnce() -> SystemTime,
-    ) -> Option<Origin> {
-        if !span.is_sampled() && !self.takes_all {
-            return None;
-        }
-        let end = end().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Some(Origin {
-            trace_id: u128::from_be_bytes(span.trace_id().to_bytes()),
-            span_id: u64::from_be_bytes(span.span_id().to_bytes()),
-            time: u64::try_from(end.as_nanos()).unwrap_or(u64::MAX),
-        })
+    pub(crate) fn takes(&self, span: &SpanContext) -> bool {
+        self.takes_all || span.is_sampled()
     }
 
     /// Returns the exemplars of a series, with one place per bucket; `None` if there are too many
@@ -131,10 +134,12 @@ impl Reservoir {
     #[inline]
     pub(crate) fn keep(&self, origin: &Origin, value: f64, bits: u64) {
         let places = self.places.get_or_init(|| self.make_places());
-        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        // A linear search, because most requests are short and end in one of the first buckets.
+        let is_above = |bound: &&f64| **bound < value;
+        let bucket = self.bounds.iter().take_while(is_above).count();
         // The number of places equals the number of buckets, up to `MAX_PLACES`.
         if let Some(place) = places.get(bucket).or_else(|| places.last()) {
-            let [high, low] = [origin.trace_id >> 64, origin.trace_id].map(|part| part as u64);
+            let [high, low] = origin.trace_id;
             place.write([bits, origin.time, high, low, origin.span_id]);
         }
     }
@@ -283,8 +288,9 @@ mod tests {
 
     fn keep(exemplars: &Exemplars, reservoir: &Reservoir, id: u64, value: f64) {
         let time = UNIX_EPOCH + std::time::Duration::from_nanos(id);
-        let origin = exemplars.origin(&span(id, 1), || time);
-        reservoir.keep(&origin.expect("it is sampled"), value, value.to_bits());
+        assert!(exemplars.takes(&span(id, 1)));
+        let origin = Origin::new(&span(id, 1), time);
+        reservoir.keep(&origin, value, value.to_bits());
     }
 
     fn a() -> Vec<KeyValue> {
@@ -307,8 +313,8 @@ mod tests {
             (true, 1, true),
         ] {
             let exemplars = Exemplars::new(takes_all, Vec::new());
-            let origin = exemplars.origin(&span(5, flags), || UNIX_EPOCH);
-            assert_eq!(origin.is_some(), expected, "{takes_all} {flags}");
+            let takes = exemplars.takes(&span(5, flags));
+            assert_eq!(takes, expected, "{takes_all} {flags}");
         }
     }
 

@@ -59,11 +59,21 @@ impl InFlight {
     #[inline]
     fn origin_of_exemplars(&self, cx: &Context, duration: Duration) -> Option<Origin> {
         let exemplars = self.state.instruments.exemplars.as_deref()?;
+        // A fast check for most unsampled requests, which have no recording span.
+        if !self.span_is_recording && self.wanted.traces && !exemplars.takes_all {
+            return None;
+        }
+        let span = cx.span();
+        let span_context = span.span_context();
+        if !exemplars.takes(span_context) {
+            return None;
+        }
         // Computed, because the system clock is slow to read.
-        let end = || self.start_time.map(|start| start + duration);
-        exemplars.origin(cx.span().span_context(), || {
-            end().unwrap_or_else(SystemTime::now)
-        })
+        let end = self.start_time.map(|start| start + duration);
+        Some(Origin::new(
+            span_context,
+            end.unwrap_or_else(SystemTime::now),
+        ))
     }
 
     #[inline]
