@@ -26,6 +26,8 @@ pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<Baggage> {
     }
 }
 
+// Not inlined: most requests have no baggage.
+#[inline(never)]
 fn extract_from<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Baggage> {
     let mut baggage = Baggage::new();
     let (mut bytes, mut members) = (0, 0);

@@ -27,11 +27,7 @@ pub(crate) fn extract(headers: &RequestHeaders<'_>) -> Option<(SpanContext, Opti
     let (trace_id, span_id, flags) = parse_traceparent(headers.traceparent?.as_bytes())?;
     let state = match headers.tracestate {
         Occurrence::Never => None,
-        Occurrence::Once(line) => match plain_list(line) {
-            Some(text) => Some(text.into()),
-            None => joined_members([line]),
-        },
-        Occurrence::Repeatedly => joined_members(headers.all.get_all(TRACESTATE)),
+        _ => extract_tracestate(headers),
     };
     let span_context = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
     Some((span_context, state))
@@ -79,6 +75,19 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
         return None;
     }
     Some((trace_id, span_id, TraceFlags::new(flags & KNOWN_FLAGS)))
+}
+
+// Not inlined: most requests have no `tracestate`.
+#[inline(never)]
+fn extract_tracestate(headers: &RequestHeaders<'_>) -> Option<Arc<str>> {
+    match headers.tracestate {
+        Occurrence::Never => None,
+        Occurrence::Once(line) => match plain_list(line) {
+            Some(text) => Some(text.into()),
+            None => joined_members([line]),
+        },
+        Occurrence::Repeatedly => joined_members(headers.all.get_all(TRACESTATE)),
+    }
 }
 
 /// Returns the line as text if it needs no change: it is valid, within the limits, and has no empty
