@@ -113,23 +113,3 @@ async fn exemplars_have_the_ids_of_exported_spans_of_this_crate_and_of_the_sdk()
         }
     }
 }
-
-#[tokio::test]
-async fn a_provider_of_the_application_works_without_exemplars() {
-    let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build();
-    let layer = TelemetryLayer::new().with_meter_provider(provider.clone());
-    let service = layer.layer(service_fn(answer));
-    for _ in 0..2 {
-        let request = Request::get("/").body(()).expect("a valid request");
-        drop(
-            service
-                .clone()
-                .oneshot(request)
-                .await
-                .expect("the service cannot fail"),
-        );
-    }
-    provider
-        .force_flush()
-        .expect("the meter provider is running");
-}
