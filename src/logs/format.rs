@@ -45,6 +45,7 @@ pub struct LogFormat<F = Full, T = SystemTime> {
 pub(crate) enum Ids {
     Whole,
     /// The beginning of the trace id, in text.
+    #[cfg(feature = "init")]
     Short,
 }
 
@@ -120,6 +121,7 @@ where
 }
 
 /// Digits of a short trace id.
+#[cfg(feature = "init")]
 const SHORT: usize = 8;
 
 /// Bound of the buffer that a thread keeps, in bytes.
@@ -162,6 +164,7 @@ impl<F, T> LogFormat<F, T> {
                 ]
             }
             (None, Ids::Whole) => [line, " trace_id=", trace_id, " span_id=", span_id, "\n"],
+            #[cfg(feature = "init")]
             (None, Ids::Short) => [line, " trace=", &trace_id[..SHORT], "", "", "\n"],
         };
         parts.iter().try_for_each(|part| writer.write_str(part))
@@ -213,6 +216,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "init")]
     #[test]
     fn short_ids_are_for_text_alone() {
         let text = LogFormat::default().with_ids(Ids::Short);
