@@ -9,7 +9,7 @@ use crate::providers::Providers;
 use crate::providers::baggage_spans::with_baggage;
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::start_span::MakeTracer;
-use crate::providers::tracer::{RandomTracersOf, TracersOf};
+use crate::providers::tracer::TracersOf;
 
 /// Creates the providers of a pipeline. They are never freed.
 pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
@@ -18,8 +18,10 @@ pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
             let queues = Box::leak(Box::new(export.queues.clone()));
             Arc::new(Tracers::new(queues, sampling))
         }
-        None if export.has_random_ids => Arc::new(RandomTracersOf(export.tracer_provider.clone())),
-        None => Arc::new(TracersOf(export.tracer_provider.clone())),
+        None => Arc::new(TracersOf::new(
+            export.tracer_provider.clone(),
+            export.has_random_ids,
+        )),
     };
     let meters = Arc::new(export.meter_provider.clone());
     let tracers = with_baggage(tracers, &layers.baggage);

@@ -86,7 +86,20 @@ fn warn_of_lost_spans() {
 }
 
 /// A [`TracerProvider`] of any type.
-pub(crate) struct TracersOf<P>(pub(crate) P);
+pub(crate) struct TracersOf<P> {
+    provider: P,
+    /// Whether the ids of new traces are random.
+    has_random_ids: bool,
+}
+
+impl<P> TracersOf<P> {
+    pub(crate) fn new(provider: P, has_random_ids: bool) -> Self {
+        Self {
+            provider,
+            has_random_ids,
+        }
+    }
+}
 
 impl<P> MakeTracer for TracersOf<P>
 where
@@ -96,27 +109,8 @@ where
 {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
         Arc::new(TracerOf {
-            tracer: self.0.tracer_with_scope(scope),
-            has_random_ids: false,
-        })
-    }
-}
-
-/// A [`TracerProvider`] whose trace ids are known to be random.
-#[cfg(feature = "init")]
-pub(crate) struct RandomTracersOf<P>(pub(crate) P);
-
-#[cfg(feature = "init")]
-impl<P> MakeTracer for RandomTracersOf<P>
-where
-    P: TracerProvider + Send + Sync,
-    P::Tracer: Send + Sync + 'static,
-    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
-{
-    fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
-        Arc::new(TracerOf {
-            tracer: self.0.tracer_with_scope(scope),
-            has_random_ids: true,
+            tracer: self.provider.tracer_with_scope(scope),
+            has_random_ids: self.has_random_ids,
         })
     }
 }

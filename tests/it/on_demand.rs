@@ -154,14 +154,27 @@ fn a_full_batch_or_an_elapsed_interval_sends_nothing_before_a_flush() {
     let batch = Batch::default()
         .with_max_export_batch_size(4)
         .with_schedule_delay(Duration::from_millis(1));
-    let telemetry = config(receiver.endpoint(), Protocol::Grpc)
-        .with_span_batch(batch)
-        .with_metric_interval(Duration::from_millis(1))
-        .build()
-        .expect("the configuration is valid");
-    record(&telemetry, 0..10);
-    // This is longer than both intervals.
-    std::thread::sleep(Duration::from_millis(50));
+    let start = |receiver: &Receiver, has_thread| {
+        let telemetry = config(receiver.endpoint(), Protocol::Grpc)
+            .with_export_thread(has_thread)
+            .with_span_batch(batch)
+            .with_metric_interval(Duration::from_millis(1))
+            .build()
+            .expect("the configuration is valid");
+        record(&telemetry, 0..10);
+        telemetry
+    };
+    let telemetry = start(&receiver, false);
+    // With a thread and the same settings, both intervals have passed when everything has arrived.
+    let control = Receiver::start();
+    let _with_thread = start(&control, true);
+    let begin = Instant::now();
+    while numbers(&control.received()).len() < 10
+        || values(&control.received(), "numbers").is_empty()
+    {
+        assert!(begin.elapsed() < DEADLINE, "the thread exports");
+        std::thread::yield_now();
+    }
     assert_eq!(receiver.arrivals().len(), 0);
     let report = telemetry.force_flush_blocking();
     assert!(!report.timed_out, "{report:?}");

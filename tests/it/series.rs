@@ -2,29 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use opentelemetry::KeyValue;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{
-    InMemoryMetricExporter, InstrumentKind, ManualReader, PeriodicReader, Pipeline,
-    SdkMeterProvider, Stream, Temporality,
+    InMemoryMetricExporter, ManualReader, PeriodicReader, SdkMeterProvider, Stream, Temporality,
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{TelemetryLayer, add_request_attributes};
 
-use crate::support::{TestTelemetry, Value, block_on, get, send_through, span_attributes};
-
-/// A reader with a temporality that collects when a test calls it.
-#[derive(Clone, Debug)]
-struct Reader(Arc<ManualReader>);
+use crate::support::{Reader, TestTelemetry, Value, block_on, get, send_through, span_attributes};
 
 impl Reader {
     fn new(temporality: Temporality) -> Self {
@@ -38,28 +32,6 @@ impl Reader {
             .collect(&mut collected)
             .expect("the meter provider is running");
         collected
-    }
-}
-
-impl MetricReader for Reader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
     }
 }
 

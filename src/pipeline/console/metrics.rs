@@ -214,44 +214,15 @@ mod tests {
     use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
 
     use super::*;
+    use crate::pipeline::readers::SharedReader;
 
     fn table_of(record: impl FnOnce(&opentelemetry::metrics::Meter)) -> String {
-        #[derive(Clone, Debug)]
-        struct Shared(Arc<ManualReader>);
-
-        impl MetricReader for Shared {
-            fn register_pipeline(
-                &self,
-                pipeline: std::sync::Weak<opentelemetry_sdk::metrics::Pipeline>,
-            ) {
-                self.0.register_pipeline(pipeline);
-            }
-            fn collect(
-                &self,
-                metrics: &mut ResourceMetrics,
-            ) -> opentelemetry_sdk::error::OTelSdkResult {
-                self.0.collect(metrics)
-            }
-            fn force_flush(&self) -> opentelemetry_sdk::error::OTelSdkResult {
-                self.0.force_flush()
-            }
-            fn shutdown_with_timeout(
-                &self,
-                timeout: Duration,
-            ) -> opentelemetry_sdk::error::OTelSdkResult {
-                self.0.shutdown_with_timeout(timeout)
-            }
-            fn temporality(
-                &self,
-                kind: opentelemetry_sdk::metrics::InstrumentKind,
-            ) -> opentelemetry_sdk::metrics::Temporality {
-                self.0.temporality(kind)
-            }
-        }
-
-        let reader = Shared(Arc::new(ManualReader::builder().build()));
+        let reader = Arc::new(ManualReader::builder().build());
         let provider = SdkMeterProvider::builder()
-            .with_reader(reader.clone())
+            .with_reader(SharedReader {
+                reader: reader.clone(),
+                flush: None,
+            })
             .build();
         record(&provider.meter("test"));
         let mut metrics = ResourceMetrics::default();

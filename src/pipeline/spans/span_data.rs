@@ -347,7 +347,10 @@ mod tests {
             .with_simple_exporter(exporter.clone())
             .build();
         // The provider must outlive the query, because dropping it clears the exporter.
-        run(script, &*TracersOf(provider.clone()).make(scope()));
+        run(
+            script,
+            &*TracersOf::new(provider.clone(), false).make(scope()),
+        );
         let sdk = exporter.get_finished_spans().expect("it is not shut down");
         let sdk = sdk.into_iter().map(|span| EndedSpan::Sdk(Box::new(span)));
         [queue.drain(), sdk.collect()]

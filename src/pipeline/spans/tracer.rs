@@ -337,7 +337,7 @@ mod tests {
                 own: own.make(scope()),
                 tracers: own,
                 queue,
-                sdk: TracersOf(provider.build()).make(scope()),
+                sdk: TracersOf::new(provider.build(), false).make(scope()),
                 exporter,
             }
         }

@@ -277,8 +277,9 @@ impl From<i64> for Number {
     }
 }
 
-#[derive(Debug)]
-struct Reader(Arc<ManualReader>);
+/// A reader that collects when a test calls it.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader(pub(crate) Arc<ManualReader>);
 
 impl MetricReader for Reader {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
