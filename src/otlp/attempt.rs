@@ -12,12 +12,12 @@ use http::header::{
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Request};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::config::settings::{Compression, Protocol};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::first_bytes::{GRPC_ONLY, NO_GRPC, TLS_ONLY};
+use crate::otlp::http_client::ResponseBody;
 use crate::otlp::messages;
 use crate::otlp::response::{
     self, AttemptError, GRPC_ENCODING, MAX_RESPONSE, Retry, failed, grpc_message, refused,
@@ -75,7 +75,7 @@ impl OtlpClient {
         };
         let response = self.connection.client().request(request).await;
         let (head, body) = response
-            .map_err(|error| failed_connection(&error))?
+            .map_err(|error| failed_connection(&*error))?
             .into_parts();
         self.connection.record_response();
         let is_grpc_response = has_type(&head.headers, "application/grpc");
@@ -119,7 +119,7 @@ impl OtlpClient {
     }
 
     /// Returns the failure for an unsuccessful status, with a hint on what to try.
-    async fn refused(&self, head: &Parts, body: Incoming) -> AttemptError {
+    async fn refused(&self, head: &Parts, body: ResponseBody) -> AttemptError {
         let mut error = refused(head.status, &head.headers);
         let is_grpc_response = has_type(&head.headers, "application/grpc");
         // A gateway in front of a gRPC receiver uses none of these statuses.
@@ -474,6 +474,7 @@ mod tests {
 
     /// Serves HTTP/2 with the same response to every request.
     async fn serve_http_2(status: u16, content_type: &'static str) -> SocketAddr {
+        use hyper::body::Incoming;
         use hyper::service::service_fn;
         use hyper_util::rt::{TokioExecutor, TokioIo};
 

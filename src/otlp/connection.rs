@@ -1,43 +1,28 @@
 //! Connections to a receiver.
 
 use std::error::Error;
-use std::future::Future;
-use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Uri};
-use http_body_util::Full;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, timeout};
-use tower_service::Service;
+use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::time::Instant;
 
 use crate::config::error::InitError;
 use crate::config::proxy::Proxy;
 use crate::config::settings::Protocol;
-use crate::otlp::dial::{BoxError, Dial, ProxyRoute, Route};
+use crate::otlp::connector::{Connector, Shared};
+use crate::otlp::dial::{Dial, ProxyRoute, Route};
 use crate::otlp::failure::{AttemptFailure, failure};
-use crate::otlp::first_bytes::{ExpectedProtocol, FirstBytes, NO_GRPC, Watched, advice};
-use crate::otlp::reconnects::Reconnects;
-use crate::otlp::trust::{self, Secured};
+use crate::otlp::first_bytes::{ExpectedProtocol, NO_GRPC, advice};
+use crate::otlp::http_client::{HttpClient, KEEP_ALIVE_INTERVAL};
+use crate::otlp::trust;
 use crate::stats::Failure;
 
 pub(crate) use crate::otlp::trust::Tls;
 
-pub(crate) type HttpClient = Client<Connector, Full<Bytes>>;
-
 const TCP_TIMEOUT: Duration = Duration::from_secs(3);
-/// The timeout for DNS, TCP and TLS together. hyper may continue to connect in the background, so
-/// attempts to reach a silent peer would add up without it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
-pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The properties of a connection. Signals with equal origins share connections.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +107,7 @@ impl Connection {
             shared: shared.clone(),
         };
         Ok(Self {
-            client: Mutex::new(client(connector.clone(), origin.is_grpc)),
+            client: Mutex::new(HttpClient::new(connector.clone(), origin.is_grpc)),
             connector,
             shared,
             origin,
@@ -150,7 +135,7 @@ impl Connection {
 
     /// Closes idle connections now, and the others after their requests.
     pub(crate) fn close(&self) {
-        *locked(&self.client) = client(self.connector.clone(), self.origin.is_grpc);
+        *locked(&self.client) = HttpClient::new(self.connector.clone(), self.origin.is_grpc);
     }
 
     /// Returns the end of the pause after the last failed connection; `None` if there is no pause.
@@ -171,17 +156,11 @@ impl Connection {
         start: Instant,
     ) -> AttemptFailure {
         let mut found = failure(error);
-        // A request that waits for another request's connection sees only a cancellation, whether
-        // that connection failed or the other request ran out of time.
-        if found.kind == Failure::Connection {
-            let last = locked(&self.shared.last).clone();
-            if let Some((_, last)) = last.filter(|(at, _)| *at >= start) {
-                found = last;
-            } else if found.message.ends_with("request was canceled")
-                && let Some((kind, message)) = self.shared.reconnects.last()
-            {
-                (found.kind, found.message, found.is_postponed) = (kind, message, true);
-            }
+        // A request that waits for another request's connection does not see why that one failed.
+        if found.kind == Failure::Connection
+            && let Some(last) = self.shared.failed_since(start)
+        {
+            found = last;
         }
         if !found.is_postponed {
             if let Some(advice) = self.advice(&found) {
@@ -218,72 +197,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn client(connector: Connector, is_grpc: bool) -> HttpClient {
-    Client::builder(TokioExecutor::new())
-        .http2_only(is_grpc)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .build(connector)
-}
-
-/// State that is shared by all connections to a receiver.
-struct Shared {
-    reconnects: Arc<Reconnects>,
-    /// The first bytes from the receiver on the last connection, below TLS and above TLS.
-    raw: FirstBytes,
-    plain: FirstBytes,
-    /// The time and the cause of the last connection failure.
-    last: Mutex<Option<(Instant, AttemptFailure)>>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            reconnects: Arc::new(Reconnects::new()),
-            raw: FirstBytes::default(),
-            plain: FirstBytes::default(),
-            last: Mutex::new(None),
-        }
-    }
-}
-
-/// Opens connections, with a timeout.
-#[derive(Clone)]
-pub(crate) struct Connector {
-    secured: Secured,
-    shared: Arc<Shared>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Watched<TokioIo<<Secured as Service<Uri>>::Response>>>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.secured.poll_ready(cx)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.secured.call(uri);
-        let shared = self.shared.clone();
-        Box::pin(async move {
-            let error = match timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(Ok(stream)) => {
-                    let connected = stream.connected();
-                    let stream = Watched::new(TokioIo::new(stream), &shared.plain);
-                    return Ok(TokioIo::new(stream.with_properties_of(&connected)));
-                }
-                Ok(Err(error)) => error,
-                Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
-            };
-            *locked(&shared.last) = Some((Instant::now(), failure(&*error)));
-            Err(error)
-        })
-    }
-}
-
 fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     // The endpoint's scheme was checked when the configuration was read.
@@ -296,7 +209,13 @@ fn tcp() -> HttpConnector {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use http_body_util::Full;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::otlp::connector::CONNECT_TIMEOUT;
 
     fn connection(uri: &str) -> Connection {
         let uri = uri.parse().expect("it is a URI");
@@ -310,9 +229,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let uri = format!("https://{address}");
-        let mut connector = connection(&uri).connector;
+        let connector = connection(&uri).connector;
         let start = tokio::time::Instant::now();
-        let connected = connector.call(uri.parse().expect("it is a URI")).await;
+        let connected = connector.connect(uri.parse().expect("it is a URI")).await;
         let Err(error) = connected else {
             panic!("nobody speaks TLS there");
         };
@@ -343,7 +262,7 @@ mod tests {
             tokio::spawn(async move {
                 while start.elapsed() < 3 * MINUTE {
                     let asked = Instant::now();
-                    match connection.connector.clone().call(uri.clone()).await {
+                    match connection.connector.connect(uri.clone()).await {
                         Ok(_) => {
                             locked(&made).push(Instant::now());
                             let closed = io::Error::from(io::ErrorKind::ConnectionReset);
@@ -392,7 +311,7 @@ mod tests {
             let request = http::Request::post(&uri).body(Full::default());
             let request = request.expect("it is valid");
             let response = connection.client().request(request).await;
-            assert!(response.is_ok(), "{response:?}");
+            assert!(response.is_ok(), "{:?}", response.err());
             connection.record_response();
         }
     }
@@ -408,14 +327,15 @@ mod tests {
         let connection = connection(&uri);
         let request = || {
             let request = http::Request::post(&uri).body(Full::default());
-            Box::pin(connection.client().request(request.expect("it is valid")))
+            let client = connection.client();
+            Box::pin(async move { client.request(request.expect("it is valid")).await })
         };
         let start = Instant::now();
         let (first, second) = tokio::join!(request(), request());
         for response in [first, second] {
-            let error = response.expect_err("nobody listens");
+            let error = response.err().expect("nobody listens");
             assert_eq!(
-                connection.record_failure(&error, start).kind,
+                connection.record_failure(&*error, start).kind,
                 Failure::Refused
             );
         }
@@ -426,8 +346,8 @@ mod tests {
             assert!(timeout(Duration::ZERO, waiting).await.is_err());
         }
         drop(first);
-        let error = second.await.expect_err("nobody connects");
-        let found = connection.record_failure(&error, start);
+        let error = second.await.err().expect("nobody connects");
+        let found = connection.record_failure(&*error, start);
         assert_eq!(found.kind, Failure::Refused, "{found:?}");
     }
 }

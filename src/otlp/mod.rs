@@ -3,9 +3,11 @@
 mod attempt;
 pub(crate) mod client;
 pub(crate) mod connection;
+mod connector;
 mod dial;
 mod failure;
 mod first_bytes;
+mod http_client;
 #[cfg(feature = "http-json")]
 pub(crate) mod json;
 pub(crate) mod messages;

@@ -40,7 +40,6 @@ pub(crate) fn secured(
     is_grpc: bool,
     dial: Dial,
 ) -> Result<Secured, InitError> {
-    use hyper_rustls::HttpsConnectorBuilder;
     use rustls::RootCertStore;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -84,14 +83,14 @@ pub(crate) fn secured(
             return Err(InitError::pem(one, reason));
         }
     };
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
-    Ok(if is_grpc {
-        builder.enable_http2().wrap_connector(dial)
+    let mut tls = tls;
+    let protocols: &[&[u8]] = if is_grpc {
+        &[b"h2"]
     } else {
-        builder.enable_all_versions().wrap_connector(dial)
-    })
+        &[b"h2", b"http/1.1"]
+    };
+    tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Ok(Secured::from((dial, tls)))
 }
 
 /// Returns the TLS configuration for a connection to a proxy, with the platform's root

@@ -926,11 +926,9 @@ async fn a_server_that_does_not_speak_tls_is_a_client_error() {
         .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_only()
-        .enable_http1()
-        .build();
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    let connector = hyper_rustls::HttpsConnector::from((tcp, config));
     let telemetry = TestTelemetry::new();
     let https = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
     let service = telemetry.client_layer().layer(https);

@@ -343,11 +343,9 @@ fn https() -> hyper_rustls::HttpsConnector<HttpConnector> {
         .expect("the protocol versions are supported")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_only()
-        .enable_http1()
-        .build()
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    (tcp, config).into()
 }
 
 /// TLS errors of `tokio_rustls` are recognised by the kind of the `io::Error` and its message.

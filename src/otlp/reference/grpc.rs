@@ -12,7 +12,8 @@ use tonic::{Request, Status};
 use tower_service::Service;
 
 use crate::otlp::client::OtlpClient;
-use crate::otlp::connection::{Connector, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::otlp::connector::Connector;
+use crate::otlp::http_client::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::otlp::response::{self, AttemptError, Retry};
 use crate::semconv::rpc::Code;
 
