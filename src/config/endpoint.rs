@@ -226,7 +226,7 @@ mod tests {
     fn target(variables: &[(&str, &str)], signal: Signal) -> (Protocol, String) {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name);
         let config = Config::from_vars(|name| find(name).map(|(_, value)| (*value).to_owned()));
-        let target = config.target(signal).expect("it is valid");
+        let target = config.target(signal).expect("the endpoint is valid");
         (target.protocol, target.uri.to_string())
     }
 

@@ -125,7 +125,9 @@ mod tests {
             // A shorter delay, a success or a flush do not shorten it.
             fail(&pace, Some(Duration::ZERO));
             pace.succeed();
-            let next = pace.next_attempt(true).expect("it is quiet");
+            let next = pace
+                .next_attempt(true)
+                .expect("the receiver has requested a delay");
             let (quiet, kept) = (next - Instant::now(), Duration::from_secs(kept));
             assert!((kept..=kept + QUIET_JITTER).contains(&quiet), "{quiet:?}");
         }

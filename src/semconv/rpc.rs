@@ -232,7 +232,7 @@ mod tests {
             ("", "UNKNOWN"),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", value.parse().expect("a valid value"));
+            headers.insert("grpc-status", value.parse().expect("a legal value"));
             let code = Code::in_headers(&headers).map(Code::name);
             assert_eq!(code, Some(expected), "{value:?}");
         }

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_shown_as_far_as_it_is_recognised() {
+    fn only_the_recognised_parts_of_an_endpoint_are_shown() {
         for (text, shown) in [
             ("http://collector:4317", "http://collector:4317"),
             (
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_is_shown_but_not_a_files_content() {
+    fn a_file_name_is_shown_but_never_the_content_of_a_file() {
         for name in [
             "/etc/ssl/ca.crt",
             "certs/client.pem",

@@ -343,7 +343,7 @@ mod tests {
     const TRACE: &str = "trace=0af7651916cd43dd8448eb211c80319c";
 
     #[test]
-    fn a_path_is_shown_where_the_name_does_not_contain_it() {
+    fn a_path_is_shown_if_the_name_does_not_contain_it() {
         let long = format!("/{}", "x".repeat(60));
         for (span, shown) in [
             (
