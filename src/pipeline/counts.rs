@@ -285,8 +285,8 @@ impl Losses {
                         lost,
                         kind,
                         receiver,
-                        "telemetry is lost: the receiver takes no {signal}; set {variable}=none, or \
-                         use an endpoint that accepts them. This is logged only once"
+                        "telemetry is lost: the receiver does not accept {signal}; set {variable}=none, \
+                         or use an endpoint that accepts them. This is logged only once"
                     );
                 });
             }
