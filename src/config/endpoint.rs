@@ -22,7 +22,7 @@ pub(crate) struct Target {
 }
 
 impl Config {
-    /// Returns the endpoint for `signal`. A signal's own endpoint is used as it is; the general
+    /// Returns the endpoint for `signal`. A signal's own endpoint is used unchanged; the general
     /// endpoint is a base URL (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];

@@ -10,8 +10,8 @@ use crate::config::settings::otlp::PemFile;
 
 /// The reason why [`init`](crate::init) failed.
 ///
-/// Only settings that cannot work at all are errors. An invalid value that a default can replace is
-/// a [`ConfigWarning`](crate::config::ConfigWarning).
+/// Only settings without a usable replacement are errors. An invalid value that a default can replace
+/// is a [`ConfigWarning`](crate::config::ConfigWarning).
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {

@@ -47,7 +47,7 @@ impl Pace {
     /// Records a response that needs no other attempt.
     pub(crate) fn succeed(&self) {
         let mut state = self.state();
-        // A requested delay stays in force, because it may belong to another message.
+        // A requested delay still applies, because it may belong to another message.
         state.failures = 0;
         state.backoff_until = None;
         state.last_failure = None;

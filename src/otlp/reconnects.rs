@@ -14,9 +14,9 @@ use crate::stats::Failure;
 ///
 /// Two rules apply until the receiver responds:
 ///
-/// - Each failure is followed by a pause, which doubles from 0.1 to 0.5 seconds. So a receiver that
-///   returns, after two seconds or after an hour, is found within a second, as long as its port
-///   refused connections, which costs the receiver nothing.
+/// - Each failure is followed by a pause, which doubles from 0.1 to 0.5 seconds. If a receiver
+///   whose port refused connections comes back, even after an hour, it is reached within a second.
+///   Refused connections cost it nothing.
 /// - Each accepted connection takes a token. There are 8 tokens, and 7 more each minute. So a
 ///   receiver that accepts and closes connections, or a load balancer without a receiver, gets at
 ///   most 15 connections in any minute.

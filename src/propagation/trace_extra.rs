@@ -37,7 +37,7 @@ pub(crate) enum Decision {
 pub(crate) struct TraceExtra {
     /// The trace that the value belongs to; invalid for a trace that begins with the next span.
     trace_id: TraceId,
-    /// The span below which a deferred decision is in force.
+    /// The span to whose children a deferred decision applies.
     span_id: SpanId,
     /// The text of `tracestate`. All spans of the request and the threads that export them share
     /// it.
@@ -67,7 +67,7 @@ impl TraceExtra {
         cx.get::<Self>().filter(|extra| extra.trace_id == trace_id)
     }
 
-    /// Returns the decision in force for a child of `parent`.
+    /// Returns the decision that applies to a child of `parent`.
     pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
         // The spans below the origin already have a decision of the sampler.
         let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
@@ -111,7 +111,7 @@ pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>)
     f(Some(span.span_context()).filter(|current| current.is_valid()))
 }
 
-/// Returns the decision in force for a child of the current span of `cx`.
+/// Returns the decision that applies to a child of the current span of `cx`.
 pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
     with_current(cx, |current| TraceExtra::of(cx, current)?.decision(current))
 }

@@ -100,7 +100,7 @@ fn host_and_port(text: &str, has_scheme: bool) -> String {
         && host[1..host.len() - 1]
             .bytes()
             .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
-    // Host names are written in lower case. Tokens seldom are.
+    // Host names are written in lower case. Tokens usually are not.
     let is_plain = |byte: u8| {
         byte.is_ascii_lowercase()
             || byte.is_ascii_digit()
