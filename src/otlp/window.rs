@@ -61,7 +61,7 @@ mod tests {
         let window = Window::closed();
         assert!(window.closed_until().is_some());
         window.open_for(5 * SECOND);
-        // A shorter flush beside it closes nothing.
+        // A shorter flush at the same time does not close the window earlier.
         window.open_for(SECOND);
         assert_eq!(window.closed_until(), None);
         assert_eq!(window.limit(10 * SECOND), 5 * SECOND - MARGIN);

@@ -418,7 +418,7 @@ mod tests {
             ],
         ] {
             assert_eq!(read(&pairs), None, "{pairs:?}");
-            // A decision beside invalid ids is ignored, too.
+            // A decision next to invalid ids is also ignored.
             assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
         }
     }
