@@ -436,7 +436,7 @@ mod tests {
     async fn a_line_about_a_loss_names_the_receiver_the_reason_and_a_hint() {
         let (lines, _subscriber) = lines();
         for (failure, hint) in [
-            (Failure::Refused, "check that the receiver runs"),
+            (Failure::Refused, "check that the receiver is running"),
             (Failure::Dns, "host name"),
             (Failure::HttpStatus(401), "OTEL_EXPORTER_OTLP_HEADERS"),
             (
