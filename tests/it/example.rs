@@ -425,7 +425,9 @@ fn credentials_that_are_sent_in_plain_text_are_warned_about_once() {
         server.terminate();
         assert!(server.wait().success());
         let lines = server.lines();
-        let warnings = lines.iter().filter(|line| line.contains("can be read by"));
+        let warnings = lines
+            .iter()
+            .filter(|line| line.contains("without encryption"));
         assert_eq!(
             warnings.count(),
             usize::from(warns),
