@@ -92,8 +92,8 @@ impl EndNotice {
             tell(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "telemetry has ended, and what is recorded now is lost; keep the \
-                     `TelemetryGuard` for as long as there is something to record"
+                    "telemetry has ended, and everything recorded from now on is lost; keep the \
+                     `TelemetryGuard` until the end of the program"
                 );
             });
         }
