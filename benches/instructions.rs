@@ -355,7 +355,7 @@ fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> R
             tracing::subscriber::set_global_default(spans)
         }
     };
-    subscribed.expect("each rung runs in its own process");
+    subscribed.expect("each benchmark runs in its own process");
     let layer = TelemetryLayer::new();
     match handler {
         Handler::Bare => rung(
@@ -587,7 +587,8 @@ fn line(line: Line, has_ids: bool) -> Rung {
             .boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(layer);
-    tracing::subscriber::set_global_default(subscriber).expect("each rung runs in its own process");
+    tracing::subscriber::set_global_default(subscriber)
+        .expect("each benchmark runs in its own process");
     function(Recorded::Everything, Inbound::Sampled, || {
         tracing::info!(user = 42, "user loaded");
     })

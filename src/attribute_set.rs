@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_application_is_the_writer_again_after_a_panic() {
+    fn a_panic_while_the_crate_writes_resets_the_flag() {
         let panicked = std::panic::catch_unwind(|| write_as_crate(|| panic!("while it writes")));
         assert!(panicked.is_err() && !is_crate_writing());
     }

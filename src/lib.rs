@@ -11,13 +11,13 @@
 //! 2. The span is current in the handler, so spans, events and log lines of your own code belong to it.
 //!    [Handler code][handlers] lists the functions for it.
 //! 3. The head of the response gets the header `x-trace-id`.
-//! 4. The request ends once: with the last frame of the response body, or when the client goes away
-//!    before, or with a panic or an error. Then its span, its count and its duration are recorded.
-//! 5. A thread of this crate sends batches of spans, metrics and log records. It never holds up a
+//! 4. The request ends once: with the last frame of the response body, or earlier if the client
+//!    disconnects, or with a panic or an error. Then its span, its count and its duration are recorded.
+//! 5. A thread of this crate sends batches of spans, metrics and log records. It never blocks a
 //!    request. Losses are counted in [`Stats`](stats::Stats).
 //!
-//! [`ClientTelemetryLayer`] does the same for requests that go out, and writes the context into their
-//! headers, so that the trace continues at the receiver. The module [`carriers`] does it for everything
+//! [`ClientTelemetryLayer`] does the same for outgoing requests, and writes the context into their
+//! headers, so that the trace continues at the receiver. The module [`carriers`] does this for everything
 //! else: messages, metadata of gRPC, child processes.
 //!
 //! # Requests from strangers

@@ -95,11 +95,11 @@ mod tests {
             assert_eq!(occurrence, expected, "{name} in {names:?}");
         }
         [found.traceparent, found.host, found.user_agent]
-            .map(|value| Some(value?.to_str().expect("it is a number").to_owned()))
+            .map(|value| Some(value?.to_str().expect("the value is ASCII").to_owned()))
     }
 
     #[test]
-    fn the_first_of_several_is_found_but_no_repeated_traceparent() {
+    fn the_first_of_repeated_headers_is_found_except_for_traceparent() {
         let some = |n: usize| Some(n.to_string());
         assert_eq!(found(&["accept", "x-other"]), [None, None, None]);
         assert_eq!(

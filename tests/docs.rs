@@ -359,7 +359,7 @@ fn instructions(page: &str) -> Vec<Bar> {
 /// Returns the requests per second of whole servers: with all requests sampled, and without a
 /// layer.
 fn throughput(page: &str) -> Vec<Bar> {
-    let head = "| server | sampled | requests/s | of the same without | p99 | spans that arrived | \
+    let head = "| server | sampled | requests/s | relative to no telemetry | p99 | spans that arrived | \
                 export, µs/span |";
     let rows = tables(page, head).into_iter();
     let wanted =

@@ -36,7 +36,7 @@ use receiver::{Fault, Receiver, retry_info};
 pub(crate) type Attributes = BTreeMap<String, String>;
 
 const PAGE: &str = include_str!("../docs/exporters.md");
-const HEAD: &str = "| fault | tower-telemetry | `with_reference_exporter`, HTTP | the same, gRPC | \
+const HEAD: &str = "| fault | tower-telemetry | `with_reference_exporter`, HTTP | `with_reference_exporter`, gRPC | \
                     `opentelemetry-otlp` with the SDK's processor, gRPC |\n|---|---|---|---|---|\n";
 
 const SPANS: usize = 20;
@@ -61,18 +61,18 @@ const WAYS: [&str; 5] = [
 ];
 
 const FAULTS: [&str; 12] = [
-    "nobody listens",
-    "TCP is accepted, and nothing answered",
-    "the same with TLS",
-    "each answer takes 0.5 s",
+    "connection refused",
+    "TCP connection accepted, no response",
+    "TCP connection accepted, no TLS handshake",
+    "each response takes 0.5 s",
     "429 or `RESOURCE_EXHAUSTED`, for a second",
     "503 or `UNAVAILABLE`, for a second",
-    "partial success: 5 are rejected",
-    "a restart of 3 s",
+    "partial success: 5 of 20 are rejected",
+    "a restart of the receiver, 3 s",
     "no tokio runtime",
-    "a runtime of one worker, which waits for the flush",
-    "a fork, and spans of the child",
-    "shutdown at once",
+    "a flush on a single-threaded runtime, which it blocks",
+    "a fork, then spans in the child process",
+    "immediate shutdown",
 ];
 
 /// The address to send to, with the receiver and the proxy behind it.
@@ -89,21 +89,21 @@ impl Place {
             false => Fault::Status(http, Some("1")),
         };
         let mut place = match fault {
-            "nobody listens" => Self {
+            "connection refused" => Self {
                 url: format!("http://{}", refused::refused_address()),
                 receiver: None,
                 proxy: None,
             },
-            "TCP is accepted, and nothing answered" => Self::behind(Mode::Mute),
-            "the same with TLS" => Self::behind(Mode::Mute),
-            "a restart of 3 s" => Self::behind(Mode::Refuse),
+            "TCP connection accepted, no response" => Self::behind(Mode::Mute),
+            "TCP connection accepted, no TLS handshake" => Self::behind(Mode::Mute),
+            "a restart of the receiver, 3 s" => Self::behind(Mode::Refuse),
             _ => {
                 let receiver = Receiver::start();
                 receiver.set_fault(match fault {
-                    "each answer takes 0.5 s" => Fault::Slow(SLOW),
+                    "each response takes 0.5 s" => Fault::Slow(SLOW),
                     "429 or `RESOURCE_EXHAUSTED`, for a second" => quiet(429, 8),
                     "503 or `UNAVAILABLE`, for a second" => quiet(503, 14),
-                    "partial success: 5 are rejected" => Fault::Partial(REJECTED as i64),
+                    "partial success: 5 of 20 are rejected" => Fault::Partial(REJECTED as i64),
                     _ => Fault::None,
                 });
                 Self {
@@ -113,7 +113,7 @@ impl Place {
                 }
             }
         };
-        if fault == "the same with TLS" {
+        if fault == "TCP connection accepted, no TLS handshake" {
             place.url = place.url.replace("http:", "https:");
         }
         place
@@ -236,7 +236,7 @@ impl Pipeline {
             }
             Self::Sdk(provider) => match provider.shutdown_with_timeout(SHUTDOWN) {
                 Ok(()) => "no count".to_owned(),
-                Err(_) => "no count, an error of the shutdown".to_owned(),
+                Err(_) => "no count, the shutdown fails".to_owned(),
             },
         }
     }
@@ -251,10 +251,10 @@ fn run(fault: &str, way: &str) -> String {
             let started = std::panic::catch_unwind(|| Pipeline::start(way, &url));
             match started {
                 Ok(pipeline) => block_on(outcome(fault, pipeline, &place)),
-                Err(_) => "its builder panics".to_owned(),
+                Err(_) => "the builder panics".to_owned(),
             }
         }
-        "a runtime of one worker, which waits for the flush" => {
+        "a flush on a single-threaded runtime, which it blocks" => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
@@ -268,7 +268,7 @@ fn run(fault: &str, way: &str) -> String {
             })
         }
         #[cfg(unix)]
-        "a fork, and spans of the child" => forked(way, &url, &place),
+        "a fork, then spans in the child process" => forked(way, &url, &place),
         _ => {
             let runtime = tokio::runtime::Runtime::new().expect("the runtime can be built");
             runtime.block_on(async { outcome(fault, Pipeline::start(way, &url), &place).await })
@@ -277,12 +277,12 @@ fn run(fault: &str, way: &str) -> String {
 }
 
 async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String {
-    let is_flushed_already = fault.starts_with("a runtime of one worker");
+    let is_flushed_already = fault.starts_with("a flush on");
     if !is_flushed_already {
         pipeline.make_spans();
     }
     let passes = fault.ends_with("for a second") || fault.starts_with("a restart");
-    let is_awaited = passes || fault.starts_with("each answer");
+    let is_awaited = passes || fault.starts_with("each response");
     if is_awaited {
         let for_recovery = place.clone();
         let recovery = thread::spawn(move || {
@@ -305,7 +305,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
     let late = start.elapsed().saturating_sub(SHUTDOWN + SLACK);
     let late = if late.is_zero() { "" } else { ", late" };
     let early = if fault.ends_with("for a second") && place.came_early() {
-        ", too early"
+        ", retried too early"
     } else {
         ""
     };
@@ -350,9 +350,9 @@ fn forked(way: &str, url: &str, place: &Arc<Place>) -> String {
             let reported = block_on(pipeline.end());
             let waited = start.elapsed() > SHUTDOWN / 2;
             let waited = if waited {
-                ", after the whole time"
+                ", after the full timeout"
             } else {
-                ", at once"
+                ", immediately"
             };
             println!("CELL the child: {reported}{waited}; ");
             std::process::exit(0);

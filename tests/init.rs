@@ -57,7 +57,7 @@ async fn only_one_of_many_concurrent_inits_succeeds_and_everything_uses_its_prov
     for result in lost {
         assert!(matches!(result, Err(InitError::AlreadyInitialized)));
     }
-    let telemetry = won.remove(0).expect("the only init that succeeded");
+    let telemetry = won.remove(0).expect("one init succeeded");
 
     let response = service
         .oneshot(Request::new(()))

@@ -87,7 +87,7 @@ async fn passes_on_within(
     let client = client.layer(service_fn(move |request: Request<()>| {
         let b3 = request.headers()["b3"].to_str().map(str::to_owned);
         let sent = sender.send(b3.expect("the text is UTF-8"));
-        sent.expect("the receiver is kept");
+        sent.expect("the receiver was not dropped");
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
     let recorded = Arc::new(Mutex::new(false));

@@ -25,8 +25,8 @@ use crate::current_context;
 /// Returns a `tracing` layer that adds `tracing` spans to the traces of requests, for your own
 /// subscriber.
 ///
-/// Spans go to the providers in force, which are those of `init` or else OpenTelemetry's global
-/// ones. Spans at level `INFO` and above are exported. With `init`, use
+/// Spans are recorded with the providers of `init`, or else with OpenTelemetry's global providers.
+/// Spans at level `INFO` and above are exported. With `init`, use
 /// `TelemetryGuard::span_layer` instead, which uses the configured filter.
 ///
 /// The layer behaves like `tracing-opentelemetry`'s, with these differences:

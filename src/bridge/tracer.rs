@@ -44,7 +44,7 @@ pub(super) fn starts() -> usize {
 /// The providers to which spans are sent.
 #[derive(Clone, Default)]
 pub(crate) enum Source {
-    /// The providers in force.
+    /// The providers of the process.
     #[default]
     InForce,
     /// The given providers, except in a request whose layer has its own.

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_read_as_it_was_written_with_a_version_of_its_own() {
+    fn each_value_is_read_unchanged_and_has_its_own_version() {
         let latest = Latest::<3>::default();
         assert_eq!(latest.read(), None);
         latest.write([1, 2, 3]);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_or_read_while_a_thread_writes() {
+    fn other_writes_and_all_reads_fail_while_a_thread_writes() {
         let latest = Latest::<1>::default();
         latest.write([1]);
         assert!(latest.begin(2));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_write_at_once_leave_whole_values() {
+    fn concurrent_writes_never_mix_their_values() {
         const WRITES: u64 = 20_000;
 
         let latest = Latest::<5>::default();
@@ -130,10 +130,10 @@ mod tests {
                 })
                 .collect();
             for writer in writers {
-                writer.join().expect("it does not panic");
+                writer.join().expect("the writer does not panic");
             }
             done.store(true, Ordering::Release);
-            let versions = reader.join().expect("it sees whole values alone");
+            let versions = reader.join().expect("the reader sees only whole values");
             assert!((2..=8 * WRITES).contains(&versions), "{versions}");
         });
     }
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn no_order_of_the_steps_gives_half_a_value() {
+    fn no_order_of_the_steps_mixes_two_values() {
         let writer = |value| Writer {
             value,
             step: 0,

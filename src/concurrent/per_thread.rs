@@ -79,7 +79,7 @@ mod tests {
             let threads: Vec<_> = (0..8).map(|_| number()).collect();
             let numbers = threads.into_iter();
             numbers
-                .map(|thread| thread.join().expect("it does not panic"))
+                .map(|thread| thread.join().expect("the thread does not panic"))
                 .collect()
         });
         let different: std::collections::HashSet<_> = numbers.iter().collect();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_counted_per_thread() {
+    fn references_are_counted_per_thread() {
         let values = PerThread::sharing("value");
         let owner = values.for_this_thread().clone();
         let counts: Vec<_> = values.iter().map(Arc::strong_count).collect();

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_table_returns_values_without_keeping_them() {
+    fn a_full_table_returns_values_without_storing_them() {
         let table = Table::<String, usize>::new(2);
         assert_eq!(table.get_or_insert_with("a", || 1), Ok(&1));
         assert_eq!(table.get_or_insert_with("b", || 2), Ok(&2));
@@ -292,12 +292,12 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_stays_where_it_was_found() {
+    fn a_reference_to_an_entry_stays_valid_while_the_table_grows() {
         let table = Table::<usize, usize>::new(4096);
         let places: Vec<_> = (0..4096)
             .map(|n| {
                 table.insert(n, 2 * n);
-                table.find(&n).expect("it is there")
+                table.find(&n).expect("the table contains the key")
             })
             .collect();
         for (n, entry_ref) in places.into_iter().enumerate() {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_race_where_the_first_chains_end_find_every_key() {
+    fn concurrent_insertions_at_the_end_of_the_first_chains_lose_no_key() {
         const ENTRIES: usize = 2 * FIRST_CHAINS * DEPTH;
         let table = Table::<usize, usize>::new(2 * ENTRIES);
         std::thread::scope(|scope| {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_bounded_and_may_be_long() {
+    fn a_chain_grows_only_while_it_has_room() {
         let chain = Chain::<usize, usize>::default();
         let has_room = |count| count < 10_000;
         for n in 0..10_000 {
@@ -352,13 +352,17 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_race_for_a_key_share_one_entry() {
+    fn concurrent_insertions_of_one_key_share_one_entry() {
         let table = Table::<String, usize>::new(64);
         let values: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
                 .map(|n| {
                     let table = &table;
-                    scope.spawn(move || *table.get_or_insert_with("key", || n).expect("room"))
+                    scope.spawn(move || {
+                        *table
+                            .get_or_insert_with("key", || n)
+                            .expect("the table has room")
+                    })
                 })
                 .collect();
             threads

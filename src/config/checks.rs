@@ -58,7 +58,7 @@ impl Config {
                 && !target.is_local();
             is_exposed.then_some(target)
         })?;
-        let consequence = format!("can be read by anyone on the way to {target}; use https there");
+        let consequence = format!("are sent to {target} without encryption; use https");
         Some(ConfigWarning::new("the OTLP headers", None, consequence))
     }
 

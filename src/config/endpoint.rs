@@ -22,7 +22,7 @@ pub(crate) struct Target {
 }
 
 impl Config {
-    /// Returns the endpoint for `signal`. A signal's own endpoint is used as it is; the general
+    /// Returns the endpoint for `signal`. A signal's own endpoint is used unchanged; the general
     /// endpoint is a base URL (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];
@@ -226,7 +226,7 @@ mod tests {
     fn target(variables: &[(&str, &str)], signal: Signal) -> (Protocol, String) {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name);
         let config = Config::from_vars(|name| find(name).map(|(_, value)| (*value).to_owned()));
-        let target = config.target(signal).expect("it is valid");
+        let target = config.target(signal).expect("the endpoint is valid");
         (target.protocol, target.uri.to_string())
     }
 

@@ -10,8 +10,8 @@ use crate::config::settings::otlp::PemFile;
 
 /// The reason why [`init`](crate::init) failed.
 ///
-/// Only settings that cannot work at all are errors. An invalid value that a default can replace is
-/// a [`ConfigWarning`](crate::config::ConfigWarning).
+/// Only settings without a usable replacement are errors. An invalid value that a default can replace
+/// is a [`ConfigWarning`](crate::config::ConfigWarning).
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {
@@ -85,11 +85,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_texts_of_an_error_and_its_source_do_not_overlap() {
+    fn the_message_of_an_error_does_not_repeat_its_source() {
         let error = InitError::Thread(io::Error::other("no more threads"));
         let text = "the thread that exports telemetry cannot be started";
         assert_eq!(error.to_string(), text);
-        let source = error.source().expect("it has one");
+        let source = error.source().expect("the error has a source");
         assert_eq!(source.to_string(), "no more threads");
         assert_eq!(format!("{error:?}"), format!("{text}: no more threads"));
     }

@@ -58,8 +58,10 @@ mod tests {
 
     fn proxy(config: Config, endpoint: &str) -> Option<String> {
         let config = config.with_endpoint(endpoint);
-        let target = config.target(Signal::Traces).expect("it is valid");
-        let proxy = config.proxy(&target).expect("it is valid");
+        let target = config
+            .target(Signal::Traces)
+            .expect("the endpoint is valid");
+        let proxy = config.proxy(&target).expect("the proxy is valid");
         proxy.map(|proxy| proxy.to_string())
     }
 
@@ -180,7 +182,9 @@ mod tests {
                 assert_eq!(proxy(config, HTTP), None, "{text}");
             }
             let config = config(&[]).with_proxy(text).with_endpoint(HTTP);
-            let target = config.target(Signal::Traces).expect("it is valid");
+            let target = config
+                .target(Signal::Traces)
+                .expect("the endpoint is valid");
             let error = config.proxy(&target).expect_err(text);
             let all = format!("{error} {error:?} {config:?} {config}");
             assert!(all.contains("Config::with_proxy"), "{all}");
@@ -203,11 +207,11 @@ mod tests {
             ("socks5://me:s%40cret@p:1", None, Some(("me", "s@cret"))),
             ("http://p:1", None, None),
         ] {
-            let proxy = Proxy::parse(text).expect("it is valid");
+            let proxy = Proxy::parse(text).expect("the URL is valid");
             let found = proxy
                 .basic
                 .as_ref()
-                .map(|value| value.to_str().expect("it is text"));
+                .map(|value| value.to_str().expect("the value is ASCII"));
             assert_eq!(found, basic);
             let found = proxy.user.as_ref().map(|(name, word)| (&**name, &**word));
             assert_eq!(found, user);

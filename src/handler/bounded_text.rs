@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_cut_at_a_character_and_marked() {
+    fn truncated_text_ends_at_a_whole_character_with_a_mark() {
         for (text, expected) in [
             ("", ""),
             ("12345678", "12345678"),
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_formatted_past_the_bound() {
+    fn formatting_stops_at_the_limit() {
         struct Endless;
         impl fmt::Display for Endless {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

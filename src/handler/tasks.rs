@@ -13,7 +13,7 @@ use crate::providers::in_context;
 
 /// Spawns a task in a new child of the current span.
 ///
-/// Like [`tokio::spawn`], which by itself loses the context. The span starts now and ends with the
+/// Like [`tokio::spawn`], but the task has a span. The span starts now and ends with the
 /// task. It may end after the span of the request.
 ///
 /// ```
@@ -73,7 +73,7 @@ where
 
 /// Runs blocking code on a thread for blocking code, in a new child of the current span.
 ///
-/// Like [`tokio::task::spawn_blocking`], which by itself loses the context. The span starts now, so
+/// Like [`tokio::task::spawn_blocking`], but the code runs in a span. The span starts now, so
 /// it includes the time until a thread is free.
 ///
 /// ```

@@ -399,13 +399,14 @@ mod tests {
     fn a_flush_and_a_shutdown_can_be_spawned() {
         fn is_send(_: impl Send) {}
         let telemetry = || crate::Config::from_vars(|_| Some("false".to_owned())).build();
-        let [one, other] = [telemetry(), telemetry()].map(|guard| guard.expect("it is off"));
+        let [one, other] =
+            [telemetry(), telemetry()].map(|guard| guard.expect("telemetry is disabled"));
         is_send(one.force_flush());
         is_send(other.shutdown());
     }
 
     #[test]
-    fn a_report_is_one_short_paragraph() {
+    fn a_report_is_shown_as_one_short_paragraph() {
         let stats = |exported, failed, dropped, last_failure| SignalStats {
             accepted: exported + failed + dropped,
             exported,

@@ -54,7 +54,7 @@ impl ExtraAttributes {
             tracing::warn!(
                 target: "tower_telemetry",
                 attribute = key.as_str(),
-                "the layer has this attribute on its metrics itself, and keeps its own value there"
+                "the layer sets this attribute itself; the value of the application is only on the span"
             );
         }
     }
@@ -89,8 +89,8 @@ impl ExtraAttributes {
             tracing::warn!(
                 target: "tower_telemetry",
                 attribute,
-                "metric attributes of requests are for few values: past {MAX_VALUES} of one they \
-                 become {OTHER}, and past {MAX_KEYS} attributes further ones are left out"
+                "a metric attribute of requests has too many values: values beyond the first {MAX_VALUES} \
+                 are recorded as {OTHER}, and attributes beyond the first {MAX_KEYS} are omitted"
             );
         }
     }

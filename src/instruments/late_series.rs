@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_bound_at_once_where_no_collection_runs() {
+    fn a_series_is_bound_at_once_while_no_collection_runs() {
         let collections = Collections::new();
         let series = late();
         series.record(&MEASURED, &collections);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_bound_by_the_next_collection_where_one_may_run() {
+    fn a_series_is_bound_by_the_next_collection_while_one_may_run() {
         let collections = Collections::new();
         collections.begin();
         let series = late();
@@ -130,7 +130,11 @@ mod tests {
         assert_eq!(kept(&series), Some(2));
         collections.begin();
         assert_eq!(kept(&series), None);
-        assert_eq!(Arc::strong_count(&series), 1, "nothing waits any more");
+        assert_eq!(
+            Arc::strong_count(&series),
+            1,
+            "no measurement waits any more"
+        );
         series.record(&MEASURED, &collections);
         assert_eq!(kept(&series), None);
     }
@@ -145,10 +149,7 @@ mod tests {
         assert_eq!(kept(&series), Some(1));
         series.record(&MEASURED, &collections);
         assert_eq!(kept(&series), None);
-        assert!(
-            collections.reserve(),
-            "its measurement needs no room any more"
-        );
+        assert!(collections.reserve(), "the measurement's room is released");
         collections.begin();
     }
 }

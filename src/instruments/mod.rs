@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_methods_are_learned_up_to_their_bounds() {
+    fn learned_grpc_methods_are_limited_in_number_and_length() {
         let meter = opentelemetry::global::meter("test");
         let instruments = Instruments::new(
             Side::Server,

@@ -111,8 +111,8 @@ pub(super) fn warn_of_overflow() {
     if !WARNED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             target: "tower_telemetry",
-            "the metrics of requests have no room for more series: further ones of a route are \
-             recorded together, marked otel.metric.overflow"
+            "the request metrics have reached their limit of series: further series of a route are \
+             combined into one series with otel.metric.overflow=true"
         );
     }
 }

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use crate::logs::sdk_events::is_of_sdk;
 
-/// Which events become log lines and log records.
+/// Selects the events that become log lines and log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogFilter {
     /// The value of `RUST_LOG`, if it is valid.

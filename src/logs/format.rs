@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_come_before_the_end_of_a_line() {
+    fn ids_are_inserted_before_the_line_break() {
         const TEXT: &str = " trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331\n";
         const JSON: &str = "\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\
                             \"span_id\":\"b7ad6b7169203331\"}\n";
@@ -218,7 +218,7 @@ mod tests {
 
     #[cfg(feature = "init")]
     #[test]
-    fn short_ids_are_for_text_alone() {
+    fn only_text_lines_have_short_ids() {
         let text = LogFormat::default().with_ids(Ids::Short);
         assert_eq!(with_ids(&text, "a line\n"), "a line trace=0af76519\n");
         let json = LogFormat::json(Format::default().json()).with_ids(Ids::Short);

@@ -396,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_whose_thread_could_not_start_until_it_was_full_writes_again() {
+    fn a_writer_that_filled_up_without_a_thread_writes_again() {
         let writer = LogWriter::new(io::sink());
         let state = || locked(&writer.0.state);
         // This is the state after thread starts that failed.
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_wait_for_a_thread_get_one_when_they_are_flushed() {
+    fn a_flush_starts_a_thread_for_waiting_lines() {
         let writer = LogWriter::new(io::sink());
         locked(&writer.0.state).waiting = b"line\n".to_vec();
         locked(&writer.0.state).came = 5;

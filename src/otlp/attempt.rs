@@ -246,10 +246,12 @@ mod tests {
     use crate::stats::Failure;
 
     fn client(uri: &str, protocol: Protocol, proxy: Option<Proxy>) -> OtlpClient {
-        let uri: http::Uri = uri.parse().expect("it is a URI");
+        let uri: http::Uri = uri.parse().expect("a valid URI");
         let origin = Origin::new(&uri, protocol, Tls::default()).by(None, proxy);
         OtlpClient {
-            connection: Arc::new(Connection::new(origin).expect("it needs no file")),
+            connection: Arc::new(
+                Connection::new(origin).expect("the connection has no certificate file"),
+            ),
             uri,
             protocol,
             compression: Compression::None,
@@ -262,8 +264,10 @@ mod tests {
 
     /// Responds to each connection with fixed bytes, once the client has sent its first bytes.
     async fn serve(answer: Vec<u8>) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         tokio::spawn(async move {
             while let Ok((mut peer, _)) = listener.accept().await {
                 let answer = answer.clone();
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_form_of_success_counts_but_a_web_page_does_not() {
+    async fn every_success_status_counts_unless_the_body_is_a_web_page() {
         const PROTOBUF: &str = "content-type: application/x-protobuf\r\n";
         const JSON: &str = "content-type: application/json\r\n";
         const TEXT: &str = "content-type: text/plain; charset=utf-8\r\n";
@@ -426,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_failure_at_a_port_of_another_protocol_names_the_one_to_try() {
+    async fn a_failure_at_a_port_of_another_protocol_names_the_protocol_to_try() {
         const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
         const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
         let bad = || answer("400 Bad Request\r\n", b"400 Bad Request");
@@ -461,7 +465,9 @@ mod tests {
             let case = format!("{protocol:?} over {scheme}, {bytes:?}");
             let address = serve(bytes).await;
             let client = client(&format!("{scheme}://{address}/v1/metrics"), protocol, None);
-            let error = send(&client).await.expect_err("it is no receiver");
+            let error = send(&client)
+                .await
+                .expect_err("the server is not a receiver");
             let advised = advice.is_some_and(|advice| error.detail.ends_with(advice));
             assert_eq!(advised, advice.is_some(), "{case}: {error:?}");
             assert_eq!(
@@ -478,8 +484,10 @@ mod tests {
         use hyper::service::service_fn;
         use hyper_util::rt::{TokioExecutor, TokioIo};
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         tokio::spawn(async move {
             while let Ok((peer, _)) = listener.accept().await {
                 let service = service_fn(move |_: Request<Incoming>| async move {
@@ -513,23 +521,27 @@ mod tests {
                 Protocol::Grpc,
                 None,
             );
-            let error = send(&client).await.expect_err("it is no receiver");
+            let error = send(&client)
+                .await
+                .expect_err("the server is not a receiver");
             let case = format!("{status} {content_type}: {error:?}");
             assert_eq!(error.detail.ends_with(NO_GRPC), advised, "{case}");
             // The server does not speak HTTP/1.
             let uri = format!("http://{address}/v1/metrics");
             let client = self::client(&uri, Protocol::HttpProtobuf, None);
-            let error = send(&client).await.expect_err("it does not speak HTTP/1");
+            let error = send(&client)
+                .await
+                .expect_err("the server does not speak HTTP/1");
             assert!(error.detail.ends_with(GRPC_ONLY), "{error:?}");
         }
     }
 
     fn proxy(address: SocketAddr) -> Option<Proxy> {
-        Some(Proxy::parse(&format!("http://user:secret@{address}")).expect("it is valid"))
+        Some(Proxy::parse(&format!("http://user:secret@{address}")).expect("the proxy is valid"))
     }
 
     #[tokio::test]
-    async fn the_failure_at_a_proxy_names_it_without_its_password() {
+    async fn a_failure_at_a_proxy_names_the_proxy_without_its_password() {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             for (status, words, retry) in [
                 (407, "a user and a password in its URL", Retry::Never),
@@ -544,7 +556,7 @@ mod tests {
                 let client = client(uri, protocol, proxy(address));
                 // Two signals: one opens the connection, the other waits for it.
                 for error in <[_; 2]>::from(tokio::join!(send(&client), send(&client))) {
-                    let error = error.expect_err("it refuses");
+                    let error = error.expect_err("the proxy rejects the request");
                     let case = format!("{protocol:?} {status}: {error:?}");
                     assert_eq!(error.failure, Failure::HttpStatus(status), "{case}");
                     assert_eq!(error.retry, retry, "{case}");
@@ -554,11 +566,13 @@ mod tests {
                     assert!(!case.contains("secret"), "{case}");
                 }
             }
-            let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-            let address = closed.local_addr().expect("it is bound");
+            let closed = TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("loopback has free ports");
+            let address = closed.local_addr().expect("the socket is bound");
             drop(closed);
             let client = client("http://receiver.example:4318/", protocol, proxy(address));
-            let error = send(&client).await.expect_err("nobody listens");
+            let error = send(&client).await.expect_err("no proxy listens");
             assert_eq!(error.failure, Failure::Refused, "{error:?}");
             let words = format!("the proxy http://{address} cannot be reached");
             assert!(error.detail.contains(&words), "{error:?}");

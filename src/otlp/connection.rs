@@ -218,22 +218,22 @@ mod tests {
     use crate::otlp::connector::CONNECT_TIMEOUT;
 
     fn connection(uri: &str) -> Connection {
-        let uri = uri.parse().expect("it is a URI");
+        let uri = uri.parse().expect("a valid URI");
         let origin = Origin::new(&uri, Protocol::Grpc, Tls::default());
-        Connection::new(origin).expect("it needs no file")
+        Connection::new(origin).expect("the connection has no certificate file")
     }
 
     #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
     async fn connecting_to_a_silent_peer_times_out() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         let uri = format!("https://{address}");
         let connector = connection(&uri).connector;
         let start = tokio::time::Instant::now();
-        let connected = connector.connect(uri.parse().expect("it is a URI")).await;
+        let connected = connector.connect(uri.parse().expect("a valid URI")).await;
         let Err(error) = connected else {
-            panic!("nobody speaks TLS there");
+            panic!("the peer does not speak TLS");
         };
         assert_eq!(failure(&*error).kind, Failure::Timeout);
         assert!(start.elapsed() <= CONNECT_TIMEOUT + Duration::from_secs(1));
@@ -241,8 +241,8 @@ mod tests {
 
     /// Accepts connections and closes them.
     fn closing() -> std::net::SocketAddr {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let address = listener.local_addr().expect("the socket is bound");
         std::thread::spawn(move || listener.incoming().for_each(drop));
         address
     }
@@ -253,7 +253,7 @@ mod tests {
 
         let uri: Uri = format!("http://{}", closing())
             .parse()
-            .expect("it is a URI");
+            .expect("a valid URI");
         let connection = Arc::new(connection(&uri.to_string()));
         let made = Arc::new(Mutex::new(Vec::new()));
         let start = Instant::now();
@@ -275,7 +275,7 @@ mod tests {
             })
         });
         for signal in signals.collect::<Vec<_>>() {
-            signal.await.expect("it does not panic");
+            signal.await.expect("the task does not panic");
         }
         let made = locked(&made);
         for start in made.iter() {
@@ -284,7 +284,11 @@ mod tests {
             let count = within.count();
             assert!(count <= 15, "{count} in a minute");
         }
-        assert!(made.len() >= 20, "it is given up: {}", made.len());
+        assert!(
+            made.len() >= 20,
+            "the client stopped connecting after {}",
+            made.len()
+        );
     }
 
     #[tokio::test]
@@ -292,8 +296,11 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("a free port");
-        let uri = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let listener = listener.expect("loopback has free ports");
+        let uri = format!(
+            "http://{}",
+            listener.local_addr().expect("the socket is bound")
+        );
         tokio::spawn(async move {
             while let Ok((mut peer, _)) = listener.accept().await {
                 let _ = peer.read(&mut [0; 1024]).await;
@@ -302,14 +309,14 @@ mod tests {
             }
         });
         let origin = Origin::new(
-            &uri.parse().expect("it is a URI"),
+            &uri.parse().expect("a valid URI"),
             Protocol::HttpProtobuf,
             Tls::default(),
         );
-        let connection = Connection::new(origin).expect("it needs no file");
+        let connection = Connection::new(origin).expect("the connection has no certificate file");
         for _ in 0..50 {
             let request = http::Request::post(&uri).body(Full::default());
-            let request = request.expect("it is valid");
+            let request = request.expect("a valid request");
             let response = connection.client().request(request).await;
             assert!(response.is_ok(), "{:?}", response.err());
             connection.record_response();
@@ -317,23 +324,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_waits_for_another_ones_connection_fails_like_it() {
+    async fn a_request_that_waits_for_the_connection_of_another_fails_with_the_same_error() {
         // The socket is bound but does not listen, so the port refuses connections and stays
         // reserved.
-        let held = tokio::net::TcpSocket::new_v4().expect("a socket");
-        let any = "127.0.0.1:0".parse().expect("it is an address");
+        let held = tokio::net::TcpSocket::new_v4().expect("a socket can be created");
+        let any = "127.0.0.1:0".parse().expect("a valid address");
         held.bind(any).expect("loopback has free ports");
-        let uri = format!("http://{}", held.local_addr().expect("it is bound"));
+        let uri = format!("http://{}", held.local_addr().expect("the socket is bound"));
         let connection = connection(&uri);
         let request = || {
             let request = http::Request::post(&uri).body(Full::default());
             let client = connection.client();
-            Box::pin(async move { client.request(request.expect("it is valid")).await })
+            Box::pin(async move { client.request(request.expect("a valid request")).await })
         };
         let start = Instant::now();
         let (first, second) = tokio::join!(request(), request());
         for response in [first, second] {
-            let error = response.err().expect("nobody listens");
+            let error = response.err().expect("the port refuses connections");
             assert_eq!(
                 connection.record_failure(&*error, start).kind,
                 Failure::Refused
@@ -346,7 +353,7 @@ mod tests {
             assert!(timeout(Duration::ZERO, waiting).await.is_err());
         }
         drop(first);
-        let error = second.await.err().expect("nobody connects");
+        let error = second.await.err().expect("the port refuses connections");
         let found = connection.record_failure(&*error, start);
         assert_eq!(found.kind, Failure::Refused, "{found:?}");
     }

@@ -227,10 +227,12 @@ mod tests {
             let mut sent = Vec::new();
             for part in parts {
                 let bytes: Vec<u8> = (0..*part).collect();
-                far.write_all(&bytes).await.expect("it is open");
+                far.write_all(&bytes).await.expect("the stream is open");
                 sent.extend_from_slice(&bytes);
                 let mut read = vec![0; bytes.len()];
-                near.read_exact(&mut read).await.expect("it is open");
+                near.read_exact(&mut read)
+                    .await
+                    .expect("the stream is open");
                 assert_eq!(read, bytes);
             }
             sent.truncate(LENGTH);

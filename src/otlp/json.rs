@@ -184,8 +184,8 @@ mod tests {
     use super::*;
 
     fn written(value: &impl Serialize) -> Value {
-        let json = to_vec(value).expect("it can be written");
-        serde_json::from_slice(&json).expect("it is JSON")
+        let json = to_vec(value).expect("the value can be serialized");
+        serde_json::from_slice(&json).expect("the output is JSON")
     }
 
     fn number(value: f64) -> Value {
@@ -194,7 +194,7 @@ mod tests {
             f64::INFINITY => json!("Infinity"),
             f64::NEG_INFINITY => json!("-Infinity"),
             // Parsing the number may change the last digit.
-            _ => serde_json::from_str(&json!(value).to_string()).expect("it is JSON"),
+            _ => serde_json::from_str(&json!(value).to_string()).expect("the output is JSON"),
         }
     }
 
@@ -208,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_are_written_as_in_protobufs_json(
+        fn numbers_follow_the_json_mapping_of_protobuf(
             value in prop_oneof![
                 any::<f64>(),
                 Just(f64::NAN),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_written_as_by_serde_json() {
+    fn all_other_values_are_written_as_by_serde_json() {
         let value = json!({
             "text": "NaN", "flag": true, "number": -3, "large": u64::MAX, "list": ["a", [], {}],
         });

@@ -47,7 +47,7 @@ impl Pace {
     /// Records a response that needs no other attempt.
     pub(crate) fn succeed(&self) {
         let mut state = self.state();
-        // A requested delay stays in force, because it may belong to another message.
+        // A requested delay still applies, because it may belong to another message.
         state.failures = 0;
         state.backoff_until = None;
         state.last_failure = None;
@@ -125,7 +125,9 @@ mod tests {
             // A shorter delay, a success or a flush do not shorten it.
             fail(&pace, Some(Duration::ZERO));
             pace.succeed();
-            let next = pace.next_attempt(true).expect("it is quiet");
+            let next = pace
+                .next_attempt(true)
+                .expect("the receiver has requested a delay");
             let (quiet, kept) = (next - Instant::now(), Duration::from_secs(kept));
             assert!((kept..=kept + QUIET_JITTER).contains(&quiet), "{quiet:?}");
         }

@@ -14,9 +14,9 @@ use crate::stats::Failure;
 ///
 /// Two rules apply until the receiver responds:
 ///
-/// - Each failure is followed by a pause, which doubles from 0.1 to 0.5 seconds. So a receiver that
-///   returns, after two seconds or after an hour, is found within a second, as long as its port
-///   refused connections, which costs the receiver nothing.
+/// - Each failure is followed by a pause, which doubles from 0.1 to 0.5 seconds. If a receiver
+///   whose port refused connections comes back, even after an hour, it is reached within a second.
+///   Refused connections cost it nothing.
 /// - Each accepted connection takes a token. There are 8 tokens, and 7 more each minute. So a
 ///   receiver that accepts and closes connections, or a load balancer without a receiver, gets at
 ///   most 15 connections in any minute.
@@ -205,7 +205,7 @@ mod tests {
                     made.push(now);
                 }
                 for _ in 0..closed {
-                    reconnects.record_failure(Failure::Connection, "it is closed");
+                    reconnects.record_failure(Failure::Connection, "the peer closed it");
                 }
             }
             prop_assert!(most(&made) <= 15, "{}", most(&made));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_refused_is_found_within_a_second_of_its_return() {
+    async fn a_receiver_is_reached_within_a_second_of_its_return() {
         for away in [2, 30, 3600] {
             let reconnects = Reconnects::new();
             let back = Instant::now() + Duration::from_secs(away);
@@ -226,7 +226,7 @@ mod tests {
                 }
                 tries += 1;
                 drop(asked);
-                reconnects.record_failure(Failure::Refused, "it is refused");
+                reconnects.record_failure(Failure::Refused, "the peer refused it");
             };
             assert!(
                 found - back <= LONGEST_PAUSE,
@@ -238,20 +238,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_response_ends_the_pauses_and_a_request_that_would_wait_long_fails_at_once() {
+    async fn a_response_resets_the_pauses_and_a_request_that_would_wait_long_fails_at_once() {
         let reconnects = Reconnects::new();
         let start = Instant::now();
         let refusal = loop {
             match reconnects.may_connect().await {
                 Ok(token) => {
                     token.spend();
-                    reconnects.record_failure(Failure::Tls, "it is not trusted");
+                    reconnects.record_failure(Failure::Tls, "the certificate is not trusted");
                 }
                 Err(postponed) => break postponed,
             }
         };
         assert_eq!(refusal.failure, Failure::Tls);
-        assert_eq!(refusal.to_string(), "it is not trusted");
+        assert_eq!(refusal.to_string(), "the certificate is not trusted");
         assert!(start.elapsed() < Duration::from_secs(8));
 
         reconnects.record_response();

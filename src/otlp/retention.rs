@@ -136,7 +136,7 @@ mod tests {
             (Some(false), Waited::Abandoned, true),
         ] {
             let retention = Arc::new(Retention::default());
-            assert!(!retention.abandon(), "nothing waits");
+            assert!(!retention.abandon(), "no batch waits");
             let start = Instant::now();
             let waiter = retention.clone();
             let waiting = tokio::spawn(async move { waiter.wait_until(start + LONG).await });
@@ -147,9 +147,9 @@ mod tests {
                 Some(false) => assert!(retention.abandon()),
                 None => {}
             }
-            assert_eq!(waiting.await.expect("it does not panic"), expected);
+            assert_eq!(waiting.await.expect("the task does not panic"), expected);
             assert_eq!(start.elapsed() < LONG, early, "{expected:?}");
-            assert!(!retention.abandon(), "nothing waits any more");
+            assert!(!retention.abandon(), "no batch waits any more");
             assert_eq!(retention.reset(), expected == Waited::Abandoned);
         }
     }

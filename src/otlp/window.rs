@@ -57,11 +57,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_end_with_the_flush_that_they_belong_to() {
+    async fn attempts_end_shortly_before_the_longest_flush() {
         let window = Window::closed();
         assert!(window.closed_until().is_some());
         window.open_for(5 * SECOND);
-        // A shorter flush beside it closes nothing.
+        // A shorter flush at the same time does not close the window earlier.
         window.open_for(SECOND);
         assert_eq!(window.closed_until(), None);
         assert_eq!(window.limit(10 * SECOND), 5 * SECOND - MARGIN);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_window_that_flushes_do_not_open_is_never_closed() {
+    async fn a_default_window_is_always_open() {
         let window = Window::default();
         assert_eq!(window.closed_until(), None);
         assert_eq!(window.limit(SECOND), SECOND);

@@ -285,8 +285,8 @@ impl Losses {
                         lost,
                         kind,
                         receiver,
-                        "telemetry is lost: the receiver takes no {signal}; set {variable}=none, or \
-                         use an endpoint that accepts them. This is logged only once"
+                        "telemetry is lost: the receiver does not accept {signal}; set {variable}=none, \
+                         or use an endpoint that accepts them. This is logged only once"
                     );
                 });
             }
@@ -328,7 +328,10 @@ mod tests {
 
     impl io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").write(bytes)
+            self.0
+                .lock()
+                .expect("the lock is not poisoned")
+                .write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -340,8 +343,8 @@ mod tests {
         /// Returns the lines since the last call.
         fn text(&self) -> String {
             crate::logs::flush_told(Duration::from_secs(20));
-            let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
-            String::from_utf8(bytes).expect("it is text")
+            let bytes = std::mem::take(&mut *self.0.lock().expect("the lock is not poisoned"));
+            String::from_utf8(bytes).expect("the lines are UTF-8")
         }
 
         /// Returns the levels of the lines since the last call.
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_does_not_take_a_signal_is_told_of_once() {
+    async fn a_receiver_that_does_not_support_a_signal_is_logged_once() {
         for failure in [
             Failure::HttpStatus(404),
             Failure::HttpStatus(405),
@@ -375,7 +378,7 @@ mod tests {
             Failure::GrpcStatus("UNIMPLEMENTED"),
         ] {
             let (lines, _subscriber) = lines();
-            let mut losses = Losses::new(Signal::Logs, "there".to_owned(), Arc::default());
+            let mut losses = Losses::new(Signal::Logs, "the receiver".to_owned(), Arc::default());
             for _ in 0..3 {
                 let mut outcome = SendOutcome::default();
                 outcome.fail(1, failure, "refused".to_owned());
@@ -389,10 +392,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn loss_is_told_when_it_begins_and_when_it_ends_and_at_most_once_a_minute() {
+    async fn the_start_and_the_end_of_losses_are_logged_at_most_once_a_minute() {
         let (lines, _subscriber) = lines();
         let counters = Arc::new(Counters::default());
-        let mut losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let mut losses = Losses::new(Signal::Traces, "the receiver".to_owned(), counters.clone());
         let good = || SendOutcome {
             exported: 1,
             ..SendOutcome::default()
@@ -409,16 +412,16 @@ mod tests {
         losses.settle(bad());
         counters.drop_one();
         losses.look(None);
-        assert_eq!(lines.levels(), ["WARN"], "it is another kind");
+        assert_eq!(lines.levels(), ["WARN"], "a line of another kind is logged");
         counters.drop_one();
         losses.look(None);
-        assert!(lines.levels().is_empty(), "it is known");
+        assert!(lines.levels().is_empty(), "a repeated line is not logged");
         losses.settle(good());
         assert_eq!(lines.levels(), ["INFO"]);
         losses.settle(good());
         losses.settle(bad());
         losses.settle(good());
-        assert!(lines.levels().is_empty(), "it is too soon");
+        assert!(lines.levels().is_empty(), "a minute has not passed");
         tokio::time::advance(Losses::PAUSE).await;
         counters.drop_one();
         losses.look(None);
@@ -430,10 +433,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_about_loss_names_the_receiver_the_reason_and_what_to_try() {
+    async fn a_line_about_a_loss_names_the_receiver_the_reason_and_a_hint() {
         let (lines, _subscriber) = lines();
         for (failure, hint) in [
-            (Failure::Refused, "check that the receiver runs"),
+            (Failure::Refused, "check that the receiver is running"),
             (Failure::Dns, "host name"),
             (Failure::HttpStatus(401), "OTEL_EXPORTER_OTLP_HEADERS"),
             (
@@ -465,12 +468,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_is_told_after_five_seconds_and_its_end_once() {
+    async fn waiting_is_logged_after_five_seconds_and_its_end_once() {
         let (lines, _subscriber) = lines();
-        let mut losses = Losses::new(Signal::Logs, "there".to_owned(), Arc::default());
+        let mut losses = Losses::new(Signal::Logs, "the receiver".to_owned(), Arc::default());
         let refused = || Some((Failure::Refused, "refused".to_owned()));
         losses.note_failure(refused(), Duration::from_secs(4));
-        assert!(lines.levels().is_empty(), "it is nothing to tell of");
+        assert!(lines.levels().is_empty(), "a short wait is not logged");
         losses.note_failure(refused(), Duration::from_secs(5));
         losses.note_failure(refused(), Duration::from_secs(70));
         let text = lines.text();

@@ -131,10 +131,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_hold_without_a_runtime_in_whatever_order_they_come() {
+    fn deadlines_hold_without_a_runtime_in_any_order() {
         let runtime = tokio::runtime::Builder::new_current_thread();
         // This runtime has no timer.
-        let runtime = { runtime }.build().expect("a runtime");
+        let runtime = { runtime }.build().expect("the runtime can be built");
         runtime.block_on(async {
             let wait = |milliseconds| {
                 let timeout = Duration::from_millis(milliseconds);
@@ -152,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_with_a_thread_of_its_own_holds_without_a_runtime() {
+    fn a_deadline_with_its_own_thread_holds_without_a_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread();
         // This runtime has no timer.
-        let runtime = { runtime }.build().expect("a runtime");
+        let runtime = { runtime }.build().expect("the runtime can be built");
         runtime.block_on(async {
             let start = Instant::now();
             let timeout = Duration::from_millis(20);

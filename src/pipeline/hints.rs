@@ -6,7 +6,7 @@ use crate::stats::Failure;
 pub(crate) fn hint(failure: Failure) -> &'static str {
     match failure {
         Failure::Dns => "check the host name of the endpoint",
-        Failure::Refused => "check that the receiver runs, and its port",
+        Failure::Refused => "check that the receiver is running, and the port of the endpoint",
         Failure::Timeout => "check the network and the load of the receiver",
         Failure::Tls => {
             "check the certificates (OTEL_EXPORTER_OTLP_CERTIFICATE), and whether the port speaks TLS"
@@ -23,7 +23,7 @@ pub(crate) fn hint(failure: Failure) -> &'static str {
         }
         Failure::HttpStatus(429 | 503)
         | Failure::GrpcStatus("RESOURCE_EXHAUSTED" | "UNAVAILABLE") => {
-            "the receiver is overloaded or throttles"
+            "the receiver is overloaded or limits the request rate"
         }
         Failure::HttpStatus(301 | 302 | 303 | 307 | 308) => {
             "use the endpoint that the receiver redirects to"

@@ -313,7 +313,7 @@ mod tests {
 
     impl Item for u64 {
         fn estimated_size(&self) -> usize {
-            usize::try_from(*self).expect("it is small")
+            usize::try_from(*self).expect("the number is small")
         }
     }
 
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_in_number_and_in_bytes_until_it_was_exported() {
+    fn waiting_items_and_the_taken_batch_are_bounded_in_number_and_bytes() {
         let queue = queue(4);
         let room = 4 * BYTES_PER_ITEM;
         // The first item is larger than the queue, the second fills it, and the third has no room
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_record_at_once_fill_it_to_its_bound_and_no_further() {
+    fn concurrent_pushes_fill_the_queue_without_exceeding_its_capacity() {
         const SIZE: usize = 1024;
         let queue = queue(SIZE);
         std::thread::scope(|scope| {
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_closed_takes_nothing_and_keeps_nothing() {
+    fn a_closed_queue_rejects_items_and_discards_waiting_ones() {
         let queue = queue(4);
         queue.push(0);
         queue.close();
@@ -399,21 +399,21 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_does_not_go_before_what_was_waiting() {
+    fn a_batch_has_only_items_that_were_waiting_before_it() {
         let queue = queue(64);
         let waiting = std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope
                     .spawn(|| queue.push(1))
                     .join()
-                    .expect("it does not panic");
+                    .expect("the thread does not panic");
             }
             let waiting = queue.waiting();
             for _ in 0..4 {
                 scope
                     .spawn(|| queue.push(2))
                     .join()
-                    .expect("it does not panic");
+                    .expect("the thread does not panic");
             }
             waiting
         });

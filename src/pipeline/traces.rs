@@ -194,7 +194,7 @@ mod tests {
     use crate::logs::EndNotice;
 
     #[test]
-    fn shutting_the_provider_down_ends_the_spans_that_are_made_without_it() {
+    fn the_shutdown_of_the_provider_also_stops_spans_created_without_it() {
         let queues = Arc::new(SpanQueues::new(SpanLimits::default(), EndNotice::default()));
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor {
@@ -209,7 +209,7 @@ mod tests {
             })
             .build();
         assert!(!queues.has_stopped());
-        provider.shutdown().expect("it runs");
+        provider.shutdown().expect("the provider is not shut down");
         assert!(queues.has_stopped());
     }
 }

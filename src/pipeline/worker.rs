@@ -217,7 +217,7 @@ mod tests {
 
     impl Sink<u64> for Superstitious {
         async fn export(&self, batch: Vec<u64>, _: &Retention) -> SendOutcome {
-            assert!(!batch.contains(&13), "as it should");
+            assert!(!batch.contains(&13), "on purpose");
             SendOutcome {
                 exported: batch.len() as u64,
                 ..SendOutcome::default()
@@ -233,14 +233,14 @@ mod tests {
 
     async fn flush(worker: &mpsc::UnboundedSender<oneshot::Sender<()>>) {
         let (done, flushed) = oneshot::channel();
-        worker.send(done).expect("the worker lives");
-        flushed.await.expect("the worker lives");
+        worker.send(done).expect("the worker runs");
+        flushed.await.expect("the worker runs");
     }
 
     #[tokio::test]
-    async fn an_exporter_that_panics_has_failed_one_batch_and_goes_on() {
+    async fn a_panic_of_the_exporter_fails_one_batch_and_the_export_continues() {
         let counters = Arc::new(Counters::default());
-        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let losses = Losses::new(Signal::Traces, "the receiver".to_owned(), counters.clone());
         let (queue, worker) = queue::<u64, _>(small(16), losses, Superstitious);
         tokio::spawn(worker.task);
         for item in [1, 13, 2] {
@@ -253,19 +253,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_export_answers_all_who_wait_for_a_flush() {
+    async fn one_export_serves_all_waiting_flushes() {
         let (flush, flushes) = mpsc::unbounded_channel();
         let mut flushes = Flushes::new(flushes);
         let (waiters, flushed): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
         for waiter in waiters {
-            flush.send(waiter).expect("it is open");
+            flush.send(waiter).expect("the channel is open");
         }
         let waiters = flushes
             .next(std::future::pending(), Duration::from_secs(60))
             .await;
         answer(waiters.expect("the channel is open"));
         for flushed in flushed {
-            flushed.await.expect("it was answered");
+            flushed.await.expect("the waiter is notified");
         }
     }
 
@@ -291,10 +291,17 @@ mod tests {
         async fn export(&self, batch: Vec<Numbered>, retention: &Retention) -> SendOutcome {
             let take = || {
                 let numbers = batch.iter().map(|item| item.0);
-                self.taken.lock().expect("not poisoned").extend(numbers);
+                self.taken
+                    .lock()
+                    .expect("the lock is not poisoned")
+                    .extend(numbers);
             };
             let attempt = || async {
-                let next = self.script.lock().expect("not poisoned").pop_front();
+                let next = self
+                    .script
+                    .lock()
+                    .expect("the lock is not poisoned")
+                    .pop_front();
                 let (answer, latency) = next.unwrap_or((Answer::Good, Duration::ZERO));
                 sleep(latency).await;
                 let failed = |retry| Err(AttemptError::new(Failure::Refused, "refused", retry));
@@ -356,7 +363,7 @@ mod tests {
             taken: Mutex::default(),
         });
         let counters = Arc::new(Counters::default());
-        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let losses = Losses::new(Signal::Traces, "the receiver".to_owned(), counters.clone());
         let batch = Batch::default()
             .with_max_queue_size(CAPACITY as usize)
             .with_max_export_batch_size(8)
@@ -373,7 +380,10 @@ mod tests {
             // A batch that was given up keeps its memory until the worker runs.
             assert!(waiting <= CAPACITY + 8, "{stats:?}");
             was_full |= waiting >= CAPACITY;
-            assert!(was_full || stats.dropped == 0, "there was room: {stats:?}");
+            assert!(
+                was_full || stats.dropped == 0,
+                "the queue had room: {stats:?}"
+            );
             assert!(has_bad || stats.failed == 0, "{stats:?}");
         };
         let mut pushed = 0;
@@ -395,7 +405,7 @@ mod tests {
                 }
                 Step::Flush => {
                     let (done, _) = oneshot::channel();
-                    worker.flush.send(done).expect("the worker lives");
+                    worker.flush.send(done).expect("the worker runs");
                     tokio::task::yield_now().await;
                     check();
                 }
@@ -405,7 +415,7 @@ mod tests {
         check();
         let stats = counters.stats();
         assert_eq!((stats.accepted, stats.waiting), (pushed, 0));
-        let taken = sink.taken.lock().expect("not poisoned");
+        let taken = sink.taken.lock().expect("the lock is not poisoned");
         let unique: HashSet<_> = taken.iter().collect();
         // A batch that was accepted without a response may be given up later.
         assert!(unique.len() as u64 >= stats.exported);
@@ -417,7 +427,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accounts_hold_at_every_moment_whatever_the_receiver_does(
+        fn the_counts_add_up_at_all_times_whatever_the_receiver_does(
             script in vec((
                 prop_oneof![
                     Just(Answer::Good),
@@ -440,13 +450,13 @@ mod tests {
                 .enable_time()
                 .start_paused(true)
                 .build()
-                .expect("a runtime");
+                .expect("the runtime can be built");
             runtime.block_on(check_accounts(script, steps));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_batch_goes_when_newer_items_need_its_place_and_no_earlier() {
+    async fn the_oldest_batch_is_dropped_only_when_newer_items_need_its_place() {
         let later = (Answer::Later(Some(60_000)), Duration::ZERO);
         let sink = Arc::new(Scripted {
             retries: Retries::new(Duration::from_secs(300)),
@@ -454,7 +464,7 @@ mod tests {
             taken: Mutex::default(),
         });
         let counters = Arc::new(Counters::default());
-        let losses = Losses::new(Signal::Traces, "there".to_owned(), counters.clone());
+        let losses = Losses::new(Signal::Traces, "the receiver".to_owned(), counters.clone());
         let batch = Batch::default()
             .with_max_queue_size(CAPACITY as usize)
             .with_max_export_batch_size(8);
@@ -479,7 +489,7 @@ mod tests {
         flush(&worker.flush).await;
         let stats = counters.stats();
         assert_eq!((stats.exported, stats.dropped, stats.failed), (25, 8, 0));
-        let taken = sink.taken.lock().expect("not poisoned");
+        let taken = sink.taken.lock().expect("the lock is not poisoned");
         assert_eq!(*taken, Vec::from_iter(8..=CAPACITY));
     }
 }

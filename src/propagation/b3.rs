@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_header_is_taken_exactly_as_the_grammar_has_it() {
+    fn a_single_header_is_parsed_exactly_by_the_grammar() {
         use Decision::{Accept, Debug, Deferred, Deny};
 
         let with = |text: &str| {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn several_headers_are_taken_together() {
+    fn multiple_headers_are_combined() {
         use Decision::{Accept, Debug, Deferred, Deny};
 
         const IDS: [(&str, &str); 2] = [(TRACE_ID, TRACE), (SPAN_ID, SPAN)];
@@ -418,13 +418,13 @@ mod tests {
             ],
         ] {
             assert_eq!(read(&pairs), None, "{pairs:?}");
-            // A decision beside invalid ids is ignored, too.
+            // A decision next to invalid ids is also ignored.
             assert_eq!(read(&[&pairs[..], &[(SAMPLED, "1")]].concat()), None);
         }
     }
 
     #[test]
-    fn the_single_header_holds_over_the_others() {
+    fn the_single_header_has_priority_over_the_others() {
         let all = |single: &'static str| {
             read(&[
                 (SINGLE, single),

@@ -159,7 +159,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         for value in values {
             let value = HeaderValue::from_bytes(value.as_ref());
-            headers.append(BAGGAGE, value.expect("a legal header value"));
+            headers.append(BAGGAGE, value.expect("a legal value"));
         }
         let baggage = extract(&RequestHeaders::find_in(&headers))?;
         let pairs = baggage.iter();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn values_survive_any_number_of_hops_and_become_no_members() {
+    fn values_survive_any_number_of_hops_and_never_become_members() {
         let mut baggage = Baggage::new();
         let value = "a,b;c=\"d\"\\%2Cx=1\r\nä ";
         baggage.insert("key", value);
@@ -180,7 +180,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             inject(&baggage, &mut headers);
             let headers = RequestHeaders::find_in(&headers);
-            baggage = extract(&headers).expect("it is valid");
+            baggage = extract(&headers).expect("the baggage is valid");
         }
         let text = |key: &str| baggage.get(key).map(ToString::to_string);
         assert_eq!(text("key").as_deref(), Some(value));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_all_headers_are_taken_and_properties_are_not() {
+    fn members_of_all_headers_are_read_without_their_properties() {
         for (case, values, expected) in [
             ("one", &["a=1"][..], &[("a", "1")][..]),
             (
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_its_bounds_nothing_is_taken() {
+    fn baggage_beyond_the_limits_is_ignored() {
         let members = |count| {
             (0..count)
                 .map(|n| format!("k{n}=v"))
@@ -289,12 +289,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_are_read_as_if_they_were_split_whatever_is_in_them(lines in vec(line(), 0..4)) {
+        fn any_headers_are_read_as_if_they_were_split(lines in vec(line(), 0..4)) {
             prop_assert_eq!(extracted(&lines), split(&lines));
         }
 
         #[test]
-        fn any_baggage_is_read_as_it_was_written(
+        fn any_baggage_is_read_back_unchanged(
             pairs in vec(("[a-z!~.]{1,9}", any::<String>()), 1..9),
         ) {
             let written: BTreeMap<_, _> = pairs.into_iter().collect();

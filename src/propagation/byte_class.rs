@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_class_is_at_the_first_other_byte_or_at_the_end() {
+    fn a_class_ends_at_the_first_other_byte_or_at_the_end_of_the_text() {
         for (text, start, expected) in [("", 0, 0), ("ab c", 0, 2), ("ab c", 2, 2), ("ab c", 3, 4)]
         {
             assert_eq!(

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_written_and_read_as_the_standard_library_has_it() {
+    fn every_byte_is_written_and_read_as_by_the_standard_library() {
         for byte in 0..=255 {
             let text: [u8; 2] = encode([byte]);
             assert_eq!(text, format!("{byte:02x}").as_bytes());
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_that_is_no_digit_is_refused_in_every_place() {
+    fn a_character_that_is_not_a_digit_is_rejected_at_every_position() {
         for place in 0..8 {
             for byte in 0..=255 {
                 let mut digits = *b"09afbe12";

@@ -123,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pairs_are_read_as_the_headers_of_a_request_whatever_is_in_them(
+        fn any_pairs_are_read_like_the_headers_of_a_request(
             pairs in vec(
                 (
                     prop_oneof![
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_values_takes_more_than_the_bounds_or_changes_what_is_valid() {
+    fn values_are_stored_within_limits_and_every_value_is_counted() {
         let empty = seen(Extracted::default());
         for name in ["traceparent", "tracestate", "baggage", "b3"] {
             let many = std::iter::repeat_n((name, "x".repeat(1000)), 100_000);

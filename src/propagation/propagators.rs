@@ -168,7 +168,7 @@ mod tests {
 
         fn extract_with_context(&self, cx: &Context, extractor: &dyn Extractor) -> Context {
             let flags = extractor.get("b3").and_then(|flags| flags.parse().ok());
-            let flags = TraceFlags::new(flags.expect("it is a number"));
+            let flags = TraceFlags::new(flags.expect("the flags are a number"));
             cx.with_remote_span_context(with_flags(&span_context(), flags))
         }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_a_b3_propagator_that_is_not_ours_are_not_those_of_the_w3c() {
+    fn the_flags_of_another_b3_propagator_are_translated() {
         let other = Format::Other(Arc::new(ForeignB3(["B3".to_owned()])));
         let propagators = Propagators::from_iter([other]);
         for (flags, expected, decision) in [
@@ -191,7 +191,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("b3", HeaderValue::from(flags));
             let extracted = propagators.extract(&RequestHeaders::find_in(&headers));
-            let found = extracted.span_context.expect("it is valid");
+            let found = extracted.span_context.expect("the span context is valid");
             assert_eq!(found.trace_flags().to_u8(), expected);
             assert_eq!(extracted.decision, decision);
         }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn another_propagator_is_asked_in_its_turn() {
+    fn a_propagator_of_another_crate_extracts_the_context() {
         use opentelemetry_sdk::propagation::TraceContextPropagator;
 
         let mut headers = HeaderMap::new();

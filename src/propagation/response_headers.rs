@@ -58,7 +58,7 @@ mod tests {
     use crate::propagation::span_context::example as span_context;
 
     #[test]
-    fn a_response_says_its_trace_as_it_was_asked_to() {
+    fn the_configured_response_headers_name_the_trace() {
         const TRACEPARENT: &str = "00-1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a-2b2b2b2b2b2b2b2b-03";
         let mut headers = HeaderMap::new();
         headers.insert(TRACE_ID, HeaderValue::from_static("another"));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_header_map_is_left_as_it_is() {
+    fn a_full_header_map_is_unchanged() {
         let mut headers = HeaderMap::new();
         for n in 0.. {
             let name = HeaderName::try_from(format!("h{n}")).expect("a legal name");

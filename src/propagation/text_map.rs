@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_found_the_context_stays() {
+    fn without_valid_fields_the_context_is_unchanged() {
         struct Mine;
         let before = all().extract_with_context(
             &Context::new().with_value(Mine),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_is_read_as_the_layers_read_it_and_written_back() {
+    fn a_context_is_extracted_as_by_the_layers_and_injected_unchanged() {
         let pairs = Pairs(&[
             ("traceparent", TRACEPARENT),
             ("tracestate", "a=1"),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn decisions_of_b3_are_kept_in_a_context_that_is_passed_through() {
+    fn b3_decisions_are_kept_when_a_context_is_passed_through() {
         let single = TextMap::new(Propagators::from_iter([Format::B3(B3Form::Single)]));
         for (state, expected) in [
             (IDS.to_owned(), Some(Decision::Deferred)),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_of_no_context() {
+    fn an_empty_context_injects_nothing() {
         let mut carrier = HashMap::new();
         all().inject_context(&Context::new(), &mut carrier);
         assert!(carrier.is_empty());

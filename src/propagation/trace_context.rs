@@ -172,14 +172,14 @@ mod tests {
     fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
-            let value = HeaderValue::from_str(value).expect("a legal header value");
+            let value = HeaderValue::from_str(value).expect("a legal value");
             headers.append(name, value);
         }
         headers
     }
 
     #[test]
-    fn a_traceparent_is_taken_exactly_as_the_grammar_has_it() {
+    fn a_traceparent_is_parsed_exactly_by_the_grammar() {
         let long = format!("{VALID}{}", "-".repeat(400_000));
         for (case, value, accepted) in [
             ("version 00", VALID, true),
@@ -241,8 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_of_a_traceparent_arrive() {
-        let (extracted, _) = extract(&headers(TRACEPARENT, &[VALID])).expect("it is valid");
+    fn the_fields_of_a_traceparent_are_extracted() {
+        let (extracted, _) =
+            extract(&headers(TRACEPARENT, &[VALID])).expect("the traceparent is valid");
         assert_eq!(extracted.trace_id().to_string(), &VALID[3..35]);
         assert_eq!(extracted.span_id().to_string(), &VALID[36..52]);
         assert!(extracted.is_sampled() && extracted.is_remote());
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn two_traceparents_are_none() {
+    fn two_traceparents_are_ignored() {
         assert_eq!(extract(&headers(TRACEPARENT, &[VALID, VALID])), None);
     }
 
@@ -352,7 +353,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_tracestate_is_read_as_if_it_was_split_and_joined(lines in vec(line(), 1..4)) {
+        fn any_tracestate_is_read_as_if_it_was_split_and_joined(lines in vec(line(), 1..4)) {
             let values: Vec<_> = lines.iter().map(|line| &**line).collect();
             let mut headers = headers(TRACESTATE, &values);
             headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tracestate_without_a_traceparent_is_nothing() {
+    fn a_tracestate_without_a_traceparent_is_ignored() {
         assert_eq!(extract(&headers(TRACESTATE, &["foo=1"])), None);
     }
 }

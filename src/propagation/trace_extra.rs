@@ -37,7 +37,7 @@ pub(crate) enum Decision {
 pub(crate) struct TraceExtra {
     /// The trace that the value belongs to; invalid for a trace that begins with the next span.
     trace_id: TraceId,
-    /// The span below which a deferred decision is in force.
+    /// The span to whose children a deferred decision applies.
     span_id: SpanId,
     /// The text of `tracestate`. All spans of the request and the threads that export them share
     /// it.
@@ -67,7 +67,7 @@ impl TraceExtra {
         cx.get::<Self>().filter(|extra| extra.trace_id == trace_id)
     }
 
-    /// Returns the decision in force for a child of `parent`.
+    /// Returns the decision that applies to a child of `parent`.
     pub(crate) fn decision(&self, parent: Option<&SpanContext>) -> Option<Decision> {
         // The spans below the origin already have a decision of the sampler.
         let is_origin = || parent.is_some_and(|parent| parent.span_id() == self.span_id);
@@ -111,7 +111,7 @@ pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>)
     f(Some(span.span_context()).filter(|current| current.is_valid()))
 }
 
-/// Returns the decision in force for a child of the current span of `cx`.
+/// Returns the decision that applies to a child of the current span of `cx`.
 pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
     with_current(cx, |current| TraceExtra::of(cx, current)?.decision(current))
 }
@@ -238,13 +238,13 @@ mod tests {
     use super::*;
 
     fn span(trace: u128, id: u64, state: &str) -> SpanContext {
-        let state = state.parse().expect("it is valid");
+        let state = state.parse().expect("a valid tracestate");
         let (trace, id) = (TraceId::from(trace), SpanId::from(id));
         SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state)
     }
 
     #[test]
-    fn a_text_is_shared_unless_the_span_has_a_state_of_its_own() {
+    fn the_text_of_a_tracestate_is_shared_unless_the_span_has_its_own() {
         let text: Arc<str> = "a=1,b=2".into();
         let extra = TraceExtra::new(Some(&span(1, 1, "")), Some(text.clone()), None);
         for (state, expected, is_shared) in [
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_holds_for_its_trace_and_a_deferred_decision_for_its_span() {
+    fn a_decision_applies_to_its_trace_and_a_deferred_one_only_to_its_span() {
         let origin = span(1, 1, "");
         for decision in [
             Decision::Deferred,
@@ -290,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_is_parsed_as_opentelemetry_parses_it(
+        fn a_tracestate_is_parsed_as_by_opentelemetry(
             members in vec("[a-z][a-z0-9_*/-]{0,9}(@[a-z])?=[!-+:-<>-~]{1,9}", 1..33),
         ) {
             let text = members.join(",");
@@ -302,7 +302,7 @@ mod tests {
 
     #[cfg(feature = "init")]
     #[test]
-    fn a_span_gets_the_state_of_its_parent_whether_that_holds_it_or_not() {
+    fn a_span_inherits_the_tracestate_of_its_parent_however_it_is_stored() {
         for text in ["a=1", "a=1,b=2", "x@y@z=1"] {
             let held: Option<TraceState> = text.parse().ok();
             let below = |parent: Option<&SpanContext>| state_below(parent, text);

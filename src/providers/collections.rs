@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn measurements_are_kept_after_a_collection_was_seen_and_settled_once() {
+    fn measurements_are_kept_after_a_collection_and_recorded_once() {
         let collections = Collections::new();
         assert!(!collections.reserve(), "no collection was seen");
         collections.begin();
@@ -158,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn measurements_are_not_kept_long_after_a_collection() {
-        let collections = Arc::into_inner(Collections::new()).expect("it is new");
+    fn long_after_a_collection_no_measurement_is_kept() {
+        let collections = Arc::into_inner(Collections::new()).expect("there is one reference");
         let past = Instant::now().checked_sub(2 * MAX_DURATION);
         let collections = Collections {
             // The last collection began when `Collections` was created.

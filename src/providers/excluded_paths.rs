@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_path_or_the_begin_of_one() {
+    fn a_pattern_is_a_path_or_the_start_of_a_path() {
         for (pattern, path, expected) in [
             ("/healthz", "/healthz", true),
             ("/healthz", "/healthz/", false),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_no_path_can_match_is_left_out_and_warned_of() {
+    fn a_pattern_that_matches_no_path_is_ignored_with_a_warning() {
         for pattern in [
             "healthz",
             "*",

@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_reader_gets_the_latest_of_each_bucket_once(
+        fn each_reader_gets_the_latest_exemplar_of_each_bucket_once(
             steps in prop::collection::vec((0..3_u8, 0.0..6.0_f64), 1..60),
         ) {
             let exemplars = Exemplars::new(false, Vec::new());
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exemplar_that_does_not_fit_or_is_not_exported_waits() {
+    fn an_exemplar_outside_the_interval_or_not_exported_is_read_again() {
         let exemplars = Exemplars::new(false, Vec::new());
         let reservoir = exemplars
             .reservoir("x", &a(), &BOUNDS)
@@ -377,12 +377,14 @@ mod tests {
             .reservoir("x", &a(), &BOUNDS)
             .expect("there is room");
         for n in 1..MAX_SERIES {
-            let n = i64::try_from(n).expect("it is small");
+            let n = i64::try_from(n).expect("the number is small");
             let attributes = [KeyValue::new("n", n)];
             assert!(exemplars.reservoir("x", &attributes, &[]).is_some());
         }
         assert!(exemplars.reservoir("y", &a(), &[]).is_none());
-        let again = exemplars.reservoir("x", &a(), &[]).expect("it is there");
+        let again = exemplars
+            .reservoir("x", &a(), &[])
+            .expect("the reservoir exists");
         assert!(Arc::ptr_eq(&first, &again));
         // Configured bounds are used, with at most `MAX_PLACES` places.
         keep(&exemplars, &first, 1, 100.0);
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn exemplars_are_found_by_the_creation_of_an_instrument_alone() {
+    fn exemplars_are_found_only_while_an_instrument_is_created() {
         let exemplars = Exemplars::new(false, Vec::new());
         exemplars.tell();
         assert!(behind(|| ()).1.is_none());

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_element_that_cannot_be_used_is_warned_of_once_and_the_others_hold() {
+    fn an_unusable_element_causes_one_warning_and_the_others_are_used() {
         let mut warnings = Vec::new();
         let methods = known_methods(
             "METHODS",

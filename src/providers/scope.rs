@@ -1,4 +1,4 @@
-//! Selects the providers in force: those of the layer that serves the current request, or else
+//! Selects the providers to use: those of the layer that serves the current request, or else
 //! those of the process.
 
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use crate::providers::Providers;
 use crate::providers::generations;
 use crate::providers::in_context::scoped_in;
 
-/// Returns the providers in force; `None` if telemetry is switched off.
+/// Returns the providers to use; `None` if telemetry is switched off.
 pub(crate) fn current() -> Option<Current> {
     match current_context::map(scoped_in) {
         Some(providers) => Some(Current::Scoped(providers)),

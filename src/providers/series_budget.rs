@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_has_room_when_others_have_taken_all_that_is_shared() {
+    fn a_route_has_its_own_budget_when_the_shared_one_is_used_up() {
         let room = Room::new(SDK_SERIES);
         let greedy = room.route();
         let mut taken = 0;
@@ -88,6 +88,6 @@ mod tests {
         }
         // Each of the 100 routes uses one more series, so the total is the whole budget.
         assert_eq!(taken + 100, SDK_SERIES);
-        assert!(!room.route().take(), "there are more routes than room");
+        assert!(!room.route().take(), "the budget is used up");
     }
 }

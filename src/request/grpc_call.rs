@@ -17,7 +17,7 @@ use crate::semconv::{self, ErrorType, ServerRequest, Side, WebFrames};
 pub(crate) struct GrpcCall {
     /// The method in the request.
     pub(crate) method: Cow<'static, str>,
-    /// Whether the server is known to have the method. If not, an incoming request may be no gRPC
+    /// Whether the server is known to have the method. If not, an incoming request may not be a gRPC
     /// call.
     pub(crate) known: bool,
     /// The code in the response; `None` until it arrives, for example if the client disconnects.

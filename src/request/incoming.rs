@@ -164,7 +164,7 @@ impl DescribeSpan for IncomingSpan<'_, '_> {
 }
 
 impl Extracted {
-    /// Removes what is not trusted, and sets the span context to the parent of the request's span.
+    /// Removes untrusted context, and sets the span context to the parent of the request's span.
     /// Returns the links of the request's span.
     #[inline]
     fn settle(&mut self, options: &Options, request: &Parts) -> Vec<Link> {

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_gives_host_and_port_of_the_same_source() {
+    fn an_authority_is_split_into_host_and_port() {
         for (authority, expected) in [
             ("example.com", Some(("example.com", None))),
             ("example.com:8080", Some(("example.com", Some(8080)))),
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_has_the_port_of_its_scheme_unless_it_names_one() {
+    fn a_server_has_the_port_of_its_scheme_unless_the_uri_names_one() {
         for (uri, expected) in [
             ("http://a/b", Some(("a", 80))),
             ("https://a/b", Some(("a", 443))),
             ("https://user@[::1]:8443/b", Some(("::1", 8443))),
             ("/b", None),
         ] {
-            let uri = uri.parse().expect("it is a URI");
+            let uri = uri.parse().expect("a valid URI");
             let server = Server::in_uri(&uri).map(|server| (server.host, server.port));
             assert_eq!(server, expected);
         }

@@ -133,7 +133,7 @@ mod tests {
         base: Option<&Uri>,
         sensitive: Option<&SensitiveParameters>,
     ) -> Vec<String> {
-        let (request, ()) = request.body(()).expect("it is a request").into_parts();
+        let (request, ()) = request.body(()).expect("a valid request").into_parts();
         let server = Server::in_uri(&request.uri).or_else(|| Server::in_uri(base?));
         let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
@@ -171,7 +171,7 @@ mod tests {
             url("http://a/b?c=d", None, None).as_deref(),
             Some("http://a/b")
         );
-        let base = "http://a/b?c=d".parse().expect("it is a URI");
+        let base = "http://a/b?c=d".parse().expect("a valid URI");
         let of_base = url("/b?c=d", Some(&base), Some(&sensitive));
         assert_eq!(of_base.as_deref(), Some("http://a/b?c=d"));
         let long = format!("http://{}/b", "h".repeat(MAX_AUTHORITY + 1));
@@ -209,7 +209,7 @@ mod tests {
             ["http.request.method=GET"]
         );
         // A URI with an empty host is sent to the server of the client.
-        let base = "http://a".parse().expect("it is a URI");
+        let base = "http://a".parse().expect("a valid URI");
         let request = ::http::Request::get("http://:8080/b");
         assert_eq!(
             attributes(request, "GET", Some(&base), None),

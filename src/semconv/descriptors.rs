@@ -145,7 +145,7 @@ mod tests {
         ];
         let bare = field(6, &other);
         let set = [field(1, &file.concat()), field(1, &bare)].concat();
-        let methods = grpc_methods(&set).expect("it is a set");
+        let methods = grpc_methods(&set).expect("a valid descriptor set");
         assert_eq!(
             methods,
             ["shop.v1.Users/Get", "shop.v1.Users/Delete", "Orders/List"]
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        fn any_bytes_are_parsed_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = grpc_methods(&bytes);
         }
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn parse_error() -> std::num::ParseIntError {
-        "many".parse::<u32>().expect_err("it is no number")
+        "many".parse::<u32>().expect_err("the text is not a number")
     }
 
     #[derive(Debug)]

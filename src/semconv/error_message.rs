@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_redacted_in_odd_shapes_too() {
+    fn secrets_in_unusual_texts_are_redacted() {
         for text in [
             "postgres://user:12/CANARY@host/db: refused",
             "postgres://user:9?CANARY@host/db",
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_does_not_appear_wherever_a_long_text_is_cut() {
+    fn a_truncated_text_contains_no_secret_wherever_it_is_cut() {
         for length in [100, 200, 250, 256, 2000, 2040, 2048, 3000, 100_000] {
             for secret in [
                 format!(
@@ -454,7 +454,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_has_a_message_that_is_bounded(text in ".*", cut in 0..3000usize) {
+        fn the_message_of_any_text_is_bounded(text in ".*", cut in 0..3000usize) {
             let text = [&*text, "://a:b@c?sig=x ", &"é".repeat(cut), &*text].concat();
             let message = redacted(&text);
             assert!(message.len() <= MAX_MESSAGE);

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_io_errors_have_words() {
+    fn kinds_of_io_errors_have_short_error_types() {
         use io::ErrorKind as Kind;
         for (kind, in_head, in_body) in [
             (Kind::TimedOut, Some("timeout"), Some("timeout")),

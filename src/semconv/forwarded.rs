@@ -313,7 +313,7 @@ mod tests {
             }
             let (client, scheme, authority) = expected;
             let expected = Forwarded {
-                client: client.map(|client: &str| client.parse().expect("an address")),
+                client: client.map(|client: &str| client.parse().expect("a valid address")),
                 scheme,
                 authority,
             };
@@ -409,7 +409,7 @@ mod tests {
                 headers: ALL.to_vec(),
             };
             let found = Forwarded::from_headers(&map, &proxies);
-            let expected = client.map(|client: &str| client.parse().expect("an address"));
+            let expected = client.map(|client: &str| client.parse().expect("a valid address"));
             assert_eq!(
                 (found.client, found.authority),
                 (expected, host),

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn frame(flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).expect("it is short");
+        let length = u32::try_from(payload.len()).expect("the payload is short");
         [&[flags], &length.to_be_bytes()[..], payload].concat()
     }
 
@@ -148,11 +148,11 @@ mod tests {
 
     fn status(chunks: &[&[u8]]) -> Option<String> {
         let status = read(chunks).status()?.to_vec();
-        Some(String::from_utf8(status).expect("it is text"))
+        Some(String::from_utf8(status).expect("the status is UTF-8"))
     }
 
     #[test]
-    fn the_status_is_found_wherever_the_body_is_cut() {
+    fn the_status_is_found_wherever_the_body_is_split() {
         let message = frame(0, b"a message with grpc-status:7\r\n in it");
         let trailers = frame(
             0x80,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_trailers_that_are_not_compressed_have_a_status() {
+    fn only_complete_and_uncompressed_trailers_have_a_status() {
         for (case, body, expected) in [
             ("nothing", vec![], None),
             ("trailers alone", frame(0x80, b"grpc-status:0"), Some("0")),
@@ -208,7 +208,7 @@ mod tests {
             let mut frames = WebFrames::default();
             frames.read(&chunk);
             assert_eq!(frames.status(), Some(&b"13"[..]), "{cut}");
-            assert_eq!(chunk.remaining(), body.len(), "it is left as it is");
+            assert_eq!(chunk.remaining(), body.len(), "the chunk is unchanged");
         }
     }
 

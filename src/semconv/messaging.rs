@@ -73,7 +73,7 @@ impl Destination {
         }
     }
 
-    /// Returns the destination that stands for all destinations beyond the cardinality limit.
+    /// Returns the destination that represents all destinations beyond the cardinality limit.
     pub(crate) fn other(&self) -> Self {
         Self {
             system: self.system.clone(),

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_behind_the_limit_does_not_appear() {
+    fn a_secret_beyond_the_limit_does_not_appear() {
         let text = format!("{}&sig=secret", "a".repeat(1020));
         let cut = query(&text, 1024, &SensitiveParameters::default());
         assert!(cut.len() <= 1024 && !cut.contains("secret"), "{cut}");

@@ -96,7 +96,7 @@ mod tests {
 
     #[cfg(feature = "init")]
     #[test]
-    fn text_that_has_no_room_is_on_the_heap() {
+    fn text_beyond_the_inline_capacity_is_on_the_heap() {
         let mut text = RequestText::default();
         text.add(&[b't'; ROOM]);
         assert_eq!(text.heap_size(), 0);

@@ -179,8 +179,9 @@ impl Code {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// Returns whether the code is an error. For a client, every code except OK is. For a server,
-    /// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are.
+    /// Returns whether the code is an error. For a client, every code except OK is an error. For a
+    /// server, UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are
+    /// errors.
     pub(crate) fn is_error(self, side: Side) -> bool {
         match side {
             Side::Server => matches!(self.0, 2 | 4 | 12 | 13 | 14 | 15),
@@ -232,7 +233,7 @@ mod tests {
             ("", "UNKNOWN"),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", value.parse().expect("a valid value"));
+            headers.insert("grpc-status", value.parse().expect("a legal value"));
             let code = Code::in_headers(&headers).map(Code::name);
             assert_eq!(code, Some(expected), "{value:?}");
         }

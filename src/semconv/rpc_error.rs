@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_the_one_that_tonic_makes_of_the_error() {
+    fn the_code_of_an_error_equals_that_of_tonic() {
         let wrappers: [fn(Erased) -> Erased; 4] = [
             |error| error,
             |error| Wrapped(error).into(),
@@ -124,14 +124,16 @@ mod tests {
 
     /// Provokes errors of hyper, which cannot be constructed.
     #[tokio::test]
-    async fn a_code_is_the_one_that_tonic_makes_of_an_error_of_hyper() {
+    async fn the_code_of_a_hyper_error_equals_that_of_tonic() {
         let (client, server) = tokio::io::duplex(1024);
         let io = hyper_util::rt::TokioIo::new(client);
         let executor = hyper_util::rt::TokioExecutor::new();
         let builder = hyper::client::conn::http2::Builder::new(executor);
-        let (mut sender, connection) = builder.handshake(io).await.expect("it is written");
+        let (mut sender, connection) = builder.handshake(io).await.expect("the connection is open");
         tokio::spawn(connection);
-        let mut server = h2::server::handshake(server).await.expect("a preface");
+        let mut server = h2::server::handshake(server)
+            .await
+            .expect("the client sends a preface");
         tokio::spawn(async move {
             let mut reason = 0;
             while let Some(Ok((_, mut stream))) = server.accept().await {
@@ -142,7 +144,10 @@ mod tests {
         for reason in 0..14 {
             let request = http::Request::new(String::new());
             let sent = tokio::time::timeout(Duration::from_secs(20), sender.send_request(request));
-            let error = sent.await.expect("an answer").expect_err("a reset");
+            let error = sent
+                .await
+                .expect("the server responds")
+                .expect_err("the stream was reset");
             let code = Code::from_error(Some(&error), false);
             let expected = tonic::Status::from_error(error.into()).code();
             assert_eq!(code, Code(expected as u8), "{reason}");

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_websocket_has_the_scheme_of_its_request() {
+    fn a_websocket_scheme_equals_the_scheme_of_its_request() {
         for (proto, expected) in [
             ("https", Some(Scheme::Https)),
             ("WSS", Some(Scheme::Https)),

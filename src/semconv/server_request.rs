@@ -178,7 +178,7 @@ mod tests {
         forwarded: &Forwarded<'_>,
     ) -> (Option<Value>, Option<Value>) {
         let request = ::http::Request::get(uri).header(HOST, host);
-        let (request, ()) = request.body(()).expect("it is a request").into_parts();
+        let (request, ()) = request.body(()).expect("a valid request").into_parts();
         let headers = RequestHeaders::find_in(&request.headers);
         let mut kept = ServerRequest::new("GET", None, Scheme::Http);
         kept.read(&request, &headers, forwarded, None);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_port_stay_apart_until_they_are_attributes() {
+    fn host_and_port_are_two_attributes_also_if_the_host_is_truncated() {
         let long = "h".repeat(300);
         let cut = format!("{}…", &long[..MAX_HOST - "…".len()]);
         let user = format!("http://{}@[2001:db8::1]:8080/", "u".repeat(250));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_cut_at_the_end_of_a_character() {
+    fn text_is_truncated_at_a_whole_character() {
         assert_eq!(truncate("short", 16), "short");
         assert_eq!(truncate("0123456789", 8), "01234…");
         assert_eq!(truncate("ääääääää", 9), "äää…");

@@ -204,7 +204,9 @@ async fn check(order: &[&str], sampler: &str, samples_new: bool) {
     let receiver = Receiver::start();
     let (sender, mut arrived) = mpsc::unbounded_channel();
     let callback = post(async move |headers: HeaderMap| {
-        sender.send(headers).expect("the test reads it");
+        sender
+            .send(headers)
+            .expect("the receiver of the headers exists");
     });
     let callback = Server::start(Router::new().route("/callback", callback)).await;
     let service = Process::example(
@@ -306,7 +308,9 @@ async fn the_sampler_decides_where_a_context_leaves_sampling_open() {
 async fn disabled_telemetry_forwards_a_context_unchanged() {
     let (sender, mut arrived) = mpsc::unbounded_channel();
     let callback = post(async move |headers: HeaderMap| {
-        sender.send(headers).expect("the test reads it");
+        sender
+            .send(headers)
+            .expect("the receiver of the headers exists");
     });
     let callback = Server::start(Router::new().route("/callback", callback)).await;
     for (form, multi) in [("b3", false), ("b3multi", true)] {

@@ -440,7 +440,7 @@ async fn a_request_rejected_by_load_shedding_is_an_error_of_the_service() {
     assert!(
         tokio::time::timeout(DEADLINE, second)
             .await
-            .expect("a shed request fails at once")
+            .expect("the rejected request fails immediately")
             .is_err()
     );
     let span = telemetry.only_span().await;

@@ -335,9 +335,14 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
     };
     for (case, script, polls, expected) in [
         ("polled to its end", script(4), 3, &INCOMPLETE),
-        ("its size hint is smaller", hinted(4), 3, &INCOMPLETE),
         (
-            "it is known to have ended",
+            "the size hint is smaller than the length",
+            hinted(4),
+            3,
+            &INCOMPLETE,
+        ),
+        (
+            "the body reports its end",
             telling(Script {
                 announced: Some(4),
                 ..Script::new(&steps[..2])
@@ -346,7 +351,7 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
             &INCOMPLETE,
         ),
         (
-            "there is no body",
+            "the body is empty",
             telling(Script {
                 announced: Some(1),
                 ..Script::new(&[])

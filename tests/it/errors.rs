@@ -188,7 +188,7 @@ async fn a_reset_in_the_body_is_not_an_incomplete_body() {
     let mut body = response.into_body();
     let frame = within_deadline("a frame", body.frame()).await;
     assert!(matches!(frame, Some(Ok(_))));
-    read.send(()).expect("the server waits for it");
+    read.send(()).expect("the server is still waiting");
     let frame = within_deadline("an error", body.frame()).await;
     assert!(matches!(frame, Some(Err(_))));
     assert_eq!(recorded(&telemetry).await.error_type, "connection_reset");

@@ -37,7 +37,7 @@ async fn in_development_the_console_shows_a_request_and_its_child_spans_together
     server.line("render-greeting");
     let lines = server.lines();
     let place = lines.iter().position(|line| line.contains(TRACE_ID));
-    let place = place.expect("the request is there");
+    let place = place.expect("the request was printed");
     let request = &lines[place];
     assert!(
         request.contains(" GET /users/{id} (/users/42) 200 ") && request.len() <= 100,
@@ -377,7 +377,7 @@ fn the_start_line_shows_the_configuration_without_secrets() {
     assert_eq!(start_lines.len(), 1, "{lines:#?}");
     let (_, line) = start_lines[0]
         .split_once("service=")
-        .expect("the text contains it");
+        .expect("the line contains the text");
     // The line is JSON in production.
     let line = line.split('"').next().unwrap_or(line);
     let address = receiver.address;
@@ -425,7 +425,9 @@ fn credentials_that_are_sent_in_plain_text_are_warned_about_once() {
         server.terminate();
         assert!(server.wait().success());
         let lines = server.lines();
-        let warnings = lines.iter().filter(|line| line.contains("can be read by"));
+        let warnings = lines
+            .iter()
+            .filter(|line| line.contains("without encryption"));
         assert_eq!(
             warnings.count(),
             usize::from(warns),
@@ -569,7 +571,7 @@ async fn a_server_with_tracing_spans_has_all_spans_in_one_trace() {
     server.line("greeting ok");
     let lines = server.lines();
     let place = lines.iter().position(|line| line.contains(TRACE_ID));
-    let tree = &lines[place.expect("the request is there")..];
+    let tree = &lines[place.expect("the request was printed")..];
     let mut below: Vec<_> = tree.iter().map(|line| &line[13..]).collect();
     assert!(
         below

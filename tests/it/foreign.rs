@@ -66,7 +66,7 @@ async fn an_independent_receiver_reads_all_three_signals_over_both_protocols() {
                 .current_dir(&folder),
         );
         let line = receiver.line(&format!("{protocol} on "));
-        let (_, endpoint) = line.split_once(" on ").expect("the text contains it");
+        let (_, endpoint) = line.split_once(" on ").expect("the line contains the text");
         let mut server = Process::example(
             "server",
             &[

@@ -601,7 +601,7 @@ async fn the_prometheus_linter_complains_only_about_milliseconds_and_missing_des
         return;
     };
     let mut stdin = process.stdin.take().expect("the stream is piped");
-    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("the other side reads");
+    std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("the other side is reading");
     drop(stdin);
     let output = process.wait_with_output().expect("the process ends");
     let printed = [output.stdout, output.stderr].concat();

@@ -325,7 +325,7 @@ async fn web_socket_messages_are_children_of_the_upgrade_or_linked_to_it() {
     client
         .write_all(head.as_bytes())
         .await
-        .expect("the other side reads");
+        .expect("the other side is reading");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(client.read_u8().await.expect("the server responds"));
@@ -338,7 +338,7 @@ async fn web_socket_messages_are_children_of_the_upgrade_or_linked_to_it() {
         client
             .write_all(&frame)
             .await
-            .expect("the other side reads");
+            .expect("the other side is reading");
     }
     let spans = telemetry.wait_for_spans(5).await;
     let find = |name: &str| {

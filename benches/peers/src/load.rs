@@ -109,7 +109,7 @@ pub fn table() {
         }
     }
     println!(
-        "| server | sampled | requests/s | of the same without | p99 | spans that arrived | export, µs/span |"
+        "| server | sampled | requests/s | relative to no telemetry | p99 | spans that arrived | export, µs/span |"
     );
     println!("|---|---|---|---|---|---|---|");
     for row in &rows {

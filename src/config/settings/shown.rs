@@ -100,7 +100,7 @@ fn host_and_port(text: &str, has_scheme: bool) -> String {
         && host[1..host.len() - 1]
             .bytes()
             .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
-    // Host names are written in lower case. Tokens seldom are.
+    // Host names are written in lower case. Tokens usually are not.
     let is_plain = |byte: u8| {
         byte.is_ascii_lowercase()
             || byte.is_ascii_digit()
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_shown_as_far_as_it_is_recognised() {
+    fn only_the_recognised_parts_of_an_endpoint_are_shown() {
         for (text, shown) in [
             ("http://collector:4317", "http://collector:4317"),
             (
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_is_shown_but_not_a_files_content() {
+    fn a_file_name_is_shown_but_never_the_content_of_a_file() {
         for name in [
             "/etc/ssl/ca.crt",
             "certs/client.pem",

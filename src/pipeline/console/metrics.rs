@@ -226,7 +226,9 @@ mod tests {
             .build();
         record(&provider.meter("test"));
         let mut metrics = ResourceMetrics::default();
-        reader.collect(&mut metrics).expect("it can be collected");
+        reader
+            .collect(&mut metrics)
+            .expect("the metrics can be collected");
         table(&metrics, Style::new(false))
     }
 

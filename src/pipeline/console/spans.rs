@@ -19,7 +19,7 @@ use crate::semconv;
 /// Characters of a path that are shown, so that a line fits into 100 columns.
 const MAX_PATH: usize = 30;
 
-/// Bounds of what waits for the end of its request.
+/// Limits of spans that wait for the end of their request.
 const MAX_WAITING: usize = 4096;
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ struct Trace {
 }
 
 impl Trace {
-    /// Whether a request has ended, and no span is known only as the parent of another.
+    /// Returns whether a request has ended, and the parents of all spans have ended too.
     fn is_complete(&self) -> bool {
         if self.roots.is_empty() {
             return false;
@@ -66,8 +66,8 @@ impl Trace {
         self.roots.len() + self.others.len()
     }
 
-    /// Writes each request with those below it, in the order in which they started, and then what
-    /// is below none.
+    /// Writes each request with its descendants, in the order of their start times, and then the
+    /// spans without a known parent.
     fn write(mut self, style: Style, text: &mut String) {
         self.others.sort_by_key(|span| span.start_time);
         let mut children: HashMap<SpanId, Vec<SpanData>> = HashMap::new();
@@ -77,7 +77,7 @@ impl Trace {
         self.roots.sort_by_key(|span| span.start_time);
         for root in self.roots {
             write_span(&root, None, style, text);
-            // The next one is the last.
+            // A stack. Its last element is written next.
             let below = |span: &SpanData, children: &mut HashMap<_, Vec<_>>, depth| {
                 let below = children.remove(&id(span)).unwrap_or_default();
                 below.into_iter().rev().map(move |child| (depth, child))
@@ -160,7 +160,8 @@ impl Waiting {
         }
     }
 
-    /// Writes what has waited for too long: its request goes on, or ended before.
+    /// Writes traces that have waited for too long, because their request is still running or has
+    /// been written before.
     fn write_late(&mut self, all: bool, style: Style, text: &mut String) {
         let all = all || self.spans > MAX_WAITING;
         let late = |trace: &Trace| all || trace.since.elapsed() >= MAX_WAIT;
@@ -343,7 +344,7 @@ mod tests {
     const TRACE: &str = "trace=0af7651916cd43dd8448eb211c80319c";
 
     #[test]
-    fn a_path_is_shown_where_the_name_does_not_contain_it() {
+    fn a_path_is_shown_if_the_name_does_not_contain_it() {
         let long = format!("/{}", "x".repeat(60));
         for (span, shown) in [
             (

@@ -113,7 +113,7 @@ mod tests {
             _: &[KeyValue],
             _: &[Link],
         ) -> SamplingResult {
-            panic!("as it should")
+            panic!("on purpose")
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
         }
 
         fn new_span_id(&self) -> SpanId {
-            panic!("as it should")
+            panic!("on purpose")
         }
     }
 

@@ -126,21 +126,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_come_in_order_and_one_that_panics_ends_nothing() {
-        let thread = PartThread::start(7, false).expect("a thread");
-        let panics = thread.call(|_| panic!("as it should"));
+    fn calls_run_in_order_and_a_panic_does_not_end_the_thread() {
+        let thread = PartThread::start(7, false).expect("the thread starts");
+        let panics = thread.call(|_| panic!("on purpose"));
         let returns = thread.call(|part| part + 1);
         assert_eq!(drive(panics), None::<()>);
         assert_eq!(drive(returns), Some(8));
     }
 
     #[test]
-    fn a_part_has_timers_and_tasks_and_may_block_in_a_runtime_of_its_own() {
-        let thread = PartThread::start((), true).expect("a thread");
+    fn a_part_can_use_timers_tasks_and_a_blocking_runtime() {
+        let thread = PartThread::start((), true).expect("the thread starts");
         let result = thread.call(|()| {
             let task = tokio::spawn(tokio::time::sleep(Duration::from_millis(1)));
             let inner = Builder::new_current_thread().enable_all().build();
-            inner.expect("a runtime").block_on(async {});
+            inner.expect("the runtime can be built").block_on(async {});
             drive(task).is_ok()
         });
         assert_eq!(drive(result), Some(true));
@@ -158,7 +158,7 @@ mod tests {
         }
 
         let (told, heard) = mpsc::channel();
-        let thread = PartThread::start(Told(told), true).expect("a thread");
+        let thread = PartThread::start(Told(told), true).expect("the thread starts");
         drop(thread.call(|part| {
             let _ = part.0.send(("called".to_owned(), None));
         }));

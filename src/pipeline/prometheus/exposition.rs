@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_metrics_is_for_those_who_accept_it() {
+    fn open_metrics_is_sent_only_to_clients_that_accept_it() {
         for (accept, expected) in [
             (None, Form::Text),
             (Some("*/*"), Form::Text),

@@ -67,13 +67,13 @@ mod tests {
     use crate::propagation::TraceExtra;
 
     fn remote(flags: u8) -> SpanContext {
-        let state = "a=1".parse().expect("it is valid");
+        let state = "a=1".parse().expect("a valid tracestate");
         let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), true, state)
     }
 
     #[test]
-    fn every_sampler_is_asked_as_the_decision_has_it() {
+    fn a_b3_decision_has_priority_over_every_parent_based_sampler() {
         use Decision::{Accept, Debug, Deferred, Deny};
 
         let root_based = |root: Sampler| Box::new(Sampler::parent_based(root));

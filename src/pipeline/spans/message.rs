@@ -422,7 +422,7 @@ mod tests {
     };
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
-        let state = "vendor=value,other=1".parse().expect("it is valid");
+        let state = "vendor=value,other=1".parse().expect("a valid tracestate");
         let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
@@ -434,7 +434,7 @@ mod tests {
             .header(header::HOST, "example.com:8080")
             .header(header::USER_AGENT, HeaderValue::from_static("curl/8.5.0"))
             .body(());
-        let (request, ()) = request.expect("it is a request").into_parts();
+        let (request, ()) = request.expect("a valid request").into_parts();
         let route = Some("/users/{id}".into());
         let mut kept = ServerRequest::new("_OTHER", route, Scheme::Https);
         kept.read(
@@ -448,7 +448,7 @@ mod tests {
 
     fn outgoing() -> CapturedRequest {
         let request = http::Request::get("https://user@example.com/users?name=Ada").body(());
-        let (request, ()) = request.expect("it is a request").into_parts();
+        let (request, ()) = request.expect("a valid request").into_parts();
         let mut kept = ClientRequest::new("GET", Some(1));
         let sensitive = SensitiveParameters::default();
         kept.read(
@@ -484,7 +484,7 @@ mod tests {
     fn spans(limits: SpanLimits) -> Vec<EndedSpan> {
         let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
         let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), limits)));
-        let sampling = Sampling::of(&Sampler::AlwaysOn).expect("it is one of the SDK's");
+        let sampling = Sampling::of(&Sampler::AlwaysOn).expect("the sampler is built in");
         let tracers = Tracers::new(queues, sampling);
         let tracer = |name| tracers.make(InstrumentationScope::builder(name).build());
         let parents = [
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_what_the_crates_of_opentelemetry_make_of_the_spans() {
+    fn a_message_equals_that_of_the_opentelemetry_crates() {
         let few = SpanLimits {
             max_events_per_span: 1,
             max_attributes_per_span: 12,
@@ -584,8 +584,8 @@ mod tests {
             let header = BatchHeader::new((&resource).into(), limits, value_length);
             let mut message = SpanMessage::new(ended, header);
             let decode = |message: &SpanMessage| {
-                let encoded = message.encode(usize::MAX).expect("it has no limit");
-                ExportTraceServiceRequest::decode(&*encoded).expect("it is a message")
+                let encoded = message.encode(usize::MAX).expect("the size has no limit");
+                ExportTraceServiceRequest::decode(&*encoded).expect("the message is OTLP")
             };
             assert_eq!(decode(&message), expected, "{value_length:?}");
             assert_eq!(expected.resource_spans[0].scope_spans.len(), 2);
@@ -599,7 +599,7 @@ mod tests {
             assert_eq!((message.count(), rest.count()), (3, 1));
             let rest = decode(&rest);
             let [scope] = &*rest.resource_spans[0].scope_spans else {
-                panic!("it is one span");
+                panic!("the rest has one scope");
             };
             assert_eq!(scope.spans[0].name, "of the SDK");
             assert_eq!(

@@ -279,7 +279,7 @@ mod tests {
     fn run(script: &Script, tracer: &dyn StartSpan) {
         let request = script.has_request.then(|| {
             let request = http::Request::get("https://example.com/path?q=1").body(());
-            let (request, ()) = request.expect("it is a request").into_parts();
+            let (request, ()) = request.expect("a valid request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
             CapturedRequest::Client(kept)
@@ -338,7 +338,7 @@ mod tests {
         };
         let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
         let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), script.limits)));
-        let sampling = Sampling::of(&Sampler::AlwaysOn).expect("it is one of the SDK's");
+        let sampling = Sampling::of(&Sampler::AlwaysOn).expect("the sampler is built in");
         run(script, &*Tracers::new(queues, sampling).make(scope()));
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder()
@@ -351,14 +351,16 @@ mod tests {
             script,
             &*TracersOf::new(provider.clone(), false).make(scope()),
         );
-        let sdk = exporter.get_finished_spans().expect("it is not shut down");
+        let sdk = exporter
+            .get_finished_spans()
+            .expect("the exporter is not shut down");
         let sdk = sdk.into_iter().map(|span| EndedSpan::Sdk(Box::new(span)));
         [queue.drain(), sdk.collect()]
     }
 
     proptest! {
         #[test]
-        fn a_span_becomes_the_data_that_the_sdk_makes_of_the_same_span(script in script()) {
+        fn span_data_equals_that_of_the_sdk_for_the_same_span(script in script()) {
             let [own, sdk] = both(&script).map(|mut ended| {
                 assert_eq!(ended.len(), 1);
                 ended.remove(0).into_span_data(&script.limits, None)
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_of_the_sdk_with_a_key_twice_becomes_data_with_the_last_value() {
+    fn a_duplicate_key_of_a_span_of_the_sdk_has_its_last_value() {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder()
             .with_simple_exporter(exporter.clone())
@@ -434,7 +436,10 @@ mod tests {
         span.add_event("event", twice());
         span.add_link(SpanContext::empty_context(), twice());
         span.end();
-        let span = exporter.get_finished_spans().expect("it is open").remove(0);
+        let span = exporter
+            .get_finished_spans()
+            .expect("the exporter is not shut down")
+            .remove(0);
         let data = EndedSpan::Sdk(Box::new(span)).into_span_data(&SpanLimits::default(), None);
         let once = [KeyValue::new("a", 2)];
         assert_eq!(data.attributes, once);

@@ -317,7 +317,7 @@ mod tests {
 
     impl Both {
         fn new(sampler: &Sampler) -> Self {
-            let sampling = Sampling::of(sampler).expect("it is one of the SDK's");
+            let sampling = Sampling::of(sampler).expect("the sampler is built in");
             let queue = Arc::new(Queue::new(Batch::default(), Arc::default()));
             let queues = Box::leak(Box::new(SpanQueues::to(queue.clone(), LIMITS)));
             let own = Tracers::new(queues, sampling.clone());
@@ -349,7 +349,7 @@ mod tests {
                 .map(|span| span.into_span_data(&LIMITS, None))
                 .collect();
             let sdk = self.exporter.get_finished_spans();
-            [own, sdk.expect("it is not shut down")]
+            [own, sdk.expect("the exporter is not shut down")]
         }
     }
 
@@ -366,13 +366,13 @@ mod tests {
     }
 
     fn span_context(flags: u8, is_remote: bool) -> SpanContext {
-        let state = "vendor=value".parse().expect("it is valid");
+        let state = "vendor=value".parse().expect("a valid tracestate");
         let (trace_id, span_id) = (TraceId::from(0x1a2b), SpanId::from(0x3c4d));
         SpanContext::new(trace_id, span_id, TraceFlags::new(flags), is_remote, state)
     }
 
     #[test]
-    fn a_span_is_what_the_sdk_makes_of_it() {
+    fn a_span_equals_that_of_the_sdk() {
         let both = Both::new(&Sampler::AlwaysOn);
         for tracer in [&both.own, &both.sdk] {
             let parent = Parent {
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_kept_once_and_only_so_many() {
+    fn equal_scopes_are_stored_once_up_to_a_limit() {
         let both = Both::new(&Sampler::AlwaysOn);
         let scope_of = |name: String| {
             let tracer = both
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_counts_the_memory_that_its_parts_take() {
+    fn the_estimated_size_of_a_span_covers_all_of_its_parts() {
         let both = Both::new(&Sampler::AlwaysOn);
         let bytes = |description: &mut dyn DescribeSpan| {
             let root = &Context::new();
@@ -463,7 +463,7 @@ mod tests {
         let request = || {
             let path = format!("/{}", "p".repeat(999));
             let request = http::Request::get(path).body(());
-            let (request, ()) = request.expect("it is a request").into_parts();
+            let (request, ()) = request.expect("a valid request").into_parts();
             let mut kept = ClientRequest::new("GET", None);
             kept.read(&request, None, None, None);
             CapturedRequest::Client(kept)
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_that_nobody_ends_ends_when_it_is_dropped() {
+    fn a_span_that_was_not_ended_ends_when_it_is_dropped() {
         let both = Both::new(&Sampler::AlwaysOn);
         for tracer in [&both.own, &both.sdk] {
             let cx = &Context::new();
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn samplers_decide_as_those_of_the_sdk() {
+    fn samplers_decide_as_in_the_sdk() {
         let parents = [
             None,
             Some(span_context(0x01, true)),
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_of_b3_is_asked_before_the_sampler() {
+    fn a_b3_decision_has_priority_over_the_sampler() {
         use Decision::{Accept, Debug, Deferred, Deny};
 
         let samplers = [
@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_request_that_is_passed_through_a_decision_is_still_open() {
+    fn a_deferred_b3_decision_is_not_treated_as_unsampled() {
         use crate::providers::Providers;
 
         let both = Both::new(&Sampler::ParentBasedAlwaysOn);
@@ -629,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_share_the_text_of_a_state_and_hold_a_small_one() {
+    fn spans_share_the_text_of_a_tracestate_and_store_a_short_one() {
         let text = |count: usize| {
             let members: Vec<_> = (0..count).map(|n| format!("k{n}=v")).collect();
             members.join(",")
@@ -681,7 +681,7 @@ mod tests {
                     "{case}"
                 );
                 let EndedSpan::Own(_, record) = ended else {
-                    panic!("it is one of ours");
+                    panic!("every span is of this crate");
                 };
                 let is_shared = match (&record.state, &shared) {
                     (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -693,10 +693,10 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_came_without_its_text_reaches_all_spans_below() {
+    fn a_tracestate_without_its_text_reaches_all_child_spans() {
         let both = Both::new(&Sampler::AlwaysOn);
         let members = (0..9).map(|n| (format!("k{n}"), "v"));
-        let state = TraceState::from_key_value(members).expect("it is valid");
+        let state = TraceState::from_key_value(members).expect("a valid tracestate");
         let remote = with_state(&span_context(0x01, true), state.clone());
         let mut cx = Context::new().with_remote_span_context(remote);
         for _ in 0..3 {
@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn where_telemetry_is_suppressed_the_parent_goes_on() {
+    fn with_suppressed_telemetry_the_parent_context_is_passed_on() {
         let both = Both::new(&Sampler::AlwaysOn);
         let remote = span_context(0x01, true);
         let cx = Context::new().with_telemetry_suppressed();

@@ -83,7 +83,7 @@ impl Process {
         let line = self.line("listening on ");
         let (_, url) = line
             .split_once("listening on ")
-            .expect("the text contains it");
+            .expect("the line contains the text");
         // The line may be JSON.
         url.split('"').next().unwrap_or(url).to_owned()
     }
