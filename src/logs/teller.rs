@@ -4,6 +4,7 @@
 //! The application's subscriber may block, for example on an output that nobody reads. This must not
 //! block the export thread, a request or a shutdown.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,12 +89,16 @@ pub(crate) struct EndNotice(Arc<AtomicBool>);
 impl EndNotice {
     /// Logs the warning, unless it was logged before.
     pub(crate) fn give(&self) {
+        // A warning about losses in a shutdown comes after the end, and becomes a log record, too.
+        if EMITS.get() {
+            return;
+        }
         if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
             tell(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
-                    "telemetry has ended, and what is recorded now is lost; keep the \
-                     `TelemetryGuard` for as long as there is something to record"
+                    "telemetry has ended, and everything recorded from now on is lost; keep the \
+                     `TelemetryGuard` until the end of the program"
                 );
             });
         }
@@ -101,6 +106,11 @@ impl EndNotice {
 }
 
 static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
+
+thread_local! {
+    /// Whether this thread emits the events of this crate, and nothing else.
+    static EMITS: Cell<bool> = const { Cell::new(false) };
+}
 
 fn send(line: Line) -> bool {
     let mut teller = teller();
@@ -160,6 +170,7 @@ impl Teller {
 }
 
 fn run(lines: Receiver<Line>) {
+    EMITS.set(true);
     loop {
         let next = match threads::are_wanted() {
             true => lines.recv().ok(),
