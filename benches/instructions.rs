@@ -533,15 +533,26 @@ fn with_future() {
 #[bench::add_span_event(function(Recorded::Everything, Inbound::Sampled, || {
     add_span_event("cache-miss", attributes! { "cache.name" => "users" });
 }))]
-#[bench::increment_counter(function(Recorded::Everything, Inbound::Sampled, || {
+#[bench::increment_counter(args = (function(Recorded::Everything, Inbound::Sampled, || {
     increment_counter("bench.counter", "Counted.", attributes! { "kind" => "a" });
-}))]
-#[bench::record_histogram_value(function(Recorded::Everything, Inbound::Sampled, || {
+})), config = at_most(560, 0))]
+#[bench::increment_counter_with_four_attributes(args = (function(
+    Recorded::Everything,
+    Inbound::Sampled,
+    || {
+        increment_counter(
+            "bench.counter",
+            "Counted.",
+            attributes! { "kind" => "a", "region" => "eu-west-1", "tier" => 2, "cached" => true },
+        );
+    }
+)), config = at_most(1_290, 0))]
+#[bench::record_histogram_value(args = (function(Recorded::Everything, Inbound::Sampled, || {
     record_histogram_value("bench.histogram", "Recorded.", 1.5, attributes! { "kind" => "a" });
-}))]
-#[bench::start_timer(function(Recorded::Everything, Inbound::Sampled, || {
+})), config = at_most(770, 0))]
+#[bench::start_timer(args = (function(Recorded::Everything, Inbound::Sampled, || {
     drop(start_timer("bench.timer", "Timed.", attributes! { "kind" => "a" }));
-}))]
+})), config = at_most(1_290, 1))]
 fn handler_function(rung: Rung) -> Rung {
     run(rung)
 }

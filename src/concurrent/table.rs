@@ -3,7 +3,6 @@
 //! Requests look up the instruments of their route in it, and handler functions look up an
 //! instrument by name. Entries are added rarely, and never moved or removed. So readers write
 //! nothing: all threads would contend for a shared count of readers.
-//! count of readers would be contended by all threads.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};

@@ -55,7 +55,21 @@ pub struct Attributes<const N: usize> {
 impl<const N: usize> Attributes<N> {
     /// Creates a list of the pairs that have a value.
     #[doc(hidden)]
+    #[inline]
     pub fn from_values(values: [(Key, Option<Value>); N]) -> Self {
+        if values.iter().any(|(_, value)| value.is_none()) {
+            return Self::from_present(values);
+        }
+        let attribute = |(key, value): (Key, Option<Value>)| {
+            KeyValue::new(key, value.unwrap_or(Value::Bool(false)))
+        };
+        Self {
+            attributes: values.map(attribute),
+            len: N,
+        }
+    }
+
+    fn from_present(values: [(Key, Option<Value>); N]) -> Self {
         let mut len = 0;
         let mut present = values
             .into_iter()

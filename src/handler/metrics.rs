@@ -6,9 +6,7 @@ use std::time::Instant;
 use opentelemetry::KeyValue;
 
 use crate::attribute_set;
-use crate::providers::registry::{
-    COUNTER, GAUGE, HISTOGRAM, Instrument, Kind, TIMER, UP_DOWN_COUNTER,
-};
+use crate::providers::registry::{Instrument, Kind, Measurement};
 use crate::providers::scope;
 use crate::providers::scope::Current;
 
@@ -55,13 +53,12 @@ pub fn increment_counter(name: &str, description: &str, attributes: impl AsRef<[
 /// tower_telemetry::add_to_counter("mail.sent", "Messages handed to the relay.", 3, []);
 /// ```
 pub fn add_to_counter(name: &str, description: &str, n: u64, attributes: impl AsRef<[KeyValue]>) {
-    record(name, description, &COUNTER, |instrument| match instrument {
-        Instrument::Counter(counter) => {
-            counter.add(n, &attribute_set::unique(attributes.as_ref()));
-            true
-        }
-        _ => false,
-    });
+    measure(
+        name,
+        description,
+        Measurement::Count(n),
+        attributes.as_ref(),
+    );
 }
 
 /// Adds to an up-down counter, such as the number of waiting jobs. `delta` may be negative. See
@@ -82,18 +79,8 @@ pub fn add_to_up_down_counter(
     delta: i64,
     attributes: impl AsRef<[KeyValue]>,
 ) {
-    record(
-        name,
-        description,
-        &UP_DOWN_COUNTER,
-        |instrument| match instrument {
-            Instrument::UpDownCounter(counter) => {
-                counter.add(delta, &attribute_set::unique(attributes.as_ref()));
-                true
-            }
-            _ => false,
-        },
-    );
+    let change = Measurement::Change(delta);
+    measure(name, description, change, attributes.as_ref());
 }
 
 /// Records a value in a histogram. See [`increment_counter`] for names and attributes.
@@ -110,18 +97,8 @@ pub fn record_histogram_value(
     attributes: impl AsRef<[KeyValue]>,
 ) {
     if let Some(value) = finite(value) {
-        record(
-            name,
-            description,
-            &HISTOGRAM,
-            |instrument| match instrument {
-                Instrument::Histogram(histogram) => {
-                    histogram.record(value, &attribute_set::unique(attributes.as_ref()));
-                    true
-                }
-                _ => false,
-            },
-        );
+        let value = Measurement::Value(value);
+        measure(name, description, value, attributes.as_ref());
     }
 }
 
@@ -134,13 +111,8 @@ pub fn record_histogram_value(
 /// ```
 pub fn set_gauge(name: &str, description: &str, value: f64, attributes: impl AsRef<[KeyValue]>) {
     if let Some(value) = finite(value) {
-        record(name, description, &GAUGE, |instrument| match instrument {
-            Instrument::Gauge(gauge) => {
-                gauge.record(value, &attribute_set::unique(attributes.as_ref()));
-                true
-            }
-            _ => false,
-        });
+        let level = Measurement::Level(value);
+        measure(name, description, level, attributes.as_ref());
     }
 }
 
@@ -209,18 +181,11 @@ impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
             let elapsed = running.start.elapsed().as_secs_f64();
-            running.providers.functions.record(
+            running.providers.measure(
                 &running.name,
                 &running.description,
-                &TIMER,
-                |instrument| match instrument {
-                    Instrument::Timer(histogram) => {
-                        let attributes = attribute_set::unique(&running.attributes);
-                        histogram.record(elapsed, &attributes);
-                        true
-                    }
-                    _ => false,
-                },
+                Measurement::Seconds(elapsed),
+                &running.attributes,
             );
         }
     }
@@ -232,7 +197,15 @@ impl std::fmt::Debug for Timer {
     }
 }
 
-/// Records to the instrument with a name, unless telemetry is switched off.
+/// Records a measurement, unless telemetry is switched off.
+#[inline]
+fn measure(name: &str, description: &str, measurement: Measurement, attributes: &[KeyValue]) {
+    if let Some(providers) = scope::current() {
+        providers.measure(name, description, measurement, attributes);
+    }
+}
+
+/// Passes the instrument with a name to `write`, unless telemetry is switched off.
 pub(crate) fn record(
     name: &str,
     description: &str,
@@ -240,8 +213,7 @@ pub(crate) fn record(
     write: impl FnOnce(&Instrument) -> bool,
 ) {
     if let Some(providers) = scope::current() {
-        let registry = &providers.functions;
-        registry.record(name, description, kind, write);
+        providers.with_instrument(name, description, kind, write);
     }
 }
 

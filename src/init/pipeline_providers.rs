@@ -7,6 +7,7 @@ use crate::pipeline::metrics::MAX_SERIES;
 use crate::pipeline::spans::tracer::Tracers;
 use crate::providers::Providers;
 use crate::providers::baggage_spans::with_baggage;
+use crate::providers::bound;
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::start_span::MakeTracer;
 use crate::providers::tracer::TracersOf;
@@ -23,7 +24,7 @@ pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
             export.has_random_ids,
         )),
     };
-    let meters = Arc::new(export.meter_provider.clone());
+    let meters = bound::of_type(export.meter_provider.clone());
     let tracers = with_baggage(tracers, &layers.baggage);
     Providers::new(tracers, meters, MAX_SERIES).with_exceptions(export.exceptions())
 }

@@ -8,7 +8,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use http::{HeaderName, Uri, request, response};
-use opentelemetry::metrics::MeterProvider;
 
 use crate::concurrent::caught::guarded;
 use crate::instruments::metric_set::MetricSet;
@@ -17,6 +16,7 @@ use crate::layer_state::host_pattern::HostPattern;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::rate_limit::RateLimit;
 use crate::propagation::{Allowed, Propagators, ResponseHeaders};
+use crate::providers::bound::Meters;
 use crate::providers::generations;
 use crate::providers::series_budget::{Room, SDK_SERIES};
 use crate::providers::start_span::MakeTracer;
@@ -47,7 +47,7 @@ type AttributesHook<H> = Arc<dyn Fn(&H, &mut RequestAttributes) + Send + Sync>;
 pub(crate) struct Options {
     pub(crate) side: Side,
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
-    pub(crate) meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
+    pub(crate) meters: Option<Meters>,
     /// The room for series in the instruments of these meters. Clones of a layer share it.
     pub(crate) room: Option<Arc<Room>>,
     /// `None` means the propagators of `init`, or W3C's without `init`.
@@ -137,7 +137,7 @@ impl Default for Options {
 
 impl Options {
     /// Sets the meter provider.
-    pub(crate) fn set_meters(&mut self, meters: Arc<dyn MeterProvider + Send + Sync>) {
+    pub(crate) fn set_meters(&mut self, meters: Meters) {
         self.meters = Some(meters);
         self.room = Some(Room::new(SDK_SERIES));
     }

@@ -7,11 +7,26 @@
 
 use std::sync::Arc;
 
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, MeterProvider, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, UpDownCounter};
+use opentelemetry::{InstrumentationScope, KeyValue};
+
+/// A meter provider whose instruments can be bound.
+#[derive(Clone)]
+pub(crate) struct Meters {
+    provider: Arc<dyn MeterProvider + Send + Sync>,
+    /// Whether bound instruments are faster: they are those of the SDK.
+    #[cfg(feature = "init")]
+    pub(crate) are_fast_if_bound: bool,
+}
+
+impl Meters {
+    pub(crate) fn meter_with_scope(&self, scope: InstrumentationScope) -> Meter {
+        self.provider.meter_with_scope(scope)
+    }
+}
 
 /// Returns a meter provider whose instruments can be bound.
-pub(crate) fn of_type<P>(provider: P) -> Arc<dyn MeterProvider + Send + Sync>
+pub(crate) fn of_type<P>(provider: P) -> Meters
 where
     P: MeterProvider + Send + Sync + 'static,
 {
@@ -19,18 +34,24 @@ where
     if std::any::TypeId::of::<P>()
         == std::any::TypeId::of::<opentelemetry_sdk::metrics::SdkMeterProvider>()
     {
-        return Arc::new(provider);
+        return Meters {
+            provider: Arc::new(provider),
+            are_fast_if_bound: true,
+        };
     }
     of_unknown_type(Arc::new(provider))
 }
 
 /// Like [`of_type`], for a provider that may or may not be the SDK's.
-pub(crate) fn of_unknown_type(
-    provider: Arc<dyn MeterProvider + Send + Sync>,
-) -> Arc<dyn MeterProvider + Send + Sync> {
-    #[cfg(feature = "init")]
-    let provider = Arc::new(unbound::Meters(provider));
-    provider
+pub(crate) fn of_unknown_type(provider: Arc<dyn MeterProvider + Send + Sync>) -> Meters {
+    Meters {
+        #[cfg(feature = "init")]
+        provider: Arc::new(unbound::Meters(provider)),
+        #[cfg(not(feature = "init"))]
+        provider,
+        #[cfg(feature = "init")]
+        are_fast_if_bound: false,
+    }
 }
 
 /// An instrument that can be bound to attributes.

@@ -6,6 +6,8 @@
 //! run. They are settled before the next collection reads any series, because an SDK first calls
 //! the callbacks of observable instruments.
 
+#[cfg(feature = "init")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,6 +44,12 @@ pub(crate) struct Collections {
     /// The start of the last collection, in milliseconds since `made` plus 1; 0 before the first
     /// collection.
     last_start: AtomicU64,
+    /// The number of collections that have begun.
+    #[cfg(feature = "init")]
+    begun: AtomicU64,
+    /// Whether collections are detected.
+    #[cfg(feature = "init")]
+    are_detected: AtomicBool,
     waiting: Mutex<Vec<Arc<dyn Waiting>>>,
     measurements: AtomicUsize,
     /// Locked while measurements are settled. A second reader has to wait until they are settled.
@@ -53,6 +61,10 @@ impl Collections {
         Arc::new(Self {
             made: Instant::now(),
             last_start: AtomicU64::new(0),
+            #[cfg(feature = "init")]
+            begun: AtomicU64::new(0),
+            #[cfg(feature = "init")]
+            are_detected: AtomicBool::new(false),
             waiting: Mutex::default(),
             measurements: AtomicUsize::new(0),
             settling: Mutex::default(),
@@ -66,6 +78,7 @@ impl Collections {
         static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
         let collections = Self::new();
         if CALLBACKS.fetch_add(1, Ordering::Relaxed) < MAX_CALLBACKS {
+            collections.are_detected.store(true, Ordering::Relaxed);
             let watched = collections.clone();
             meter
                 .u64_observable_gauge(COLLECTIONS)
@@ -93,6 +106,8 @@ impl Collections {
         // The time is stored first: a measurement that is kept from now on belongs to the next
         // collection.
         self.last_start.store(self.now(), Ordering::Release);
+        #[cfg(feature = "init")]
+        self.begun.fetch_add(1, Ordering::AcqRel);
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         waiting.iter().for_each(|one| one.settle(self));
     }
@@ -100,13 +115,37 @@ impl Collections {
     /// Returns whether to keep a measurement of a new series, because a collection may run. If so,
     /// room for it is reserved until [`release`](Self::release).
     pub(crate) fn reserve(&self) -> bool {
-        let last_start = self.last_start.load(Ordering::Acquire);
-        let elapsed = Duration::from_millis(self.now().saturating_sub(last_start));
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         let one_more = |kept| (kept < MAX_MEASUREMENTS).then_some(kept + 1);
-        last_start != 0
-            && elapsed < MAX_DURATION
-            && self.measurements.fetch_update(set, fetch, one_more).is_ok()
+        self.may_run() && self.measurements.fetch_update(set, fetch, one_more).is_ok()
+    }
+
+    /// Returns whether a collection may run.
+    fn may_run(&self) -> bool {
+        let last_start = self.last_start.load(Ordering::Acquire);
+        let elapsed = Duration::from_millis(self.now().saturating_sub(last_start));
+        last_start != 0 && elapsed < MAX_DURATION
+    }
+
+    /// Returns the number of collections that have begun.
+    #[cfg(feature = "init")]
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of collections that have begun; `None` if one may run, or if collections
+    /// are not detected.
+    #[cfg(feature = "init")]
+    pub(crate) fn begun_if_idle(&self) -> Option<u64> {
+        let begun = self.begun();
+        let are_detected = self.are_detected.load(Ordering::Relaxed);
+        (are_detected && !self.may_run()).then_some(begun)
+    }
+
+    /// Lets a test go on as if the last collection began long ago.
+    #[cfg(all(test, feature = "init"))]
+    pub(crate) fn rest(&self) {
+        self.last_start.store(0, Ordering::Release);
     }
 
     /// Frees the room of measurements that have been recorded.

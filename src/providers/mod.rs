@@ -19,6 +19,8 @@ pub(crate) mod generations;
 pub(crate) mod in_context;
 pub(crate) mod layer_variables;
 pub(crate) mod message_durations;
+#[cfg(feature = "init")]
+pub(crate) mod recurring;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod series_budget;
@@ -29,18 +31,21 @@ pub(crate) mod variables;
 
 use std::sync::{Arc, OnceLock};
 
-use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry::metrics::Meter;
 use opentelemetry::trace::TraceContextExt;
-use opentelemetry::{Context, InstrumentationScope};
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
 
 use crate::concurrent::table::Table;
 use crate::current_context;
 use crate::propagation::{self, Decision};
+use crate::providers::bound::Meters;
 use crate::providers::collections::Collections;
 use crate::providers::exceptions::Exceptions;
 use crate::providers::function_durations::FunctionDurations;
 use crate::providers::message_durations::MessageDurations;
-use crate::providers::registry::Registry;
+#[cfg(feature = "init")]
+use crate::providers::recurring::{Recurring, Set};
+use crate::providers::registry::{Instrument, Kind, Measurement, Registry};
 use crate::providers::series_budget::Room;
 use crate::providers::start_span::{MakeTracer, StartSpan};
 use crate::semconv::{self, Side};
@@ -52,10 +57,12 @@ const MAX_COMPONENTS: usize = 256;
 pub(crate) struct Providers {
     tracers: Arc<dyn MakeTracer>,
     follows_unsampled: bool,
-    meters: Arc<dyn MeterProvider + Send + Sync>,
+    meters: Meters,
     components: Table<&'static str, Arc<dyn StartSpan>>,
     /// The instruments created by name in handler functions.
-    pub(crate) functions: Registry,
+    functions: Registry,
+    #[cfg(feature = "init")]
+    recurring: Recurring,
     pub(crate) function_durations: FunctionDurations,
     pub(crate) message_durations: MessageDurations,
     /// The series budgets of server instruments and of client instruments.
@@ -67,11 +74,7 @@ pub(crate) struct Providers {
 impl Providers {
     /// Creates the providers. `max_series` is the number of series that the SDK behind `meters`
     /// keeps per instrument of the layers.
-    pub(crate) fn new(
-        tracers: Arc<dyn MakeTracer>,
-        meters: Arc<dyn MeterProvider + Send + Sync>,
-        max_series: usize,
-    ) -> Self {
+    pub(crate) fn new(tracers: Arc<dyn MakeTracer>, meters: Meters, max_series: usize) -> Self {
         let meter = meters.meter_with_scope(handler_scope());
         Self {
             follows_unsampled: tracers.follows_unsampled(),
@@ -82,6 +85,8 @@ impl Providers {
                 meters.meter_with_scope(instrumentation_scope()),
             ),
             functions: Registry::new(meter),
+            #[cfg(feature = "init")]
+            recurring: Recurring::default(),
             meters,
             rooms: [Room::new(max_series), Room::new(max_series)],
             collections: OnceLock::new(),
@@ -108,6 +113,65 @@ impl Providers {
     pub(crate) fn collections(&self) -> Arc<Collections> {
         let watch = || Collections::watch(&self.meter());
         self.collections.get_or_init(watch).clone()
+    }
+
+    /// Records a measurement of handler code to the instrument with a name, creating it if
+    /// necessary.
+    #[inline]
+    pub(crate) fn measure(
+        &self,
+        name: &str,
+        description: &str,
+        measurement: Measurement,
+        attributes: &[KeyValue],
+    ) {
+        #[cfg(feature = "init")]
+        if self.meters.are_fast_if_bound
+            && let Some(set) = Set::of(name, attributes)
+        {
+            if !self.recurring.record(&set, measurement) {
+                self.measure_unbound(&set, description, measurement);
+            }
+            return;
+        }
+        let kind = measurement.kind();
+        self.with_instrument(name, description, kind, |instrument| {
+            instrument.record(measurement, attributes)
+        });
+    }
+
+    /// Records a measurement to an instrument without a bound series.
+    #[cfg(feature = "init")]
+    #[cold]
+    fn measure_unbound(&self, set: &Set<'_>, description: &str, measurement: Measurement) {
+        let kind = measurement.kind();
+        self.with_instrument(set.name, description, kind, |instrument| {
+            let is_recorded = instrument.record(measurement, set.attributes);
+            if is_recorded {
+                let collections = self.collections.get();
+                self.recurring.note(set, instrument, collections);
+            }
+            is_recorded
+        });
+    }
+
+    /// Passes the instrument with a name to `write`, as [`Registry::record`] does.
+    pub(crate) fn with_instrument(
+        &self,
+        name: &str,
+        description: &str,
+        kind: &Kind,
+        write: impl FnOnce(&Instrument) -> bool,
+    ) {
+        #[cfg(feature = "init")]
+        let instruments = self.functions.len();
+        self.functions.record(name, description, kind, write);
+        // Only after an instrument was created: both take a lock of the SDK, which it also holds
+        // while it calls the application's callbacks.
+        #[cfg(feature = "init")]
+        if self.functions.len() != instruments && self.meters.are_fast_if_bound {
+            self.collections();
+        }
     }
 
     /// The tracer for the spans of this crate's layers.

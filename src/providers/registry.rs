@@ -3,13 +3,17 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
+use crate::attribute_set;
 use crate::concurrent::table::{Inserted, Table};
+#[cfg(feature = "init")]
+use crate::providers::bound::{Bind, BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter};
 use crate::semconv;
 
 /// The maximum number of instruments that can be created by name.
-const MAX_INSTRUMENTS: usize = 256;
+pub(crate) const MAX_INSTRUMENTS: usize = 256;
 
 /// The instruments that were created by name.
 pub(crate) struct Registry {
@@ -84,7 +88,92 @@ pub(crate) const GAUGE: Kind = Kind {
     },
 };
 
+/// A measurement of an instrument that was created by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Measurement {
+    /// For a counter.
+    Count(u64),
+    /// For an up-down counter.
+    Change(i64),
+    /// For a histogram.
+    Value(f64),
+    /// For a timer.
+    Seconds(f64),
+    /// For a gauge.
+    Level(f64),
+}
+
+impl Measurement {
+    pub(crate) fn kind(self) -> &'static Kind {
+        match self {
+            Self::Count(_) => &COUNTER,
+            Self::Change(_) => &UP_DOWN_COUNTER,
+            Self::Value(_) => &HISTOGRAM,
+            Self::Seconds(_) => &TIMER,
+            Self::Level(_) => &GAUGE,
+        }
+    }
+}
+
+/// An instrument that is bound to attributes.
+#[cfg(feature = "init")]
+pub(crate) enum BoundInstrument {
+    Counter(BoundCounter<u64>),
+    UpDownCounter(BoundUpDownCounter<i64>),
+    Histogram(BoundHistogram<f64>),
+    Timer(BoundHistogram<f64>),
+    Gauge(BoundGauge<f64>),
+}
+
+#[cfg(feature = "init")]
+impl BoundInstrument {
+    /// Records a measurement. Returns `false` if the instrument is of another kind.
+    #[inline]
+    pub(crate) fn record(&self, measurement: Measurement) -> bool {
+        match (self, measurement) {
+            (Self::Counter(counter), Measurement::Count(n)) => counter.add(n),
+            (Self::UpDownCounter(counter), Measurement::Change(delta)) => counter.add(delta),
+            (Self::Histogram(histogram), Measurement::Value(value)) => histogram.record(value),
+            (Self::Timer(histogram), Measurement::Seconds(value)) => histogram.record(value),
+            (Self::Gauge(gauge), Measurement::Level(value)) => gauge.record(value),
+            _ => return false,
+        }
+        true
+    }
+}
+
 impl Instrument {
+    /// Records a measurement. Returns `false` if the instrument is of another kind.
+    pub(crate) fn record(&self, measurement: Measurement, attributes: &[KeyValue]) -> bool {
+        let attributes = &attribute_set::unique(attributes);
+        match (self, measurement) {
+            (Self::Counter(counter), Measurement::Count(n)) => counter.add(n, attributes),
+            (Self::UpDownCounter(counter), Measurement::Change(delta)) => {
+                counter.add(delta, attributes);
+            }
+            (Self::Histogram(histogram), Measurement::Value(value))
+            | (Self::Timer(histogram), Measurement::Seconds(value)) => {
+                histogram.record(value, attributes);
+            }
+            (Self::Gauge(gauge), Measurement::Level(value)) => gauge.record(value, attributes),
+            _ => return false,
+        }
+        true
+    }
+
+    #[cfg(feature = "init")]
+    pub(crate) fn bind(&self, attributes: &[KeyValue]) -> BoundInstrument {
+        match self {
+            Self::Counter(counter) => BoundInstrument::Counter(counter.bind_to(attributes)),
+            Self::UpDownCounter(counter) => {
+                BoundInstrument::UpDownCounter(counter.bind_to(attributes))
+            }
+            Self::Histogram(histogram) => BoundInstrument::Histogram(histogram.bind_to(attributes)),
+            Self::Timer(histogram) => BoundInstrument::Timer(histogram.bind_to(attributes)),
+            Self::Gauge(gauge) => BoundInstrument::Gauge(gauge.bind_to(attributes)),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Counter(_) => COUNTER.name,
@@ -110,6 +199,12 @@ impl Registry {
             refused: Table::new(MAX_INSTRUMENTS),
             overflow: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the number of instruments.
+    #[cfg(feature = "init")]
+    pub(crate) fn len(&self) -> usize {
+        self.instruments.len()
     }
 
     /// Calls `write` with the instrument of the given name, creating it if necessary. `write`

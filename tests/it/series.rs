@@ -16,7 +16,7 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, ManualReader, PeriodicReader, SdkMeterProvider, Stream, Temporality,
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_telemetry::{TelemetryLayer, add_request_attributes};
+use tower_telemetry::{TelemetryLayer, add_request_attributes, attributes, increment_counter};
 
 use crate::support::{Reader, TestTelemetry, Value, block_on, get, send_through, span_attributes};
 
@@ -229,6 +229,30 @@ async fn a_request_of_a_new_series_is_in_the_next_collection() {
             METRICS.map(|metric| counts(&collected, metric)["/last"]),
             [1; 3]
         );
+    }
+}
+
+#[tokio::test]
+async fn a_counter_of_handler_code_has_a_point_only_if_it_has_changed() {
+    let reader = Reader::new(Temporality::Delta);
+    let meters = SdkMeterProvider::builder().with_reader(reader.clone());
+    let layer = TelemetryLayer::new().with_meter_provider(meters.build());
+    let service = layer.layer(service_fn(|request: Request<()>| async move {
+        for _ in 0..3 {
+            let path = request.uri().path().to_owned();
+            increment_counter("app.calls", "", attributes! { "http.route" => path });
+        }
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    for paths in [&["/a"][..], &["/a", "/b"], &[], &["/b", "/b"], &[]] {
+        let mut expected = BTreeMap::new();
+        for path in paths {
+            let request = get(path).body(()).expect("a valid request");
+            let response = service.clone().oneshot(request).await;
+            assert!(response.is_ok_and(|response| response.status().is_success()));
+            *expected.entry((*path).to_owned()).or_default() += 3;
+        }
+        assert_eq!(counts(&reader.collected(), "app.calls"), expected);
     }
 }
 

@@ -614,11 +614,11 @@ mod tests {
 
     #[test]
     fn a_deferred_b3_decision_is_not_treated_as_unsampled() {
-        use crate::providers::Providers;
+        use crate::providers::{Providers, bound};
 
         let both = Both::new(&Sampler::ParentBasedAlwaysOn);
         let meters = opentelemetry_sdk::metrics::SdkMeterProvider::default();
-        let providers = Providers::new(Arc::new(both.tracers), Arc::new(meters), 2000);
+        let providers = Providers::new(Arc::new(both.tracers), bound::of_type(meters), 2000);
         let remote = span_context(0x00, true);
         for (decision, drops) in [(None, true), (Some(Decision::Deferred), false)] {
             let extra = TraceExtra::new(Some(&remote), None, decision);
