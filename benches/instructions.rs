@@ -23,8 +23,10 @@ use gungraun::{Callgrind, Dhat, DhatMetric, EventKind};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{
-    InMemorySpanExporter, RandomIdGenerator, Sampler, Span, SpanData, SpanProcessor,
+    InMemorySpanExporter, RandomIdGenerator, Sampler, SdkTracerProvider, Span, SpanData,
+    SpanProcessor,
 };
 use tower::{Layer, Service};
 use tower_telemetry::config::SpanExport;
@@ -157,8 +159,14 @@ fn capturing() -> TelemetryLayer {
 
 #[library_benchmark]
 #[bench::plain(server_capturing(TelemetryLayer::new(), "page=2&sort=name&lang=en"))]
-#[bench::headers(server_capturing(capturing(), "page=2&sort=name&lang=en"))]
-#[bench::redacted(server_capturing(TelemetryLayer::new(), "page=2&sig=0123456789abcdef&lang=en"))]
+#[bench::headers(
+    args = (server_capturing(capturing(), "page=2&sort=name&lang=en")),
+    config = at_most(22_780, 24)
+)]
+#[bench::redacted(
+    args = (server_capturing(TelemetryLayer::new(), "page=2&sig=0123456789abcdef&lang=en")),
+    config = at_most(18_790, 24)
+)]
 fn captured(rung: Rung) -> Rung {
     run(rung)
 }
@@ -170,12 +178,12 @@ const BAGGAGE: &str = "userId=alice,serverNode=DF%2028,isProduction=false";
 #[bench::no_context_header(server_with("x-other", TRACESTATE, Inbound::NotSampled))]
 #[bench::tracestate(
     args = (server_with("tracestate", TRACESTATE, Inbound::NotSampled)),
-    config = at_most(19_070, 26)
+    config = at_most(19_010, 26)
 )]
 #[bench::tracestate_sampled(server_with("tracestate", TRACESTATE, Inbound::Sampled))]
 #[bench::baggage(
     args = (server_with("baggage", BAGGAGE, Inbound::NotSampled)),
-    config = at_most(24_230, 31)
+    config = at_most(24_120, 31)
 )]
 #[bench::baggage_sampled(server_with("baggage", BAGGAGE, Inbound::Sampled))]
 #[bench::client_no_context_header(client_with("x-other", TRACESTATE, Inbound::NotSampled))]
@@ -251,9 +259,9 @@ fn last_of_many_routes() -> Rung {
 
 #[library_benchmark]
 #[bench::plain(server(Recorded::Everything, Inbound::NotSampled))]
-#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_500, 22))]
-#[bench::attribute_of_handler(args = (with_handler()), config = at_most(16_550, 22))]
-#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(15_500, 22))]
+#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_330, 22))]
+#[bench::attribute_of_handler(args = (with_handler()), config = at_most(16_200, 22))]
+#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(15_320, 22))]
 fn series(rung: Rung) -> Rung {
     run(rung)
 }
@@ -315,6 +323,50 @@ fn with_part(part: Part, inbound: Inbound) -> Rung {
 #[bench::sampler(with_part(Part::Sampler, Inbound::Sampled))]
 #[bench::id_generator(with_part(Part::IdGenerator, Inbound::Sampled))]
 fn part(rung: Rung) -> Rung {
+    run(rung)
+}
+
+/// The way in which a layer gets the application's providers.
+#[derive(Clone, Copy)]
+enum Given {
+    Globally,
+    ToTheLayer,
+}
+
+/// Returns a rung with providers of the SDK, without `init`.
+fn with_own_pipeline(given: Given, inbound: Inbound) -> Rung {
+    let traces = SdkTracerProvider::builder()
+        .with_span_processor(Passes(None))
+        .build();
+    let metrics = SdkMeterProvider::builder()
+        .with_reader(ManualReader::default())
+        .build();
+    let layer = TelemetryLayer::new();
+    let layer = match given {
+        Given::Globally => {
+            opentelemetry::global::set_tracer_provider(traces);
+            opentelemetry::global::set_meter_provider(metrics);
+            layer
+        }
+        Given::ToTheLayer => layer
+            .with_tracer_provider(traces)
+            .with_meter_provider(metrics),
+    };
+    rung(routes().layer(layer), move || request(inbound), None)
+}
+
+#[library_benchmark]
+#[bench::not_sampled(
+    args = (with_own_pipeline(Given::Globally, Inbound::NotSampled)),
+    config = at_most(19_290, 24)
+)]
+#[bench::sampled(
+    args = (with_own_pipeline(Given::Globally, Inbound::Sampled)),
+    config = at_most(21_600, 26)
+)]
+#[bench::given_not_sampled(with_own_pipeline(Given::ToTheLayer, Inbound::NotSampled))]
+#[bench::given_sampled(with_own_pipeline(Given::ToTheLayer, Inbound::Sampled))]
+fn own_pipeline(rung: Rung) -> Rung {
     run(rung)
 }
 
@@ -632,6 +684,7 @@ library_benchmark_group!(
         bound_instrument,
         log_line,
         part,
+        own_pipeline,
         tracing_span
     ]
 );

@@ -2,8 +2,8 @@
 //!
 //! OpenTelemetry's own bound instruments are faster, but a provider without support for them drops
 //! what they record. OpenTelemetry's SDK supports them with the feature `init`. Meter providers of
-//! other or unknown types are wrapped, so that each measurement passes the attributes again.
-//! Without the feature, all providers are used like this.
+//! other or unknown types are wrapped. If they turn out not to support bound instruments, each
+//! measurement passes the attributes again. Without the feature, all providers are used like this.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ where
 pub(crate) fn of_unknown_type(provider: Arc<dyn MeterProvider + Send + Sync>) -> Meters {
     Meters {
         #[cfg(feature = "init")]
-        provider: Arc::new(unbound::Meters(provider)),
+        provider: Arc::new(unknown::Meters::of(provider)),
         #[cfg(not(feature = "init"))]
         provider,
         #[cfg(feature = "init")]
@@ -128,8 +128,9 @@ mod handles {
 }
 
 #[cfg(feature = "init")]
-mod unbound {
+mod unknown {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use opentelemetry::metrics::{
         BoundSyncInstrument, Counter, Gauge, Histogram, HistogramBuilder, InstrumentBuilder,
@@ -137,45 +138,114 @@ mod unbound {
     };
     use opentelemetry::{InstrumentationScope, KeyValue};
 
-    /// A meter provider whose bound instruments store the attributes themselves.
-    pub(super) struct Meters(pub(super) Arc<dyn MeterProvider + Send + Sync>);
+    use super::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter};
+
+    /// A meter provider that may or may not support bound instruments. Without support, the bound
+    /// instruments store the attributes themselves.
+    pub(super) struct Meters {
+        provider: Arc<dyn MeterProvider + Send + Sync>,
+        support: Support,
+    }
+
+    impl Meters {
+        pub(super) fn of(provider: Arc<dyn MeterProvider + Send + Sync>) -> Self {
+            Self {
+                provider,
+                support: Support::default(),
+            }
+        }
+    }
 
     impl MeterProvider for Meters {
         fn meter_with_scope(&self, scope: InstrumentationScope) -> Meter {
-            Meter::new(Arc::new(Instruments(self.0.meter_with_scope(scope))))
+            Meter::new(Arc::new(Instruments {
+                meter: self.provider.meter_with_scope(scope),
+                support: self.support.clone(),
+            }))
+        }
+    }
+
+    /// Whether a meter provider is known to support bound instruments.
+    #[derive(Clone, Default)]
+    struct Support(Arc<AtomicBool>);
+
+    impl Support {
+        /// Returns the result of `bind` if the provider supports it.
+        ///
+        /// OpenTelemetry's API does not tell: without support, the result drops all measurements.
+        /// However, a provider with support keeps the attributes of a new series. The attributes
+        /// are therefore passed with keys whose owners are counted.
+        fn bind<B>(
+            &self,
+            attributes: &[KeyValue],
+            bind: impl FnOnce(&[KeyValue]) -> B,
+        ) -> Option<B> {
+            if self.0.load(Ordering::Relaxed) {
+                return Some(bind(attributes));
+            }
+            let keys = attributes.iter().map(|one| one.key.as_str().into());
+            let keys: Vec<Arc<str>> = keys.collect();
+            let copies = attributes.iter().zip(&keys);
+            let copies = copies.map(|(one, key)| KeyValue::new(key.clone(), one.value.clone()));
+            let copies: Vec<KeyValue> = copies.collect();
+            let bound = bind(&copies);
+            drop(copies);
+            let is_supported = keys.iter().any(|key| Arc::strong_count(key) > 1);
+            self.0.fetch_or(is_supported, Ordering::Relaxed);
+            is_supported.then_some(bound)
         }
     }
 
     /// Creates synchronous instruments. Observable ones are not supported, because this crate does
     /// not use them here.
-    struct Instruments(Meter);
+    struct Instruments {
+        meter: Meter,
+        support: Support,
+    }
 
-    struct Unbound<I>(I);
+    struct Bindable<I> {
+        instrument: I,
+        support: Support,
+    }
 
-    struct Bound<I> {
+    /// An instrument that the provider has bound.
+    struct Bound<B>(B);
+
+    /// An instrument of a provider without bound instruments.
+    struct WithAttributes<I> {
         instrument: I,
         attributes: Box<[KeyValue]>,
     }
 
     macro_rules! instruments {
-        ($($instrument:ident<$value:ty>, $record:ident;)*) => {
-            $(impl SyncInstrument<$value> for Unbound<$instrument<$value>> {
+        ($($instrument:ident<$value:ty>, $bound:ident, $record:ident;)*) => {
+            $(impl SyncInstrument<$value> for Bindable<$instrument<$value>> {
                 fn measure(&self, value: $value, attributes: &[KeyValue]) {
-                    self.0.$record(value, attributes);
+                    self.instrument.$record(value, attributes);
                 }
 
                 fn bind(
                     &self,
                     attributes: &[KeyValue],
                 ) -> Box<dyn BoundSyncInstrument<$value> + Send + Sync> {
-                    Box::new(Bound {
-                        instrument: self.0.clone(),
-                        attributes: attributes.into(),
-                    })
+                    let bind = |attributes: &[KeyValue]| self.instrument.bind(attributes);
+                    match self.support.bind(attributes, bind) {
+                        Some(bound) => Box::new(Bound(bound)),
+                        None => Box::new(WithAttributes {
+                            instrument: self.instrument.clone(),
+                            attributes: attributes.into(),
+                        }),
+                    }
                 }
             }
 
-            impl BoundSyncInstrument<$value> for Bound<$instrument<$value>> {
+            impl BoundSyncInstrument<$value> for Bound<$bound<$value>> {
+                fn measure(&self, value: $value) {
+                    self.0.$record(value);
+                }
+            }
+
+            impl BoundSyncInstrument<$value> for WithAttributes<$instrument<$value>> {
                 fn measure(&self, value: $value) {
                     self.instrument.$record(value, &self.attributes);
                 }
@@ -189,10 +259,13 @@ mod unbound {
                 &self,
                 asked: InstrumentBuilder<'_, $instrument<$value>>,
             ) -> $instrument<$value> {
-                let mut builder = self.0.$make(asked.name);
+                let mut builder = self.meter.$make(asked.name);
                 builder.description = asked.description;
                 builder.unit = asked.unit;
-                $instrument::new(Arc::new(Unbound(builder.build())))
+                $instrument::new(Arc::new(Bindable {
+                    instrument: builder.build(),
+                    support: self.support.clone(),
+                }))
             })*
         };
     }
@@ -203,25 +276,28 @@ mod unbound {
                 &self,
                 asked: HistogramBuilder<'_, Histogram<$value>>,
             ) -> Histogram<$value> {
-                let mut builder = self.0.$make(asked.name);
+                let mut builder = self.meter.$make(asked.name);
                 builder.description = asked.description;
                 builder.unit = asked.unit;
                 builder.boundaries = asked.boundaries;
-                Histogram::new(Arc::new(Unbound(builder.build())))
+                Histogram::new(Arc::new(Bindable {
+                    instrument: builder.build(),
+                    support: self.support.clone(),
+                }))
             })*
         };
     }
 
     instruments! {
-        Counter<u64>, add;
-        Counter<f64>, add;
-        UpDownCounter<i64>, add;
-        UpDownCounter<f64>, add;
-        Gauge<u64>, record;
-        Gauge<i64>, record;
-        Gauge<f64>, record;
-        Histogram<u64>, record;
-        Histogram<f64>, record;
+        Counter<u64>, BoundCounter, add;
+        Counter<f64>, BoundCounter, add;
+        UpDownCounter<i64>, BoundUpDownCounter, add;
+        UpDownCounter<f64>, BoundUpDownCounter, add;
+        Gauge<u64>, BoundGauge, record;
+        Gauge<i64>, BoundGauge, record;
+        Gauge<f64>, BoundGauge, record;
+        Histogram<u64>, BoundHistogram, record;
+        Histogram<f64>, BoundHistogram, record;
     }
 
     impl InstrumentProvider for Instruments {
@@ -243,3 +319,173 @@ mod unbound {
 }
 
 pub(crate) use handles::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter};
+
+#[cfg(all(test, feature = "init"))]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry::InstrumentationScope;
+    use opentelemetry::metrics::{BoundSyncInstrument, InstrumentProvider, Meter, SyncInstrument};
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+    use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+
+    use super::*;
+
+    fn scope() -> InstrumentationScope {
+        InstrumentationScope::builder("test").build()
+    }
+
+    /// The number of attributes of each measurement; `None` for a measurement of a bound instrument.
+    type Measured = Arc<Mutex<Vec<Option<usize>>>>;
+
+    /// An instrument that supports bound instruments.
+    struct WithBind(Measured);
+
+    struct Bound(
+        Measured,
+        #[allow(dead_code, reason = "a series owns its attributes")] Vec<KeyValue>,
+    );
+
+    /// An instrument that does not support them.
+    struct WithoutBind(Measured);
+
+    fn note(measured: &Measured, attributes: Option<usize>) {
+        measured.lock().expect("no test panics").push(attributes);
+    }
+
+    impl<T: Send + Sync> SyncInstrument<T> for WithBind {
+        fn measure(&self, _: T, attributes: &[KeyValue]) {
+            note(&self.0, Some(attributes.len()));
+        }
+
+        fn bind(&self, attributes: &[KeyValue]) -> Box<dyn BoundSyncInstrument<T> + Send + Sync> {
+            Box::new(Bound(self.0.clone(), attributes.to_vec()))
+        }
+    }
+
+    impl<T: Send + Sync> BoundSyncInstrument<T> for Bound {
+        fn measure(&self, _: T) {
+            note(&self.0, None);
+        }
+    }
+
+    impl<T: Send + Sync> SyncInstrument<T> for WithoutBind {
+        fn measure(&self, _: T, attributes: &[KeyValue]) {
+            note(&self.0, Some(attributes.len()));
+        }
+    }
+
+    struct Provider {
+        supports_bind: bool,
+        measured: Measured,
+    }
+
+    impl Provider {
+        fn instrument<T: Send + Sync + 'static>(&self) -> Arc<dyn SyncInstrument<T> + Send + Sync> {
+            let measured = self.measured.clone();
+            if self.supports_bind {
+                Arc::new(WithBind(measured))
+            } else {
+                Arc::new(WithoutBind(measured))
+            }
+        }
+    }
+
+    macro_rules! make {
+        ($($make:ident: $builder:ident, $instrument:ident<$value:ty>;)*) => {
+            $(fn $make(
+                &self,
+                _: opentelemetry::metrics::$builder<'_, $instrument<$value>>,
+            ) -> $instrument<$value> {
+                $instrument::new(self.instrument())
+            })*
+        };
+    }
+
+    impl InstrumentProvider for Provider {
+        make! {
+            u64_counter: InstrumentBuilder, Counter<u64>;
+            f64_counter: InstrumentBuilder, Counter<f64>;
+            i64_up_down_counter: InstrumentBuilder, UpDownCounter<i64>;
+            f64_up_down_counter: InstrumentBuilder, UpDownCounter<f64>;
+            u64_gauge: InstrumentBuilder, Gauge<u64>;
+            i64_gauge: InstrumentBuilder, Gauge<i64>;
+            f64_gauge: InstrumentBuilder, Gauge<f64>;
+            u64_histogram: HistogramBuilder, Histogram<u64>;
+            f64_histogram: HistogramBuilder, Histogram<f64>;
+        }
+    }
+
+    impl MeterProvider for Provider {
+        fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
+            Meter::new(Arc::new(Provider {
+                supports_bind: self.supports_bind,
+                measured: self.measured.clone(),
+            }))
+        }
+    }
+
+    #[test]
+    fn every_instrument_is_bound_by_the_provider_only_if_the_provider_can() {
+        let attributes = [KeyValue::new("a", 1), KeyValue::new("b", "c")];
+        for (supports_bind, expected) in [(true, None), (false, Some(attributes.len()))] {
+            let measured = Measured::default();
+            let provider = Provider {
+                supports_bind,
+                measured: measured.clone(),
+            };
+            let meter = of_type(provider).meter_with_scope(scope());
+            macro_rules! measure {
+                ($($make:ident.$record:ident($value:expr);)*) => {
+                    $(meter.$make("test").build().bind_to(&attributes).$record($value);)*
+                };
+            }
+            measure! {
+                u64_counter.add(1);
+                f64_counter.add(1.0);
+                i64_up_down_counter.add(1);
+                f64_up_down_counter.add(1.0);
+                u64_gauge.record(1);
+                i64_gauge.record(1);
+                f64_gauge.record(1.0);
+                u64_histogram.record(1);
+                f64_histogram.record(1.0);
+            }
+            let measured = measured.lock().expect("no test panics");
+            assert_eq!(*measured, [expected; 9], "{supports_bind}");
+        }
+    }
+
+    #[test]
+    fn a_series_of_the_sdk_counts_however_often_and_wherever_it_is_bound() {
+        let exporter = InMemoryMetricExporter::default();
+        let sdk = SdkMeterProvider::builder()
+            .with_reader(PeriodicReader::builder(exporter.clone()).build())
+            .build();
+        let attributes = [KeyValue::new("b", 1), KeyValue::new("a", 2)];
+        for provider in [
+            of_unknown_type(Arc::new(sdk.clone())),
+            of_unknown_type(Arc::new(sdk.clone())),
+            of_type(sdk.clone()),
+        ] {
+            let meter = provider.meter_with_scope(scope());
+            let counter = meter.u64_counter("test").build();
+            for attributes in [&attributes[..], &attributes[..], &[]] {
+                counter.bind_to(attributes).add(1);
+            }
+        }
+        sdk.force_flush().expect("the exporter takes everything");
+        let exported = exporter.get_finished_metrics().expect("it is in memory");
+        let metrics = exported.iter().flat_map(|one| one.scope_metrics());
+        let mut counts: Vec<(usize, u64)> = metrics
+            .flat_map(|one| one.metrics())
+            .flat_map(|one| match one.data() {
+                AggregatedMetrics::U64(MetricData::Sum(sum)) => sum.data_points(),
+                other => panic!("{other:?}"),
+            })
+            .map(|point| (point.attributes().count(), point.value()))
+            .collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [(0, 3), (2, 6)]);
+    }
+}

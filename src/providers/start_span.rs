@@ -86,6 +86,9 @@ impl Started {
 /// The initial capacity for a span's attributes, enough for a server span.
 const ATTRIBUTES: usize = 16;
 
+/// The room for the attributes that no sampler reads, and for the status.
+const OTHER_ATTRIBUTES: usize = 6;
+
 impl Default for NewSpan {
     #[inline]
     fn default() -> Self {
@@ -108,8 +111,38 @@ impl NewSpan {
         attribute_set::set(&mut self.attributes, attribute);
     }
 
+    /// Takes the attributes that a sampler may read.
+    pub(crate) fn take_attributes_for_samplers(&mut self) -> Vec<KeyValue> {
+        let room = self.request.as_ref().map_or(0, |_| ATTRIBUTES);
+        let mut taken = Vec::with_capacity(room);
+        if let Some(request) = &self.request {
+            request.attributes_for_samplers(&mut |key, fact| taken.push(fact.attribute(key)));
+        }
+        let is_for_samplers = |one: &mut KeyValue| semconv::is_for_samplers(one.key.as_str());
+        taken.extend(self.attributes.extract_if(.., is_for_samplers));
+        if self.overrides_request {
+            attribute_set::make_unique(&mut taken);
+        }
+        taken
+    }
+
+    /// Returns the attributes that are left after
+    /// [`take_attributes_for_samplers`](Self::take_attributes_for_samplers).
+    pub(crate) fn into_other_attributes(self) -> Vec<KeyValue> {
+        let mut others = Vec::with_capacity(self.attributes.len() + OTHER_ATTRIBUTES);
+        if let Some(request) = &self.request {
+            request.other_attributes(&mut |key, fact| others.push(fact.attribute(key)));
+        }
+        others.extend(self.attributes);
+        if self.overrides_request {
+            attribute_set::make_unique(&mut others);
+        }
+        others
+    }
+
     /// Returns all attributes of a span. Attributes of the request are replaced by others with the
     /// same key if `overrides_request` is set.
+    #[cfg(feature = "init")]
     pub(crate) fn all_attributes(
         request: Option<&CapturedRequest>,
         overrides_request: bool,

@@ -1,5 +1,6 @@
 //! Tracers of OpenTelemetry's providers: of a provider passed to a layer, and of the global one.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +10,7 @@ use opentelemetry::trace::{
     Span, SpanBuilder, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceState, Tracer,
     TracerProvider,
 };
-use opentelemetry::{InstrumentationScope, Key, global};
+use opentelemetry::{InstrumentationScope, global};
 
 use crate::concurrent::caught::warn_once;
 #[cfg(feature = "init")]
@@ -18,7 +19,6 @@ use crate::propagation::{self, RANDOM_FLAG};
 use crate::providers::in_context;
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::providers::unique_span::UniqueSpan;
-use crate::semconv;
 
 /// Returns the tracers of OpenTelemetry's global provider.
 pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
@@ -143,17 +143,14 @@ where
         }
         let mut new = NewSpan::default();
         description.describe(&mut new);
-        let mut builder = SpanBuilder::from_name(new.name).with_kind(new.kind);
+        let name = mem::take(&mut new.name);
+        let mut builder = SpanBuilder::from_name(name).with_kind(new.kind.clone());
         builder.start_time = Some(new.start_time);
-        builder.links = Some(new.links).filter(|links| !links.is_empty());
-        let mut attributes =
-            NewSpan::all_attributes(new.request.as_ref(), new.overrides_request, new.attributes);
+        builder.links = Some(mem::take(&mut new.links)).filter(|links| !links.is_empty());
         // An SDK cannot replace attributes set at the start, so the span starts only with the
         // attributes that samplers need.
-        let later = attributes
-            .extract_if(.., |one| !semconv::is_for_samplers(one.key.as_str()))
-            .collect();
-        let keys: Vec<Key> = attributes.iter().map(|one| one.key.clone()).collect();
+        let attributes = new.take_attributes_for_samplers();
+        let keys = attributes.iter().map(|one| one.key.clone()).collect();
         builder.attributes = Some(attributes);
         // An unexported `tracing` span is active but invalid, and would be treated as an unsampled
         // parent.
@@ -173,6 +170,7 @@ where
         let parent = &*propagation::for_started_span(parent, span.span_context());
         if span.is_recording() {
             let span_context = (random != 0).then(|| with_more_flags(span.span_context(), random));
+            let later = new.into_other_attributes();
             return Started {
                 cx: parent.with_span(UniqueSpan::new(span, span_context, keys, later)),
                 is_recording: true,

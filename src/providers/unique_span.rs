@@ -8,12 +8,16 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::{Span, SpanContext, Status};
 use opentelemetry::{Key, KeyValue};
+use smallvec::SmallVec;
 
 use crate::attribute_set;
 use crate::concurrent::caught::warn_once;
 
 /// The maximum number of attributes to keep until the end. It is above the default limit of SDKs.
 const MAX_ATTRIBUTES: usize = 512;
+
+/// The keys with which a span was started. A server's span has at most eight.
+pub(crate) type StartKeys = SmallVec<[Key; 8]>;
 
 /// A span that passes each attribute key to its inner span once.
 #[derive(Debug)]
@@ -22,7 +26,7 @@ pub(crate) struct UniqueSpan<S: Span> {
     /// Replaces the inner span's span context.
     span_context: Option<SpanContext>,
     /// The keys with which the inner span was started. Their values are final.
-    keys: Vec<Key>,
+    keys: StartKeys,
     /// Attributes to be written when the span ends.
     attributes: Vec<KeyValue>,
 }
@@ -33,7 +37,7 @@ impl<S: Span> UniqueSpan<S> {
     pub(crate) fn new(
         inner: S,
         span_context: Option<SpanContext>,
-        keys: Vec<Key>,
+        keys: StartKeys,
         attributes: Vec<KeyValue>,
     ) -> Self {
         Self {

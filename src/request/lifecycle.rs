@@ -48,16 +48,21 @@ impl RequestState {
     // Inlined, because the record is large and each call copies it.
     #[inline(always)]
     pub(super) fn new(cx: Context, in_flight: Option<InFlight>, transparent: bool) -> Box<Self> {
-        let mut state = Box::new(Self {
-            span_id: cx.span().span_context().span_id(),
-            request_span: RequestSpan::default(),
-            cx,
-            in_flight,
-            transparent,
-            remaining: None,
-            announced: false,
-            body_ended: false,
-        });
+        // Written in place, because the record would otherwise be moved to the heap.
+        let place = Box::new_uninit();
+        let mut state = Box::write(
+            place,
+            Self {
+                span_id: cx.span().span_context().span_id(),
+                request_span: RequestSpan::default(),
+                cx,
+                in_flight,
+                transparent,
+                remaining: None,
+                announced: false,
+                body_ended: false,
+            },
+        );
         if request_span::is_wanted()
             && let Some(in_flight) = &state.in_flight
         {

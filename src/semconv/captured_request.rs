@@ -13,10 +13,28 @@ pub(crate) enum CapturedRequest {
 
 impl CapturedRequest {
     /// Adds the attributes that the span has when it starts.
+    #[cfg(feature = "init")]
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+        self.attributes_for_samplers(add);
+        self.other_attributes(add);
+    }
+
+    /// Adds those of the span's first attributes that a sampler may read.
+    pub(crate) fn attributes_for_samplers(
+        &self,
+        add: &mut impl FnMut(&'static str, AttributeValue<'_>),
+    ) {
         match self {
-            Self::Server(request) => request.attributes(add),
-            Self::Client(request) => request.attributes(add),
+            Self::Server(request) => request.attributes_for_samplers(add),
+            Self::Client(request) => request.attributes_for_samplers(add),
+        }
+    }
+
+    /// Adds the other attributes that the span has when it starts.
+    pub(crate) fn other_attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+        match self {
+            Self::Server(request) => request.other_attributes(add),
+            Self::Client(request) => request.other_attributes(add),
         }
     }
 

@@ -81,8 +81,11 @@ impl ClientRequest {
         self.lengths.original_method = self.text.add_original_method(self.method, request);
     }
 
-    /// Adds the attributes of a client span that are known before the request is sent.
-    pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+    /// Adds the attributes of a client span that a sampler may read.
+    pub(crate) fn attributes_for_samplers(
+        &self,
+        add: &mut impl FnMut(&'static str, AttributeValue<'_>),
+    ) {
         let mut pieces = self.text.pieces();
         let host = pieces.next(self.lengths.host);
         let scheme = pieces.next(self.lengths.scheme);
@@ -93,10 +96,6 @@ impl ClientRequest {
             server_attributes(host, Some(port), add);
         }
         add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
-        if self.lengths.original_method > 0 {
-            let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
-        }
         if !scheme.is_empty() {
             let credentials = if self.has_credentials {
                 "REDACTED:REDACTED@"
@@ -109,6 +108,14 @@ impl ClientRequest {
                 (url[5], url[6]) = ("?", query);
             }
             add(URL_FULL, AttributeValue::Name(url.concat().into()));
+        }
+    }
+
+    /// Adds the other attributes that are known before the request is sent.
+    pub(crate) fn other_attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+        if self.lengths.original_method > 0 {
+            let original = self.text.last_piece(self.lengths.original_method);
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
         }
         if let Some(resends) = self.resends {
             add(HTTP_REQUEST_RESEND_COUNT, AttributeValue::Number(resends));
@@ -138,9 +145,11 @@ mod tests {
         let mut kept = ClientRequest::new(method, base.map(|_| 2));
         kept.read(&request, server, base, sensitive);
         let mut attributes = Vec::new();
-        kept.attributes(&mut |key, value| {
+        let mut add = |key, value: AttributeValue<'_>| {
             attributes.push(format!("{key}={}", value.attribute(key).value));
-        });
+        };
+        kept.attributes_for_samplers(&mut add);
+        kept.other_attributes(&mut add);
         attributes
     }
 
@@ -189,8 +198,8 @@ mod tests {
                 "server.address=::1",
                 "server.port=443",
                 "http.request.method=_OTHER",
-                "http.request.method_original=BREW",
                 "url.full=https://REDACTED:REDACTED@[::1]/pot",
+                "http.request.method_original=BREW",
             ]
         );
         // A CONNECT request has no URL.

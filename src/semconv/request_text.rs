@@ -49,6 +49,12 @@ impl RequestText {
         Pieces(&self.0)
     }
 
+    /// Returns the last piece.
+    pub(crate) fn last_piece(&self, length: u16) -> &str {
+        let start = self.0.len().saturating_sub(length.into());
+        Pieces(&self.0[start..]).next(length)
+    }
+
     /// Returns the size of the heap memory in bytes.
     #[cfg(feature = "init")]
     pub(crate) fn heap_size(&self) -> usize {

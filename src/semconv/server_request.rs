@@ -96,20 +96,24 @@ impl ServerRequest {
 
     /// Adds the attributes of a server span that are known when the request arrives.
     pub(crate) fn attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+        self.attributes_for_samplers(add);
+        self.other_attributes(add);
+    }
+
+    /// Adds those of the attributes that a sampler may read.
+    pub(crate) fn attributes_for_samplers(
+        &self,
+        add: &mut impl FnMut(&'static str, AttributeValue<'_>),
+    ) {
         let mut pieces = self.text.pieces();
         let path = pieces.next(self.lengths.path);
         let server = split_authority(pieces.next(self.lengths.authority));
         let user_agent = pieces.next_bytes(self.lengths.user_agent);
-        let query = self.lengths.query.map(|length| pieces.next(length));
         add(HTTP_REQUEST_METHOD, AttributeValue::name(self.method));
-        if self.lengths.original_method > 0 {
-            let original = pieces.next(self.lengths.original_method);
-            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
-        }
         add(URL_SCHEME, AttributeValue::name(self.scheme.as_str()));
         add(URL_PATH, AttributeValue::Text(path));
-        if let Some(query) = query {
-            add(URL_QUERY, AttributeValue::Text(query));
+        if let Some(length) = self.lengths.query {
+            add(URL_QUERY, AttributeValue::Text(pieces.next(length)));
         }
         if let Some((host, port)) = server {
             server_attributes(host, port, add);
@@ -117,15 +121,23 @@ impl ServerRequest {
         if let Some(client) = self.client.or(self.peer.map(|peer| peer.ip())) {
             add(CLIENT_ADDRESS, AttributeValue::Text(&address_text(client)));
         }
+        if !user_agent.is_empty() {
+            let agent = lossy_text(user_agent, MAX_USER_AGENT);
+            add(USER_AGENT_ORIGINAL, AttributeValue::Text(&agent));
+        }
+    }
+
+    /// Adds the other attributes.
+    pub(crate) fn other_attributes(&self, add: &mut impl FnMut(&'static str, AttributeValue<'_>)) {
+        if self.lengths.original_method > 0 {
+            let original = self.text.last_piece(self.lengths.original_method);
+            add(HTTP_REQUEST_METHOD_ORIGINAL, AttributeValue::Text(original));
+        }
         if let Some(peer) = self.peer {
             peer_attributes(peer, add);
         }
         if let Some(version) = protocol_version(self.version) {
             add(NETWORK_PROTOCOL_VERSION, AttributeValue::name(version));
-        }
-        if !user_agent.is_empty() {
-            let agent = lossy_text(user_agent, MAX_USER_AGENT);
-            add(USER_AGENT_ORIGINAL, AttributeValue::Text(&agent));
         }
         if let Some(route) = &self.route {
             add(HTTP_ROUTE, AttributeValue::Name(route.clone()));
@@ -168,7 +180,8 @@ mod tests {
     use opentelemetry::Value;
 
     use super::*;
-    use crate::semconv::names::{SERVER_ADDRESS, SERVER_PORT};
+    use crate::semconv;
+    use crate::semconv::names::{OTHER, SERVER_ADDRESS, SERVER_PORT};
     use crate::semconv::text::MAX_HOST;
 
     /// Returns the recorded server address and port of a request with this head.
@@ -190,6 +203,35 @@ mod tests {
             Some(found.value.clone())
         };
         (value(SERVER_ADDRESS), value(SERVER_PORT))
+    }
+
+    #[test]
+    fn the_attributes_for_samplers_are_apart() {
+        use ::http::header::USER_AGENT;
+
+        let request = ::http::Request::builder()
+            .method("BREW")
+            .uri("http://a.example:81/pots?milk=1")
+            .header(USER_AGENT, "curl/8")
+            .body(());
+        let (request, ()) = request.expect("a valid request").into_parts();
+        let headers = RequestHeaders::find_in(&request.headers);
+        let mut kept = ServerRequest::new(OTHER, Some("/pots".into()), Scheme::Http);
+        let sensitive = SensitiveParameters::default();
+        kept.read(&request, &headers, &Forwarded::default(), Some(&sensitive));
+        kept.peer = Some(SocketAddr::from(([192, 0, 2, 1], 2)));
+        let keys = |read: &dyn Fn(&mut Vec<&'static str>)| {
+            let mut keys = Vec::new();
+            read(&mut keys);
+            keys
+        };
+        let all = keys(&|keys| kept.attributes(&mut |key, _| keys.push(key)));
+        let first = keys(&|keys| kept.attributes_for_samplers(&mut |key, _| keys.push(key)));
+        let (expected, others): (Vec<&str>, Vec<&str>) = all
+            .into_iter()
+            .partition(|key| semconv::is_for_samplers(key));
+        assert_eq!(first, expected);
+        assert_eq!((first.len(), others.len()), (8, 5));
     }
 
     #[test]
