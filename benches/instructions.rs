@@ -85,8 +85,8 @@ impl Recorded {
             _ => "parentbased_always_on",
         };
         // Nothing listens on that port, and nothing is exported before the end.
-        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        support::init(sampler, !matches!(self, Self::Nothing), nobody)
+        let no_receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        support::init(sampler, !matches!(self, Self::Nothing), no_receiver)
     }
 
     fn layer(self) -> TelemetryLayer {
@@ -299,8 +299,8 @@ impl SpanProcessor for Passes {
 }
 
 fn with_part(part: Part, inbound: Inbound) -> Rung {
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let config = support::config("parentbased_always_on", true, nobody);
+    let no_receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let config = support::config("parentbased_always_on", true, no_receiver);
     let config = match part {
         Part::Exporter => config.with_span_exporter(InMemorySpanExporter::default()),
         Part::Processor => config.with_span_processor(Passes(None)),

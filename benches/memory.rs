@@ -44,8 +44,8 @@ impl Service<Request<Body>> for Never {
 fn main() {
     let before = HEAP.allocated();
     // Nothing listens on that port.
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let telemetry = support::init("parentbased_always_on", true, nobody);
+    let no_receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let telemetry = support::init("parentbased_always_on", true, no_receiver);
     println!(
         "the pipeline, made: {} KiB",
         (HEAP.allocated() - before) / 1024

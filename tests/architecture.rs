@@ -264,7 +264,7 @@ fn circles(sources: &Sources) -> Vec<String> {
 }
 
 /// Returns whether a line is a comment that begins with a pronoun in place of a noun. Questions are allowed.
-fn is_vague(line: &str) -> bool {
+fn begins_with_pronoun(line: &str) -> bool {
     let Some(comment) = line.trim_start().strip_prefix("//") else {
         return false;
     };
@@ -328,7 +328,10 @@ fn no_comment_begins_with_a_pronoun_in_place_of_a_noun() {
     for folder in ["src", "macros/src", "tests", "examples", "benches"] {
         for file in rust_files(&source_folder(folder)) {
             let text = fs::read_to_string(&file).expect("the source is readable");
-            let found: Vec<_> = text.lines().filter(|line| is_vague(line)).collect();
+            let found: Vec<_> = text
+                .lines()
+                .filter(|line| begins_with_pronoun(line))
+                .collect();
             assert_eq!(found, [""; 0], "{}", file.display());
         }
     }
@@ -343,7 +346,7 @@ fn a_pronoun_is_found_at_the_start_of_every_kind_of_comment() {
         "//That of the parent.",
         "// Whoever waits for it.",
     ] {
-        assert!(is_vague(line), "{line}");
+        assert!(begins_with_pronoun(line), "{line}");
     }
     for line in [
         "/// Whatever the status is, the body is read.",
@@ -352,7 +355,7 @@ fn a_pronoun_is_found_at_the_start_of_every_kind_of_comment() {
         "let text = \"What\"; // What",
         "/// # What is recorded",
     ] {
-        assert!(!is_vague(line), "{line}");
+        assert!(!begins_with_pronoun(line), "{line}");
     }
 }
 

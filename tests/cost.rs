@@ -18,8 +18,8 @@ const REQUESTS: usize = 64;
 #[test]
 fn a_request_allocates_no_more_than_the_limit() {
     // Nothing listens on that port. The queue has room for all spans.
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let telemetry = support::init("parentbased_always_on", true, nobody);
+    let no_receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let telemetry = support::init("parentbased_always_on", true, no_receiver);
     for (inbound, most) in [(Inbound::Sampled, 6.1), (Inbound::NotSampled, 4.0)] {
         let with = allocations(routes().layer(TelemetryLayer::new()), inbound);
         let without = allocations(routes().layer(PassThroughLayer::default()), inbound);

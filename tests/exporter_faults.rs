@@ -156,7 +156,7 @@ impl Place {
     }
 
     /// Returns whether the second message came earlier than the receiver had asked for.
-    fn came_early(&self) -> bool {
+    fn retried_early(&self) -> bool {
         let arrivals = self.receiver.as_ref().map(Receiver::arrivals);
         let arrivals = arrivals.unwrap_or_default();
         let pauses = arrivals.windows(2);
@@ -304,7 +304,7 @@ async fn outcome(fault: &str, pipeline: Pipeline, place: &Arc<Place>) -> String 
     let reported = pipeline.end().await;
     let late = start.elapsed().saturating_sub(SHUTDOWN + SLACK);
     let late = if late.is_zero() { "" } else { ", late" };
-    let early = if fault.ends_with("for a second") && place.came_early() {
+    let early = if fault.ends_with("for a second") && place.retried_early() {
         ", retried too early"
     } else {
         ""

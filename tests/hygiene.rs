@@ -12,7 +12,7 @@ mod renamed {
 
 /// Names that the expansion must not use by accident.
 #[allow(dead_code, reason = "they only shadow the usual names")]
-mod in_the_way {
+mod shadowing_names {
     pub(crate) fn start() {}
     pub(crate) struct Call;
     pub(crate) struct Option;
@@ -22,7 +22,7 @@ mod in_the_way {
 }
 
 #[allow(unused_imports, reason = "they only shadow the usual names")]
-use in_the_way::*;
+use shadowing_names::*;
 
 #[::tower_telemetry::with_tracer("test", record(call, add = add), metrics, kind = client)]
 fn function(call: u32, add: u32, guard: u32) -> ::core::result::Result<u32, u32> {

@@ -78,7 +78,7 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
 }
 
 /// Runs code that the page about logs has to show in the same words.
-macro_rules! as_on_the_page {
+macro_rules! documented_code {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
         let page = dense(include_str!("../docs/logs.md"));
@@ -111,7 +111,7 @@ fn log_everything() {
 #[test]
 #[ignore = "a program that other tests run"]
 fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
-    as_on_the_page! {
+    documented_code! {
         let telemetry = Config::from_env().without_subscriber().init()?;
         tracing_subscriber::registry()
             .with(log_lines(LogLines::Json))

@@ -30,16 +30,16 @@ const SPAN: &str = "a2fb4a1d1a96d312";
 
 /// A call of the sampler: for a root span, or below a parent that is sampled or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum SamplerCall {
     Root,
     Below(bool),
 }
 
 /// A sampler that follows its parent, samples new traces, and records how it was called.
 #[derive(Clone, Debug, Default)]
-struct Asking(Arc<Mutex<Vec<Asked>>>);
+struct RecordingSampler(Arc<Mutex<Vec<SamplerCall>>>);
 
-impl ShouldSample for Asking {
+impl ShouldSample for RecordingSampler {
     fn should_sample(
         &self,
         parent: Option<&Context>,
@@ -51,13 +51,13 @@ impl ShouldSample for Asking {
     ) -> SamplingResult {
         let parent = parent.filter(|cx| cx.has_active_span());
         let asked = match parent {
-            Some(cx) => Asked::Below(cx.span().span_context().is_sampled()),
-            None => Asked::Root,
+            Some(cx) => SamplerCall::Below(cx.span().span_context().is_sampled()),
+            None => SamplerCall::Root,
         };
         self.0.lock().expect("the lock is not poisoned").push(asked);
         SamplingResult {
             decision: match asked {
-                Asked::Below(false) => SamplingDecision::Drop,
+                SamplerCall::Below(false) => SamplingDecision::Drop,
                 _ => SamplingDecision::RecordAndSample,
             },
             attributes: Vec::new(),
@@ -131,7 +131,7 @@ async fn passes_on_within(
 
 #[tokio::test]
 async fn b3_decisions_apply_to_every_kind_of_span() {
-    let asking = Asking::default();
+    let asking = RecordingSampler::default();
     let asked = || std::mem::take(&mut *asking.0.lock().expect("the lock is not poisoned"));
     let variables = |name: &str| (name == "OTEL_PROPAGATORS").then(|| "tracecontext,b3".to_owned());
     let config = Config::from_vars(variables)
@@ -142,27 +142,32 @@ async fn b3_decisions_apply_to_every_kind_of_span() {
     // The spans below are decided by the sampler of the application.
     let layers = (TelemetryLayer::new(), ClientTelemetryLayer::new());
     for (state, continues, sampled, first) in [
-        (format!("{TRACE}-{SPAN}"), true, true, Some(Asked::Root)),
+        (
+            format!("{TRACE}-{SPAN}"),
+            true,
+            true,
+            Some(SamplerCall::Root),
+        ),
         (
             format!("{TRACE}-{SPAN}-1"),
             true,
             true,
-            Some(Asked::Below(true)),
+            Some(SamplerCall::Below(true)),
         ),
         (
             format!("{TRACE}-{SPAN}-d"),
             true,
             true,
-            Some(Asked::Below(true)),
+            Some(SamplerCall::Below(true)),
         ),
         (
             format!("{TRACE}-{SPAN}-0"),
             true,
             false,
-            Some(Asked::Below(false)),
+            Some(SamplerCall::Below(false)),
         ),
-        ("1".to_owned(), false, true, Some(Asked::Below(true))),
-        ("d".to_owned(), false, true, Some(Asked::Below(true))),
+        ("1".to_owned(), false, true, Some(SamplerCall::Below(true))),
+        ("d".to_owned(), false, true, Some(SamplerCall::Below(true))),
         ("0".to_owned(), false, false, None),
     ] {
         let (trace, sent, recorded) = passes_on(&layers.0, &layers.1, &state).await;
@@ -190,7 +195,11 @@ async fn b3_decisions_apply_to_every_kind_of_span() {
             let (trace, sent, recorded) = passes_on(&layer, &layers.1, &state).await;
             assert!(trace != TRACE && recorded, "{trust:?} {state}");
             assert_eq!(&sent[50..], "1", "{trust:?} {state}");
-            assert_eq!(asked().first(), Some(&Asked::Root), "{trust:?} {state}");
+            assert_eq!(
+                asked().first(),
+                Some(&SamplerCall::Root),
+                "{trust:?} {state}"
+            );
         }
     }
     let layer = TelemetryLayer::new().with_forced_trace_limit(0);

@@ -20,7 +20,7 @@ use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer, increment_counter,
 pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Only one application per process can use `init` at a time.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static INIT_LOCK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn config(receiver: &Receiver) -> Config {
     Config::from_vars(|name| (name == "ENVIRONMENT").then(|| "staging".to_owned()))
@@ -59,7 +59,7 @@ async fn serve(
 }
 
 async fn with_init(name: &'static str) {
-    let _one = ONE_AT_A_TIME.lock().await;
+    let _one = INIT_LOCK.lock().await;
     let receiver = Receiver::start();
     let telemetry = config(&receiver)
         .init()

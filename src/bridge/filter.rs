@@ -81,7 +81,7 @@ pub(super) fn is_bridged() -> bool {
 static HIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Checks whether a subscriber hides its bridge.
-pub(super) fn look_for_bridge(subscriber: &Dispatch) {
+pub(super) fn check_for_bridge(subscriber: &Dispatch) {
     if subscriber.downcast_ref::<OfSpans>().is_none() {
         HIDDEN.store(true, Ordering::Relaxed);
     }

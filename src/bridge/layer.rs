@@ -15,8 +15,8 @@ use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use crate::attribute_set;
 use crate::bridge::filter::{self, SpanFilter, is_of_request};
+use crate::bridge::represented::{self, RepresentedSpan};
 use crate::bridge::request_span::Counted;
-use crate::bridge::stand_in::{self, StandIn};
 pub(crate) use crate::bridge::tracer::Source;
 use crate::bridge::tracer::{self, BridgeTracer};
 use crate::concurrent::caught::warn_once;
@@ -54,7 +54,7 @@ pub fn span_layer<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    span_layer_of(Source::InForce, &SpanFilter::default())
+    span_layer_of(Source::Process, &SpanFilter::default())
 }
 
 /// Like [`span_layer`], with the given source of providers and filter.
@@ -116,7 +116,7 @@ fn warn_of_another() {
     };
     // Logged from another thread, because this thread is inside a call to the subscriber.
     #[cfg(feature = "init")]
-    crate::logs::tell(warn);
+    crate::logs::emit_later(warn);
     #[cfg(not(feature = "init"))]
     warn();
 }
@@ -138,14 +138,14 @@ where
         if self.is_known.load(Ordering::Acquire) {
             !self.is_off()
         } else {
-            self.look_for_another(id, cx)
+            self.check_for_another(id, cx)
         }
     }
 
     /// Checks for another layer of `tracing-opentelemetry` and returns whether there is none. The
     /// assertions of another layer would fail on this layer's data.
     #[cold]
-    fn look_for_another(&self, id: &Id, cx: &Context<'_, S>) -> bool {
+    fn check_for_another(&self, id: &Id, cx: &Context<'_, S>) -> bool {
         let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else {
             return true;
         };
@@ -153,7 +153,7 @@ where
         // one, and would start the span with its own tracer.
         let is_alone = get_otel_context(id, &dispatch).is_none() && {
             let starts = tracer::starts();
-            stand_in::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
+            represented::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
             let _ = get_otel_context(id, &dispatch);
             self.bare.on_close(id.clone(), cx.clone());
             // The lookup must have started the span, once, with this layer's tracer.
@@ -168,14 +168,14 @@ where
     }
 
     /// Makes a new span represent the span in OpenTelemetry's current context.
-    fn stand_in(&self, id: &Id, cx: &Context<'_, S>) {
-        stand_in::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
+    fn represent_current(&self, id: &Id, cx: &Context<'_, S>) {
+        represented::with_attributes(|none| self.bare.on_new_span(none, id, cx.clone()));
         // Started now, because data set before the start would remain in the span's builder.
         self.bare.on_enter(id, cx.clone());
         self.bare.on_exit(id, cx.clone());
         if let Some(span) = cx.span(id) {
             let current = current_context::get();
-            span.extensions_mut().replace(StandIn(current));
+            span.extensions_mut().replace(RepresentedSpan(current));
         }
     }
 
@@ -185,29 +185,29 @@ where
             let Some(parent) = cx.span(parent) else {
                 return false;
             };
-            return match Self::stand_in_of(&parent) {
-                Some(StandIn(cx)) => self.drops_below(&cx),
+            return match Self::represented_span(&parent) {
+                Some(RepresentedSpan(cx)) => self.drops_children(&cx),
                 None => parent.extensions().get::<NotRead>().is_some(),
             };
         }
-        attributes.is_contextual() && current_context::map(|cx| self.drops_below(cx))
+        attributes.is_contextual() && current_context::map(|cx| self.drops_children(cx))
     }
 
-    fn drops_below(&self, cx: &OtelContext) -> bool {
+    fn drops_children(&self, cx: &OtelContext) -> bool {
         self.tracer.0.with(cx, |providers| {
-            providers.is_none_or(|providers| providers.drops_below(cx))
+            providers.is_none_or(|providers| providers.drops_children(cx))
         })
     }
 
     /// Returns a copy, because borrowing would lock the span's extensions, and the caller may log
     /// while it uses the context.
-    fn stand_in_of(span: &SpanRef<'_, S>) -> Option<StandIn> {
-        span.extensions().get::<StandIn>().cloned()
+    fn represented_span(span: &SpanRef<'_, S>) -> Option<RepresentedSpan> {
+        span.extensions().get::<RepresentedSpan>().cloned()
     }
 
-    fn is_stand_in(id: &Id, cx: &Context<'_, S>) -> bool {
+    fn is_representing(id: &Id, cx: &Context<'_, S>) -> bool {
         let span = cx.span(id);
-        span.is_some_and(|span| span.extensions().get::<StandIn>().is_some())
+        span.is_some_and(|span| span.extensions().get::<RepresentedSpan>().is_some())
     }
 }
 
@@ -216,7 +216,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
-        filter::look_for_bridge(dispatch);
+        filter::check_for_bridge(dispatch);
         let _ = self.dispatch.set(dispatch.downgrade());
     }
 
@@ -225,12 +225,12 @@ where
             return;
         }
         if is_of_request(attributes.metadata()) {
-            self.stand_in(id, &cx);
+            self.represent_current(id, &cx);
         } else if self.is_dropped(attributes, &cx) {
             if let Some(span) = cx.span(id) {
                 span.extensions_mut().replace(NotRead);
             }
-            stand_in::without_values(attributes, |bare| self.bare.on_new_span(bare, id, cx));
+            represented::without_values(attributes, |bare| self.bare.on_new_span(bare, id, cx));
         } else {
             self.full.on_new_span(attributes, id, cx);
         }
@@ -262,8 +262,8 @@ where
         let Some(span) = cx.span(id) else {
             return;
         };
-        if let Some(stand_in) = Self::stand_in_of(&span) {
-            stand_in.enter(id);
+        if let Some(represented) = Self::represented_span(&span) {
+            represented.enter(id);
         } else if current_context::exists() && !self.is_off() {
             drop(span);
             self.full.on_enter(id, cx);
@@ -271,15 +271,15 @@ where
     }
 
     fn on_exit(&self, id: &Id, cx: Context<'_, S>) {
-        if Self::is_stand_in(id, &cx) {
-            StandIn::exit(id);
+        if Self::is_representing(id, &cx) {
+            RepresentedSpan::exit(id);
         } else if current_context::exists() && !self.is_off() {
             self.full.on_exit(id, cx);
         }
     }
 
     fn on_close(&self, id: Id, cx: Context<'_, S>) {
-        if !Self::is_stand_in(&id, &cx) && !self.is_off() {
+        if !Self::is_representing(&id, &cx) && !self.is_off() {
             self.full.on_close(id, cx);
         }
     }

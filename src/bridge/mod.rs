@@ -5,9 +5,9 @@
 mod filter;
 #[cfg(feature = "tracing")]
 mod layer;
-pub(crate) mod request_span;
 #[cfg(feature = "tracing")]
-mod stand_in;
+mod represented;
+pub(crate) mod request_span;
 #[cfg(feature = "tracing")]
 mod tracer;
 

@@ -12,7 +12,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 
 use crate::attribute_set;
-use crate::bridge::stand_in;
+use crate::bridge::represented;
 use crate::providers::Providers;
 use crate::providers::generations;
 use crate::providers::in_context;
@@ -46,7 +46,7 @@ pub(super) fn starts() -> usize {
 pub(crate) enum Source {
     /// The providers of the process.
     #[default]
-    InForce,
+    Process,
     /// The given providers, except in a request whose layer has its own.
     #[cfg(feature = "init")]
     Own(Arc<Providers>),
@@ -59,7 +59,7 @@ impl Source {
         let scoped = in_context::scoped_in(cx);
         match self {
             _ if scoped.is_some() => f(scoped.as_deref()),
-            Self::InForce => f(generations::process()),
+            Self::Process => f(generations::process()),
             #[cfg(feature = "init")]
             Self::Own(own) => f(Some(own)),
         }
@@ -74,7 +74,7 @@ impl Tracer for BridgeTracer {
 
     fn build_with_context(&self, mut builder: SpanBuilder, parent: &Context) -> BridgeSpan {
         STARTS.set(STARTS.get().wrapping_add(1));
-        if stand_in::is_name(&builder.name) {
+        if represented::is_name(&builder.name) {
             return BridgeSpan::new(parent.clone(), false);
         }
         let events = builder.events.take().unwrap_or_default();

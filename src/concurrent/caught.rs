@@ -24,7 +24,7 @@ pub(crate) fn guarded<T>(hook: impl FnOnce() -> T) -> Option<T> {
 
 /// Runs application code. Returns `None` if it panics, and leaves the warning to the caller.
 #[cfg(feature = "init")]
-pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch_panic<T>(code: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(code)).ok()
 }
 

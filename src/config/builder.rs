@@ -363,7 +363,7 @@ impl Config {
     /// default.
     pub(crate) fn exporters(&self, signal: Signal) -> Vec<Exporter> {
         if let Some(configured) = &self.exporters[signal] {
-            let is_configured = |one: &Exporter| configured.contains(one) && one.takes(signal);
+            let is_configured = |one: &Exporter| configured.contains(one) && one.supports(signal);
             return Exporter::ALL.into_iter().filter(is_configured).collect();
         }
         let has_endpoint =

@@ -201,7 +201,7 @@ impl Variables<'_> {
 
     fn propagators(&mut self) -> Vec<Propagator> {
         let known = "tracecontext, baggage, b3, b3multi and none";
-        let propagators = self.words("OTEL_PROPAGATORS", known, |word| {
+        let propagators = self.list_of("OTEL_PROPAGATORS", known, |word| {
             Propagator::ALL.into_iter().find(|one| one.name() == word)
         });
         let mut propagators =
@@ -223,9 +223,9 @@ impl Variables<'_> {
             Signal::Metrics => "otlp, console, none and, with its feature, prometheus",
             _ => "otlp, console and none",
         };
-        self.words(&name, known, |word| {
+        self.list_of(&name, known, |word| {
             let mut all = Exporter::ALL.into_iter();
-            all.find(|one| one.name() == word && one.takes(signal))
+            all.find(|one| one.name() == word && one.supports(signal))
         })
     }
 
@@ -271,7 +271,7 @@ impl Variables<'_> {
             ("lowmemory", Temporality::LowMemory),
         ];
         let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-        self.word(name, &known, "using cumulative")
+        self.one_of(name, &known, "using cumulative")
             .unwrap_or_default()
     }
 
@@ -287,7 +287,7 @@ impl Variables<'_> {
             ),
         ];
         let name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
-        self.word(name, &known, "using explicit_bucket_histogram")
+        self.one_of(name, &known, "using explicit_bucket_histogram")
             .unwrap_or_default()
     }
 
@@ -298,7 +298,7 @@ impl Variables<'_> {
             ("always_off", ExemplarFilter::AlwaysOff),
         ];
         let name = "OTEL_METRICS_EXEMPLAR_FILTER";
-        self.word(name, &known, "using trace_based")
+        self.one_of(name, &known, "using trace_based")
             .unwrap_or_default()
     }
 
@@ -308,7 +308,7 @@ impl Variables<'_> {
             ("logs/dup", ExceptionSignal::LogsAndSpanEvents),
         ];
         let name = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN";
-        self.word(name, &known, "using events on spans")
+        self.one_of(name, &known, "using events on spans")
             .unwrap_or_default()
     }
 
@@ -340,14 +340,14 @@ impl Variables<'_> {
     #[cfg(feature = "logs")]
     fn log_lines(&mut self) -> LogLineSettings {
         let styles = [("text", LogLines::Text), ("json", LogLines::Json)];
-        let level = self.word("OTEL_LOG_LEVEL", &LogFilter::LEVELS, "using warn");
+        let level = self.one_of("OTEL_LOG_LEVEL", &LogFilter::LEVELS, "using warn");
         let mut filter = LogFilter::default();
         if let Some(level) = level {
             filter = filter.with_sdk_level(level);
         }
         LogLineSettings {
             wanted: true,
-            style: self.word("LOG_FORMAT", &styles, "using the default"),
+            style: self.one_of("LOG_FORMAT", &styles, "using the default"),
             filter: self.log_filter(filter),
         }
     }

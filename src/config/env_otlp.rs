@@ -30,7 +30,7 @@ impl Variables<'_> {
             }),
             insecure: self.flag_or(&insecure, "it is ignored"),
             protocol: self.protocol(&name("PROTOCOL")),
-            compression: self.word(&name("COMPRESSION"), &compressions, "it is ignored"),
+            compression: self.one_of(&name("COMPRESSION"), &compressions, "it is ignored"),
             headers: self.headers(&name("HEADERS")),
             headers_from: None,
             timeout: self.milliseconds_or(&timeout, "it is ignored"),
@@ -56,7 +56,7 @@ impl Variables<'_> {
             self.warn(name, Some(&value), consequence);
             return Some(Protocol::HttpProtobuf);
         }
-        self.word(name, &protocols, "it is ignored")
+        self.one_of(name, &protocols, "it is ignored")
     }
 
     /// Reads `OTLP_EXPORTER`, `OTLP_TRACES_EXPORTER` and so on, which choose the OTLP exporter.
@@ -74,7 +74,7 @@ impl Variables<'_> {
             return Some(false);
         }
         let known = [(REFERENCE, true), ("tower-telemetry", false)];
-        self.word(name, &known, "it is ignored")
+        self.one_of(name, &known, "it is ignored")
     }
 
     /// Reads pairs of `name=value` with percent-encoded values. Warnings contain neither.

@@ -9,7 +9,7 @@ use opentelemetry_sdk::metrics::{Instrument, Stream};
 use opentelemetry_sdk::resource::ResourceDetector;
 use opentelemetry_sdk::trace::{IdGenerator, SpanExporter, SpanProcessor};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::config::builder::Config;
 use crate::config::parts::{Buckets, GivenSpanProcessor, Named, SpanExport};
 use crate::providers::variables::ConfigWarning;
@@ -327,7 +327,7 @@ impl Config {
         reason = "callers create a detector for the call and do not need it afterwards"
     )]
     pub fn with_resource_detector(mut self, detector: impl ResourceDetector) -> Self {
-        match caught(|| detector.detect()) {
+        match catch_panic(|| detector.detect()) {
             Some(found) => {
                 let attribute = |(key, value): (&opentelemetry::Key, &opentelemetry::Value)| {
                     KeyValue::new(key.clone(), value.clone())

@@ -36,7 +36,7 @@ impl Config {
         if target.socket.is_some() {
             return Ok(None);
         }
-        let found = self.proxies.on_the_way_to(&target.uri, target.is_local());
+        let found = self.proxies.proxy_for(&target.uri, target.is_local());
         found.map_err(|reason| InitError::Endpoint {
             origin: "Config::with_proxy".to_owned(),
             // A malformed URL may contain a password anywhere.
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn no_proxy_exempts_hosts_and_this_machine_is_always_exempt() {
-        for (except, endpoint, is_direct) in [
+        for (no_proxy, endpoint, is_direct) in [
             ("", HTTP, false),
             ("*", HTTP, true),
             ("receiver.example", HTTP, true),
@@ -136,9 +136,9 @@ mod tests {
             ("", "http://[::1]:4318", true),
         ] {
             for name in ["NO_PROXY", "no_proxy"] {
-                let variables = [("HTTP_PROXY", "a:1"), (name, except)];
+                let variables = [("HTTP_PROXY", "a:1"), (name, no_proxy)];
                 let found = proxy(config(&variables), endpoint);
-                assert_eq!(found.is_none(), is_direct, "{except} {endpoint}");
+                assert_eq!(found.is_none(), is_direct, "{no_proxy} {endpoint}");
             }
         }
     }

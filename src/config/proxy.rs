@@ -24,7 +24,7 @@ pub(crate) enum ProxySettings {
 pub(crate) struct ProxyVariables {
     http: Option<Proxy>,
     https: Option<Proxy>,
-    except: String,
+    no_proxy: String,
 }
 
 /// A proxy.
@@ -40,7 +40,7 @@ pub(crate) struct Proxy {
 
 impl ProxySettings {
     /// Returns the proxy for a receiver. Fails if the URL that was set in code is invalid.
-    pub(crate) fn on_the_way_to(
+    pub(crate) fn proxy_for(
         &self,
         uri: &Uri,
         is_local: bool,
@@ -55,8 +55,8 @@ impl ProxySettings {
                     Some("https") => &variables.https,
                     _ => &variables.http,
                 };
-                let is_asked = |_: &Proxy| !is_excepted(uri, &variables.except);
-                Ok(proxy.clone().filter(is_asked))
+                let is_used = |_: &Proxy| !is_exempt(uri, &variables.no_proxy);
+                Ok(proxy.clone().filter(is_used))
             }
         }
     }
@@ -64,10 +64,12 @@ impl ProxySettings {
 
 /// Returns whether `NO_PROXY` contains the host. The syntax is curl's, with `*.example.com` and
 /// ports as in Go.
-fn is_excepted(uri: &Uri, except: &str) -> bool {
+fn is_exempt(uri: &Uri, no_proxy: &str) -> bool {
     let is_https = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-    let entries = except.split([',', ' ', '\t']).filter(|one| !one.is_empty());
+    let entries = no_proxy
+        .split([',', ' ', '\t'])
+        .filter(|one| !one.is_empty());
     let entries = entries.filter_map(|entry| {
         let (host, of_port) = match entry.rsplit_once(':') {
             Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
@@ -187,14 +189,14 @@ impl Variables<'_> {
         let https = self.proxy(&["HTTPS_PROXY", "https_proxy"]);
         let all = self.proxy(&["ALL_PROXY", "all_proxy"]);
         let (http, https) = (http.or_else(|| all.clone()), https.or(all));
-        let except = self.text("NO_PROXY").or_else(|| self.text("no_proxy"));
+        let no_proxy = self.text("NO_PROXY").or_else(|| self.text("no_proxy"));
         if http.is_none() && https.is_none() {
             return ProxySettings::Direct;
         }
         ProxySettings::Environment(Box::new(ProxyVariables {
             http,
             https,
-            except: except.unwrap_or_default(),
+            no_proxy: no_proxy.unwrap_or_default(),
         }))
     }
 

@@ -104,7 +104,7 @@ impl Variables<'_> {
 
     /// Returns a comma-separated list; an empty one for `none`. Returns `None` if the list has no
     /// valid entry, so that the default applies.
-    pub(crate) fn words<T>(
+    pub(crate) fn list_of<T>(
         &mut self,
         name: &str,
         known: &str,
@@ -140,7 +140,12 @@ impl Variables<'_> {
     }
 
     /// Returns the value for one of several words, in any case; `None` if it is unset or invalid.
-    pub(crate) fn word<T>(&mut self, name: &str, known: &[(&str, T)], otherwise: &str) -> Option<T>
+    pub(crate) fn one_of<T>(
+        &mut self,
+        name: &str,
+        known: &[(&str, T)],
+        otherwise: &str,
+    ) -> Option<T>
     where
         T: Copy,
     {

@@ -196,21 +196,21 @@ fn error_type(chain: &ErrorChain) -> Option<&'static str> {
         }
     }
     // Some causes are recognised by the `Display` of an error, which is application code.
-    guarded(|| chain.word(Phase::Head)).flatten()
+    guarded(|| chain.error_type(Phase::Head)).flatten()
 }
 
 /// Returns the messages of an error and of its sources.
 fn message(outermost: Option<&dyn Display>, sources: &ErrorChain) -> String {
-    let sources: Vec<_> = sources.iter().map(Said).collect();
+    let sources: Vec<_> = sources.iter().map(WithoutSources).collect();
     let sources = sources.iter().map(|source| source as &dyn Display);
     let errors = outermost.into_iter().chain(sources);
     semconv::redacted_message(errors, Some(&SensitiveParameters::default()))
 }
 
 /// The display of an error without its sources.
-struct Said<'a>(&'a (dyn Error + 'static));
+struct WithoutSources<'a>(&'a (dyn Error + 'static));
 
-impl Display for Said<'_> {
+impl Display for WithoutSources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "tonic")]
         if let Some(status) = self.0.downcast_ref::<tonic::Status>() {

@@ -111,14 +111,14 @@ impl Function {
         let Some(providers) = scope::current() else {
             return Run::new(None, None);
         };
-        if providers.drops_below_current() {
+        if providers.drops_children_of_current() {
             let metrics = self.metrics;
             return Run::new(
                 None,
                 metrics.map(|measured| Metrics::start(providers, measured)),
             );
         }
-        self.start_below(&current_context::get(), providers, attributes)
+        self.start_child(&current_context::get(), providers, attributes)
     }
 
     /// Starts a run in a new trace with a link to the current span.
@@ -130,7 +130,7 @@ impl Function {
         if let Some(current) = current_context::map(current_span_with_state) {
             self.link(current);
         }
-        self.start_below(&in_context::without_span(), providers, &|_| {})
+        self.start_child(&in_context::without_span(), providers, &|_| {})
     }
 
     /// Adds a link to a span, if its context is valid.
@@ -141,7 +141,7 @@ impl Function {
         }
     }
 
-    fn start_below(mut self, parent: &Context, providers: Current, attributes: &Attributes) -> Run {
+    fn start_child(mut self, parent: &Context, providers: Current, attributes: &Attributes) -> Run {
         let tracer = providers.component(self.component);
         let metrics = self
             .metrics
@@ -244,7 +244,7 @@ impl Run {
     }
 
     /// Attributes a panic that is in progress to other code than this run.
-    pub(crate) fn give_up(&mut self) {
+    pub(crate) fn ignore_panic(&mut self) {
         self.was_panicking = true;
     }
 

@@ -38,7 +38,7 @@ pin_project! {
             let mut this = this.project();
             if let State::Running(run) = this.state {
                 // A panic in the future's own poll has already ended the run.
-                run.give_up();
+                run.ignore_panic();
             }
             let _attached = this.state.current_run().map(Run::attach);
             this.inner.set(None);

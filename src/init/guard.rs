@@ -9,7 +9,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::settings::{Propagator, Signal};
-use crate::logs::{self, LogWriter, tell};
+use crate::logs::{self, LogWriter, emit_later};
 #[cfg(feature = "logs")]
 use crate::logs::{Source, filtered_log_records};
 use crate::pipeline::counts::Counters;
@@ -301,7 +301,7 @@ impl Pipeline {
     fn write_lines(&self, begin: Instant) {
         let left = || self.timeout.saturating_sub(begin.elapsed());
         // A subscriber of the application may block on its output forever.
-        if !logs::was_told() || logs::flush_told(left()) {
+        if !logs::has_emitted() || logs::flush_events(left()) {
             LogWriter::stdout().flush(left());
         }
     }
@@ -309,7 +309,7 @@ impl Pipeline {
     /// Async version of `write_lines`, for any executor or none.
     async fn write_last_lines(&self, begin: Instant) {
         let lines = async {
-            if !logs::was_told() || logs::told().await {
+            if !logs::has_emitted() || logs::flush_async().await {
                 LogWriter::stdout().written().await;
             }
         };
@@ -352,15 +352,15 @@ impl Pipeline {
             stats: self.stats_by(Counters::last_stats),
         };
         // All other losses were logged while the pipeline was running.
-        let told = self.stats();
+        let before = self.stats();
         let given_up =
-            |last: SignalStats, told: SignalStats| last.dropped.saturating_sub(told.dropped);
-        let (last, before) = (&report.stats, &told);
+            |last: SignalStats, before: SignalStats| last.dropped.saturating_sub(before.dropped);
+        let (last, before) = (&report.stats, &before);
         let traces = given_up(last.traces, before.traces);
         let metrics = given_up(last.metrics, before.metrics);
         let logs = given_up(last.logs, before.logs);
         if [traces, metrics, logs] != [0; 3] {
-            tell(move || {
+            emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     traces,
@@ -376,7 +376,7 @@ impl Pipeline {
             };
             let (lost, kind, name) = (given_up(counts, before), part.kind, part.name.clone());
             if lost > 0 {
-                tell(move || {
+                emit_later(move || {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost,

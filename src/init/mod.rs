@@ -18,9 +18,9 @@ use crate::config::{Config, ConfigWarning, InitError, Propagator};
 use crate::config::{Environment, Exporter};
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Ids, Installed, LogFilter, LogLines, set_process_logger};
-use crate::logs::{end_unwanted_threads, want_threads};
+use crate::logs::{enable_threads, end_disabled_threads};
 use crate::pipeline::export::Export;
-use crate::pipeline::export_thread::{ExportThread, is_heard};
+use crate::pipeline::export_thread::{ExportThread, has_subscriber};
 use crate::propagation::{B3Form, Format, Propagators, TextMap};
 use crate::providers::generations;
 use guard::{INITIALIZED, Pipeline};
@@ -65,8 +65,8 @@ impl Config {
         if INITIALIZED.swap(true, Ordering::SeqCst) {
             return Err(InitError::AlreadyInitialized);
         }
-        want_threads(self.export_thread);
-        end_unwanted_threads();
+        enable_threads(self.export_thread);
+        end_disabled_threads();
         let warnings = self.all_warnings();
         let summary = self.to_string();
         #[cfg(feature = "logs")]
@@ -94,10 +94,10 @@ impl Config {
                 install_subscriber(&guard, log_style, ids, &log_lines.filter);
             }
         }
-        if is_heard() {
+        if has_subscriber() {
             tracing::info!(target: "tower_telemetry", "{summary}");
         } else if let Some(pipeline) = &guard.pipeline {
-            pipeline.thread.say(summary);
+            pipeline.thread.log_when_subscribed(summary);
         }
         #[cfg(feature = "prometheus")]
         let warnings = warnings.into_iter().chain(guard.prometheus_warning());
@@ -199,7 +199,7 @@ fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter:
 
 /// Reports a configuration warning: as a log line if there is a subscriber, otherwise on stderr.
 fn warn(warning: &ConfigWarning) {
-    if is_heard() {
+    if has_subscriber() {
         tracing::warn!(target: "tower_telemetry", "{warning}");
     } else {
         eprintln!("tower-telemetry: {warning}");

@@ -10,7 +10,7 @@ use crate::providers::baggage_spans::with_baggage;
 use crate::providers::bound;
 use crate::providers::layer_variables::LayerSettings;
 use crate::providers::start_span::MakeTracer;
-use crate::providers::tracer::TracersOf;
+use crate::providers::tracer::AnyTracerProvider;
 
 /// Creates the providers of a pipeline. They are never freed.
 pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
@@ -19,7 +19,7 @@ pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
             let queues = Box::leak(Box::new(export.queues.clone()));
             Arc::new(Tracers::new(queues, sampling))
         }
-        None => Arc::new(TracersOf::new(
+        None => Arc::new(AnyTracerProvider::new(
             export.tracer_provider.clone(),
             export.has_random_ids,
         )),

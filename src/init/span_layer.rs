@@ -41,7 +41,7 @@ impl TelemetryGuard {
             Some(pipeline) if !self.is_of_process => {
                 Source::Own(Arc::new(providers(&pipeline.export, &self.layers)))
             }
-            _ => Source::InForce,
+            _ => Source::Process,
         };
         span_layer_of(source, &self.span_filter)
     }

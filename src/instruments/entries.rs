@@ -12,7 +12,7 @@ use crate::concurrent::table::{EntryRef, Inserted, Table};
 use crate::instruments::series::SeriesKey;
 use crate::instruments::series_set::SeriesSet;
 use crate::providers::bound::BoundUpDownCounter;
-use crate::providers::series_budget::{Room, RouteRoom};
+use crate::providers::series_budget::{RouteBudget, SeriesBudget};
 use crate::semconv::http::span_name;
 use crate::semconv::{self, OTHER};
 
@@ -74,38 +74,38 @@ pub(crate) struct Route {
 
 /// The series budget of each route. The methods of a route share its budget, because a client can
 /// choose the method.
-pub(crate) struct Rooms {
-    room: Arc<Room>,
-    unmatched: Arc<RouteRoom>,
-    by_route: Table<String, Arc<RouteRoom>>,
+pub(crate) struct RouteBudgets {
+    budget: Arc<SeriesBudget>,
+    unmatched: Arc<RouteBudget>,
+    by_route: Table<String, Arc<RouteBudget>>,
 }
 
-impl Rooms {
-    pub(crate) fn new(room: Arc<Room>) -> Self {
+impl RouteBudgets {
+    pub(crate) fn new(budget: Arc<SeriesBudget>) -> Self {
         Self {
-            unmatched: room.route(),
+            unmatched: budget.route(),
             by_route: Table::new(MAX_ROUTES),
-            room,
+            budget,
         }
     }
 
     /// Returns the budget of a route, a server or a gRPC method.
-    pub(crate) fn of(&self, route: Option<&str>) -> Arc<RouteRoom> {
+    pub(crate) fn of(&self, route: Option<&str>) -> Arc<RouteBudget> {
         let Some(route) = route else {
             return self.unmatched.clone();
         };
-        if let Some(room) = self.by_route.get(route) {
-            return room.clone();
+        if let Some(budget) = self.by_route.get(route) {
+            return budget.clone();
         }
         if self.by_route.is_full() {
             // No new budget is created, because it would not be stored and each request would
             // create another.
             return self.unmatched.clone();
         }
-        let make = || self.room.route();
+        let make = || self.budget.route();
         match self.by_route.get_or_insert_with(route, make) {
-            Ok(room) => room.clone(),
-            Err(room) => room,
+            Ok(budget) => budget.clone(),
+            Err(budget) => budget,
         }
     }
 }
@@ -154,12 +154,12 @@ impl Peer {
 }
 
 impl MethodEntry {
-    pub(crate) fn new(index: usize, method: &'static str, rooms: &Rooms) -> Self {
+    pub(crate) fn new(index: usize, method: &'static str, budgets: &RouteBudgets) -> Self {
         Self {
             index,
             method,
             known: Method::from_bytes(method.as_bytes()).ok(),
-            unmatched: Route::new(index, method, None, rooms.of(None)),
+            unmatched: Route::new(index, method, None, budgets.of(None)),
             other: OnceLock::new(),
             routes: Table::new(MAX_ROUTES),
             peers: Table::new(MAX_PEERS),
@@ -171,15 +171,15 @@ impl MethodEntry {
 impl MethodEntry {
     /// Returns a route, creating it if it is missing.
     #[inline]
-    pub(crate) fn route(&self, route: &str, rooms: &Rooms) -> RouteRef {
+    pub(crate) fn route(&self, route: &str, budgets: &RouteBudgets) -> RouteRef {
         let find = || {
             self.routes
                 .find(route)
                 .map(|place| RouteRef::Kept(self.index, place))
         };
         find().unwrap_or_else(|| {
-            let room = rooms.of(Some(route));
-            let made = Route::new(self.index, self.method, Some(route), room);
+            let budget = budgets.of(Some(route));
+            let made = Route::new(self.index, self.method, Some(route), budget);
             match self.routes.insert(route.to_owned(), made) {
                 // Routes beyond the maximum share one series.
                 Inserted::Full(made) => RouteRef::Own(Box::new(Route {
@@ -192,7 +192,7 @@ impl MethodEntry {
     }
 
     /// Returns the entry of a server, creating it if it is missing.
-    pub(crate) fn peer(&self, host: &str, port: u16, rooms: &Rooms) -> RouteRef {
+    pub(crate) fn peer(&self, host: &str, port: u16, budgets: &RouteBudgets) -> RouteRef {
         let mut hasher = FxHasher::default();
         hash_peer(host, port, &mut hasher);
         let hash = hasher.finish();
@@ -206,8 +206,8 @@ impl MethodEntry {
                     host: host.into(),
                     port,
                 };
-                let room = rooms.of(Some(&format!("{}:{port}", peer.host)));
-                let route = Route::new(self.index, self.method, None, room);
+                let budget = budgets.of(Some(&format!("{}:{port}", peer.host)));
+                let route = Route::new(self.index, self.method, None, budget);
                 let route = Route {
                     peer: Some(peer.clone()),
                     ..route
@@ -233,7 +233,7 @@ impl Route {
         method_index: usize,
         method: &'static str,
         route: Option<&str>,
-        room: Arc<RouteRoom>,
+        budget: Arc<RouteBudget>,
     ) -> Self {
         let name = span_name(method, route);
         let interned = intern(&name);
@@ -247,7 +247,7 @@ impl Route {
             peer: None,
             method_index,
             active: OnceLock::new(),
-            series: Some(SeriesSet::new(room)),
+            series: Some(SeriesSet::new(budget)),
         }
     }
 

@@ -36,7 +36,7 @@ impl Default for ExtraAttributes {
 impl ExtraAttributes {
     /// Applies the limits to attributes of hooks and handlers. Removes attributes that the layer
     /// itself adds to its metrics, because they cannot be replaced.
-    pub(crate) fn fit(&self, side: Side, mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+    pub(crate) fn apply_limits(&self, side: Side, mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
         attributes.retain_mut(|attribute| {
             if semconv::is_metric_key(side, attribute.key.as_str()) {
                 self.warn_of_own_key(&attribute.key);

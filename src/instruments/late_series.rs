@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::instruments::recorders::{Recorders, SeriesAttributes};
 use crate::instruments::series::{Measured, Series};
-use crate::providers::collections::{Collections, Waiting, lock};
+use crate::providers::collections::{CollectionHook, Collections, lock};
 
 /// A series that is bound at its first measurement, or before the next collection if one may run.
 pub(crate) struct LateSeries {
@@ -72,8 +72,8 @@ impl LateSeries {
     }
 }
 
-impl Waiting for LateSeries {
-    fn settle(&self, collections: &Collections) {
+impl CollectionHook for LateSeries {
+    fn before_collection(&self, collections: &Collections) {
         self.bind(&mut lock(&self.unbound), collections);
     }
 }

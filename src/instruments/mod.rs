@@ -23,13 +23,13 @@ use crate::concurrent::table::Table;
 use crate::instruments::metric_set::MetricSet;
 use crate::providers::bound::Bind;
 use crate::providers::collections::Collections;
-use crate::providers::exemplars::{Exemplars, behind};
-use crate::providers::series_budget::Room;
+use crate::providers::exemplars::{Exemplars, create_with_exemplars};
+use crate::providers::series_budget::SeriesBudget;
 use crate::semconv::Scheme;
 use crate::semconv::Server;
 use crate::semconv::{self, OTHER, Side, rpc};
 
-use entries::{MethodEntry, Rooms};
+use entries::{MethodEntry, RouteBudgets};
 pub(crate) use entries::{Peer, Route, RouteRef, intern};
 use extra_attributes::ExtraAttributes;
 use late_series::LateSeries;
@@ -52,7 +52,7 @@ pub(crate) struct Instruments {
     grpc_methods: Table<String, &'static str>,
     /// Series by method and, for clients, by server.
     calls: Table<CallEntry, SeriesSet<CallKey>>,
-    rooms: Rooms,
+    budgets: RouteBudgets,
     extra: ExtraAttributes,
     /// The series for routes beyond the maximum, without and with counted request bodies.
     other_routes: [OnceLock<Arc<LateSeries>>; 2],
@@ -74,7 +74,7 @@ impl Instruments {
         sets: &[MetricSet],
         methods: impl Iterator<Item = &'static str>,
         grpc_methods: &[String],
-        room: Arc<Room>,
+        budget: Arc<SeriesBudget>,
         collections: Arc<Collections>,
     ) -> Self {
         let seconds = |name: &'static str, description: &str| {
@@ -130,11 +130,11 @@ impl Instruments {
             response: size(names.response_size, "response"),
         };
         let methods = methods.chain([OTHER]).enumerate();
-        let rooms = Rooms::new(room);
-        let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &rooms));
+        let budgets = RouteBudgets::new(budget);
+        let methods = methods.map(|(index, method)| MethodEntry::new(index, method, &budgets));
         // `http.requests` and `http.duration` are metrics of servers.
         let has_basic = side == Side::Server && sets.contains(&MetricSet::Basic);
-        let (recorders, exemplars) = behind(|| Recorders {
+        let (recorders, exemplars) = create_with_exemplars(|| Recorders {
             names: Names::of(side),
             basic: has_basic.then(basic),
             conventions: sets.contains(&MetricSet::Conventions).then(conventions),
@@ -153,7 +153,7 @@ impl Instruments {
             },
             exemplars,
             methods: methods.collect(),
-            rooms,
+            budgets,
             grpc_methods: Table::new(MAX_GRPC_METHODS + grpc_methods.len()),
             calls: Table::new(MAX_CALLS),
             extra: ExtraAttributes::default(),
@@ -171,7 +171,7 @@ impl Instruments {
     pub(crate) fn find_route(&self, method: &Method, route: Option<&str>) -> RouteRef {
         let entry = self.entry(method);
         match route {
-            Some(route) => entry.route(route, &self.rooms),
+            Some(route) => entry.route(route, &self.budgets),
             None => RouteRef::Unmatched(entry.index),
         }
     }
@@ -181,7 +181,7 @@ impl Instruments {
         let entry = self.entry(method);
         match server {
             Some(Server { host, port }) => {
-                entry.peer(&semconv::truncated_host(host), port, &self.rooms)
+                entry.peer(&semconv::truncated_host(host), port, &self.budgets)
             }
             None => RouteRef::Unmatched(entry.index),
         }
@@ -274,7 +274,7 @@ impl Instruments {
         let make = || {
             let host = peer.as_ref().map_or("", |peer| &*peer.host);
             let method = method.unwrap_or_default();
-            SeriesSet::new(self.rooms.of(Some(&format!("{host} grpc {method}"))))
+            SeriesSet::new(self.budgets.of(Some(&format!("{host} grpc {method}"))))
         };
         let describe = || Self::describe_call(&entry, key);
         let describe_overflow = || Self::describe_call_overflow(&entry);
@@ -310,8 +310,8 @@ impl Instruments {
     }
 
     /// Applies the limits for metrics to attributes of hooks and handlers.
-    pub(crate) fn fit(&self, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
-        self.extra.fit(self.side, attributes)
+    pub(crate) fn apply_limits(&self, attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+        self.extra.apply_limits(self.side, attributes)
     }
 }
 
@@ -328,7 +328,7 @@ mod tests {
             &[],
             [].into_iter(),
             &[],
-            Room::new(100),
+            SeriesBudget::new(100),
             Collections::watch(&meter),
         );
         let long = "m".repeat(rpc::MAX_METHOD + 1);

@@ -9,7 +9,7 @@ use crate::instruments::late_series::LateSeries;
 use crate::instruments::recorders::{Recorders, SeriesAttributes};
 use crate::instruments::series::{CallKey, Measured, SeriesKey};
 use crate::providers::collections::Collections;
-use crate::providers::series_budget::RouteRoom;
+use crate::providers::series_budget::RouteBudget;
 
 /// The maximum number of series per route and method, or per gRPC method.
 const MAX_SERIES: usize = 512;
@@ -45,17 +45,17 @@ pub(crate) struct SeriesSet<K> {
     kept: Chain<K, Arc<LateSeries>>,
     /// The series with such attributes. There may be many of them.
     with_extra: OnceLock<Table<K, Arc<LateSeries>>>,
-    room: Arc<RouteRoom>,
+    budget: Arc<RouteBudget>,
     /// The series for requests beyond the maximum.
     overflow: OnceLock<Arc<LateSeries>>,
 }
 
 impl<K: Key> SeriesSet<K> {
-    pub(crate) fn new(room: Arc<RouteRoom>) -> Self {
+    pub(crate) fn new(budget: Arc<RouteBudget>) -> Self {
         Self {
             kept: Chain::default(),
             with_extra: OnceLock::new(),
-            room,
+            budget,
             overflow: OnceLock::new(),
         }
     }
@@ -77,7 +77,7 @@ impl<K: Key> SeriesSet<K> {
             self.series_with_extra(key, make)
         } else {
             let others = || self.with_extra.get().map_or(0, Table::len);
-            let has_room = |count| count + others() < MAX_SERIES && self.room.take();
+            let has_room = |count| count + others() < MAX_SERIES && self.budget.take();
             self.kept.get_or_insert_if(key, has_room, make)
         };
         let series = series.unwrap_or_else(|| {
@@ -96,7 +96,7 @@ impl<K: Key> SeriesSet<K> {
         if let Some(series) = table.get(key) {
             return Some(series);
         }
-        if self.kept.len() + table.len() >= MAX_SERIES || !self.room.take() {
+        if self.kept.len() + table.len() >= MAX_SERIES || !self.budget.take() {
             return None;
         }
         match table.insert(key.clone(), make()) {

@@ -15,7 +15,7 @@ enum Hosts {
     All,
     One(String),
     /// All subdomains of a domain, which is stored with a leading dot.
-    Below(String),
+    Subdomains(String),
 }
 
 impl HostPattern {
@@ -29,7 +29,7 @@ impl HostPattern {
         let (host, port) = split.unwrap_or((&pattern, None));
         let hosts = match host.strip_prefix('*') {
             Some("") => Hosts::All,
-            Some(domain) if domain.starts_with('.') => Hosts::Below(domain.to_owned()),
+            Some(domain) if domain.starts_with('.') => Hosts::Subdomains(domain.to_owned()),
             _ => Hosts::One(host.to_owned()),
         };
         Self { hosts, port }
@@ -40,7 +40,7 @@ impl HostPattern {
         let is_host = match &self.hosts {
             Hosts::All => true,
             Hosts::One(name) => host == *name,
-            Hosts::Below(domain) => host.len() > domain.len() && host.ends_with(&**domain),
+            Hosts::Subdomains(domain) => host.len() > domain.len() && host.ends_with(&**domain),
         };
         is_host && self.port.is_none_or(|port| port == server.port)
     }

@@ -5,7 +5,7 @@ pub(crate) mod host_pattern;
 pub(crate) mod metric_attributes;
 pub(crate) mod options;
 pub(crate) mod rate_limit;
-pub(crate) mod wanted;
+pub(crate) mod recorded_signals;
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use opentelemetry::{Context, Key, KeyValue, global};
 use crate::concurrent::per_thread::{PerThread, PerThreadArc};
 use crate::instruments::{Instruments, intern};
 use crate::layer_state::options::Options;
-use crate::layer_state::wanted::Wanted;
+use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::propagation::Propagators;
 use crate::providers::Providers;
 use crate::providers::baggage_spans::with_baggage;
@@ -112,7 +112,7 @@ impl LayerState {
             return Some(Self::new(providers, Context::new(), options));
         }
         if options.tracers.is_some() {
-            tracer::note_tracers_of_a_layer();
+            tracer::record_layer_tracers();
         }
         // Without its own provider, the layer uses OpenTelemetry's current global provider.
         let tracers = options
@@ -131,8 +131,8 @@ impl LayerState {
 
     /// Returns the signals in which a request is recorded.
     #[inline]
-    pub(crate) fn wanted(&self, request: &Parts) -> Wanted {
-        Wanted::of(request, &self.options, &self.excluded)
+    pub(crate) fn recorded_signals(&self, request: &Parts) -> RecordedSignals {
+        RecordedSignals::of(request, &self.options, &self.excluded)
     }
 
     /// Returns a context in which handler functions use the providers of this layer, if it has its
@@ -153,11 +153,11 @@ impl LayerState {
         } else {
             known.iter().filter_map(|method| intern(method)).collect()
         };
-        let room = match (&options.room, generations::process()) {
-            (Some(room), _) => room.clone(),
+        let budget = match (&options.budget, generations::process()) {
+            (Some(budget), _) => budget.clone(),
             // The meters are OpenTelemetry's global meters or those of `init`.
-            (None, Some(process)) => process.room(options.side),
-            (None, None) => providers.room(options.side),
+            (None, Some(process)) => process.budget(options.side),
+            (None, None) => providers.budget(options.side),
         };
         let instruments = Instruments::new(
             options.side,
@@ -165,7 +165,7 @@ impl LayerState {
             &options.metrics,
             known.into_iter(),
             &options.grpc_methods,
-            room,
+            budget,
             providers.collections(),
         );
         Self {

@@ -18,7 +18,7 @@ use crate::layer_state::rate_limit::RateLimit;
 use crate::propagation::{Allowed, Propagators, ResponseHeaders};
 use crate::providers::bound::Meters;
 use crate::providers::generations;
-use crate::providers::series_budget::{Room, SDK_SERIES};
+use crate::providers::series_budget::{SDK_SERIES, SeriesBudget};
 use crate::providers::start_span::MakeTracer;
 use crate::semconv::Scheme;
 use crate::semconv::Server;
@@ -49,7 +49,7 @@ pub(crate) struct Options {
     pub(crate) tracers: Option<Arc<dyn MakeTracer>>,
     pub(crate) meters: Option<Meters>,
     /// The room for series in the instruments of these meters. Clones of a layer share it.
-    pub(crate) room: Option<Arc<Room>>,
+    pub(crate) budget: Option<Arc<SeriesBudget>>,
     /// `None` means the propagators of `init`, or W3C's without `init`.
     pub(crate) propagators: Option<Propagators>,
     pub(crate) filter: Option<Hook<request::Parts, bool>>,
@@ -103,7 +103,7 @@ impl Default for Options {
             side: Side::default(),
             tracers: None,
             meters: None,
-            room: None,
+            budget: None,
             propagators: None,
             filter: None,
             trace_filter: None,
@@ -139,7 +139,7 @@ impl Options {
     /// Sets the meter provider.
     pub(crate) fn set_meters(&mut self, meters: Meters) {
         self.meters = Some(meters);
-        self.room = Some(Room::new(SDK_SERIES));
+        self.budget = Some(SeriesBudget::new(SDK_SERIES));
     }
 
     /// Adds the gRPC methods of a `FileDescriptorSet` to the declared methods.
@@ -205,7 +205,7 @@ impl Options {
 
     /// Returns whether another request may force its trace to be sampled, and counts it.
     #[inline]
-    pub(crate) fn may_force(&self) -> bool {
+    pub(crate) fn may_force_sampling(&self) -> bool {
         let limit = self.forced_traces.as_ref();
         limit.is_none_or(|limit| limit.allows())
     }
@@ -240,7 +240,7 @@ impl Options {
 }
 
 /// A hook that names errors of type `E`.
-struct NameOf<E, F> {
+struct TypedErrorHook<E, F> {
     name: F,
     error: PhantomData<fn(&E)>,
 }
@@ -249,13 +249,13 @@ struct NameOf<E, F> {
 pub(crate) fn error_type_hook<E: Error + 'static>(
     name: impl Fn(&E) -> Option<&'static str> + Send + Sync + 'static,
 ) -> Arc<dyn NameError> {
-    Arc::new(NameOf {
+    Arc::new(TypedErrorHook {
         name,
         error: PhantomData,
     })
 }
 
-impl<E, F> NameError for NameOf<E, F>
+impl<E, F> NameError for TypedErrorHook<E, F>
 where
     E: Error + 'static,
     F: Fn(&E) -> Option<&'static str> + Send + Sync,

@@ -212,10 +212,10 @@ fn start(shared: &Shared, head: &mut request::Parts) -> ActiveRequest {
         return ActiveRequest::none();
     }
     let state = shared.state();
-    let wanted = state.map(|state| (state, state.wanted(head)));
-    match wanted {
-        Some((state, wanted)) if !wanted.nothing() => {
-            ActiveRequest::start_outgoing(state, head, wanted)
+    let signals = state.map(|state| (state, state.recorded_signals(head)));
+    match signals {
+        Some((state, signals)) if !signals.is_empty() => {
+            ActiveRequest::start_outgoing(state, head, signals)
         }
         _ => {
             let propagators = match state {

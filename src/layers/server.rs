@@ -360,8 +360,8 @@ fn start_with(
     head: &mut request::Parts,
     routed: Option<&Uri>,
 ) -> ActiveRequest {
-    let wanted = state.wanted(head);
-    if wanted.nothing() {
+    let signals = state.recorded_signals(head);
+    if signals.is_empty() {
         return match head.extensions.get::<Seen>() {
             // The context of the outer layer, which records the request, is current.
             Some(_) => ActiveRequest::none(),
@@ -372,7 +372,7 @@ fn start_with(
         warn_once!("a request passes through two telemetry layers; the inner one is ignored");
         return ActiveRequest::none();
     }
-    ActiveRequest::start_incoming(state, head, routed, wanted)
+    ActiveRequest::start_incoming(state, head, routed, signals)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {

@@ -30,7 +30,7 @@ macro_rules! shared_setters {
                 P::Tracer: Send + Sync + 'static,
                 <P::Tracer as opentelemetry::trace::Tracer>::Span: Send + Sync + 'static,
             {
-                let tracers = std::sync::Arc::new($crate::providers::tracer::TracersOf::new(provider, false));
+                let tracers = std::sync::Arc::new($crate::providers::tracer::AnyTracerProvider::new(provider, false));
                 self.with(|options| options.tracers = Some(tracers))
             }
 

@@ -84,39 +84,39 @@ impl LogFilter {
     }
 
     /// Returns the filter that limits the SDK's events.
-    pub(crate) fn of_sdk(&self) -> SdkNowAndThen {
+    pub(crate) fn of_sdk(&self) -> SdkRateLimit {
         let level = match self.directives {
             Some(_) => LevelFilter::TRACE,
             None => self.sdk_level,
         };
-        SdkNowAndThen {
+        SdkRateLimit {
             level,
-            told: Mutex::default(),
+            last_logged: Mutex::default(),
         }
     }
 }
 
 /// Lets each event of the SDK pass once a minute. Some of them are emitted for every span.
-pub(crate) struct SdkNowAndThen {
+pub(crate) struct SdkRateLimit {
     level: LevelFilter,
-    told: Mutex<HashMap<Identifier, Instant>>,
+    last_logged: Mutex<HashMap<Identifier, Instant>>,
 }
 
-impl SdkNowAndThen {
+impl SdkRateLimit {
     /// Returns whether events of a callsite can be written.
-    fn lets_pass(&self, metadata: &Metadata<'_>) -> bool {
-        !is_of_sdk(metadata) || *metadata.level() <= self.level && !tells_of_an_attempt(metadata)
+    fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        !is_of_sdk(metadata) || *metadata.level() <= self.level && !is_failed_attempt(metadata)
     }
 }
 
-impl<S> Filter<S> for SdkNowAndThen {
+impl<S> Filter<S> for SdkRateLimit {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        self.lets_pass(metadata)
+        self.allows(metadata)
     }
 
     // Without this, each event would ask all filters again.
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        match self.lets_pass(metadata) {
+        match self.allows(metadata) {
             true => Interest::always(),
             false => Interest::never(),
         }
@@ -128,12 +128,15 @@ impl<S> Filter<S> for SdkNowAndThen {
         if !is_of_sdk(event.metadata()) {
             return true;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_logged = self
+            .last_logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let last = told.insert(event.metadata().callsite(), now);
+        let last = last_logged.insert(event.metadata().callsite(), now);
         match last {
             Some(last) if now.duration_since(last) < PAUSE => {
-                told.insert(event.metadata().callsite(), last);
+                last_logged.insert(event.metadata().callsite(), last);
                 false
             }
             _ => true,
@@ -143,6 +146,6 @@ impl<S> Filter<S> for SdkNowAndThen {
 
 /// Returns whether this is an event of the crate `opentelemetry-otlp` about a loss in one attempt. This crate
 /// may try again, and logs a real loss itself.
-fn tells_of_an_attempt(metadata: &tracing::Metadata) -> bool {
+fn is_failed_attempt(metadata: &tracing::Metadata) -> bool {
     metadata.target() == "opentelemetry-otlp" && metadata.name().starts_with("Export.Failed.")
 }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "init")]
 mod colors;
+#[cfg(feature = "init")]
+mod event_thread;
 #[cfg(all(feature = "init", feature = "logs"))]
 mod filter;
 #[cfg(feature = "logs")]
@@ -13,8 +15,6 @@ mod output;
 mod records;
 #[cfg(feature = "logs")]
 mod sdk_events;
-#[cfg(feature = "init")]
-mod teller;
 mod threads;
 mod writer;
 
@@ -34,9 +34,10 @@ pub(crate) use records::{Source, filtered_log_records, set_process_logger};
 #[cfg(feature = "init")]
 pub(crate) use colors::stdout_has_colors;
 #[cfg(feature = "init")]
-pub(crate) use teller::{
-    EndNotice, end_unwanted_threads, flush as flush_told, tell, told, was_used as was_told,
+pub(crate) use event_thread::{
+    EndWarning, emit_later, end_disabled_threads, flush as flush_events, flush_async,
+    was_used as has_emitted,
 };
 #[cfg(feature = "init")]
-pub(crate) use threads::want_threads;
+pub(crate) use threads::enable_threads;
 pub use writer::LogWriter;

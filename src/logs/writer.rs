@@ -16,7 +16,7 @@ use crate::logs::threads;
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 
 /// Capacity of the buffer that an idle writer keeps, in bytes.
-const KEPT: usize = 64 * 1024;
+const IDLE_CAPACITY: usize = 64 * 1024;
 
 /// Time that the end of the main thread waits for its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -72,13 +72,13 @@ struct State {
     /// Whether the thread runs, or another thread writes in its place.
     running: bool,
     /// Number of bytes that were accepted, and that were written or failed.
-    came: u64,
+    accepted: u64,
     done: u64,
     lost: u64,
     /// Number of the lost lines that the log mentions.
-    told: u64,
+    reported: u64,
     /// The value of `done` when a flush last ran out of time.
-    in_vain: Option<u64>,
+    timed_out_at: Option<u64>,
     /// Pending flushes, each with the value of `done` that it waits for.
     #[cfg(feature = "init")]
     waiters: Vec<(u64, tokio::sync::oneshot::Sender<()>)>,
@@ -144,7 +144,7 @@ impl LogWriter {
 
     /// Ends the thread once no line waits, if threads are switched off.
     #[cfg(feature = "init")]
-    pub(crate) fn end_unwanted_thread(&self) {
+    pub(crate) fn end_disabled_thread(&self) {
         let shared = self.shared();
         // Locked, so that the thread cannot miss the notification.
         let _state = locked(&shared.state);
@@ -216,8 +216,8 @@ impl Shared {
             return;
         }
         let mut state = locked(&self.state);
-        let are_threads_wanted = threads::are_wanted();
-        if are_threads_wanted {
+        let are_threads_enabled = threads::are_enabled();
+        if are_threads_enabled {
             // Before the check of the room: earlier starts may have failed until the memory was full.
             self.start(&mut state);
         }
@@ -226,8 +226,8 @@ impl Shared {
             return;
         }
         state.waiting.extend_from_slice(lines);
-        state.came += lines.len() as u64;
-        let writes_here = !are_threads_wanted && !state.running;
+        state.accepted += lines.len() as u64;
+        let writes_here = !are_threads_enabled && !state.running;
         state.running |= writes_here;
         drop(state);
         if writes_here {
@@ -257,27 +257,27 @@ impl Shared {
     #[cfg(feature = "init")]
     fn call_when_written(self: &Arc<Self>, done: tokio::sync::oneshot::Sender<()>) {
         let mut state = locked(&self.state);
-        let came = state.came;
-        if state.done < came {
+        let accepted = state.accepted;
+        if state.done < accepted {
             self.start(&mut state);
-            state.waiters.push((came, done));
+            state.waiters.push((accepted, done));
         }
     }
 
     fn flush(self: &Arc<Self>, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
         let mut state = locked(&self.state);
-        let came = state.came;
-        if state.done < came {
+        let accepted = state.accepted;
+        if state.done < accepted {
             self.start(&mut state);
         }
-        while state.done < came {
+        while state.done < accepted {
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => timeout,
             };
             if left.is_zero() {
-                state.in_vain = Some(state.done);
+                state.timed_out_at = Some(state.done);
                 return false;
             }
             let waited = self.written.wait_timeout(state, left);
@@ -292,7 +292,7 @@ impl Shared {
         loop {
             let mut state = locked(&self.state);
             while state.waiting.is_empty() {
-                if end || !threads::are_wanted() {
+                if end || !threads::are_enabled() {
                     state.running = false;
                     return;
                 }
@@ -304,33 +304,33 @@ impl Shared {
             let written = write_all(&mut *(self.output)(), &lines);
             let mut state = locked(&self.state);
             state.done += lines.len() as u64;
-            state.in_vain = None;
+            state.timed_out_at = None;
             #[cfg(feature = "init")]
             {
                 let done = state.done;
                 state.waiters.retain(|(_, waiter)| !waiter.is_closed());
-                let is_done = |(came, _): &mut (u64, _)| *came <= done;
+                let is_done = |(accepted, _): &mut (u64, _)| *accepted <= done;
                 for (_, waiter) in state.waiters.extract_if(.., is_done) {
                     let _ = waiter.send(());
                 }
             }
-            let mut untold = 0;
+            let mut unreported = 0;
             match written {
                 Ok(()) => {
-                    untold = state.lost - state.told;
-                    state.told = state.lost;
+                    unreported = state.lost - state.reported;
+                    state.reported = state.lost;
                 }
                 Err(_) => state.lost += count(&lines),
             }
             drop(state);
             self.written.notify_all();
             lines.clear();
-            lines.shrink_to(KEPT);
-            if untold > 0 {
+            lines.shrink_to(IDLE_CAPACITY);
+            if unreported > 0 {
                 without_panic(|| {
                     tracing::warn!(
                         target: "tower_telemetry",
-                        lost = untold,
+                        lost = unreported,
                         "log lines were lost: the output was not read, or writing failed"
                     );
                 });
@@ -383,7 +383,7 @@ mod last_lines {
         fn drop(&mut self) {
             for shared in self.writers.iter().filter_map(Weak::upgrade) {
                 // An output that was blocked during an earlier flush is not waited for again.
-                if locked(&shared.state).in_vain.is_none() {
+                if locked(&shared.state).timed_out_at.is_none() {
                     shared.flush(LAST_LINES);
                 }
             }
@@ -401,7 +401,7 @@ mod tests {
         let state = || locked(&writer.0.state);
         // This is the state after thread starts that failed.
         state().waiting = vec![b'\n'; MAX_WAITING];
-        state().came = MAX_WAITING as u64;
+        state().accepted = MAX_WAITING as u64;
         assert!(!state().running);
         writer.push(b"one more\n");
         assert!(writer.flush(Duration::from_secs(20)));
@@ -412,7 +412,7 @@ mod tests {
     fn a_flush_starts_a_thread_for_waiting_lines() {
         let writer = LogWriter::new(io::sink());
         locked(&writer.0.state).waiting = b"line\n".to_vec();
-        locked(&writer.0.state).came = 5;
+        locked(&writer.0.state).accepted = 5;
         assert!(writer.flush(Duration::from_secs(20)));
     }
 }

@@ -92,7 +92,7 @@ impl OtlpClient {
         if self.protocol != Protocol::Grpc {
             if is_grpc_response {
                 let error = AttemptError::no_receiver("the response comes from a gRPC server");
-                return Err(error.advise(GRPC_ONLY));
+                return Err(error.with_hint(GRPC_ONLY));
             }
             return Ok(Accepted {
                 headers: head.headers,
@@ -112,8 +112,8 @@ impl OtlpClient {
             None => {
                 let error =
                     AttemptError::no_receiver("the response does not come from a gRPC server");
-                let advice = (!is_grpc_response).then_some(NO_GRPC);
-                Err(advice.into_iter().fold(error, AttemptError::advise))
+                let hint = (!is_grpc_response).then_some(NO_GRPC);
+                Err(hint.into_iter().fold(error, AttemptError::with_hint))
             }
         }
     }
@@ -125,9 +125,9 @@ impl OtlpClient {
         // A gateway in front of a gRPC receiver uses none of these statuses.
         let is_unknown = [400, 404, 405, 415, 505].contains(&head.status.as_u16());
         match self.protocol {
-            Protocol::Grpc if is_unknown && !is_grpc_response => error = error.advise(NO_GRPC),
+            Protocol::Grpc if is_unknown && !is_grpc_response => error = error.with_hint(NO_GRPC),
             Protocol::Grpc => {}
-            _ if is_grpc_response => error = error.advise(GRPC_ONLY),
+            _ if is_grpc_response => error = error.with_hint(GRPC_ONLY),
             _ if head.status == 400 && self.uri.scheme_str() == Some("http") => {
                 // Servers respond so to plain HTTP on a TLS port.
                 let page = Limited::new(body, MAX_PAGE).collect().await;
@@ -135,7 +135,7 @@ impl OtlpClient {
                 let page = String::from_utf8_lossy(&page);
                 let words = ["HTTPS port", "HTTPS server", "SSL-enabled server port"];
                 if words.iter().any(|words| page.contains(words)) {
-                    error = error.advise(TLS_ONLY);
+                    error = error.with_hint(TLS_ONLY);
                 }
             }
             _ => {}
@@ -198,10 +198,13 @@ impl OtlpClient {
         headers
     }
 
-    pub(crate) fn rejected<Q: messages::Request>(&self, answer: Accepted) -> Option<(i64, String)> {
+    pub(crate) fn rejected<Q: messages::Request>(
+        &self,
+        response: Accepted,
+    ) -> Option<(i64, String)> {
         match self.protocol {
-            Protocol::Grpc => Q::rejected(answer.body),
-            _ => response::rejected::<Q>(&answer.headers, answer.body),
+            Protocol::Grpc => Q::rejected(response.body),
+            _ => response::rejected::<Q>(&response.headers, response.body),
         }
     }
 }
@@ -247,7 +250,7 @@ mod tests {
 
     fn client(uri: &str, protocol: Protocol, proxy: Option<Proxy>) -> OtlpClient {
         let uri: http::Uri = uri.parse().expect("a valid URI");
-        let origin = Origin::new(&uri, protocol, Tls::default()).by(None, proxy);
+        let origin = Origin::new(&uri, protocol, Tls::default()).via(None, proxy);
         OtlpClient {
             connection: Arc::new(
                 Connection::new(origin).expect("the connection has no certificate file"),
@@ -263,18 +266,18 @@ mod tests {
     }
 
     /// Responds to each connection with fixed bytes, once the client has sent its first bytes.
-    async fn serve(answer: Vec<u8>) -> SocketAddr {
+    async fn serve(response: Vec<u8>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has free ports");
         let address = listener.local_addr().expect("the socket is bound");
         tokio::spawn(async move {
             while let Ok((mut peer, _)) = listener.accept().await {
-                let answer = answer.clone();
+                let response = response.clone();
                 tokio::spawn(async move {
                     let mut buffer = [0; 4096];
                     let _ = peer.read(&mut buffer).await;
-                    let _ = peer.write_all(&answer).await;
+                    let _ = peer.write_all(&response).await;
                     while let Ok(1..) = peer.read(&mut buffer).await {}
                 });
             }
@@ -282,17 +285,17 @@ mod tests {
         address
     }
 
-    fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+    fn response(head: &str, body: &[u8]) -> Vec<u8> {
         let head = format!("HTTP/1.1 {head}content-length: {}\r\n\r\n", body.len());
         [head.as_bytes(), body].concat()
     }
 
     /// Sends a message, and returns how many items were rejected, or the failure.
     async fn send(client: &OtlpClient) -> Result<i64, AttemptError> {
-        let answer = client
+        let response = client
             .attempt(client.compress_and_frame(vec![1, 2, 3]))
             .await?;
-        let rejected = client.rejected::<ExportMetricsServiceRequest>(answer);
+        let rejected = client.rejected::<ExportMetricsServiceRequest>(response);
         let rejected = rejected.ok_or_else(|| AttemptError::no_receiver("not a response"))?;
         Ok(rejected.0)
     }
@@ -411,7 +414,7 @@ mod tests {
                 }
                 for (head, body) in forms {
                     let case = format!("{protocol:?} {head} {:?}", body.get(..body.len().min(80)));
-                    let address = serve(answer(&head, &body)).await;
+                    let address = serve(response(&head, &body)).await;
                     let client = client(&format!("http://{address}/v1/metrics"), protocol, None);
                     let found = send(&client).await;
                     match expected {
@@ -433,18 +436,18 @@ mod tests {
     async fn a_failure_at_a_port_of_another_protocol_names_the_protocol_to_try() {
         const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
         const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
-        let bad = || answer("400 Bad Request\r\n", b"400 Bad Request");
-        let page = |text: &str| answer("400 Bad Request\r\n", text.as_bytes());
+        let bad = || response("400 Bad Request\r\n", b"400 Bad Request");
+        let page = |text: &str| response("400 Bad Request\r\n", text.as_bytes());
         let go = page("Client sent an HTTP request to an HTTPS server.\n");
         let nginx = page("<title>400 The plain HTTP request was sent to HTTPS port</title>");
         let no_tls = "this port does not speak TLS; try an http:// endpoint";
         let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
-        for (scheme, protocol, bytes, advice) in [
+        for (scheme, protocol, bytes, hint) in [
             ("http", grpc, bad(), Some(NO_GRPC)),
             (
                 "http",
                 grpc,
-                answer("505 Not Supported\r\n", b""),
+                response("505 Not Supported\r\n", b""),
                 Some(NO_GRPC),
             ),
             ("http", grpc, ALERT.to_vec(), Some(TLS_ONLY)),
@@ -468,11 +471,11 @@ mod tests {
             let error = send(&client)
                 .await
                 .expect_err("the server is not a receiver");
-            let advised = advice.is_some_and(|advice| error.detail.ends_with(advice));
-            assert_eq!(advised, advice.is_some(), "{case}: {error:?}");
+            let has_hint = hint.is_some_and(|hint| error.detail.ends_with(hint));
+            assert_eq!(has_hint, hint.is_some(), "{case}: {error:?}");
             assert_eq!(
                 error.detail.contains("this port"),
-                advised,
+                has_hint,
                 "{case}: {error:?}"
             );
         }
@@ -506,7 +509,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_http_2_server_without_grpc_is_recognised() {
-        for (status, content_type, advised) in [
+        for (status, content_type, has_hint) in [
             (404, "text/plain", true),
             (415, "application/json", true),
             (200, "text/plain", true),
@@ -525,7 +528,7 @@ mod tests {
                 .await
                 .expect_err("the server is not a receiver");
             let case = format!("{status} {content_type}: {error:?}");
-            assert_eq!(error.detail.ends_with(NO_GRPC), advised, "{case}");
+            assert_eq!(error.detail.ends_with(NO_GRPC), has_hint, "{case}");
             // The server does not speak HTTP/1.
             let uri = format!("http://{address}/v1/metrics");
             let client = self::client(&uri, Protocol::HttpProtobuf, None);
@@ -551,7 +554,7 @@ mod tests {
                 (500, "500", Retry::Soon),
             ] {
                 let head = format!("{status} No\r\ncontent-type: text/html\r\n");
-                let address = serve(answer(&head, b"<html>")).await;
+                let address = serve(response(&head, b"<html>")).await;
                 let uri = "http://receiver.example:4318/v1/metrics";
                 let client = client(uri, protocol, proxy(address));
                 // Two signals: one opens the connection, the other waits for it.

@@ -15,7 +15,7 @@ use crate::otlp::messages;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::response::AttemptError;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::{Repeat, Retries, Unsent};
+use crate::otlp::retries::{Retries, RetryPolicy, SendError};
 use crate::stats::Failure;
 
 /// The maximum length of a message in bytes. gRPC receivers accept 4 MiB by default.
@@ -39,10 +39,10 @@ impl OtlpClient {
     pub(crate) async fn export<Q: messages::Request>(
         &self,
         message: Q,
-        repeat: Repeat,
+        policy: RetryPolicy,
         retention: &Retention,
     ) -> SendOutcome {
-        let oldest = self.retries.oldest();
+        let give_up_at = self.retries.give_up_at();
         let mut outcome = SendOutcome::default();
         let mut parts = vec![message];
         while let Some(mut part) = parts.pop() {
@@ -63,7 +63,7 @@ impl OtlpClient {
             // The encoded message may be kept for minutes. One copy in memory is enough.
             drop(part);
             let body = self.compress_and_frame(body);
-            let sent = self.send::<Q>(body, oldest, repeat, retention).await;
+            let sent = self.send::<Q>(body, give_up_at, policy, retention).await;
             if outcome.add(count, sent) {
                 let rest: usize = parts.drain(..).map(|part| part.count()).sum();
                 outcome.dropped += rest as u64;
@@ -76,18 +76,18 @@ impl OtlpClient {
     async fn send<Q: messages::Request>(
         &self,
         body: Bytes,
-        oldest: Instant,
-        repeat: Repeat,
+        give_up_at: Instant,
+        policy: RetryPolicy,
         retention: &Retention,
-    ) -> Result<(i64, String), Unsent> {
+    ) -> Result<(i64, String), SendError> {
         let attempt = || async {
             let limit = self.retries.limit(self.timeout);
             let attempt = timeout(limit, self.attempt(body.clone())).await;
-            let Ok(answer) = attempt else {
+            let Ok(result) = attempt else {
                 self.connection.renew();
                 return Err(AttemptError::timeout());
             };
-            self.rejected::<Q>(answer?).ok_or_else(|| {
+            self.rejected::<Q>(result?).ok_or_else(|| {
                 AttemptError::no_receiver("the response does not come from an OTLP receiver")
             })
         };
@@ -96,7 +96,7 @@ impl OtlpClient {
         let not_before = || self.connection.pause_until();
         let run = self
             .retries
-            .run(attempt, not_before, oldest, repeat, retention);
+            .run(attempt, not_before, give_up_at, policy, retention);
         run.await
     }
 

@@ -15,7 +15,7 @@ use crate::config::settings::Protocol;
 use crate::otlp::connector::{Connector, Shared};
 use crate::otlp::dial::{Dial, ProxyRoute, Route};
 use crate::otlp::failure::{AttemptFailure, failure};
-use crate::otlp::first_bytes::{ExpectedProtocol, NO_GRPC, advice};
+use crate::otlp::first_bytes::{ExpectedProtocol, NO_GRPC, protocol_hint};
 use crate::otlp::http_client::{HttpClient, KEEP_ALIVE_INTERVAL};
 use crate::otlp::trust;
 use crate::stats::Failure;
@@ -48,7 +48,7 @@ impl Origin {
     }
 
     /// Connects through a Unix socket or a proxy, instead of to the host itself.
-    pub(crate) fn by(mut self, socket: Option<PathBuf>, proxy: Option<Proxy>) -> Self {
+    pub(crate) fn via(mut self, socket: Option<PathBuf>, proxy: Option<Proxy>) -> Self {
         self.socket = socket;
         self.proxy = proxy;
         self
@@ -163,8 +163,8 @@ impl Connection {
             found = last;
         }
         if !found.is_postponed {
-            if let Some(advice) = self.advice(&found) {
-                found.message = format!("{}; {advice}", found.message);
+            if let Some(hint) = self.hint_for(&found) {
+                found.message = format!("{}; {hint}", found.message);
             }
             self.shared
                 .reconnects
@@ -173,7 +173,7 @@ impl Connection {
         found
     }
 
-    fn advice(&self, found: &AttemptFailure) -> Option<&'static str> {
+    fn hint_for(&self, found: &AttemptFailure) -> Option<&'static str> {
         let expected = ExpectedProtocol {
             is_grpc: self.origin.is_grpc,
             is_tls: self.origin.is_https(),
@@ -182,7 +182,7 @@ impl Connection {
         if expected.is_grpc && found.message.contains("NoApplicationProtocol") {
             return Some(NO_GRPC);
         }
-        advice(expected, &self.shared.raw.get(), &self.shared.plain.get())
+        protocol_hint(expected, &self.shared.raw.get(), &self.shared.plain.get())
             .filter(|_| matches!(found.kind, Failure::Connection | Failure::Tls))
     }
 
@@ -261,14 +261,14 @@ mod tests {
             let (connection, made, uri) = (connection.clone(), made.clone(), uri.clone());
             tokio::spawn(async move {
                 while start.elapsed() < 3 * MINUTE {
-                    let asked = Instant::now();
+                    let attempt_start = Instant::now();
                     match connection.connector.connect(uri.clone()).await {
                         Ok(_) => {
                             locked(&made).push(Instant::now());
                             let closed = io::Error::from(io::ErrorKind::ConnectionReset);
-                            connection.record_failure(&closed, asked);
+                            connection.record_failure(&closed, attempt_start);
                         }
-                        Err(error) => drop(connection.record_failure(&*error, asked)),
+                        Err(error) => drop(connection.record_failure(&*error, attempt_start)),
                     }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -304,8 +304,8 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut peer, _)) = listener.accept().await {
                 let _ = peer.read(&mut [0; 1024]).await;
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                let _ = peer.write_all(answer).await;
+                let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = peer.write_all(response).await;
             }
         });
         let origin = Origin::new(

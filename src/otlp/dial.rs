@@ -92,11 +92,11 @@ impl Service<Uri> for Dial {
                     });
                 }
             };
-            token.spend();
+            token.keep();
             let (stream, connected) = match dial.route {
                 Route::Proxy(route) => {
                     let connected = Connected::new().proxy(route.forwards);
-                    (route.through(stream, &uri).await?, connected)
+                    (route.connect_through(stream, &uri).await?, connected)
                 }
                 _ => (stream, Connected::new()),
             };
@@ -118,7 +118,7 @@ async fn over_socket(path: &std::path::Path) -> Result<Box<dyn Stream>, BoxError
 
 impl ProxyRoute {
     /// Opens a connection to the receiver through a connection to the proxy.
-    async fn through(
+    async fn connect_through(
         self,
         stream: Box<dyn Stream>,
         uri: &Uri,
@@ -130,7 +130,7 @@ impl ProxyRoute {
             Some(tls) => {
                 let ignored = FirstBytes::default();
                 let mut connector = hyper_rustls::HttpsConnector::from((
-                    Once(Some(TokioIo::new(Watched::new(stream, &ignored)))),
+                    ExistingConnection(Some(TokioIo::new(Watched::new(stream, &ignored)))),
                     tls,
                 ));
                 let stream = connector.call(proxy.uri.clone()).await;
@@ -148,12 +148,12 @@ impl ProxyRoute {
         // The URI has an explicit port. Without one, both connectors would use 443.
         let receiver = Uri::builder().scheme("http").authority(&*to);
         let receiver = receiver.path_and_query("/").build()?;
-        let answer = FirstBytes::default();
-        let stream = Watched::new(stream, &answer);
-        let made = Once(Some(TokioIo::new(stream)));
+        let response = FirstBytes::default();
+        let stream = Watched::new(stream, &response);
+        let made = ExistingConnection(Some(TokioIo::new(stream)));
         let refused = |error: BoxError| ProxyError {
             message: format!("the proxy {proxy} does not connect to {to}"),
-            status: status(&answer.get()),
+            status: status(&response.get()),
             source: error,
         };
         let stream = if proxy.is_socks() {
@@ -176,8 +176,8 @@ impl ProxyRoute {
 }
 
 /// Returns the status code of an HTTP/1 status line.
-fn status(answer: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(answer.strip_prefix(b"HTTP/1.")?.get(..5)?).ok()?;
+fn status(response: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(response.strip_prefix(b"HTTP/1.")?.get(..5)?).ok()?;
     line.split(' ').nth(1)?.parse().ok()
 }
 
@@ -220,9 +220,9 @@ impl Error for ProxyError {
 }
 
 /// A connector that returns one existing connection.
-struct Once<T>(Option<T>);
+struct ExistingConnection<T>(Option<T>);
 
-impl<T> Service<Uri> for Once<T> {
+impl<T> Service<Uri> for ExistingConnection<T> {
     type Response = T;
     type Error = io::Error;
     type Future = Ready<io::Result<T>>;

@@ -139,7 +139,11 @@ pub(crate) struct ExpectedProtocol {
 
 /// Returns a hint if the peer's first bytes belong to another protocol than `expected`. `plain` is
 /// the decrypted form of `raw`; without TLS, both are the same.
-pub(crate) fn advice(expected: ExpectedProtocol, raw: &[u8], plain: &[u8]) -> Option<&'static str> {
+pub(crate) fn protocol_hint(
+    expected: ExpectedProtocol,
+    raw: &[u8],
+    plain: &[u8],
+) -> Option<&'static str> {
     if expected.is_tls && !raw.is_empty() && !is_tls_record(raw) {
         return Some(NO_TLS);
     }
@@ -214,7 +218,7 @@ mod tests {
         ];
         for (expected, raw, plain, hint) in table {
             let case = format!("{raw:?} {plain:?}, gRPC {}", expected.is_grpc);
-            assert_eq!(advice(expected, raw, plain), hint, "{case}");
+            assert_eq!(protocol_hint(expected, raw, plain), hint, "{case}");
         }
     }
 

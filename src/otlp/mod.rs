@@ -1,6 +1,7 @@
 //! OTLP: sends one message to one receiver, and returns the outcome.
 
 mod attempt;
+pub(crate) mod backoff;
 pub(crate) mod client;
 pub(crate) mod connection;
 mod connector;
@@ -12,7 +13,6 @@ mod http_client;
 pub(crate) mod json;
 pub(crate) mod messages;
 pub(crate) mod outcome;
-pub(crate) mod pace;
 mod reconnects;
 #[cfg(feature = "opentelemetry-otlp")]
 pub(crate) mod reference;

@@ -1,7 +1,7 @@
 //! The outcome of sending one batch.
 
 use crate::otlp::response::Retry;
-use crate::otlp::retries::Unsent;
+use crate::otlp::retries::SendError;
 use crate::semconv;
 use crate::stats::Failure;
 
@@ -17,7 +17,7 @@ pub(crate) struct SendOutcome {
     /// The reason for the loss, and a message with details.
     pub(crate) failure: Option<(Failure, String)>,
     /// Whether another attempt might have succeeded.
-    pub(crate) may_pass: bool,
+    pub(crate) is_temporary: bool,
     /// A message from a receiver that accepted everything.
     pub(crate) warning: Option<String>,
 }
@@ -31,7 +31,7 @@ impl SendOutcome {
     /// Adds the result of a message of `count` items: the number of rejected items, or the failure.
     /// Returns whether the message was given up, which also ends the attempts for all later
     /// messages.
-    pub(crate) fn add(&mut self, count: u64, sent: Result<(i64, String), Unsent>) -> bool {
+    pub(crate) fn add(&mut self, count: u64, sent: Result<(i64, String), SendError>) -> bool {
         match sent {
             Ok((rejected, reason)) => {
                 let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
@@ -45,11 +45,11 @@ impl SendOutcome {
                     self.warning = Some(reason.into_owned());
                 }
             }
-            Err(Unsent::Failed(error)) => {
-                self.may_pass |= error.retry != Retry::Never;
+            Err(SendError::Failed(error)) => {
+                self.is_temporary |= error.retry != Retry::Never;
                 self.fail(count, error.failure, error.detail);
             }
-            Err(Unsent::GivenUp(failure, detail)) => {
+            Err(SendError::GivenUp(failure, detail)) => {
                 self.give_up(count, failure, detail);
                 return true;
             }

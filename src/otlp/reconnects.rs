@@ -73,7 +73,7 @@ pub(crate) struct Token<'a>(&'a Reconnects);
 
 impl Token<'_> {
     /// Keeps the token, because the connection was accepted.
-    pub(crate) fn spend(self) {
+    pub(crate) fn keep(self) {
         mem::forget(self);
     }
 }
@@ -219,13 +219,13 @@ mod tests {
             let back = Instant::now() + Duration::from_secs(away);
             let mut tries = 0;
             let found = loop {
-                let asked = reconnects.may_connect().await;
-                assert!(asked.is_ok(), "a refused connection costs no token");
+                let token = reconnects.may_connect().await;
+                assert!(token.is_ok(), "a refused connection costs no token");
                 if Instant::now() >= back {
                     break Instant::now();
                 }
                 tries += 1;
-                drop(asked);
+                drop(token);
                 reconnects.record_failure(Failure::Refused, "the peer refused it");
             };
             assert!(
@@ -244,7 +244,7 @@ mod tests {
         let refusal = loop {
             match reconnects.may_connect().await {
                 Ok(token) => {
-                    token.spend();
+                    token.keep();
                     reconnects.record_failure(Failure::Tls, "the certificate is not trusted");
                 }
                 Err(postponed) => break postponed,

@@ -69,8 +69,8 @@ impl AttemptError {
     }
 
     /// Appends a hint on what to try.
-    pub(crate) fn advise(mut self, advice: &str) -> Self {
-        self.detail = format!("{}; {advice}", self.detail);
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        self.detail = format!("{}; {hint}", self.detail);
         self
     }
 }
@@ -125,13 +125,13 @@ pub(crate) fn rejected<Q: messages::Request>(
 }
 
 /// Reads a JSON response. Its fields are the same for all signals.
-fn rejected_in_json(answer: &serde_json::Map<String, Value>) -> (i64, String) {
+fn rejected_in_json(response: &serde_json::Map<String, Value>) -> (i64, String) {
     // Protobuf parsers accept both spellings of a name.
     fn field<'a>(of: &'a serde_json::Map<String, Value>, names: &[&str]) -> Option<&'a Value> {
         names.iter().find_map(|name| of.get(*name))
     }
 
-    let partial = field(answer, &["partialSuccess", "partial_success"]);
+    let partial = field(response, &["partialSuccess", "partial_success"]);
     let Some(Value::Object(partial)) = partial else {
         return (0, String::new());
     };
@@ -205,13 +205,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// Returns the failure for a gRPC status (OTLP specification, "OTLP/gRPC Response").
 pub(crate) fn failed(code: Code, trailers: &HeaderMap) -> AttemptError {
     let name = code.name();
-    let asked = retry_delay(trailers);
-    let retry = match (name, asked) {
+    let delay = retry_delay(trailers);
+    let retry = match (name, delay) {
         (
             "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE"
             | "DATA_LOSS" | "RESOURCE_EXHAUSTED",
-            Some(quiet),
-        ) => Retry::After(quiet),
+            Some(delay),
+        ) => Retry::After(delay),
         // The status is final, unless the receiver names a delay.
         ("RESOURCE_EXHAUSTED", None) => Retry::Never,
         (

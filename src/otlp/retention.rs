@@ -21,8 +21,8 @@ const ABANDONED: u8 = 2;
 #[derive(Default)]
 pub(crate) struct Retention {
     state: AtomicU8,
-    is_hurried: AtomicBool,
-    /// Notified when the message is abandoned or hurried.
+    skips_backoff: AtomicBool,
+    /// Notified when the message is abandoned or its backoff is skipped.
     changed: Notify,
     /// Notified when an attempt has failed and another will follow.
     failed: Notify,
@@ -31,31 +31,31 @@ pub(crate) struct Retention {
 
 /// The reason why a wait for the next attempt ended.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Waited {
+pub(crate) enum WaitEnd {
     /// The time was reached.
     Elapsed,
     /// A flush is waiting.
-    Hurried,
+    BackoffSkipped,
     /// The queue needs the room.
     Abandoned,
 }
 
 impl Retention {
-    /// Waits until `time`, or until the message is abandoned or hurried.
-    pub(crate) async fn wait_until(&self, time: Instant) -> Waited {
+    /// Waits until `time`, or until the message is abandoned or its backoff is skipped.
+    pub(crate) async fn wait_until(&self, time: Instant) -> WaitEnd {
         self.state.store(WAITING, Ordering::SeqCst);
         loop {
-            let is_hurried = self.is_hurried.swap(false, Ordering::SeqCst);
-            let is_over = is_hurried || time <= Instant::now();
+            let skips_backoff = self.skips_backoff.swap(false, Ordering::SeqCst);
+            let is_over = skips_backoff || time <= Instant::now();
             if is_over || self.state.load(Ordering::SeqCst) == ABANDONED {
                 let (was, is) = (WAITING, BUSY);
                 let ended =
                     self.state
                         .compare_exchange(was, is, Ordering::SeqCst, Ordering::SeqCst);
                 return match ended {
-                    Err(_) => Waited::Abandoned,
-                    Ok(_) if is_hurried => Waited::Hurried,
-                    Ok(_) => Waited::Elapsed,
+                    Err(_) => WaitEnd::Abandoned,
+                    Ok(_) if skips_backoff => WaitEnd::BackoffSkipped,
+                    Ok(_) => WaitEnd::Elapsed,
                 };
             }
             tokio::select! {
@@ -84,20 +84,20 @@ impl Retention {
     }
 
     /// Makes the next attempt start at once, unless the receiver has requested a delay.
-    pub(crate) fn hurry(&self) {
-        self.is_hurried.store(true, Ordering::SeqCst);
+    pub(crate) fn skip_backoff(&self) {
+        self.skips_backoff.store(true, Ordering::SeqCst);
         self.changed.notify_one();
     }
 
     /// Resets the state for the next message, and returns whether the last one was abandoned.
     pub(crate) fn reset(&self) -> bool {
-        self.is_hurried.store(false, Ordering::SeqCst);
+        self.skips_backoff.store(false, Ordering::SeqCst);
         *self.last() = None;
         self.state.swap(BUSY, Ordering::SeqCst) == ABANDONED
     }
 
     /// Records a failed attempt that is followed by another.
-    pub(crate) fn note(&self, failure: Option<(Failure, String)>) {
+    pub(crate) fn record_failure(&self, failure: Option<(Failure, String)>) {
         *self.last() = failure;
         self.failed.notify_one();
     }
@@ -131,9 +131,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_at_its_time_or_when_hurried_or_abandoned() {
         for (event, expected, early) in [
-            (None, Waited::Elapsed, false),
-            (Some(true), Waited::Hurried, true),
-            (Some(false), Waited::Abandoned, true),
+            (None, WaitEnd::Elapsed, false),
+            (Some(true), WaitEnd::BackoffSkipped, true),
+            (Some(false), WaitEnd::Abandoned, true),
         ] {
             let retention = Arc::new(Retention::default());
             assert!(!retention.abandon(), "no batch waits");
@@ -143,14 +143,14 @@ mod tests {
             tokio::time::sleep(LONG / 2).await;
             assert!(retention.is_waiting());
             match event {
-                Some(true) => retention.hurry(),
+                Some(true) => retention.skip_backoff(),
                 Some(false) => assert!(retention.abandon()),
                 None => {}
             }
             assert_eq!(waiting.await.expect("the task does not panic"), expected);
             assert_eq!(start.elapsed() < LONG, early, "{expected:?}");
             assert!(!retention.abandon(), "no batch waits any more");
-            assert_eq!(retention.reset(), expected == Waited::Abandoned);
+            assert_eq!(retention.reset(), expected == WaitEnd::Abandoned);
         }
     }
 }

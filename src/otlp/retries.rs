@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::otlp::pace::Pace;
+use crate::otlp::backoff::Backoff;
 use crate::otlp::response::{AttemptError, Retry};
-use crate::otlp::retention::{Retention, Waited};
+use crate::otlp::retention::{Retention, WaitEnd};
 use crate::otlp::window::Window;
 use crate::stats::Failure;
 
@@ -14,24 +14,24 @@ use crate::stats::Failure;
 pub(crate) struct Retries {
     /// The age at which a message is given up.
     max_age: Duration,
-    pace: Pace,
+    backoff: Backoff,
     window: Window,
 }
 
 /// The failures that are followed by another attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Repeat {
+pub(crate) enum RetryPolicy {
     /// Every failure that may be temporary. The receiver may get a message twice, because it may
     /// have accepted a message without responding.
-    IfItMayPass,
+    IfTemporary,
     /// Failures after which the receiver certainly did not accept the message.
-    IfSurelyNotTaken,
+    IfNotAccepted,
     /// None.
     Never,
 }
 
 /// The result for a message that was not accepted.
-pub(crate) enum Unsent {
+pub(crate) enum SendError {
     Failed(AttemptError),
     /// The message was given up while it waited for its next attempt.
     GivenUp(Failure, String),
@@ -41,7 +41,7 @@ impl Retries {
     pub(crate) fn new(max_age: Duration) -> Self {
         Self {
             max_age,
-            pace: Pace::default(),
+            backoff: Backoff::default(),
             window: Window::default(),
         }
     }
@@ -58,7 +58,7 @@ impl Retries {
     }
 
     /// Returns the time at which a message that is sent now is given up.
-    pub(crate) fn oldest(&self) -> Instant {
+    pub(crate) fn give_up_at(&self) -> Instant {
         Instant::now() + self.max_age
     }
 
@@ -67,35 +67,36 @@ impl Retries {
         &self,
         attempt: impl Fn() -> F,
         not_before: impl Fn() -> Option<Instant>,
-        oldest: Instant,
-        repeat: Repeat,
+        give_up_at: Instant,
+        policy: RetryPolicy,
         retention: &Retention,
-    ) -> Result<T, Unsent>
+    ) -> Result<T, SendError>
     where
         F: Future<Output = Result<T, AttemptError>>,
     {
         loop {
-            self.wait(&not_before, oldest, retention).await?;
+            self.wait(&not_before, give_up_at, retention).await?;
             let error = match attempt().await {
                 Ok(taken) => {
-                    self.pace.succeed();
+                    self.backoff.succeed();
                     return Ok(taken);
                 }
                 Err(error) => error,
             };
-            let quiet = match error.retry {
+            let delay = match error.retry {
                 Retry::Never => {
-                    self.pace.succeed();
-                    return Err(Unsent::Failed(error));
+                    self.backoff.succeed();
+                    return Err(SendError::Failed(error));
                 }
                 Retry::Soon => None,
-                Retry::After(quiet) => Some(quiet),
+                Retry::After(delay) => Some(delay),
             };
-            self.pace.fail(quiet, error.failure, error.detail.clone());
-            if !repeat.allows(error.failure) {
-                return Err(Unsent::Failed(error));
+            self.backoff
+                .fail(delay, error.failure, error.detail.clone());
+            if !policy.allows(error.failure) {
+                return Err(SendError::Failed(error));
             }
-            retention.note(Some((error.failure, error.detail)));
+            retention.record_failure(Some((error.failure, error.detail)));
         }
     }
 
@@ -103,49 +104,51 @@ impl Retries {
     async fn wait(
         &self,
         not_before: impl Fn() -> Option<Instant>,
-        oldest: Instant,
+        give_up_at: Instant,
         retention: &Retention,
-    ) -> Result<(), Unsent> {
-        let mut is_hurried = false;
+    ) -> Result<(), SendError> {
+        let mut skips_backoff = false;
         let given_up = |reason: &str| {
-            let failure = self.pace.last_failure();
+            let failure = self.backoff.last_failure();
             let (failure, detail) = failure.unwrap_or((Failure::Timeout, String::new()));
-            Unsent::GivenUp(failure, format!("{detail} ({reason})"))
+            SendError::GivenUp(failure, format!("{detail} ({reason})"))
         };
-        while let Some(next) = self.next_attempt(is_hurried).max(not_before()) {
-            if Instant::now() >= oldest {
+        while let Some(next) = self.next_attempt(skips_backoff).max(not_before()) {
+            if Instant::now() >= give_up_at {
                 return Err(given_up("given up after the maximum time for retries"));
             }
-            match retention.wait_until(next.min(oldest)).await {
-                Waited::Elapsed => {}
-                Waited::Hurried => is_hurried = true,
-                Waited::Abandoned => return Err(given_up("given up to make room for newer items")),
+            match retention.wait_until(next.min(give_up_at)).await {
+                WaitEnd::Elapsed => {}
+                WaitEnd::BackoffSkipped => skips_backoff = true,
+                WaitEnd::Abandoned => {
+                    return Err(given_up("given up to make room for newer items"));
+                }
             }
         }
         Ok(())
     }
 
-    fn next_attempt(&self, is_hurried: bool) -> Option<Instant> {
-        let next = self.pace.next_attempt(is_hurried);
+    fn next_attempt(&self, skips_backoff: bool) -> Option<Instant> {
+        let next = self.backoff.next_attempt(skips_backoff);
         next.max(self.window.closed_until())
     }
 
     /// Waits until the backoff allows an attempt, without a limit.
     pub(crate) async fn ready(&self, retention: &Retention) {
-        let mut is_hurried = false;
-        while let Some(next) = self.next_attempt(is_hurried) {
-            is_hurried = retention.wait_until(next).await == Waited::Hurried;
+        let mut skips_backoff = false;
+        while let Some(next) = self.next_attempt(skips_backoff) {
+            skips_backoff = retention.wait_until(next).await == WaitEnd::BackoffSkipped;
         }
     }
 }
 
-impl Repeat {
+impl RetryPolicy {
     fn allows(self, failure: Failure) -> bool {
         match self {
-            Self::IfItMayPass => true,
+            Self::IfTemporary => true,
             // After a timeout, at this side or at a gateway, or after a broken connection, the
             // receiver may have accepted the message.
-            Self::IfSurelyNotTaken => matches!(
+            Self::IfNotAccepted => matches!(
                 failure,
                 Failure::Dns
                     | Failure::Refused

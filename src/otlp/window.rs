@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// Longer than any flush waits.
-const LATER: Duration = Duration::from_secs(24 * 60 * 60);
+const FAR_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Decides when attempts are allowed: always, or only during flushes.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Window {
     pub(crate) fn closed_until(&self) -> Option<Instant> {
         let now = Instant::now();
         let end = *self.end()?;
-        (end <= now).then(|| now + LATER)
+        (end <= now).then(|| now + FAR_FUTURE)
     }
 
     /// Returns the time limit of an attempt that starts now, at most `timeout`.

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::config::error::InitError;
 use crate::config::parts::Parts;
 use crate::config::settings::{PerSignal, Signal};
-use crate::logs::EndNotice;
+use crate::logs::EndWarning;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::connection::{Connection, Origin, Tls};
 #[cfg(feature = "opentelemetry-otlp")]
@@ -21,9 +21,9 @@ use crate::otlp::retries::Retries;
 use crate::otlp::window::Window;
 use crate::pipeline::counts::{Counters, Losses, ObservedQueue};
 use crate::pipeline::export_thread::FlushHandle;
-use crate::pipeline::on_demand::Pauses;
-use crate::pipeline::parts::ending::Beside;
+use crate::pipeline::on_demand::BetweenFlushes;
 use crate::pipeline::parts::record::PartRecord;
+use crate::pipeline::parts::running_part::UnqueuedParts;
 #[cfg(feature = "prometheus")]
 use crate::pipeline::prometheus::thread::Prometheus;
 use crate::pipeline::self_metrics::Observed;
@@ -38,10 +38,10 @@ pub(crate) struct Building<'a> {
     pub(crate) workers: Vec<Worker>,
     /// The application's parts that are not set up yet.
     pub(crate) parts: Parts,
-    pub(crate) beside: Beside,
+    pub(crate) unqueued: UnqueuedParts,
     pub(crate) records: Vec<Arc<PartRecord>>,
     connections: Vec<Arc<Connection>>,
-    pub(crate) pauses: Pauses,
+    pub(crate) between_flushes: BetweenFlushes,
     #[cfg(feature = "prometheus")]
     pub(crate) prometheus: Option<Prometheus>,
     /// The signals that are exported over OTLP.
@@ -50,7 +50,7 @@ pub(crate) struct Building<'a> {
     /// The flush handle for the first metric reader only. A provider flushes all of its readers,
     /// and one flush is enough.
     pub(crate) reader_flush: Option<FlushHandle>,
-    pub(crate) end: EndNotice,
+    pub(crate) end: EndWarning,
 }
 
 impl<'a> Building<'a> {
@@ -66,16 +66,16 @@ impl<'a> Building<'a> {
             counters: PerSignal::default(),
             workers: Vec::new(),
             parts,
-            beside: Beside::default(),
+            unqueued: UnqueuedParts::default(),
             records: Vec::new(),
             connections: Vec::new(),
-            pauses: Pauses::new(window),
+            between_flushes: BetweenFlushes::new(window),
             #[cfg(feature = "prometheus")]
             prometheus: None,
             observed: Vec::new(),
             reader_flush: Some(flush.clone()),
             flush,
-            end: EndNotice::default(),
+            end: EndWarning::default(),
         }
     }
 
@@ -100,7 +100,7 @@ impl<'a> Building<'a> {
             client_key: config.otlp(signal, |settings| settings.client_key.clone()),
         };
         let proxy = config.proxy(&target)?;
-        let origin = Origin::new(&target.uri, target.protocol, tls).by(target.socket, proxy);
+        let origin = Origin::new(&target.uri, target.protocol, tls).via(target.socket, proxy);
         let shared = self.connections.iter().find(|one| one.origin == origin);
         let connection = match shared {
             Some(connection) => connection.clone(),
@@ -108,7 +108,9 @@ impl<'a> Building<'a> {
                 let connection = Arc::new(Connection::new(origin)?);
                 self.connections.push(connection.clone());
                 let closed = connection.clone();
-                self.pauses.close.push(Box::new(move || closed.close()));
+                self.between_flushes
+                    .close
+                    .push(Box::new(move || closed.close()));
                 connection
             }
         };
@@ -123,7 +125,7 @@ impl<'a> Building<'a> {
             headers: headers.unwrap_or_default(),
             headers_from: config.otlp(signal, |settings| settings.headers_from.clone()),
             timeout: otlp_timeout.unwrap_or(Duration::from_secs(10)).min(timeout),
-            retries: Retries::new(config.max_retry_age).within(self.pauses.window.clone()),
+            retries: Retries::new(config.max_retry_age).within(self.between_flushes.window.clone()),
         })
     }
 
@@ -135,7 +137,7 @@ impl<'a> Building<'a> {
         client: OtlpClient,
     ) -> ReferenceClient<E> {
         let client = ReferenceClient::new(client, self.resource.clone());
-        self.pauses.close.push(Box::new(client.close()));
+        self.between_flushes.close.push(Box::new(client.close()));
         if client.hides_rejected() {
             self.counters[signal].hide_rejected();
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Signal;
-use crate::logs::tell;
+use crate::logs::emit_later;
 use crate::otlp::outcome::SendOutcome;
 use crate::pipeline::hints::hint;
 use crate::stats::{Failure, SignalStats};
@@ -48,13 +48,13 @@ impl Counters {
             .fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(crate) fn drop_one(&self) {
+    pub(crate) fn count_dropped(&self) {
         self.queue_full.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> SignalStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // Settled items are read first, because each of them was accepted before. The sum then
+        // Handled items are read first, because each of them was accepted before. The sum then
         // never exceeds `accepted`.
         let [exported, failed] = [&self.exported, &self.failed].map(get);
         let dropped = get(&self.queue_full) + get(&self.given_up);
@@ -88,15 +88,15 @@ impl Counters {
     }
 
     /// Counts an accepted item as failed without an attempt to send it.
-    pub(crate) fn fail_one(&self, failure: Failure) {
+    pub(crate) fn count_failed(&self, failure: Failure) {
         let mut outcome = SendOutcome::default();
         outcome.fail(1, failure, String::new());
-        self.settle(&outcome);
+        self.record_outcome(&outcome);
     }
 
     /// Uncounts `count` accepted items, because newer ones replace them. Must be called on the
     /// thread that accepted them.
-    pub(crate) fn take_back(&self, count: u64) {
+    pub(crate) fn subtract_accepted(&self, count: u64) {
         self.accepted
             .for_this_thread()
             .fetch_sub(count, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl Counters {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, outcome: &SendOutcome) {
+    fn record_outcome(&self, outcome: &SendOutcome) {
         let add = |counter: &AtomicU64, count| counter.fetch_add(count, Ordering::Relaxed);
         add(&self.exported, outcome.exported);
         add(&self.failed, outcome.failed);
@@ -151,24 +151,24 @@ pub(crate) struct Losses {
     /// The number of lost items at the last check.
     lost: u64,
     /// The time at which a line of each kind was last logged.
-    told: HashMap<String, Instant>,
+    last_logged: HashMap<String, Instant>,
     /// The problem that was logged and whose end has not been logged yet.
-    trouble: Option<Trouble>,
+    problem: Option<Problem>,
     /// Whether a line was logged because the receiver does not support this signal.
-    told_unsupported: bool,
+    has_logged_unsupported: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Trouble {
+enum Problem {
     Waiting,
     Loss,
 }
 
 impl Losses {
-    const PAUSE: Duration = Duration::from_secs(60);
+    const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
     /// A batch that waits for less time is not logged.
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const WAIT_BEFORE_LOG: Duration = Duration::from_secs(5);
 
     pub(crate) fn new(signal: Signal, receiver: String, counters: Arc<Counters>) -> Self {
         Self {
@@ -176,9 +176,9 @@ impl Losses {
             receiver,
             counters,
             lost: 0,
-            told: HashMap::new(),
-            trouble: None,
-            told_unsupported: false,
+            last_logged: HashMap::new(),
+            problem: None,
+            has_logged_unsupported: false,
         }
     }
 
@@ -187,13 +187,13 @@ impl Losses {
     }
 
     /// Counts the outcome of a batch and logs a change.
-    pub(crate) fn settle(&mut self, outcome: SendOutcome) {
-        self.counters.settle(&outcome);
+    pub(crate) fn record_outcome(&mut self, outcome: SendOutcome) {
+        self.counters.record_outcome(&outcome);
         let signal = self.signal.name();
         if let Some(warning) = outcome.warning
-            && self.allowed("warning")
+            && self.may_log("warning")
         {
-            tell(move || {
+            emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     warning,
@@ -201,19 +201,19 @@ impl Losses {
                 );
             });
         }
-        if self.look(outcome.failure) {
+        if self.log_losses(outcome.failure) {
             return;
         }
         let lost = self.lost;
-        match self.trouble.take_if(|_| outcome.exported > 0) {
-            Some(Trouble::Loss) => tell(move || {
+        match self.problem.take_if(|_| outcome.exported > 0) {
+            Some(Problem::Loss) => emit_later(move || {
                 tracing::info!(
                     target: "tower_telemetry",
                     lost,
                     "telemetry is no longer lost: {signal} are exported again"
                 );
             }),
-            Some(Trouble::Waiting) => tell(move || {
+            Some(Problem::Waiting) => emit_later(move || {
                 tracing::info!(
                     target: "tower_telemetry",
                     lost,
@@ -225,18 +225,18 @@ impl Losses {
     }
 
     /// Records why the last attempt to send a batch failed. Logs it once the batch has waited for
-    /// at least [`PATIENCE`](Self::PATIENCE).
-    pub(crate) fn note_failure(&mut self, failure: Option<(Failure, String)>, waited: Duration) {
+    /// at least [`WAIT_BEFORE_LOG`](Self::WAIT_BEFORE_LOG).
+    pub(crate) fn record_failure(&mut self, failure: Option<(Failure, String)>, waited: Duration) {
         let Some((failure, reason)) = failure else {
             return;
         };
         self.counters.failures().last = Some(failure);
-        if waited < Self::PATIENCE || self.trouble.is_some() || !self.allowed("waiting") {
+        if waited < Self::WAIT_BEFORE_LOG || self.problem.is_some() || !self.may_log("waiting") {
             return;
         }
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
         let (kind, hint) = (failure.to_string(), hint(failure));
-        tell(move || {
+        emit_later(move || {
             tracing::warn!(
                 target: "tower_telemetry",
                 kind,
@@ -245,11 +245,11 @@ impl Losses {
                  them; {hint}"
             );
         });
-        self.trouble = Some(Trouble::Waiting);
+        self.problem = Some(Problem::Waiting);
     }
 
     /// Logs losses since the last call and returns whether there were any.
-    pub(crate) fn look(&mut self, failure: Option<(Failure, String)>) -> bool {
+    pub(crate) fn log_losses(&mut self, failure: Option<(Failure, String)>) -> bool {
         let stats = self.counters.stats();
         let lost = stats.failed + stats.dropped;
         let more_is_lost = lost > self.lost;
@@ -277,9 +277,9 @@ impl Losses {
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
         if is_unsupported {
             // A missing signal is a permanent state, so it is logged only once.
-            if !std::mem::replace(&mut self.told_unsupported, true) {
+            if !std::mem::replace(&mut self.has_logged_unsupported, true) {
                 let variable = self.signal.exporter_variable();
-                tell(move || {
+                emit_later(move || {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost,
@@ -290,8 +290,8 @@ impl Losses {
                     );
                 });
             }
-        } else if self.allowed(&kind) {
-            tell(move || {
+        } else if self.may_log(&kind) {
+            emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     lost,
@@ -300,19 +300,20 @@ impl Losses {
                     "telemetry is lost: some {signal} were not exported to {receiver}; {hint}"
                 );
             });
-            self.trouble = Some(Trouble::Loss);
+            self.problem = Some(Problem::Loss);
         }
         true
     }
 
     /// Returns whether a line of this kind may be logged now. If so, it counts as logged.
-    fn allowed(&mut self, kind: &str) -> bool {
-        let told = self.told.get(kind);
-        let may = told.is_none_or(|told| told.elapsed() >= Self::PAUSE);
-        if may {
-            self.told.insert(kind.to_owned(), Instant::now());
+    fn may_log(&mut self, kind: &str) -> bool {
+        let last_logged = self.last_logged.get(kind);
+        let is_due =
+            last_logged.is_none_or(|last_logged| last_logged.elapsed() >= Self::LOG_INTERVAL);
+        if is_due {
+            self.last_logged.insert(kind.to_owned(), Instant::now());
         }
-        may
+        is_due
     }
 }
 
@@ -342,7 +343,7 @@ mod tests {
     impl Lines {
         /// Returns the lines since the last call.
         fn text(&self) -> String {
-            crate::logs::flush_told(Duration::from_secs(20));
+            crate::logs::flush_events(Duration::from_secs(20));
             let bytes = std::mem::take(&mut *self.0.lock().expect("the lock is not poisoned"));
             String::from_utf8(bytes).expect("the lines are UTF-8")
         }
@@ -382,8 +383,8 @@ mod tests {
             for _ in 0..3 {
                 let mut outcome = SendOutcome::default();
                 outcome.fail(1, failure, "refused".to_owned());
-                losses.settle(outcome);
-                tokio::time::advance(Losses::PAUSE).await;
+                losses.record_outcome(outcome);
+                tokio::time::advance(Losses::LOG_INTERVAL).await;
             }
             let text = lines.text();
             assert_eq!(text.lines().count(), 1, "{text}");
@@ -405,28 +406,28 @@ mod tests {
             outcome.fail(1, Failure::Refused, "refused".to_owned());
             outcome
         };
-        losses.settle(good());
+        losses.record_outcome(good());
         assert!(lines.levels().is_empty(), "nothing is lost");
-        losses.settle(bad());
+        losses.record_outcome(bad());
         assert_eq!(lines.levels(), ["WARN"]);
-        losses.settle(bad());
-        counters.drop_one();
-        losses.look(None);
+        losses.record_outcome(bad());
+        counters.count_dropped();
+        losses.log_losses(None);
         assert_eq!(lines.levels(), ["WARN"], "a line of another kind is logged");
-        counters.drop_one();
-        losses.look(None);
+        counters.count_dropped();
+        losses.log_losses(None);
         assert!(lines.levels().is_empty(), "a repeated line is not logged");
-        losses.settle(good());
+        losses.record_outcome(good());
         assert_eq!(lines.levels(), ["INFO"]);
-        losses.settle(good());
-        losses.settle(bad());
-        losses.settle(good());
+        losses.record_outcome(good());
+        losses.record_outcome(bad());
+        losses.record_outcome(good());
         assert!(lines.levels().is_empty(), "a minute has not passed");
-        tokio::time::advance(Losses::PAUSE).await;
-        counters.drop_one();
-        losses.look(None);
+        tokio::time::advance(Losses::LOG_INTERVAL).await;
+        counters.count_dropped();
+        losses.log_losses(None);
         assert_eq!(lines.levels(), ["WARN"], "the queue is full while it waits");
-        losses.settle(good());
+        losses.record_outcome(good());
         assert_eq!(lines.levels(), ["INFO"]);
         let stats = counters.stats();
         assert_eq!((stats.exported, stats.failed, stats.dropped), (5, 3, 3));
@@ -450,7 +451,7 @@ mod tests {
             let mut losses = Losses::new(Signal::Traces, receiver, Arc::default());
             let mut outcome = SendOutcome::default();
             outcome.fail(3, failure, "the reason".to_owned());
-            losses.settle(outcome);
+            losses.record_outcome(outcome);
             let text = lines.text();
             let kind = failure.to_string();
             let parts = [
@@ -472,15 +473,15 @@ mod tests {
         let (lines, _subscriber) = lines();
         let mut losses = Losses::new(Signal::Logs, "the receiver".to_owned(), Arc::default());
         let refused = || Some((Failure::Refused, "refused".to_owned()));
-        losses.note_failure(refused(), Duration::from_secs(4));
+        losses.record_failure(refused(), Duration::from_secs(4));
         assert!(lines.levels().is_empty(), "a short wait is not logged");
-        losses.note_failure(refused(), Duration::from_secs(5));
-        losses.note_failure(refused(), Duration::from_secs(70));
+        losses.record_failure(refused(), Duration::from_secs(5));
+        losses.record_failure(refused(), Duration::from_secs(70));
         let text = lines.text();
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains("telemetry waits: logs are kept"), "{text}");
         for expected in [&["INFO"][..], &[]] {
-            losses.settle(SendOutcome {
+            losses.record_outcome(SendOutcome {
                 exported: 1,
                 ..SendOutcome::default()
             });

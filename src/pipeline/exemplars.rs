@@ -28,15 +28,15 @@ pub(crate) fn of_pipeline(building: &Building) -> Option<Arc<Exemplars>> {
     if !is_exported || config.exemplars == ExemplarFilter::AlwaysOff {
         return None;
     }
-    let takes_all = config.exemplars == ExemplarFilter::AlwaysOn;
+    let selects_all = config.exemplars == ExemplarFilter::AlwaysOn;
     let buckets = building.parts.buckets.iter();
     let bounds = buckets.map(|one| (one.name.clone(), one.bounds.clone()));
-    Some(Exemplars::new(takes_all, bounds.collect()))
+    Some(Exemplars::new(selects_all, bounds.collect()))
 }
 
 /// Adds new exemplars to the points of a message. The message must have been created from
 /// `metrics`.
-pub(crate) fn put_on_points(
+pub(crate) fn add_to_points(
     reader: &mut ExemplarReader,
     metrics: &ResourceMetrics,
     request: &mut ExportMetricsServiceRequest,
@@ -51,13 +51,13 @@ pub(crate) fn put_on_points(
         }
         for (metric, message) in scope.metrics().zip(&mut message.metrics) {
             if semconv::is_request_metric(metric.name()) {
-                put_on_metric(reader, metric, message);
+                add_to_metric(reader, metric, message);
             }
         }
     }
 }
 
-fn put_on_metric(reader: &mut ExemplarReader, metric: &Metric, message: &mut OtlpMetric) {
+fn add_to_metric(reader: &mut ExemplarReader, metric: &Metric, message: &mut OtlpMetric) {
     let attributes = attributes_of_points(metric.data());
     let is_integer = matches!(
         metric.data(),

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::config::error::InitError;
 use crate::config::resource::resource;
 use crate::config::settings::{ExceptionSignal, PerSignal, Propagator, Sampler};
-use crate::logs::EndNotice;
+use crate::logs::EndWarning;
 use crate::pipeline::building::Building;
 use crate::pipeline::counts::Counters;
 #[cfg(feature = "logs")]
@@ -46,7 +46,7 @@ pub(crate) struct Export {
     exceptions: ExceptionSignal,
     /// The flush handle of the providers.
     pub(crate) flush: FlushHandle,
-    pub(crate) end: EndNotice,
+    pub(crate) end: EndWarning,
 }
 
 impl Export {
@@ -114,8 +114,8 @@ impl Export {
         };
         let work = Work {
             workers: building.workers,
-            beside: building.beside,
-            pauses: building.pauses,
+            unqueued: building.unqueued,
+            between_flushes: building.between_flushes,
         };
         Ok((export, work))
     }

@@ -21,11 +21,11 @@ use tokio::time::sleep;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, dispatcher};
 
-use crate::logs::tell;
+use crate::logs::emit_later;
 use crate::pipeline::deadlines;
 use crate::pipeline::flush::Flush;
-use crate::pipeline::on_demand::{OnDemand, Pauses};
-use crate::pipeline::parts::ending::Beside;
+use crate::pipeline::on_demand::{BetweenFlushes, OnDemand};
+use crate::pipeline::parts::running_part::UnqueuedParts;
 use crate::pipeline::worker::Worker;
 
 /// Added to a timeout, so that the export thread usually reports the result itself.
@@ -36,12 +36,12 @@ pub(crate) struct ExportThread {
     commands: mpsc::UnboundedSender<Command>,
     /// The id of the process that owns the thread.
     process: u32,
-    runs: Runs,
+    lifetime: Lifetime,
 }
 
 /// When the thread exists.
 #[derive(Clone)]
-enum Runs {
+enum Lifetime {
     Always(ThreadId),
     DuringFlushes(Arc<OnDemand>),
 }
@@ -49,8 +49,8 @@ enum Runs {
 /// Everything that the export thread runs.
 pub(crate) struct Work {
     pub(crate) workers: Vec<Worker>,
-    pub(crate) beside: Beside,
-    pub(crate) pauses: Pauses,
+    pub(crate) unqueued: UnqueuedParts,
+    pub(crate) between_flushes: BetweenFlushes,
 }
 
 enum Command {
@@ -62,7 +62,7 @@ enum Command {
         done: Box<dyn FnOnce(bool) + Send>,
     },
     /// Writes a log line as soon as a subscriber exists.
-    Say(String),
+    Log(String),
 }
 
 /// A handle for the providers' own `force_flush`: flushes all signals within the shutdown timeout.
@@ -82,7 +82,7 @@ impl FlushHandle {
         if thread.is_current() {
             return failed("a flush on the export thread would wait for itself");
         }
-        if thread.was_left_behind() {
+        if thread.is_forked() {
             return failed("the process was forked after `init` and does not export telemetry");
         }
         match thread.command_blocking(false, *timeout) {
@@ -105,7 +105,7 @@ impl ExportThread {
     pub(crate) fn start(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
         deadlines::start()?;
         let Work {
-            workers, beside, ..
+            workers, unqueued, ..
         } = work;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, start) = blocking::channel();
@@ -113,7 +113,7 @@ impl ExportThread {
             .name("telemetry-export".to_owned())
             .spawn(move || {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
-                let _quiet = must_be_quiet(awaits_subscriber)
+                let _quiet = must_not_log(awaits_subscriber)
                     .then(|| dispatcher::set_default(&Dispatch::none()));
                 // The runtime is built on this thread, because async code must not drop one, and
                 // `init` may run in async code.
@@ -126,7 +126,7 @@ impl ExportThread {
                 };
                 let _ = started.send(result);
                 if let Some(runtime) = runtime {
-                    runtime.block_on(run(workers, beside, receiver));
+                    runtime.block_on(run(workers, unqueued, receiver));
                     // A pending name resolution must not block the end of the thread.
                     runtime.shutdown_background();
                 }
@@ -137,27 +137,29 @@ impl ExportThread {
         Ok(Self {
             commands,
             process: process::id(),
-            runs: Runs::Always(thread.thread().id()),
+            lifetime: Lifetime::Always(thread.thread().id()),
         })
     }
 
     /// Like [`start`](Self::start), but with a new thread for each flush and none between flushes.
     pub(crate) fn start_on_demand(work: Work, awaits_subscriber: bool) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let task = run(work.workers, work.beside, receiver);
-        let on = OnDemand::new(task, work.pauses, move || must_be_quiet(awaits_subscriber))?;
+        let task = run(work.workers, work.unqueued, receiver);
+        let on_demand = OnDemand::new(task, work.between_flushes, move || {
+            must_not_log(awaits_subscriber)
+        })?;
         Ok(Self {
             commands,
             process: process::id(),
-            runs: Runs::DuringFlushes(Arc::new(on)),
+            lifetime: Lifetime::DuringFlushes(Arc::new(on_demand)),
         })
     }
 
     /// Returns whether the current thread is the export thread.
     fn is_current(&self) -> bool {
-        match &self.runs {
-            Runs::Always(id) => *id == thread::current().id(),
-            Runs::DuringFlushes(on) => on.is_current_thread(),
+        match &self.lifetime {
+            Lifetime::Always(id) => *id == thread::current().id(),
+            Lifetime::DuringFlushes(on_demand) => on_demand.is_current_thread(),
         }
     }
 
@@ -165,14 +167,14 @@ impl ExportThread {
     ///
     /// Resolves to whether everything was handled within `timeout`. Works on any executor or none.
     pub(crate) async fn flush(&self, last: bool, timeout: Duration) -> bool {
-        if self.was_left_behind() {
+        if self.is_forked() {
             return false;
         }
         let (done, flushed) = oneshot::channel();
-        let begun = self.command(last, timeout, move |complete| {
+        let started = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
-        if !begun {
+        if !started {
             return false;
         }
         // The export thread keeps the timeout itself, unless a subscriber or a callback of the
@@ -188,41 +190,41 @@ impl ExportThread {
         timeout: Duration,
         future: impl Future<Output = T>,
     ) -> Option<T> {
-        match self.runs {
-            Runs::Always(_) => deadlines::within(timeout, future).await,
-            Runs::DuringFlushes(_) => deadlines::within_alone(timeout, future).await,
+        match self.lifetime {
+            Lifetime::Always(_) => deadlines::within(timeout, future).await,
+            Lifetime::DuringFlushes(_) => deadlines::within_alone(timeout, future).await,
         }
     }
 
     /// Returns whether the thread exists only during flushes.
     pub(crate) fn is_on_demand(&self) -> bool {
-        matches!(self.runs, Runs::DuringFlushes(_))
+        matches!(self.lifetime, Lifetime::DuringFlushes(_))
     }
 
     fn end_flush(&self) {
-        if let Runs::DuringFlushes(on) = &self.runs {
-            on.join();
+        if let Lifetime::DuringFlushes(on_demand) = &self.lifetime {
+            on_demand.join();
         }
     }
 
     /// Blocking version of [`flush`](Self::flush).
     pub(crate) fn flush_blocking(&self, last: bool, timeout: Duration) -> bool {
-        !self.was_left_behind() && self.command_blocking(last, timeout)
+        !self.is_forked() && self.command_blocking(last, timeout)
     }
 
     /// Returns whether this process was forked from the one that owns the thread. A forked process
     /// has no export thread.
-    fn was_left_behind(&self) -> bool {
-        let was = process::id() != self.process;
-        if was {
-            tell(|| {
+    fn is_forked(&self) -> bool {
+        let is_forked = process::id() != self.process;
+        if is_forked {
+            emit_later(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
                     "a process that is forked after `init` does not export telemetry"
                 );
             });
         }
-        was
+        is_forked
     }
 
     /// Starts a flush and returns whether it has started.
@@ -239,31 +241,33 @@ impl ExportThread {
                 done,
             });
         };
-        let Runs::DuringFlushes(on) = &self.runs else {
+        let Lifetime::DuringFlushes(on_demand) = &self.lifetime else {
             send(Box::new(done));
             return true;
         };
-        let begun = on.flush(timeout, |ticket| {
-            send(Box::new(move |complete| ticket.end(move || done(complete))));
+        let started = on_demand.flush(timeout, |flush_guard| {
+            send(Box::new(move |complete| {
+                flush_guard.end(move || done(complete))
+            }));
         });
-        let has_begun = begun.is_ok();
-        if let Err(error) = begun {
-            tell(move || {
+        let has_started = started.is_ok();
+        if let Err(error) = started {
+            emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     "the thread for a flush cannot be started ({error}); telemetry waits for the next flush"
                 );
             });
         }
-        has_begun
+        has_started
     }
 
     fn command_blocking(&self, last: bool, timeout: Duration) -> bool {
         let (done, flushed) = blocking::channel();
-        let begun = self.command(last, timeout, move |complete| {
+        let started = self.command(last, timeout, move |complete| {
             let _ = done.send(complete);
         });
-        if !begun {
+        if !started {
             return false;
         }
         let flushed = flushed.recv_timeout(timeout + GRACE).unwrap_or(false);
@@ -272,14 +276,14 @@ impl ExportThread {
     }
 
     /// Writes a log line as soon as a subscriber can receive it.
-    pub(crate) fn say(&self, line: String) {
-        let _ = self.commands.send(Command::Say(line));
+    pub(crate) fn log_when_subscribed(&self, line: String) {
+        let _ = self.commands.send(Command::Log(line));
     }
 }
 
 /// Writes a log line once a subscriber is installed. There is no notification for that, so it
 /// polls.
-async fn say(line: String) {
+async fn log_when_subscribed(line: String) {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LAST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -287,9 +291,9 @@ async fn say(line: String) {
     let mut pause = FIRST_PAUSE;
     while !line.1.load(Ordering::Relaxed) {
         let line = line.clone();
-        tell(move || {
-            let (text, said) = &*line;
-            if is_heard() && !said.swap(true, Ordering::Relaxed) {
+        emit_later(move || {
+            let (text, is_logged) = &*line;
+            if has_subscriber() && !is_logged.swap(true, Ordering::Relaxed) {
                 tracing::info!(target: "tower_telemetry", "{text}");
             }
         });
@@ -299,14 +303,14 @@ async fn say(line: String) {
 }
 
 /// Returns whether there is a subscriber.
-pub(crate) fn is_heard() -> bool {
+pub(crate) fn has_subscriber() -> bool {
     dispatcher::get_default(|dispatch| !dispatch.is::<NoSubscriber>())
 }
 
 /// Returns whether libraries must not log on this thread. A subscriber of the application may wait
 /// for its output, and would block the export.
-fn must_be_quiet(awaits_subscriber: bool) -> bool {
-    if awaits_subscriber && !is_heard() {
+fn must_not_log(awaits_subscriber: bool) -> bool {
+    if awaits_subscriber && !has_subscriber() {
         return false;
     }
     #[cfg(feature = "logs")]
@@ -316,8 +320,12 @@ fn must_be_quiet(awaits_subscriber: bool) -> bool {
     !is_own
 }
 
-async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let all = Flush::start(workers, beside);
+async fn run(
+    workers: Vec<Worker>,
+    unqueued: UnqueuedParts,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let all = Flush::start(workers, unqueued);
     while let Some(command) = commands.recv().await {
         let (last, timeout, done) = match command {
             Command::Flush {
@@ -325,8 +333,8 @@ async fn run(workers: Vec<Worker>, beside: Beside, mut commands: mpsc::Unbounded
                 timeout,
                 done,
             } => (last, timeout, done),
-            Command::Say(line) => {
-                tokio::spawn(say(line));
+            Command::Log(line) => {
+                tokio::spawn(log_when_subscribed(line));
                 continue;
             }
         };

@@ -8,24 +8,24 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::pipeline::parts::ending::{Beside, EndPart};
+use crate::pipeline::parts::running_part::{PartHandle, UnqueuedParts};
 use crate::pipeline::worker::{Waiter, Worker};
 
 /// Everything that a flush covers.
 pub(crate) struct Flush {
     workers: Vec<FlushedWorker>,
-    beside: Beside,
+    unqueued: UnqueuedParts,
 }
 
 /// A handle to a running worker.
 struct FlushedWorker {
     flush: mpsc::UnboundedSender<Waiter>,
     is_queue: bool,
-    part: Option<Arc<dyn EndPart>>,
+    part: Option<Arc<dyn PartHandle>>,
 }
 
 /// Requests a flush from a worker. If the worker has ended, the returned receiver fails.
-fn ask(flush: &mpsc::UnboundedSender<Waiter>) -> oneshot::Receiver<()> {
+fn request_flush(flush: &mpsc::UnboundedSender<Waiter>) -> oneshot::Receiver<()> {
     let (done, flushed) = oneshot::channel();
     let _ = flush.send(done);
     flushed
@@ -33,7 +33,7 @@ fn ask(flush: &mpsc::UnboundedSender<Waiter>) -> oneshot::Receiver<()> {
 
 impl Flush {
     /// Starts the workers as tasks of the current runtime.
-    pub(crate) fn start(workers: Vec<Worker>, beside: Beside) -> Self {
+    pub(crate) fn start(workers: Vec<Worker>, unqueued: UnqueuedParts) -> Self {
         let start = |worker: Worker| {
             tokio::spawn(worker.task);
             FlushedWorker {
@@ -44,7 +44,7 @@ impl Flush {
         };
         Self {
             workers: workers.into_iter().map(start).collect(),
-            beside,
+            unqueued,
         }
     }
 
@@ -64,7 +64,7 @@ impl Flush {
         let left = move || deadline.saturating_duration_since(Instant::now());
         let mut tasks = JoinSet::new();
 
-        let around = self.beside.around.clone();
+        let around = self.unqueued.around.clone();
         let around_end = (!around.is_empty()).then(|| {
             let (unfinished, is_finished) = watch::channel(());
             tasks.spawn(async move {
@@ -84,7 +84,7 @@ impl Flush {
 
         let mut waiting = Vec::new();
         for worker in &self.workers {
-            let flushed = ask(&worker.flush);
+            let flushed = request_flush(&worker.flush);
             let again = around_end.clone().filter(|_| worker.is_queue);
             let again = again.map(|is_finished| (is_finished, worker.flush.clone()));
             let part = worker.part.clone().filter(|_| last);
@@ -96,7 +96,7 @@ impl Flush {
                 let mut is_complete = flushed.await.is_ok();
                 if let Some((mut is_finished, flush)) = again {
                     let _ = timeout_at(half, is_finished.changed()).await;
-                    is_complete &= ask(&flush).await.is_ok();
+                    is_complete &= request_flush(&flush).await.is_ok();
                 }
                 if let Some(part) = part {
                     part.shut_down(left()).await;
@@ -104,7 +104,7 @@ impl Flush {
                 is_complete
             });
         }
-        for part in self.beside.others.clone() {
+        for part in self.unqueued.others.clone() {
             tasks.spawn(async move {
                 part.flush().await;
                 if last {
@@ -137,10 +137,10 @@ impl Flush {
         }
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Arc<dyn EndPart>> {
+    fn parts(&self) -> impl Iterator<Item = &Arc<dyn PartHandle>> {
         let workers = self.workers.iter();
         let workers = workers.filter_map(|worker| worker.part.as_ref());
-        let Beside { around, others } = &self.beside;
+        let UnqueuedParts { around, others } = &self.unqueued;
         workers.chain(around).chain(others)
     }
 }

@@ -15,11 +15,11 @@ use opentelemetry_sdk::logs::{LogBatch, LogProcessor, SdkLogRecord, SdkLoggerPro
 
 use crate::config::error::InitError;
 use crate::config::settings::{Exporter, Limits, Signal};
-use crate::logs::EndNotice;
+use crate::logs::EndWarning;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::Repeat;
+use crate::otlp::retries::RetryPolicy;
 use crate::pipeline::building::Building;
 use crate::pipeline::counts::Losses;
 use crate::pipeline::export_thread::FlushHandle;
@@ -96,7 +96,7 @@ struct Records {
     /// Set by the shutdown, because the SDK still emits records after it.
     shut_down: AtomicBool,
     flush: FlushHandle,
-    end: EndNotice,
+    end: EndWarning,
 }
 
 impl std::fmt::Debug for Records {
@@ -108,7 +108,7 @@ impl std::fmt::Debug for Records {
 impl LogProcessor for Records {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
         if self.shut_down.load(Ordering::Relaxed) {
-            self.end.give();
+            self.end.log_once();
             return;
         }
         for queue in &self.queues {
@@ -166,7 +166,7 @@ impl Sink<Record> for LogSink {
         unique_keys::in_logs(&mut request);
         self.limits.cut_logs(&mut request);
         self.client
-            .export(request, Repeat::IfItMayPass, retention)
+            .export(request, RetryPolicy::IfTemporary, retention)
             .await
     }
 }

@@ -14,18 +14,18 @@ use opentelemetry_sdk::metrics::{
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::config::error::InitError;
 use crate::config::parts::{Buckets, View};
 use crate::config::settings::{Exporter, HistogramAggregation, Signal};
-use crate::logs::tell;
+use crate::logs::emit_later;
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::otlp::client::MAX_MESSAGE;
 use crate::otlp::client::OtlpClient;
 use crate::otlp::messages::Splittable;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::{Repeat, Retries};
+use crate::otlp::retries::{Retries, RetryPolicy};
 use crate::pipeline::building::Building;
 use crate::pipeline::console;
 use crate::pipeline::counts::Losses;
@@ -131,7 +131,7 @@ impl Views {
     /// instruments, because an instrument that matches two views gets two streams.
     fn stream(&self, instrument: &Instrument) -> Option<Stream> {
         if let Some(exemplars) = &self.exemplars {
-            exemplars.tell();
+            exemplars.report_instrument();
         }
         let is_given = |view: &View| view_of(view, instrument).is_some();
         if self.given.iter().any(is_given) {
@@ -175,12 +175,12 @@ impl Views {
 
 /// Calls a view of the application, which may panic.
 fn view_of(view: &View, instrument: &Instrument) -> Option<Stream> {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    static LOGGED: AtomicBool = AtomicBool::new(false);
 
-    caught(|| view(instrument)).unwrap_or_else(|| {
-        if !TOLD.swap(true, Ordering::Relaxed) {
+    catch_panic(|| view(instrument)).unwrap_or_else(|| {
+        if !LOGGED.swap(true, Ordering::Relaxed) {
             let line = "a view of metrics panicked; it has no effect on the instrument";
-            tell(move || tracing::warn!(target: "tower_telemetry", "{line}"));
+            emit_later(move || tracing::warn!(target: "tower_telemetry", "{line}"));
         }
         None
     })
@@ -208,7 +208,7 @@ trait MetricSink: Send + Sync + 'static {
     fn export(
         &self,
         message: Self::Message,
-        repeat: Repeat,
+        policy: RetryPolicy,
         retention: &Retention,
     ) -> impl Future<Output = SendOutcome> + Send;
 }
@@ -227,7 +227,7 @@ impl MetricSink for OtlpClient {
     ) -> (Self::Message, u64) {
         let mut request = ExportMetricsServiceRequest::from(&metrics);
         if let Some(reader) = exemplars {
-            exemplars::put_on_points(reader, &metrics, &mut request);
+            exemplars::add_to_points(reader, &metrics, &mut request);
         }
         unique_keys::in_metrics(&mut request);
         let points = request.count() as u64;
@@ -237,10 +237,10 @@ impl MetricSink for OtlpClient {
     async fn export(
         &self,
         message: Self::Message,
-        repeat: Repeat,
+        policy: RetryPolicy,
         retention: &Retention,
     ) -> SendOutcome {
-        OtlpClient::export(self, message, repeat, retention).await
+        OtlpClient::export(self, message, policy, retention).await
     }
 }
 
@@ -268,7 +268,7 @@ impl MetricSink for ReferenceMetrics {
     async fn export(
         &self,
         (metrics, points): Self::Message,
-        repeat: Repeat,
+        policy: RetryPolicy,
         retention: &Retention,
     ) -> SendOutcome {
         let message = ExportMetricsServiceRequest::from(&metrics);
@@ -281,7 +281,7 @@ impl MetricSink for ReferenceMetrics {
             return outcome;
         }
         let batches = vec![(metrics, points)];
-        self.export::<ExportMetricsServiceRequest>(batches, repeat, retention)
+        self.export::<ExportMetricsServiceRequest>(batches, policy, retention)
             .await
     }
 }
@@ -299,9 +299,9 @@ fn otlp_worker(
     let client = Arc::new(client);
     // Cumulative points are collected again for each attempt. The reader no longer has delta
     // points.
-    let repeat = match temporality {
-        Temporality::Cumulative => Repeat::Never,
-        _ => Repeat::IfSurelyNotTaken,
+    let policy = match temporality {
+        Temporality::Cumulative => RetryPolicy::Never,
+        _ => RetryPolicy::IfNotAccepted,
     };
     let task = async move {
         let mut flushes = Flushes::new(flushes);
@@ -309,7 +309,7 @@ fn otlp_worker(
         'passes: while let Some(waiters) = flushes.next(pending(), interval).await {
             let start = Instant::now();
             if !waiters.is_empty() {
-                retention.hurry();
+                retention.skip_backoff();
             }
             // The number of points that wait for another attempt, until newer points replace them.
             let mut kept = 0;
@@ -326,7 +326,7 @@ fn otlp_worker(
                 run.await;
                 // Metrics are collected when they can be sent, so that the values are current.
                 let collected = collect_from(&reader);
-                losses.counters().take_back(kept);
+                losses.counters().subtract_accepted(kept);
                 let Some(metrics) = collected else {
                     // A waiting flush fails, because its channel is dropped without a response.
                     continue 'passes;
@@ -338,7 +338,7 @@ fn otlp_worker(
                 losses.counters().accept(points);
                 let export = {
                     let (client, retention) = (client.clone(), retention.clone());
-                    async move { client.export(message, repeat, &retention).await }
+                    async move { client.export(message, policy, &retention).await }
                 };
                 let run = worker::run_export(
                     &mut losses,
@@ -349,19 +349,19 @@ fn otlp_worker(
                     start,
                 );
                 let outcome = run.await;
-                if repeat == Repeat::Never && outcome.may_pass && outcome.exported == 0 {
-                    retention.note(outcome.failure);
+                if policy == RetryPolicy::Never && outcome.is_temporary && outcome.exported == 0 {
+                    retention.record_failure(outcome.failure);
                     kept = points;
                     if let Some(exemplars) = &mut exemplars {
-                        exemplars.take_back();
+                        exemplars.mark_unread();
                     }
                 } else {
-                    losses.settle(outcome);
+                    losses.record_outcome(outcome);
                     break;
                 }
             }
             retention.reset();
-            worker::answer(waiters);
+            worker::notify_waiters(waiters);
         }
     };
     Worker {

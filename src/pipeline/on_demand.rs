@@ -23,15 +23,15 @@ pub(crate) type Close = Box<dyn Fn() + Send + Sync>;
 
 /// How many times the tasks of closed connections are polled so that they can end. Each needs one
 /// or two polls.
-const LAST_TURNS: usize = 8;
+const CLOSE_POLLS: usize = 8;
 
 /// The settings for the time between flushes.
-pub(crate) struct Pauses {
+pub(crate) struct BetweenFlushes {
     pub(crate) window: Window,
     pub(crate) close: Vec<Close>,
 }
 
-impl Pauses {
+impl BetweenFlushes {
     pub(crate) fn new(window: Window) -> Self {
         Self {
             window,
@@ -48,9 +48,9 @@ pub(crate) struct OnDemand {
     runtime: Mutex<Option<Runtime>>,
     /// The export task. It ends with the last flush.
     task: TaskHandle<()>,
-    pauses: Pauses,
+    between_flushes: BetweenFlushes,
     /// Whether the thread that drives the runtime must not log.
-    is_quiet: Box<dyn Fn() -> bool + Send + Sync>,
+    must_not_log: Box<dyn Fn() -> bool + Send + Sync>,
     state: Mutex<State>,
     /// Notified when a flush has ended.
     ended: Notify,
@@ -61,34 +61,34 @@ struct State {
     /// The number of flushes that have not ended.
     flushes: usize,
     /// Callbacks for the callers of flushes that have ended.
-    answers: Vec<Answer>,
+    callbacks: Vec<Callback>,
     is_driven: bool,
     thread: Option<JoinHandle<()>>,
     driver: Option<ThreadId>,
 }
 
-type Answer = Box<dyn FnOnce() + Send>;
+type Callback = Box<dyn FnOnce() + Send>;
 
 /// A flush in progress. The flush ends when the ticket is dropped.
-pub(crate) struct Ticket {
-    on: Arc<OnDemand>,
-    answer: Option<Answer>,
+pub(crate) struct FlushGuard {
+    on_demand: Arc<OnDemand>,
+    callback: Option<Callback>,
 }
 
-impl Ticket {
-    /// Ends the flush. `answer` is called outside the runtime.
-    pub(crate) fn end(mut self, answer: impl FnOnce() + Send + 'static) {
-        self.answer = Some(Box::new(answer));
+impl FlushGuard {
+    /// Ends the flush. `callback` is called outside the runtime.
+    pub(crate) fn end(mut self, callback: impl FnOnce() + Send + 'static) {
+        self.callback = Some(Box::new(callback));
     }
 }
 
-impl Drop for Ticket {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
-        let mut state = self.on.state();
+        let mut state = self.on_demand.state();
         state.flushes = state.flushes.saturating_sub(1);
-        state.answers.extend(self.answer.take());
+        state.callbacks.extend(self.callback.take());
         drop(state);
-        self.on.ended.notify_one();
+        self.on_demand.ended.notify_one();
     }
 }
 
@@ -96,8 +96,8 @@ impl OnDemand {
     /// Creates the runtime and spawns a task in it.
     pub(crate) fn new(
         task: impl Future<Output = ()> + Send + 'static,
-        pauses: Pauses,
-        is_quiet: impl Fn() -> bool + Send + Sync + 'static,
+        between_flushes: BetweenFlushes,
+        must_not_log: impl Fn() -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -109,8 +109,8 @@ impl OnDemand {
             process: process::id(),
             task,
             runtime: Mutex::new(Some(runtime)),
-            pauses,
-            is_quiet: Box::new(is_quiet),
+            between_flushes,
+            must_not_log: Box::new(must_not_log),
             state: Mutex::default(),
             ended: Notify::new(),
         })
@@ -122,21 +122,21 @@ impl OnDemand {
     pub(crate) fn flush(
         self: &Arc<Self>,
         timeout: Duration,
-        begin: impl FnOnce(Ticket),
+        begin: impl FnOnce(FlushGuard),
     ) -> io::Result<()> {
-        self.pauses.window.open_for(timeout);
+        self.between_flushes.window.open_for(timeout);
         self.state().flushes += 1;
-        begin(Ticket {
-            on: self.clone(),
-            answer: None,
+        begin(FlushGuard {
+            on_demand: self.clone(),
+            callback: None,
         });
         let mut state = self.state();
         if state.flushes == 0 || state.is_driven {
             return Ok(());
         }
-        let on = self.clone();
+        let on_demand = self.clone();
         let thread = thread::Builder::new().name("telemetry-flush".to_owned());
-        state.thread = Some(thread.spawn(move || on.drive())?);
+        state.thread = Some(thread.spawn(move || on_demand.drive())?);
         state.is_driven = true;
         Ok(())
     }
@@ -160,45 +160,45 @@ impl OnDemand {
     /// Drives the runtime until all flushes have ended.
     fn drive(&self) {
         let _suppressed = Context::enter_telemetry_suppressed_scope();
-        let is_quiet = (self.is_quiet)();
-        let _quiet = is_quiet.then(|| dispatcher::set_default(&Dispatch::none()));
+        let must_not_log = (self.must_not_log)();
+        let _quiet = must_not_log.then(|| dispatcher::set_default(&Dispatch::none()));
         self.state().driver = Some(thread::current().id());
         let mut is_over = false;
         while !is_over {
-            let has_runtime = self.run_until_one_ends();
+            let has_runtime = self.run_until_a_flush_ends();
             let mut state = self.state();
-            let answers = take(&mut state.answers);
+            let callbacks = take(&mut state.callbacks);
             is_over = state.flushes == 0 || !has_runtime;
             if is_over {
                 state.is_driven = false;
                 state.driver = None;
             }
             drop(state);
-            for answer in answers {
-                answer();
+            for callback in callbacks {
+                callback();
             }
         }
     }
 
     /// Runs the tasks until a flush ends. Returns `false` if there is no runtime.
-    fn run_until_one_ends(&self) -> bool {
+    fn run_until_a_flush_ends(&self) -> bool {
         let mut kept = lock(&self.runtime);
         let Some(runtime) = &*kept else {
             return false;
         };
         let is_last = runtime.block_on(async {
             loop {
-                let (flushes, answers) = self.counts();
+                let (flushes, callbacks) = self.counts();
                 if flushes == 0 {
                     break;
                 }
-                if answers > 0 {
+                if callbacks > 0 {
                     return false;
                 }
                 self.ended.notified().await;
             }
-            self.pauses.close.iter().for_each(|close| close());
-            for _ in 0..LAST_TURNS {
+            self.between_flushes.close.iter().for_each(|close| close());
+            for _ in 0..CLOSE_POLLS {
                 yield_now().await;
             }
             self.task.is_finished()
@@ -212,7 +212,7 @@ impl OnDemand {
     /// Returns the number of flushes in progress and the number of callers still to be notified.
     fn counts(&self) -> (usize, usize) {
         let state = self.state();
-        (state.flushes, state.answers.len())
+        (state.flushes, state.callbacks.len())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,7 +8,7 @@ use opentelemetry_sdk::metrics::ManualReader;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::trace::{SpanLimits, SpanProcessor};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::config::error::InitError;
 use crate::config::parts::Named;
 use crate::config::settings::Signal;
@@ -16,7 +16,6 @@ use crate::pipeline::building::Building;
 use crate::pipeline::counts::Losses;
 #[cfg(feature = "logs")]
 use crate::pipeline::log_record::Record;
-use crate::pipeline::parts::ending::{Ends, RunningPart};
 #[cfg(feature = "logs")]
 use crate::pipeline::parts::exporters::LogPart;
 use crate::pipeline::parts::exporters::SpanPart;
@@ -25,6 +24,7 @@ use crate::pipeline::parts::log_processors::LogProcessorPart;
 use crate::pipeline::parts::metrics::{self, MetricPart};
 use crate::pipeline::parts::readers::ReaderPart;
 use crate::pipeline::parts::record::PartRecord;
+use crate::pipeline::parts::running_part::{Flushable, RunningPart};
 use crate::pipeline::parts::span_processors::{SpanProcessorPart, SpanProcessors};
 use crate::pipeline::queue::Queue;
 use crate::pipeline::readers::SharedReader;
@@ -33,7 +33,7 @@ use crate::pipeline::worker;
 use crate::stats::PartKind;
 
 /// Starts the thread of a part.
-fn start<P: Ends>(
+fn start<P: Flushable>(
     part: P,
     record: &Arc<PartRecord>,
     with_runtime: bool,
@@ -47,9 +47,9 @@ fn losses(signal: Signal, record: &PartRecord) -> Losses {
 }
 
 /// Calls a part before it runs, and logs if the call panics.
-fn prepare(record: &PartRecord, tell: impl FnOnce()) {
-    if caught(tell).is_none() {
-        record.tell_of_panic();
+fn prepare(record: &PartRecord, emit_later: impl FnOnce()) {
+    if catch_panic(emit_later).is_none() {
+        record.log_panic();
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn span_processors(
     building: &mut Building,
     export: impl SpanProcessor + 'static,
 ) -> Result<SpanProcessors, InitError> {
-    let (mut beside, mut around) = (Vec::new(), Vec::new());
+    let (mut before_export, mut around) = (Vec::new(), Vec::new());
     for Named { name, part: given } in take(&mut building.parts.span_processors) {
         let record = building.record(PartKind::SpanProcessor, name);
         let mut processor = given.processor;
@@ -93,16 +93,16 @@ pub(crate) fn span_processors(
         let part = SpanProcessorPart { processor, record };
         match given.around {
             Some(export) => {
-                building.beside.around.push(running);
+                building.unqueued.around.push(running);
                 around.push((part, export));
             }
             None => {
-                building.beside.others.push(running);
-                beside.push(part);
+                building.unqueued.others.push(running);
+                before_export.push(part);
             }
         }
     }
-    Ok(SpanProcessors::new(beside, around, Box::new(export)))
+    Ok(SpanProcessors::new(before_export, around, Box::new(export)))
 }
 
 /// Sets up the log exporters and returns their queues.
@@ -137,7 +137,7 @@ pub(crate) fn log_processors(building: &mut Building) -> Result<Vec<LogProcessor
         prepare(&record, || part.set_resource(&building.resource));
         let processor: Arc<dyn LogProcessor> = part.into();
         let running = start(processor.clone(), &record, false)?;
-        building.beside.others.push(running);
+        building.unqueued.others.push(running);
         parts.push(LogProcessorPart::new(processor, record));
     }
     Ok(parts)
@@ -150,7 +150,7 @@ pub(crate) fn metric_readers(building: &mut Building) -> Result<Vec<ReaderPart>,
         let record = building.record(PartKind::MetricReader, name);
         let reader: Arc<dyn MetricReader> = part.into();
         let running = start(reader.clone(), &record, false)?;
-        building.beside.others.push(running);
+        building.unqueued.others.push(running);
         readers.push(ReaderPart::new(
             reader,
             record,
@@ -167,9 +167,9 @@ pub(crate) fn metric_exporters(building: &mut Building) -> Result<Vec<SharedRead
     let mut readers = Vec::new();
     for Named { name, part } in take(&mut building.parts.metric_exporters) {
         let record = building.record(PartKind::MetricExporter, name);
-        let temporality = caught(|| part.temporality());
+        let temporality = catch_panic(|| part.temporality());
         if temporality.is_none() {
-            record.tell_of_panic();
+            record.log_panic();
         }
         let reader = ManualReader::builder().with_temporality(temporality.unwrap_or_default());
         let reader = Arc::new(reader.build());

@@ -27,13 +27,13 @@ const BYTES_PER_ITEM: usize = 8 * 1024;
 
 /// All lanes together reserve at most a batch divided by this number. A batch may be considered
 /// complete too early by the same amount.
-const TAKEN_BEFOREHAND: usize = 8;
+const RESERVED_SHARE: usize = 8;
 
 /// A bounded queue. A push never blocks, and wakes the export thread only when a batch is complete.
 pub(crate) struct Queue<T> {
     lanes: PerThread<CachePadded<Lane<T>>>,
     /// The room that no lane has reserved.
-    free: Room,
+    free: FreeSpace,
     capacity: usize,
     batch_size: usize,
     /// The number of places that a lane reserves at once.
@@ -43,9 +43,9 @@ pub(crate) struct Queue<T> {
     closed: AtomicBool,
     wake: Notify,
     counters: Arc<Counters>,
-    /// The last batch taken. It keeps its room until it is settled.
-    batch: Mutex<Taken>,
-    /// The number of items that were taken and are not settled.
+    /// The last batch taken. It keeps its space until it is released.
+    batch: Mutex<TakenBatch>,
+    /// The number of items in the taken batch.
     taken: AtomicUsize,
     /// Whether the taken batch is waiting for another attempt and can be given up.
     pub(crate) retention: Arc<Retention>,
@@ -53,7 +53,7 @@ pub(crate) struct Queue<T> {
 
 /// The room used by the taken batch.
 #[derive(Default)]
-struct Taken {
+struct TakenBatch {
     places: usize,
     bytes: usize,
 }
@@ -61,20 +61,20 @@ struct Taken {
 struct Lane<T> {
     items: SegQueue<T>,
     /// The room that the lane has reserved and not used.
-    room: Room,
+    reserved: FreeSpace,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
         Self {
             items: SegQueue::new(),
-            room: Room::default(),
+            reserved: FreeSpace::default(),
         }
     }
 }
 
 #[derive(Default)]
-struct Room {
+struct FreeSpace {
     places: AtomicUsize,
     /// Bytes for waiting items and the batch being exported.
     bytes: AtomicUsize,
@@ -86,13 +86,13 @@ impl<T: Item> Queue<T> {
         let capacity = batch.max_queue_size;
         let batch_size = batch.max_export_batch_size.min(capacity);
         Self {
-            free: Room {
+            free: FreeSpace {
                 places: AtomicUsize::new(capacity),
                 bytes: AtomicUsize::new(capacity.saturating_mul(BYTES_PER_ITEM)),
             },
             capacity,
             batch_size,
-            portion: (batch_size / (lanes.len() * TAKEN_BEFOREHAND)).max(1),
+            portion: (batch_size / (lanes.len() * RESERVED_SHARE)).max(1),
             lanes,
             loses_oldest: batch.is_at_flushes_only(),
             closed: AtomicBool::new(false),
@@ -112,12 +112,12 @@ impl<T: Item> Queue<T> {
             None
         } else {
             let size = item.estimated_size();
-            self.reserve(&lane.room, size)
-                .or_else(|| self.reserve_in_place_of_oldest(&lane.room, size))
-                .or_else(|| self.reserve_by_loss(&lane.room, size))
+            self.reserve(&lane.reserved, size)
+                .or_else(|| self.reserve_in_place_of_oldest(&lane.reserved, size))
+                .or_else(|| self.reserve_by_loss(&lane.reserved, size))
         };
         let Some(Reservation { batch_is_complete }) = reservation else {
-            self.counters.drop_one();
+            self.counters.count_dropped();
             return;
         };
         lane.items.push(item);
@@ -128,21 +128,21 @@ impl<T: Item> Queue<T> {
 
     /// Makes room by giving up the batch being exported, if it is waiting for another attempt.
     #[cold]
-    fn reserve_in_place_of_oldest(&self, lane: &Room, size: usize) -> Option<Reservation> {
+    fn reserve_in_place_of_oldest(&self, lane: &FreeSpace, size: usize) -> Option<Reservation> {
         if !self.retention.is_waiting() {
             return None;
         }
         // If another thread holds the lock, it makes room too.
         if let Ok(mut batch) = self.batch.try_lock() {
             // Lanes may hold unused room.
-            self.level();
+            self.return_unused();
             if let Some(reservation) = self.reserve(lane, size) {
                 return Some(reservation);
             }
             let left = self.free.bytes.load(Ordering::Relaxed);
             if left.saturating_add(batch.bytes) >= size && self.retention.abandon() {
-                let Taken { places, bytes } = std::mem::take(&mut *batch);
-                self.give_back(places, bytes);
+                let TakenBatch { places, bytes } = std::mem::take(&mut *batch);
+                self.release(places, bytes);
             }
         }
         self.reserve(lane, size)
@@ -151,24 +151,24 @@ impl<T: Item> Queue<T> {
     /// Makes room by dropping the oldest items of the fullest lane, if the queue is exported only
     /// by flushes.
     #[cold]
-    fn reserve_by_loss(&self, room: &Room, size: usize) -> Option<Reservation> {
+    fn reserve_by_loss(&self, reserved: &FreeSpace, size: usize) -> Option<Reservation> {
         if !self.loses_oldest || size > self.capacity.saturating_mul(BYTES_PER_ITEM) {
             return None;
         }
         // Lanes may hold unused room.
-        self.level();
+        self.return_unused();
         loop {
-            if let Some(reservation) = self.reserve(room, size) {
+            if let Some(reservation) = self.reserve(reserved, size) {
                 return Some(reservation);
             }
             let fullest = self.lanes.iter().max_by_key(|lane| lane.items.len())?;
             let oldest = fullest.items.pop()?;
-            self.counters.drop_one();
-            self.give_back(1, oldest.estimated_size());
+            self.counters.count_dropped();
+            self.release(1, oldest.estimated_size());
         }
     }
 
-    fn give_back(&self, places: usize, bytes: usize) {
+    fn release(&self, places: usize, bytes: usize) {
         self.free.places.fetch_add(places, Ordering::Relaxed);
         self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -187,8 +187,8 @@ impl<T: Item> Queue<T> {
         self.lanes.iter().map(|lane| lane.items.len()).collect()
     }
 
-    /// Takes a batch, at most the `waiting` items of each lane. The batch keeps its room until it
-    /// is [settled](Self::settle). Only one batch can be taken at a time.
+    /// Takes a batch, at most the `waiting` items of each lane. The batch keeps its space until it
+    /// is [released](Self::release_batch). Only one batch can be taken at a time.
     pub(crate) fn take(&self, waiting: &mut [usize]) -> Vec<T> {
         let mut batch = Vec::new();
         for (lane, waiting) in self.lanes.iter().zip(waiting) {
@@ -201,33 +201,33 @@ impl<T: Item> Queue<T> {
             }
         }
         self.taken.store(batch.len(), Ordering::Relaxed);
-        *self.batch() = Taken {
+        *self.batch() = TakenBatch {
             places: batch.len(),
             bytes: batch.iter().map(Item::estimated_size).sum(),
         };
-        self.level();
+        self.return_unused();
         batch
     }
 
     /// Releases the room of the taken batch, unless newer items have already taken it over.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn release_batch(&self) {
         let mut batch = self.batch();
-        let Taken { places, bytes } = std::mem::take(&mut *batch);
-        self.give_back(places, bytes);
+        let TakenBatch { places, bytes } = std::mem::take(&mut *batch);
+        self.release(places, bytes);
         self.taken.store(0, Ordering::Relaxed);
         self.retention.reset();
     }
 
-    fn batch(&self) -> std::sync::MutexGuard<'_, Taken> {
+    fn batch(&self) -> std::sync::MutexGuard<'_, TakenBatch> {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the unused room of all lanes to the shared room. The threads may never use it.
-    fn level(&self) {
+    fn return_unused(&self) {
         for lane in self.lanes.iter() {
-            let places = lane.room.places.swap(0, Ordering::Relaxed);
+            let places = lane.reserved.places.swap(0, Ordering::Relaxed);
             self.free.places.fetch_add(places, Ordering::Relaxed);
-            let bytes = lane.room.bytes.swap(0, Ordering::Relaxed);
+            let bytes = lane.reserved.bytes.swap(0, Ordering::Relaxed);
             self.free.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
     }
@@ -243,12 +243,12 @@ impl<T: Item> Queue<T> {
 
     /// Reserves a place and `bytes` for an item; `None` if there is no room.
     #[inline]
-    fn reserve(&self, lane: &Room, bytes: usize) -> Option<Reservation> {
+    fn reserve(&self, lane: &FreeSpace, bytes: usize) -> Option<Reservation> {
         let mut reservation = Reservation {
             batch_is_complete: false,
         };
-        if !use_own(&lane.places, 1) {
-            if !take_room(&lane.places, &self.free.places, 1, self.portion) {
+        if !use_reserved(&lane.places, 1) {
+            if !reserve_more(&lane.places, &self.free.places, 1, self.portion) {
                 return None;
             }
             let free = self.free.places.load(Ordering::Relaxed);
@@ -257,8 +257,8 @@ impl<T: Item> Queue<T> {
             reservation.batch_is_complete = queued >= self.batch_size;
         }
         let portion = self.portion.saturating_mul(BYTES_PER_ITEM);
-        let fits =
-            use_own(&lane.bytes, bytes) || take_room(&lane.bytes, &self.free.bytes, bytes, portion);
+        let fits = use_reserved(&lane.bytes, bytes)
+            || reserve_more(&lane.bytes, &self.free.bytes, bytes, portion);
         if !fits {
             lane.places.fetch_add(1, Ordering::Relaxed);
             // The waiting items are large. An export makes room.
@@ -283,14 +283,14 @@ struct Reservation {
 }
 
 /// Uses room that the lane has already reserved, if there is enough.
-fn use_own(own: &AtomicUsize, needed: usize) -> bool {
+fn use_reserved(own: &AtomicUsize, needed: usize) -> bool {
     let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
     own.fetch_update(set, fetch, |left| left.checked_sub(needed))
         .is_ok()
 }
 
 /// Reserves the missing room, or a whole portion if possible, so that the next items need not.
-fn take_room(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usize) -> bool {
+fn reserve_more(own: &AtomicUsize, free: &AtomicUsize, needed: usize, portion: usize) -> bool {
     let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
     let left = own.swap(0, Ordering::Relaxed);
     let missing = needed.saturating_sub(left);
@@ -326,10 +326,10 @@ mod tests {
             self.taken.load(Ordering::Relaxed) as u64
         }
 
-        /// Takes a batch and settles it.
+        /// Takes a batch and releases it.
         pub(crate) fn drain(&self) -> Vec<T> {
             let batch = self.take(&mut self.waiting());
-            self.settle();
+            self.release_batch();
             batch
         }
     }
@@ -344,19 +344,19 @@ mod tests {
     #[test]
     fn waiting_items_and_the_taken_batch_are_bounded_in_number_and_bytes() {
         let queue = queue(4);
-        let room = 4 * BYTES_PER_ITEM;
+        let capacity = 4 * BYTES_PER_ITEM;
         // The first item is larger than the queue, the second fills it, and the third has no room
         // left.
-        for item in [room + 1, room, 1] {
+        for item in [capacity + 1, capacity, 1] {
             queue.push(item as u64);
         }
         assert_eq!(queue.counters.stats().dropped, 2);
         let batch = queue.take(&mut queue.waiting());
-        assert_eq!(batch, vec![room as u64]);
+        assert_eq!(batch, vec![capacity as u64]);
         // The batch is being exported and still uses its memory.
         queue.push(1);
         assert_eq!(queue.counters.stats().dropped, 3);
-        queue.settle();
+        queue.release_batch();
         // Now the number of items is the limit.
         for _ in 0..5 {
             queue.push(0);
@@ -366,9 +366,9 @@ mod tests {
         queue.take(&mut queue.waiting());
         queue.push(0);
         assert_eq!((queue.len(), queue.counters.stats().dropped), (0, 5));
-        queue.settle();
+        queue.release_batch();
         assert_eq!(queue.free.places.into_inner(), 4);
-        assert_eq!(queue.free.bytes.into_inner(), room);
+        assert_eq!(queue.free.bytes.into_inner(), capacity);
     }
 
     #[test]

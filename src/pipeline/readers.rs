@@ -9,21 +9,21 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 
-use crate::concurrent::caught::caught;
-use crate::logs::tell;
+use crate::concurrent::caught::catch_panic;
+use crate::logs::emit_later;
 use crate::pipeline::export_thread::FlushHandle;
 
 /// Collects all points. Returns `None` if that fails or an observable callback of the application
 /// panics.
 pub(crate) fn collect_from(reader: &ManualReader) -> Option<ResourceMetrics> {
     let mut metrics = ResourceMetrics::default();
-    let collected = caught(|| reader.collect(&mut metrics));
+    let collected = catch_panic(|| reader.collect(&mut metrics));
     match collected {
         Some(Ok(())) => Some(metrics),
         _ => {
-            static TOLD: AtomicBool = AtomicBool::new(false);
-            if !TOLD.swap(true, Ordering::Relaxed) {
-                tell(|| {
+            static LOGGED: AtomicBool = AtomicBool::new(false);
+            if !LOGGED.swap(true, Ordering::Relaxed) {
+                emit_later(|| {
                     tracing::warn!(
                         target: "tower_telemetry",
                         "metrics are no longer collected: an observable callback panicked, or \

@@ -7,7 +7,7 @@ use crate::otlp::client::MAX_MESSAGE;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::reference::client::ReferenceClient;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::Repeat;
+use crate::otlp::retries::RetryPolicy;
 use crate::pipeline::queue::Item;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::spans::message::SpanMessage;
@@ -30,9 +30,11 @@ impl Sink<EndedSpan> for ReferenceSpans {
             let spans = spans.map(|span| span.into_span_data(&self.limits, self.value_length));
             (spans.collect(), count)
         });
-        let sent =
-            self.client
-                .export::<SpanMessage>(batches.collect(), Repeat::IfItMayPass, retention);
+        let sent = self.client.export::<SpanMessage>(
+            batches.collect(),
+            RetryPolicy::IfTemporary,
+            retention,
+        );
         with_too_large(sent.await, too_large)
     }
 }
@@ -162,7 +164,7 @@ mod of_logs {
             });
             let sent = self.client.export::<ExportLogsServiceRequest>(
                 batches.collect(),
-                Repeat::IfItMayPass,
+                RetryPolicy::IfTemporary,
                 retention,
             );
             with_too_large(sent.await, too_large)

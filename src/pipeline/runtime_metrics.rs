@@ -8,7 +8,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio::runtime::RuntimeMetrics;
 
 use crate::config::settings::runtimes::Runtimes;
-use crate::logs::tell;
+use crate::logs::emit_later;
 #[cfg(target_os = "linux")]
 use crate::pipeline::process_metrics;
 use crate::providers::instrumentation_scope;
@@ -18,7 +18,7 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
     let meter = provider.meter_with_scope(instrumentation_scope());
     #[cfg(target_os = "linux")]
     if let Err(error) = process_metrics::register(&meter) {
-        tell(move || {
+        emit_later(move || {
             tracing::warn!(
                 target: "tower_telemetry",
                 "metrics about the process are not available: {error}"
@@ -27,7 +27,7 @@ pub(crate) fn register(provider: &SdkMeterProvider, runtimes: &Runtimes) {
     }
     let observed: Vec<_> = runtimes.observed().iter().map(Observed::new).collect();
     if observed.is_empty() {
-        tell(|| {
+        emit_later(|| {
             tracing::warn!(
                 target: "tower_telemetry",
                 "metrics about tokio are not available: telemetry was set up outside a runtime; pass \

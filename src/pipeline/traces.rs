@@ -15,7 +15,7 @@ use crate::config::settings::{Exporter, Limits, Signal};
 use crate::otlp::client::OtlpClient;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::Repeat;
+use crate::otlp::retries::RetryPolicy;
 use crate::pipeline::building::Building;
 use crate::pipeline::console::SpanPrinter;
 use crate::pipeline::counts::Losses;
@@ -183,7 +183,7 @@ impl Sink<EndedSpan> for SpanSink {
     async fn export(&self, batch: Vec<EndedSpan>, retention: &Retention) -> SendOutcome {
         let message = SpanMessage::new(batch, self.header.clone());
         self.client
-            .export(message, Repeat::IfItMayPass, retention)
+            .export(message, RetryPolicy::IfTemporary, retention)
             .await
     }
 }
@@ -191,11 +191,14 @@ impl Sink<EndedSpan> for SpanSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::EndNotice;
+    use crate::logs::EndWarning;
 
     #[test]
     fn the_shutdown_of_the_provider_also_stops_spans_created_without_it() {
-        let queues = Arc::new(SpanQueues::new(SpanLimits::default(), EndNotice::default()));
+        let queues = Arc::new(SpanQueues::new(
+            SpanLimits::default(),
+            EndWarning::default(),
+        ));
         let provider = SdkTracerProvider::builder()
             .with_span_processor(Processor {
                 queues: queues.clone(),

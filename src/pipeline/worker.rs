@@ -12,7 +12,7 @@ use crate::config::settings::Batch;
 use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
 use crate::pipeline::counts::Losses;
-use crate::pipeline::parts::ending::EndPart;
+use crate::pipeline::parts::running_part::PartHandle;
 use crate::pipeline::queue::{Item, Queue};
 use crate::stats::Failure;
 
@@ -28,7 +28,7 @@ pub(crate) trait Sink<T>: Send + Sync + 'static {
 
     /// Called at the end of each pass, after all waiting items have been exported. `flush` is
     /// `true` if the pass was requested by a flush.
-    fn settled(&self, flush: bool) -> impl Future<Output = ()> + Send {
+    fn end_pass(&self, flush: bool) -> impl Future<Output = ()> + Send {
         let _ = flush;
         std::future::ready(())
     }
@@ -44,7 +44,7 @@ pub(crate) struct Worker {
     /// Whether the worker exports from a queue.
     pub(crate) is_queue: bool,
     /// The application's part that the worker exports to. It is shut down after the last flush.
-    pub(crate) part: Option<Arc<dyn EndPart>>,
+    pub(crate) part: Option<Arc<dyn PartHandle>>,
 }
 
 /// Creates a queue and a worker that exports batches from it to `sink`. `losses` counts the
@@ -68,11 +68,11 @@ where
             loop {
                 let taken = queue.take(&mut waiting);
                 if taken.is_empty() {
-                    queue.settle();
+                    queue.release_batch();
                     break;
                 }
                 if !waiters.is_empty() {
-                    queue.retention.hurry();
+                    queue.retention.skip_backoff();
                 }
                 let count = taken.len() as u64;
                 let (sink, retention) = (sink.clone(), queue.retention.clone());
@@ -80,11 +80,11 @@ where
                 let (retention, start) = (&queue.retention, Instant::now());
                 let run = run_export(&mut losses, count, export, &mut flushes, retention, start);
                 let outcome = run.await;
-                losses.settle(outcome);
-                queue.settle();
+                losses.record_outcome(outcome);
+                queue.release_batch();
             }
-            sink.settled(!waiters.is_empty()).await;
-            answer(waiters);
+            sink.end_pass(!waiters.is_empty()).await;
+            notify_waiters(waiters);
         }
     };
     let worker = Worker {
@@ -143,7 +143,7 @@ impl Flushes {
     }
 
     /// Receives the next flush request during an export.
-    async fn ask_early(&mut self) {
+    async fn receive_early(&mut self) {
         match self.receiver.recv().await {
             Some(waiter) => {
                 // The export of a part may never end, so requests whose waiter is gone are removed.
@@ -158,7 +158,7 @@ impl Flushes {
 }
 
 /// Notifies the waiters that everything has been handled.
-pub(crate) fn answer(waiters: Vec<oneshot::Sender<()>>) {
+pub(crate) fn notify_waiters(waiters: Vec<oneshot::Sender<()>>) {
     for waiter in waiters {
         let _ = waiter.send(());
     }
@@ -176,18 +176,18 @@ pub(crate) async fn run_export(
     retention: &Retention,
     start: Instant,
 ) -> SendOutcome {
-    const LOOK: Duration = Duration::from_secs(1);
+    const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
     let mut export = pin!(tokio::spawn(export));
     let outcome = loop {
         // The batch may be retried for minutes, so losses of a full queue are checked every second.
         tokio::select! {
             outcome = &mut export => break outcome,
-            () = flushes.ask_early() => retention.hurry(),
-            () = retention.failed() => losses.note_failure(retention.last_failure(), start.elapsed()),
-            () = sleep(LOOK) => {
-                losses.look(None);
-                losses.note_failure(retention.last_failure(), start.elapsed());
+            () = flushes.receive_early() => retention.skip_backoff(),
+            () = retention.failed() => losses.record_failure(retention.last_failure(), start.elapsed()),
+            () = sleep(CHECK_INTERVAL) => {
+                losses.log_losses(None);
+                losses.record_failure(retention.last_failure(), start.elapsed());
             }
         }
     };
@@ -209,13 +209,13 @@ mod tests {
     use super::*;
     use crate::config::settings::Signal;
     use crate::otlp::response::{AttemptError, Retry};
-    use crate::otlp::retries::{Repeat, Retries, Unsent};
+    use crate::otlp::retries::{Retries, RetryPolicy, SendError};
     use crate::pipeline::counts::Counters;
 
     /// A sink that panics if a batch contains 13 and accepts all other batches.
-    struct Superstitious;
+    struct PanicsOn13;
 
-    impl Sink<u64> for Superstitious {
+    impl Sink<u64> for PanicsOn13 {
         async fn export(&self, batch: Vec<u64>, _: &Retention) -> SendOutcome {
             assert!(!batch.contains(&13), "on purpose");
             SendOutcome {
@@ -241,7 +241,7 @@ mod tests {
     async fn a_panic_of_the_exporter_fails_one_batch_and_the_export_continues() {
         let counters = Arc::new(Counters::default());
         let losses = Losses::new(Signal::Traces, "the receiver".to_owned(), counters.clone());
-        let (queue, worker) = queue::<u64, _>(small(16), losses, Superstitious);
+        let (queue, worker) = queue::<u64, _>(small(16), losses, PanicsOn13);
         tokio::spawn(worker.task);
         for item in [1, 13, 2] {
             queue.push(item);
@@ -263,7 +263,7 @@ mod tests {
         let waiters = flushes
             .next(std::future::pending(), Duration::from_secs(60))
             .await;
-        answer(waiters.expect("the channel is open"));
+        notify_waiters(waiters.expect("the channel is open"));
         for flushed in flushed {
             flushed.await.expect("the waiter is notified");
         }
@@ -272,19 +272,19 @@ mod tests {
     /// A sink that follows a script: a response and its latency for each attempt.
     struct Scripted {
         retries: Retries,
-        script: Mutex<VecDeque<(Answer, Duration)>>,
+        script: Mutex<VecDeque<(Reply, Duration)>>,
         taken: Mutex<Vec<u64>>,
     }
 
     #[derive(Clone, Copy, Debug)]
-    enum Answer {
-        Good,
+    enum Reply {
+        Accept,
         /// The attempt fails and cannot be retried.
-        Bad,
+        Reject,
         /// The attempt fails and can be retried, soon or after this many milliseconds.
-        Later(Option<u64>),
+        RetryLater(Option<u64>),
         /// The receiver accepts the items without responding.
-        Mute,
+        NoResponse,
     }
 
     impl Sink<Numbered> for Arc<Scripted> {
@@ -302,35 +302,35 @@ mod tests {
                     .lock()
                     .expect("the lock is not poisoned")
                     .pop_front();
-                let (answer, latency) = next.unwrap_or((Answer::Good, Duration::ZERO));
+                let (reply, latency) = next.unwrap_or((Reply::Accept, Duration::ZERO));
                 sleep(latency).await;
                 let failed = |retry| Err(AttemptError::new(Failure::Refused, "refused", retry));
-                match answer {
-                    Answer::Good => {
+                match reply {
+                    Reply::Accept => {
                         take();
                         Ok(())
                     }
-                    Answer::Bad => failed(Retry::Never),
-                    Answer::Later(None) => failed(Retry::Soon),
-                    Answer::Later(Some(quiet)) => {
-                        failed(Retry::After(Duration::from_millis(quiet)))
+                    Reply::Reject => failed(Retry::Never),
+                    Reply::RetryLater(None) => failed(Retry::Soon),
+                    Reply::RetryLater(Some(delay)) => {
+                        failed(Retry::After(Duration::from_millis(delay)))
                     }
-                    Answer::Mute => {
+                    Reply::NoResponse => {
                         take();
                         Err(AttemptError::timeout())
                     }
                 }
             };
-            let oldest = self.retries.oldest();
-            let (repeat, not_before) = (Repeat::IfItMayPass, || None);
+            let give_up_at = self.retries.give_up_at();
+            let (policy, not_before) = (RetryPolicy::IfTemporary, || None);
             let run = self
                 .retries
-                .run(attempt, not_before, oldest, repeat, retention);
+                .run(attempt, not_before, give_up_at, policy, retention);
             let (mut outcome, count) = (SendOutcome::default(), batch.len() as u64);
             match run.await {
                 Ok(()) => outcome.exported = count,
-                Err(Unsent::Failed(error)) => outcome.fail(count, error.failure, error.detail),
-                Err(Unsent::GivenUp(failure, detail)) => outcome.give_up(count, failure, detail),
+                Err(SendError::Failed(error)) => outcome.fail(count, error.failure, error.detail),
+                Err(SendError::GivenUp(failure, detail)) => outcome.give_up(count, failure, detail),
             }
             outcome
         }
@@ -354,9 +354,9 @@ mod tests {
 
     const CAPACITY: u64 = 32;
 
-    async fn check_accounts(script: Vec<(Answer, Duration)>, steps: Vec<Step>) {
-        let is_bad = |(answer, _): &(Answer, Duration)| matches!(answer, Answer::Bad);
-        let has_bad = script.iter().any(is_bad);
+    async fn check_counts(script: Vec<(Reply, Duration)>, steps: Vec<Step>) {
+        let is_reject = |(reply, _): &(Reply, Duration)| matches!(reply, Reply::Reject);
+        let has_reject = script.iter().any(is_reject);
         let sink = Arc::new(Scripted {
             retries: Retries::new(Duration::from_secs(24 * 60 * 60)),
             script: Mutex::new(script.into()),
@@ -374,8 +374,8 @@ mod tests {
         let mut check = || {
             let stats = counters.stats();
             let waiting = queue.waiting().iter().sum::<usize>() as u64 + queue.taken();
-            let settled = stats.exported + stats.failed + stats.dropped;
-            assert_eq!(stats.accepted, settled + waiting, "{stats:?}");
+            let handled = stats.exported + stats.failed + stats.dropped;
+            assert_eq!(stats.accepted, handled + waiting, "{stats:?}");
             assert_eq!(stats.waiting, waiting, "{stats:?}");
             // A batch that was given up keeps its memory until the worker runs.
             assert!(waiting <= CAPACITY + 8, "{stats:?}");
@@ -384,7 +384,7 @@ mod tests {
                 was_full || stats.dropped == 0,
                 "the queue had room: {stats:?}"
             );
-            assert!(has_bad || stats.failed == 0, "{stats:?}");
+            assert!(has_reject || stats.failed == 0, "{stats:?}");
         };
         let mut pushed = 0;
         for step in steps {
@@ -430,12 +430,12 @@ mod tests {
         fn the_counts_add_up_at_all_times_whatever_the_receiver_does(
             script in vec((
                 prop_oneof![
-                    Just(Answer::Good),
-                    Just(Answer::Bad),
-                    Just(Answer::Later(None)),
-                    Just(Answer::Later(None)),
-                    (0u64..3000).prop_map(|quiet| Answer::Later(Some(quiet))),
-                    Just(Answer::Mute),
+                    Just(Reply::Accept),
+                    Just(Reply::Reject),
+                    Just(Reply::RetryLater(None)),
+                    Just(Reply::RetryLater(None)),
+                    (0u64..3000).prop_map(|delay| Reply::RetryLater(Some(delay))),
+                    Just(Reply::NoResponse),
                 ],
                 (0u64..300).prop_map(Duration::from_millis),
             ), 0..40),
@@ -451,13 +451,13 @@ mod tests {
                 .start_paused(true)
                 .build()
                 .expect("the runtime can be built");
-            runtime.block_on(check_accounts(script, steps));
+            runtime.block_on(check_counts(script, steps));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_batch_is_dropped_only_when_newer_items_need_its_place() {
-        let later = (Answer::Later(Some(60_000)), Duration::ZERO);
+        let later = (Reply::RetryLater(Some(60_000)), Duration::ZERO);
         let sink = Arc::new(Scripted {
             retries: Retries::new(Duration::from_secs(300)),
             script: Mutex::new([later].into()),

@@ -111,7 +111,7 @@ impl Extracted {
     }
 
     /// Makes `local` the parent.
-    pub(crate) fn follow(&mut self, local: Self) {
+    pub(crate) fn set_parent(&mut self, local: Self) {
         *self = Self {
             baggage: self.baggage.take(),
             ..local
@@ -119,7 +119,7 @@ impl Extracted {
     }
 
     /// Removes the parent, so that a new trace begins.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn clear_parent(&mut self) {
         (self.span_context, self.state, self.decision) = (None, None, None);
     }
 
@@ -132,7 +132,7 @@ impl Extracted {
     }
 
     /// Makes the request ask not to be sampled.
-    pub(crate) fn unforce(&mut self) {
+    pub(crate) fn clear_sampled(&mut self) {
         match &mut self.span_context {
             Some(parent) => {
                 *parent = with_flags(parent, parent.trace_flags().with_sampled(false));

@@ -40,4 +40,4 @@ pub(crate) use trace_extra::{
     Decision, decision_in, for_started_span, has_trace_extra, with_parent_of_sdk, with_state_text,
 };
 #[cfg(feature = "init")]
-pub(crate) use trace_extra::{TraceExtra, is_small_state, state_below, state_text, with_parent};
+pub(crate) use trace_extra::{TraceExtra, child_state, is_small_state, state_text, with_parent};

@@ -85,7 +85,7 @@ impl TraceExtra {
     }
 
     /// Returns `cx` with the value for `span`, which was started in `cx` with `state`.
-    pub(crate) fn context_below<'a>(
+    pub(crate) fn child_context<'a>(
         cx: &'a Context,
         extra: Option<&Self>,
         span: &SpanContext,
@@ -120,7 +120,7 @@ pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
 /// decision for the trace of `span`.
 pub(crate) fn for_started_span<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
     let extra = with_current(cx, |current| TraceExtra::of(cx, current));
-    TraceExtra::context_below(cx, extra, span, None)
+    TraceExtra::child_context(cx, extra, span, None)
 }
 
 /// Returns whether `cx` has a [`TraceExtra`].
@@ -176,7 +176,7 @@ fn parse_state(text: &str) -> Option<TraceState> {
 
 /// Returns the state for a child of `parent`. `text` is the parent's state.
 #[cfg(feature = "init")]
-pub(crate) fn state_below(parent: Option<&SpanContext>, text: &str) -> TraceState {
+pub(crate) fn child_state(parent: Option<&SpanContext>, text: &str) -> TraceState {
     match parent.map(SpanContext::trace_state) {
         // A copy takes half of the instructions of parsing, because it validates nothing again.
         Some(held) if !is_empty(held) => held.clone(),
@@ -305,7 +305,7 @@ mod tests {
     fn a_span_inherits_the_tracestate_of_its_parent_however_it_is_stored() {
         for text in ["a=1", "a=1,b=2", "x@y@z=1"] {
             let held: Option<TraceState> = text.parse().ok();
-            let below = |parent: Option<&SpanContext>| state_below(parent, text);
+            let below = |parent: Option<&SpanContext>| child_state(parent, text);
             let expected = held.clone().unwrap_or_default();
             assert_eq!(below(None), expected);
             assert_eq!(below(Some(&span(1, 1, ""))), expected);

@@ -257,11 +257,11 @@ mod unknown {
         ($($make:ident: $instrument:ident<$value:ty>;)*) => {
             $(fn $make(
                 &self,
-                asked: InstrumentBuilder<'_, $instrument<$value>>,
+                requested: InstrumentBuilder<'_, $instrument<$value>>,
             ) -> $instrument<$value> {
-                let mut builder = self.meter.$make(asked.name);
-                builder.description = asked.description;
-                builder.unit = asked.unit;
+                let mut builder = self.meter.$make(requested.name);
+                builder.description = requested.description;
+                builder.unit = requested.unit;
                 $instrument::new(Arc::new(Bindable {
                     instrument: builder.build(),
                     support: self.support.clone(),
@@ -274,12 +274,12 @@ mod unknown {
         ($($make:ident: $value:ty;)*) => {
             $(fn $make(
                 &self,
-                asked: HistogramBuilder<'_, Histogram<$value>>,
+                requested: HistogramBuilder<'_, Histogram<$value>>,
             ) -> Histogram<$value> {
-                let mut builder = self.meter.$make(asked.name);
-                builder.description = asked.description;
-                builder.unit = asked.unit;
-                builder.boundaries = asked.boundaries;
+                let mut builder = self.meter.$make(requested.name);
+                builder.description = requested.description;
+                builder.unit = requested.unit;
+                builder.boundaries = requested.boundaries;
                 Histogram::new(Arc::new(Bindable {
                     instrument: builder.build(),
                     support: self.support.clone(),

@@ -3,7 +3,7 @@
 //! OpenTelemetry's SDK holds the lock of an instrument's series while it collects them, and a new
 //! series has to wait for the lock. With 10,000 series, the wait takes milliseconds and would block
 //! the worker of a request. So the measurements of a new series are kept while a collection may
-//! run. They are settled before the next collection reads any series, because an SDK first calls
+//! run. They are recorded before the next collection reads any series, because an SDK first calls
 //! the callbacks of observable instruments.
 
 #[cfg(feature = "init")]
@@ -32,16 +32,16 @@ const MAX_CALLBACKS: usize = 1_000;
 #[cfg(feature = "init")]
 pub(crate) const COLLECTIONS: &str = "tower_telemetry.collections";
 
-/// Measurements that wait for the next collection.
-pub(crate) trait Waiting: Send + Sync {
-    /// Records the measurements in the SDK.
-    fn settle(&self, collections: &Collections);
+/// Work that is done once, before the next collection: it records kept measurements, or releases bound
+/// series.
+pub(crate) trait CollectionHook: Send + Sync {
+    fn before_collection(&self, collections: &Collections);
 }
 
 /// The collections of a meter provider by all its readers.
 pub(crate) struct Collections {
-    made: Instant,
-    /// The start of the last collection, in milliseconds since `made` plus 1; 0 before the first
+    created: Instant,
+    /// The start of the last collection, in milliseconds since `created` plus 1; 0 before the first
     /// collection.
     last_start: AtomicU64,
     /// The number of collections that have begun.
@@ -50,24 +50,24 @@ pub(crate) struct Collections {
     /// Whether collections are detected.
     #[cfg(feature = "init")]
     are_detected: AtomicBool,
-    waiting: Mutex<Vec<Arc<dyn Waiting>>>,
+    hooks: Mutex<Vec<Arc<dyn CollectionHook>>>,
     measurements: AtomicUsize,
-    /// Locked while measurements are settled. A second reader has to wait until they are settled.
-    settling: Mutex<()>,
+    /// Locked while kept measurements are recorded. A second reader has to wait for this.
+    recording: Mutex<()>,
 }
 
 impl Collections {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            made: Instant::now(),
+            created: Instant::now(),
             last_start: AtomicU64::new(0),
             #[cfg(feature = "init")]
             begun: AtomicU64::new(0),
             #[cfg(feature = "init")]
             are_detected: AtomicBool::new(false),
-            waiting: Mutex::default(),
+            hooks: Mutex::default(),
             measurements: AtomicUsize::new(0),
-            settling: Mutex::default(),
+            recording: Mutex::default(),
         })
     }
 
@@ -95,21 +95,21 @@ impl Collections {
         Self::new()
     }
 
-    /// Records the begin of a collection, and settles all measurements before the collection reads
-    /// them.
+    /// Records the start of a collection, and records all kept measurements before the collection
+    /// reads them.
     #[cfg_attr(
         not(feature = "init"),
         allow(dead_code, reason = "no collection is seen without the feature")
     )]
     pub(crate) fn begin(&self) {
-        let _settling = lock(&self.settling);
+        let _recording = lock(&self.recording);
         // The time is stored first: a measurement that is kept from now on belongs to the next
         // collection.
         self.last_start.store(self.now(), Ordering::Release);
         #[cfg(feature = "init")]
         self.begun.fetch_add(1, Ordering::AcqRel);
-        let waiting = std::mem::take(&mut *lock(&self.waiting));
-        waiting.iter().for_each(|one| one.settle(self));
+        let hooks = std::mem::take(&mut *lock(&self.hooks));
+        hooks.iter().for_each(|one| one.before_collection(self));
     }
 
     /// Returns whether to keep a measurement of a new series, because a collection may run. If so,
@@ -153,13 +153,13 @@ impl Collections {
         self.measurements.fetch_sub(measurements, Ordering::Relaxed);
     }
 
-    /// Adds measurements to settle before the next collection.
-    pub(crate) fn add(&self, waiting: Arc<dyn Waiting>) {
-        lock(&self.waiting).push(waiting);
+    /// Adds measurements to record before the next collection.
+    pub(crate) fn add(&self, hook: Arc<dyn CollectionHook>) {
+        lock(&self.hooks).push(hook);
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
+        u64::try_from(self.created.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
     }
 }
 
@@ -175,8 +175,8 @@ mod tests {
 
     struct Count(AtomicUsize);
 
-    impl Waiting for Count {
-        fn settle(&self, collections: &Collections) {
+    impl CollectionHook for Count {
+        fn before_collection(&self, collections: &Collections) {
             self.0.fetch_add(1, Ordering::Relaxed);
             collections.release(1);
         }
@@ -203,7 +203,7 @@ mod tests {
         let collections = Collections {
             // The last collection began when `Collections` was created.
             last_start: AtomicU64::new(1),
-            made: past.expect("the clock runs for longer"),
+            created: past.expect("the clock runs for longer"),
             ..collections
         };
         assert!(!collections.reserve());

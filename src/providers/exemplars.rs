@@ -52,7 +52,7 @@ impl Origin {
 /// The exemplars of a pipeline.
 pub(crate) struct Exemplars {
     /// Whether requests outside sampled traces become exemplars as well.
-    pub(crate) takes_all: bool,
+    pub(crate) selects_all: bool,
     /// Configured bucket boundaries, by the name of the histogram.
     bounds: Vec<(String, Vec<f64>)>,
     series: Table<SeriesName, Arc<Reservoir>>,
@@ -77,9 +77,9 @@ impl SeriesName {
 }
 
 impl Exemplars {
-    pub(crate) fn new(takes_all: bool, bounds: Vec<(String, Vec<f64>)>) -> Arc<Self> {
+    pub(crate) fn new(selects_all: bool, bounds: Vec<(String, Vec<f64>)>) -> Arc<Self> {
         Arc::new(Self {
-            takes_all,
+            selects_all,
             bounds,
             series: Table::new(MAX_SERIES),
             next: AtomicUsize::new(0),
@@ -88,8 +88,8 @@ impl Exemplars {
 
     /// Returns whether a request with this span becomes an exemplar.
     #[inline]
-    pub(crate) fn takes(&self, span: &SpanContext) -> bool {
-        self.takes_all || span.is_sampled()
+    pub(crate) fn selects(&self, span: &SpanContext) -> bool {
+        self.selects_all || span.is_sampled()
     }
 
     /// Returns the exemplars of a series, with one place per bucket; `None` if there are too many
@@ -188,7 +188,7 @@ impl ExemplarReader {
     }
 
     /// Marks everything read in this collection as unread, because it was not exported.
-    pub(crate) fn take_back(&mut self) {
+    pub(crate) fn mark_unread(&mut self) {
         for (series, place, version) in self.before.drain(..).rev() {
             self.read[series][place] = version;
         }
@@ -250,7 +250,7 @@ thread_local! {
 ///
 /// A meter of an SDK does not reveal its pipeline. However, the SDK passes each new instrument to
 /// the views of the pipeline, and a view of [`init`](crate::init) reports the exemplars.
-pub(crate) fn behind<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>>) {
+pub(crate) fn create_with_exemplars<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>>) {
     let replace = |search| SEARCH.try_with(|cell| cell.replace(search)).ok();
     replace(Search::On(None));
     let created = create();
@@ -262,7 +262,7 @@ pub(crate) fn behind<T>(create: impl FnOnce() -> T) -> (T, Option<Arc<Exemplars>
 
 impl Exemplars {
     /// Reports that an instrument of this pipeline is being created.
-    pub(crate) fn tell(self: &Arc<Self>) {
+    pub(crate) fn report_instrument(self: &Arc<Self>) {
         let _ = SEARCH.try_with(|cell| {
             if let Search::On(found) = &mut *cell.borrow_mut() {
                 *found = Some(self.clone());
@@ -288,7 +288,7 @@ mod tests {
 
     fn keep(exemplars: &Exemplars, reservoir: &Reservoir, id: u64, value: f64) {
         let time = UNIX_EPOCH + std::time::Duration::from_nanos(id);
-        assert!(exemplars.takes(&span(id, 1)));
+        assert!(exemplars.selects(&span(id, 1)));
         let origin = Origin::new(&span(id, 1), time);
         reservoir.keep(&origin, value, value.to_bits());
     }
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_filter_decides_which_requests_are_exemplars() {
-        for (takes_all, flags, expected) in [
+        for (selects_all, flags, expected) in [
             (false, 0, false),
             (false, 1, true),
             (false, 2, false),
@@ -312,9 +312,9 @@ mod tests {
             (true, 0, true),
             (true, 1, true),
         ] {
-            let exemplars = Exemplars::new(takes_all, Vec::new());
-            let takes = exemplars.takes(&span(5, flags));
-            assert_eq!(takes, expected, "{takes_all} {flags}");
+            let exemplars = Exemplars::new(selects_all, Vec::new());
+            let selects = exemplars.selects(&span(5, flags));
+            assert_eq!(selects, expected, "{selects_all} {flags}");
         }
     }
 
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(ids(&reader.read("x", a(), |one| one.time > 1)), [2]);
         reader.begin();
         assert_eq!(ids(&reader.read("x", a(), |_| true)), [1]);
-        reader.take_back();
+        reader.mark_unread();
         keep(&exemplars, &reservoir, 3, 5.0);
         reader.begin();
         assert_eq!(ids(&reader.read("x", a(), |_| true)), [1, 3]);
@@ -400,15 +400,15 @@ mod tests {
     #[test]
     fn exemplars_are_found_only_while_an_instrument_is_created() {
         let exemplars = Exemplars::new(false, Vec::new());
-        exemplars.tell();
-        assert!(behind(|| ()).1.is_none());
-        let (created, found) = behind(|| {
-            exemplars.tell();
+        exemplars.report_instrument();
+        assert!(create_with_exemplars(|| ()).1.is_none());
+        let (created, found) = create_with_exemplars(|| {
+            exemplars.report_instrument();
             3
         });
         assert_eq!(created, 3);
         assert!(found.is_some_and(|found| Arc::ptr_eq(&found, &exemplars)));
-        exemplars.tell();
+        exemplars.report_instrument();
         assert_eq!(Arc::strong_count(&exemplars), 1);
     }
 }

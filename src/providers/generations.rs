@@ -21,9 +21,9 @@ use crate::providers::tracer::global_tracers;
 
 /// Set in a generation in which OpenTelemetry's global meter provider may still be its default,
 /// which does nothing.
-const UNSETTLED: usize = 1;
+const MAY_LACK_METERS: usize = 1;
 
-static GENERATION: AtomicUsize = AtomicUsize::new(UNSETTLED);
+static GENERATION: AtomicUsize = AtomicUsize::new(MAY_LACK_METERS);
 
 static STATE: RwLock<State> = RwLock::new(State {
     providers: None,
@@ -44,7 +44,7 @@ struct State {
     global_meters: Option<Arc<dyn MeterProvider + Send + Sync>>,
     /// The warning to log when something is recorded after the end.
     #[cfg(feature = "init")]
-    end: Option<crate::logs::EndNotice>,
+    end: Option<crate::logs::EndWarning>,
 }
 
 /// The part of the state that the current thread has cached.
@@ -64,17 +64,17 @@ thread_local! {
         })
     };
     /// The number of times that this thread has checked the global meter provider.
-    static LOOKS: Cell<u32> = const { Cell::new(0) };
+    static CHECKS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Returns the current generation.
 #[inline]
 pub(crate) fn generation() -> usize {
     let generation = GENERATION.load(Ordering::Acquire);
-    if generation & UNSETTLED == 0 {
+    if generation & MAY_LACK_METERS == 0 {
         generation
     } else {
-        settle(generation)
+        install_globals(generation)
     }
 }
 
@@ -123,22 +123,22 @@ fn read() -> Cached {
     drop(state);
     #[cfg(feature = "init")]
     if let Some(end) = end {
-        end.give();
+        end.log_once();
     }
     cached
 }
 
 /// Installs the global providers of OpenTelemetry, and again once a meter provider has been set.
 #[cold]
-fn settle(generation: usize) -> usize {
-    /// After this many checks, a thread checks only at every `SELDOM`th use, because a program may
-    /// never set a provider.
-    const OFTEN: u32 = 4096;
-    const SELDOM: u32 = 64;
+fn install_globals(generation: usize) -> usize {
+    /// A thread checks at its first uses, and later only at every `CHECK_INTERVAL`th use, because a
+    /// program may never set a provider.
+    const FIRST_CHECKS: u32 = 4096;
+    const CHECK_INTERVAL: u32 = 64;
 
-    let looks = LOOKS.get().wrapping_add(1);
-    LOOKS.set(looks);
-    if looks > OFTEN && !looks.is_multiple_of(SELDOM) {
+    let checks = CHECKS.get().wrapping_add(1);
+    CHECKS.set(checks);
+    if checks > FIRST_CHECKS && !checks.is_multiple_of(CHECK_INTERVAL) {
         return generation;
     }
     let meters = global::meter_provider();
@@ -151,19 +151,23 @@ fn settle(generation: usize) -> usize {
     }
     // Created without the lock: this may log, and a subscriber may call this module.
     let tracers = global_tracers();
-    let made = Providers::new(tracers, bound::of_unknown_type(meters.clone()), SDK_SERIES);
+    let created = Providers::new(tracers, bound::of_unknown_type(meters.clone()), SDK_SERIES);
     // OpenTelemetry's default provider is zero-sized. For another zero-sized provider, the check is
     // only repeated.
     let does_nothing = size_of_val(&*meters) == 0;
     let mut state = STATE.write().unwrap_or_else(PoisonError::into_inner);
     let generation = GENERATION.load(Ordering::Acquire);
-    if generation & UNSETTLED == 0 || is_known(&state) {
+    if generation & MAY_LACK_METERS == 0 || is_known(&state) {
         return generation;
     }
-    state.providers = Some(Box::leak(Box::new(made)));
+    state.providers = Some(Box::leak(Box::new(created)));
     state.global_meters = does_nothing.then_some(meters);
-    let next = (generation & !UNSETTLED) + 2;
-    let next = if does_nothing { next | UNSETTLED } else { next };
+    let next = (generation & !MAY_LACK_METERS) + 2;
+    let next = if does_nothing {
+        next | MAY_LACK_METERS
+    } else {
+        next
+    };
     GENERATION.store(next, Ordering::Release);
     next
 }
@@ -188,7 +192,7 @@ pub(crate) fn install(
 
 /// Ends the telemetry of the process until the next [`install`]. Context is still propagated.
 #[cfg(feature = "init")]
-pub(crate) fn end(notice: Option<crate::logs::EndNotice>) {
+pub(crate) fn end(notice: Option<crate::logs::EndWarning>) {
     change(|state| {
         state.providers = None;
         state.end = notice;
@@ -201,7 +205,7 @@ fn change(change: impl FnOnce(&mut State)) {
     change(&mut state);
     state.global_meters = None;
     let generation = GENERATION.load(Ordering::Acquire);
-    GENERATION.store((generation & !UNSETTLED) + 2, Ordering::Release);
+    GENERATION.store((generation & !MAY_LACK_METERS) + 2, Ordering::Release);
 }
 
 /// A value that is created once per generation in which it is used. Old values are kept, because
@@ -210,9 +214,9 @@ pub(crate) struct ByGeneration<T> {
     first: Slot<T>,
 }
 
-type Slot<T> = OnceLock<Box<Made<T>>>;
+type Slot<T> = OnceLock<Box<Created<T>>>;
 
-struct Made<T> {
+struct Created<T> {
     generation: usize,
     value: Option<T>,
     next: Slot<T>,
@@ -230,33 +234,33 @@ impl<T> ByGeneration<T> {
     pub(crate) fn get(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         let generation = generation();
         match self.first.get() {
-            Some(made) if made.generation == generation => made.value.as_ref(),
+            Some(created) if created.generation == generation => created.value.as_ref(),
             _ => self.find(generation, make),
         }
     }
 
     fn find(&self, generation: usize, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         let mut slot = &self.first;
-        while let Some(made) = slot.get() {
-            if made.generation == generation {
-                return made.value.as_ref();
+        while let Some(created) = slot.get() {
+            if created.generation == generation {
+                return created.value.as_ref();
             }
-            slot = &made.next;
+            slot = &created.next;
         }
         // Created outside the slot: this may log, and a subscriber may call this function.
         let mut value = make();
         loop {
-            let made = slot.get_or_init(|| {
-                Box::new(Made {
+            let created = slot.get_or_init(|| {
+                Box::new(Created {
                     generation,
                     value: value.take(),
                     next: Slot::new(),
                 })
             });
-            if made.generation == generation {
-                return made.value.as_ref();
+            if created.generation == generation {
+                return created.value.as_ref();
             }
-            slot = &made.next;
+            slot = &created.next;
         }
     }
 }

@@ -46,7 +46,7 @@ use crate::providers::message_durations::MessageDurations;
 #[cfg(feature = "init")]
 use crate::providers::recurring::{Recurring, Set};
 use crate::providers::registry::{Instrument, Kind, Measurement, Registry};
-use crate::providers::series_budget::Room;
+use crate::providers::series_budget::SeriesBudget;
 use crate::providers::start_span::{MakeTracer, StartSpan};
 use crate::semconv::{self, Side};
 
@@ -66,7 +66,7 @@ pub(crate) struct Providers {
     pub(crate) function_durations: FunctionDurations,
     pub(crate) message_durations: MessageDurations,
     /// The series budgets of server instruments and of client instruments.
-    rooms: [Arc<Room>; 2],
+    budgets: [Arc<SeriesBudget>; 2],
     collections: OnceLock<Arc<Collections>>,
     pub(crate) exceptions: Exceptions,
 }
@@ -88,7 +88,7 @@ impl Providers {
             #[cfg(feature = "init")]
             recurring: Recurring::default(),
             meters,
-            rooms: [Room::new(max_series), Room::new(max_series)],
+            budgets: [SeriesBudget::new(max_series), SeriesBudget::new(max_series)],
             collections: OnceLock::new(),
             exceptions: Exceptions::default(),
         }
@@ -101,8 +101,8 @@ impl Providers {
     }
 
     /// Returns the series budget of one side's instruments.
-    pub(crate) fn room(&self, side: Side) -> Arc<Room> {
-        let [server, client] = &self.rooms;
+    pub(crate) fn budget(&self, side: Side) -> Arc<SeriesBudget> {
+        let [server, client] = &self.budgets;
         match side {
             Side::Server => server.clone(),
             Side::Client => client.clone(),
@@ -185,12 +185,12 @@ impl Providers {
     }
 
     /// Returns whether a child of the current span is certain to be dropped.
-    pub(crate) fn drops_below_current(&self) -> bool {
-        self.follows_unsampled && current_context::map(|cx| self.drops_below(cx))
+    pub(crate) fn drops_children_of_current(&self) -> bool {
+        self.follows_unsampled && current_context::map(|cx| self.drops_children(cx))
     }
 
     /// Returns whether a child of the span in `cx` is certain to be dropped.
-    pub(crate) fn drops_below(&self, cx: &Context) -> bool {
+    pub(crate) fn drops_children(&self, cx: &Context) -> bool {
         self.follows_unsampled && {
             let span = cx.span();
             let span_context = span.span_context();

@@ -18,7 +18,7 @@ use rustc_hash::FxHasher;
 
 use crate::attribute_set;
 use crate::concurrent::table::{Inserted, Table};
-use crate::providers::collections::{Collections, Waiting};
+use crate::providers::collections::{CollectionHook, Collections};
 use crate::providers::registry::{BoundInstrument, Instrument, MAX_INSTRUMENTS, Measurement};
 use crate::providers::series_budget::SDK_SERIES;
 
@@ -223,9 +223,9 @@ impl RecurringSeries {
             }
             _ => return,
         }
-        // A collection that began in between may have settled the series too early.
+        // A collection that began in between may have called `before_collection` too early.
         if collections.begun() != begun {
-            self.settle(collections);
+            self.before_collection(collections);
         }
     }
 }
@@ -247,8 +247,8 @@ fn is_same_text(a: &str, b: &str) -> bool {
     std::ptr::eq(a, b) || a == b
 }
 
-impl Waiting for RecurringSeries {
-    fn settle(&self, _: &Collections) {
+impl CollectionHook for RecurringSeries {
+    fn before_collection(&self, _: &Collections) {
         self.is_used.store(false, Ordering::Relaxed);
         let mut bound = self.bound.write().unwrap_or_else(PoisonError::into_inner);
         *bound = None;

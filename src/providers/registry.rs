@@ -220,7 +220,7 @@ impl Registry {
         match self.instrument(name, description, kind) {
             Ok(instrument) => {
                 if !write(instrument) {
-                    self.refuse(name, || {
+                    self.warn_about(name, || {
                         let first = instrument.kind();
                         format!(
                             "it is already a {first}, and nothing is recorded to it as a {}",
@@ -230,7 +230,7 @@ impl Registry {
                     });
                 }
             }
-            Err(Refusal::Name) => self.refuse(name, || {
+            Err(Refusal::Name) => self.warn_about(name, || {
                 "the name is invalid, and nothing is recorded under it; it must start with a letter and \
                  consist of at most 255 letters, digits and `_`, `.`, `-`, `/`"
                     .into()
@@ -281,7 +281,7 @@ impl Registry {
     }
 
     /// Logs why nothing is recorded under a name, once per name.
-    fn refuse(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
+    fn warn_about(&self, name: &str, why: impl FnOnce() -> Cow<'static, str>) {
         if self.refused.get(name).is_none()
             && self.refused.insert(name.to_owned(), ()) == Inserted::New(&())
         {

@@ -15,14 +15,14 @@ pub(crate) const SDK_SERIES: usize = 2000;
 
 /// The series budget of a meter provider's instruments.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct SeriesBudget {
     /// The number of series left for any route.
     shared: AtomicUsize,
     /// The number of further routes that get a budget of their own.
     routes: AtomicUsize,
 }
 
-impl Room {
+impl SeriesBudget {
     /// Divides a budget of `series`: a fifth is reserved for routes and the rest is shared.
     pub(crate) fn new(series: usize) -> Arc<Self> {
         // Each route needs one more series, for measurements that exceed its budget.
@@ -35,30 +35,30 @@ impl Room {
 
     /// Returns the budget of a new route. After a number of routes, new ones use only the shared
     /// budget.
-    pub(crate) fn route(self: &Arc<Self>) -> Arc<RouteRoom> {
+    pub(crate) fn route(self: &Arc<Self>) -> Arc<RouteBudget> {
         let own = if take_one(&self.routes) {
             OWN_SERIES
         } else {
             0
         };
-        Arc::new(RouteRoom {
+        Arc::new(RouteBudget {
             own: AtomicUsize::new(own),
-            room: self.clone(),
+            budget: self.clone(),
         })
     }
 }
 
 /// The series budget of one route.
 #[derive(Debug)]
-pub(crate) struct RouteRoom {
+pub(crate) struct RouteBudget {
     own: AtomicUsize,
-    room: Arc<Room>,
+    budget: Arc<SeriesBudget>,
 }
 
-impl RouteRoom {
+impl RouteBudget {
     /// Takes one series from the budget. Returns `false` if none is left.
     pub(crate) fn take(&self) -> bool {
-        take_one(&self.own) || take_one(&self.room.shared)
+        take_one(&self.own) || take_one(&self.budget.shared)
     }
 }
 
@@ -74,20 +74,20 @@ mod tests {
 
     #[test]
     fn a_route_has_its_own_budget_when_the_shared_one_is_used_up() {
-        let room = Room::new(SDK_SERIES);
-        let greedy = room.route();
+        let budget = SeriesBudget::new(SDK_SERIES);
+        let greedy = budget.route();
         let mut taken = 0;
         while greedy.take() {
             taken += 1;
         }
         for _ in 1..100 {
-            let route = room.route();
+            let route = budget.route();
             let own = std::iter::repeat_with(|| route.take()).take_while(|taken| *taken);
             assert_eq!(own.take(100).count(), OWN_SERIES);
             taken += OWN_SERIES;
         }
         // Each of the 100 routes uses one more series, so the total is the whole budget.
         assert_eq!(taken + 100, SDK_SERIES);
-        assert!(!room.route().take(), "the budget is used up");
+        assert!(!budget.route().take(), "the budget is used up");
     }
 }

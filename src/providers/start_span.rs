@@ -75,7 +75,7 @@ pub(crate) struct Started {
 
 impl Started {
     /// Returns a result without a span, for the given context.
-    pub(crate) fn nothing_in(cx: Context) -> Self {
+    pub(crate) fn without_span(cx: Context) -> Self {
         Self {
             cx,
             is_recording: false,

@@ -29,7 +29,7 @@ pub(crate) fn global_tracers() -> Arc<dyn MakeTracer> {
 static LAYER_HAS_TRACERS: AtomicBool = AtomicBool::new(false);
 
 /// Records that a layer has its own tracer provider.
-pub(crate) fn note_tracers_of_a_layer() {
+pub(crate) fn record_layer_tracers() {
     LAYER_HAS_TRACERS.store(true, Ordering::Relaxed);
 }
 
@@ -49,7 +49,7 @@ impl MakeTracer for GlobalTracers {
 /// and cached after that.
 struct GlobalTracer {
     scope: InstrumentationScope,
-    found: OnceLock<TracerOf<global::BoxedTracer>>,
+    found: OnceLock<AnyTracer<global::BoxedTracer>>,
 }
 
 impl StartSpan for GlobalTracer {
@@ -61,7 +61,7 @@ impl StartSpan for GlobalTracer {
             Some(span_context) => span_context.span_id(),
             None => parent.cx.span().span_context().span_id(),
         };
-        let tracer = TracerOf {
+        let tracer = AnyTracer {
             tracer: global::tracer_provider().tracer_with_scope(self.scope.clone()),
             has_random_ids: false,
         };
@@ -86,13 +86,13 @@ fn warn_of_lost_spans() {
 }
 
 /// A [`TracerProvider`] of any type.
-pub(crate) struct TracersOf<P> {
+pub(crate) struct AnyTracerProvider<P> {
     provider: P,
     /// Whether the ids of new traces are random.
     has_random_ids: bool,
 }
 
-impl<P> TracersOf<P> {
+impl<P> AnyTracerProvider<P> {
     pub(crate) fn new(provider: P, has_random_ids: bool) -> Self {
         Self {
             provider,
@@ -101,27 +101,27 @@ impl<P> TracersOf<P> {
     }
 }
 
-impl<P> MakeTracer for TracersOf<P>
+impl<P> MakeTracer for AnyTracerProvider<P>
 where
     P: TracerProvider + Send + Sync,
     P::Tracer: Send + Sync + 'static,
     <P::Tracer as Tracer>::Span: Send + Sync + 'static,
 {
     fn make(&self, scope: InstrumentationScope) -> Arc<dyn StartSpan> {
-        Arc::new(TracerOf {
+        Arc::new(AnyTracer {
             tracer: self.provider.tracer_with_scope(scope),
             has_random_ids: self.has_random_ids,
         })
     }
 }
 
-struct TracerOf<T> {
+struct AnyTracer<T> {
     tracer: T,
     /// Whether the ids of new traces are random.
     has_random_ids: bool,
 }
 
-impl<T> StartSpan for TracerOf<T>
+impl<T> StartSpan for AnyTracer<T>
 where
     T: Tracer + Send + Sync,
     T::Span: Send + Sync + 'static,

@@ -13,7 +13,7 @@ use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
 use crate::layer_state::metric_attributes::RequestAttributes;
 use crate::layer_state::options::Options;
-use crate::layer_state::wanted::Wanted;
+use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::providers::start_span::NewSpan;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::{Http, InFlight};
@@ -38,7 +38,7 @@ impl Clock {
 }
 
 /// A request between its arrival and the start of its span.
-pub(super) struct Begun<'a> {
+pub(super) struct StartingRequest<'a> {
     pub(super) state: &'a PerThreadArc<LayerState>,
     pub(super) call: Option<GrpcCall>,
     clock: Clock,
@@ -52,7 +52,7 @@ pub(super) struct Begun<'a> {
 
 // Inlined everywhere, because the structs are large and each call copies them. This saves 34
 // instructions per request if it is not sampled, and 51 if it is.
-impl<'a> Begun<'a> {
+impl<'a> StartingRequest<'a> {
     /// Reads the gRPC call and runs the hooks. `uri` is the target after changes by routers.
     #[inline(always)]
     pub(super) fn new(
@@ -104,7 +104,7 @@ impl<'a> Begun<'a> {
     #[inline(always)]
     pub(super) fn into_in_flight(
         self,
-        wanted: Wanted,
+        signals: RecordedSignals,
         span_is_recording: bool,
         http: Http,
         received: Option<Received>,
@@ -113,7 +113,7 @@ impl<'a> Begun<'a> {
         InFlight {
             state: self.state.clone(),
             open: true,
-            wanted,
+            signals,
             span_is_recording,
             start: self.clock.start,
             start_time: self.start_time,

@@ -28,7 +28,7 @@ impl InFlight {
             let mut names = hooks.iter().filter_map(|hook| hook.name(error));
             names.next()
         });
-        let name = named.or_else(|| guarded(|| chain.word(phase)).flatten());
+        let name = named.or_else(|| guarded(|| chain.error_type(phase)).flatten());
         let is_client = self.state.instruments.side == Side::Client;
         let code = if is_client && self.call.is_some() {
             let code = || Code::from_error(chain.iter().next(), phase == Phase::Body);

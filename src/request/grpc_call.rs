@@ -23,7 +23,7 @@ pub(crate) struct GrpcCall {
     /// The code in the response; `None` until it arrives, for example if the client disconnects.
     pub(crate) code: Option<Code>,
     /// Whether the response contains a message, which shows that the server has the method.
-    pub(crate) answered: bool,
+    pub(crate) has_message: bool,
     /// The reader of gRPC-Web frames; `None` if the response is not gRPC-Web.
     pub(crate) web: Option<Box<WebFrames>>,
     /// The request as an HTTP request, until the response shows that it is a gRPC call.
@@ -80,11 +80,11 @@ impl GrpcCall {
     /// Handles data of the response body.
     pub(crate) fn on_data(&mut self, data: &impl Buf) {
         let Some(web) = &mut self.web else {
-            self.answered |= data.has_remaining();
+            self.has_message |= data.has_remaining();
             return;
         };
         web.read(data);
-        self.answered = web.has_message();
+        self.has_message = web.has_message();
         self.code = web.status().map(Code::parse).or(self.code);
     }
 
@@ -151,7 +151,7 @@ impl GrpcCall {
     pub(crate) fn learn(&self, instruments: &Instruments) -> Option<&'static str> {
         // Other responses may come from a layer that rejects calls before they are routed to a
         // method.
-        if self.answered || self.code.is_some_and(Code::is_ok) {
+        if self.has_message || self.code.is_some_and(Code::is_ok) {
             instruments.learn_grpc_method(&self.method)
         } else {
             instruments.grpc_method(&self.method)

@@ -14,7 +14,7 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::{Route, RouteRef};
 use crate::layer_state::LayerState;
 use crate::layer_state::access_log::Entry;
-use crate::layer_state::wanted::Wanted;
+use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::request::grpc_call::GrpcCall;
 use crate::request::received::Received;
 use crate::semconv::Scheme;
@@ -29,7 +29,7 @@ pub(crate) struct InFlight {
     /// Whether the end has not begun yet.
     pub(crate) open: bool,
     /// The signals that the request is recorded in.
-    pub(crate) wanted: Wanted,
+    pub(crate) signals: RecordedSignals,
     /// Whether the span is recorded.
     pub(crate) span_is_recording: bool,
     pub(crate) start: Instant,
@@ -101,7 +101,7 @@ impl InFlight {
     /// Opens a span of `tracing` for the span of `cx`, unless this is switched off.
     #[cold]
     pub(crate) fn open_span(&self, cx: &Context) -> RequestSpan {
-        if !self.state.options.tracing_span || !self.wanted.traces {
+        if !self.state.options.tracing_span || !self.signals.traces {
             return RequestSpan::default();
         }
         let instruments = &self.state.instruments;
@@ -195,7 +195,7 @@ impl InFlight {
     /// Handles the head of a server's response, which shows whether a request that looks like a
     /// gRPC call is one.
     #[inline]
-    pub(crate) fn on_answer(&mut self, cx: &Context, head: &response::Parts) {
+    pub(crate) fn on_server_response(&mut self, cx: &Context, head: &response::Parts) {
         let Some(call) = &mut self.call else {
             return;
         };
@@ -221,7 +221,7 @@ impl InFlight {
 
     /// Sets whether the request is counted as an active HTTP request.
     fn set_active(&mut self, active: bool) {
-        let active = active && self.wanted.metrics;
+        let active = active && self.signals.metrics;
         if mem::replace(&mut self.http.active, active) != active {
             let instruments = &self.state.instruments;
             let route = instruments.route(&self.http.route);
@@ -230,7 +230,7 @@ impl InFlight {
     }
 
     /// Handles the head of a client's response.
-    pub(crate) fn on_reply(&mut self, cx: &Context, head: &response::Parts) {
+    pub(crate) fn on_client_response(&mut self, cx: &Context, head: &response::Parts) {
         match &mut self.call {
             Some(call) => {
                 call.on_head(&head.headers);

@@ -11,10 +11,10 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
 use crate::layer_state::options::{Options, Trust};
-use crate::layer_state::wanted::Wanted;
+use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::propagation::{Extracted, with_state_text};
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
-use crate::request::begin::{Begun, Clock};
+use crate::request::begin::{Clock, StartingRequest};
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::lifecycle::{ActiveRequest, RequestState};
@@ -29,7 +29,7 @@ impl ActiveRequest {
     pub(crate) fn unrecorded(state: &LayerState, request: &Parts) -> Self {
         let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
-        extracted.settle(&state.options, request);
+        extracted.apply_trust(&state.options, request);
         Self::unrecorded_in(extracted.into_context(&state.root))
     }
 
@@ -40,7 +40,7 @@ impl ActiveRequest {
         if extracted.is_empty() {
             return Self::none();
         }
-        extracted.settle(options, request);
+        extracted.apply_trust(options, request);
         Self::unrecorded_in(extracted.into_context(&Context::new()))
     }
 
@@ -49,13 +49,13 @@ impl ActiveRequest {
         state: &PerThreadArc<LayerState>,
         request: &mut Parts,
         routed: Option<&Uri>,
-        wanted: Wanted,
+        signals: RecordedSignals,
     ) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
         let headers = RequestHeaders::find_in(&request.headers);
         let mut extracted = state.propagators.extract(&headers);
-        let links = extracted.settle(options, request);
+        let links = extracted.apply_trust(options, request);
         let forwarded = Forwarded::from_headers(&request.headers, &options.trusted_proxies);
         let scheme = forwarded.scheme_or(options.scheme);
         let instruments = &state.instruments;
@@ -64,9 +64,10 @@ impl ActiveRequest {
         let matched = matched.or_else(|| matched_route(&request.extensions));
         let route_ref = instruments.find_route(&request.method, matched);
         let route = instruments.route(&route_ref);
-        let mut begun = Begun::new(state, clock, request, routed.unwrap_or(&request.uri));
+        let mut starting =
+            StartingRequest::new(state, clock, request, routed.unwrap_or(&request.uri));
         let mut description = IncomingSpan {
-            begun: &mut begun,
+            starting: &mut starting,
             request,
             route,
             headers: &headers,
@@ -75,7 +76,7 @@ impl ActiveRequest {
             links,
             claimed: None,
         };
-        let Started { cx, is_recording } = if wanted.traces {
+        let Started { cx, is_recording } = if signals.traces {
             let cx = extracted.context_in(&state.root);
             let parent = Parent {
                 cx: &cx,
@@ -83,14 +84,14 @@ impl ActiveRequest {
             };
             state.tracer.start(parent, &mut description)
         } else {
-            Started::nothing_in(extracted.into_context(&state.root))
+            Started::without_span(extracted.into_context(&state.root))
         };
         let claimed = description.claimed;
-        if let Some(call) = &mut begun.call {
+        if let Some(call) = &mut starting.call {
             call.request = claimed;
         }
         let is_likely_call = |call: &GrpcCall| call.known || rpc::is_likely_call(request);
-        let active = wanted.metrics && !begun.call.as_ref().is_some_and(is_likely_call);
+        let active = signals.metrics && !starting.call.as_ref().is_some_and(is_likely_call);
         if active {
             instruments.add_active(route, scheme, 1);
         }
@@ -100,19 +101,19 @@ impl ActiveRequest {
             version: Some(request.version),
             body: ResponseBodies::of(&request.method),
             active,
-            has_own_name: begun.has_own_name,
+            has_own_name: starting.has_own_name,
         };
         let received = Received::begin(&options.metrics, &mut request.extensions);
         let log = options.access_log.as_ref();
         let access = log.and_then(|log| log.begin(request));
-        let in_flight = begun.into_in_flight(wanted, is_recording, http, received, access);
+        let in_flight = starting.into_in_flight(signals, is_recording, http, received, access);
         Self(Some(RequestState::new(cx, Some(in_flight), false)))
     }
 }
 
 /// The description of the span of a request to a server.
 struct IncomingSpan<'a, 's> {
-    begun: &'a mut Begun<'s>,
+    starting: &'a mut StartingRequest<'s>,
     request: &'a Parts,
     route: &'a Route,
     headers: &'a RequestHeaders<'a>,
@@ -131,17 +132,17 @@ impl IncomingSpan<'_, '_> {
     /// Reads the request into its final place, because it is large.
     #[inline]
     fn read_into(&self, kept: &mut ServerRequest) {
-        let sensitive = self.begun.state.options.sensitive_parameters.as_ref();
+        let sensitive = self.starting.state.options.sensitive_parameters.as_ref();
         kept.read(self.request, self.headers, self.forwarded, sensitive);
     }
 }
 
 impl DescribeSpan for IncomingSpan<'_, '_> {
     fn describe(&mut self, span: &mut NewSpan) {
-        self.begun.describe(self.route, SpanKind::Server, span);
+        self.starting.describe(self.route, SpanKind::Server, span);
         span.links = mem::take(&mut self.links);
         let mut add = |attribute| span.attributes.push(attribute);
-        match &self.begun.call {
+        match &self.starting.call {
             Some(call) => {
                 rpc::request_attributes(self.request, self.headers, self.forwarded, &mut add);
                 if call.known {
@@ -159,7 +160,7 @@ impl DescribeSpan for IncomingSpan<'_, '_> {
                 }
             }
         }
-        self.begun.describe_rest(self.request, span);
+        self.starting.describe_rest(self.request, span);
     }
 }
 
@@ -167,7 +168,7 @@ impl Extracted {
     /// Removes untrusted context, and sets the span context to the parent of the request's span.
     /// Returns the links of the request's span.
     #[inline]
-    fn settle(&mut self, options: &Options, request: &Parts) -> Vec<Link> {
+    fn apply_trust(&mut self, options: &Options, request: &Parts) -> Vec<Link> {
         let mut links = Vec::new();
         let trust = options.trust(request);
         let is_trusted = trust == Trust::Continue;
@@ -190,21 +191,21 @@ impl Extracted {
             // An outer layer already continues the trace in the request's headers.
             Some(local) if names_span && trace_id(&local) == trace_id(self) => {
                 if is_trusted {
-                    self.follow(local);
+                    self.set_parent(local);
                 } else {
-                    self.forget();
+                    self.clear_parent();
                 }
             }
-            Some(local) if !names_span || !is_trusted => self.follow(local),
-            None if !is_trusted => self.forget(),
+            Some(local) if !names_span || !is_trusted => self.set_parent(local),
+            None if !is_trusted => self.clear_parent(),
             _ => {}
         }
         if !is_trusted {
             self.baggage = None;
         }
         let is_local = !names_span && self.span_context.is_some();
-        if is_trusted && !is_local && self.forces_sampling() && !options.may_force() {
-            self.unforce();
+        if is_trusted && !is_local && self.forces_sampling() && !options.may_force_sampling() {
+            self.clear_sampled();
         }
         links
     }

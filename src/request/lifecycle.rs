@@ -117,12 +117,12 @@ impl ActiveRequest {
         state.request_span.record_status(head.status);
         let is_server = in_flight.state.instruments.side == Side::Server;
         if is_server {
-            in_flight.on_answer(cx, head);
+            in_flight.on_server_response(cx, head);
         } else {
-            in_flight.on_reply(cx, head);
+            in_flight.on_client_response(cx, head);
         }
         let layer_state = &in_flight.state;
-        let has_span = in_flight.wanted.traces && cx.has_active_span();
+        let has_span = in_flight.signals.traces && cx.has_active_span();
         let hooked = layer_state.options.response_attributes(head);
         let span = cx.span();
         let add = |attribute| span.set_attribute(attribute);

@@ -7,10 +7,10 @@ use crate::concurrent::per_thread::PerThreadArc;
 use crate::current_context;
 use crate::instruments::Route;
 use crate::layer_state::LayerState;
-use crate::layer_state::wanted::Wanted;
+use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
 use crate::request::attempts::Attempts;
-use crate::request::begin::{Begun, Clock};
+use crate::request::begin::{Clock, StartingRequest};
 use crate::request::in_flight::{Http, ResponseBodies};
 use crate::request::lifecycle::{ActiveRequest, RequestState};
 use crate::request::received::Received;
@@ -23,7 +23,7 @@ impl ActiveRequest {
     pub(crate) fn start_outgoing(
         state: &PerThreadArc<LayerState>,
         request: &mut Parts,
-        wanted: Wanted,
+        signals: RecordedSignals,
     ) -> Self {
         let options = &state.options;
         let clock = Clock::start(options);
@@ -32,26 +32,26 @@ impl ActiveRequest {
         let allowed = options.allowed(server);
         let route_ref = state.instruments.find_peer(&request.method, server);
         let route = state.instruments.route(&route_ref);
-        let mut begun = Begun::new(state, clock, request, &request.uri);
+        let mut starting = StartingRequest::new(state, clock, request, &request.uri);
         let mut description = OutgoingSpan {
-            begun: &mut begun,
+            starting: &mut starting,
             request,
             route,
             server,
             // Counts both sampled and unsampled attempts.
             resends: Attempts::resends(&request.extensions),
         };
-        let Started { cx, is_recording } = if wanted.traces {
+        let Started { cx, is_recording } = if signals.traces {
             let parent = Parent {
                 cx: &parent,
                 span_context: None,
             };
             state.tracer.start(parent, &mut description)
         } else {
-            Started::nothing_in(parent)
+            Started::without_span(parent)
         };
         let scheme = Scheme::Http;
-        let active = wanted.metrics && begun.call.is_none();
+        let active = signals.metrics && starting.call.is_none();
         if active {
             state.instruments.add_active(route, scheme, 1);
         }
@@ -61,12 +61,12 @@ impl ActiveRequest {
             version: None,
             body: ResponseBodies::of(&request.method),
             active,
-            has_own_name: begun.has_own_name,
+            has_own_name: starting.has_own_name,
         };
         let headers = &mut request.headers;
         state.propagators.inject(&cx, allowed, headers);
         let received = Received::begin(&options.metrics, &mut request.extensions);
-        let in_flight = begun.into_in_flight(wanted, is_recording, http, received, None);
+        let in_flight = starting.into_in_flight(signals, is_recording, http, received, None);
         // Attributes that handler code adds belong to the request that the handler serves.
         Self(Some(RequestState::new(cx, Some(in_flight), true)))
     }
@@ -74,7 +74,7 @@ impl ActiveRequest {
 
 /// The description of the span of a client's request.
 struct OutgoingSpan<'a, 's> {
-    begun: &'a mut Begun<'s>,
+    starting: &'a mut StartingRequest<'s>,
     request: &'a Parts,
     route: &'a Route,
     server: Option<Server<'a>>,
@@ -83,9 +83,9 @@ struct OutgoingSpan<'a, 's> {
 
 impl DescribeSpan for OutgoingSpan<'_, '_> {
     fn describe(&mut self, span: &mut NewSpan) {
-        self.begun.describe(self.route, SpanKind::Client, span);
+        self.starting.describe(self.route, SpanKind::Client, span);
         let add = &mut |attribute| span.attributes.push(attribute);
-        if let Some(call) = &self.begun.call {
+        if let Some(call) = &self.starting.call {
             if let Some(server) = self.server {
                 server.attributes(add);
             }
@@ -95,7 +95,7 @@ impl DescribeSpan for OutgoingSpan<'_, '_> {
                 call.attributes(add);
             }
         } else {
-            let options = &self.begun.state.options;
+            let options = &self.starting.state.options;
             let kept = CapturedRequest::Client(ClientRequest::new(self.route.method, self.resends));
             // Read into its final place, because it is large.
             if let CapturedRequest::Client(kept) = span.request.insert(kept) {
@@ -108,6 +108,6 @@ impl DescribeSpan for OutgoingSpan<'_, '_> {
                 );
             }
         }
-        self.begun.describe_rest(self.request, span);
+        self.starting.describe_rest(self.request, span);
     }
 }

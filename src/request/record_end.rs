@@ -60,12 +60,12 @@ impl InFlight {
     fn origin_of_exemplars(&self, cx: &Context, duration: Duration) -> Option<Origin> {
         let exemplars = self.state.instruments.exemplars.as_deref()?;
         // A fast check for most unsampled requests, which have no recording span.
-        if !self.span_is_recording && self.wanted.traces && !exemplars.takes_all {
+        if !self.span_is_recording && self.signals.traces && !exemplars.selects_all {
             return None;
         }
         let span = cx.span();
         let span_context = span.span_context();
-        if !exemplars.takes(span_context) {
+        if !exemplars.selects(span_context) {
             return None;
         }
         // Computed, because the system clock is slow to read.
@@ -97,7 +97,7 @@ impl InFlight {
                 self.set_on_span(cx, attribute.clone());
             }
         }
-        self.state.instruments.fit(extra)
+        self.state.instruments.apply_limits(extra)
     }
 
     #[inline]
@@ -124,7 +124,7 @@ impl InFlight {
             error,
             extra,
         };
-        if self.wanted.metrics {
+        if self.signals.metrics {
             instruments.record_call(route, known, &key, measured);
         }
         if !call.known {
@@ -162,7 +162,7 @@ impl InFlight {
             error,
             extra,
         };
-        if self.wanted.metrics {
+        if self.signals.metrics {
             self.state.instruments.record_http(route, &key, measured);
         }
         if self.span_is_recording

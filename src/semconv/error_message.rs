@@ -148,11 +148,14 @@ fn end_of_password(url: &str, authority: &str) -> Option<usize> {
         return None;
     }
     // The text after the colon may be a port, and `/@scope` in a path is a name.
-    let behind = &url[authority.len()..];
-    let at = match behind.as_bytes().first() {
-        Some(b'?' | b'#') => behind.rfind('@'),
+    let create_with_exemplars = &url[authority.len()..];
+    let at = match create_with_exemplars.as_bytes().first() {
+        Some(b'?' | b'#') => create_with_exemplars.rfind('@'),
         _ => {
-            let path = behind.split(['?', '#']).next().unwrap_or(behind);
+            let path = create_with_exemplars
+                .split(['?', '#'])
+                .next()
+                .unwrap_or(create_with_exemplars);
             path.rfind('@').filter(|at| !path[..*at].ends_with('/'))
         }
     };

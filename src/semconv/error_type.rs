@@ -94,9 +94,11 @@ const OPENSSL: &str = ":SSL routines:";
 
 impl ErrorChain<'_> {
     /// Returns the value for the innermost recognised cause.
-    pub(crate) fn word(&self, phase: Phase) -> Option<&'static str> {
+    pub(crate) fn error_type(&self, phase: Phase) -> Option<&'static str> {
         let connects = self.iter().any(is_connect);
-        let words = self.iter().filter_map(|error| word(error, phase, connects));
+        let words = self
+            .iter()
+            .filter_map(|error| error_type(error, phase, connects));
         words.last()
     }
 }
@@ -113,13 +115,13 @@ fn is_connect(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Returns the value for one error, without its sources.
-fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
+fn error_type(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        io_word(error, phase, connects)
+        io_error_type(error, phase, connects)
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        hyper_word(error, phase)
+        hyper_error_type(error, phase)
     } else if let Some(error) = error.downcast_ref::<h2::Error>() {
-        h2_word(error)
+        h2_error_type(error)
     } else if error.is::<tower::timeout::error::Elapsed>()
         || error.is::<tokio::time::error::Elapsed>()
     {
@@ -134,7 +136,7 @@ fn word(error: &(dyn Error + 'static), phase: Phase, connects: bool) -> Option<&
     }
 }
 
-fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
+fn io_error_type(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::TimedOut => Some(TIMEOUT),
         io::ErrorKind::ConnectionRefused => Some(CONNECTION_REFUSED),
@@ -153,7 +155,7 @@ fn io_word(error: &io::Error, phase: Phase, connects: bool) -> Option<&'static s
     }
 }
 
-fn hyper_word(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
+fn hyper_error_type(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     if error.is_timeout() {
         Some(TIMEOUT)
     } else if error.is_incomplete_message() {
@@ -166,7 +168,7 @@ fn hyper_word(error: &hyper::Error, phase: Phase) -> Option<&'static str> {
     }
 }
 
-fn h2_word(error: &h2::Error) -> Option<&'static str> {
+fn h2_error_type(error: &h2::Error) -> Option<&'static str> {
     if !error.is_remote() {
         None
     } else if error.is_go_away() {
@@ -207,8 +209,8 @@ mod tests {
     use super::*;
     use crate::semconv::test_errors::{Erased, Wrapped};
 
-    fn word(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
-        ErrorChain::new(&error.into(), &[]).word(phase)
+    fn error_type(error: impl Into<Erased>, phase: Phase) -> Option<&'static str> {
+        ErrorChain::new(&error.into(), &[]).error_type(phase)
     }
 
     fn wrapped(error: impl Into<Erased>, times: usize) -> Erased {
@@ -251,9 +253,13 @@ mod tests {
             (Kind::Other, None, None),
         ] {
             let error = || io::Error::new(kind, "a reason");
-            assert_eq!(word(error(), Phase::Head), in_head, "{kind}");
-            assert_eq!(word(error(), Phase::Body), in_body, "{kind}");
-            assert_eq!(word(io::Error::from(kind), Phase::Head), in_head, "{kind}");
+            assert_eq!(error_type(error(), Phase::Head), in_head, "{kind}");
+            assert_eq!(error_type(error(), Phase::Body), in_body, "{kind}");
+            assert_eq!(
+                error_type(io::Error::from(kind), Phase::Head),
+                in_head,
+                "{kind}"
+            );
         }
     }
 
@@ -272,7 +278,7 @@ mod tests {
             wrapped(io::Error::other(elapsed()), 2),
         ];
         for error in errors {
-            assert_eq!(word(error, Phase::Head), Some("timeout"));
+            assert_eq!(error_type(error, Phase::Head), Some("timeout"));
         }
     }
 
@@ -280,17 +286,20 @@ mod tests {
     fn the_innermost_recognised_cause_wins() {
         let inner = io::Error::other(tower::load_shed::error::Overloaded::new());
         let outer = io::Error::new(io::ErrorKind::TimedOut, wrapped(inner, 1));
-        assert_eq!(word(outer, Phase::Head), Some("overloaded"));
+        assert_eq!(error_type(outer, Phase::Head), Some("overloaded"));
         let unknown = io::Error::other("no reason");
         let outer = io::Error::new(io::ErrorKind::TimedOut, wrapped(unknown, 1));
-        assert_eq!(word(outer, Phase::Head), Some("timeout"));
+        assert_eq!(error_type(outer, Phase::Head), Some("timeout"));
     }
 
     #[test]
     fn a_chain_is_read_up_to_the_limit() {
         let error = || tower::timeout::error::Elapsed::new();
-        assert_eq!(word(wrapped(error(), 15), Phase::Head), Some("timeout"));
-        assert_eq!(word(wrapped(error(), 16), Phase::Head), None);
+        assert_eq!(
+            error_type(wrapped(error(), 15), Phase::Head),
+            Some("timeout")
+        );
+        assert_eq!(error_type(wrapped(error(), 16), Phase::Head), None);
     }
 
     #[test]
@@ -303,13 +312,13 @@ mod tests {
             ("dns", None),
             ("", None),
         ] {
-            assert_eq!(word(message, Phase::Head), expected, "{message:?}");
+            assert_eq!(error_type(message, Phase::Head), expected, "{message:?}");
         }
     }
 
     #[test]
     fn http_2_resets_from_this_side_are_ignored() {
         let error = h2::Error::from(h2::Reason::CANCEL);
-        assert_eq!(word(error, Phase::Body), None);
+        assert_eq!(error_type(error, Phase::Body), None);
     }
 }

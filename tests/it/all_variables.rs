@@ -22,7 +22,7 @@ const UNSUPPORTED: &[&str] = &[
 ];
 
 /// Proxy variables in lower case, and the mark of a CGI process. The page names them in its text.
-const OF_PROXIES: [&str; 5] = [
+const PROXY_VARIABLES: [&str; 5] = [
     "REQUEST_METHOD",
     "all_proxy",
     "http_proxy",
@@ -30,7 +30,7 @@ const OF_PROXIES: [&str; 5] = [
     "no_proxy",
 ];
 
-const OF_OTLP: [&str; 4] = ["", "_TRACES", "_METRICS", "_LOGS"];
+const OTLP_SUFFIXES: [&str; 4] = ["", "_TRACES", "_METRICS", "_LOGS"];
 
 /// Returns the names of all variables that `Config` reads.
 pub(crate) fn variables() -> BTreeSet<String> {
@@ -73,7 +73,7 @@ fn the_page_about_configuration_lists_exactly_the_variables_that_are_read() {
     let needs_feature = |name: &str| name.contains("PROMETHEUS") || name.contains("RUNTIME");
     once.retain(|name| !unsupported.contains(name) || !needs_feature(name));
     let mut read: BTreeSet<_> = variables().difference(&unsupported).cloned().collect();
-    read.retain(|name| !OF_PROXIES.contains(&name.as_str()));
+    read.retain(|name| !PROXY_VARIABLES.contains(&name.as_str()));
     assert_eq!(once, read);
 }
 
@@ -159,7 +159,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         "http",
         "is not a whole number from 0 to 65535; using 9464",
     );
-    for signal in OF_OTLP {
+    for signal in OTLP_SUFFIXES {
         let mut add = |setting: &str, value, consequence| {
             add(
                 &format!("OTEL_EXPORTER_OTLP{signal}_{setting}"),
@@ -189,7 +189,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
             "is not a list of name=value: entry 2 is ignored",
         );
     }
-    for signal in OF_OTLP {
+    for signal in OTLP_SUFFIXES {
         add(
             &format!("OTLP{signal}_EXPORTER"),
             "reference",
@@ -370,7 +370,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     ] {
         all.insert(name.to_owned(), None);
     }
-    for signal in OF_OTLP {
+    for signal in OTLP_SUFFIXES {
         for setting in [
             "ENDPOINT",
             "CERTIFICATE",
@@ -535,9 +535,9 @@ mod setters {
     type Setter = Box<dyn Fn(Config) -> Config>;
 
     /// Variables, each with the setters that have the same effect.
-    struct Same(Vec<(Variables, Setter)>);
+    struct Equivalent(Vec<(Variables, Setter)>);
 
-    impl Same {
+    impl Equivalent {
         fn add(
             &mut self,
             name: &str,
@@ -564,7 +564,7 @@ mod setters {
         headers
     }
 
-    fn general(same: &mut Same) {
+    fn general(same: &mut Equivalent) {
         let prefix = |setting: &str| format!("OTEL_EXPORTER_OTLP_{setting}");
         let second = Duration::from_secs(1);
         same.add(&prefix("ENDPOINT"), "http://h:1", |config| {
@@ -601,7 +601,7 @@ mod setters {
         });
     }
 
-    fn of_signals(same: &mut Same) {
+    fn of_signals(same: &mut Equivalent) {
         type Set = fn(Config, OtlpSettings) -> Config;
         let signals: [(&str, Set); 3] = [
             ("TRACES", Config::with_traces_otlp),
@@ -652,7 +652,7 @@ mod setters {
         }
     }
 
-    fn queues(same: &mut Same) {
+    fn queues(same: &mut Equivalent) {
         let logs = || Batch::default().with_schedule_delay(Duration::from_secs(1));
         type Set = fn(Config, Batch) -> Config;
         let queues: [(&str, Batch, Set); 2] = [
@@ -677,7 +677,7 @@ mod setters {
         }
     }
 
-    fn limits(same: &mut Same) {
+    fn limits(same: &mut Equivalent) {
         type Set = fn(Limits) -> Limits;
         let limits: [(&str, Set); 10] = [
             ("ATTRIBUTE_COUNT", |limits| {
@@ -714,7 +714,7 @@ mod setters {
         }
     }
 
-    fn layers(same: &mut Same) {
+    fn layers(same: &mut Equivalent) {
         same.add("TELEMETRY_EXCLUDED_PATHS", "/a, /b/*", |config| {
             config.with_excluded_paths(["/a", "/b/*"])
         });
@@ -754,8 +754,8 @@ mod setters {
         }
     }
 
-    fn all() -> Same {
-        let mut same = Same(Vec::new());
+    fn all() -> Equivalent {
+        let mut same = Equivalent(Vec::new());
         #[cfg(feature = "runtime-metrics")]
         same.add("TELEMETRY_RUNTIME_METRICS", "true", |config| {
             config.with_runtime_metrics(true)
@@ -875,12 +875,12 @@ mod setters {
         // The setter adds an attribute with priority over `SERVICE_NAME`. The variable has a lower priority.
         let mut covered: BTreeSet<_> = ["OTEL_RESOURCE_ATTRIBUTES".to_owned()].into();
         // Variables choose a proxy by scheme and host. `with_proxy` sets one proxy for all receivers.
-        covered.extend(OF_PROXIES.map(str::to_owned));
+        covered.extend(PROXY_VARIABLES.map(str::to_owned));
         let upper = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
         covered.extend(upper.map(str::to_owned));
         // Without the feature, the setters of the reference exporter do not compile.
         if cfg!(not(feature = "opentelemetry-otlp")) {
-            covered.extend(OF_OTLP.map(|signal| format!("OTLP{signal}_EXPORTER")));
+            covered.extend(OTLP_SUFFIXES.map(|signal| format!("OTLP{signal}_EXPORTER")));
         }
         let unset = format!("{:?}", Config::from_vars(|_| None));
         for (variables, set) in all().0 {

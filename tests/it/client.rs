@@ -269,7 +269,7 @@ async fn ended(telemetry: &TestTelemetry, uri: &str, status: Status, more: &[(&s
 
 #[tokio::test]
 async fn an_unreachable_server_is_a_client_error() {
-    let port = RefusedPort::hold();
+    let port = RefusedPort::reserve();
     let refused = port.address();
     for (uri, error, message) in [
         (
@@ -861,7 +861,7 @@ async fn a_reqwest_client_is_traced_with_one_more_line() {
     let spans = telemetry.wait_for_spans(2).await;
     assert_eq!(span_attributes(&spans[1])["url.full"], url("/moved"));
 
-    let port = RefusedPort::hold();
+    let port = RefusedPort::reserve();
     let refused = client
         .get(format!("http://{}/", port.address()))
         .send()

@@ -85,35 +85,35 @@ async fn concurrent_requests_on_one_thread_never_see_the_context_of_each_other()
 
 /// Records whether a span is current: in `call`, in polls and on drop.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<(&'static str, bool)>>>);
+struct Records(Arc<Mutex<Vec<(&'static str, bool)>>>);
 
-impl Notes {
+impl Records {
     fn note(&self, place: &'static str) {
         let mut notes = self.0.lock().expect("the lock is not poisoned");
         notes.push((place, get_trace_id().is_some()));
     }
 }
 
-struct NotingFuture(Notes);
+struct RecordingFuture(Records);
 
-impl Future for NotingFuture {
-    type Output = Result<Response<NotingBody>, Infallible>;
+impl Future for RecordingFuture {
+    type Output = Result<Response<RecordingBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Self::Output> {
         self.0.note("future polled");
-        Poll::Ready(Ok(Response::new(NotingBody(self.0.clone()))))
+        Poll::Ready(Ok(Response::new(RecordingBody(self.0.clone()))))
     }
 }
 
-impl Drop for NotingFuture {
+impl Drop for RecordingFuture {
     fn drop(&mut self) {
         self.0.note("future dropped");
     }
 }
 
-struct NotingBody(Notes);
+struct RecordingBody(Records);
 
-impl Body for NotingBody {
+impl Body for RecordingBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -126,7 +126,7 @@ impl Body for NotingBody {
     }
 }
 
-impl Drop for NotingBody {
+impl Drop for RecordingBody {
     fn drop(&mut self) {
         self.0.note("body dropped");
     }
@@ -135,11 +135,11 @@ impl Drop for NotingBody {
 #[tokio::test]
 async fn the_request_span_is_current_wherever_code_of_the_service_runs() {
     let telemetry = TestTelemetry::new();
-    let notes = Notes::default();
+    let notes = Records::default();
     let inner = notes.clone();
     let mut service = telemetry.layer().layer(service_fn(move |_: Request<()>| {
         inner.note("called");
-        NotingFuture(inner.clone())
+        RecordingFuture(inner.clone())
     }));
     notes.note("outside");
     let response = service

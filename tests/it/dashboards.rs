@@ -23,7 +23,7 @@ use crate::support::{DEADLINE, send};
 type Metrics = BTreeMap<String, BTreeSet<String>>;
 
 /// The labels that Prometheus adds for each target.
-const OF_TARGETS: [&str; 2] = ["job", "instance"];
+const TARGET_LABELS: [&str; 2] = ["job", "instance"];
 
 const KEYWORDS: [&str; 7] = ["and", "or", "unless", "offset", "bool", "inf", "nan"];
 const TAKE_LABELS: [&str; 6] = [
@@ -172,7 +172,7 @@ impl Shown {
     fn missing(&self, there: &Metrics) -> Vec<String> {
         let mut missing = Vec::new();
         let has = |metric: &str, label: &str| {
-            OF_TARGETS.contains(&label)
+            TARGET_LABELS.contains(&label)
                 || there
                     .get(metric)
                     .is_some_and(|labels| labels.contains(label))
@@ -190,7 +190,7 @@ impl Shown {
         // A label that is shown must remain after the grouping.
         let left = |label: &&String| {
             let mut labels = uses.values();
-            !OF_TARGETS.contains(&&***label) && !labels.any(|labels| labels.contains(*label))
+            !TARGET_LABELS.contains(&&***label) && !labels.any(|labels| labels.contains(*label))
         };
         missing.extend(self.labels.iter().filter(left).cloned());
         missing
@@ -464,7 +464,7 @@ async fn every_metric_and_label_of_dashboards_and_alerts_is_emitted() {
         for (metric, labels) in uses(&shown.expression) {
             for name in labels.iter().chain([&metric]) {
                 let mut other = shown.clone();
-                other.expression = with_made_up(&shown.expression, name);
+                other.expression = with_unknown_word(&shown.expression, name);
                 let missing = other.missing(&there);
                 assert!(
                     missing.iter().any(|one| one.contains("made_up")),
@@ -485,7 +485,7 @@ async fn every_metric_and_label_of_dashboards_and_alerts_is_emitted() {
 }
 
 /// Replaces a word of an expression.
-fn with_made_up(expression: &str, name: &str) -> String {
+fn with_unknown_word(expression: &str, name: &str) -> String {
     let is_word = |char: char| char.is_alphanumeric() || "_:$".contains(char);
     let mut result = String::new();
     let mut rest = expression;
@@ -622,7 +622,7 @@ const ALERTS: &[Alert] = &[
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x80"), (FAILED, "0+1x80")], "5m", "400m", true),
     // The alert ends soon after the errors end.
     ("ErrorBudgetBurnsFast", &[(ALL, "0+100x130"), (FAILED, "0+2x90 180x40")], "1m", "130m", false),
-    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (LEFT, "0+50x90")], "1m", "90m", false),
+    ("ErrorBudgetBurnsFast", &[(ALL, "0+100x90"), (CANCELLED, "0+50x90")], "1m", "90m", false),
     ("ErrorBudgetBurns", &[(ALL, "0+1000x50"), (FAILED, "0+4x50")], "30m", "24h", true),
     ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+12x80")], "1h", "75h", true),
     ("ErrorBudgetBurns", &[(ALL, "0+10000x80"), (FAILED, "0+8x80")], "1h", "75h", false),
@@ -650,7 +650,8 @@ const ALERTS: &[Alert] = &[
 
 const ALL: &str = "http_server_request_duration_seconds_count{job='a', http_route='/'}";
 const FAILED: &str = "http_server_request_duration_seconds_count{job='a', error_type='500'}";
-const LEFT: &str = "http_server_request_duration_seconds_count{job='a', error_type='cancelled'}";
+const CANCELLED: &str =
+    "http_server_request_duration_seconds_count{job='a', error_type='cancelled'}";
 const SPANS_LOST: &str =
     "otel_sdk_exporter_span_exported_total{job='a', error_type='connection_refused'}";
 const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total{job='a', instance='i'}";

@@ -30,7 +30,7 @@ enum Step {
 struct Script {
     steps: std::collections::VecDeque<Step>,
     /// Whether `is_end_stream` is true after the last step.
-    tells_end: bool,
+    reports_end: bool,
     /// The exact length of `size_hint`.
     length: Option<u64>,
     /// The length in the head of the response.
@@ -41,7 +41,7 @@ impl Script {
     fn new(steps: &[Step]) -> Self {
         Self {
             steps: steps.iter().copied().collect(),
-            tells_end: false,
+            reports_end: false,
             length: None,
             announced: None,
         }
@@ -70,7 +70,7 @@ impl Body for Script {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.tells_end && self.steps.is_empty()
+        self.reports_end && self.steps.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -168,7 +168,7 @@ fn a_body_that_is_delivered_completely_completes_the_request() {
         (
             "not polled, because it is known to be empty",
             Script {
-                tells_end: true,
+                reports_end: true,
                 ..Script::new(&[])
             },
             0,
@@ -176,7 +176,7 @@ fn a_body_that_is_delivered_completely_completes_the_request() {
         (
             "not polled again, because it is known to have ended",
             Script {
-                tells_end: true,
+                reports_end: true,
                 ..Script::new(&[Step::Data("a")])
             },
             1,
@@ -329,8 +329,8 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
         length: Some(3),
         ..script(announced)
     };
-    let telling = |script| Script {
-        tells_end: true,
+    let reporting_end = |script| Script {
+        reports_end: true,
         ..script
     };
     for (case, script, polls, expected) in [
@@ -343,7 +343,7 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
         ),
         (
             "the body reports its end",
-            telling(Script {
+            reporting_end(Script {
                 announced: Some(4),
                 ..Script::new(&steps[..2])
             }),
@@ -352,7 +352,7 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
         ),
         (
             "the body is empty",
-            telling(Script {
+            reporting_end(Script {
                 announced: Some(1),
                 ..Script::new(&[])
             }),
@@ -374,7 +374,7 @@ fn a_body_shorter_than_its_announced_length_is_an_error() {
         ("longer, with a larger size hint", hinted(2), 2, &COMPLETE),
         (
             "no body, as announced",
-            telling(Script {
+            reporting_end(Script {
                 announced: Some(0),
                 ..Script::new(&[])
             }),
@@ -407,11 +407,11 @@ fn a_response_without_a_body_may_announce_a_length() {
         ("an upgrade", Method::GET, 101),
         ("a tunnel", Method::CONNECT, 200),
     ] {
-        for tells_end in [false, true] {
+        for reports_end in [false, true] {
             let telemetry = TestTelemetry::new();
             let script = Script {
                 announced: Some(100),
-                tells_end,
+                reports_end,
                 ..Script::new(&[])
             };
             poll(respond(&telemetry, method.clone(), code, script), 1);
@@ -541,14 +541,14 @@ fn a_panic_of_the_inner_service_is_an_error_and_propagates() {
 #[test]
 fn a_request_in_the_same_task_as_a_panicking_one_is_cancelled() {
     let telemetry = TestTelemetry::new();
-    let innocent = TestTelemetry::new();
+    let unaffected = TestTelemetry::new();
     let panicking = telemetry.layer().layer(service_fn(async |_: Request<()>| {
         if true {
             panic!("on purpose");
         }
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
-    let waiting = innocent.layer().layer(service_fn(|_: Request<()>| {
+    let waiting = unaffected.layer().layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
     }));
     let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -565,7 +565,7 @@ fn a_request_in_the_same_task_as_a_panicking_one_is_cancelled() {
         ..NO_RESPONSE
     };
     check("the one that panics", &telemetry, &expected);
-    check("the other one", &innocent, &NO_RESPONSE);
+    check("the other one", &unaffected, &NO_RESPONSE);
 }
 
 /// Code outside of the request panics and drops the requests in flight.
@@ -627,7 +627,7 @@ async fn a_server_error_has_its_status_as_error_type() {
 fn a_wrapped_body_reports_the_size_and_end_of_the_inner_body() {
     let telemetry = TestTelemetry::new();
     let script = Script {
-        tells_end: true,
+        reports_end: true,
         length: Some(7),
         ..Script::new(&[Step::Data("a")])
     };

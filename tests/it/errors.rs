@@ -108,7 +108,7 @@ async fn behave(mut stream: TcpStream, act: Act) {
 }
 
 /// A timeout that elapses before anything else happens.
-const SOON: Duration = Duration::from_millis(20);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(20);
 
 const SHORT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
@@ -202,26 +202,30 @@ async fn timeouts_and_overload_have_short_error_types() {
     let uri = format!("http://{address}/");
 
     let telemetry = TestTelemetry::new();
-    let service = ServiceBuilder::new().timeout(SOON).service(hyper());
+    let service = ServiceBuilder::new()
+        .timeout(SHORT_TIMEOUT)
+        .service(hyper());
     assert_eq!(send(&telemetry, &uri, service).await.error_type, "timeout");
 
     let telemetry = TestTelemetry::new();
     let service = service_fn(async |request| {
-        let sent = tokio::time::timeout(SOON, hyper().oneshot(request)).await?;
+        let sent = tokio::time::timeout(SHORT_TIMEOUT, hyper().oneshot(request)).await?;
         Ok::<_, Erased>(sent?)
     });
     assert_eq!(send(&telemetry, &uri, service).await.error_type, "timeout");
 
     let telemetry = TestTelemetry::new();
     let service = service_fn(async |request| {
-        let sent = tokio::time::timeout(SOON, hyper().oneshot(request)).await?;
+        let sent = tokio::time::timeout(SHORT_TIMEOUT, hyper().oneshot(request)).await?;
         sent.map_err(io::Error::other)
     });
     assert_eq!(send(&telemetry, &uri, service).await.error_type, "timeout");
 
     let telemetry = TestTelemetry::new();
     let service = ServiceBuilder::new()
-        .layer(tower_http::timeout::ResponseBodyTimeoutLayer::new(SOON))
+        .layer(tower_http::timeout::ResponseBodyTimeoutLayer::new(
+            SHORT_TIMEOUT,
+        ))
         .service(service_fn(async |_| {
             let never = tokio_stream::pending::<Result<http_body::Frame<Bytes>, Infallible>>();
             Ok::<_, Infallible>(Response::new(StreamBody::new(never)))
@@ -634,7 +638,7 @@ async fn a_server_error_has_no_description_and_the_same_error_types() {
     let telemetry = TestTelemetry::new();
     let service = ServiceBuilder::new()
         .layer(telemetry.layer())
-        .timeout(SOON)
+        .timeout(SHORT_TIMEOUT)
         .service_fn(async |_: Request<()>| {
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
         });
@@ -934,13 +938,13 @@ mod with_grpc {
             let endpoint = if of_request {
                 endpoint
             } else {
-                endpoint.timeout(SOON)
+                endpoint.timeout(SHORT_TIMEOUT)
             };
             let telemetry = TestTelemetry::new();
             let mut client = client(&telemetry, endpoint.connect_lazy());
             let mut request = tonic::Request::new(check("known"));
             if of_request {
-                request.set_timeout(SOON);
+                request.set_timeout(SHORT_TIMEOUT);
             }
             let called = within_deadline("the end of the request", client.check(request)).await;
             let status = called.expect_err("the server does not respond");
@@ -1070,11 +1074,12 @@ mod with_grpc {
     /// The codes do not need the feature `tonic`.
     #[tokio::test]
     async fn errors_of_hyper_and_h2_have_grpc_codes() {
-        let calm: H2Act = |_, mut stream, _| stream.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+        let enhance_your_calm: H2Act =
+            |_, mut stream, _| stream.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
         let with_tonic = cfg!(feature = "tonic");
         for (address, code, error_type) in [
             (
-                serve_h2(calm, Arc::default()).await,
+                serve_h2(enhance_your_calm, Arc::default()).await,
                 "RESOURCE_EXHAUSTED",
                 "connection_reset",
             ),

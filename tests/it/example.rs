@@ -336,7 +336,7 @@ fn invalid_variables_are_reported_in_one_line_each() {
 
 #[test]
 fn a_collector_that_is_down_does_not_delay_the_shutdown() {
-    let port = RefusedPort::hold();
+    let port = RefusedPort::reserve();
     let endpoint = format!("http://{}", port.address());
     let mut server = Process::example(
         "server",

@@ -365,7 +365,7 @@ impl Ids {
     }
 }
 
-fn hide(times: &mut [&mut u64]) {
+fn clear_times(times: &mut [&mut u64]) {
     for time in times {
         if is_now(**time) {
             **time = 1;
@@ -429,7 +429,7 @@ fn shown(received: &Received) -> String {
         ] {
             ids.name(id);
         }
-        hide(&mut [&mut span.start_time_unix_nano, &mut span.end_time_unix_nano]);
+        clear_times(&mut [&mut span.start_time_unix_nano, &mut span.end_time_unix_nano]);
     }
     let mut metrics = items!(received.metrics, resource_metrics, scope_metrics, metrics);
     for (.., metric) in &mut metrics {
@@ -437,7 +437,7 @@ fn shown(received: &Received) -> String {
         macro_rules! points {
             ($data:expr) => {
                 for point in &mut $data.data_points {
-                    hide(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
+                    clear_times(&mut [&mut point.start_time_unix_nano, &mut point.time_unix_nano]);
                 }
                 for point in &mut $data.data_points {
                     // Before sorting: the SDK orders attributes as in one of the calls, and makes a
@@ -476,7 +476,7 @@ fn shown(received: &Received) -> String {
     let metrics = sorted(metrics, |metric| metric.name.clone());
     let mut logs = items!(received.logs, resource_logs, scope_logs, log_records);
     for (.., record) in &mut logs {
-        hide(&mut [
+        clear_times(&mut [
             &mut record.time_unix_nano,
             &mut record.observed_time_unix_nano,
         ]);

@@ -47,7 +47,7 @@ async fn requests(telemetry: &TelemetryGuard, count: usize) {
 }
 
 /// Runs through a fault that no retry can overcome, until after its end.
-async fn survive(
+async fn check_permanent_fault(
     case: String,
     telemetry: TelemetryGuard,
     receiver: Receiver,
@@ -103,7 +103,7 @@ async fn survive(
 }
 
 /// Runs through a temporary fault, until after its end, without any loss.
-async fn outlive(
+async fn check_temporary_fault(
     case: String,
     telemetry: TelemetryGuard,
     receiver: Receiver,
@@ -162,7 +162,7 @@ async fn broken_connections_lose_nothing() {
                 let case = format!("{mode:?} {protocol:?}");
                 let telemetry = telemetry(&endpoint, protocol);
                 let end = |_: &Receiver| proxy.set(Mode::Pass);
-                outlive(case, telemetry, receiver, expected, end).await;
+                check_temporary_fault(case, telemetry, receiver, expected, end).await;
             });
         }
     }
@@ -297,7 +297,7 @@ async fn invalid_responses_are_survived_and_counted() {
                 let receiver = Receiver::start_with(fault);
                 let telemetry = telemetry(&receiver.endpoint(), protocol);
                 let end = |receiver: &Receiver| receiver.set_fault(Fault::None);
-                survive(case, telemetry, receiver, expected, end).await;
+                check_permanent_fault(case, telemetry, receiver, expected, end).await;
             });
         }
     }
@@ -337,7 +337,7 @@ async fn retryable(fault: Fault, protocol: Protocol, expected: Failure) {
     let receiver = Receiver::start_with(fault);
     let telemetry = telemetry(&receiver.endpoint(), protocol);
     let end = |receiver: &Receiver| receiver.set_fault(Fault::None);
-    outlive(case, telemetry, receiver, expected, end).await;
+    check_temporary_fault(case, telemetry, receiver, expected, end).await;
 }
 
 #[tokio::test]

@@ -34,18 +34,19 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The end and the length that a body reports. The length may be wrong.
 #[derive(Clone, Debug)]
-struct Says {
+struct Reported {
     end: bool,
     length: Option<u64>,
 }
 
-fn says() -> impl Strategy<Value = Says> {
-    (any::<bool>(), proptest::option::of(0..60_u64)).prop_map(|(end, length)| Says { end, length })
+fn reported() -> impl Strategy<Value = Reported> {
+    (any::<bool>(), proptest::option::of(0..60_u64))
+        .prop_map(|(end, length)| Reported { end, length })
 }
 
 struct Script {
     steps: VecDeque<Step>,
-    says: Says,
+    reported: Reported,
 }
 
 impl Body for Script {
@@ -57,7 +58,7 @@ impl Body for Script {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, u8>>> {
         let step = self.steps.pop_front();
-        if let (Some(Step::Data(data)), Some(length)) = (&step, &mut self.says.length) {
+        if let (Some(Step::Data(data)), Some(length)) = (&step, &mut self.reported.length) {
             *length = length.saturating_sub(data.len() as u64);
         }
         match step {
@@ -74,11 +75,11 @@ impl Body for Script {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.says.end && self.steps.is_empty()
+        self.reported.end && self.steps.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let length = self.says.length;
+        let length = self.reported.length;
         length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
@@ -128,12 +129,12 @@ proptest! {
     #[test]
     fn a_wrapped_body_equals_the_inner_body_at_every_step(
         steps in proptest::collection::vec(step(), 0..12),
-        says in says(),
+        reported in reported(),
         method in prop_oneof![Just(Method::GET), Just(Method::HEAD), Just(Method::POST)],
         grpc in any::<bool>(),
         polls in 0..15_usize,
     ) {
-        let script = || Script { steps: steps.clone().into(), says: says.clone() };
+        let script = || Script { steps: steps.clone().into(), reported: reported.clone() };
         let telemetry = TestTelemetry::new();
         let mut bare = Box::pin(script());
         let mut wrapped = Box::pin(wrap(&telemetry, method, grpc, script()));

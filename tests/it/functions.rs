@@ -139,12 +139,12 @@ async fn a_panic_in_a_span_is_an_error_of_that_span() {
 async fn a_span_dropped_by_the_panic_of_another_span_is_cancelled() {
     let telemetry = TestTelemetry::new();
     in_request(&telemetry, async {
-        let innocent = async_with_tracer("test", "innocent", std::future::pending::<()>());
+        let unaffected = async_with_tracer("test", "innocent", std::future::pending::<()>());
         let panics = async_with_tracer("test", "panics", async {
             tokio::task::yield_now().await;
             panic!("on purpose")
         });
-        let both = async { tokio::join!(innocent, panics) };
+        let both = async { tokio::join!(unaffected, panics) };
         let result = catch_panic(both).await;
         assert!(result.is_err());
     })
@@ -152,12 +152,12 @@ async fn a_span_dropped_by_the_panic_of_another_span_is_cancelled() {
     let mut spans = telemetry.spans();
     spans.sort_by_key(|span| span.name.clone());
     let named = |name: &str| spans.iter().find(|span| span.name == name);
-    let innocent = named("innocent").expect("the span has ended");
+    let unaffected = named("innocent").expect("the span has ended");
     assert_eq!(
-        span_attributes(innocent),
+        span_attributes(unaffected),
         map([("error.type", "cancelled")])
     );
-    assert_eq!(innocent.status, Status::Unset);
+    assert_eq!(unaffected.status, Status::Unset);
     let panics = named("panics").expect("the span has ended");
     assert_eq!(span_attributes(panics), map([("error.type", "panic")]));
     assert_eq!(panics.status, Status::error(""));

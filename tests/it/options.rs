@@ -223,7 +223,7 @@ async fn a_filtered_request_has_the_same_trust_and_providers_as_others() {
 #[tokio::test]
 async fn a_span_starts_before_the_hooks_for_its_attributes_name_and_trust() {
     /// Records the time of the call, and returns when the clock has advanced.
-    fn ask(asked: &mpsc::Sender<SystemTime>) {
+    fn record_call_time(asked: &mpsc::Sender<SystemTime>) {
         let start = SystemTime::now();
         // Wait until the clock has visibly advanced.
         while SystemTime::now() == start {}
@@ -232,17 +232,17 @@ async fn a_span_starts_before_the_hooks_for_its_attributes_name_and_trust() {
     type Hook = fn(TelemetryLayer, mpsc::Sender<SystemTime>) -> TelemetryLayer;
     let hooks: [(&str, Hook); 3] = [
         ("attributes", |layer, asked| {
-            layer.with_request_attributes(move |_, _| ask(&asked))
+            layer.with_request_attributes(move |_, _| record_call_time(&asked))
         }),
         ("name", |layer, asked| {
             layer.with_span_name(move |_| {
-                ask(&asked);
+                record_call_time(&asked);
                 None
             })
         }),
         ("trust", |layer, asked| {
             layer.with_trust_by_request(move |_| {
-                ask(&asked);
+                record_call_time(&asked);
                 Trust::Continue
             })
         }),

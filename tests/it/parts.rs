@@ -364,9 +364,9 @@ impl SpanProcessor for CountingFlushes {
 
 /// Holds spans back until it is flushed.
 #[derive(Debug)]
-struct Keeping(SpanExport, Mutex<Vec<SpanData>>, &'static str);
+struct HoldsBack(SpanExport, Mutex<Vec<SpanData>>, &'static str);
 
-impl SpanProcessor for Keeping {
+impl SpanProcessor for HoldsBack {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, mut span: SpanData) {
@@ -391,7 +391,7 @@ async fn spans_held_back_by_processors_around_the_export_are_exported_by_flush_a
     for last in [false, true] {
         let receiver = Receiver::start();
         let memory = InMemory::new();
-        let keeping = |name| move |export| Keeping(export, Mutex::default(), name);
+        let keeping = |name| move |export| HoldsBack(export, Mutex::default(), name);
         let telemetry = memory
             .add_to(to(&receiver))
             .with_span_processor_around(keeping("outer"))
@@ -420,7 +420,7 @@ async fn spans_held_back_by_a_processor_around_the_export_are_no_longer_live() {
     let telemetry = memory
         .add_to(to_none())
         .with_self_metrics(true)
-        .with_span_processor_around(|export| Keeping(export, Mutex::default(), "kept"))
+        .with_span_processor_around(|export| HoldsBack(export, Mutex::default(), "kept"))
         .build()
         .expect("the configuration is valid");
     work(&telemetry, 3).await;
@@ -521,9 +521,9 @@ async fn processors_see_each_attribute_key_once() {
 #[tokio::test]
 async fn a_processor_can_change_spans_at_their_start_and_log_records_before_their_export() {
     #[derive(Debug)]
-    struct Marking;
+    struct AddsMark;
 
-    impl SpanProcessor for Marking {
+    impl SpanProcessor for AddsMark {
         fn on_start(&self, span: &mut Span, _: &Context) {
             span.set_attribute(KeyValue::new("app.mark", "yes"));
         }
@@ -536,7 +536,7 @@ async fn a_processor_can_change_spans_at_their_start_and_log_records_before_thei
         }
     }
 
-    impl LogProcessor for Marking {
+    impl LogProcessor for AddsMark {
         fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
             record.add_attribute("app.mark", AnyValue::from("yes"));
             // This event must not reach the processor again, which would never end.
@@ -554,8 +554,8 @@ async fn a_processor_can_change_spans_at_their_start_and_log_records_before_thei
     let memory = InMemory::new();
     let telemetry = memory
         .add_to(to(&receiver))
-        .with_span_processor(Marking)
-        .with_log_processor(Marking)
+        .with_span_processor(AddsMark)
+        .with_log_processor(AddsMark)
         .build()
         .expect("the configuration is valid");
     work(&telemetry, 2).await;

@@ -40,7 +40,11 @@ fn service(telemetry: &TelemetryGuard) -> PrometheusService {
     telemetry.prometheus().expect("the exporter is enabled")
 }
 
-async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Response<()>, String) {
+async fn send_request(
+    service: PrometheusService,
+    method: Method,
+    accept: &str,
+) -> (Response<()>, String) {
     let request = Request::builder().method(method).header("accept", accept);
     let request = request.body(()).expect("a valid request");
     let response = service
@@ -58,7 +62,7 @@ async fn ask(service: PrometheusService, method: Method, accept: &str) -> (Respo
 }
 
 pub(crate) async fn scraped(telemetry: &TelemetryGuard) -> String {
-    let (response, text) = ask(service(telemetry), Method::GET, "*/*").await;
+    let (response, text) = send_request(service(telemetry), Method::GET, "*/*").await;
     assert_eq!(response.status(), StatusCode::OK);
     text
 }
@@ -280,7 +284,7 @@ async fn open_metrics_has_the_same_samples_and_its_own_family_names() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
     let plain = scraped(&telemetry).await;
-    let (response, text) = ask(service(&telemetry), Method::GET, OPEN_METRICS).await;
+    let (response, text) = send_request(service(&telemetry), Method::GET, OPEN_METRICS).await;
     let content_type = &response.headers()["content-type"];
     assert_eq!(
         content_type,
@@ -313,11 +317,11 @@ async fn open_metrics_has_the_same_samples_and_its_own_family_names() {
 async fn other_methods_and_paths_are_rejected_and_head_has_the_content_length() {
     let telemetry = guard(|config| config);
     record(&telemetry).await;
-    let (response, text) = ask(service(&telemetry), Method::HEAD, "*/*").await;
+    let (response, text) = send_request(service(&telemetry), Method::HEAD, "*/*").await;
     assert_eq!((response.status(), &*text), (StatusCode::OK, ""));
     let length = scraped(&telemetry).await.len().to_string();
     assert_eq!(response.headers()["content-length"], length);
-    let (response, _) = ask(service(&telemetry), Method::POST, "*/*").await;
+    let (response, _) = send_request(service(&telemetry), Method::POST, "*/*").await;
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()["allow"], "GET, HEAD");
     let address = service(&telemetry)
@@ -334,7 +338,7 @@ async fn after_the_shutdown_the_port_is_closed_and_the_service_returns_503() {
     let mounted = service(&telemetry);
     let address = mounted.local_addr().expect("the server listens");
     telemetry.shutdown().await;
-    let (response, _) = ask(mounted, Method::GET, "*/*").await;
+    let (response, _) = send_request(mounted, Method::GET, "*/*").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     let deadline = Instant::now() + crate::support::DEADLINE;
     while TcpStream::connect(address).await.is_ok() {
@@ -387,7 +391,7 @@ async fn a_panicking_observable_callback_makes_the_scrape_return_503() {
     let gauge = meter.u64_observable_gauge("shop.broken");
     let _gauge = gauge.with_callback(|_| panic!("on purpose")).build();
     for _ in 0..2 {
-        let (response, _) = ask(service(&telemetry), Method::GET, "*/*").await;
+        let (response, _) = send_request(service(&telemetry), Method::GET, "*/*").await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     request(layer(&telemetry), None).await;
@@ -436,7 +440,7 @@ async fn a_scrape_of_ten_thousand_series_runs_on_another_thread() {
     let layer = layer(&telemetry);
     request(layer.clone(), None).await;
     let begin = Instant::now();
-    let scrape = tokio::spawn(ask(service(&telemetry), Method::GET, "*/*"));
+    let scrape = tokio::spawn(send_request(service(&telemetry), Method::GET, "*/*"));
     let (mut longest, mut requests) = (Duration::ZERO, 0);
     while !scrape.is_finished() {
         let begin = Instant::now();
@@ -519,7 +523,7 @@ impl Prometheus {
         body["data"]["result"][0]["value"][1].as_str()?.parse().ok()
     }
 
-    async fn becomes(&self, expression: &str, expected: f64) {
+    async fn wait_for_value(&self, expression: &str, expected: f64) {
         let deadline = Instant::now() + 2 * crate::support::DEADLINE;
         loop {
             let value = self.query(expression).await;
@@ -553,7 +557,9 @@ async fn prometheus_reads_the_counts_that_were_recorded() {
         return;
     };
     record(&telemetry).await;
-    prometheus.becomes("sum(http_requests_total)", 3.0).await;
+    prometheus
+        .wait_for_value("sum(http_requests_total)", 3.0)
+        .await;
     for _ in 0..5 {
         request(layer(&telemetry), None).await;
     }
@@ -580,7 +586,7 @@ async fn prometheus_reads_the_counts_that_were_recorded() {
         ),
         ("up", 1.0),
     ] {
-        prometheus.becomes(expression, expected).await;
+        prometheus.wait_for_value(expression, expected).await;
     }
     telemetry.shutdown().await;
 }

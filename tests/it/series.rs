@@ -188,8 +188,8 @@ async fn each_of_many_routes_has_its_name_and_all_requests_are_counted() {
 
 #[tokio::test]
 async fn requests_of_routes_beyond_the_limit_are_counted_together() {
-    const KEPT: usize = 16_384;
-    const ROUTES: usize = KEPT + 500;
+    const MAX_KEPT: usize = 16_384;
+    const ROUTES: usize = MAX_KEPT + 500;
     let (meters, [reader, _]) = readers(10_000);
     let layer = by_path(TelemetryLayer::new().with_meter_provider(meters));
     for n in 0..ROUTES {

@@ -196,7 +196,7 @@ async fn a_future_that_loses_a_race_is_cancelled_and_dropped_in_its_own_span() {
         }
     }
 
-    let loser = |name: &'static str, on_drop: &'static str| {
+    let losing_branch = |name: &'static str, on_drop: &'static str| {
         tower_telemetry::async_with_tracer("test", name, async move {
             let _on_drop = OnDrop(on_drop);
             std::future::pending::<()>().await;
@@ -206,11 +206,11 @@ async fn a_future_that_loses_a_race_is_cancelled_and_dropped_in_its_own_span() {
     in_request(&telemetry, async {
         tokio::select! {
             biased;
-            () = loser("select", "in-select") => {}
+            () = losing_branch("select", "in-select") => {}
             () = tokio::task::yield_now() => {}
         }
         let timeout = std::time::Duration::from_millis(1);
-        let timed_out = tokio::time::timeout(timeout, loser("timeout", "in-timeout")).await;
+        let timed_out = tokio::time::timeout(timeout, losing_branch("timeout", "in-timeout")).await;
         assert!(timed_out.is_err());
     })
     .await;

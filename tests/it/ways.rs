@@ -60,7 +60,7 @@ async fn a_proxy_with_a_password_forwards_grpc_and_http() {
             assert!(!shown.contains("cret"), "{shown}");
 
             let stats = export(config).await;
-            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.asked());
+            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.requested());
             assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
             assert_eq!(receiver.received().spans().len(), 1, "{case}");
             let headers = &receiver.received().headers[0];
@@ -70,7 +70,7 @@ async fn a_proxy_with_a_password_forwards_grpc_and_http() {
                 ("http", _) => "POST http://receiver.invalid:4321/v1/traces HTTP/1.1",
                 _ => "receiver.invalid:4321",
             };
-            assert_eq!(proxy.asked(), [expected], "{case}");
+            assert_eq!(proxy.requested(), [expected], "{case}");
         }
     }
 }
@@ -90,11 +90,14 @@ async fn a_proxy_forwards_tls_and_sees_only_the_name_of_the_receiver() {
             let config = config(&variables("https", variable, proxy.url(scheme)));
             let config = config.with_ca_certificate(authority.file());
             let stats = export(way.of(config)).await;
-            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.asked());
+            let case = format!("{variable} {scheme} {way:?} {:?}", proxy.requested());
             assert_eq!((stats.exported, stats.failed), (1, 0), "{case}");
             assert_eq!(receiver.received().spans().len(), 1, "{case}");
-            assert!(proxy.asked()[0].contains("receiver.invalid:4321"), "{case}");
-            assert!(!proxy.asked()[0].contains("POST"), "{case}");
+            assert!(
+                proxy.requested()[0].contains("receiver.invalid:4321"),
+                "{case}"
+            );
+            assert!(!proxy.requested()[0].contains("POST"), "{case}");
         }
     }
 }
@@ -112,17 +115,17 @@ async fn a_proxy_that_rejects_is_a_failure_and_a_bypassed_proxy_is_not() {
         assert!(receiver.arrivals().is_empty());
 
         // Loopback addresses bypass the proxy, and `without_proxy` disables it.
-        let asked = proxy.asked().len();
+        let asked = proxy.requested().len();
         let mut variables = variables("http", "HTTP_PROXY", proxy.url("http"));
         variables[0].1 = receiver.endpoint();
         for config in [config(&variables), config(&variables).without_proxy()] {
             assert_eq!(export(way.of(config)).await.exported, 1);
         }
-        assert_eq!(proxy.asked().len(), asked);
+        assert_eq!(proxy.requested().len(), asked);
         // `with_proxy` enables it for all receivers.
         let config = config(&variables).with_proxy(proxy.url("http"));
         assert_eq!(export(way.of(config)).await.exported, 1);
-        assert_eq!(proxy.asked().len(), asked + 1);
+        assert_eq!(proxy.requested().len(), asked + 1);
     }
 }
 

@@ -684,13 +684,13 @@ fn formatted(
 
 #[test]
 fn displayed_and_debugged_values_are_recorded_and_missing_values_are_left_out() {
-    static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    static READS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let filter = Filter {
         min: 1,
         tags: vec!["a"],
     };
     let span = only(async {
-        let id = Id(&LOOKED_AT, "67e55044-10b1-426f-9247-bb680e5fe0c8");
+        let id = Id(&READS, "67e55044-10b1-426f-9247-bb680e5fe0c8");
         let name = Some("Ada".to_owned());
         formatted(&id, &filter, Some("free"), None, &name, "text");
     });
@@ -724,7 +724,7 @@ async fn debugged(id: &Id) {
 
 #[test]
 fn recorded_text_is_bounded_and_left_out_if_formatting_panics() {
-    static LOOKED_AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    static READS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let long: &str = "x".repeat(5000).leak();
     let cut = format!("{}…", "x".repeat(1021));
     for (text, expected) in [
@@ -738,7 +738,7 @@ fn recorded_text_is_bounded_and_left_out_if_formatting_panics() {
         if let Some(text) = expected {
             attributes.insert("id".to_owned(), text.to_owned());
         }
-        let id = &Id(&LOOKED_AT, text);
+        let id = &Id(&READS, text);
         assert_eq!(span_attributes(&only(async { displayed(id) })), attributes);
         assert_eq!(span_attributes(&only(debugged(id))), attributes);
     }

@@ -17,7 +17,7 @@ fn main() {
             load::table();
         }
         // The tables start this for each of their numbers.
-        ["measure", stack, inbound, what] => measure::one_here(stack, inbound, what),
+        ["measure", stack, inbound, what] => measure::measure_in_process(stack, inbound, what),
         ["serve", stack] => load::serve(stack),
         ["requests"] => measure::table(),
         ["load"] => load::table(),

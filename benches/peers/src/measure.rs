@@ -229,7 +229,7 @@ fn collected(output: &Output) -> f64 {
 }
 
 /// Measures the instructions or the time of one stack, and prints the time.
-pub fn one_here(stack: &str, inbound: &str, what: &str) {
+pub fn measure_in_process(stack: &str, inbound: &str, what: &str) {
     one(stack, inbound, |app, counted| {
         if what == "instructions" {
             send_counted(app, counted);

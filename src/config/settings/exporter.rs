@@ -23,7 +23,7 @@ impl Exporter {
     pub(crate) const ALL: [Self; 3] = [Self::Console, Self::Otlp, Self::Prometheus];
 
     /// Returns whether the exporter supports a signal.
-    pub(crate) fn takes(self, signal: Signal) -> bool {
+    pub(crate) fn supports(self, signal: Signal) -> bool {
         matches!(self, Self::Otlp | Self::Console) || signal == Signal::Metrics
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::concurrent::caught::warn_once;
-use crate::logs::tell;
+use crate::logs::emit_later;
 use crate::providers::variables::ConfigWarning;
 
 /// The maximum number of headers of a message. Receivers refuse larger heads.
@@ -103,7 +103,7 @@ impl HeadersFrom {
 
 /// Warns about a callback that panicked, from a thread that no export waits for.
 fn warn_of_panic() {
-    tell(|| {
+    emit_later(|| {
         warn_once!(
             "the callback of `with_headers_from` panicked; the message is sent without its headers"
         );

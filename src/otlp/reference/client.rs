@@ -17,7 +17,7 @@ use crate::otlp::reference::grpc;
 use crate::otlp::reference::http::Exchange;
 use crate::otlp::response::{AttemptError, Retry};
 use crate::otlp::retention::Retention;
-use crate::otlp::retries::Repeat;
+use crate::otlp::retries::RetryPolicy;
 use crate::stats::Failure;
 
 /// Sends the telemetry of one signal with an exporter of `opentelemetry-otlp`.
@@ -53,10 +53,10 @@ impl<E: Reference> ReferenceClient<E> {
     pub(crate) async fn export<Q: messages::Request>(
         &self,
         batches: Vec<(E::Batch, u64)>,
-        repeat: Repeat,
+        policy: RetryPolicy,
         retention: &Retention,
     ) -> SendOutcome {
-        let oldest = self.client.retries.oldest();
+        let give_up_at = self.client.retries.give_up_at();
         let mut outcome = SendOutcome::default();
         let mut batches = batches.into_iter();
         while let Some((batch, count)) = batches.next() {
@@ -65,7 +65,7 @@ impl<E: Reference> ReferenceClient<E> {
             let run = self
                 .client
                 .retries
-                .run(attempt, not_before, oldest, repeat, retention);
+                .run(attempt, not_before, give_up_at, policy, retention);
             if outcome.add(count, run.await) {
                 outcome.dropped += batches.by_ref().map(|(_, count)| count).sum::<u64>();
             }
@@ -94,7 +94,7 @@ impl<E: Reference> ReferenceClient<E> {
             return Ok((0, String::new()));
         }
         match (self.exchange.take(), sent) {
-            (Some(Ok(answer)), _) => self.client.rejected::<Q>(answer).ok_or_else(|| {
+            (Some(Ok(accepted)), _) => self.client.rejected::<Q>(accepted).ok_or_else(|| {
                 AttemptError::no_receiver("the response does not come from an OTLP receiver")
             }),
             (Some(Err(error)), _) => Err(error),

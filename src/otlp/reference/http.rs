@@ -60,9 +60,9 @@ impl HttpClient for Http {
         }
         let end = self.0.client.post(body, headers).await;
         let response = match &end {
-            Ok(answer) => {
-                let mut response = Response::new(answer.body.clone());
-                *response.headers_mut() = answer.headers.clone();
+            Ok(accepted) => {
+                let mut response = Response::new(accepted.body.clone());
+                *response.headers_mut() = accepted.headers.clone();
                 Ok(response)
             }
             Err(error) => Err(error.detail.clone().into()),

@@ -88,9 +88,9 @@ impl Trace {
                 next.extend(below(&span, &mut children, depth + 1));
             }
         }
-        let mut strays: Vec<_> = children.into_values().flatten().collect();
-        strays.sort_by_key(|span| span.start_time);
-        for span in &strays {
+        let mut orphans: Vec<_> = children.into_values().flatten().collect();
+        orphans.sort_by_key(|span| span.start_time);
+        for span in &orphans {
             write_span(span, None, style, text);
         }
     }
@@ -133,8 +133,8 @@ impl Sink<EndedSpan> for SpanPrinter {
         }
     }
 
-    async fn settled(&self, flush: bool) {
-        print(&self.write(|waiting, text| waiting.write_late(flush, self.style, text)));
+    async fn end_pass(&self, flush: bool) {
+        print(&self.write(|waiting, text| waiting.write_overdue(flush, self.style, text)));
     }
 }
 
@@ -162,10 +162,10 @@ impl Waiting {
 
     /// Writes traces that have waited for too long, because their request is still running or has
     /// been written before.
-    fn write_late(&mut self, all: bool, style: Style, text: &mut String) {
+    fn write_overdue(&mut self, all: bool, style: Style, text: &mut String) {
         let all = all || self.spans > MAX_WAITING;
-        let late = |trace: &Trace| all || trace.since.elapsed() >= MAX_WAIT;
-        for (_, trace) in self.traces.extract_if(|_, trace| late(trace)) {
+        let overdue = |trace: &Trace| all || trace.since.elapsed() >= MAX_WAIT;
+        for (_, trace) in self.traces.extract_if(|_, trace| overdue(trace)) {
             self.spans -= trace.len();
             trace.write(style, text);
         }
@@ -181,14 +181,14 @@ fn write_span(span: &SpanData, depth: Option<usize>, style: Style, text: &mut St
         Some(_) => write!(text, "{:indent$}", ""),
     };
     let _ = write!(text, " {}", span.name.escape_debug());
-    if let Some(path) = path_beside_route(span) {
+    if let Some(path) = path_unless_in_name(span) {
         let _ = write!(text, " {}", style.dim(path));
     }
-    let ending = ending(span);
+    let span_end = span_end(span);
     let _ = write!(
         text,
         " {} {:.2?}",
-        style.colored(ending.color, &ending.words),
+        style.colored(span_end.color, &span_end.words),
         duration(span)
     );
     if depth.is_none() {
@@ -203,7 +203,7 @@ fn write_span(span: &SpanData, depth: Option<usize>, style: Style, text: &mut St
 }
 
 /// Returns the path of a request, unless its name contains it.
-fn path_beside_route(span: &SpanData) -> Option<String> {
+fn path_unless_in_name(span: &SpanData) -> Option<String> {
     let path = attribute(span, semconv::URL_PATH)?.as_str();
     let route = attribute(span, semconv::HTTP_ROUTE);
     if route.is_some_and(|route| route.as_str() == path) || span.name.ends_with(&*path) {
@@ -258,13 +258,13 @@ impl fmt::Display for Clock {
 }
 
 /// How a span ended.
-struct Ending {
+struct SpanEnd {
     /// The status of the response, and the type of the error.
     words: String,
     color: Color,
 }
 
-fn ending(span: &SpanData) -> Ending {
+fn span_end(span: &SpanData) -> SpanEnd {
     let status = attribute(span, semconv::HTTP_RESPONSE_STATUS_CODE);
     let code = status.or_else(|| attribute(span, semconv::RPC_STATUS_CODE));
     let error = attribute(span, semconv::ERROR_TYPE).map(|error| error.as_str());
@@ -284,7 +284,7 @@ fn ending(span: &SpanData) -> Ending {
         Some(Value::I64(300..)) => Color::Cyan,
         _ => Color::Green,
     };
-    Ending { words, color }
+    SpanEnd { words, color }
 }
 
 #[cfg(test)]

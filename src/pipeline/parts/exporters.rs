@@ -16,14 +16,14 @@ use crate::otlp::outcome::SendOutcome;
 use crate::otlp::retention::Retention;
 #[cfg(feature = "logs")]
 use crate::pipeline::log_record::Record;
-use crate::pipeline::parts::ending::{EndPart, Ends, RunningPart};
 use crate::pipeline::parts::record::shown_error;
+use crate::pipeline::parts::running_part::{Flushable, PartHandle, RunningPart};
 use crate::pipeline::parts::thread::drive;
 use crate::pipeline::spans::ended::EndedSpan;
 use crate::pipeline::worker::Sink;
 use crate::stats::Failure;
 
-impl Ends for Box<dyn AnySpanExporter> {
+impl Flushable for Box<dyn AnySpanExporter> {
     fn flush(&self) -> OTelSdkResult {
         (**self).force_flush()
     }
@@ -34,7 +34,7 @@ impl Ends for Box<dyn AnySpanExporter> {
 }
 
 #[cfg(feature = "logs")]
-impl Ends for Box<dyn AnyLogExporter> {
+impl Flushable for Box<dyn AnyLogExporter> {
     /// Does nothing: log exporters have no flush.
     fn flush(&self) -> OTelSdkResult {
         Ok(())
@@ -95,7 +95,7 @@ impl Sink<EndedSpan> for SpanPart {
         outcome(count, export.await)
     }
 
-    async fn settled(&self, flush: bool) {
+    async fn end_pass(&self, flush: bool) {
         if flush {
             self.part.flush().await;
         }

@@ -10,7 +10,7 @@ use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::pipeline::parts::record::PartRecord;
 
 /// A log processor whose calls are counted and whose panics are caught.
@@ -50,15 +50,15 @@ impl LogProcessor for LogProcessorPart {
             let _suppressed = Context::enter_telemetry_suppressed_scope();
             self.processor.emit(record, scope);
         };
-        if caught(emit).is_none() {
-            self.record.lose_one();
+        if catch_panic(emit).is_none() {
+            self.record.count_lost();
         }
     }
 
     fn event_enabled(&self, level: Severity, target: &str, name: Option<&str>) -> bool {
-        let enabled = caught(|| self.processor.event_enabled(level, target, name));
+        let enabled = catch_panic(|| self.processor.event_enabled(level, target, name));
         enabled.unwrap_or_else(|| {
-            self.record.tell_of_panic();
+            self.record.log_panic();
             true
         })
     }

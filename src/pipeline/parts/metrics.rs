@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::config::parts::AnyMetricExporter;
 use crate::otlp::retention::Retention;
 use crate::pipeline::counts::Losses;
-use crate::pipeline::parts::ending::{EndPart, Ends, RunningPart};
 use crate::pipeline::parts::exporters::{Exported, outcome, run};
+use crate::pipeline::parts::running_part::{Flushable, PartHandle, RunningPart};
 use crate::pipeline::readers::{collect_from, count_points};
 use crate::pipeline::worker::{self, Flushes, Worker};
 
@@ -24,7 +24,7 @@ pub(crate) struct MetricPart {
     pub(crate) reader: Arc<ManualReader>,
 }
 
-impl Ends for MetricPart {
+impl Flushable for MetricPart {
     fn flush(&self) -> OTelSdkResult {
         self.exporter.force_flush()
     }
@@ -81,11 +81,11 @@ pub(crate) fn worker(
             let run = worker::run_export(&mut losses, 0, export, &mut flushes, &retention, start);
             let exported = run.await;
             if result.await.unwrap_or(true) {
-                losses.settle(exported);
+                losses.record_outcome(exported);
                 if !waiters.is_empty() {
                     part.flush().await;
                 }
-                worker::answer(waiters);
+                worker::notify_waiters(waiters);
             }
             // Otherwise the waiters are dropped, so that the flush reports a failure.
         }

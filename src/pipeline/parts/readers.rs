@@ -8,7 +8,7 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, Pipeline, Temporality};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::pipeline::export_thread::FlushHandle;
 use crate::pipeline::parts::record::PartRecord;
 
@@ -50,11 +50,11 @@ impl ReaderPart {
         flush: Option<FlushHandle>,
     ) -> Self {
         let temporality = |kind| {
-            let told = caught(|| reader.temporality(kind));
-            if told.is_none() {
-                record.tell_of_panic();
+            let returned = catch_panic(|| reader.temporality(kind));
+            if returned.is_none() {
+                record.log_panic();
             }
-            told.unwrap_or_default()
+            returned.unwrap_or_default()
         };
         Self {
             temporalities: KINDS.map(temporality),
@@ -67,13 +67,13 @@ impl ReaderPart {
 
 impl MetricReader for ReaderPart {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        if caught(|| self.reader.register_pipeline(pipeline)).is_none() {
-            self.record.0.tell_of_panic();
+        if catch_panic(|| self.reader.register_pipeline(pipeline)).is_none() {
+            self.record.0.log_panic();
         }
     }
 
     fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        caught(|| self.reader.collect(metrics)).unwrap_or_else(|| {
+        catch_panic(|| self.reader.collect(metrics)).unwrap_or_else(|| {
             let reason = "the reader panicked".to_owned();
             Err(OTelSdkError::InternalFailure(reason))
         })

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 
-use crate::logs::tell;
+use crate::logs::emit_later;
 use crate::pipeline::counts::Counters;
 use crate::semconv;
 use crate::stats::{Failure, PartKind, PartStats, SignalStats};
@@ -16,8 +16,8 @@ pub(crate) struct PartRecord {
     pub(crate) name: String,
     pub(crate) counters: Arc<Counters>,
     failed_flushes: AtomicU64,
-    told_panic: AtomicBool,
-    told_flush: AtomicBool,
+    has_logged_panic: AtomicBool,
+    has_logged_flush: AtomicBool,
 }
 
 impl PartRecord {
@@ -27,8 +27,8 @@ impl PartRecord {
             name,
             counters: Arc::default(),
             failed_flushes: AtomicU64::new(0),
-            told_panic: AtomicBool::new(false),
-            told_flush: AtomicBool::new(false),
+            has_logged_panic: AtomicBool::new(false),
+            has_logged_flush: AtomicBool::new(false),
         })
     }
 
@@ -62,17 +62,17 @@ impl PartRecord {
 
     /// Counts an item that is lost because the part panicked.
     #[cold]
-    pub(crate) fn lose_one(&self) {
-        self.counters.fail_one(Failure::Panic);
-        self.tell_of_panic();
+    pub(crate) fn count_lost(&self) {
+        self.counters.count_failed(Failure::Panic);
+        self.log_panic();
     }
 
     /// Logs that the part panicked, once per part.
     #[cold]
-    pub(crate) fn tell_of_panic(&self) {
-        if !self.told_panic.swap(true, Ordering::Relaxed) {
+    pub(crate) fn log_panic(&self) {
+        if !self.has_logged_panic.swap(true, Ordering::Relaxed) {
             let part = self.shown();
-            tell(move || {
+            emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     "{part} panicked; all other parts continue. This is logged only once"
@@ -82,13 +82,13 @@ impl PartRecord {
     }
 
     /// Records the result of a flush or shutdown; `None` if it panicked.
-    pub(crate) fn note_end(&self, result: Option<OTelSdkResult>) {
+    pub(crate) fn record_end(&self, result: Option<OTelSdkResult>) {
         // A part that the application has shut down has nothing left to export.
         if matches!(result, Some(Ok(()) | Err(OTelSdkError::AlreadyShutdown))) {
             return;
         }
         self.failed_flushes.fetch_add(1, Ordering::Relaxed);
-        if self.told_flush.swap(true, Ordering::Relaxed) {
+        if self.has_logged_flush.swap(true, Ordering::Relaxed) {
             return;
         }
         let part = self.shown();
@@ -96,7 +96,7 @@ impl PartRecord {
             Some(Err(error)) => shown_error(&error),
             _ => "it panicked".to_owned(),
         };
-        tell(move || {
+        emit_later(move || {
             tracing::warn!(
                 target: "tower_telemetry",
                 reason,

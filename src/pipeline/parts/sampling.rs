@@ -9,22 +9,22 @@ use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler, SamplingResult, ShouldSample,
 };
 
-use crate::concurrent::caught::caught;
-use crate::logs::tell;
+use crate::concurrent::caught::catch_panic;
+use crate::logs::emit_later;
 
 /// The application's sampler. If it panics, the span is sampled like its parent; a span without a
 /// parent is sampled.
 #[derive(Clone, Debug)]
 pub(crate) struct CaughtSampler {
     sampler: Box<dyn ShouldSample>,
-    is_told: Arc<AtomicBool>,
+    is_logged: Arc<AtomicBool>,
 }
 
 impl CaughtSampler {
     pub(crate) fn new(sampler: Box<dyn ShouldSample>) -> Self {
         Self {
             sampler,
-            is_told: Arc::default(),
+            is_logged: Arc::default(),
         }
     }
 }
@@ -39,15 +39,15 @@ impl ShouldSample for CaughtSampler {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let ask = |sampler: &dyn ShouldSample| {
+        let call = |sampler: &dyn ShouldSample| {
             sampler.should_sample(parent, trace_id, name, kind, attributes, links)
         };
-        caught(|| ask(&*self.sampler)).unwrap_or_else(|| {
-            tell_once(
-                &self.is_told,
+        catch_panic(|| call(&*self.sampler)).unwrap_or_else(|| {
+            log_once(
+                &self.is_logged,
                 "the sampler panicked; spans are sampled like their parents",
             );
-            ask(&Sampler::parent_based(Sampler::AlwaysOn))
+            call(&Sampler::parent_based(Sampler::AlwaysOn))
         })
     }
 }
@@ -56,22 +56,22 @@ impl ShouldSample for CaughtSampler {
 #[derive(Debug)]
 pub(crate) struct CaughtIdGenerator {
     generator: Box<dyn IdGenerator>,
-    is_told: AtomicBool,
+    is_logged: AtomicBool,
 }
 
 impl CaughtIdGenerator {
     pub(crate) fn new(generator: Box<dyn IdGenerator>) -> Self {
         Self {
             generator,
-            is_told: AtomicBool::new(false),
+            is_logged: AtomicBool::new(false),
         }
     }
 
     fn id<I: PartialEq>(&self, make: impl Fn(&dyn IdGenerator) -> I, invalid: &I) -> I {
-        let made = caught(|| make(&*self.generator)).filter(|id| id != invalid);
+        let made = catch_panic(|| make(&*self.generator)).filter(|id| id != invalid);
         made.unwrap_or_else(|| {
             let line = "the id generator panicked or returned an invalid id; random ids are used";
-            tell_once(&self.is_told, line);
+            log_once(&self.is_logged, line);
             make(&RandomIdGenerator::default())
         })
     }
@@ -88,9 +88,9 @@ impl IdGenerator for CaughtIdGenerator {
 }
 
 #[cold]
-fn tell_once(is_told: &AtomicBool, line: &'static str) {
-    if !is_told.swap(true, Ordering::Relaxed) {
-        tell(move || tracing::warn!(target: "tower_telemetry", "{line}"));
+fn log_once(is_logged: &AtomicBool, line: &'static str) {
+    if !is_logged.swap(true, Ordering::Relaxed) {
+        emit_later(move || tracing::warn!(target: "tower_telemetry", "{line}"));
     }
 }
 

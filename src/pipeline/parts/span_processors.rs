@@ -8,7 +8,7 @@ use opentelemetry::Context;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::config::parts::SpanExport;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::spans::span_data::make_keys_unique;
@@ -29,15 +29,15 @@ impl fmt::Debug for SpanProcessorPart {
 
 impl SpanProcessor for SpanProcessorPart {
     fn on_start(&self, span: &mut Span, cx: &Context) {
-        if caught(|| self.processor.on_start(span, cx)).is_none() {
-            self.record.tell_of_panic();
+        if catch_panic(|| self.processor.on_start(span, cx)).is_none() {
+            self.record.log_panic();
         }
     }
 
     fn on_end(&self, span: SpanData) {
         self.record.counters.accept(1);
-        if caught(|| self.processor.on_end(span)).is_none() {
-            self.record.lose_one();
+        if catch_panic(|| self.processor.on_end(span)).is_none() {
+            self.record.count_lost();
         }
     }
 
@@ -54,33 +54,33 @@ impl SpanProcessor for SpanProcessorPart {
 /// would copy each span once more.
 #[derive(Debug)]
 pub(crate) struct SpanProcessors {
-    beside: Vec<SpanProcessorPart>,
+    before_export: Vec<SpanProcessorPart>,
     export: Box<dyn SpanProcessor>,
     is_empty: bool,
 }
 
 impl SpanProcessors {
-    /// Puts `beside` before the `export`, and `around` around it.
+    /// Puts `before_export` before the `export`, and `around` around it.
     pub(crate) fn new(
-        beside: Vec<SpanProcessorPart>,
+        before_export: Vec<SpanProcessorPart>,
         around: Vec<(SpanProcessorPart, SpanExport)>,
         mut export: Box<dyn SpanProcessor>,
     ) -> Self {
-        let is_empty = beside.is_empty() && around.is_empty();
+        let is_empty = before_export.is_empty() && around.is_empty();
         // The first processor is the outermost.
         for (part, inner) in around.into_iter().rev() {
             inner.connect(export);
             export = Box::new(part);
         }
         Self {
-            beside,
+            before_export,
             export,
             is_empty,
         }
     }
 
     pub(crate) fn on_start(&self, span: &mut Span, cx: &Context) {
-        for processor in &self.beside {
+        for processor in &self.before_export {
             processor.on_start(span, cx);
         }
         self.export.on_start(span, cx);
@@ -91,7 +91,7 @@ impl SpanProcessors {
             // A processor may have set a key that the span already has, or received later.
             make_keys_unique(&mut span);
         }
-        for processor in &self.beside {
+        for processor in &self.before_export {
             processor.on_end(span.clone());
         }
         self.export.on_end(span);

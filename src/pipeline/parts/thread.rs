@@ -11,7 +11,7 @@ use opentelemetry::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 
 type Job<P> = Box<dyn FnOnce(&P) + Send>;
 
@@ -34,7 +34,7 @@ impl<P: Send + 'static> PartThread<P> {
             for call in receiver {
                 call(&part);
             }
-            let _ = caught(move || drop(part));
+            let _ = catch_panic(move || drop(part));
         };
         thread::Builder::new()
             .name("telemetry-part".to_owned())
@@ -54,7 +54,7 @@ impl<P: Send + 'static> PartThread<P> {
     {
         let (done, result) = oneshot::channel();
         let job = Box::new(move |part: &P| {
-            let _ = done.send(caught(|| call(part)));
+            let _ = done.send(catch_panic(|| call(part)));
         });
         let _ = self.calls.send(job);
         async move { result.await.ok().flatten() }
@@ -148,23 +148,23 @@ mod tests {
 
     #[test]
     fn a_part_is_dropped_on_its_thread_after_all_calls() {
-        struct Told(mpsc::Sender<(String, Option<String>)>);
+        struct DropReporter(mpsc::Sender<(String, Option<String>)>);
 
-        impl Drop for Told {
+        impl Drop for DropReporter {
             fn drop(&mut self) {
                 let name = thread::current().name().map(str::to_owned);
                 let _ = self.0.send(("dropped".to_owned(), name));
             }
         }
 
-        let (told, heard) = mpsc::channel();
-        let thread = PartThread::start(Told(told), true).expect("the thread starts");
+        let (sender, received) = mpsc::channel();
+        let thread = PartThread::start(DropReporter(sender), true).expect("the thread starts");
         drop(thread.call(|part| {
             let _ = part.0.send(("called".to_owned(), None));
         }));
         drop(thread);
-        let heard: Vec<_> = heard.iter().collect();
-        assert_eq!(heard[0].0, "called");
-        assert_eq!(heard[1].1.as_deref(), Some("telemetry-part"));
+        let received: Vec<_> = received.iter().collect();
+        assert_eq!(received[0].0, "called");
+        assert_eq!(received[1].1.as_deref(), Some("telemetry-part"));
     }
 }

@@ -5,7 +5,7 @@ use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 
 /// The format of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Exposition {
     /// Collects and encodes all metrics. Returns `None` if an observable callback panicked or the
     /// provider was shut down.
     pub(crate) fn collect(&self, form: Form) -> Option<Vec<u8>> {
-        let families = caught(|| self.registry.gather())?;
+        let families = catch_panic(|| self.registry.gather())?;
         if families.is_empty() {
             return None;
         }

@@ -49,7 +49,7 @@ pub(crate) async fn serve(listener: TcpListener, service: PrometheusService) {
         };
         let service = service.clone();
         tokio::spawn(async move {
-            let answer = service_fn(move |request: Request<_>| {
+            let respond = service_fn(move |request: Request<_>| {
                 let mut service = service.clone();
                 async move {
                     match request.uri().path() {
@@ -62,7 +62,7 @@ pub(crate) async fn serve(listener: TcpListener, service: PrometheusService) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(MAX_HEAD_TIME)
                 .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), answer);
+                .serve_connection(TokioIo::new(stream), respond);
             let _ = timeout(MAX_TIME, connection).await;
             drop(permit);
         });

@@ -22,7 +22,7 @@ pub(crate) const MAX_WAITING: usize = 16;
 pub(crate) struct Scrape {
     pub(crate) form: Form,
     /// Receives `None` if the metrics cannot be collected.
-    pub(crate) answer: oneshot::Sender<Option<Vec<u8>>>,
+    pub(crate) sender: oneshot::Sender<Option<Vec<u8>>>,
 }
 
 /// Service that responds with all metrics in Prometheus or OpenMetrics text format.
@@ -63,9 +63,9 @@ impl PrometheusService {
         self.address.get().copied()
     }
 
-    fn ask(&self, form: Form) -> Option<oneshot::Receiver<Option<Vec<u8>>>> {
-        let (answer, text) = oneshot::channel();
-        self.scrapes.try_send(Scrape { form, answer }).ok()?;
+    fn request_page(&self, form: Form) -> Option<oneshot::Receiver<Option<Vec<u8>>>> {
+        let (sender, text) = oneshot::channel();
+        self.scrapes.try_send(Scrape { form, sender }).ok()?;
         Some(text)
     }
 }
@@ -87,7 +87,7 @@ impl<B> Service<Request<B>> for PrometheusService {
             return Box::pin(async { Ok(response) });
         }
         let form = Form::accepted(request.headers());
-        let text = self.ask(form);
+        let text = self.request_page(form);
         let is_head = request.method() == Method::HEAD;
         Box::pin(async move {
             let text = match text {

@@ -113,10 +113,10 @@ async fn serve_on(
 }
 
 async fn collect(exposition: Exposition, mut waiting: mpsc::Receiver<Scrape>) {
-    while let Some(Scrape { form, answer }) = waiting.recv().await {
+    while let Some(Scrape { form, sender }) = waiting.recv().await {
         // A closed channel means that the connection is gone.
-        if !answer.is_closed() {
-            let _ = answer.send(exposition.collect(form));
+        if !sender.is_closed() {
+            let _ = sender.send(exposition.collect(form));
         }
         // Lets the server's tasks run between scrapes.
         tokio::task::yield_now().await;

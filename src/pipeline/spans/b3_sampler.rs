@@ -25,12 +25,12 @@ impl ShouldSample for B3Sampler {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let ask = |cx: Option<&Context>| {
+        let sample = |cx: Option<&Context>| {
             self.0
                 .should_sample(cx, trace_id, name, kind, attributes, links)
         };
         let Some((cx, decision)) = parent.and_then(|cx| Some((cx, decision_in(cx)?))) else {
-            return ask(parent);
+            return sample(parent);
         };
         match decision {
             Decision::Deny => SamplingResult {
@@ -40,7 +40,7 @@ impl ShouldSample for B3Sampler {
             },
             // Samples like a new trace. The span is removed, because some samplers treat an invalid
             // active span as a parent.
-            Decision::Deferred => ask(Some(&without_span_of(cx))),
+            Decision::Deferred => sample(Some(&without_span_of(cx))),
             // The caller decided to sample but sent no ids. Samplers understand this as a sampled
             // remote parent.
             Decision::Accept | Decision::Debug if !cx.span().span_context().is_valid() => {
@@ -51,9 +51,9 @@ impl ShouldSample for B3Sampler {
                     true,
                     TraceState::NONE,
                 );
-                ask(Some(&cx.with_remote_span_context(caller)))
+                sample(Some(&cx.with_remote_span_context(caller)))
             }
-            Decision::Accept | Decision::Debug => ask(parent),
+            Decision::Accept | Decision::Debug => sample(parent),
         }
     }
 }

@@ -156,9 +156,9 @@ impl Request for SpanMessage {
         Some(request)
     }
 
-    fn rejected(answer: Bytes) -> Option<(i64, String)> {
-        let answer = ExportTraceServiceResponse::decode(answer).ok()?;
-        let partial = answer.partial_success.unwrap_or_default();
+    fn rejected(response: Bytes) -> Option<(i64, String)> {
+        let response = ExportTraceServiceResponse::decode(response).ok()?;
+        let partial = response.partial_success.unwrap_or_default();
         Some((partial.rejected_spans, partial.error_message))
     }
 

@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 use opentelemetry_sdk::trace::SpanLimits;
 
 use crate::concurrent::per_thread::PerThread;
-use crate::logs::EndNotice;
+use crate::logs::EndWarning;
 use crate::pipeline::queue::Queue;
 use crate::pipeline::spans::ended::EndedSpan;
 
@@ -21,7 +21,7 @@ pub(crate) struct SpanQueues {
     /// The number of recorded spans that have not ended, per thread; `None` if no metric needs it.
     pub(crate) live: Option<Box<PerThread<CachePadded<AtomicI64>>>>,
     stopped: AtomicBool,
-    end: EndNotice,
+    end: EndWarning,
 }
 
 /// The queues for exporters other than OTLP.
@@ -45,7 +45,7 @@ impl Others {
 }
 
 impl SpanQueues {
-    pub(crate) fn new(limits: SpanLimits, end: EndNotice) -> Self {
+    pub(crate) fn new(limits: SpanLimits, end: EndWarning) -> Self {
         Self {
             limits,
             others: None,
@@ -68,7 +68,7 @@ impl SpanQueues {
     pub(crate) fn to(queue: Arc<Queue<EndedSpan>>, limits: SpanLimits) -> Self {
         Self {
             otlp: Some(queue),
-            ..Self::new(limits, EndNotice::default())
+            ..Self::new(limits, EndWarning::default())
         }
     }
 
@@ -108,7 +108,7 @@ impl SpanQueues {
     pub(crate) fn has_stopped(&self) -> bool {
         let stopped = self.stopped.load(Ordering::Relaxed);
         if stopped {
-            self.end.give();
+            self.end.log_once();
         }
         stopped
     }

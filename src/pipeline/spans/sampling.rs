@@ -10,30 +10,30 @@ use crate::propagation::Decision;
 #[derive(Clone, Debug)]
 pub(crate) struct Sampling {
     /// The decision for spans that have a parent, local or remote.
-    pub(crate) below: Below,
+    pub(crate) parent_rule: ParentRule,
     /// The sampler for all other spans.
-    pub(crate) otherwise: SdkSampler,
+    pub(crate) root: SdkSampler,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Below {
+pub(crate) enum ParentRule {
     /// Sampled like the parent.
     Parent,
     /// Sampled like a span without a parent.
-    Otherwise,
+    Root,
 }
 
 impl Sampling {
     /// Returns `None` for a custom sampler.
     pub(crate) fn of(sampler: &Sampler) -> Option<Self> {
         let rule = sampler.rule().ok()?;
-        let below = match rule.follows_parent {
-            true => Below::Parent,
-            false => Below::Otherwise,
+        let parent_rule = match rule.follows_parent {
+            true => ParentRule::Parent,
+            false => ParentRule::Root,
         };
         Some(Self {
-            below,
-            otherwise: rule.root,
+            parent_rule,
+            root: rule.root,
         })
     }
 
@@ -43,24 +43,22 @@ impl Sampling {
         decision: Option<Decision>,
         trace_id: TraceId,
     ) -> bool {
-        let asked = match decision {
+        let parent_decision = match decision {
             Some(Decision::Deny) => return false,
             Some(Decision::Deferred) => None,
             // The caller sent a decision without ids. The trace is new, but the decision is made.
             Some(Decision::Accept | Decision::Debug) if parent.is_none() => Some(true),
             _ => parent.map(SpanContext::is_sampled),
         };
-        if let (Below::Parent, Some(is_sampled)) = (self.below, asked) {
+        if let (ParentRule::Parent, Some(is_sampled)) = (self.parent_rule, parent_decision) {
             return is_sampled;
         }
         let kind = SpanKind::Internal;
-        let result = self
-            .otherwise
-            .should_sample(None, trace_id, "", &kind, &[], &[]);
+        let result = self.root.should_sample(None, trace_id, "", &kind, &[], &[]);
         result.decision == SamplingDecision::RecordAndSample
     }
 
     pub(crate) fn follows_unsampled(&self) -> bool {
-        self.below == Below::Parent || matches!(self.otherwise, SdkSampler::AlwaysOff)
+        self.parent_rule == ParentRule::Parent || matches!(self.root, SdkSampler::AlwaysOff)
     }
 }

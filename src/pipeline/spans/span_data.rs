@@ -143,7 +143,7 @@ mod tests {
     use crate::pipeline::spans::tracer::Tracers;
     use crate::propagation::TraceExtra;
     use crate::providers::start_span::{MakeTracer, Parent, StartSpan};
-    use crate::providers::tracer::TracersOf;
+    use crate::providers::tracer::AnyTracerProvider;
     use crate::semconv::{CapturedRequest, ClientRequest};
 
     /// A change to a span.
@@ -349,7 +349,7 @@ mod tests {
         // The provider must outlive the query, because dropping it clears the exporter.
         run(
             script,
-            &*TracersOf::new(provider.clone(), false).make(scope()),
+            &*AnyTracerProvider::new(provider.clone(), false).make(scope()),
         );
         let sdk = exporter
             .get_finished_spans()

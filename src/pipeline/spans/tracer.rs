@@ -22,7 +22,7 @@ use crate::pipeline::spans::queues::SpanQueues;
 use crate::pipeline::spans::record::{Scope, SpanRecord};
 use crate::pipeline::spans::sampling::Sampling;
 use crate::propagation::{
-    RANDOM_FLAG, TraceExtra, is_small_state, state_below, state_text, with_parent, with_state,
+    RANDOM_FLAG, TraceExtra, child_state, is_small_state, state_text, with_parent, with_state,
 };
 use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
 use crate::semconv;
@@ -113,9 +113,9 @@ impl StartSpan for Tracer {
             ids.new_span_id(),
             TraceFlags::new(random).with_sampled(is_sampled),
             false,
-            held.map_or(TraceState::NONE, |text| state_below(parent, text)),
+            held.map_or(TraceState::NONE, |text| child_state(parent, text)),
         );
-        let cx = TraceExtra::context_below(cx, extra, &span_context, state.as_ref());
+        let cx = TraceExtra::child_context(cx, extra, &span_context, state.as_ref());
         if !is_sampled {
             return Started {
                 cx: cx.with_remote_span_context(span_context),
@@ -292,9 +292,9 @@ mod tests {
     use super::*;
     use crate::config::settings::{Batch, Sampler};
     use crate::pipeline::queue::{Item, Queue};
-    use crate::pipeline::spans::sampling::Below;
+    use crate::pipeline::spans::sampling::ParentRule;
     use crate::propagation::{self, Decision};
-    use crate::providers::tracer::TracersOf;
+    use crate::providers::tracer::AnyTracerProvider;
     use crate::semconv::{CapturedRequest, ClientRequest};
 
     const LIMITS: SpanLimits = SpanLimits {
@@ -323,11 +323,11 @@ mod tests {
             let own = Tracers::new(queues, sampling.clone());
             let exporter = InMemorySpanExporter::default();
             let provider = SdkTracerProvider::builder();
-            let provider = match sampling.below {
-                Below::Parent => {
-                    provider.with_sampler(SdkSampler::parent_based(sampling.otherwise))
+            let provider = match sampling.parent_rule {
+                ParentRule::Parent => {
+                    provider.with_sampler(SdkSampler::parent_based(sampling.root))
                 }
-                Below::Otherwise => provider.with_sampler(sampling.otherwise),
+                ParentRule::Root => provider.with_sampler(sampling.root),
             };
             let provider = provider
                 .with_span_limits(LIMITS)
@@ -337,7 +337,7 @@ mod tests {
                 own: own.make(scope()),
                 tracers: own,
                 queue,
-                sdk: TracersOf::new(provider.build(), false).make(scope()),
+                sdk: AnyTracerProvider::new(provider.build(), false).make(scope()),
                 exporter,
             }
         }
@@ -624,7 +624,7 @@ mod tests {
             let extra = TraceExtra::new(Some(&remote), None, decision);
             let cx = Context::new().with_value(extra);
             let _attached = cx.with_remote_span_context(remote.clone()).attach();
-            assert_eq!(providers.drops_below_current(), drops, "{decision:?}");
+            assert_eq!(providers.drops_children_of_current(), drops, "{decision:?}");
         }
     }
 

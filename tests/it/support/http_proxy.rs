@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// Connects to one receiver, whatever name the client asks for.
 pub(crate) struct HttpProxy {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    requested: Arc<Mutex<Vec<String>>>,
 }
 
 const USER: &str = "me:s@cret";
@@ -23,14 +23,17 @@ impl HttpProxy {
     }
 
     /// Returns the request lines, and the names that clients asked for over SOCKS.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("the lock is not poisoned").clone()
+    pub(crate) fn requested(&self) -> Vec<String> {
+        self.requested
+            .lock()
+            .expect("the lock is not poisoned")
+            .clone()
     }
 
     pub(crate) fn start(target: SocketAddr) -> Self {
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requested = Arc::new(Mutex::new(Vec::new()));
         let (sender, address) = std::sync::mpsc::channel();
-        let kept = asked.clone();
+        let kept = requested.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -44,13 +47,13 @@ impl HttpProxy {
                     .send(bound)
                     .expect("the starter waits for the address");
                 while let Ok((client, _)) = listener.accept().await {
-                    let asked = kept.clone();
-                    tokio::spawn(async move { serve(client, target, &asked).await });
+                    let requested = kept.clone();
+                    tokio::spawn(async move { serve(client, target, &requested).await });
                 }
             });
         });
         let address = address.recv().expect("the server starts");
-        Self { address, asked }
+        Self { address, requested }
     }
 }
 
@@ -58,10 +61,10 @@ impl HttpProxy {
 async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
-    asked: &Mutex<Vec<String>>,
+    requested: &Mutex<Vec<String>>,
 ) -> Option<()> {
-    let tell = |line: &str| {
-        asked
+    let record = |line: &str| {
+        requested
             .lock()
             .expect("the lock is not poisoned")
             .push(line.to_owned());
@@ -70,11 +73,11 @@ async fn serve(
     client.peek(&mut first).await.ok()?;
     let mut forwarded = Vec::new();
     if first == [5] {
-        tell(&socks(&mut client).await?);
+        record(&socks(&mut client).await?);
     } else {
         let head = head(&mut client).await?;
         let (line, headers) = head.split_once("\r\n")?;
-        tell(line);
+        record(line);
         let password = base64::engine::general_purpose::STANDARD.encode(USER);
         let expected = format!("proxy-authorization: basic {password}").to_lowercase();
         let is_it = |header: &&str| header.to_lowercase() == expected;

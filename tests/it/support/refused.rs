@@ -10,7 +10,7 @@ pub(crate) struct RefusedPort {
 }
 
 impl RefusedPort {
-    pub(crate) fn hold() -> Self {
+    pub(crate) fn reserve() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket can be created");
         let any = "127.0.0.1:0".parse().expect("a valid address");
         socket.bind(any).expect("loopback has free ports");
@@ -24,7 +24,7 @@ impl RefusedPort {
 
 /// Returns an address that refuses connections until the process ends.
 pub(crate) fn refused_address() -> SocketAddr {
-    let port = RefusedPort::hold();
+    let port = RefusedPort::reserve();
     let address = port.address();
     std::mem::forget(port);
     address

@@ -68,9 +68,9 @@ thread_local! {
 
 /// The context of the represented span, stored in the span that represents it.
 #[derive(Clone)]
-pub(super) struct StandIn(pub(super) Context);
+pub(super) struct RepresentedSpan(pub(super) Context);
 
-impl StandIn {
+impl RepresentedSpan {
     fn span_id(cx: &Context) -> SpanId {
         cx.span().span_context().span_id()
     }

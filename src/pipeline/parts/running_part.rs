@@ -14,20 +14,20 @@ use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::trace::SpanProcessor;
 use tokio::sync::watch;
 
-use crate::concurrent::caught::caught;
+use crate::concurrent::caught::catch_panic;
 use crate::pipeline::parts::record::PartRecord;
 use crate::pipeline::parts::thread::PartThread;
 
 /// A call to a part in progress.
-pub(crate) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type PartCall = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A part that can be flushed and shut down.
-pub(crate) trait Ends: Send + 'static {
+pub(crate) trait Flushable: Send + 'static {
     fn flush(&self) -> OTelSdkResult;
     fn shut_down(&self, timeout: Duration) -> OTelSdkResult;
 }
 
-impl Ends for Arc<dyn SpanProcessor> {
+impl Flushable for Arc<dyn SpanProcessor> {
     fn flush(&self) -> OTelSdkResult {
         self.force_flush()
     }
@@ -38,7 +38,7 @@ impl Ends for Arc<dyn SpanProcessor> {
 }
 
 #[cfg(feature = "logs")]
-impl Ends for Arc<dyn LogProcessor> {
+impl Flushable for Arc<dyn LogProcessor> {
     fn flush(&self) -> OTelSdkResult {
         self.force_flush()
     }
@@ -48,7 +48,7 @@ impl Ends for Arc<dyn LogProcessor> {
     }
 }
 
-impl Ends for Arc<dyn MetricReader> {
+impl Flushable for Arc<dyn MetricReader> {
     fn flush(&self) -> OTelSdkResult {
         self.force_flush()
     }
@@ -59,12 +59,12 @@ impl Ends for Arc<dyn MetricReader> {
 }
 
 /// A part of any kind, as seen by the export thread.
-pub(crate) trait EndPart: Send + Sync {
+pub(crate) trait PartHandle: Send + Sync {
     /// Flushes the part after all earlier calls to it.
-    fn flush(&self) -> Ending;
+    fn flush(&self) -> PartCall;
 
     /// Shuts the part down after all earlier calls to it. Only the first call has an effect.
-    fn shut_down(&self, timeout: Duration) -> Ending;
+    fn shut_down(&self, timeout: Duration) -> PartCall;
 }
 
 /// A part and its thread.
@@ -76,7 +76,7 @@ pub(crate) struct RunningPart<P> {
     is_shut_down: AtomicBool,
 }
 
-impl<P: Ends> RunningPart<P> {
+impl<P: Flushable> RunningPart<P> {
     pub(crate) fn start(part: P, record: Arc<PartRecord>, with_runtime: bool) -> io::Result<Self> {
         Ok(Self {
             thread: PartThread::start(part, with_runtime)?,
@@ -87,15 +87,15 @@ impl<P: Ends> RunningPart<P> {
     }
 }
 
-impl<P: Ends> EndPart for RunningPart<P> {
-    fn flush(&self) -> Ending {
+impl<P: Flushable> PartHandle for RunningPart<P> {
+    fn flush(&self) -> PartCall {
         let mut next = lock(&self.next_flush);
         let end = next.get_or_insert_with(|| {
             let (flushing, end) = watch::channel(());
             let (next, record) = (self.next_flush.clone(), self.record.clone());
             drop(self.thread.call(move |part| {
                 lock(&next).take();
-                record.note_end(caught(|| part.flush()));
+                record.record_end(catch_panic(|| part.flush()));
                 drop(flushing);
             }));
             end
@@ -106,14 +106,14 @@ impl<P: Ends> EndPart for RunningPart<P> {
         })
     }
 
-    fn shut_down(&self, timeout: Duration) -> Ending {
+    fn shut_down(&self, timeout: Duration) -> PartCall {
         if self.is_shut_down.swap(true, Ordering::Relaxed) {
             return Box::pin(std::future::ready(()));
         }
         let record = self.record.clone();
         // The result is recorded on the part's thread, because the caller may no longer wait.
         let end = self.thread.call(move |part| {
-            record.note_end(caught(|| part.shut_down(timeout)));
+            record.record_end(catch_panic(|| part.shut_down(timeout)));
         });
         Box::pin(async move {
             end.await;
@@ -127,8 +127,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The parts that are not behind a worker.
 #[derive(Clone, Default)]
-pub(crate) struct Beside {
+pub(crate) struct UnqueuedParts {
     /// Span processors around the export. Their flush may release spans.
-    pub(crate) around: Vec<Arc<dyn EndPart>>,
-    pub(crate) others: Vec<Arc<dyn EndPart>>,
+    pub(crate) around: Vec<Arc<dyn PartHandle>>,
+    pub(crate) others: Vec<Arc<dyn PartHandle>>,
 }

@@ -24,16 +24,16 @@ const MAX_WAITING: usize = 64;
 
 type Line = Box<dyn FnOnce() + Send>;
 
-struct Teller {
+struct EventThread {
     process: u32,
     lines: SyncSender<Line>,
     /// `None` while the thread has the receiver.
-    untaken: Option<Receiver<Line>>,
+    idle_receiver: Option<Receiver<Line>>,
 }
 
 /// Emits an event soon, to the subscriber of the current thread or else of the process. Drops it if
 /// too many events wait.
-pub(crate) fn tell(line: impl FnOnce() + Send + 'static) {
+pub(crate) fn emit_later(line: impl FnOnce() + Send + 'static) {
     let dispatch = get_default(Dispatch::clone);
     send(Box::new(move || {
         if dispatch.is::<NoSubscriber>() {
@@ -48,28 +48,28 @@ pub(crate) fn tell(line: impl FnOnce() + Send + 'static) {
 /// was not enough.
 pub(crate) fn flush(timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
-    let (done, told) = sync_channel(1);
+    let (done, flushed) = sync_channel(1);
     let sent = send(Box::new(move || {
         let _ = done.send(());
     }));
     start();
     let left = deadline.saturating_duration_since(Instant::now());
-    sent && told.recv_timeout(left).is_ok()
+    sent && flushed.recv_timeout(left).is_ok()
 }
 
 /// Waits like [`flush`], without a limit. It works on any executor.
-pub(crate) async fn told() -> bool {
-    let (done, told) = tokio::sync::oneshot::channel();
+pub(crate) async fn flush_async() -> bool {
+    let (done, flushed) = tokio::sync::oneshot::channel();
     let sent = send(Box::new(move || {
         let _ = done.send(());
     }));
     start();
-    sent && told.await.is_ok()
+    sent && flushed.await.is_ok()
 }
 
 /// Ends the threads that write lines once no line waits, if threads are switched off.
-pub(crate) fn end_unwanted_threads() {
-    LogWriter::stdout().end_unwanted_thread();
+pub(crate) fn end_disabled_threads() {
+    LogWriter::stdout().end_disabled_thread();
     if was_used() {
         send(Box::new(|| {}));
     }
@@ -77,24 +77,24 @@ pub(crate) fn end_unwanted_threads() {
 
 /// Returns whether this process has emitted an event here.
 pub(crate) fn was_used() -> bool {
-    teller()
+    event_thread()
         .as_ref()
-        .is_some_and(|teller| teller.process == process::id())
+        .is_some_and(|event_thread| event_thread.process == process::id())
 }
 
 /// Logs once that something was recorded after the end of telemetry.
 #[derive(Clone, Default)]
-pub(crate) struct EndNotice(Arc<AtomicBool>);
+pub(crate) struct EndWarning(Arc<AtomicBool>);
 
-impl EndNotice {
+impl EndWarning {
     /// Logs the warning, unless it was logged before.
-    pub(crate) fn give(&self) {
+    pub(crate) fn log_once(&self) {
         // A warning about losses in a shutdown comes after the end, and becomes a log record, too.
         if EMITS.get() {
             return;
         }
         if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
-            tell(|| {
+            emit_later(|| {
                 tracing::warn!(
                     target: "tower_telemetry",
                     "telemetry has ended, and everything recorded from now on is lost; keep the \
@@ -105,7 +105,7 @@ impl EndNotice {
     }
 }
 
-static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
+static EVENT_THREAD: Mutex<Option<EventThread>> = Mutex::new(None);
 
 thread_local! {
     /// Whether this thread emits the events of this crate, and nothing else.
@@ -113,43 +113,43 @@ thread_local! {
 }
 
 fn send(line: Line) -> bool {
-    let mut teller = teller();
+    let mut event_thread = event_thread();
     // A forked process has no thread yet.
-    if teller
+    if event_thread
         .as_ref()
-        .is_none_or(|teller| teller.process != process::id())
+        .is_none_or(|event_thread| event_thread.process != process::id())
     {
         let (lines, receiver) = sync_channel(MAX_WAITING);
-        *teller = Some(Teller {
+        *event_thread = Some(EventThread {
             process: process::id(),
             lines,
-            untaken: Some(receiver),
+            idle_receiver: Some(receiver),
         });
     }
-    let Some(teller) = &mut *teller else {
+    let Some(event_thread) = &mut *event_thread else {
         return false;
     };
-    if threads::are_wanted() && !teller.start() {
+    if threads::are_enabled() && !event_thread.start() {
         return false;
     }
-    teller.lines.try_send(line).is_ok()
+    event_thread.lines.try_send(line).is_ok()
 }
 
 /// Starts the thread, if something was logged here.
 fn start() {
-    if let Some(teller) = &mut *teller() {
-        teller.start();
+    if let Some(event_thread) = &mut *event_thread() {
+        event_thread.start();
     }
 }
 
-fn teller() -> MutexGuard<'static, Option<Teller>> {
-    TELLER.lock().unwrap_or_else(PoisonError::into_inner)
+fn event_thread() -> MutexGuard<'static, Option<EventThread>> {
+    EVENT_THREAD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Teller {
+impl EventThread {
     /// Starts the thread, unless it runs, and returns whether it runs.
     fn start(&mut self) -> bool {
-        let Some(lines) = self.untaken.take() else {
+        let Some(lines) = self.idle_receiver.take() else {
             return true;
         };
         // In a mutex, so that the receiver is not lost if the thread cannot start.
@@ -163,7 +163,7 @@ impl Teller {
             }
         });
         if started.is_err() {
-            self.untaken = lent.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.idle_receiver = lent.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         started.is_ok()
     }
@@ -172,7 +172,7 @@ impl Teller {
 fn run(lines: Receiver<Line>) {
     EMITS.set(true);
     loop {
-        let next = match threads::are_wanted() {
+        let next = match threads::are_enabled() {
             true => lines.recv().ok(),
             false => lines.try_recv().ok(),
         };
@@ -180,15 +180,18 @@ fn run(lines: Receiver<Line>) {
             without_panic(line);
             continue;
         }
-        let mut teller = teller();
+        let mut event_thread = event_thread();
         // A line may have come since the last look.
         if let Ok(line) = lines.try_recv() {
-            drop(teller);
+            drop(event_thread);
             without_panic(line);
             continue;
         }
-        if let Some(teller) = teller.as_mut().filter(|one| one.process == process::id()) {
-            teller.untaken = Some(lines);
+        if let Some(event_thread) = event_thread
+            .as_mut()
+            .filter(|one| one.process == process::id())
+        {
+            event_thread.idle_receiver = Some(lines);
         }
         return;
     }

@@ -9,18 +9,18 @@ use crate::semconv::Side;
 
 /// The signals in which a request is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct RecordedSignals {
     pub(crate) traces: bool,
     pub(crate) metrics: bool,
 }
 
-impl Wanted {
+impl RecordedSignals {
     const ALL: Self = Self {
         traces: true,
         metrics: true,
     };
 
-    pub(crate) fn nothing(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         !self.traces && !self.metrics
     }
 
@@ -33,11 +33,11 @@ impl Wanted {
         if !has_filters && (excluded.is_empty() || options.side == Side::Client) {
             return Self::ALL;
         }
-        Self::ask(request, options, excluded)
+        Self::evaluate(request, options, excluded)
     }
 
     #[cold]
-    fn ask(request: &Parts, options: &Options, excluded: &ExcludedPaths) -> Self {
+    fn evaluate(request: &Parts, options: &Options, excluded: &ExcludedPaths) -> Self {
         let passes = |filter: &Option<Hook<Parts, bool>>| match filter {
             Some(filter) => guarded(|| filter(request)).unwrap_or(true),
             None => true,
