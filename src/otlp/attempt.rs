@@ -481,6 +481,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn requests_that_share_a_connection_fail_with_the_same_cause() {
+        // The frame SETTINGS, and GOAWAY with ENHANCE_YOUR_CALM.
+        const GO_AWAY: &[u8] = &[
+            0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 11,
+        ];
+        const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
+        for bytes in [&response("400 Bad Request\r\n", b"")[..], ALERT, GO_AWAY] {
+            let address = serve(bytes.to_vec()).await;
+            let client = client(&format!("http://{address}/"), Protocol::Grpc, None);
+            let all = tokio::join!(send(&client), send(&client), send(&client));
+            let [first, others @ ..] = <[_; 3]>::from(all);
+            assert_eq!(others.each_ref(), [&first; 2], "{bytes:?}");
+            let error = first.expect_err("the server is not a receiver");
+            assert!(!error.detail.contains("canceled"), "{error:?}");
+        }
+    }
+
     /// Serves HTTP/2 with the same response to every request.
     async fn serve_http_2(status: u16, content_type: &'static str) -> SocketAddr {
         use hyper::body::Incoming;

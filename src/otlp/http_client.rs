@@ -6,7 +6,7 @@
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(crate) struct HttpClient {
 #[derive(Default)]
 struct Kept {
     http1: Mutex<Vec<(Instant, Http1)>>,
-    http2: Mutex<Option<Http2>>,
+    http2: Mutex<Option<(Http2, EndError)>>,
     /// Held while an HTTP/2 connection is opened, so that all signals share one.
     opening: sync::Mutex<()>,
 }
@@ -64,7 +64,7 @@ enum Sender {
 }
 
 /// The error with which a connection ended. A request that was not sent yet does not return it.
-type EndError = Arc<Mutex<Option<hyper::Error>>>;
+type EndError = Arc<OnceLock<Arc<hyper::Error>>>;
 
 impl HttpClient {
     pub(crate) fn new(connector: Connector, is_grpc: bool) -> Self {
@@ -99,17 +99,16 @@ impl HttpClient {
         let sent = self.send(sender, request).await;
         sent.map_err(|error| {
             let error = error.into_error();
-            let end_error = locked(&end_error).take();
-            end_error
-                .filter(|_| error.is_canceled())
-                .unwrap_or(error)
-                .into()
+            match end_error.get().filter(|_| error.is_canceled()) {
+                Some(end_error) => end_error.clone().into(),
+                None => error.into(),
+            }
         })
     }
 
     /// Returns a kept connection that can send a request now.
     async fn kept(&self) -> Option<Sender> {
-        if let Some(http2) = self.kept_http2() {
+        if let Some((http2, _)) = self.kept_http2() {
             return Some(Sender::Http2(http2));
         }
         loop {
@@ -122,19 +121,19 @@ impl HttpClient {
         }
     }
 
-    fn kept_http2(&self) -> Option<Http2> {
+    fn kept_http2(&self) -> Option<(Http2, EndError)> {
         let kept = locked(&self.kept.http2).clone();
-        kept.filter(|sender| !sender.is_closed())
+        kept.filter(|(sender, _)| !sender.is_closed())
     }
 
-    /// Opens a connection.
+    /// Opens a connection, or returns the one that another request has opened in the meantime.
     async fn open(&self, uri: Uri) -> Result<(Sender, EndError), BoxError> {
         let end_error = EndError::default();
         let start = Instant::now();
         let _opening;
         if self.is_grpc {
             _opening = self.kept.opening.lock().await;
-            if let Some(http2) = self.kept_http2() {
+            if let Some((http2, end_error)) = self.kept_http2() {
                 return Ok((Sender::Http2(http2), end_error));
             }
             if self.connector.shared.failed_since(start).is_some() {
@@ -151,7 +150,7 @@ impl HttpClient {
                 .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
             let (sender, connection) = builder.handshake(stream).await?;
             run(connection, &end_error);
-            *locked(&self.kept.http2) = Some(sender.clone());
+            *locked(&self.kept.http2) = Some((sender.clone(), end_error.clone()));
             Sender::Http2(sender)
         } else {
             let (sender, connection) = http1::handshake(stream).await?;
@@ -200,7 +199,7 @@ where
     let end_error = end_error.clone();
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            *locked(&end_error) = Some(error);
+            let _ = end_error.set(Arc::new(error));
         }
     });
 }
@@ -243,7 +242,10 @@ impl Drop for KeepOnDrop {
     fn drop(&mut self) {
         let kept = mem::take(&mut self.http1).filter(|http1| !http1.sender.is_closed());
         if let Some(http1) = kept {
-            locked(&self.kept.http1).push((Instant::now(), http1));
+            let mut kept = locked(&self.kept.http1);
+            // The last connection is used first, so the others may never be used again.
+            kept.retain(|(since, one)| since.elapsed() < MAX_IDLE && !one.sender.is_closed());
+            kept.push((Instant::now(), http1));
         }
     }
 }
@@ -477,6 +479,24 @@ mod tests {
             assert_eq!(send(&client, &server, true).await, 200);
             assert_eq!(server.connections(), expected, "{pause}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_only_requests_at_once_need_is_closed_after_90_seconds() {
+        let server = Server::responding(Protocol::HttpProtobuf, 200, "{}").await;
+        let client = server.client(Protocol::HttpProtobuf);
+        let send_one = || send(&client, &server, true);
+        assert_eq!(
+            tokio::join!(send_one(), send_one(), send_one()),
+            (200, 200, 200)
+        );
+        let kept = || locked(&client.kept.http1).len();
+        assert_eq!(kept(), 3);
+        for (since, _) in locked(&client.kept.http1).iter_mut().take(2) {
+            *since -= Duration::from_secs(91);
+        }
+        assert_eq!(send_one().await, 200);
+        assert_eq!((kept(), server.connections()), (1, 3));
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl ExportThread {
         };
         let started = on_demand.flush(timeout, |flush_guard| {
             send(Box::new(move |complete| {
-                flush_guard.end(move || done(complete))
+                flush_guard.end(move || done(complete));
             }));
         });
         let has_started = started.is_ok();

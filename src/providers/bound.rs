@@ -46,7 +46,7 @@ where
 pub(crate) fn of_unknown_type(provider: Arc<dyn MeterProvider + Send + Sync>) -> Meters {
     Meters {
         #[cfg(feature = "init")]
-        provider: Arc::new(unknown::Meters::of(provider)),
+        provider: Arc::new(unknown::Meters(provider)),
         #[cfg(not(feature = "init"))]
         provider,
         #[cfg(feature = "init")]
@@ -142,38 +142,26 @@ mod unknown {
 
     /// A meter provider that may or may not support bound instruments. Without support, the bound
     /// instruments store the attributes themselves.
-    pub(super) struct Meters {
-        provider: Arc<dyn MeterProvider + Send + Sync>,
-        support: Support,
-    }
-
-    impl Meters {
-        pub(super) fn of(provider: Arc<dyn MeterProvider + Send + Sync>) -> Self {
-            Self {
-                provider,
-                support: Support::default(),
-            }
-        }
-    }
+    pub(super) struct Meters(pub(super) Arc<dyn MeterProvider + Send + Sync>);
 
     impl MeterProvider for Meters {
         fn meter_with_scope(&self, scope: InstrumentationScope) -> Meter {
             Meter::new(Arc::new(Instruments {
-                meter: self.provider.meter_with_scope(scope),
-                support: self.support.clone(),
+                meter: self.0.meter_with_scope(scope),
             }))
         }
     }
 
-    /// Whether a meter provider is known to support bound instruments.
-    #[derive(Clone, Default)]
-    struct Support(Arc<AtomicBool>);
+    /// Whether an instrument is known to be an instrument that can be bound. A provider that wraps
+    /// another one may have instruments of both kinds.
+    #[derive(Default)]
+    struct Support(AtomicBool);
 
     impl Support {
-        /// Returns the result of `bind` if the provider supports it.
+        /// Returns the result of `bind` if the instrument supports it.
         ///
         /// OpenTelemetry's API does not tell: without support, the result drops all measurements.
-        /// However, a provider with support keeps the attributes of a new series. The attributes
+        /// However, an instrument with support keeps the attributes of a new series. The attributes
         /// are therefore passed with keys whose owners are counted.
         fn bind<B>(
             &self,
@@ -200,7 +188,6 @@ mod unknown {
     /// not use them here.
     struct Instruments {
         meter: Meter,
-        support: Support,
     }
 
     struct Bindable<I> {
@@ -264,7 +251,7 @@ mod unknown {
                 builder.unit = requested.unit;
                 $instrument::new(Arc::new(Bindable {
                     instrument: builder.build(),
-                    support: self.support.clone(),
+                    support: Support::default(),
                 }))
             })*
         };
@@ -282,7 +269,7 @@ mod unknown {
                 builder.boundaries = requested.boundaries;
                 Histogram::new(Arc::new(Bindable {
                     instrument: builder.build(),
-                    support: self.support.clone(),
+                    support: Support::default(),
                 }))
             })*
         };
@@ -376,14 +363,18 @@ mod tests {
     }
 
     struct Provider {
-        supports_bind: bool,
+        /// Returns whether an instrument with this name supports it.
+        supports_bind: fn(&str) -> bool,
         measured: Measured,
     }
 
     impl Provider {
-        fn instrument<T: Send + Sync + 'static>(&self) -> Arc<dyn SyncInstrument<T> + Send + Sync> {
+        fn instrument<T: Send + Sync + 'static>(
+            &self,
+            name: &str,
+        ) -> Arc<dyn SyncInstrument<T> + Send + Sync> {
             let measured = self.measured.clone();
-            if self.supports_bind {
+            if (self.supports_bind)(name) {
                 Arc::new(WithBind(measured))
             } else {
                 Arc::new(WithoutBind(measured))
@@ -395,9 +386,9 @@ mod tests {
         ($($make:ident: $builder:ident, $instrument:ident<$value:ty>;)*) => {
             $(fn $make(
                 &self,
-                _: opentelemetry::metrics::$builder<'_, $instrument<$value>>,
+                requested: opentelemetry::metrics::$builder<'_, $instrument<$value>>,
             ) -> $instrument<$value> {
-                $instrument::new(self.instrument())
+                $instrument::new(self.instrument(&requested.name))
             })*
         };
     }
@@ -428,10 +419,11 @@ mod tests {
     #[test]
     fn every_instrument_is_bound_by_the_provider_only_if_the_provider_can() {
         let attributes = [KeyValue::new("a", 1), KeyValue::new("b", "c")];
-        for (supports_bind, expected) in [(true, None), (false, Some(attributes.len()))] {
+        for supports_bind in [true, false] {
+            let expected = (!supports_bind).then_some(attributes.len());
             let measured = Measured::default();
             let provider = Provider {
-                supports_bind,
+                supports_bind: if supports_bind { |_| true } else { |_| false },
                 measured: measured.clone(),
             };
             let meter = of_type(provider).meter_with_scope(scope());
@@ -454,6 +446,28 @@ mod tests {
             let measured = measured.lock().expect("no test panics");
             assert_eq!(*measured, [expected; 9], "{supports_bind}");
         }
+    }
+
+    #[test]
+    fn a_provider_may_have_instruments_with_and_without_support() {
+        let attributes = [KeyValue::new("a", 1)];
+        let measured = Measured::default();
+        let meter = of_type(Provider {
+            supports_bind: |name| name != "wrapped",
+            measured: measured.clone(),
+        });
+        let meter = meter.meter_with_scope(scope());
+        for name in ["plain", "wrapped", "plain", "wrapped"] {
+            let counter = meter.u64_counter(name).build();
+            counter.bind_to(&attributes).add(1);
+            counter.bind_to(&attributes).add(1);
+        }
+        let measured = measured.lock().expect("no test panics");
+        let (bound, with_attributes) = ([None; 2], [Some(1); 2]);
+        assert_eq!(
+            *measured,
+            [bound, with_attributes, bound, with_attributes].concat()
+        );
     }
 
     #[test]

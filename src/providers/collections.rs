@@ -71,19 +71,21 @@ impl Collections {
         })
     }
 
-    /// Detects the collections of the meter's provider. If the provider calls no callbacks, no
-    /// collection is detected, and no measurement is kept.
+    /// Detects the collections of the meter's provider. If the provider calls no callbacks, or if a
+    /// view drops the instrument, no collection is detected, and no measurement is kept.
     #[cfg(feature = "init")]
     pub(crate) fn watch(meter: &Meter) -> Arc<Self> {
         static CALLBACKS: AtomicUsize = AtomicUsize::new(0);
         let collections = Self::new();
         if CALLBACKS.fetch_add(1, Ordering::Relaxed) < MAX_CALLBACKS {
-            collections.are_detected.store(true, Ordering::Relaxed);
             let watched = collections.clone();
             meter
                 .u64_observable_gauge(COLLECTIONS)
                 .with_callback(move |_| watched.begin())
                 .build();
+            // A provider that will not call the callback has dropped it.
+            let is_kept = Arc::strong_count(&collections) > 1;
+            collections.are_detected.store(is_kept, Ordering::Relaxed);
         }
         collections
     }

@@ -265,7 +265,7 @@ mod tests {
     use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
     use opentelemetry_sdk::metrics::reader::MetricReader;
     use opentelemetry_sdk::metrics::{
-        InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
+        Aggregation, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
     };
 
     use super::*;
@@ -537,6 +537,36 @@ mod tests {
         }
         assert_eq!(kept(&providers, &[]), (0, 0));
         assert_eq!(reader.counted(), 9);
+    }
+
+    #[test]
+    fn with_a_view_that_drops_other_instruments_the_points_are_the_same() {
+        let [reader, expected] = [(); 2].map(|()| Reader::new(Temporality::Delta));
+        let sdk = |reader: &Reader| {
+            let builder = SdkMeterProvider::builder().with_reader(reader.clone());
+            let keeps = |instrument: &opentelemetry_sdk::metrics::Instrument| {
+                let stream = Stream::builder().with_cardinality_limit(2);
+                let stream = match instrument.name() {
+                    "counter" => stream,
+                    _ => stream.with_aggregation(Aggregation::Drop),
+                };
+                stream.build().ok()
+            };
+            builder.with_view(keeps).build()
+        };
+        let recorded = Providers::new(global_tracers(), bound::of_type(sdk(&reader)), SDK_SERIES);
+        let meters = bound::of_unknown_type(Arc::new(sdk(&expected)));
+        let plain = Providers::new(global_tracers(), meters, SDK_SERIES);
+        for round in 0..20 {
+            for n in 0..4 {
+                let attributes = [KeyValue::new("n", (round / 5 + n) % 8)];
+                for _ in 0..3 {
+                    count(&recorded, "counter", &attributes);
+                    count(&plain, "counter", &attributes);
+                }
+            }
+            assert_eq!(reader.points(), expected.points(), "round {round}");
+        }
     }
 
     #[test]
