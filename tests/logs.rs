@@ -130,6 +130,94 @@ fn program_with_init() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+#[test]
+#[ignore = "a program that another test runs"]
+fn program_with_init_after_a_subscriber() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let _telemetry = tower_telemetry::init()?;
+    Ok(())
+}
+
+#[test]
+fn init_after_a_subscriber_names_everything_that_is_not_exported() {
+    let spans = cfg!(feature = "tracing");
+    for (exporter, expected) in [
+        (
+            None,
+            if spans {
+                Some("log records and spans of `tracing`")
+            } else {
+                Some("log records")
+            },
+        ),
+        (
+            Some("OTEL_LOGS_EXPORTER"),
+            spans.then_some("spans of `tracing`"),
+        ),
+        (Some("OTEL_TRACES_EXPORTER"), Some("log records")),
+    ] {
+        let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
+        command.args([
+            "program_with_init_after_a_subscriber",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", Receiver::start().endpoint());
+        command
+            .env_remove("RUST_LOG")
+            .envs(exporter.map(|name| (name, "none")));
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{output:?}");
+        let lines = String::from_utf8(output.stdout).expect("the output is UTF-8");
+        let (_, warning) = lines.split_once("subscriber already, and ").unzip();
+        let what = warning.and_then(|warning| Some(warning.split_once(" are not exported")?.0));
+        assert_eq!(what, expected, "{exporter:?}: {lines}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "a program that another test runs"]
+async fn program_with_a_request_and_metrics() -> Result<(), Box<dyn Error>> {
+    use tower::{Layer, ServiceExt};
+
+    // The second `init` has a subscriber from the start.
+    for _ in 0..2 {
+        let telemetry = tower_telemetry::init()?;
+        let service = tower_telemetry::TelemetryLayer::new().layer(tower::service_fn(
+            async |_: http::Request<()>| {
+                tower_telemetry::increment_counter("things", "Counted.", []);
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            },
+        ));
+        drop(service.oneshot(http::Request::new(())).await);
+        telemetry.shutdown().await;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_metrics_exporter_the_sdk_logs_no_error_about_instruments_of_this_crate() {
+    let program = std::env::current_exe().expect("the test has a path");
+    let output = Command::new(program)
+        .args([
+            "program_with_a_request_and_metrics",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("OTEL_METRICS_EXPORTER", "none")
+        .env_remove("RUST_LOG")
+        .output()
+        .expect("the program starts");
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).expect("the output is UTF-8");
+    assert!(
+        lines.contains(" INFO ") && !lines.contains("ERROR"),
+        "{lines}"
+    );
+}
+
 /// Returns the messages that a program of this file writes to its output, and the messages that it exports.
 fn logged_by(program: &str, variables: &[(&str, &str)]) -> [Vec<String>; 2] {
     let receiver = Receiver::start();

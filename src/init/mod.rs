@@ -188,12 +188,24 @@ fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter:
             target: "tower_telemetry",
             "log lines keep the format and the filter of the first `init` of the process"
         ),
-        Installed::Not if guard.logger_provider().is_some() => tracing::warn!(
-            target: "tower_telemetry",
-            "there is a `tracing` subscriber already, and log records are not exported; call \
-             `Config::without_subscriber` and add `TelemetryGuard::log_layer` to your subscriber"
-        ),
-        Installed::Not => {}
+        Installed::Not => {
+            let export = guard.pipeline.as_ref().map(|pipeline| &pipeline.export);
+            let has_spans = cfg!(feature = "tracing") && export.is_some_and(Export::has_spans);
+            let (what, layers) = match (guard.logger_provider().is_some(), has_spans) {
+                (true, true) => (
+                    "log records and spans of `tracing`",
+                    "`TelemetryGuard::log_layer` and `TelemetryGuard::span_layer`",
+                ),
+                (true, false) => ("log records", "`TelemetryGuard::log_layer`"),
+                (false, true) => ("spans of `tracing`", "`TelemetryGuard::span_layer`"),
+                (false, false) => return,
+            };
+            tracing::warn!(
+                target: "tower_telemetry",
+                "there is a `tracing` subscriber already, and {what} are not exported; call \
+                 `Config::without_subscriber` and add {layers} to your subscriber"
+            );
+        }
     }
 }
 

@@ -26,5 +26,10 @@ pub(super) fn providers(export: &Export, layers: &LayerSettings) -> Providers {
     };
     let meters = bound::of_type(export.meter_provider.clone());
     let tracers = with_baggage(tracers, &layers.baggage);
-    Providers::new(tracers, meters, MAX_SERIES).with_exceptions(export.exceptions())
+    let providers =
+        Providers::new(tracers, meters, MAX_SERIES).with_exceptions(export.exceptions());
+    match export.has_metric_readers {
+        true => providers,
+        false => providers.without_collections(),
+    }
 }

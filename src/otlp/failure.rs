@@ -62,7 +62,8 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> AttemptFailure {
 
 fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
     #[cfg(feature = "tls")]
-    if error.is::<rustls::Error>() {
+    // Over HTTP/2, an error has only the text of its cause.
+    if error.is::<rustls::Error>() || text.contains("received fatal alert") {
         return Some(Failure::Tls);
     }
     // The type of the connector's DNS error is private.

@@ -12,7 +12,7 @@ use crate::concurrent::per_thread::PerThread;
 use crate::config::settings::Signal;
 use crate::logs::emit_later;
 use crate::otlp::outcome::SendOutcome;
-use crate::pipeline::hints::hint;
+use crate::pipeline::hints::{hint, reason_and_hint};
 use crate::stats::{Failure, SignalStats};
 
 /// The counters behind [`SignalStats`].
@@ -235,7 +235,8 @@ impl Losses {
             return;
         }
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
-        let (kind, hint) = (failure.to_string(), hint(failure));
+        let kind = failure.to_string();
+        let (reason, hint) = reason_and_hint(failure, reason);
         emit_later(move || {
             tracing::warn!(
                 target: "tower_telemetry",
@@ -264,14 +265,18 @@ impl Losses {
                 _
             ))
         );
-        let (kind, reason, hint) = match failure {
-            Some((failure, detail)) => (failure.to_string(), detail, hint(failure)),
+        let (kind, reason, hint) = match failure.clone() {
+            Some((failure, detail)) => {
+                let (reason, hint) = reason_and_hint(failure, detail);
+                (failure.to_string(), reason, hint)
+            }
             None => {
                 let hint = match self.counters.stats().last_failure {
                     Some(failure) => hint(failure),
                     None => "a larger queue holds more (Batch::with_max_queue_size)",
                 };
-                ("queue".to_owned(), "the queue was full".to_owned(), hint)
+                let reason = "the queue was full".to_owned();
+                ("queue".to_owned(), reason, hint.to_owned())
             }
         };
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
@@ -279,14 +284,20 @@ impl Losses {
             // A missing signal is a permanent state, so it is logged only once.
             if !std::mem::replace(&mut self.has_logged_unsupported, true) {
                 let variable = self.signal.exporter_variable();
+                let path = match failure {
+                    Some((Failure::HttpStatus(_), _)) => {
+                        format!(", usually with the path /v1/{signal}")
+                    }
+                    _ => String::new(),
+                };
                 emit_later(move || {
                     tracing::warn!(
                         target: "tower_telemetry",
                         lost,
                         kind,
                         receiver,
-                        "telemetry is lost: the receiver does not accept {signal}; set {variable}=none, \
-                         or use an endpoint that accepts them. This is logged only once"
+                        "telemetry is lost: the receiver does not accept {signal}; use an endpoint that \
+                         accepts them{path}, or set {variable}=none. This is logged only once"
                     );
                 });
             }

@@ -31,6 +31,7 @@ use crate::providers::exceptions::Exceptions;
 pub(crate) struct Export {
     pub(crate) tracer_provider: SdkTracerProvider,
     pub(crate) meter_provider: SdkMeterProvider,
+    pub(crate) has_metric_readers: bool,
     #[cfg(feature = "logs")]
     pub(crate) logger_provider: Option<opentelemetry_sdk::logs::SdkLoggerProvider>,
     pub(crate) queues: Arc<SpanQueues>,
@@ -66,6 +67,12 @@ impl Export {
         Exceptions::default()
     }
 
+    /// Returns whether spans are exported or processed.
+    #[cfg(feature = "logs")]
+    pub(crate) fn has_spans(&self) -> bool {
+        self.sampling.is_none() || self.queues.has_queue()
+    }
+
     /// Builds the providers, and the workers and parts that must run for them.
     pub(crate) fn new(config: &mut Config) -> Result<(Self, Work), InitError> {
         let sampler = config.take_sampler();
@@ -84,14 +91,15 @@ impl Export {
             sampler = Box::new(B3Sampler(sampler));
         }
         let (tracer_provider, queues) = traces::provider(&mut building, sampler)?;
-        let meter_provider = metrics::provider(&mut building)?;
+        let (meter_provider, has_metric_readers) = metrics::provider(&mut building)?;
         #[cfg(feature = "logs")]
         let logger_provider = crate::pipeline::logs::provider(&mut building)?;
-        if building.config.self_metrics {
+        // Without a reader, the SDK logs an error for each observable instrument.
+        if has_metric_readers && building.config.self_metrics {
             self_metrics::register(&meter_provider, &building.observed, &queues);
         }
         #[cfg(feature = "runtime-metrics")]
-        if building.config.runtimes.wanted {
+        if has_metric_readers && building.config.runtimes.wanted {
             runtime_metrics::register(&meter_provider, &building.config.runtimes);
         }
         // Sorted by kind. Within a kind, the configured order is kept.
@@ -99,6 +107,7 @@ impl Export {
         let export = Self {
             tracer_provider,
             meter_provider,
+            has_metric_readers,
             #[cfg(feature = "logs")]
             logger_provider,
             queues,

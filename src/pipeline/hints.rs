@@ -2,6 +2,16 @@
 
 use crate::stats::Failure;
 
+/// Returns the reason of a failure without its hint, and the hint. If the port speaks another
+/// protocol, the reason ends with the hint.
+pub(crate) fn reason_and_hint(failure: Failure, mut reason: String) -> (String, String) {
+    if let Some(end) = reason.rfind("; this port ") {
+        let hint = reason.split_off(end);
+        return (reason, hint["; ".len()..].to_owned());
+    }
+    (reason, hint(failure).to_owned())
+}
+
 /// Returns a hint for solving a failure.
 pub(crate) fn hint(failure: Failure) -> &'static str {
     match failure {

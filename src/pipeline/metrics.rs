@@ -44,7 +44,8 @@ use crate::providers::exemplars::{ExemplarReader, Exemplars};
 #[cfg(feature = "opentelemetry-otlp")]
 use crate::stats::Failure;
 
-pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, InitError> {
+/// Builds the meter provider, and returns whether it has a reader.
+pub(crate) fn provider(building: &mut Building) -> Result<(SdkMeterProvider, bool), InitError> {
     let exemplars = exemplars::of_pipeline(building);
     let views = Views {
         exemplars: exemplars.clone(),
@@ -53,12 +54,14 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         given: take(&mut building.parts.views),
     };
     let mut provider = SdkMeterProvider::builder().with_resource(building.resource.clone());
+    let mut is_read = false;
     for view in &views.given {
         let view = view.clone();
         provider = provider.with_view(move |instrument| view_of(&view, instrument));
     }
     provider = provider.with_view(move |instrument| views.stream(instrument));
     for exporter in building.config.exporters(Signal::Metrics) {
+        is_read = true;
         // Each exporter has its own reader, because a delta point is collected only once per
         // reader.
         let reader = match exporter {
@@ -92,12 +95,14 @@ pub(crate) fn provider(building: &mut Building) -> Result<SdkMeterProvider, Init
         building.workers.push(worker);
     }
     for reader in part_setup::metric_exporters(building)? {
+        is_read = true;
         provider = provider.with_reader(reader);
     }
     for reader in part_setup::metric_readers(building)? {
+        is_read = true;
         provider = provider.with_reader(reader);
     }
-    Ok(provider.build())
+    Ok((provider.build(), is_read))
 }
 
 fn otlp(

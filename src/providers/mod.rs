@@ -100,6 +100,13 @@ impl Providers {
         Self { exceptions, ..self }
     }
 
+    /// Declares that the meter provider has no reader, and is never collected.
+    #[cfg(feature = "init")]
+    pub(crate) fn without_collections(self) -> Self {
+        let _ = self.collections.set(Collections::new());
+        self
+    }
+
     /// Returns the series budget of one side's instruments.
     pub(crate) fn budget(&self, side: Side) -> Arc<SeriesBudget> {
         let [server, client] = &self.budgets;

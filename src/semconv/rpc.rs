@@ -165,7 +165,7 @@ impl Code {
     /// response of a middleware that does not support gRPC.
     pub(crate) fn from_http_status(status: StatusCode) -> Self {
         match status.as_u16() {
-            400 | 431 => Self::INTERNAL,
+            400 => Self::INTERNAL,
             401 => Self::UNAUTHENTICATED,
             403 => Self::PERMISSION_DENIED,
             404 => Self::UNIMPLEMENTED,

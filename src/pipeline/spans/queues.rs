@@ -82,6 +82,12 @@ impl SpanQueues {
         }
     }
 
+    /// Returns whether there is a queue.
+    #[cfg(feature = "logs")]
+    pub(crate) fn has_queue(&self) -> bool {
+        self.otlp.is_some() || self.others.is_some()
+    }
+
     /// Adds to the number of recorded spans that have not ended.
     #[inline]
     pub(crate) fn add_live(&self, change: i64) {
