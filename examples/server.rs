@@ -36,7 +36,7 @@ const INDEX: &str = "\
 GET /users/{id}        child spans, attributes, an event, metrics, a log line
 GET /slow?ms=N         a response after N milliseconds
 GET /stream?parts=N    a body in N parts, ten a second
-GET /proxy/{path}      the response of the server at PROXY_TO to GET /{path}
+GET /proxy/{path}      fetches /{path} from the server at PROXY_TO
 POST /orders/{id}      a message in the queue of examples/worker.rs
 GET /error             an error that the handler records
 GET /panic             a handler that panics

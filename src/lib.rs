@@ -137,7 +137,7 @@ pub mod docs {
     page!(exporters, "../docs/exporters.md", "opentelemetry-otlp");
     page!(handlers, "../docs/handlers.md", "macros");
     page!(layers, "../docs/layers.md", "init");
-    page!(logs, "../docs/logs.md", "init", "logs");
+    page!(logs, "../docs/logs.md", "init", "logs", "tracing");
     page!(
         metrics,
         "../docs/metrics.md",

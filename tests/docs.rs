@@ -334,6 +334,21 @@ fn every_message_on_the_troubleshooting_page_is_in_the_sources() {
     }
 }
 
+#[test]
+fn every_hint_about_failed_exports_is_on_the_troubleshooting_page() {
+    let source = read("src/pipeline/hints.rs");
+    let page = read("docs/troubleshooting.md");
+    let literals = source.split('"').skip(1).step_by(2);
+    let hints: Vec<_> = literals.filter(|literal| literal.contains(' ')).collect();
+    assert!(hints.len() > 10, "too few hints were found");
+    for hint in hints {
+        assert!(
+            page.contains(&format!("`{hint}`")),
+            "the page lacks {hint:?}"
+        );
+    }
+}
+
 /// The name and the value of a bar in a chart.
 type Bar = (String, u64);
 

@@ -179,7 +179,7 @@ where
         }
     }
 
-    /// Returns whether a new span is certain to be dropped.
+    /// Returns whether a new span is certain not to be sampled.
     fn is_dropped(&self, attributes: &Attributes<'_>, cx: &Context<'_, S>) -> bool {
         if let Some(parent) = attributes.parent() {
             let Some(parent) = cx.span(parent) else {

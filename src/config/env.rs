@@ -346,7 +346,7 @@ impl Variables<'_> {
             filter = filter.with_sdk_level(level);
         }
         LogLineSettings {
-            wanted: true,
+            installs_subscriber: true,
             style: self.one_of("LOG_FORMAT", &styles, "using the default"),
             filter: self.log_filter(filter),
         }

@@ -39,7 +39,7 @@ impl Config {
     /// from [`log_lines`](crate::log_lines) for log lines and
     /// [`TelemetryGuard::log_layer`](crate::TelemetryGuard::log_layer) for log records.
     pub fn without_subscriber(mut self) -> Self {
-        self.log_lines.wanted = false;
+        self.log_lines.installs_subscriber = false;
         self
     }
 }

@@ -80,7 +80,7 @@ impl Config {
             _ => Ids::Whole,
         };
         #[cfg(feature = "logs")]
-        let awaits_subscriber = log_lines.wanted;
+        let awaits_subscriber = log_lines.installs_subscriber;
         #[cfg(not(feature = "logs"))]
         let awaits_subscriber = false;
         let mut guard = self.start(awaits_subscriber).inspect_err(|_| {
@@ -90,7 +90,7 @@ impl Config {
         #[cfg(feature = "logs")]
         {
             set_process_logger(guard.logger_provider(), &guard.layers.baggage);
-            if log_lines.wanted {
+            if log_lines.installs_subscriber {
                 install_subscriber(&guard, log_style, ids, &log_lines.filter);
             }
         }

@@ -72,7 +72,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         let received = request.extensions_mut().remove::<Received>();
         if let Some(received) = &received {
-            received.start();
+            received.mark_as_counted();
         }
         self.inner
             .call(request.map(|inner| RequestBody { inner, received }))

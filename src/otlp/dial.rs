@@ -77,13 +77,13 @@ impl Service<Uri> for Dial {
         Box::pin(async move {
             let reconnects = dial.reconnects.clone();
             let token = reconnects.may_connect().await?;
-            let reached = match &dial.route {
+            let connection = match &dial.route {
                 Route::Direct => over_tcp(&mut dial.tcp, uri.clone()).await,
                 #[cfg(unix)]
                 Route::Socket(path) => over_socket(path).await,
                 Route::Proxy(route) => over_tcp(&mut dial.tcp, route.proxy.uri.clone()).await,
             };
-            let stream = match reached {
+            let stream = match connection {
                 Ok(stream) => stream,
                 Err(error) => {
                     return Err(match &dial.route {
@@ -150,21 +150,21 @@ impl ProxyRoute {
         let receiver = receiver.path_and_query("/").build()?;
         let response = FirstBytes::default();
         let stream = Watched::new(stream, &response);
-        let made = ExistingConnection(Some(TokioIo::new(stream)));
+        let existing = ExistingConnection(Some(TokioIo::new(stream)));
         let refused = |error: BoxError| ProxyError {
             message: format!("the proxy {proxy} does not connect to {to}"),
             status: status(&response.get()),
             source: error,
         };
         let stream = if proxy.is_socks() {
-            let mut socks = SocksV5::new(proxy.uri.clone(), made);
+            let mut socks = SocksV5::new(proxy.uri.clone(), existing);
             if let Some((name, password)) = proxy.user.clone() {
                 socks = socks.with_auth(name, password);
             }
             let stream = socks.call(receiver).await;
             stream.map_err(|error| refused(error.into()))?
         } else {
-            let mut tunnel = Tunnel::new(proxy.uri.clone(), made);
+            let mut tunnel = Tunnel::new(proxy.uri.clone(), existing);
             if let Some(credentials) = proxy.basic.clone() {
                 tunnel = tunnel.with_auth(credentials);
             }

@@ -85,6 +85,7 @@ impl Retries {
             };
             let delay = match error.retry {
                 Retry::Never => {
+                    // The receiver responded, so the next message need not wait.
                     self.backoff.succeed();
                     return Err(SendError::Failed(error));
                 }

@@ -145,7 +145,7 @@ impl<'a> Building<'a> {
     }
 
     /// Registers the export of a signal for the metrics about the export.
-    pub(crate) fn observe(
+    pub(crate) fn register_self_metrics(
         &mut self,
         signal: Signal,
         exporter: Vec<KeyValue>,

@@ -66,7 +66,7 @@ fn otlp(building: &mut Building) -> Result<Arc<Queue<Record>>, InitError> {
     let losses = building.losses(Signal::Logs, client.receiver());
     let exporter = self_metrics::exporter(Signal::Logs, &client);
     let (queue, worker) = otlp_queue(building, client, losses);
-    building.observe(Signal::Logs, exporter, Some(queue.clone()));
+    building.register_self_metrics(Signal::Logs, exporter, Some(queue.clone()));
     building.workers.push(worker);
     Ok(queue)
 }

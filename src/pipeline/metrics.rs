@@ -86,7 +86,7 @@ pub(crate) fn provider(building: &mut Building) -> Result<(SdkMeterProvider, boo
             Exporter::Otlp => {
                 let client = building.client(Signal::Metrics, building.config.metric_timeout)?;
                 let exporter = self_metrics::exporter(Signal::Metrics, &client);
-                building.observe(Signal::Metrics, exporter, None);
+                building.register_self_metrics(Signal::Metrics, exporter, None);
                 let losses = building.losses(Signal::Metrics, client.receiver());
                 otlp(building, losses, reader, client, exemplars.clone())
             }

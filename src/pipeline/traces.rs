@@ -48,7 +48,7 @@ pub(crate) fn provider(
                 let losses = building.losses(Signal::Traces, client.receiver());
                 let exporter = self_metrics::exporter(Signal::Traces, &client);
                 let (queue, worker) = otlp_queue(building, client, losses, limits);
-                building.observe(Signal::Traces, exporter, Some(queue.clone()));
+                building.register_self_metrics(Signal::Traces, exporter, Some(queue.clone()));
                 (queue, worker)
             }
             // Spans shown on the console are not counted, because the console is not a receiver.

@@ -146,7 +146,8 @@ impl Flushes {
     async fn receive_early(&mut self) {
         match self.receiver.recv().await {
             Some(waiter) => {
-                // The export of a part may never end, so requests whose waiter is gone are removed.
+                // The export of a part may never end. So a full list loses the flush requests that
+                // nobody waits for.
                 if self.early.len() == self.early.capacity() {
                     self.early.retain(|waiter| !waiter.is_closed());
                 }

@@ -92,7 +92,7 @@ pub(crate) fn remove(headers: &mut HeaderMap) {
     headers.remove(BAGGAGE);
 }
 
-/// The characters to encode: all characters that are no `baggage-octet`, and the percent sign.
+/// The characters to encode: all characters that are not a `baggage-octet`, and the percent sign.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

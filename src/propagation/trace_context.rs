@@ -16,8 +16,10 @@ const TRACESTATE_HEADER: HeaderName = HeaderName::from_static(TRACESTATE);
 /// The flags that Trace Context Level 2 defines: sampled and random.
 const KNOWN_FLAGS: u8 = 0x03;
 
-/// The limits of a propagated `tracestate`: the W3C requires 512 characters and allows 32 members.
-const MAX_TRACESTATE: usize = 512;
+/// Maximum length of a propagated `tracestate` in bytes, which are characters: a valid one is ASCII.
+/// The W3C requires that at least 512 characters are propagated.
+const MAX_TRACESTATE_BYTES: usize = 512;
+/// Maximum number of members of a `tracestate`: the W3C allows 32.
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
 /// Returns the span context and the text of its state, if the headers carry exactly one span
@@ -94,7 +96,7 @@ fn extract_tracestate(headers: &RequestHeaders<'_>) -> Option<Arc<str>> {
 /// members and no spaces around members. Nearly every `tracestate` is such a line.
 fn plain_list(line: &HeaderValue) -> Option<&str> {
     let line = line.as_bytes();
-    if line.len() > MAX_TRACESTATE {
+    if line.len() > MAX_TRACESTATE_BYTES {
         return None;
     }
     let mut start = 0;
@@ -130,9 +132,9 @@ fn joined_members<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Opti
     }
     // Whole members are removed: long members first, then members at the end.
     let length = |members: &[&str]| members.iter().map(|member| member.len() + 1).sum::<usize>();
-    if length(&members) > MAX_TRACESTATE + 1 {
+    if length(&members) > MAX_TRACESTATE_BYTES + 1 {
         members.retain(|member| member.len() <= 128);
-        while length(&members) > MAX_TRACESTATE + 1 {
+        while length(&members) > MAX_TRACESTATE_BYTES + 1 {
             members.pop();
         }
     }

@@ -191,12 +191,12 @@ impl Providers {
         self.meters.meter_with_scope(instrumentation_scope())
     }
 
-    /// Returns whether a child of the current span is certain to be dropped.
+    /// Returns whether a child of the current span is certain not to be sampled.
     pub(crate) fn drops_children_of_current(&self) -> bool {
         self.follows_unsampled && current_context::map(|cx| self.drops_children(cx))
     }
 
-    /// Returns whether a child of the span in `cx` is certain to be dropped.
+    /// Returns whether a child of the span in `cx` is certain not to be sampled.
     pub(crate) fn drops_children(&self, cx: &Context) -> bool {
         self.follows_unsampled && {
             let span = cx.span();

@@ -50,6 +50,7 @@ impl ActiveRequest {
         } else {
             Started::without_span(parent)
         };
+        // The metrics of clients have no scheme.
         let scheme = Scheme::Http;
         let active = signals.metrics && starting.call.is_none();
         if active {

@@ -27,7 +27,7 @@ impl Received {
     }
 
     /// Marks the body as counted.
-    pub(crate) fn start(&self) {
+    pub(crate) fn mark_as_counted(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 

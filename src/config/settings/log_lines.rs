@@ -9,7 +9,7 @@ use crate::logs::{LogFilter, LogLines};
 #[derive(Clone)]
 pub(crate) struct LogLineSettings {
     /// Whether `init` installs a subscriber.
-    pub(crate) wanted: bool,
+    pub(crate) installs_subscriber: bool,
     /// `None` means the environment's default.
     pub(crate) style: Option<LogLines>,
     /// The filter of log lines and log records.
@@ -20,7 +20,7 @@ impl fmt::Debug for LogLineSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filter = shown_filter(&self.filter);
         f.debug_struct("LogLineSettings")
-            .field("wanted", &self.wanted)
+            .field("installs_subscriber", &self.installs_subscriber)
             .field("style", &self.style)
             .field("filter", &format_args!("{filter}"))
             .finish()

@@ -46,7 +46,8 @@ const OPEN_HEADERS: [&str; 10] = [
     "x-tenant",
 ];
 
-/// Returns a filter, unless it looks like a URL, which is a valid filter for a target of that name.
+/// Returns the text of a filter. A URL set by mistake is a valid filter, and may contain a password:
+/// it is replaced by `REDACTED`.
 #[cfg(any(feature = "logs", feature = "tracing"))]
 pub(crate) fn shown_filter(filter: &impl Debug) -> String {
     let filter = format!("{filter:?}");

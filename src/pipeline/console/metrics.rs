@@ -56,8 +56,8 @@ fn table(metrics: &ResourceMetrics, style: Style) -> String {
     text
 }
 
-/// Writes one row where a metric has one series without a label, and else its name and a row for
-/// each series.
+/// Writes one row if a metric has one series without a label, otherwise its name and a row for each
+/// series.
 fn write_metric(title: &str, rows: &[Row], text: &mut String) {
     let hidden = hidden_keys(rows);
     let mut rows: Vec<_> = rows.iter().map(|row| (label(row, &hidden), row)).collect();
@@ -82,8 +82,8 @@ fn write_row(name: &str, row: &Row, text: &mut String) {
     text.push('\n');
 }
 
-/// Returns the keys that say nothing about a series here, because all series of the metric have the
-/// same value.
+/// Returns which of two keys, the scheme and the protocol version, say nothing about a series here,
+/// because all series of the metric have the same value.
 fn hidden_keys(rows: &[Row]) -> Vec<&'static str> {
     let value = |row: &Row, key: &str| {
         let mut attributes = row.attributes.iter();
