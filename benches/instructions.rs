@@ -200,12 +200,12 @@ fn context_header(rung: Rung) -> Rung {
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
     args = (server(Recorded::Everything, Inbound::NotSampled)),
-    config = at_most(14_850, 22)
+    config = at_most(14_950, 22)
 )]
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
-    config = at_most(17_010, 24)
+    config = at_most(17_150, 24)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]

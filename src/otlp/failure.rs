@@ -62,8 +62,7 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> AttemptFailure {
 
 fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
     #[cfg(feature = "tls")]
-    // Over HTTP/2, an error has only the text of its cause.
-    if error.is::<rustls::Error>() || text.contains("received fatal alert") {
+    if error.is::<rustls::Error>() {
         return Some(Failure::Tls);
     }
     // The type of the connector's DNS error is private.
