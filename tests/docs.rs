@@ -337,6 +337,7 @@ fn every_message_on_the_troubleshooting_page_is_in_the_sources() {
 #[test]
 fn every_hint_about_failed_exports_is_on_the_troubleshooting_page() {
     let source = read("src/pipeline/hints.rs");
+    let (_, source) = source.split_once("fn hint(").expect("the function exists");
     let page = read("docs/troubleshooting.md");
     let literals = source.split('"').skip(1).step_by(2);
     let hints: Vec<_> = literals.filter(|literal| literal.contains(' ')).collect();

@@ -265,7 +265,13 @@ impl Losses {
                 _
             ))
         );
-        let (kind, reason, hint) = match failure.clone() {
+        let usual_path = match failure {
+            Some((Failure::HttpStatus(_), _)) => {
+                format!(", usually with the path /v1/{}", self.signal.name())
+            }
+            _ => String::new(),
+        };
+        let (kind, reason, hint) = match failure {
             Some((failure, detail)) => {
                 let (reason, hint) = reason_and_hint(failure, detail);
                 (failure.to_string(), reason, hint)
@@ -284,12 +290,6 @@ impl Losses {
             // A missing signal is a permanent state, so it is logged only once.
             if !std::mem::replace(&mut self.has_logged_unsupported, true) {
                 let variable = self.signal.exporter_variable();
-                let path = match failure {
-                    Some((Failure::HttpStatus(_), _)) => {
-                        format!(", usually with the path /v1/{signal}")
-                    }
-                    _ => String::new(),
-                };
                 emit_later(move || {
                     tracing::warn!(
                         target: "tower_telemetry",
@@ -297,7 +297,7 @@ impl Losses {
                         kind,
                         receiver,
                         "telemetry is lost: the receiver does not accept {signal}; use an endpoint that \
-                         accepts them{path}, or set {variable}=none. This is logged only once"
+                         accepts them{usual_path}, or set {variable}=none. This is logged only once"
                     );
                 });
             }
