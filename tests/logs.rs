@@ -78,6 +78,7 @@ async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {
 }
 
 /// Runs code that the page about logs has to show in the same words.
+#[cfg(feature = "tracing")]
 macro_rules! documented_code {
     ($($code:tt)*) => {
         let dense = |text: &str| text.split_whitespace().collect::<String>();
@@ -110,14 +111,29 @@ fn log_everything() {
 
 #[test]
 #[ignore = "a program that other tests run"]
+#[cfg(feature = "tracing")]
 fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
     documented_code! {
         let telemetry = Config::from_env().without_subscriber().init()?;
         tracing_subscriber::registry()
             .with(log_lines(LogLines::Json))
             .with(telemetry.log_layer())
+            .with(telemetry.span_layer())
             .init();
     }
+    log_everything();
+    Ok(())
+}
+
+#[test]
+#[ignore = "a program that other tests run"]
+#[cfg(not(feature = "tracing"))]
+fn program_with_a_subscriber_of_its_own() -> Result<(), Box<dyn Error>> {
+    let telemetry = Config::from_env().without_subscriber().init()?;
+    tracing_subscriber::registry()
+        .with(log_lines(LogLines::Json))
+        .with(telemetry.log_layer())
+        .init();
     log_everything();
     Ok(())
 }
