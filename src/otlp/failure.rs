@@ -62,7 +62,8 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> AttemptFailure {
 
 fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
     #[cfg(feature = "tls")]
-    if error.is::<rustls::Error>() {
+    // Over HTTP/2, only the text of the cause is left.
+    if error.is::<rustls::Error>() || text.starts_with("received fatal alert: ") {
         return Some(Failure::Tls);
     }
     // The type of the connector's DNS error is private.
@@ -74,5 +75,37 @@ fn kind_of(error: &(dyn Error + 'static), text: &str) -> Option<Failure> {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Some(Failure::Refused),
         io::ErrorKind::TimedOut => Some(Failure::Timeout),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_fatal_alert_is_a_tls_failure_with_and_without_its_type() {
+        use rustls::AlertDescription::{BadCertificate, CertificateRequired, UnknownCA};
+
+        for alert in [BadCertificate, CertificateRequired, UnknownCA] {
+            let error = rustls::Error::AlertReceived(alert);
+            let text = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+            let typed = io::Error::new(io::ErrorKind::InvalidData, error);
+            for error in [typed, text] {
+                assert_eq!(failure(&error).kind, Failure::Tls, "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_failure_of_a_connection_is_of_its_own_kind() {
+        for (kind, expected) in [
+            (io::ErrorKind::BrokenPipe, Failure::Connection),
+            (io::ErrorKind::ConnectionReset, Failure::Connection),
+            (io::ErrorKind::ConnectionRefused, Failure::Refused),
+            (io::ErrorKind::TimedOut, Failure::Timeout),
+        ] {
+            assert_eq!(failure(&io::Error::from(kind)).kind, expected);
+        }
     }
 }
