@@ -5,55 +5,30 @@
 //! adds new series directly to an instrument of OpenTelemetry's SDK. A first request would wait as
 //! long if it added its series itself.
 
+#[path = "../tests/it/support/reader.rs"]
+mod reader;
 #[allow(unused_imports, reason = "other benchmarks use the rest of the module")]
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::Request;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{
-    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
-};
+use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider, Stream};
 use tower::Layer;
 use tower_telemetry::TelemetryLayer;
 
+use reader::Reader;
 use support::Answer;
 
 const SERIES: usize = 10_000;
 const NEW: usize = 2_000;
-
-#[derive(Clone, Debug)]
-struct Reader(Arc<ManualReader>);
-
-impl MetricReader for Reader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
-}
 
 /// Measures the time of each of `NEW` steps, and prints the median, the 99th percentile and the
 /// maximum.

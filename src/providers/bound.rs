@@ -307,7 +307,8 @@ mod unknown {
 
 pub(crate) use handles::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter};
 
-#[cfg(all(test, feature = "init"))]
+#[cfg(test)]
+#[cfg(feature = "init")]
 mod tests {
     use std::sync::Mutex;
 

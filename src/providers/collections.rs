@@ -155,7 +155,7 @@ impl Collections {
         self.measurements.fetch_sub(measurements, Ordering::Relaxed);
     }
 
-    /// Adds measurements to record before the next collection.
+    /// Adds work to do before the next collection.
     pub(crate) fn add(&self, hook: Arc<dyn CollectionHook>) {
         lock(&self.hooks).push(hook);
     }

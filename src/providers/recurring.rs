@@ -256,35 +256,26 @@ impl CollectionHook for RecurringSeries {
 }
 
 #[cfg(test)]
+#[path = "../../tests/it/support/reader.rs"]
+mod reader;
+
+#[cfg(test)]
 mod tests {
-    use std::sync::Weak;
     use std::time::Duration;
 
     use opentelemetry::{Array, StringValue};
-    use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-    use opentelemetry_sdk::metrics::reader::MetricReader;
-    use opentelemetry_sdk::metrics::{
-        Aggregation, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
-    };
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, Sum};
+    use opentelemetry_sdk::metrics::{Aggregation, SdkMeterProvider, Stream, Temporality};
 
+    use super::reader::Reader;
     use super::*;
     use crate::providers::tracer::global_tracers;
     use crate::providers::{Providers, bound};
 
-    #[derive(Clone, Debug)]
-    struct Reader(Arc<ManualReader>);
-
     impl Reader {
-        fn new(temporality: Temporality) -> Self {
-            let reader = ManualReader::builder().with_temporality(temporality);
-            Self(Arc::new(reader.build()))
-        }
-
         /// Collects, and returns one line per point.
         fn points(&self) -> Vec<String> {
-            let mut collected = ResourceMetrics::default();
-            self.0.collect(&mut collected).expect("a collection");
+            let collected = self.collected();
             let metrics = collected.scope_metrics().flat_map(|scope| scope.metrics());
             let mut points: Vec<_> = metrics
                 .flat_map(|metric| {
@@ -298,8 +289,7 @@ mod tests {
 
         /// Collects, and returns the sum of the counters.
         fn counted(&self) -> u64 {
-            let mut collected = ResourceMetrics::default();
-            self.0.collect(&mut collected).expect("a collection");
+            let collected = self.collected();
             let metrics = collected.scope_metrics().flat_map(|scope| scope.metrics());
             let sums = metrics.filter_map(|metric| match metric.data() {
                 AggregatedMetrics::U64(MetricData::Sum(sum)) => Some(sum),
@@ -307,28 +297,6 @@ mod tests {
             });
             sums.flat_map(|sum| sum.data_points().map(|point| point.value()))
                 .sum()
-        }
-    }
-
-    impl MetricReader for Reader {
-        fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-            self.0.register_pipeline(pipeline);
-        }
-
-        fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-            self.0.collect(metrics)
-        }
-
-        fn force_flush(&self) -> OTelSdkResult {
-            self.0.force_flush()
-        }
-
-        fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-            self.0.shutdown_with_timeout(timeout)
-        }
-
-        fn temporality(&self, kind: InstrumentKind) -> Temporality {
-            self.0.temporality(kind)
         }
     }
 
@@ -341,15 +309,15 @@ mod tests {
             attributes.sort();
             format!("{attributes:?} {value:?}")
         }
+        fn sums<T: Copy + std::fmt::Debug>(sum: &Sum<T>) -> Vec<String> {
+            let points = sum.data_points();
+            points
+                .map(|point| line(point.attributes(), point.value()))
+                .collect()
+        }
         match data {
-            AggregatedMetrics::U64(MetricData::Sum(sum)) => sum
-                .data_points()
-                .map(|point| line(point.attributes(), point.value()))
-                .collect(),
-            AggregatedMetrics::I64(MetricData::Sum(sum)) => sum
-                .data_points()
-                .map(|point| line(point.attributes(), point.value()))
-                .collect(),
+            AggregatedMetrics::U64(MetricData::Sum(sum)) => sums(sum),
+            AggregatedMetrics::I64(MetricData::Sum(sum)) => sums(sum),
             AggregatedMetrics::F64(MetricData::Gauge(gauge)) => gauge
                 .data_points()
                 .map(|point| line(point.attributes(), point.value()))

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,29 +10,14 @@ use http::{Request, Response};
 use http_body_util::Full;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{
-    InMemoryMetricExporter, ManualReader, PeriodicReader, SdkMeterProvider, Stream, Temporality,
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, Stream, Temporality,
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{TelemetryLayer, add_request_attributes, attributes, increment_counter};
 
-use crate::support::{Reader, TestTelemetry, Value, block_on, get, send_through, span_attributes};
-
-impl Reader {
-    fn new(temporality: Temporality) -> Self {
-        let reader = ManualReader::builder().with_temporality(temporality);
-        Self(Arc::new(reader.build()))
-    }
-
-    fn collected(&self) -> ResourceMetrics {
-        let mut collected = ResourceMetrics::default();
-        self.0
-            .collect(&mut collected)
-            .expect("the meter provider is running");
-        collected
-    }
-}
+use crate::support::reader::Reader;
+use crate::support::{TestTelemetry, Value, block_on, get, send_through, span_attributes};
 
 /// Sums the counts of a metric by the values of `http.route`.
 fn counts(collected: &ResourceMetrics, metric: &str) -> BTreeMap<String, u64> {

@@ -8,6 +8,7 @@ pub(crate) mod npm;
 pub(crate) mod process;
 #[cfg(feature = "init")]
 pub(crate) mod proxy;
+pub(crate) mod reader;
 #[cfg(feature = "init")]
 pub(crate) mod receiver;
 pub(crate) mod refused;
@@ -16,7 +17,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,12 +24,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanId;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{
-    InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality,
-};
+use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{
     InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData, TracerProviderBuilder,
 };
@@ -89,7 +86,7 @@ impl TestTelemetry {
             .build();
         let reader = Arc::new(ManualReader::default());
         let meters = SdkMeterProvider::builder()
-            .with_reader(Reader(reader.clone()))
+            .with_reader(reader::Reader(reader.clone()))
             .build();
         Self {
             exporter,
@@ -274,32 +271,6 @@ impl From<u64> for Number {
 impl From<i64> for Number {
     fn from(value: i64) -> Self {
         Self(value as f64)
-    }
-}
-
-/// A reader that collects when a test calls it.
-#[derive(Clone, Debug)]
-pub(crate) struct Reader(pub(crate) Arc<ManualReader>);
-
-impl MetricReader for Reader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
     }
 }
 
