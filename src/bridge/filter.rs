@@ -12,6 +12,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
+#[cfg(all(feature = "init", feature = "logs"))]
+use crate::bridge::on_demand;
 use crate::semconv::REQUEST_TARGET;
 
 /// The default span of tower-http's `TraceLayer`. It is excluded, because it would duplicate the
@@ -71,10 +73,18 @@ impl SpanFilter {
 
 /// Returns whether the current subscriber has an active bridge.
 pub(super) fn is_bridged() -> bool {
-    tracing::dispatcher::get_default(|dispatch| {
-        let filter = dispatch.downcast_ref::<OfSpans>();
-        filter.is_some_and(|filter| !filter.off.load(Ordering::Relaxed))
+    tracing::dispatcher::get_default(|dispatch| match dispatch.downcast_ref::<OfSpans>() {
+        Some(filter) => !filter.off.load(Ordering::Relaxed),
+        None => is_of_init(dispatch),
     })
+}
+
+/// Returns whether this is the subscriber of `init`, which always has a bridge.
+fn is_of_init(_subscriber: &Dispatch) -> bool {
+    #[cfg(all(feature = "init", feature = "logs"))]
+    return on_demand::has_bridge(_subscriber);
+    #[cfg(not(all(feature = "init", feature = "logs")))]
+    return false;
 }
 
 /// Whether some subscriber has a bridge that `is_bridged` cannot find.
@@ -82,7 +92,7 @@ static HIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Checks whether a subscriber hides its bridge.
 pub(super) fn check_for_bridge(subscriber: &Dispatch) {
-    if subscriber.downcast_ref::<OfSpans>().is_none() {
+    if subscriber.downcast_ref::<OfSpans>().is_none() && !is_of_init(subscriber) {
         HIDDEN.store(true, Ordering::Relaxed);
     }
 }

@@ -66,30 +66,43 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     let tracer = BridgeTracer(source);
-    let layer = |tracer| {
-        OpenTelemetryLayer::new(tracer)
-            .with_threads(false)
-            .with_tracked_inactivity(false)
-    };
     // `OpenTelemetrySpanExt` looks for this layer in the subscriber. The layer sees no spans,
     // because the bridge creates all the data that the extension reads.
-    let known = layer(tracer.clone()).with_filter(LevelFilter::OFF);
+    let known = opentelemetry_layer(tracer.clone()).with_filter(LevelFilter::OFF);
+    // The bridge is outermost, because the outer of two layers on a registry determines the maximum
+    // level.
+    known.and_then(bridge(tracer, filter)).boxed()
+}
+
+/// Returns a layer of `tracing-opentelemetry` that records what spans of OpenTelemetry have.
+pub(super) fn opentelemetry_layer<S>(tracer: BridgeTracer) -> OpenTelemetryLayer<S, BridgeTracer>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    OpenTelemetryLayer::new(tracer)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+}
+
+/// Returns the layer that sees the spans.
+pub(super) fn bridge<S>(tracer: BridgeTracer, filter: &SpanFilter) -> impl Layer<S> + Send + Sync
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
     let off = Arc::new(AtomicBool::new(false));
     let filter = filter.filter(off.clone());
     let bridge = Bridge {
-        bare: layer(tracer.clone())
+        bare: opentelemetry_layer(tracer.clone())
             .with_location(false)
             .with_target(false),
-        full: layer(tracer.clone()),
+        full: opentelemetry_layer(tracer.clone()),
         tracer,
         off,
         is_known: AtomicBool::new(false),
         dispatch: OnceLock::new(),
         _counted: Counted::new(),
     };
-    // The bridge is outermost, because the outer of two layers on a registry determines the maximum
-    // level.
-    known.and_then(bridge.with_filter(filter)).boxed()
+    bridge.with_filter(filter)
 }
 
 struct Bridge<S> {

@@ -5,9 +5,13 @@
 mod filter;
 #[cfg(feature = "tracing")]
 mod layer;
+#[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+mod on_demand;
 #[cfg(feature = "tracing")]
 mod represented;
 pub(crate) mod request_span;
+#[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+mod subscriber;
 #[cfg(feature = "tracing")]
 mod tracer;
 
@@ -17,3 +21,5 @@ pub(crate) use filter::SpanFilter;
 pub use layer::span_layer;
 #[cfg(all(feature = "init", feature = "tracing"))]
 pub(crate) use layer::{Source, span_layer_of};
+#[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+pub(crate) use subscriber::subscriber;

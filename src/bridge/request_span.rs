@@ -10,6 +10,8 @@ use tracing::{Level, Span};
 use crate::attribute_set;
 #[cfg(feature = "tracing")]
 use crate::bridge::filter::{is_bridged, is_hidden};
+#[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+use crate::bridge::on_demand::{self, OnDemandSpan};
 use crate::concurrent::caught::warn_once;
 use crate::current_context;
 use crate::semconv::{REQUEST_TARGET, Side};
@@ -42,10 +44,17 @@ pub(crate) fn is_wanted() -> bool {
     BRIDGES.load(Ordering::Relaxed) != 0
 }
 
-/// The `tracing` span of a request, if it has one. Boxed, because most requests have none and a
-/// span is large.
+/// The `tracing` span of a request, if it has one.
 #[derive(Default)]
-pub(crate) struct RequestSpan(Option<Box<Span>>);
+pub(crate) enum RequestSpan {
+    #[default]
+    None,
+    /// Boxed, because a span is large and few requests have one.
+    Open(Box<Span>),
+    /// A span that the subscriber of `init` opens when code asks for it.
+    #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+    OnDemand(OnDemandSpan),
+}
 
 impl RequestSpan {
     /// Opens a span that represents the span in `cx`, if the current subscriber has a bridge.
@@ -56,6 +65,10 @@ impl RequestSpan {
         method: &'static str,
         route: Option<&str>,
     ) -> Self {
+        #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+        if on_demand::is_available() {
+            return Self::OnDemand(OnDemandSpan::new(cx, side));
+        }
         #[cfg(feature = "tracing")]
         if !is_bridged() {
             if is_hidden() {
@@ -99,7 +112,7 @@ impl RequestSpan {
             );
             return Self::default();
         }
-        Self(Some(Box::new(span)))
+        Self::Open(Box::new(span))
     }
 
     /// Records the response status for log lines. The OpenTelemetry span already has it.
@@ -111,30 +124,36 @@ impl RequestSpan {
                 span.record("status", status.as_u16());
             });
         }
-        if let Some(span) = &self.0 {
+        if let Self::Open(span) = self {
             record(span, status);
         }
     }
 
     #[inline]
-    pub(crate) fn enter(&self) {
+    pub(crate) fn enter(&mut self) {
         #[cold]
         fn enter(span: &Span) {
             span.with_subscriber(|(id, dispatch)| dispatch.enter(id));
         }
-        if let Some(span) = &self.0 {
-            enter(span);
+        match self {
+            Self::None => {}
+            Self::Open(span) => enter(span),
+            #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+            Self::OnDemand(span) => span.swap(),
         }
     }
 
     #[inline]
-    pub(crate) fn exit(&self) {
+    pub(crate) fn exit(&mut self) {
         #[cold]
         fn exit(span: &Span) {
             span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
         }
-        if let Some(span) = &self.0 {
-            exit(span);
+        match self {
+            Self::None => {}
+            Self::Open(span) => exit(span),
+            #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
+            Self::OnDemand(span) => span.swap(),
         }
     }
 }

@@ -8,6 +8,8 @@ mod span_layer;
 use std::sync::atomic::Ordering;
 
 use opentelemetry::global;
+#[cfg(all(feature = "logs", not(feature = "tracing")))]
+use tracing_subscriber::{Registry, layer::SubscriberExt, registry};
 
 pub use guard::TelemetryGuard;
 
@@ -16,6 +18,8 @@ use crate::config::settings::signal::Signal;
 use crate::config::{Config, ConfigWarning, InitError, Propagator};
 #[cfg(feature = "logs")]
 use crate::config::{Environment, Exporter};
+#[cfg(all(feature = "logs", not(feature = "tracing")))]
+use crate::logs::BoxedLayer;
 #[cfg(feature = "logs")]
 use crate::logs::{self as lines, Ids, Installed, LogFilter, LogLines, set_process_logger};
 use crate::logs::{enable_threads, end_disabled_threads};
@@ -179,10 +183,10 @@ impl Config {
 #[cfg(feature = "logs")]
 fn install_subscriber(guard: &TelemetryGuard, style: LogLines, ids: Ids, filter: &LogFilter) {
     #[cfg(feature = "tracing")]
-    let spans = Some(guard.span_layer());
+    let subscriber = |logs| crate::bridge::subscriber(&guard.span_filter, logs);
     #[cfg(not(feature = "tracing"))]
-    let spans = None;
-    match lines::install(style, ids, filter, spans) {
+    let subscriber = |logs: BoxedLayer<Registry>| registry().with(logs).into();
+    match lines::install(style, ids, filter, subscriber) {
         Installed::Now | Installed::Before { same: true } => {}
         Installed::Before { same: false } => tracing::warn!(
             target: "tower_telemetry",

@@ -2,12 +2,11 @@
 
 use std::sync::OnceLock;
 
-use tracing::Subscriber;
-use tracing_subscriber::Registry;
+use tracing::{Dispatch, Subscriber};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::JsonFields;
-use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
+use tracing_subscriber::layer::{Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::logs::colors::stdout_has_colors;
@@ -106,16 +105,19 @@ pub(crate) enum Installed {
 }
 
 /// A layer of the subscriber of `init`.
-pub(crate) type RegistryLayer = Box<dyn Layer<Registry> + Send + Sync>;
+pub(crate) type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
 /// Installs a subscriber of the process that writes log lines and sends log records. It also gets
-/// the records of the crate `log`. `spans` is the layer for spans.
-pub(crate) fn install(
+/// the records of the crate `log`. `subscriber` creates the subscriber with the layer for logs.
+pub(crate) fn install<S>(
     lines: LogLines,
     ids: Ids,
     filter: &LogFilter,
-    spans: Option<RegistryLayer>,
-) -> Installed {
+    subscriber: impl FnOnce(BoxedLayer<S>) -> Dispatch,
+) -> Installed
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
     if let Some((first_lines, first_ids, first_filter)) = INSTALLED.get() {
         let same = *first_lines == lines && *first_ids == ids && first_filter == filter;
         return Installed::Before { same };
@@ -123,8 +125,7 @@ pub(crate) fn install(
     // `RUST_LOG` applies to lines and records, not to spans.
     let logs = layer(lines, ids, filter.of_sdk()).and_then(log_records());
     let logs = logs.with_filter(not_of_request(filter.env_filter()));
-    let subscriber = tracing_subscriber::registry().with(spans).with(logs);
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
+    if tracing::dispatcher::set_global_default(subscriber(logs.boxed())).is_err() {
         return Installed::Not;
     }
     let _ = INSTALLED.set((lines, ids, filter.clone()));

@@ -25,7 +25,7 @@ pub(crate) use format::Ids;
 #[cfg(feature = "logs")]
 pub use format::LogFormat;
 #[cfg(all(feature = "init", feature = "logs"))]
-pub(crate) use lines::{Installed, install, is_installed};
+pub(crate) use lines::{BoxedLayer, Installed, install, is_installed};
 #[cfg(all(feature = "init", feature = "logs"))]
 pub use lines::{LogLines, log_lines};
 #[cfg(all(feature = "init", feature = "logs"))]

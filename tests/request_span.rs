@@ -1,0 +1,227 @@
+//! Checks which span `Span::current()` returns in a request, under the subscriber of `init`. `init`
+//! applies to the whole process, so this test is a process of its own.
+
+#![cfg(all(
+    feature = "axum",
+    feature = "init",
+    feature = "logs",
+    feature = "tracing"
+))]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+#[allow(dead_code, reason = "the other tests use the rest of it")]
+#[path = "it/support/receiver.rs"]
+mod receiver;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanId, TraceContextExt};
+use receiver::Receiver;
+use tokio_stream::StreamExt;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_telemetry::tracing_opentelemetry::OpenTelemetrySpanExt;
+use tower_telemetry::{
+    ClientTelemetryLayer, Config, TelemetryLayer, config::Exporter, get_span_id, with_tracer,
+};
+use tracing::{Instrument, Span, info_span};
+
+pub(crate) type Attributes = BTreeMap<String, String>;
+
+/// Returns the name of the current span and its id in OpenTelemetry.
+fn current() -> (Option<&'static str>, SpanId) {
+    let span = Span::current();
+    let name = span.metadata().map(|metadata| metadata.name());
+    (name, span.context().span().span_context().span_id())
+}
+
+/// Returns the id of the current OpenTelemetry span.
+fn id() -> SpanId {
+    get_span_id().expect("a span is current")
+}
+
+fn is_sampled() -> bool {
+    Context::map_current(|cx| cx.span().span_context().is_sampled())
+}
+
+fn is_request(request: SpanId) {
+    assert_eq!(current(), (Some("request"), request));
+}
+
+#[tracing::instrument]
+async fn function() {
+    assert_eq!(current(), (Some("function"), id()));
+    tokio::task::yield_now().await;
+    assert_eq!(current(), (Some("function"), id()));
+}
+
+async fn asks_before_and_after_a_function() {
+    let request = id();
+    function().await;
+    is_request(request);
+    let _entered = info_span!("entered").entered();
+    assert_eq!(current(), (Some("entered"), id()));
+    drop(_entered);
+    is_request(request);
+}
+
+async fn asks_across_polls() {
+    let request = id();
+    let first = Span::current();
+    tokio::task::yield_now().await;
+    is_request(request);
+    assert_eq!(Span::current().id(), first.id());
+}
+
+async fn asks_in_a_span_of_handler_code() {
+    let request = id();
+    with_tracer("test", "step", || {
+        // A span that is not sampled has no id of its own.
+        assert_eq!(id() == request, !is_sampled());
+        is_request(request);
+    });
+    is_request(request);
+}
+
+async fn calls_another_service() {
+    let request = id();
+    let client = ClientTelemetryLayer::new().layer(service_fn(|_: Request<Empty<Bytes>>| async {
+        assert_eq!(current(), (Some("client_request"), id()));
+        function().await;
+        assert_eq!(current(), (Some("client_request"), id()));
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let outgoing = Request::new(Empty::new());
+    let response = client.oneshot(outgoing).await.expect("an answer");
+    drop(response);
+    is_request(request);
+}
+
+async fn asks_in_a_task() {
+    let request = id();
+    let task = async move {
+        is_request(request);
+        function().await;
+    };
+    let task = tokio::spawn(task.in_current_span());
+    task.await.expect("the task does not panic");
+}
+
+fn router(kept: &Arc<Mutex<Option<Span>>>) -> Router {
+    /// A handler that also asks while the body is sent.
+    fn handler<F: Future<Output = ()> + Send + 'static>(
+        work: fn() -> F,
+    ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Body> + Send>> + Clone + Send + Sync + 'static
+    {
+        move || {
+            Box::pin(async move {
+                work().await;
+                let request = id();
+                let parts = tokio_stream::iter(["a", "b"]).map(move |part| {
+                    is_request(request);
+                    Ok::<_, Infallible>(part)
+                });
+                Body::from_stream(parts)
+            })
+        }
+    }
+
+    let kept = kept.clone();
+    Router::new()
+        .route("/function", get(handler(asks_before_and_after_a_function)))
+        .route("/polls", get(handler(asks_across_polls)))
+        .route(
+            "/handler-code",
+            get(handler(asks_in_a_span_of_handler_code)),
+        )
+        .route("/client", get(handler(calls_another_service)))
+        .route("/task", get(handler(asks_in_a_task)))
+        .route(
+            "/kept",
+            get(move || async move {
+                *kept.lock().expect("the lock is not poisoned") = Some(Span::current());
+            }),
+        )
+}
+
+async fn send(app: impl Fn() -> Router, path: &str, flags: &str) {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let request = Request::get(path)
+        .header(
+            "traceparent",
+            format!("00-{trace}-b7ad6b7169203331-{flags}"),
+        )
+        .body(Body::empty())
+        .expect("a valid request");
+    let response = app().oneshot(request).await.expect("a response");
+    assert_eq!(response.status(), 200, "{path}");
+    let body = response.into_body().collect().await;
+    body.expect("the body is complete");
+}
+
+#[tokio::test]
+async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another_was_entered() {
+    let receiver = Receiver::start();
+    let telemetry = Config::from_vars(|_| None)
+        .with_exporters([Exporter::Otlp])
+        .with_endpoint(receiver.endpoint())
+        .init()
+        .expect("no other telemetry is initialized");
+    let kept = Arc::new(Mutex::new(None));
+    let routes = router(&kept);
+    let app = || routes.clone().layer(TelemetryLayer::new());
+
+    assert_eq!(current().0, None, "no request is current");
+    for flags in ["00", "01"] {
+        for path in ["/function", "/polls", "/handler-code", "/client", "/task"] {
+            send(app, path, flags).await;
+        }
+    }
+    // Two requests that run in turns on one thread.
+    tokio::join!(send(app, "/polls", "01"), send(app, "/task", "01"));
+    assert_eq!(current().0, None, "no request is current");
+
+    // Code may keep the span after the end of the request.
+    send(app, "/kept", "01").await;
+    let span = kept.lock().expect("the lock is not poisoned").take();
+    let late = async {
+        info_span!("late").in_scope(|| ());
+    };
+    late.instrument(span.expect("the handler kept a span"))
+        .await;
+
+    // Without the span of `tracing`, only the OpenTelemetry span is current.
+    let without = Router::new()
+        .route(
+            "/without",
+            get(|| async { assert_eq!(current().0, None, "{}", id()) }),
+        )
+        .layer(TelemetryLayer::new().without_tracing_span());
+    send(|| without.clone(), "/without", "01").await;
+
+    telemetry.shutdown().await;
+    let spans = receiver.received();
+    let spans = spans.spans();
+    let named = |name: &str| {
+        spans
+            .iter()
+            .filter(|span| span.name == name)
+            .collect::<Vec<_>>()
+    };
+    let [late] = &named("late")[..] else {
+        panic!("{spans:#?}")
+    };
+    let [request] = &named("GET /kept")[..] else {
+        panic!("{spans:#?}")
+    };
+    assert_eq!(late.parent_span_id, request.span_id);
+    // Of the sampled requests: once in `/function`, in the call of `/client` and in each `/task`.
+    assert_eq!(named("function").len(), 4);
+}
