@@ -316,10 +316,12 @@ impl Shared {
             }
             let mut unreported = 0;
             match written {
-                Ok(()) => {
+                // The warning needs room. While there is little, another write follows.
+                Ok(()) if state.waiting.len() <= MAX_WAITING / 2 => {
                     unreported = state.lost - state.reported;
                     state.reported = state.lost;
                 }
+                Ok(()) => {}
                 Err(_) => state.lost += count(&lines),
             }
             drop(state);
@@ -414,5 +416,42 @@ mod tests {
         locked(&writer.0.state).waiting = b"line\n".to_vec();
         locked(&writer.0.state).accepted = 5;
         assert!(writer.flush(Duration::from_secs(20)));
+    }
+
+    /// Writes each time that it receives a message.
+    struct Gate(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lost_lines_are_reported_once_there_is_room_for_the_warning() {
+        let (gate, opened) = std::sync::mpsc::channel();
+        let writer = LogWriter::new(Gate(opened));
+        let until = |is_done: &dyn Fn(&State) -> bool| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while !is_done(&locked(&writer.0.state)) {
+                assert!(Instant::now() < end);
+                thread::yield_now();
+            }
+        };
+        writer.push(b"written first\n");
+        until(&|state| state.waiting.is_empty());
+        writer.push(&[b'\n'; MAX_WAITING]);
+        writer.push(b"lost\n");
+        gate.send(()).expect("the thread writes");
+        // The thread now writes the lines that filled the memory.
+        until(&|state| state.done == 14 && state.waiting.is_empty());
+        assert_eq!(locked(&writer.0.state).reported, 0);
+        gate.send(()).expect("the thread writes");
+        until(&|state| state.reported == 1);
     }
 }
