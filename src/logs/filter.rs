@@ -109,24 +109,16 @@ impl SdkRateLimit {
     }
 }
 
-impl<S> Filter<S> for SdkRateLimit {
-    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        self.allows(metadata)
-    }
-
-    // Without this, each event would ask all filters again.
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        match self.allows(metadata) {
-            true => Interest::always(),
-            false => Interest::never(),
-        }
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+impl SdkRateLimit {
+    /// Returns whether an event can be written now.
+    pub(crate) fn admits(&self, event: &Event<'_>) -> bool {
         const PAUSE: Duration = Duration::from_secs(60);
 
         if !is_of_sdk(event.metadata()) {
             return true;
+        }
+        if !self.allows(event.metadata()) {
+            return false;
         }
         let mut last_logged = self
             .last_logged
@@ -141,6 +133,24 @@ impl<S> Filter<S> for SdkRateLimit {
             }
             _ => true,
         }
+    }
+}
+
+impl<S> Filter<S> for SdkRateLimit {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.allows(metadata)
+    }
+
+    // Without this, each event would ask all filters again.
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match self.allows(metadata) {
+            true => Interest::always(),
+            false => Interest::never(),
+        }
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        self.admits(event)
     }
 }
 

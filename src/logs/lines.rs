@@ -2,17 +2,19 @@
 
 use std::sync::OnceLock;
 
-use tracing::{Dispatch, Subscriber};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::JsonFields;
-use tracing_subscriber::layer::{Filter, Layer};
+use tracing_subscriber::layer::{Context, Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::logs::colors::stdout_has_colors;
-use crate::logs::filter::LogFilter;
+use crate::logs::filter::{LogFilter, SdkRateLimit};
 use crate::logs::format::{Ids, LogFormat};
-use crate::logs::records::log_records;
+use crate::logs::records::{LogRecords, Source};
+use crate::logs::sdk_events::is_of_sdk;
 use crate::logs::writer::LogWriter;
 use crate::semconv::REQUEST_TARGET;
 
@@ -49,11 +51,9 @@ where
 {
     let filter = LogFilter::from_env();
     let of_sdk = filter.of_sdk();
-    layer(
-        lines,
-        Ids::Whole,
-        not_of_request(filter.env_filter()).and(of_sdk),
-    )
+    layer(lines, Ids::Whole)
+        .with_filter(not_of_request(filter.env_filter()).and(of_sdk))
+        .boxed()
 }
 
 /// Removes the spans of requests, so that lines stay short. A line has the ids of its request.
@@ -61,11 +61,7 @@ fn not_of_request<S>(filter: impl Filter<S>) -> impl Filter<S> {
     filter.and(filter_fn(|metadata| metadata.target() != REQUEST_TARGET))
 }
 
-fn layer<S>(
-    lines: LogLines,
-    ids: Ids,
-    filter: impl Filter<S> + Send + Sync + 'static,
-) -> Box<dyn Layer<S> + Send + Sync>
+fn layer<S>(lines: LogLines, ids: Ids) -> BoxedLayer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -75,13 +71,41 @@ where
     match lines {
         LogLines::Text => layer
             .event_format(LogFormat::default().with_ids(ids))
-            .with_filter(filter)
             .boxed(),
         LogLines::Json => layer
             .fmt_fields(JsonFields::new())
             .event_format(LogFormat::json(fmt::format().json()))
-            .with_filter(filter)
             .boxed(),
+    }
+}
+
+/// The layer of `init` for logs. It is one layer with one filter, because a span pays for each layer
+/// that has a filter.
+struct Logs<S> {
+    lines: BoxedLayer<S>,
+    of_sdk: SdkRateLimit,
+    records: LogRecords,
+}
+
+impl<S> Layer<S> for Logs<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
+        self.lines.on_new_span(attributes, id, cx);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
+        self.lines.on_record(id, values, cx);
+    }
+
+    fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
+        if self.of_sdk.admits(event) {
+            self.lines.on_event(event, cx.clone());
+        }
+        if !is_of_sdk(event.metadata()) {
+            self.records.on_event(event, cx);
+        }
     }
 }
 
@@ -123,7 +147,11 @@ where
         return Installed::Before { same };
     }
     // `RUST_LOG` applies to lines and records, not to spans.
-    let logs = layer(lines, ids, filter.of_sdk()).and_then(log_records());
+    let logs = Logs {
+        lines: layer(lines, ids),
+        of_sdk: filter.of_sdk(),
+        records: LogRecords(Source::Process),
+    };
     let logs = logs.with_filter(not_of_request(filter.env_filter()));
     if tracing::dispatcher::set_global_default(subscriber(logs.boxed())).is_err() {
         return Installed::Not;

@@ -75,18 +75,8 @@ impl Source {
     }
 }
 
-/// Returns a layer that sends log records, except the events of the SDK about its own work.
-pub(crate) fn log_records<S>() -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let is_wanted = |metadata: &Metadata| !is_of_sdk(metadata);
-    LogRecords(Source::Process)
-        .with_filter(filter_fn(is_wanted))
-        .boxed()
-}
-
-/// Returns the same layer with the filter that `init` applies.
+/// Returns a layer that sends log records, except the events of the SDK about its own work. It has
+/// the filter of `init`.
 pub(crate) fn filtered_log_records<S>(
     source: Source,
     filter: &LogFilter,
@@ -100,7 +90,8 @@ where
         .boxed()
 }
 
-struct LogRecords(Source);
+/// Sends each event as a log record.
+pub(super) struct LogRecords(pub(super) Source);
 
 impl<S: Subscriber> Layer<S> for LogRecords {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
