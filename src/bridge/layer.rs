@@ -16,7 +16,7 @@ use tracing_subscriber::registry::{LookupSpan, SpanRef};
 use crate::attribute_set;
 use crate::bridge::filter::{self, SpanFilter, is_of_request};
 use crate::bridge::represented::{self, RepresentedSpan};
-use crate::bridge::request_span::Counted;
+use crate::bridge::request_span::{Counted, is_entered_by_layer};
 pub(crate) use crate::bridge::tracer::Source;
 use crate::bridge::tracer::{self, BridgeTracer};
 use crate::concurrent::caught::warn_once;
@@ -272,6 +272,9 @@ where
     }
 
     fn on_enter(&self, id: &Id, cx: Context<'_, S>) {
+        if is_entered_by_layer() {
+            return;
+        }
         let Some(span) = cx.span(id) else {
             return;
         };
@@ -284,6 +287,9 @@ where
     }
 
     fn on_exit(&self, id: &Id, cx: Context<'_, S>) {
+        if is_entered_by_layer() {
+            return;
+        }
         if Self::is_representing(id, &cx) {
             RepresentedSpan::exit(id);
         } else if current_context::exists() && !self.is_off() {

@@ -1,11 +1,13 @@
 //! The `tracing` span that represents the span of a request.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;
 use opentelemetry::Context;
 use tracing::field::Empty;
-use tracing::{Level, Span};
+use tracing::span::Id;
+use tracing::{Dispatch, Level, Span};
 
 use crate::attribute_set;
 #[cfg(feature = "tracing")]
@@ -36,6 +38,34 @@ impl Drop for Counted {
     fn drop(&mut self) {
         BRIDGES.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    /// Whether a layer enters or exits the span of its request on this thread.
+    static BY_LAYER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether a layer enters or exits the span of its request. The context of the request is
+/// then current already.
+#[cfg(feature = "tracing")]
+pub(super) fn is_entered_by_layer() -> bool {
+    BY_LAYER.get()
+}
+
+/// Enters or exits a span with `f`.
+#[cold]
+fn by_layer(span: &Span, f: impl FnOnce(&Dispatch, &Id)) {
+    /// Restores the flag, even if a layer of the application panics.
+    struct Restore(bool);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            BY_LAYER.set(self.0);
+        }
+    }
+
+    let _restore = Restore(BY_LAYER.replace(true));
+    span.with_subscriber(|(id, dispatch)| f(dispatch, id));
 }
 
 /// Returns whether some subscriber has a bridge.
@@ -131,13 +161,9 @@ impl RequestSpan {
 
     #[inline]
     pub(crate) fn enter(&mut self) {
-        #[cold]
-        fn enter(span: &Span) {
-            span.with_subscriber(|(id, dispatch)| dispatch.enter(id));
-        }
         match self {
             Self::None => {}
-            Self::Open(span) => enter(span),
+            Self::Open(span) => by_layer(span, Dispatch::enter),
             #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
             Self::OnDemand(span) => span.swap(),
         }
@@ -145,13 +171,9 @@ impl RequestSpan {
 
     #[inline]
     pub(crate) fn exit(&mut self) {
-        #[cold]
-        fn exit(span: &Span) {
-            span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
-        }
         match self {
             Self::None => {}
-            Self::Open(span) => exit(span),
+            Self::Open(span) => by_layer(span, Dispatch::exit),
             #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
             Self::OnDemand(span) => span.swap(),
         }
