@@ -31,7 +31,7 @@ use opentelemetry_sdk::trace::{
 use tower::{Layer, Service};
 use tower_telemetry::config::SpanExport;
 use tower_telemetry::{
-    ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, add_request_attributes,
+    ClientTelemetryLayer, Config, TelemetryGuard, TelemetryLayer, add_request_attributes,
     add_span_attributes, add_span_event, async_with_tracer, attributes, bind_counter, carriers,
     get_trace_id, get_tracer, increment_counter, record_histogram_value, start_as_current_span,
     start_timer,
@@ -80,13 +80,17 @@ enum Recorded {
 
 impl Recorded {
     fn init(self) -> TelemetryGuard {
+        self.config().init().expect("the configuration is valid")
+    }
+
+    fn config(self) -> Config {
         let sampler = match self {
             Self::Metrics => "always_off",
             _ => "parentbased_always_on",
         };
         // Nothing listens on that port, and nothing is exported before the end.
         let no_receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        support::init(sampler, !matches!(self, Self::Nothing), no_receiver)
+        support::config(sampler, !matches!(self, Self::Nothing), no_receiver)
     }
 
     fn layer(self) -> TelemetryLayer {
@@ -374,6 +378,8 @@ fn own_pipeline(rung: Rung) -> Rung {
 #[derive(Clone, Copy)]
 enum Subscriber {
     Nobody,
+    OfInit,
+    /// A registry with the layer for spans.
     Bridge,
     /// A plain set-up: a layer of `tracing-opentelemetry`, with spans of the SDK.
     Plain,
@@ -391,9 +397,14 @@ fn with_tracing(subscriber: Subscriber, handler: Handler, inbound: Inbound) -> R
     use opentelemetry::trace::TracerProvider;
     use tracing_subscriber::prelude::*;
 
-    let telemetry = Recorded::Everything.init();
+    let config = Recorded::Everything.config();
+    let config = match subscriber {
+        Subscriber::OfInit => config,
+        _ => config.without_subscriber(),
+    };
+    let telemetry = config.init().expect("the configuration is valid");
     let subscribed = match subscriber {
-        Subscriber::Nobody => Ok(()),
+        Subscriber::Nobody | Subscriber::OfInit => Ok(()),
         Subscriber::Bridge => {
             let spans = tracing_subscriber::registry().with(telemetry.span_layer());
             tracing::subscriber::set_global_default(spans)
@@ -445,7 +456,24 @@ async fn instrumented(id: u32) -> &'static str {
 ))]
 #[bench::request(with_tracing(Subscriber::Bridge, Handler::Bare, Inbound::Sampled))]
 #[bench::request_not_sampled(with_tracing(Subscriber::Bridge, Handler::Bare, Inbound::NotSampled))]
+#[bench::request_of_init(with_tracing(Subscriber::OfInit, Handler::Bare, Inbound::Sampled))]
+#[bench::request_of_init_not_sampled(with_tracing(
+    Subscriber::OfInit,
+    Handler::Bare,
+    Inbound::NotSampled
+))]
 #[bench::child_without(with_tracing(Subscriber::Nobody, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child_without_not_sampled(with_tracing(
+    Subscriber::Nobody,
+    Handler::Instrumented,
+    Inbound::NotSampled
+))]
+#[bench::child_of_init(with_tracing(Subscriber::OfInit, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child_of_init_not_sampled(with_tracing(
+    Subscriber::OfInit,
+    Handler::Instrumented,
+    Inbound::NotSampled
+))]
 #[bench::child(with_tracing(Subscriber::Bridge, Handler::Instrumented, Inbound::Sampled))]
 #[bench::child_not_sampled(with_tracing(
     Subscriber::Bridge,

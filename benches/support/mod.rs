@@ -55,7 +55,7 @@ pub fn init(sampler: &str, enabled: bool, receiver: SocketAddr) -> TelemetryGuar
 
 /// Returns the configuration for `init`.
 pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
-    let config = Config::from_vars(|name| {
+    Config::from_vars(|name| {
         let value = match name {
             "ENVIRONMENT" => "production",
             "ENABLE_TELEMETRY" if !enabled => "false",
@@ -68,8 +68,7 @@ pub fn config(sampler: &str, enabled: bool, receiver: SocketAddr) -> Config {
             _ => return None,
         };
         Some(value.to_owned())
-    });
-    config.without_subscriber()
+    })
 }
 
 /// Makes a span of the caller current, as in a handler.
