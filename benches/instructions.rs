@@ -720,6 +720,9 @@ library_benchmark_group!(
 main!(
     config = LibraryBenchmarkConfig::default()
         .tool(Callgrind::default().format([EventKind::Ir]))
-        .tool(Dhat::default().format([DhatMetric::TotalBlocks, DhatMetric::TotalBytes])),
+        .tool(
+            Dhat::with_args(["--num-callers=200"])
+                .format([DhatMetric::TotalBlocks, DhatMetric::TotalBytes]),
+        ),
     library_benchmark_groups = ladder
 );
