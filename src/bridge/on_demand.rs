@@ -79,8 +79,9 @@ struct Place {
     cx: Context,
     side: Side,
     /// The number of spans that were entered after the request.
-    entered: usize,
-    opened: Option<Opened>,
+    entered: u32,
+    /// Boxed, because the place moves at each poll.
+    opened: Option<Box<Opened>>,
 }
 
 /// An open span, which is closed with the request. Code may hold further references to it.
@@ -167,7 +168,7 @@ impl OnDemandSubscriber {
             let mut current = current.try_borrow_mut().ok()?;
             let place = current.as_mut().filter(|place| place.entered == 0)?;
             if place.opened.is_none() {
-                place.opened = self.open(&place.cx, place.side);
+                place.opened = self.open(&place.cx, place.side).map(Box::new);
             }
             let opened = place.opened.as_ref()?;
             Some(Current::new(opened.id.clone(), opened.metadata))
@@ -197,7 +198,7 @@ impl OnDemandSubscriber {
     }
 
     /// Changes the number of spans that were entered after the current request.
-    fn count_entered(&self, change: impl FnOnce(usize) -> usize) {
+    fn count_entered(&self, change: impl FnOnce(u32) -> u32) {
         if !self.is_on_demand {
             return;
         }
