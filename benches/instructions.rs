@@ -362,11 +362,11 @@ fn with_own_pipeline(given: Given, inbound: Inbound) -> Rung {
 #[library_benchmark]
 #[bench::not_sampled(
     args = (with_own_pipeline(Given::Globally, Inbound::NotSampled)),
-    config = at_most(19_290, 24)
+    config = at_most(17_960, 31)
 )]
 #[bench::sampled(
     args = (with_own_pipeline(Given::Globally, Inbound::Sampled)),
-    config = at_most(21_600, 26)
+    config = at_most(19_890, 33)
 )]
 #[bench::given_not_sampled(with_own_pipeline(Given::ToTheLayer, Inbound::NotSampled))]
 #[bench::given_sampled(with_own_pipeline(Given::ToTheLayer, Inbound::Sampled))]

@@ -112,18 +112,27 @@ pub(crate) fn with_current<T>(cx: &Context, f: impl FnOnce(Option<&SpanContext>)
 }
 
 /// Returns the decision that applies to a child of the current span of `cx`.
+#[inline]
 pub(crate) fn decision_in(cx: &Context) -> Option<Decision> {
+    if !has_trace_extra(cx) {
+        return None;
+    }
     with_current(cx, |current| TraceExtra::of(cx, current)?.decision(current))
 }
 
 /// Returns `cx` for `span`, which was started in `cx`. A decision for a new trace becomes a
 /// decision for the trace of `span`.
+#[inline]
 pub(crate) fn for_started_span<'a>(cx: &'a Context, span: &SpanContext) -> Cow<'a, Context> {
+    if !has_trace_extra(cx) {
+        return Cow::Borrowed(cx);
+    }
     let extra = with_current(cx, |current| TraceExtra::of(cx, current));
     TraceExtra::child_context(cx, extra, span, None)
 }
 
 /// Returns whether `cx` has a [`TraceExtra`].
+#[inline]
 pub(crate) fn has_trace_extra(cx: &Context) -> bool {
     cx.get::<TraceExtra>().is_some()
 }
@@ -218,15 +227,16 @@ pub(crate) fn with_parent(cx: &Context, parent: &SpanContext) -> Context {
 
 /// Returns `cx` with `parent` as its span, with the state of the trace, and without the text of the
 /// state. A sampler of the application may change the state, and the text would revert the change.
+#[inline]
 pub(crate) fn with_parent_of_sdk(cx: &Context, parent: &SpanContext) -> Context {
-    let extra = TraceExtra::of(cx, Some(parent));
-    let state = extra.and_then(|extra| extra.state.as_deref().and_then(parse_state));
-    match (extra, state) {
-        (Some(extra), Some(state)) => cx
+    if let Some(extra) = TraceExtra::of(cx, Some(parent))
+        && let Some(state) = extra.state.as_deref().and_then(parse_state)
+    {
+        return cx
             .with_value(TraceExtra::new(Some(parent), None, extra.decision))
-            .with_remote_span_context(with_state(parent, state)),
-        _ => cx.with_remote_span_context(parent.clone()),
+            .with_remote_span_context(with_state(parent, state));
     }
+    cx.with_remote_span_context(parent.clone())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 
 use crate::attribute_set;
-use crate::semconv::{self, CapturedRequest};
+use crate::providers::unique_span::FirstKeys;
+use crate::semconv::{self, AddAttribute, AttributeValue, CapturedRequest};
 
 /// Creates tracers for instrumentation scopes.
 pub(crate) trait MakeTracer: Send + Sync {
@@ -30,9 +31,36 @@ pub(crate) trait StartSpan: Send + Sync {
 
 /// Describes a span when it starts.
 pub(crate) trait DescribeSpan {
-    /// Writes the description. It is called at most once, and not for a span that is dropped
-    /// without needing one.
+    /// Writes the description. It or [`describe_for_samplers`](Self::describe_for_samplers) is
+    /// called at most once, and not for a span that is dropped without needing one.
     fn describe(&mut self, span: &mut NewSpan);
+
+    /// Writes the description for a tracer that needs the attributes that a sampler may read before
+    /// it knows whether the span is recorded. The other attributes are left to
+    /// [`other_attributes`](Self::other_attributes).
+    fn describe_for_samplers(&mut self, span: &mut NewSpan) -> FirstAttributes {
+        self.describe(span);
+        let mut first = match &span.request {
+            Some(request) => {
+                let mut first = FirstAttributes::for_request();
+                request.attributes_for_samplers(&mut |key, value| first.add(key, value));
+                first
+            }
+            None => FirstAttributes::default(),
+        };
+        first.take_from(span);
+        first
+    }
+
+    /// Returns the attributes that [`describe_for_samplers`](Self::describe_for_samplers) has left.
+    fn other_attributes(&mut self, span: &mut NewSpan) -> Vec<KeyValue> {
+        let mut attributes = span.room_for_other_attributes();
+        if let Some(request) = &span.request {
+            request.other_attributes(&mut |key, value| attributes.push(value.attribute(key)));
+        }
+        span.move_attributes(&mut attributes);
+        attributes
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +91,53 @@ pub(crate) struct NewSpan {
     pub(crate) attributes: Vec<KeyValue>,
     /// Whether the application has set an attribute that the request has as well.
     pub(crate) overrides_request: bool,
+}
+
+/// The attributes with which a span starts, because a sampler may read them.
+#[derive(Default)]
+pub(crate) struct FirstAttributes {
+    pub(crate) attributes: Vec<KeyValue>,
+    pub(crate) keys: FirstKeys,
+}
+
+impl AddAttribute for FirstAttributes {
+    // Inlined everywhere, like the function that it calls.
+    #[inline(always)]
+    fn add(&mut self, key: &'static str, value: AttributeValue<'_>) {
+        self.attributes.push(value.attribute(key));
+        self.keys.add_fixed(key);
+    }
+}
+
+impl FirstAttributes {
+    /// Returns an empty list with room for the attributes of a request.
+    #[inline]
+    pub(crate) fn for_request() -> Self {
+        Self {
+            attributes: Vec::with_capacity(ATTRIBUTES),
+            keys: FirstKeys::default(),
+        }
+    }
+
+    /// Takes the attributes of a described span that a sampler may read.
+    #[inline]
+    pub(crate) fn take_from(&mut self, span: &mut NewSpan) {
+        // A request has none, apart from those of hooks and captured headers.
+        if !span.attributes.is_empty() {
+            self.take_some_from(span);
+        }
+    }
+
+    fn take_some_from(&mut self, span: &mut NewSpan) {
+        let is_for_samplers = |one: &mut KeyValue| semconv::is_for_samplers(one.key.as_str());
+        for attribute in span.attributes.extract_if(.., is_for_samplers) {
+            self.keys.add(&attribute.key);
+            self.attributes.push(attribute);
+        }
+        if span.overrides_request {
+            attribute_set::make_unique(&mut self.attributes);
+        }
+    }
 }
 
 /// The result of starting a span.
@@ -111,33 +186,19 @@ impl NewSpan {
         attribute_set::set(&mut self.attributes, attribute);
     }
 
-    /// Takes the attributes that a sampler may read.
-    pub(crate) fn take_attributes_for_samplers(&mut self) -> Vec<KeyValue> {
-        let room = self.request.as_ref().map_or(0, |_| ATTRIBUTES);
-        let mut taken = Vec::with_capacity(room);
-        if let Some(request) = &self.request {
-            request.attributes_for_samplers(&mut |key, fact| taken.push(fact.attribute(key)));
-        }
-        let is_for_samplers = |one: &mut KeyValue| semconv::is_for_samplers(one.key.as_str());
-        taken.extend(self.attributes.extract_if(.., is_for_samplers));
-        if self.overrides_request {
-            attribute_set::make_unique(&mut taken);
-        }
-        taken
+    /// Returns an empty list with room for the attributes that no sampler reads.
+    #[inline]
+    pub(crate) fn room_for_other_attributes(&self) -> Vec<KeyValue> {
+        Vec::with_capacity(self.attributes.len() + OTHER_ATTRIBUTES)
     }
 
-    /// Returns the attributes that are left after
-    /// [`take_attributes_for_samplers`](Self::take_attributes_for_samplers).
-    pub(crate) fn into_other_attributes(self) -> Vec<KeyValue> {
-        let mut others = Vec::with_capacity(self.attributes.len() + OTHER_ATTRIBUTES);
-        if let Some(request) = &self.request {
-            request.other_attributes(&mut |key, fact| others.push(fact.attribute(key)));
-        }
-        others.extend(self.attributes);
+    /// Moves all attributes that are left.
+    #[inline]
+    pub(crate) fn move_attributes(&mut self, to: &mut Vec<KeyValue>) {
+        to.append(&mut self.attributes);
         if self.overrides_request {
-            attribute_set::make_unique(&mut others);
+            attribute_set::make_unique(to);
         }
-        others
     }
 
     /// Returns all attributes of a span. Attributes of the request are replaced by others with the

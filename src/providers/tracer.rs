@@ -17,7 +17,9 @@ use crate::concurrent::caught::warn_once;
 use crate::propagation::Decision;
 use crate::propagation::{self, RANDOM_FLAG};
 use crate::providers::in_context;
-use crate::providers::start_span::{DescribeSpan, MakeTracer, NewSpan, Parent, StartSpan, Started};
+use crate::providers::start_span::{
+    DescribeSpan, FirstAttributes, MakeTracer, NewSpan, Parent, StartSpan, Started,
+};
 use crate::providers::unique_span::UniqueSpan;
 
 /// Returns the tracers of OpenTelemetry's global provider.
@@ -142,26 +144,29 @@ where
             return denied(parent);
         }
         let mut new = NewSpan::default();
-        description.describe(&mut new);
-        let name = mem::take(&mut new.name);
-        let mut builder = SpanBuilder::from_name(name).with_kind(new.kind.clone());
-        builder.start_time = Some(new.start_time);
-        builder.links = Some(mem::take(&mut new.links)).filter(|links| !links.is_empty());
         // An SDK cannot replace attributes set at the start, so the span starts only with the
         // attributes that samplers need.
-        let attributes = new.take_attributes_for_samplers();
-        let keys = attributes.iter().map(|one| one.key.clone()).collect();
-        builder.attributes = Some(attributes);
+        let FirstAttributes { attributes, keys } = description.describe_for_samplers(&mut new);
+        let name = mem::take(&mut new.name);
+        let builder = SpanBuilder {
+            span_kind: Some(new.kind.clone()),
+            name,
+            start_time: Some(new.start_time),
+            attributes: Some(attributes),
+            events: None,
+            links: (!new.links.is_empty()).then(|| mem::take(&mut new.links)),
+        };
         // An unexported `tracing` span is active but invalid, and would be treated as an unsampled
         // parent.
-        let is_invalid = parent.has_active_span() && !parent.span().span_context().is_valid();
-        let span = if is_invalid {
+        let parent_span = parent.span();
+        let parent_span = parent_span.span_context();
+        let is_new = !parent_span.is_valid();
+        let span = if is_new && parent.has_active_span() {
             let root = in_context::without_span_of(parent);
             self.tracer.build_with_context(builder, &root)
         } else {
             self.tracer.build_with_context(builder, parent)
         };
-        let is_new = !parent.span().span_context().is_valid();
         let random = if is_new && self.has_random_ids {
             RANDOM_FLAG
         } else {
@@ -170,7 +175,7 @@ where
         let parent = &*propagation::for_started_span(parent, span.span_context());
         if span.is_recording() {
             let span_context = (random != 0).then(|| with_more_flags(span.span_context(), random));
-            let later = new.into_other_attributes();
+            let later = description.other_attributes(&mut new);
             return Started {
                 cx: parent.with_span(UniqueSpan::new(span, span_context, keys, later)),
                 is_recording: true,
@@ -180,7 +185,7 @@ where
         let cx = if span_context.is_valid() {
             // A bare span context behaves like the unrecorded span and avoids a box. The SDK clears
             // all flags of a dropped span, but the random flag must be propagated.
-            let inherited = parent.span().span_context().trace_flags().to_u8() & RANDOM_FLAG;
+            let inherited = parent_span.trace_flags().to_u8() & RANDOM_FLAG;
             parent.with_remote_span_context(with_more_flags(span_context, inherited | random))
         } else {
             // An invalid span in a context would be treated as an unsampled parent.

@@ -8,16 +8,42 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::{Span, SpanContext, Status};
 use opentelemetry::{Key, KeyValue};
-use smallvec::SmallVec;
 
 use crate::attribute_set;
 use crate::concurrent::caught::warn_once;
+use crate::semconv::SamplerKeys;
 
 /// The maximum number of attributes to keep until the end. It is above the default limit of SDKs.
 const MAX_ATTRIBUTES: usize = 512;
 
-/// The keys with which a span was started. A server's span has at most eight.
-pub(crate) type StartKeys = SmallVec<[Key; 8]>;
+/// The keys with which a span was started.
+#[derive(Debug, Default)]
+pub(crate) struct FirstKeys {
+    with_fixed_names: SamplerKeys,
+    others: Vec<Key>,
+}
+
+impl FirstKeys {
+    /// Adds the key of an attribute of the conventions.
+    // Inlined everywhere, like the function that it calls.
+    #[inline(always)]
+    pub(crate) fn add_fixed(&mut self, key: &'static str) {
+        if !self.with_fixed_names.insert(key) {
+            self.others.push(Key::from_static_str(key));
+        }
+    }
+
+    /// Adds the key of any attribute.
+    pub(crate) fn add(&mut self, key: &Key) {
+        if !self.with_fixed_names.insert(key.as_str()) {
+            self.others.push(key.clone());
+        }
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        self.with_fixed_names.contains(key.as_str()) || self.others.contains(key)
+    }
+}
 
 /// A span that passes each attribute key to its inner span once.
 #[derive(Debug)]
@@ -26,7 +52,7 @@ pub(crate) struct UniqueSpan<S: Span> {
     /// Replaces the inner span's span context.
     span_context: Option<SpanContext>,
     /// The keys with which the inner span was started. Their values are final.
-    keys: StartKeys,
+    keys: FirstKeys,
     /// Attributes to be written when the span ends.
     attributes: Vec<KeyValue>,
 }
@@ -37,7 +63,7 @@ impl<S: Span> UniqueSpan<S> {
     pub(crate) fn new(
         inner: S,
         span_context: Option<SpanContext>,
-        keys: StartKeys,
+        keys: FirstKeys,
         attributes: Vec<KeyValue>,
     ) -> Self {
         Self {

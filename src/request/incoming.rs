@@ -4,8 +4,8 @@ use std::mem;
 
 use http::Uri;
 use http::request::Parts;
-use opentelemetry::Context;
 use opentelemetry::trace::{Link, SpanContext, SpanKind};
+use opentelemetry::{Context, KeyValue};
 
 use crate::concurrent::per_thread::PerThreadArc;
 use crate::instruments::Route;
@@ -13,7 +13,7 @@ use crate::layer_state::LayerState;
 use crate::layer_state::options::{Options, Trust};
 use crate::layer_state::recorded_signals::RecordedSignals;
 use crate::propagation::{Extracted, with_state_text};
-use crate::providers::start_span::{DescribeSpan, NewSpan, Parent, Started};
+use crate::providers::start_span::{DescribeSpan, FirstAttributes, NewSpan, Parent, Started};
 use crate::request::begin::{Clock, StartingRequest};
 use crate::request::grpc_call::GrpcCall;
 use crate::request::in_flight::{Http, ResponseBodies};
@@ -22,7 +22,7 @@ use crate::request::received::Received;
 use crate::request_headers::RequestHeaders;
 use crate::semconv::Scheme;
 use crate::semconv::http::matched_route;
-use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, rpc};
+use crate::semconv::{CapturedRequest, Forwarded, ServerRequest, UncapturedRequest, rpc};
 
 impl ActiveRequest {
     /// Starts a request that is not recorded. Its context is still propagated.
@@ -129,6 +129,26 @@ impl IncomingSpan<'_, '_> {
         ServerRequest::new(self.route.method, self.route.route.clone(), self.scheme)
     }
 
+    /// Describes the span without its attributes.
+    #[inline(always)]
+    fn start_description(&mut self, span: &mut NewSpan) {
+        self.starting.describe(self.route, SpanKind::Server, span);
+        span.links = mem::take(&mut self.links);
+    }
+
+    #[inline]
+    fn uncaptured(&self) -> UncapturedRequest<'_> {
+        UncapturedRequest {
+            method: self.route.method,
+            route: self.route.route.as_ref(),
+            scheme: self.scheme,
+            request: self.request,
+            headers: self.headers,
+            forwarded: self.forwarded,
+            sensitive_parameters: self.starting.state.options.sensitive_parameters.as_ref(),
+        }
+    }
+
     /// Reads the request into its final place, because it is large.
     #[inline]
     fn read_into(&self, kept: &mut ServerRequest) {
@@ -139,8 +159,7 @@ impl IncomingSpan<'_, '_> {
 
 impl DescribeSpan for IncomingSpan<'_, '_> {
     fn describe(&mut self, span: &mut NewSpan) {
-        self.starting.describe(self.route, SpanKind::Server, span);
-        span.links = mem::take(&mut self.links);
+        self.start_description(span);
         let mut add = |attribute| span.attributes.push(attribute);
         match &self.starting.call {
             Some(call) => {
@@ -161,6 +180,28 @@ impl DescribeSpan for IncomingSpan<'_, '_> {
             }
         }
         self.starting.describe_rest(self.request, span);
+    }
+
+    fn describe_for_samplers(&mut self, span: &mut NewSpan) -> FirstAttributes {
+        let mut first = FirstAttributes::for_request();
+        if self.starting.call.is_some() {
+            self.describe(span);
+        } else {
+            self.start_description(span);
+            self.uncaptured().attributes_for_samplers(&mut first);
+            self.starting.describe_rest(self.request, span);
+        }
+        first.take_from(span);
+        first
+    }
+
+    fn other_attributes(&mut self, span: &mut NewSpan) -> Vec<KeyValue> {
+        let mut attributes = span.room_for_other_attributes();
+        if self.starting.call.is_none() {
+            self.uncaptured().other_attributes(&mut attributes);
+        }
+        span.move_attributes(&mut attributes);
+        attributes
     }
 }
 

@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 
 use crate::semconv::names::{NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, SERVER_ADDRESS, SERVER_PORT};
 use crate::semconv::text::{MAX_HOST, truncate};
-use crate::semconv::values::AttributeValue;
+use crate::semconv::values::{AddAttribute, AttributeValue};
 
 /// The server that a client calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,11 @@ impl<'a> Server<'a> {
 }
 
 /// Adds `server.address` and `server.port`.
-pub(crate) fn server_attributes(
-    host: &str,
-    port: Option<u16>,
-    add: &mut impl FnMut(&'static str, AttributeValue<'_>),
-) {
-    add(SERVER_ADDRESS, AttributeValue::Text(&truncated_host(host)));
+#[inline]
+pub(crate) fn server_attributes(host: &str, port: Option<u16>, to: &mut impl AddAttribute) {
+    to.add(SERVER_ADDRESS, AttributeValue::Text(&truncated_host(host)));
     if let Some(port) = port {
-        add(SERVER_PORT, AttributeValue::Number(port.into()));
+        to.add(SERVER_PORT, AttributeValue::Number(port.into()));
     }
 }
 
@@ -55,19 +52,31 @@ pub(crate) fn truncated_host(host: &str) -> Cow<'_, str> {
 ///
 /// The text may come from a header in any encoding, which `http::uri::Authority` would refuse.
 pub(crate) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
-    let host_port = without_user(authority);
-    let (host, port) = match host_port.strip_prefix('[') {
-        Some(rest) => {
+    let (host_port, colon) = without_user_and_colon(authority);
+    let (host, port) = match (host_port.strip_prefix('['), colon) {
+        (Some(rest), _) => {
             let (host, rest) = rest.split_once(']')?;
             (host, rest.strip_prefix(':'))
         }
-        None => match host_port.bytes().position(|byte| byte == b':') {
-            Some(colon) => (&host_port[..colon], Some(&host_port[colon + 1..])),
-            None => (host_port, None),
-        },
+        (None, Some(colon)) => (&host_port[..colon], Some(&host_port[colon + 1..])),
+        (None, None) => (host_port, None),
     };
     let port = port.and_then(|port| port.parse().ok());
     (!host.is_empty()).then_some((host, port))
+}
+
+/// Returns an authority without its user and password, and the position of the first colon in it.
+fn without_user_and_colon(authority: &str) -> (&str, Option<usize>) {
+    // One loop is faster than two, and than pattern searches in a text this short.
+    let (mut start, mut colon) = (0, None);
+    for (at, byte) in authority.bytes().enumerate() {
+        if byte == b'@' {
+            (start, colon) = (at + 1, None);
+        } else if byte == b':' && colon.is_none() {
+            colon = Some(at);
+        }
+    }
+    (&authority[start..], colon.map(|colon| colon - start))
 }
 
 /// Returns an authority without its user and password.
@@ -93,13 +102,10 @@ pub(crate) fn peer_address(extensions: &Extensions) -> Option<SocketAddr> {
 }
 
 /// Adds `network.peer.address` and `network.peer.port`.
-pub(crate) fn peer_attributes(
-    peer: SocketAddr,
-    add: &mut impl FnMut(&'static str, AttributeValue<'_>),
-) {
+pub(crate) fn peer_attributes(peer: SocketAddr, to: &mut impl AddAttribute) {
     let address = address_text(peer.ip());
-    add(NETWORK_PEER_ADDRESS, AttributeValue::Text(&address));
-    add(
+    to.add(NETWORK_PEER_ADDRESS, AttributeValue::Text(&address));
+    to.add(
         NETWORK_PEER_PORT,
         AttributeValue::Number(peer.port().into()),
     );

@@ -43,12 +43,14 @@ pub(crate) use forwarded::{Forwarded, TrustedProxies};
 pub(crate) use grpc_web::WebFrames;
 #[cfg(feature = "init")]
 pub(crate) use keys::is_request_metric;
-pub(crate) use keys::{exception_event, is_for_samplers, is_metric_key, is_request_key};
+pub(crate) use keys::{
+    SamplerKeys, exception_event, is_for_samplers, is_metric_key, is_request_key,
+};
 pub(crate) use names::*;
 pub(crate) use redact::{SensitiveParameters, is_sensitive_header};
 pub(crate) use scheme::Scheme;
-pub(crate) use server_request::ServerRequest;
+pub(crate) use server_request::{ServerRequest, UncapturedRequest};
 pub(crate) use text::{MAX_PATH, truncate};
-#[cfg(feature = "init")]
-pub(crate) use values::AttributeValue;
-pub(crate) use values::{Side, is_defined, protocol_version, status_attribute};
+pub(crate) use values::{
+    AddAttribute, AttributeValue, Side, is_defined, protocol_version, status_attribute,
+};

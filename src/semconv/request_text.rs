@@ -1,5 +1,7 @@
 //! The text of a captured request: several pieces in one buffer.
 
+use std::borrow::Cow;
+
 use ::http::Uri;
 use ::http::request::Parts;
 use smallvec::SmallVec;
@@ -31,18 +33,14 @@ impl RequestText {
         uri: &Uri,
         sensitive_parameters: Option<&SensitiveParameters>,
     ) -> Option<u16> {
-        let (query, sensitive) = uri.query().zip(sensitive_parameters)?;
-        Some(self.add(redact::query(query, MAX_QUERY, sensitive).as_bytes()))
+        let query = recorded_query(uri, sensitive_parameters)?;
+        Some(self.add(query.as_bytes()))
     }
 
     /// Adds the method of the request if it is not a known method.
     #[inline]
     pub(crate) fn add_original_method(&mut self, method: &str, request: &Parts) -> u16 {
-        if method == OTHER {
-            self.add(truncate(request.method.as_str(), MAX_METHOD).as_bytes())
-        } else {
-            0
-        }
+        original_method(method, request).map_or(0, |original| self.add(original.as_bytes()))
     }
 
     pub(crate) fn pieces(&self) -> Pieces<'_> {
@@ -64,6 +62,23 @@ impl RequestText {
             0
         }
     }
+}
+
+/// Returns the query with the parameters redacted. Returns `None` if there is no query, or if
+/// queries are not recorded.
+#[inline]
+pub(crate) fn recorded_query<'a>(
+    uri: &'a Uri,
+    sensitive_parameters: Option<&SensitiveParameters>,
+) -> Option<Cow<'a, str>> {
+    let (query, sensitive) = uri.query().zip(sensitive_parameters)?;
+    Some(redact::query(query, MAX_QUERY, sensitive))
+}
+
+/// Returns the method of the request if `method` only says that it is not a known method.
+#[inline]
+pub(crate) fn original_method<'a>(method: &str, request: &'a Parts) -> Option<Cow<'a, str>> {
+    (method == OTHER).then(|| truncate(request.method.as_str(), MAX_METHOD))
 }
 
 /// The pieces of a text that have not been read yet.

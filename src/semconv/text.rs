@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
+use ::http::HeaderValue;
+
 pub(crate) const MAX_METHOD: usize = 32;
 pub(crate) const MAX_HOST: usize = 255;
 /// The limit for an authority while it is captured. Its host is truncated to [`MAX_HOST`] later.
@@ -34,6 +36,18 @@ pub(crate) fn lossy_text(bytes: &[u8], limit: usize) -> Cow<'_, str> {
         Cow::Borrowed(text) => truncate(text, limit),
         Cow::Owned(text) => Cow::Owned(truncate(&text, limit).into_owned()),
     }
+}
+
+/// Returns the value of a header as text of at most `limit` bytes.
+#[inline]
+pub(crate) fn header_text(value: &HeaderValue, limit: usize) -> Cow<'_, str> {
+    // Faster for the usual ASCII text.
+    if value.len() <= limit
+        && let Ok(text) = value.to_str()
+    {
+        return Cow::Borrowed(text);
+    }
+    lossy_text(value.as_bytes(), limit)
 }
 
 /// Returns the first `limit` bytes and a few more, so that [`lossy_text`] can mark the cut later.

@@ -16,16 +16,40 @@ pub(crate) enum AttributeValue<'a> {
 }
 
 impl AttributeValue<'_> {
+    #[inline]
     pub(crate) fn name(name: &'static str) -> Self {
         Self::Name(Cow::Borrowed(name))
     }
 
+    // Inlined everywhere: the kind of value is then known, and the attribute is written in place.
+    #[inline(always)]
     pub(crate) fn attribute(self, key: &'static str) -> KeyValue {
         match self {
-            Self::Name(name) => KeyValue::new(key, name),
+            Self::Name(Cow::Borrowed(name)) => KeyValue::new(key, name),
+            Self::Name(Cow::Owned(name)) => KeyValue::new(key, name),
             Self::Text(text) => KeyValue::new(key, text.to_owned()),
             Self::Number(number) => KeyValue::new(key, number),
         }
+    }
+}
+
+/// Takes attributes one by one.
+pub(crate) trait AddAttribute {
+    fn add(&mut self, key: &'static str, value: AttributeValue<'_>);
+}
+
+impl<F: FnMut(&'static str, AttributeValue<'_>)> AddAttribute for F {
+    #[inline]
+    fn add(&mut self, key: &'static str, value: AttributeValue<'_>) {
+        self(key, value);
+    }
+}
+
+impl AddAttribute for Vec<KeyValue> {
+    // Inlined everywhere, like the function that it calls.
+    #[inline(always)]
+    fn add(&mut self, key: &'static str, value: AttributeValue<'_>) {
+        self.push(value.attribute(key));
     }
 }
 
