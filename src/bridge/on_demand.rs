@@ -78,7 +78,7 @@ struct Place {
     /// The context of the request.
     cx: Context,
     side: Side,
-    /// The number of spans that were entered after the request.
+    /// The number of spans that were entered after the request, since it became current.
     entered: u32,
     /// Boxed, because the place moves at each poll.
     opened: Option<Box<Opened>>,
@@ -116,8 +116,20 @@ impl OnDemandSpan {
         }))
     }
 
-    /// Enters or exits the request.
-    pub(super) fn swap(&mut self) {
+    /// Makes the request current. Spans that are still entered are then below it.
+    pub(super) fn enter(&mut self) {
+        if let Some(place) = &mut self.0 {
+            place.entered = 0;
+        }
+        self.swap();
+    }
+
+    /// Makes the previous request current again.
+    pub(super) fn exit(&mut self) {
+        self.swap();
+    }
+
+    fn swap(&mut self) {
         // This fails on a thread that is ending. The request then has no span there.
         let _ = CURRENT.try_with(|current| {
             if let Ok(mut current) = current.try_borrow_mut() {
