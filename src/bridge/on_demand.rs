@@ -5,7 +5,7 @@
 //! code calls `Span::current()`. Spans of functions need no such parent, because their parent is in
 //! OpenTelemetry's current context.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem;
 use std::sync::OnceLock;
 
@@ -24,6 +24,7 @@ use tracing_subscriber::filter::FilterId;
 use tracing_subscriber::layer::Layered;
 use tracing_subscriber::registry::{Data, LookupSpan};
 
+use crate::concurrent::caught::catch_panic;
 use crate::current_context;
 use crate::logs::BoxedLayer;
 use crate::semconv::{REQUEST_TARGET, Side};
@@ -100,6 +101,8 @@ impl Drop for Opened {
 thread_local! {
     /// The place of the innermost request that is current on this thread.
     static CURRENT: RefCell<Option<Place>> = const { RefCell::new(None) };
+    /// The callsite for which this thread has the answers of the filters.
+    static FILTERED: Cell<Option<Identifier>> = const { Cell::new(None) };
 }
 
 /// The span of a request, which is opened when code asks for it. While the request is current, it
@@ -197,16 +200,32 @@ impl OnDemandSubscriber {
         let dispatch = self.dispatch.get()?.upgrade()?;
         // The bridge takes the span of the request from the current context.
         let _attached = current_context::attach(cx);
-        if !self.inner.enabled(metadata) {
-            return None;
-        }
         let values = metadata.fields().value_set(&[]);
-        let id = self.inner.new_span(&Attributes::new(metadata, &values));
+        let attributes = Attributes::new(metadata, &values);
+        // The registry can panic on a thread that is ending. The request then has no span there.
+        let id = catch_panic(|| dispatch.new_span(&attributes))?;
         Some(Opened {
             id,
             metadata,
             dispatch,
         })
+    }
+
+    /// Asks the filters again, unless this thread still has their answers for this callsite.
+    ///
+    /// A layer reads the answer of its filter from the thread. Fields may log, open spans or ask for
+    /// the current span when they are evaluated or formatted, which replaces the answers.
+    fn restore_answers(&self, metadata: &Metadata<'_>) {
+        #[cold]
+        fn ask(subscriber: &OnDemandSubscriber, metadata: &Metadata<'_>) {
+            if let Some(dispatch) = subscriber.dispatch.get().and_then(WeakDispatch::upgrade) {
+                dispatch.enabled(metadata);
+            }
+        }
+        let callsite = Some(metadata.callsite());
+        if FILTERED.replace(callsite.clone()) != callsite {
+            ask(self, metadata);
+        }
     }
 
     /// Changes the number of spans that were entered after the current request.
@@ -235,6 +254,7 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        FILTERED.set(Some(metadata.callsite()));
         self.inner.enabled(metadata)
     }
 
@@ -243,7 +263,12 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        self.inner.new_span(attributes)
+        self.restore_answers(attributes.metadata());
+        let id = self.inner.new_span(attributes);
+        // The layer outside of this subscriber still reads its answer.
+        self.restore_answers(attributes.metadata());
+        FILTERED.set(None);
+        id
     }
 
     fn record(&self, id: &Id, values: &Record<'_>) {
@@ -255,11 +280,13 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn event_enabled(&self, event: &Event<'_>) -> bool {
+        self.restore_answers(event.metadata());
         self.inner.event_enabled(event)
     }
 
     fn event(&self, event: &Event<'_>) {
         self.inner.event(event);
+        FILTERED.set(None);
     }
 
     fn enter(&self, id: &Id) {
