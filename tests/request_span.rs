@@ -147,6 +147,8 @@ async fn asks_in_a_field_of_a_span() {
     let _entered = info_span!("noisy", value = ?Noisy).entered();
     assert_eq!(current(), (Some("noisy"), id()));
     drop(_entered);
+    // A span that only the layer for spans sees.
+    drop(info_span!(target: "other", "noisy", value = ?Noisy));
     is_request(request);
 }
 
@@ -341,7 +343,7 @@ async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another
         "{spans:#?}"
     );
     assert_eq!(named("hidden").len(), 0);
-    assert_eq!(named("noisy").len(), 1);
+    assert_eq!(named("noisy").len(), 2);
     // Of the sampled requests: once in `/function`, in the call of `/client` and in each `/task`.
     assert_eq!(named("function").len(), 4);
 }

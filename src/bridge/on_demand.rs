@@ -103,6 +103,17 @@ thread_local! {
     static CURRENT: RefCell<Option<Place>> = const { RefCell::new(None) };
     /// The callsite for which this thread has the answers of the filters.
     static FILTERED: Cell<Option<Identifier>> = const { Cell::new(None) };
+    /// The innermost span that this thread is opening.
+    static OPENING: Cell<Option<&'static Metadata<'static>>> = const { Cell::new(None) };
+}
+
+/// Restores the outer span that this thread is opening, even if formatting a field panics.
+struct Opening(Option<&'static Metadata<'static>>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        OPENING.set(self.0);
+    }
 }
 
 /// The span of a request, which is opened when code asks for it. While the request is current, it
@@ -216,16 +227,26 @@ impl OnDemandSubscriber {
     /// A layer reads the answer of its filter from the thread. Fields may log, open spans or ask for
     /// the current span when they are evaluated or formatted, which replaces the answers.
     fn restore_answers(&self, metadata: &Metadata<'_>) {
-        #[cold]
-        fn ask(subscriber: &OnDemandSubscriber, metadata: &Metadata<'_>) {
-            if let Some(dispatch) = subscriber.dispatch.get().and_then(WeakDispatch::upgrade) {
-                dispatch.enabled(metadata);
-            }
-        }
         let callsite = Some(metadata.callsite());
         if FILTERED.replace(callsite.clone()) != callsite {
-            ask(self, metadata);
+            self.ask(metadata);
         }
+    }
+
+    #[cold]
+    fn ask(&self, metadata: &Metadata<'_>) {
+        if let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) {
+            dispatch.enabled(metadata);
+        }
+    }
+
+    /// Discards the answers after the layers have read them.
+    fn discard_answers(&self) {
+        // In a field of a span that is being opened, the next layers still read the answers for it.
+        if let Some(outer) = OPENING.get() {
+            self.ask(outer);
+        }
+        FILTERED.set(None);
     }
 
     /// Changes the number of spans that were entered after the current request.
@@ -263,11 +284,14 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        self.restore_answers(attributes.metadata());
+        let metadata = attributes.metadata();
+        self.restore_answers(metadata);
+        let opening = Opening(OPENING.replace(Some(metadata)));
         let id = self.inner.new_span(attributes);
+        drop(opening);
         // The layer outside of this subscriber still reads its answer.
-        self.restore_answers(attributes.metadata());
-        FILTERED.set(None);
+        self.restore_answers(metadata);
+        self.discard_answers();
         id
     }
 
@@ -286,7 +310,7 @@ impl Subscriber for OnDemandSubscriber {
 
     fn event(&self, event: &Event<'_>) {
         self.inner.event(event);
-        FILTERED.set(None);
+        self.discard_answers();
     }
 
     fn enter(&self, id: &Id) {
