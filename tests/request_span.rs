@@ -10,8 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::{cell::RefCell, thread};
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "it/support/receiver.rs"]
@@ -31,7 +35,7 @@ use tower_telemetry::tracing_opentelemetry::OpenTelemetrySpanExt;
 use tower_telemetry::{
     ClientTelemetryLayer, Config, TelemetryLayer, config::Exporter, get_span_id, with_tracer,
 };
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span, debug_span, info, info_span};
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
@@ -114,6 +118,70 @@ async fn asks_in_a_task() {
     task.await.expect("the task does not panic");
 }
 
+/// Logs and asks for the current span when it is formatted.
+struct Noisy;
+
+impl fmt::Debug for Noisy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        info!("formatted");
+        write!(f, "in {:?}", Span::current().id())
+    }
+}
+
+async fn asks_in_the_parent_of_an_event() {
+    info!(parent: &Span::current(), "of the request");
+}
+
+async fn asks_in_a_field_of_an_event() {
+    let outer = Span::current();
+    info!(value = ?Noisy, "noisy");
+    info!(parent: &outer, value = ?Noisy, "noisy");
+}
+
+async fn asks_in_a_field_of_a_hidden_span() {
+    let _hidden = debug_span!("hidden", id = ?Span::current().id()).entered();
+}
+
+async fn asks_in_a_field_of_a_span() {
+    let request = id();
+    let _entered = info_span!("noisy", value = ?Noisy).entered();
+    assert_eq!(current(), (Some("noisy"), id()));
+    drop(_entered);
+    // A span that only the layer for spans sees.
+    drop(info_span!(target: "other", "noisy", value = ?Noisy));
+    is_request(request);
+}
+
+/// Asks for the current span when it is dropped.
+struct AsksInDrop;
+
+impl Drop for AsksInDrop {
+    fn drop(&mut self) {
+        let _ = Span::current();
+    }
+}
+
+/// Drops a request after the registry's data of the thread is destroyed.
+fn asks_while_the_thread_ends() {
+    type Response = Pin<Box<dyn Future<Output = ()>>>;
+
+    thread_local! {
+        static REQUEST: RefCell<Option<Response>> = const { RefCell::new(None) };
+    }
+
+    let service = TelemetryLayer::new().layer(service_fn(|_: Request<Body>| async {
+        let _asks = AsksInDrop;
+        std::future::pending::<Result<http::Response<Body>, Infallible>>().await
+    }));
+    let mut request: Response = Box::pin(async {
+        let _ = service.oneshot(Request::new(Body::empty())).await;
+    });
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    assert_eq!(request.as_mut().poll(&mut cx), Poll::Pending);
+    REQUEST.set(Some(request));
+    drop(info_span!("registers this thread"));
+}
+
 fn router(kept: &Arc<Mutex<Option<Span>>>) -> Router {
     /// A handler that also asks while the body is sent.
     fn handler<F: Future<Output = ()> + Send + 'static>(
@@ -134,7 +202,19 @@ fn router(kept: &Arc<Mutex<Option<Span>>>) -> Router {
     }
 
     let kept = kept.clone();
+    let followed = kept.clone();
     Router::new()
+        .route("/parent", get(handler(asks_in_the_parent_of_an_event)))
+        .route("/event", get(handler(asks_in_a_field_of_an_event)))
+        .route("/hidden", get(handler(asks_in_a_field_of_a_hidden_span)))
+        .route("/noisy", get(handler(asks_in_a_field_of_a_span)))
+        .route(
+            "/follows",
+            get(move || async move {
+                let followed = followed.lock().expect("the lock is not poisoned");
+                Span::current().follows_from(followed.as_ref().expect("a span was kept"));
+            }),
+        )
         .route("/function", get(handler(asks_before_and_after_a_function)))
         .route("/polls", get(handler(asks_across_polls)))
         .route(
@@ -172,6 +252,8 @@ async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another
     let telemetry = Config::from_vars(|_| None)
         .with_exporters([Exporter::Otlp])
         .with_endpoint(receiver.endpoint())
+        // A span at this level has log lines, but is not exported.
+        .with_log_filter("request_span=debug")
         .init()
         .expect("no other telemetry is initialized");
     let kept = Arc::new(Mutex::new(None));
@@ -180,7 +262,17 @@ async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another
 
     assert_eq!(current().0, None, "no request is current");
     for flags in ["00", "01"] {
-        for path in ["/function", "/polls", "/handler-code", "/client", "/task"] {
+        for path in [
+            "/function",
+            "/polls",
+            "/handler-code",
+            "/client",
+            "/task",
+            "/parent",
+            "/event",
+            "/hidden",
+            "/noisy",
+        ] {
             send(app, path, flags).await;
         }
     }
@@ -188,8 +280,28 @@ async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another
     tokio::join!(send(app, "/polls", "01"), send(app, "/task", "01"));
     assert_eq!(current().0, None, "no request is current");
 
+    // A guard that is held while the request is not polled.
+    let service = TelemetryLayer::new().layer(service_fn(|_: Request<Body>| async {
+        let request = id();
+        let guard = info_span!("entered").entered();
+        assert_eq!(current().0, Some("entered"));
+        tokio::task::yield_now().await;
+        is_request(request);
+        info_span!("inner").in_scope(|| assert_eq!(current().0, Some("inner")));
+        drop(guard);
+        is_request(request);
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    }));
+    let response = service.oneshot(Request::new(Body::empty())).await;
+    drop(response);
+    assert_eq!(current().0, None, "no request is current");
+
+    let ended = thread::spawn(asks_while_the_thread_ends).join();
+    ended.expect("the thread does not panic");
+
     // Code may keep the span after the end of the request.
     send(app, "/kept", "01").await;
+    send(app, "/follows", "01").await;
     let span = kept.lock().expect("the lock is not poisoned").take();
     let late = async {
         info_span!("late").in_scope(|| ());
@@ -222,6 +334,16 @@ async fn the_current_span_in_a_request_is_the_span_of_the_request_unless_another
         panic!("{spans:#?}")
     };
     assert_eq!(late.parent_span_id, request.span_id);
+    let [follows] = &named("GET /follows")[..] else {
+        panic!("{spans:#?}")
+    };
+    assert_eq!(follows.links.len(), 1);
+    assert!(
+        spans.iter().all(|span| span.events.is_empty()),
+        "{spans:#?}"
+    );
+    assert_eq!(named("hidden").len(), 0);
+    assert_eq!(named("noisy").len(), 2);
     // Of the sampled requests: once in `/function`, in the call of `/client` and in each `/task`.
     assert_eq!(named("function").len(), 4);
 }

@@ -5,7 +5,7 @@
 //! code calls `Span::current()`. Spans of functions need no such parent, because their parent is in
 //! OpenTelemetry's current context.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem;
 use std::sync::OnceLock;
 
@@ -24,6 +24,7 @@ use tracing_subscriber::filter::FilterId;
 use tracing_subscriber::layer::Layered;
 use tracing_subscriber::registry::{Data, LookupSpan};
 
+use crate::concurrent::caught::catch_panic;
 use crate::current_context;
 use crate::logs::BoxedLayer;
 use crate::semconv::{REQUEST_TARGET, Side};
@@ -78,7 +79,7 @@ struct Place {
     /// The context of the request.
     cx: Context,
     side: Side,
-    /// The number of spans that were entered after the request.
+    /// The number of spans that were entered after the request, since it became current.
     entered: u32,
     /// Boxed, because the place moves at each poll.
     opened: Option<Box<Opened>>,
@@ -100,6 +101,19 @@ impl Drop for Opened {
 thread_local! {
     /// The place of the innermost request that is current on this thread.
     static CURRENT: RefCell<Option<Place>> = const { RefCell::new(None) };
+    /// The callsite for which this thread has the answers of the filters.
+    static FILTERED: Cell<Option<Identifier>> = const { Cell::new(None) };
+    /// The innermost span that this thread is opening.
+    static OPENING: Cell<Option<&'static Metadata<'static>>> = const { Cell::new(None) };
+}
+
+/// Restores the outer span that this thread is opening, even if formatting a field panics.
+struct Opening(Option<&'static Metadata<'static>>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        OPENING.set(self.0);
+    }
 }
 
 /// The span of a request, which is opened when code asks for it. While the request is current, it
@@ -116,8 +130,20 @@ impl OnDemandSpan {
         }))
     }
 
-    /// Enters or exits the request.
-    pub(super) fn swap(&mut self) {
+    /// Makes the request current. Spans that are still entered are then below it.
+    pub(super) fn enter(&mut self) {
+        if let Some(place) = &mut self.0 {
+            place.entered = 0;
+        }
+        self.swap();
+    }
+
+    /// Makes the previous request current again.
+    pub(super) fn exit(&mut self) {
+        self.swap();
+    }
+
+    fn swap(&mut self) {
         // This fails on a thread that is ending. The request then has no span there.
         let _ = CURRENT.try_with(|current| {
             if let Ok(mut current) = current.try_borrow_mut() {
@@ -185,16 +211,42 @@ impl OnDemandSubscriber {
         let dispatch = self.dispatch.get()?.upgrade()?;
         // The bridge takes the span of the request from the current context.
         let _attached = current_context::attach(cx);
-        if !self.inner.enabled(metadata) {
-            return None;
-        }
         let values = metadata.fields().value_set(&[]);
-        let id = self.inner.new_span(&Attributes::new(metadata, &values));
+        let attributes = Attributes::new(metadata, &values);
+        // The registry can panic on a thread that is ending. The request then has no span there.
+        let id = catch_panic(|| dispatch.new_span(&attributes))?;
         Some(Opened {
             id,
             metadata,
             dispatch,
         })
+    }
+
+    /// Asks the filters again, unless this thread still has their answers for this callsite.
+    ///
+    /// A layer reads the answer of its filter from the thread. Fields may log, open spans or ask for
+    /// the current span when they are evaluated or formatted, which replaces the answers.
+    fn restore_answers(&self, metadata: &Metadata<'_>) {
+        let callsite = Some(metadata.callsite());
+        if FILTERED.replace(callsite.clone()) != callsite {
+            self.ask(metadata);
+        }
+    }
+
+    #[cold]
+    fn ask(&self, metadata: &Metadata<'_>) {
+        if let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) {
+            dispatch.enabled(metadata);
+        }
+    }
+
+    /// Discards the answers after the layers have read them.
+    fn discard_answers(&self) {
+        // In a field of a span that is being opened, the next layers still read the answers for it.
+        if let Some(outer) = OPENING.get() {
+            self.ask(outer);
+        }
+        FILTERED.set(None);
     }
 
     /// Changes the number of spans that were entered after the current request.
@@ -223,6 +275,7 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        FILTERED.set(Some(metadata.callsite()));
         self.inner.enabled(metadata)
     }
 
@@ -231,7 +284,15 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        self.inner.new_span(attributes)
+        let metadata = attributes.metadata();
+        self.restore_answers(metadata);
+        let opening = Opening(OPENING.replace(Some(metadata)));
+        let id = self.inner.new_span(attributes);
+        drop(opening);
+        // The layer outside of this subscriber still reads its answer.
+        self.restore_answers(metadata);
+        self.discard_answers();
+        id
     }
 
     fn record(&self, id: &Id, values: &Record<'_>) {
@@ -243,11 +304,13 @@ impl Subscriber for OnDemandSubscriber {
     }
 
     fn event_enabled(&self, event: &Event<'_>) -> bool {
+        self.restore_answers(event.metadata());
         self.inner.event_enabled(event)
     }
 
     fn event(&self, event: &Event<'_>) {
         self.inner.event(event);
+        self.discard_answers();
     }
 
     fn enter(&self, id: &Id) {

@@ -165,7 +165,7 @@ impl RequestSpan {
             Self::None => {}
             Self::Open(span) => by_layer(span, Dispatch::enter),
             #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
-            Self::OnDemand(span) => span.swap(),
+            Self::OnDemand(span) => span.enter(),
         }
     }
 
@@ -175,7 +175,7 @@ impl RequestSpan {
             Self::None => {}
             Self::Open(span) => by_layer(span, Dispatch::exit),
             #[cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
-            Self::OnDemand(span) => span.swap(),
+            Self::OnDemand(span) => span.exit(),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn subscriber(filter: &SpanFilter, logs: BoxedLayer<WithSpans>) -> Di
     let tracer = BridgeTracer(Source::Process);
     let spans = bridge(tracer.clone(), filter).boxed();
     let inner = tracing_subscriber::registry().with(spans).with(logs);
-    // Events of `tracing` look for the span of the request in the registry.
+    // An event is added to the span that the registry has as the current one.
     let subscriber = OnDemandSubscriber::new(inner, !filter.events);
     // `OpenTelemetrySpanExt` looks for this layer.
     let known = opentelemetry_layer(tracer).with_filter(LevelFilter::OFF);

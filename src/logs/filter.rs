@@ -107,9 +107,7 @@ impl SdkRateLimit {
     fn allows(&self, metadata: &Metadata<'_>) -> bool {
         !is_of_sdk(metadata) || *metadata.level() <= self.level && !is_failed_attempt(metadata)
     }
-}
 
-impl SdkRateLimit {
     /// Returns whether an event can be written now.
     pub(crate) fn admits(&self, event: &Event<'_>) -> bool {
         const PAUSE: Duration = Duration::from_secs(60);

@@ -79,8 +79,8 @@ where
     }
 }
 
-/// The layer of `init` for logs. It is one layer with one filter, because a span pays for each layer
-/// that has a filter.
+/// The layer of `init` for logs. It is one layer with one filter, because each layer with a filter
+/// makes every span more expensive.
 struct Logs<S> {
     lines: BoxedLayer<S>,
     of_sdk: SdkRateLimit,
