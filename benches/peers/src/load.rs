@@ -73,8 +73,8 @@ struct Row {
     export: f64,
 }
 
-/// Measures all servers and prints a table.
-pub fn table() {
+/// Measures all servers, or the servers of one name, and prints a table.
+pub fn table(only: Option<&str>) {
     let receiver = Receiver::start();
     // This pins the thread of the receiver, and the programs that are started from here by default.
     let own = std::process::id().to_string();
@@ -103,6 +103,8 @@ pub fn table() {
             rows.push(Row::new(stack.name, name, Sampled::Off));
         }
     }
+    let is_compared = |row: &Row| row.stack == Some("bare") || row.is_example_without_telemetry();
+    rows.retain(|row| only.is_none_or(|name| row.name == name) || is_compared(row));
     for _ in 0..ROUNDS {
         for row in &mut rows {
             row.measure(&receiver);
@@ -114,7 +116,7 @@ pub fn table() {
     println!("|---|---|---|---|---|---|---|");
     for row in &rows {
         let without = |one: &&Row| match row.stack {
-            None => one.stack.is_none() && one.sampled == Sampled::Off,
+            None => one.is_example_without_telemetry(),
             Some(_) => one.stack == Some("bare"),
         };
         let without = rows.iter().find(without).expect("the row exists");
@@ -142,6 +144,10 @@ impl Row {
             arrived: f64::INFINITY,
             export: f64::INFINITY,
         }
+    }
+
+    fn is_example_without_telemetry(&self) -> bool {
+        self.stack.is_none() && self.sampled == Sampled::Off
     }
 
     /// Keeps the best of all rounds, because other load on the machine only makes a round worse.

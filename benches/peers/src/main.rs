@@ -14,13 +14,14 @@ fn main() {
         [] => {
             measure::table();
             println!();
-            load::table();
+            load::table(None);
         }
         // The tables start this for each of their numbers.
         ["measure", stack, inbound, what] => measure::measure_in_process(stack, inbound, what),
         ["serve", stack] => load::serve(stack),
         ["requests"] => measure::table(),
-        ["load"] => load::table(),
-        _ => panic!("usage: [requests|load]; without an argument, both"),
+        ["load"] => load::table(None),
+        ["load", server] => load::table(Some(server)),
+        _ => panic!("usage: [requests|load [SERVER]]; without an argument, both"),
     }
 }
