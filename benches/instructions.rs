@@ -165,11 +165,11 @@ fn capturing() -> TelemetryLayer {
 #[bench::plain(server_capturing(TelemetryLayer::new(), "page=2&sort=name&lang=en"))]
 #[bench::headers(
     args = (server_capturing(capturing(), "page=2&sort=name&lang=en")),
-    config = at_most(22_780, 24)
+    config = at_most(23_180, 36)
 )]
 #[bench::redacted(
     args = (server_capturing(TelemetryLayer::new(), "page=2&sig=0123456789abcdef&lang=en")),
-    config = at_most(18_790, 24)
+    config = at_most(19_480, 28)
 )]
 fn captured(rung: Rung) -> Rung {
     run(rung)
@@ -182,12 +182,12 @@ const BAGGAGE: &str = "userId=alice,serverNode=DF%2028,isProduction=false";
 #[bench::no_context_header(server_with("x-other", TRACESTATE, Inbound::NotSampled))]
 #[bench::tracestate(
     args = (server_with("tracestate", TRACESTATE, Inbound::NotSampled)),
-    config = at_most(19_010, 26)
+    config = at_most(19_450, 34)
 )]
 #[bench::tracestate_sampled(server_with("tracestate", TRACESTATE, Inbound::Sampled))]
 #[bench::baggage(
     args = (server_with("baggage", BAGGAGE, Inbound::NotSampled)),
-    config = at_most(24_120, 31)
+    config = at_most(24_420, 35)
 )]
 #[bench::baggage_sampled(server_with("baggage", BAGGAGE, Inbound::Sampled))]
 #[bench::client_no_context_header(client_with("x-other", TRACESTATE, Inbound::NotSampled))]
@@ -204,12 +204,12 @@ fn context_header(rung: Rung) -> Rung {
 #[bench::switched_off_no_context(server(Recorded::Nothing, Inbound::Nothing))]
 #[bench::not_sampled(
     args = (server(Recorded::Everything, Inbound::NotSampled)),
-    config = at_most(14_950, 22)
+    config = at_most(15_310, 25)
 )]
 #[bench::not_sampled_no_context(server(Recorded::Metrics, Inbound::Nothing))]
 #[bench::sampled(
     args = (server(Recorded::Everything, Inbound::Sampled)),
-    config = at_most(17_150, 24)
+    config = at_most(17_470, 27)
 )]
 #[bench::sampled_no_context(server(Recorded::Everything, Inbound::Nothing))]
 #[bench::traces_only(server(Recorded::Traces, Inbound::Sampled))]
@@ -263,9 +263,9 @@ fn last_of_many_routes() -> Rung {
 
 #[library_benchmark]
 #[bench::plain(server(Recorded::Everything, Inbound::NotSampled))]
-#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_330, 22))]
-#[bench::attribute_of_handler(args = (with_handler()), config = at_most(16_200, 22))]
-#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(15_320, 22))]
+#[bench::attribute_of_hook(args = (with_hook()), config = at_most(16_740, 27))]
+#[bench::attribute_of_handler(args = (with_handler()), config = at_most(16_540, 26))]
+#[bench::last_of_many_routes(args = (last_of_many_routes()), config = at_most(15_730, 25))]
 fn series(rung: Rung) -> Rung {
     run(rung)
 }
@@ -362,7 +362,7 @@ fn with_own_pipeline(given: Given, inbound: Inbound) -> Rung {
 #[library_benchmark]
 #[bench::not_sampled(
     args = (with_own_pipeline(Given::Globally, Inbound::NotSampled)),
-    config = at_most(17_960, 31)
+    config = at_most(17_890, 31)
 )]
 #[bench::sampled(
     args = (with_own_pipeline(Given::Globally, Inbound::Sampled)),
@@ -468,7 +468,10 @@ async fn instrumented(id: u32) -> &'static str {
     Handler::Instrumented,
     Inbound::NotSampled
 ))]
-#[bench::child_of_init(with_tracing(Subscriber::OfInit, Handler::Instrumented, Inbound::Sampled))]
+#[bench::child_of_init(
+    args = (with_tracing(Subscriber::OfInit, Handler::Instrumented, Inbound::Sampled)),
+    config = at_most(33_680, 42)
+)]
 #[bench::child_of_init_not_sampled(with_tracing(
     Subscriber::OfInit,
     Handler::Instrumented,
