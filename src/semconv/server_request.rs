@@ -388,9 +388,11 @@ mod tests {
             let request = ::http::Request::builder().method(method).uri(uri);
             let request = request.header(HOST, host).header(USER_AGENT, agent);
             let (mut request, ()) = request.body(()).expect("a valid request").into_parts();
-            let peer = SocketAddr::from(([192, 0, 2, 1], 2));
             #[cfg(feature = "axum")]
-            request.extensions.insert(axum::extract::ConnectInfo(peer));
+            {
+                let peer = SocketAddr::from(([192, 0, 2, 1], 2));
+                request.extensions.insert(axum::extract::ConnectInfo(peer));
+            }
             request.version = Version::HTTP_2;
             let headers = RequestHeaders::find_in(&request.headers);
             let known = if method == "GET" { "GET" } else { OTHER };
