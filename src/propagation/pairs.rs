@@ -66,10 +66,15 @@ impl Field {
         if self.values == MAX_VALUES {
             return;
         }
-        let value = &value[..value.len().min(MAX_BYTES - self.bytes)];
         self.values += 1;
+        // A value that is illegal in a header counts without its bytes: two `traceparent` values are
+        // invalid, but another value must not be cut because of it.
+        let is_legal = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
+        let value = match value.iter().all(is_legal) {
+            true => &value[..value.len().min(MAX_BYTES - self.bytes)],
+            false => b"",
+        };
         self.bytes += value.len();
-        // A value that is illegal in a header still counts: two `traceparent` values are invalid.
         let value = HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static(""));
         let _ = headers.try_append(HeaderName::from_static(self.name), value);
     }
@@ -145,6 +150,22 @@ mod tests {
             let expected = formats().extract(&RequestHeaders::find_in(&headers));
             prop_assert_eq!(seen(formats().extract_pairs(pairs)), seen(expected));
         }
+    }
+
+    #[test]
+    fn illegal_values_cut_no_other_value() {
+        let illegal = [0; MAX_BYTES - 3];
+        let mut late = illegal.map(|_| b'x');
+        late[MAX_BYTES - 4] = b'\n';
+        let pairs = [
+            ("baggage", &illegal[..]),
+            ("baggage", &late),
+            ("baggage", b"a=1,b=2"),
+        ];
+        let alone = [("baggage", "a=1,b=2")];
+        let alone = seen(formats().extract_pairs(alone));
+        assert!(alone.contains('2'), "{alone}");
+        assert_eq!(seen(formats().extract_pairs(pairs)), alone);
     }
 
     #[test]
