@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
 #[cfg(all(feature = "init", feature = "logs"))]
-use crate::bridge::on_demand;
+use crate::bridge::on_demand::is_of_init;
 use crate::semconv::REQUEST_TARGET;
 
 /// The default span of tower-http's `TraceLayer`. It is excluded, because it would duplicate the
@@ -80,11 +80,9 @@ pub(super) fn is_bridged() -> bool {
 }
 
 /// Returns whether this is the subscriber of `init`, which always has a bridge.
-fn is_of_init(_subscriber: &Dispatch) -> bool {
-    #[cfg(all(feature = "init", feature = "logs"))]
-    return on_demand::has_bridge(_subscriber);
-    #[cfg(not(all(feature = "init", feature = "logs")))]
-    return false;
+#[cfg(not(all(feature = "init", feature = "logs")))]
+fn is_of_init(_: &Dispatch) -> bool {
+    false
 }
 
 /// Whether some subscriber has a bridge that `is_bridged` cannot find.

@@ -29,8 +29,11 @@ use crate::current_context;
 use crate::logs::BoxedLayer;
 use crate::semconv::{REQUEST_TARGET, Side};
 
-/// The fields that users can record. The OpenTelemetry span has the facts about the request.
+/// The fields that code can record, as on a span that is opened at once.
 const FIELDS: &[&str] = &[
+    "method",
+    "route",
+    "status",
     "error",
     "request_id",
     "tenant",
@@ -161,8 +164,8 @@ pub(super) fn is_available() -> bool {
     })
 }
 
-/// Returns whether this subscriber has a bridge.
-pub(super) fn has_bridge(subscriber: &Dispatch) -> bool {
+/// Returns whether this is the subscriber of `init`, which always has a bridge.
+pub(super) fn is_of_init(subscriber: &Dispatch) -> bool {
     subscriber.downcast_ref::<OnDemandSubscriber>().is_some()
 }
 
@@ -348,5 +351,35 @@ impl<'a> LookupSpan<'a> for OnDemandSubscriber {
 
     fn register_filter(&mut self) -> FilterId {
         self.inner.register_filter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::bridge::request_span::RequestSpan;
+    use crate::bridge::span_layer;
+
+    #[test]
+    fn the_span_is_named_and_accepts_fields_like_a_span_that_is_opened_at_once() {
+        let subscriber = tracing_subscriber::registry().with(span_layer());
+        tracing::subscriber::with_default(subscriber, || {
+            for (side, metadata) in [(Side::Server, &SERVER), (Side::Client, &CLIENT)] {
+                let RequestSpan::Open(span) = RequestSpan::open(&Context::new(), side, "GET", None)
+                else {
+                    panic!("the subscriber has a bridge");
+                };
+                let opened = span.metadata().expect("the span is enabled");
+                assert_eq!(opened.name(), metadata.name());
+                assert_eq!(opened.target(), metadata.target());
+                assert_eq!(opened.level(), metadata.level());
+                let names = |metadata: &'static Metadata<'static>| {
+                    metadata.fields().iter().map(|field| field.name())
+                };
+                assert!(names(opened).eq(names(metadata)));
+            }
+        });
     }
 }
