@@ -68,14 +68,20 @@ impl Field {
         }
         self.values += 1;
         // A value that is illegal in a header counts without its bytes: two `traceparent` values are
-        // invalid, but another value must not be cut because of it.
+        // invalid, but another value must not be beyond the limit because of it.
         let is_legal = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
         let value = match value.iter().all(is_legal) {
-            true => &value[..value.len().min(MAX_BYTES - self.bytes)],
+            true => value,
             false => b"",
         };
+        let room = MAX_BYTES - self.bytes;
+        let value = match value.len() <= room {
+            true => HeaderValue::from_bytes(value),
+            // No format accepts this value. A value that is cut could end with a wrong member.
+            false => HeaderValue::from_bytes(&vec![b'!'; room]),
+        };
+        let value = value.unwrap_or(HeaderValue::from_static(""));
         self.bytes += value.len();
-        let value = HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static(""));
         let _ = headers.try_append(HeaderName::from_static(self.name), value);
     }
 }
@@ -140,6 +146,10 @@ mod tests {
                 0..6,
             ),
         ) {
+            let legal = pairs.iter().filter(|(_, value)| HeaderValue::from_bytes(value).is_ok());
+            let bytes: usize = legal.map(|(_, value)| value.len()).sum();
+            // Of larger values, only baggage is certain to be ignored.
+            prop_assume!(bytes <= MAX_BYTES || pairs.iter().all(|(name, _)| *name == "baggage"));
             let mut headers = HeaderMap::new();
             for (name, value) in &pairs {
                 if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
@@ -153,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn illegal_values_cut_no_other_value() {
+    fn illegal_values_take_no_room_of_others() {
         let illegal = [0; MAX_BYTES - 3];
         let mut late = illegal.map(|_| b'x');
         late[MAX_BYTES - 4] = b'\n';
@@ -166,6 +176,29 @@ mod tests {
         let alone = seen(formats().extract_pairs(alone));
         assert!(alone.contains('2'), "{alone}");
         assert_eq!(seen(formats().extract_pairs(pairs)), alone);
+    }
+
+    #[test]
+    fn a_value_beyond_the_limit_is_not_cut() {
+        // Empty members are valid.
+        let padding = vec![b','; MAX_BYTES - 3];
+        for name in ["tracestate", "baggage"] {
+            let with = |value: &'static [u8]| {
+                let pairs = [
+                    ("traceparent", TRACEPARENT),
+                    (name, &padding),
+                    (name, value),
+                ];
+                seen(formats().extract_pairs(pairs))
+            };
+            assert_eq!(with(b"a=1,b=2"), with(b"!"), "{name}");
+        }
+        let fits = seen(formats().extract_pairs([
+            ("traceparent", TRACEPARENT),
+            ("tracestate", &padding),
+            ("tracestate", b"a=1"),
+        ]));
+        assert!(fits.contains("(\"a\", \"1\")"), "{fits}");
     }
 
     #[test]
