@@ -3,7 +3,6 @@
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use receiver::{Receiver, attributes_of};
+use receiver::{Attributes, Receiver, attributes_of};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::layers::Trust;
 use tower_telemetry::messaging::Destination;
@@ -22,8 +21,6 @@ use tower_telemetry::{
     ClientTelemetryLayer, Config, TelemetryLayer, attributes, carriers, get_tracer,
 };
 use tracing_subscriber::prelude::*;
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Serves a request with this baggage. Its handler makes a span, makes a `tracing` span, writes a
 /// log line, and calls another server.

@@ -7,7 +7,6 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod receiver;
 
-use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 
 use bytes::Bytes;
@@ -17,9 +16,7 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{ClientTelemetryLayer, Config, TelemetryLayer, set_span_error};
 
-use receiver::{Receiver, attributes_of};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
+use receiver::{Attributes, Receiver, attributes_of};
 
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "init")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -21,8 +21,6 @@ use receiver::{Received, Receiver};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::config::{Exporter, Sampler};
 use tower_telemetry::{ClientTelemetryLayer, Config, TelemetryLayer, async_with_tracer};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 fn exemplars(received: &Received, name: &str) -> Vec<Exemplar> {
     let metric = received.metric(name);

@@ -33,8 +33,6 @@ use tower_telemetry::{Config, TelemetryGuard};
 use proxy::{Mode, Proxy};
 use receiver::{Fault, Receiver, retry_info};
 
-pub(crate) type Attributes = BTreeMap<String, String>;
-
 const PAGE: &str = include_str!("../docs/exporters.md");
 const HEAD: &str = "| fault | tower-telemetry | `with_reference_exporter`, HTTP | `with_reference_exporter`, gRPC | \
                     `opentelemetry-otlp` with the SDK's processor, gRPC |\n|---|---|---|---|---|\n";

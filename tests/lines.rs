@@ -6,9 +6,6 @@
 #[path = "it/support/receiver.rs"]
 mod receiver;
 
-#[cfg(all(feature = "init", feature = "logs"))]
-pub(crate) type Attributes = std::collections::BTreeMap<String, String>;
-
 #[cfg(not(all(feature = "init", feature = "logs")))]
 fn main() {}
 

@@ -2,7 +2,7 @@
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::process::Command;
 
@@ -16,8 +16,6 @@ use tower_telemetry::{
     Config, config::Exporter, get_span_id, get_trace_id, log_lines, logs::LogLines, with_tracer,
 };
 use tracing_subscriber::prelude::*;
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 #[tokio::test]
 async fn tracing_and_log_records_carry_the_ids_of_the_current_span() {

@@ -4,7 +4,7 @@
 
 #![cfg(all(feature = "init", feature = "logs", feature = "tracing"))]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,8 +28,6 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::config::Exporter;
 use tower_telemetry::{Config, TelemetryLayer, with_tracer};
 use tracing::{Instrument, info_span};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// The name of a span and of its parent.
 type Place = (String, Option<String>);

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "init")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -22,8 +22,6 @@ use opentelemetry_sdk::trace::{
 use receiver::Receiver;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{Config, TelemetryLayer, config::Exporter};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// A generator of trace ids that are consecutive numbers, not random.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
     feature = "tracing"
 ))]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -36,8 +35,6 @@ use tower_telemetry::{
     ClientTelemetryLayer, Config, TelemetryLayer, config::Exporter, get_span_id, with_tracer,
 };
 use tracing::{Instrument, Span, debug_span, info, info_span};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Returns the name of the current span and its id in OpenTelemetry.
 fn current() -> (Option<&'static str>, SpanId) {

@@ -3,7 +3,6 @@
 
 #![cfg(all(feature = "init", feature = "logs"))]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -25,8 +24,6 @@ use tower_telemetry::{
     increment_counter, with_tracer,
 };
 use tracing_subscriber::prelude::*;
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 

@@ -3,7 +3,6 @@
 
 #![cfg(feature = "init")]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 #[allow(dead_code, reason = "the other tests use the rest of it")]
@@ -16,8 +15,6 @@ use http_body_util::Empty;
 use receiver::Receiver;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_telemetry::{Config, TelemetryGuard, TelemetryLayer, increment_counter, with_tracer};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Only one application per process can use `init` at a time.
 static INIT_LOCK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -11,7 +11,6 @@ mod support;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod receiver;
 
-use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex};
 
 use axum::Router;
@@ -23,8 +22,6 @@ use tower::{Layer, Service, service_fn};
 use tower_telemetry::{ClientTelemetryLayer, TelemetryGuard, TelemetryLayer, with_tracer};
 
 use receiver::Receiver;
-
-type Attributes = BTreeMap<String, String>;
 
 const CHILDREN: usize = 10;
 

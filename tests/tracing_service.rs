@@ -9,7 +9,6 @@
     feature = "tracing"
 ))]
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,8 +29,6 @@ use tower_telemetry::tracing_opentelemetry::OpenTelemetrySpanExt;
 use tower_telemetry::{Config, TelemetryLayer, config::Exporter};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, error, info_span};
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 static FORMATTED: AtomicUsize = AtomicUsize::new(0);
 

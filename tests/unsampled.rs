@@ -3,8 +3,6 @@
 
 #![cfg(all(feature = "init", feature = "macros"))]
 
-use std::collections::BTreeMap;
-
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "it/support/receiver.rs"]
 mod receiver;
@@ -17,8 +15,6 @@ use tower_telemetry::{
     Config, async_with_tracer, config::Exporter, get_span_id, get_trace_id, get_tracer,
     spawn_traced, with_tracer,
 };
-
-pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Fails if it is called for an attribute of a span that is dropped.
 fn expensive() -> u32 {

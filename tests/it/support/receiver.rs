@@ -4,6 +4,7 @@
 #[path = "unique.rs"]
 mod unique;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -48,8 +49,10 @@ use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use super::Attributes;
 use unique::Collections;
+
+/// Attributes by key. The values are in their text form.
+pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// Everything that was received.
 #[derive(Clone, Default, Debug)]
