@@ -215,7 +215,6 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::otlp::connector::CONNECT_TIMEOUT;
 
     fn connection(uri: &str) -> Connection {
         let uri = uri.parse().expect("a valid URI");
@@ -226,6 +225,8 @@ mod tests {
     #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
     async fn connecting_to_a_silent_peer_times_out() {
+        use crate::otlp::connector::CONNECT_TIMEOUT;
+
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let address = listener.local_addr().expect("the socket is bound");
         let uri = format!("https://{address}");
