@@ -434,8 +434,6 @@ async fn each_attempt_is_a_span_and_resends_are_counted() {
 
 #[tokio::test]
 async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
-    use tower_http::follow_redirect::FollowRedirectLayer;
-
     let telemetry = TestTelemetry::new();
     let elsewhere = Server::start(app()).await;
     // The same machine by another name, which is not a trace target.
@@ -446,16 +444,22 @@ async fn each_redirect_hop_is_a_span_and_only_trace_targets_get_context() {
         axum::response::Redirect::temporary(&target)
     });
     let server = Server::start(Router::new().route("/away", moved)).await;
-    let service = ServiceBuilder::new()
-        .layer(FollowRedirectLayer::new())
-        .layer(telemetry.client_layer().with_trace_targets(["localhost"]))
-        .service(hyper());
+    let layer = telemetry.client_layer().with_trace_targets(["localhost"]);
+    let client = layer.layer(hyper());
     let uri = format!("http://localhost:{}/away", server.address.port());
-    let mut request = request(uri);
+    let mut away = request(uri);
     let stale = "00-11111111111111111111111111111111-2222222222222222-01";
     let stale = stale.parse().expect("a legal value");
-    request.headers_mut().insert("traceparent", stale);
-    let response = send(service, request).await;
+    away.headers_mut().insert("traceparent", stale);
+    // As clients do, the next hop has all headers of the first.
+    let (next_client, headers) = (client.clone(), away.headers().clone());
+    let follow = client.and_then(async move |response: Response<_>| {
+        let location = response.headers()["location"].to_str();
+        let mut next = request(location.expect("a legal URL"));
+        *next.headers_mut() = headers;
+        next_client.oneshot(next).await
+    });
+    let response = send(follow, away).await;
     assert_eq!(response.body(), "");
     let spans = telemetry.wait_for_spans(2).await;
     let first = traceparents
