@@ -48,7 +48,7 @@ impl OtlpClient {
         while let Some(mut part) = parts.pop() {
             let items = part.count();
             let count = items as u64;
-            let Some(body) = self.encode(&part) else {
+            let Some(body) = self.encode(&part, retention) else {
                 if items > 1 {
                     parts.push(part.split_off(items / 2));
                     parts.push(part);
@@ -61,8 +61,10 @@ impl OtlpClient {
                 continue;
             };
             // The encoded message may be kept for minutes. One copy in memory is enough.
+            retention.pause();
             drop(part);
-            let body = self.compress_and_frame(body);
+            let body = self.compress_and_frame(body, retention);
+            retention.pause();
             let sent = self.send::<Q>(body, give_up_at, policy, retention).await;
             if outcome.add(count, sent) {
                 let rest: usize = parts.drain(..).map(|part| part.count()).sum();
@@ -113,11 +115,11 @@ impl OtlpClient {
     }
 
     /// Returns the encoded message; `None` if it is too large or cannot be encoded.
-    fn encode<Q: messages::Request>(&self, message: &Q) -> Option<Vec<u8>> {
+    fn encode<Q: messages::Request>(&self, message: &Q, retention: &Retention) -> Option<Vec<u8>> {
         match self.protocol {
-            Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE),
+            Protocol::Grpc | Protocol::HttpProtobuf => message.encode(MAX_MESSAGE, retention),
             #[cfg(feature = "http-json")]
-            Protocol::HttpJson => message.to_json(MAX_MESSAGE),
+            Protocol::HttpJson => message.to_json(MAX_MESSAGE, retention),
         }
     }
 }

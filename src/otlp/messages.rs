@@ -17,6 +17,8 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use prost::Message;
 
+use crate::otlp::retention::Retention;
+
 /// A container of spans, metric points or log records.
 pub(crate) trait Splittable: Sized {
     /// Returns the number of items.
@@ -29,7 +31,8 @@ pub(crate) trait Splittable: Sized {
 /// A message to an OTLP receiver.
 pub(crate) trait Request: Splittable {
     /// Encodes the message as protobuf; `None` if it is longer than `limit` or cannot be encoded.
-    fn encode(&self, limit: usize) -> Option<Vec<u8>>;
+    /// Long work has [pauses](Retention::pause).
+    fn encode(&self, limit: usize, retention: &Retention) -> Option<Vec<u8>>;
 
     /// Returns how many items a response rejects, and why; `None` if `response` does not come from
     /// an OTLP receiver.
@@ -37,7 +40,7 @@ pub(crate) trait Request: Splittable {
 
     /// Encodes the message as JSON; `None` if it is longer than `limit` or cannot be encoded.
     #[cfg(feature = "http-json")]
-    fn to_json(&self, limit: usize) -> Option<Vec<u8>>;
+    fn to_json(&self, limit: usize, retention: &Retention) -> Option<Vec<u8>>;
 }
 
 /// Returns a serialized message; `None` if it is longer than `limit` or if serializing failed.
@@ -90,7 +93,7 @@ macro_rules! container {
 macro_rules! request {
     ($($request:ty, $response:ty, $rejected:ident;)+) => {
         $(impl Request for $request {
-            fn encode(&self, limit: usize) -> Option<Vec<u8>> {
+            fn encode(&self, limit: usize, _: &Retention) -> Option<Vec<u8>> {
                 let length = self.encoded_len();
                 let mut message = Vec::with_capacity(length.min(limit));
                 (length <= limit && Message::encode(self, &mut message).is_ok()).then_some(message)
@@ -103,7 +106,7 @@ macro_rules! request {
             }
 
             #[cfg(feature = "http-json")]
-            fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
+            fn to_json(&self, limit: usize, _: &Retention) -> Option<Vec<u8>> {
                 in_json(crate::otlp::json::to_vec(self), limit)
             }
         })+

@@ -2,11 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::stats::Failure;
+
+/// The time of a pause in the work on a message. The threads of the application can then serve the
+/// requests that have been waiting.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// No message is waiting, or an attempt is in progress.
 const BUSY: u8 = 0;
@@ -22,6 +28,10 @@ const ABANDONED: u8 = 2;
 pub(crate) struct Retention {
     state: AtomicU8,
     skips_backoff: AtomicBool,
+    /// Whether a flush or another complete batch waits for this message.
+    is_urgent: AtomicBool,
+    #[cfg(test)]
+    pauses: std::sync::atomic::AtomicUsize,
     /// Notified when the message is abandoned or its backoff is skipped.
     changed: Notify,
     /// Notified when an attempt has failed and another will follow.
@@ -83,8 +93,28 @@ impl Retention {
         abandoned
     }
 
+    /// Lets other threads use the processor before the work on the message continues, unless the
+    /// message is urgent.
+    ///
+    /// Work on a batch takes about a millisecond. If the export thread and a thread of the
+    /// application have the same processor, requests wait until the work pauses. The export thread
+    /// sleeps here, because the shortest time of a timer of tokio is a millisecond.
+    pub(crate) fn pause(&self) {
+        if !self.is_urgent.load(Ordering::Relaxed) {
+            #[cfg(test)]
+            self.pauses.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Ends the pauses in the work on the message.
+    pub(crate) fn set_urgent(&self) {
+        self.is_urgent.store(true, Ordering::Relaxed);
+    }
+
     /// Makes the next attempt start at once, unless the receiver has requested a delay.
     pub(crate) fn skip_backoff(&self) {
+        self.set_urgent();
         self.skips_backoff.store(true, Ordering::SeqCst);
         self.changed.notify_one();
     }
@@ -92,6 +122,7 @@ impl Retention {
     /// Resets the state for the next message, and returns whether the last one was abandoned.
     pub(crate) fn reset(&self) -> bool {
         self.skips_backoff.store(false, Ordering::SeqCst);
+        self.is_urgent.store(false, Ordering::Relaxed);
         *self.last() = None;
         self.state.swap(BUSY, Ordering::SeqCst) == ABANDONED
     }
@@ -127,6 +158,31 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    impl Retention {
+        pub(crate) fn is_urgent(&self) -> bool {
+            self.is_urgent.load(Ordering::Relaxed)
+        }
+
+        /// Returns the number of pauses since the last call.
+        pub(crate) fn take_pauses(&self) -> usize {
+            self.pauses.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn work_on_a_message_pauses_unless_a_flush_waits_for_it() {
+        let retention = Retention::default();
+        retention.pause();
+        assert_eq!(retention.take_pauses(), 1);
+        retention.skip_backoff();
+        retention.pause();
+        assert_eq!(retention.take_pauses(), 0);
+        // The flush waits for this message, and not for the next one.
+        retention.reset();
+        retention.pause();
+        assert_eq!(retention.take_pauses(), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_at_its_time_or_when_hurried_or_abandoned() {

@@ -162,6 +162,7 @@ impl Sink<Record> for LogSink {
             ),
         };
         drop(batch);
+        retention.pause();
         name_events(&mut request);
         unique_keys::in_logs(&mut request);
         self.limits.cut_logs(&mut request);

@@ -122,6 +122,10 @@ impl<T: Item> Queue<T> {
         };
         lane.items.push(item);
         if batch_is_complete {
+            // Before the wake, because the export thread may run at once and take this batch.
+            if self.taken.load(Ordering::Relaxed) > 0 {
+                self.retention.set_urgent();
+            }
             self.wake();
         }
     }
@@ -369,6 +373,24 @@ mod tests {
         queue.release_batch();
         assert_eq!(queue.free.places.into_inner(), 4);
         assert_eq!(queue.free.bytes.into_inner(), capacity);
+    }
+
+    #[test]
+    fn a_batch_is_urgent_once_another_one_is_complete() {
+        let batch = Batch::default()
+            .with_max_queue_size(8)
+            .with_max_export_batch_size(2);
+        let queue = Queue::new(batch, Arc::default());
+        let push_and_see = || {
+            queue.push(0);
+            queue.retention.is_urgent()
+        };
+        // The first batch does not wait for another one.
+        assert_eq!([push_and_see(), push_and_see()], [false, false]);
+        queue.take(&mut queue.waiting());
+        assert_eq!([push_and_see(), push_and_see()], [false, true]);
+        queue.release_batch();
+        assert!(!queue.retention.is_urgent());
     }
 
     #[test]

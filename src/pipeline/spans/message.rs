@@ -17,18 +17,25 @@ use opentelemetry_proto::tonic::trace::v1::{
 };
 use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttributesWithSchema};
 use opentelemetry_sdk::trace::SpanLimits;
-use prost::{Message, encode_length_delimiter, length_delimiter_len};
+use prost::Message;
 
 #[cfg(feature = "http-json")]
 use crate::otlp::messages::in_json;
 use crate::otlp::messages::{Request, Splittable};
+use crate::otlp::retention::Retention;
 use crate::pipeline::limits::{cut, cut_all, cut_text};
 use crate::pipeline::spans::ended::{EndedSpan, View, truncate};
+use crate::pipeline::spans::protobuf::{
+    KEY, VARINT, begin, bytes, delimited_length, key_of, varint, varint_length,
+};
 use crate::pipeline::unique_keys;
 use crate::semconv::AttributeValue;
 
 /// The approximate size in bytes of an encoded span with request attributes.
 const SPAN: usize = 512;
+
+/// The number of spans that are encoded between two pauses, in about 0.1 ms.
+const SPANS_PER_PART: usize = 128;
 
 /// An `ExportTraceServiceRequest`.
 pub(crate) struct SpanMessage {
@@ -112,12 +119,15 @@ impl Splittable for SpanMessage {
 }
 
 impl Request for SpanMessage {
-    fn encode(&self, limit: usize) -> Option<Vec<u8>> {
+    fn encode(&self, limit: usize, retention: &Retention) -> Option<Vec<u8>> {
         let header = &*self.header;
         let mut scopes: Vec<ScopeSpans<'_>> = Vec::new();
         let mut span = Vec::with_capacity(SPAN);
         let mut written = 0;
-        for ended in &self.spans {
+        for (n, ended) in self.spans.iter().enumerate() {
+            if n % SPANS_PER_PART == 0 {
+                retention.pause();
+            }
             let view = ended.view(&header.limits);
             let is_same = |scope: &InstrumentationScope| {
                 std::ptr::eq(scope, view.scope) || scope == view.scope
@@ -163,11 +173,12 @@ impl Request for SpanMessage {
     }
 
     #[cfg(feature = "http-json")]
-    fn to_json(&self, limit: usize) -> Option<Vec<u8>> {
+    fn to_json(&self, limit: usize, retention: &Retention) -> Option<Vec<u8>> {
         use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
         // The protobuf encoding is shorter than JSON, so `limit` applies to it as well.
-        let message = ExportTraceServiceRequest::decode(&*self.encode(limit)?).ok()?;
+        let message = self.encode(limit, retention)?;
+        let message = ExportTraceServiceRequest::decode(&*message).ok()?;
         in_json(crate::otlp::json::to_vec(&message), limit)
     }
 }
@@ -333,21 +344,6 @@ impl Written<'_> {
     }
 }
 
-/// Returns the length of a varint: seven bits per byte (Protocol Buffers, "Base 128 Varints").
-fn varint_length(number: i64) -> usize {
-    let bits = 64 - (number | 1).leading_zeros() as usize;
-    bits.div_ceil(7)
-}
-
-fn varint(number: i64, message: &mut Vec<u8>) {
-    let mut rest = number.cast_unsigned();
-    while rest >= 0x80 {
-        message.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    message.push(rest as u8);
-}
-
 /// Encodes an element of the field `attributes` of a `Span`.
 fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
     let length = value.length();
@@ -365,36 +361,6 @@ fn attribute(key: &str, value: Written<'_>, span: &mut Vec<u8>) {
             let _ = value.encode(span);
         }
     }
-}
-
-/// The length of a field key.
-const KEY: usize = 1;
-
-/// The wire types of fields.
-const VARINT: u8 = 0;
-const LENGTH: u8 = 2;
-
-/// Returns the key of a field whose number is below 16.
-const fn key_of(number: u8, kind: u8) -> u8 {
-    number << 3 | kind
-}
-
-/// Returns the length of a value with its length prefix.
-fn delimited_length(length: usize) -> usize {
-    length_delimiter_len(length) + length
-}
-
-/// Encodes the key and the length of a field.
-fn begin(number: u8, length: usize, message: &mut Vec<u8>) {
-    message.push(key_of(number, LENGTH));
-    // Encoding fails only if there is no room, and a `Vec` grows.
-    let _ = encode_length_delimiter(length, message);
-}
-
-/// Encodes a length-delimited field.
-fn bytes(number: u8, bytes: &[u8], message: &mut Vec<u8>) {
-    begin(number, bytes.len(), message);
-    message.extend_from_slice(bytes);
 }
 
 #[cfg(test)]
@@ -559,6 +525,18 @@ mod tests {
     }
 
     #[test]
+    fn other_threads_run_between_the_parts_of_a_long_message() {
+        let spans = spans(SpanLimits::default());
+        let spans = spans.into_iter().cycle().take(2 * SPANS_PER_PART + 1);
+        let resource = SdkResource::builder_empty().build();
+        let header = BatchHeader::new((&resource).into(), SpanLimits::default(), None);
+        let message = SpanMessage::new(spans.collect(), header);
+        let retention = Retention::default();
+        message.encode(usize::MAX, &retention);
+        assert_eq!(retention.take_pauses(), 3);
+    }
+
+    #[test]
     fn a_message_equals_that_of_the_opentelemetry_crates() {
         let few = SpanLimits {
             max_events_per_span: 1,
@@ -583,21 +561,24 @@ mod tests {
             let expected = expected(&ended, &resource, &limits, value_length);
             let header = BatchHeader::new((&resource).into(), limits, value_length);
             let mut message = SpanMessage::new(ended, header);
-            let decode = |message: &SpanMessage| {
-                let encoded = message.encode(usize::MAX).expect("the size has no limit");
-                ExportTraceServiceRequest::decode(&*encoded).expect("the message is OTLP")
+            let retention = Retention::default();
+            let encode = |message: &SpanMessage| {
+                let encoded = message.encode(usize::MAX, &retention);
+                encoded.expect("the size has no limit")
             };
-            assert_eq!(decode(&message), expected, "{value_length:?}");
+            let decode = |encoded: &[u8]| {
+                ExportTraceServiceRequest::decode(encoded).expect("the message is OTLP")
+            };
+            let encoded = encode(&message);
+            assert_eq!(decode(&encoded), expected, "{value_length:?}");
             assert_eq!(expected.resource_spans[0].scope_spans.len(), 2);
-            let length = message
-                .encode(usize::MAX)
-                .map_or(0, |encoded| encoded.len());
-            assert!(message.encode(length).is_some());
-            assert!(message.encode(length - 1).is_none());
+            let length = encoded.len();
+            assert!(message.encode(length, &retention).is_some());
+            assert!(message.encode(length - 1, &retention).is_none());
             // Splitting it does not change the content.
             let rest = message.split_off(3);
             assert_eq!((message.count(), rest.count()), (3, 1));
-            let rest = decode(&rest);
+            let rest = decode(&encode(&rest));
             let [scope] = &*rest.resource_spans[0].scope_spans else {
                 panic!("the rest has one scope");
             };

@@ -3,6 +3,7 @@
 pub(crate) mod b3_sampler;
 pub(crate) mod ended;
 pub(crate) mod message;
+mod protobuf;
 pub(crate) mod queues;
 pub(crate) mod record;
 pub(crate) mod sampling;
