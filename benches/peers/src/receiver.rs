@@ -1,8 +1,7 @@
 //! An OTLP receiver that counts the telemetry it gets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -14,17 +13,17 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// The counts so far.
+/// The messages since the last call of `take`. They are decoded there, because the receiver and the
+/// client of a measurement may have the same processor.
 #[derive(Default)]
-struct Counts {
-    spans: AtomicU64,
-    span_attributes: AtomicU64,
-    requests: AtomicU64,
+struct Messages {
+    traces: Vec<Bytes>,
+    metrics: Vec<Bytes>,
 }
 
 pub struct Receiver {
     pub address: SocketAddr,
-    counts: Arc<Counts>,
+    messages: Arc<Mutex<Messages>>,
 }
 
 /// The counts since the last call of `take`.
@@ -45,13 +44,13 @@ impl Receiver {
             .set_nonblocking(true)
             .expect("the socket can be non-blocking");
         let address = listener.local_addr().expect("the socket is bound");
-        let counts = Arc::new(Counts::default());
+        let messages = Arc::new(Mutex::new(Messages::default()));
         let routes = Router::new()
             .route("/v1/traces", post(traces))
             .route("/v1/metrics", post(metrics))
             .route("/v1/logs", post(async || ()))
             .layer(DefaultBodyLimit::disable())
-            .with_state(counts.clone());
+            .with_state(messages.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -64,45 +63,56 @@ impl Receiver {
                     .expect("the server runs");
             });
         });
-        Self { address, counts }
+        Self { address, messages }
     }
 
     pub fn take(&self) -> Arrived {
-        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
-        Arrived {
-            spans: take(&self.counts.spans),
-            span_attributes: take(&self.counts.span_attributes),
-            requests: take(&self.counts.requests),
+        let messages = std::mem::take(&mut *self.messages.lock().expect("no handler panics"));
+        let mut arrived = Arrived::default();
+        for message in messages.traces {
+            arrived.add_traces(message);
+        }
+        for message in messages.metrics {
+            arrived.add_metrics(message);
+        }
+        arrived
+    }
+}
+
+impl Arrived {
+    fn add_traces(&mut self, message: Bytes) {
+        let request = ExportTraceServiceRequest::decode(message).expect("the message is OTLP");
+        let scopes = request
+            .resource_spans
+            .iter()
+            .flat_map(|one| &one.scope_spans);
+        for span in scopes.flat_map(|scope| &scope.spans) {
+            self.spans += 1;
+            self.span_attributes += span.attributes.len() as u64;
+        }
+    }
+
+    fn add_metrics(&mut self, message: Bytes) {
+        let request = ExportMetricsServiceRequest::decode(message).expect("the message is OTLP");
+        let scopes = request
+            .resource_metrics
+            .iter()
+            .flat_map(|one| &one.scope_metrics);
+        for metric in scopes.flat_map(|scope| &scope.metrics) {
+            if let Some(Data::Histogram(histogram)) = &metric.data {
+                let recorded = histogram.data_points.iter().map(|point| point.count).sum();
+                self.requests = self.requests.max(recorded);
+            }
         }
     }
 }
 
-async fn traces(State(counts): State<Arc<Counts>>, body: Bytes) {
-    let request = ExportTraceServiceRequest::decode(body).expect("the message is OTLP");
-    let scopes = request
-        .resource_spans
-        .iter()
-        .flat_map(|one| &one.scope_spans);
-    for span in scopes.flat_map(|scope| &scope.spans) {
-        counts.spans.fetch_add(1, Ordering::Relaxed);
-        let attributes = span.attributes.len() as u64;
-        counts
-            .span_attributes
-            .fetch_add(attributes, Ordering::Relaxed);
-    }
+async fn traces(State(messages): State<Arc<Mutex<Messages>>>, body: Bytes) {
+    let mut messages = messages.lock().expect("no handler panics");
+    messages.traces.push(body);
 }
 
-async fn metrics(State(counts): State<Arc<Counts>>, body: Bytes) {
-    let request = ExportMetricsServiceRequest::decode(body).expect("the message is OTLP");
-    let scopes = request
-        .resource_metrics
-        .iter()
-        .flat_map(|one| &one.scope_metrics);
-    for metric in scopes.flat_map(|scope| &scope.metrics) {
-        let Some(Data::Histogram(histogram)) = &metric.data else {
-            continue;
-        };
-        let recorded = histogram.data_points.iter().map(|point| point.count).sum();
-        counts.requests.fetch_max(recorded, Ordering::Relaxed);
-    }
+async fn metrics(State(messages): State<Arc<Mutex<Messages>>>, body: Bytes) {
+    let mut messages = messages.lock().expect("no handler panics");
+    messages.metrics.push(body);
 }
