@@ -2,7 +2,7 @@
 //! its own subscriber. The layer and the functions of `tower-telemetry` record with these providers.
 //!
 //! ```toml
-//! tower-telemetry = { version = "0.1", default-features = false, features = ["axum"] }
+//! tower-telemetry = { path = "../tower-telemetry", default-features = false, features = ["axum"] }
 //! ```
 //!
 //! ```sh

@@ -38,8 +38,8 @@ impl Parse for Function {
             error_of_kind
         })?;
         if input.peek(syn::Token![;]) {
-            let message = "`#[with_tracer]` requires a function body: put it on the \
-                           implementations";
+            let message = "`#[with_tracer]` requires a function with a body: put the attribute \
+                           on the implementations of this method";
             return Err(Error::new_spanned(signature, message));
         }
         let body;

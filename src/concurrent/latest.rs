@@ -1,5 +1,4 @@
-//! The latest value that any thread has written. A value has a few words, and no thread waits for a
-//! lock.
+//! The latest value that any thread has written: a few `u64`s. No thread waits for a lock.
 //!
 //! This is a sequence lock: the version is odd while a thread writes. A writer gives up if another
 //! thread writes at the same time, because either value may be the latest. A reader gets the words
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 const MAX_READS: usize = 64;
 
 pub(crate) struct Latest<const N: usize> {
-    /// Increases by 2 with each write; 0 before the first write.
+    /// Increases by 1 when a write begins and when it ends; 0 before the first write.
     version: AtomicU64,
     words: [AtomicU64; N],
 }
@@ -31,7 +30,7 @@ impl<const N: usize> Latest<N> {
     pub(crate) fn write(&self, value: [u64; N]) {
         let version = self.version.load(Ordering::Relaxed);
         let is_odd = version & 1 == 1;
-        if is_odd || !self.begin(version) {
+        if is_odd || !self.begin_write(version) {
             return;
         }
         for (word, value) in self.words.iter().zip(value) {
@@ -40,19 +39,20 @@ impl<const N: usize> Latest<N> {
         self.version.store(version + 2, Ordering::Release);
     }
 
+    /// Returns whether no other thread has begun a write.
     #[inline]
-    fn begin(&self, version: u64) -> bool {
+    fn begin_write(&self, version: u64) -> bool {
         let (success, failure) = (Ordering::Acquire, Ordering::Relaxed);
         let begun = self
             .version
             .compare_exchange(version, version + 1, success, failure);
-        // A reader that has read one of the new words must then read the odd version.
+        // A reader that has read one of the new words must then read the odd version or a later one.
         fence(Ordering::Release);
         begun.is_ok()
     }
 
-    /// Returns the value and its version; `None` before the first write, and if other threads write
-    /// without a pause.
+    /// Returns the value and its version; `None` before the first write, and if a write is in
+    /// progress at each attempt.
     pub(crate) fn read(&self) -> Option<(u64, [u64; N])> {
         for _ in 0..MAX_READS {
             let version = self.version.load(Ordering::Acquire);
@@ -91,7 +91,7 @@ mod tests {
     fn other_writes_and_all_reads_fail_while_a_thread_writes() {
         let latest = Latest::<1>::default();
         latest.write([1]);
-        assert!(latest.begin(2));
+        assert!(latest.begin_write(2));
         latest.write([7]);
         assert_eq!(latest.read(), None);
         latest.version.store(4, Ordering::Release);

@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 
-/// The maximum number of values. If there are more threads, some of them share a value.
+/// The maximum number of values.
 const MAX_VALUES: usize = 32;
 
-/// Values, one for each thread.
+/// One value per processor, at most [`MAX_VALUES`]. Threads share values if there are more threads
+/// than values.
 pub(crate) struct PerThread<T>(Box<[T]>);
 
 impl<T> PerThread<T> {
@@ -45,7 +46,7 @@ impl<T> Deref for PerThread<T> {
     }
 }
 
-/// A value that requests on all threads own temporarily. Each thread has its own reference count in
+/// A value that requests on all threads own temporarily. It has several reference counts, each in
 /// its own cache lines, because all threads would contend for a single one.
 pub(crate) type PerThreadArc<T> = Arc<CachePadded<Arc<T>>>;
 

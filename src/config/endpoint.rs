@@ -22,8 +22,9 @@ pub(crate) struct Target {
 }
 
 impl Config {
-    /// Returns the endpoint for `signal`. A signal's own endpoint is used unchanged; the general
-    /// endpoint is a base URL (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
+    /// Returns the endpoint for `signal`. Over HTTP, a signal's own endpoint is used unchanged, and
+    /// the general endpoint or a Unix socket is a base URL (OTLP exporter specification, "Endpoint
+    /// URLs for OTLP/HTTP"). Over gRPC, the path is always that of the gRPC method.
     pub(crate) fn target(&self, signal: Signal) -> Result<Target, InitError> {
         let own = &self.otlp_by_signal[signal];
         let protocol = self.otlp(signal, |settings| settings.protocol);
@@ -43,7 +44,7 @@ impl Config {
             }
         };
         let mut endpoint = match self.otlp(signal, |settings| settings.insecure) {
-            Some(insecure) if is_bare(&endpoint.text) => {
+            Some(insecure) if has_no_scheme(&endpoint.text) => {
                 let scheme = if insecure { "http" } else { "https" };
                 let text = format!("{scheme}://{}", endpoint.text);
                 Endpoint { text, ..endpoint }
@@ -88,7 +89,7 @@ impl Config {
 }
 
 /// Returns whether an endpoint has no scheme.
-fn is_bare(endpoint: &str) -> bool {
+fn has_no_scheme(endpoint: &str) -> bool {
     !endpoint.contains("://")
 }
 
@@ -178,7 +179,10 @@ fn parse(endpoint: &Endpoint) -> Result<Uri, InitError> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let after_host = authority.rsplit(']').next().unwrap_or(authority);
     if after_host.contains(':') && uri.port_u16().is_none() {
-        return Err(invalid(endpoint, "has a port that is not a number"));
+        return Err(invalid(
+            endpoint,
+            "has no valid port; write a number up to 65535",
+        ));
     }
     Ok(uri)
 }
@@ -191,8 +195,8 @@ fn invalid(endpoint: &Endpoint, reason: &'static str) -> InitError {
     }
 }
 
-/// Returns the default protocol of an endpoint: gRPC on port 4317, else the specification's
-/// default.
+/// Returns the default protocol of an endpoint: gRPC on port 4317, unless the path ends with the
+/// path of a signal, such as `/v1/traces`; otherwise `http/protobuf`, as the specification says.
 fn protocol_of(uri: &Uri) -> Protocol {
     if uri.port_u16() == Some(4317) && base_path(uri.path()) == uri.path().trim_end_matches('/') {
         Protocol::Grpc

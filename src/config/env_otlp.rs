@@ -60,7 +60,8 @@ impl Variables<'_> {
     }
 
     /// Reads `OTLP_EXPORTER`, `OTLP_TRACES_EXPORTER` and so on, which choose the OTLP exporter.
-    /// Returns whether it is the crate `opentelemetry-otlp`.
+    /// Returns whether the exporter is the crate `opentelemetry-otlp`; `None` if the variable is
+    /// unset or invalid.
     fn reference(&mut self, name: &str) -> Option<bool> {
         const REFERENCE: &str = "opentelemetry-otlp";
         if cfg!(not(feature = "opentelemetry-otlp"))
@@ -77,14 +78,15 @@ impl Variables<'_> {
         self.one_of(name, &known, "it is ignored")
     }
 
-    /// Reads pairs of `name=value` with percent-encoded values. Warnings contain neither.
+    /// Reads pairs of `name=value` with percent-encoded values. Warnings contain no value, because
+    /// it may be a secret, and of the names only those of framing headers.
     fn headers(&mut self, variable: &str) -> Option<HeaderMap> {
         let text = self.text(variable)?;
         let mut usable = HeaderMap::new();
         let pairs = text.split(',').enumerate();
         let pairs = pairs.filter(|(_, pair)| !pair.trim().is_empty());
-        for (count, (n, pair)) in pairs.enumerate() {
-            if count == MAX_HEADERS {
+        for (previous, (place, pair)) in pairs.enumerate() {
+            if previous == MAX_HEADERS {
                 self.warn(variable, None, headers::too_many());
                 break;
             }
@@ -96,8 +98,10 @@ impl Variables<'_> {
                     usable.insert(name, value);
                 }
                 None => {
-                    let consequence =
-                        format!("is not a list of name=value: entry {} is ignored", n + 1);
+                    let consequence = format!(
+                        "is not a list of name=value: entry {} is ignored",
+                        place + 1
+                    );
                     self.warn(variable, None, consequence);
                 }
             }

@@ -8,8 +8,8 @@ impl Config {
     /// Overrides `OTEL_METRICS_EXEMPLAR_FILTER`. Defaults to requests in sampled traces.
     ///
     /// An exemplar is a measurement with the ids of its trace and span. Each point of the layers'
-    /// counters and histograms has the latest exemplar of each bucket since the previous export. Only
-    /// the exporter of this crate sends exemplars, over OTLP. Exporters and readers of your own, the
+    /// histograms has the latest exemplar of each bucket since the previous export, and each point of
+    /// their counters has the latest one. Only the exporter of this crate sends exemplars, over OTLP. Exporters and readers of your own, the
     /// exporter of the crate `opentelemetry-otlp` and the text for Prometheus have none.
     ///
     /// ```

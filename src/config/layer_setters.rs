@@ -11,7 +11,7 @@ impl Config {
     /// `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`. Other methods are recorded as `_OTHER`.
     ///
     /// A layer's own setter takes precedence. The setting applies only with [`init`](Self::init). A
-    /// value that is not an HTTP method is ignored, and is one of the [`warnings`](Self::warnings).
+    /// value that is not an HTTP method is ignored, and causes a [warning](Self::warnings).
     pub fn with_known_methods<N: Into<String>>(
         mut self,
         methods: impl IntoIterator<Item = N>,
@@ -28,7 +28,7 @@ impl Config {
     /// `*`. The trace context of such a request is still propagated.
     ///
     /// The setting applies only with [`init`](Self::init), in addition to the filters of a layer.
-    /// An invalid pattern is ignored, and is one of the [`warnings`](Self::warnings).
+    /// An invalid pattern is ignored, and causes a [warning](Self::warnings).
     ///
     /// ```
     /// use tower_telemetry::Config;
@@ -48,9 +48,9 @@ impl Config {
         self
     }
 
-    /// Sets the paths of requests that are recorded in metrics but not in traces, as
-    /// [`with_excluded_paths`](Self::with_excluded_paths) does. Overrides
-    /// `TELEMETRY_TRACES_EXCLUDED_PATHS`.
+    /// Sets the paths of requests that are recorded in metrics but not in traces. Overrides
+    /// `TELEMETRY_TRACES_EXCLUDED_PATHS`. [`with_excluded_paths`](Self::with_excluded_paths) describes
+    /// the patterns.
     pub fn with_paths_excluded_from_traces<P: AsRef<str>>(
         mut self,
         patterns: impl IntoIterator<Item = P>,
@@ -60,9 +60,9 @@ impl Config {
         self
     }
 
-    /// Sets the paths of requests that are recorded in traces but not in metrics, as
-    /// [`with_excluded_paths`](Self::with_excluded_paths) does. Overrides
-    /// `TELEMETRY_METRICS_EXCLUDED_PATHS`.
+    /// Sets the paths of requests that are recorded in traces but not in metrics. Overrides
+    /// `TELEMETRY_METRICS_EXCLUDED_PATHS`. [`with_excluded_paths`](Self::with_excluded_paths)
+    /// describes the patterns.
     pub fn with_paths_excluded_from_metrics<P: AsRef<str>>(
         mut self,
         patterns: impl IntoIterator<Item = P>,
@@ -86,8 +86,8 @@ impl Config {
     /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST`.
     ///
     /// A layer's own setter takes precedence. The setting applies only with [`init`](Self::init). A
-    /// header whose name suggests credentials is not captured, and is one of the
-    /// [`warnings`](Self::warnings).
+    /// header whose name suggests credentials is not captured, and causes a
+    /// [warning](Self::warnings).
     ///
     /// ```
     /// use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION};
@@ -107,9 +107,9 @@ impl Config {
         self
     }
 
-    /// Sets the response headers that server layers capture, as
-    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
-    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE`.
+    /// Sets the response headers that server layers capture. Overrides
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE`. The rules are those of
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers).
     pub fn with_captured_server_response_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,
@@ -119,9 +119,9 @@ impl Config {
         self
     }
 
-    /// Sets the request headers that client layers capture, as
-    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
-    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST`.
+    /// Sets the request headers that client layers capture. Overrides
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST`. The rules are those of
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers).
     pub fn with_captured_client_request_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,
@@ -131,9 +131,9 @@ impl Config {
         self
     }
 
-    /// Sets the response headers that client layers capture, as
-    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers) does.
-    /// Overrides `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE`.
+    /// Sets the response headers that client layers capture. Overrides
+    /// `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE`. The rules are those of
+    /// [`with_captured_server_request_headers`](Self::with_captured_server_request_headers).
     pub fn with_captured_client_response_headers(
         mut self,
         names: impl IntoIterator<Item = HeaderName>,

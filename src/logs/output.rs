@@ -5,10 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 /// Returns the number of lines. The last line may lack its line break.
-pub(crate) fn count(lines: &[u8]) -> u64 {
-    let ends = lines.iter().filter(|byte| **byte == b'\n').count();
-    let open = lines.last().is_some_and(|byte| *byte != b'\n');
-    ends as u64 + u64::from(open)
+pub(crate) fn count_lines(lines: &[u8]) -> u64 {
+    let line_breaks = lines.iter().filter(|byte| **byte == b'\n').count();
+    let has_open_line = lines.last().is_some_and(|byte| *byte != b'\n');
+    line_breaks as u64 + u64::from(has_open_line)
 }
 
 /// Writes all lines, also to a non-blocking output, for which [`Write::write_all`] fails.

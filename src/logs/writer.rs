@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::concurrent::caught::without_panic;
-use crate::logs::output::{count, write_all};
+use crate::logs::output::{count_lines, write_all};
 use crate::logs::threads;
 
 /// Maximum number of bytes that wait to be written.
@@ -222,7 +222,7 @@ impl Shared {
             self.start(&mut state);
         }
         if state.waiting.len() + lines.len() > MAX_WAITING {
-            state.lost += count(lines);
+            state.lost += count_lines(lines);
             return;
         }
         state.waiting.extend_from_slice(lines);
@@ -322,7 +322,7 @@ impl Shared {
                     state.reported = state.lost;
                 }
                 Ok(()) => {}
-                Err(_) => state.lost += count(&lines),
+                Err(_) => state.lost += count_lines(&lines),
             }
             drop(state);
             self.written.notify_all();

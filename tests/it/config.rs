@@ -250,7 +250,13 @@ fn an_unusable_endpoint_is_an_error_that_explains_the_fix() {
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://host:port")],
-            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:REDACTED\" has a port that is not a number",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:REDACTED\" has no valid port; write a number up \
+             to 65535",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://host:65536")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=\"http://host:65536\" has no valid port; write a number up \
+             to 65535",
         ),
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://bad host")],

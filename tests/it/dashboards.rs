@@ -632,14 +632,18 @@ const ALERTS: &[Alert] = &[
     ("SpansLost", &[(SPANS_LOST, "512x30 600x30")], "1m", "35m", true),
     ("SpansLost", &[(SPANS_EXPORTED, "0+100x60")], "1m", "30m", false),
     ("LogRecordsLost", &[(LOGS_LOST, "0+1x60")], "1m", "30m", true),
+    ("LogRecordsLost", &[(LOGS_EXPORTED, "0+1x60")], "1m", "30m", false),
     ("MetricPointsLost", &[(POINTS_LOST, "0+1x60")], "1m", "30m", true),
+    ("MetricPointsLost", &[(POINTS_EXPORTED, "0+1x60")], "1m", "30m", false),
     ("SpanQueueFull", &[(SPAN_QUEUE_FULL, "0x9 5x60")], "1m", "15m", true),
     ("SpanQueueFull", &[(SPAN_QUEUE_FULL, "0x60")], "1m", "15m", false),
     ("SpanQueueFull", &[("otel_sdk_processor_span_processed_total{job='a'}", "0+9x60")], "1m", "15m", false),
     ("LogQueueFull", &[(LOG_QUEUE_FULL, "0x9 5x60")], "1m", "15m", true),
+    ("LogQueueFull", &[(LOG_QUEUE_FULL, "0x60")], "1m", "15m", false),
     ("SpanQueueFills", &[(SPAN_QUEUE_SIZE, "90x60"), (SPAN_QUEUE_CAPACITY, "100x60")], "1m", "15m", true),
     ("SpanQueueFills", &[(SPAN_QUEUE_SIZE, "70x60"), (SPAN_QUEUE_CAPACITY, "100x60")], "1m", "15m", false),
     ("LogQueueFills", &[(LOG_QUEUE_SIZE, "90x60"), (LOG_QUEUE_CAPACITY, "100x60")], "1m", "15m", true),
+    ("LogQueueFills", &[(LOG_QUEUE_SIZE, "70x60"), (LOG_QUEUE_CAPACITY, "100x60")], "1m", "15m", false),
     ("ExportStalls", &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7x60")], "1m", "20m", true),
     ("ExportStalls", &[(SPANS_INFLIGHT, "5+5x60"), (SPANS_EXPORTED, "7+1x60")], "1m", "20m", false),
     ("ExportStalls", &[(SPANS_INFLIGHT, "0x60"), (SPANS_EXPORTED, "7x60")], "1m", "20m", false),
@@ -659,6 +663,8 @@ const SPANS_INFLIGHT: &str = "otel_sdk_exporter_span_inflight{job='a', instance=
 
 const SPANS_LIVE: &str = "otel_sdk_span_live{job='a'}";
 const LOGS_LOST: &str = "otel_sdk_exporter_log_exported_total{job='a', error_type='404'}";
+const LOGS_EXPORTED: &str = "otel_sdk_exporter_log_exported_total{job='a'}";
+const POINTS_EXPORTED: &str = "otel_sdk_exporter_metric_data_point_exported_total{job='a'}";
 const POINTS_LOST: &str =
     "otel_sdk_exporter_metric_data_point_exported_total{job='a', error_type='404'}";
 const SPAN_QUEUE_FULL: &str =

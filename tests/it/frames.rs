@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The end and the length that a body reports. The length may be wrong.
+/// Whether a body reports its end, and the length that it reports. The length may be wrong.
 #[derive(Clone, Debug)]
 struct Reported {
     end: bool,

@@ -1,4 +1,4 @@
-//! Exports attributes with duplicate keys, and checks them as received.
+//! Exports attributes with duplicate keys. The receiver gets each key once.
 
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider};
 use opentelemetry::metrics::MeterProvider;
@@ -12,7 +12,7 @@ use crate::export::config;
 use crate::support::attributes;
 use crate::support::receiver::{Receiver, attributes_of};
 
-fn twice() -> Vec<KeyValue> {
+fn duplicate_attributes() -> Vec<KeyValue> {
     [("a", 1), ("b", 2), ("a", 3)]
         .map(|(key, n)| KeyValue::new(key, n))
         .to_vec()
@@ -20,7 +20,7 @@ fn twice() -> Vec<KeyValue> {
 
 fn scope() -> InstrumentationScope {
     InstrumentationScope::builder("scope")
-        .with_attributes(twice())
+        .with_attributes(duplicate_attributes())
         .build()
 }
 
@@ -45,10 +45,10 @@ async fn duplicate_attributes_of_the_application_are_exported_once() {
             .tracer_with_scope(scope());
         let mut span = tracer
             .span_builder("span")
-            .with_attributes(twice())
+            .with_attributes(duplicate_attributes())
             .start(&tracer);
         span.set_attributes([KeyValue::new("c", 1), KeyValue::new("c", 2)]);
-        span.add_event("event", twice());
+        span.add_event("event", duplicate_attributes());
         let (trace_id, span_id) = (TraceId::from(1), SpanId::from(2));
         let linked = SpanContext::new(
             trace_id,
@@ -57,19 +57,25 @@ async fn duplicate_attributes_of_the_application_are_exported_once() {
             true,
             Default::default(),
         );
-        span.add_link(linked, twice());
+        span.add_link(linked, duplicate_attributes());
         span.end();
 
         let meter = telemetry
             .meter_provider()
             .expect("metrics are enabled")
             .meter_with_scope(scope());
-        meter.u64_counter("counter").build().add(1, &twice());
-        meter.f64_gauge("gauge").build().record(1.0, &twice());
+        meter
+            .u64_counter("counter")
+            .build()
+            .add(1, &duplicate_attributes());
+        meter
+            .f64_gauge("gauge")
+            .build()
+            .record(1.0, &duplicate_attributes());
         meter
             .f64_histogram("histogram")
             .build()
-            .record(1.0, &twice());
+            .record(1.0, &duplicate_attributes());
 
         let logger = telemetry
             .logger_provider()

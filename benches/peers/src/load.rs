@@ -20,7 +20,7 @@ use crate::stacks::{self, STACKS};
 
 const SECONDS: u64 = 4;
 const ROUNDS: usize = 3;
-/// Longer than the delay of a batch.
+/// The time to export what is left. Longer than the delay of a batch.
 const PAUSE: Duration = Duration::from_millis(1_500);
 const CONNECTIONS: &str = "16";
 
@@ -67,7 +67,7 @@ struct Row {
     sampled: Sampled,
     requests_per_second: f64,
     p99: f64,
-    /// The spans that arrived, per request that was to be sampled.
+    /// The spans that arrived, divided by the requests that should be sampled.
     arrived: f64,
     /// Microseconds of processor time in the export threads, per span.
     export: f64,
@@ -103,8 +103,8 @@ pub fn table(only: Option<&str>) {
             rows.push(Row::new(stack.name, name, Sampled::Off));
         }
     }
-    let is_compared = |row: &Row| row.stack == Some("bare") || row.is_example_without_telemetry();
-    rows.retain(|row| only.is_none_or(|name| row.name == name) || is_compared(row));
+    let is_baseline = |row: &Row| row.stack == Some("bare") || row.is_example_without_telemetry();
+    rows.retain(|row| only.is_none_or(|name| row.name == name) || is_baseline(row));
     for _ in 0..ROUNDS {
         for row in &mut rows {
             row.measure(&receiver);
@@ -115,17 +115,17 @@ pub fn table(only: Option<&str>) {
     );
     println!("|---|---|---|---|---|---|---|");
     for row in &rows {
-        let without = |one: &&Row| match row.stack {
+        let is_baseline = |one: &&Row| match row.stack {
             None => one.is_example_without_telemetry(),
             Some(_) => one.stack == Some("bare"),
         };
-        let without = rows.iter().find(without).expect("the row exists");
+        let baseline = rows.iter().find(is_baseline).expect("the row exists");
         println!(
             "| {} | {} | {:.0} | {:.1} % | {:.2} ms | {:.0} % | {:.1} |",
             row.name,
             row.sampled.text(),
             row.requests_per_second,
-            100.0 * row.requests_per_second / without.requests_per_second,
+            100.0 * row.requests_per_second / baseline.requests_per_second,
             row.p99,
             100.0 * row.arrived,
             row.export,
@@ -150,7 +150,8 @@ impl Row {
         self.stack.is_none() && self.sampled == Sampled::Off
     }
 
-    /// Keeps the best of all rounds, because other load on the machine only makes a round worse.
+    /// Keeps the best of all rounds, because other load on the machine only makes a round worse. Of
+    /// `arrived`, it keeps the lowest, which shows a loss in any round.
     fn measure(&mut self, receiver: &Receiver) {
         let program = match self.stack {
             Some(_) => std::env::current_exe().expect("the program has a path"),

@@ -219,7 +219,7 @@ fn trace_layer(router: Router) -> Started {
     })
 }
 
-/// Makes the span of axum's examples, in the trace of the caller.
+/// Creates the span that axum's examples create, as a child of the caller's span.
 fn request_span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>();
     let span = tracing::info_span!(
@@ -244,7 +244,7 @@ fn with_axum_traces(router: Router) -> Router {
 
 fn axum_tracer_provider() -> SdkTracerProvider {
     let traces = tracer_provider();
-    // The spans of this layer have the level TRACE.
+    // The spans of `OtelAxumLayer` have the level TRACE.
     subscribe(&traces, EnvFilter::new("info,otel::tracing=trace"));
     traces
 }
@@ -287,7 +287,7 @@ fn meter_provider() -> SdkMeterProvider {
     provider
 }
 
-/// Does the same for axum-otel-metrics, which uses another version of OpenTelemetry.
+/// Like [`meter_provider`], with the version of OpenTelemetry that axum-otel-metrics uses.
 fn meter_provider_032() -> opentelemetry_sdk_032::metrics::SdkMeterProvider {
     let exporter = opentelemetry_otlp_032::MetricExporter::builder()
         .with_http()

@@ -81,7 +81,8 @@ impl OtlpSettings {
         Self::default()
     }
 
-    /// Sets the endpoint. It is used unchanged, with its path.
+    /// Sets the endpoint. Over HTTP, it is used unchanged, with its path. Over gRPC, its path is
+    /// ignored.
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = Some(Endpoint {
             origin: "OtlpSettings::with_endpoint".to_owned(),
