@@ -170,6 +170,10 @@ impl Losses {
     /// A batch that waits for less time is not logged.
     const WAIT_BEFORE_LOG: Duration = Duration::from_secs(5);
 
+    /// The same for a batch that a flush waits for. A shutdown may end the process before a longer
+    /// wait is over.
+    const FLUSH_WAIT_BEFORE_LOG: Duration = Duration::from_secs(1);
+
     pub(crate) fn new(signal: Signal, receiver: String, counters: Arc<Counters>) -> Self {
         Self {
             signal,
@@ -225,13 +229,22 @@ impl Losses {
     }
 
     /// Records why the last attempt to send a batch failed. Logs it once the batch has waited for
-    /// at least [`WAIT_BEFORE_LOG`](Self::WAIT_BEFORE_LOG).
-    pub(crate) fn record_failure(&mut self, failure: Option<(Failure, String)>, waited: Duration) {
+    /// some time. The time is shorter if the batch is `flushed`.
+    pub(crate) fn record_failure(
+        &mut self,
+        failure: Option<(Failure, String)>,
+        waited: Duration,
+        flushed: bool,
+    ) {
         let Some((failure, reason)) = failure else {
             return;
         };
         self.counters.failures().last = Some(failure);
-        if waited < Self::WAIT_BEFORE_LOG || self.problem.is_some() || !self.may_log("waiting") {
+        let wait_before_log = match flushed {
+            true => Self::FLUSH_WAIT_BEFORE_LOG,
+            false => Self::WAIT_BEFORE_LOG,
+        };
+        if waited < wait_before_log || self.problem.is_some() || !self.may_log("waiting") {
             return;
         }
         let (signal, receiver) = (self.signal.name(), self.receiver.clone());
@@ -480,23 +493,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_is_logged_after_five_seconds_and_its_end_once() {
+    async fn waiting_is_logged_after_five_seconds_or_one_in_a_flush_and_its_end_once() {
         let (lines, _subscriber) = lines();
-        let mut losses = Losses::new(Signal::Logs, "the receiver".to_owned(), Arc::default());
-        let refused = || Some((Failure::Refused, "refused".to_owned()));
-        losses.record_failure(refused(), Duration::from_secs(4));
-        assert!(lines.levels().is_empty(), "a short wait is not logged");
-        losses.record_failure(refused(), Duration::from_secs(5));
-        losses.record_failure(refused(), Duration::from_secs(70));
-        let text = lines.text();
-        assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("telemetry waits: logs are kept"), "{text}");
-        for expected in [&["INFO"][..], &[]] {
-            losses.record_outcome(SendOutcome {
-                exported: 1,
-                ..SendOutcome::default()
-            });
-            assert_eq!(lines.levels(), expected);
+        for (wait, flushed) in [(5, false), (1, true)] {
+            let mut losses = Losses::new(Signal::Logs, "the receiver".to_owned(), Arc::default());
+            let refused = || Some((Failure::Refused, "refused".to_owned()));
+            let mut record = |seconds, flushed| {
+                losses.record_failure(refused(), Duration::from_secs(seconds), flushed);
+            };
+            record(4, false);
+            record(0, true);
+            assert!(lines.levels().is_empty(), "a short wait is not logged");
+            record(wait, flushed);
+            record(70, false);
+            let text = lines.text();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(text.contains("telemetry waits: logs are kept"), "{text}");
+            for expected in [&["INFO"][..], &[]] {
+                losses.record_outcome(SendOutcome {
+                    exported: 1,
+                    ..SendOutcome::default()
+                });
+                assert_eq!(lines.levels(), expected);
+            }
         }
     }
 }

@@ -110,6 +110,8 @@ pub(crate) struct Flushes {
     receiver: mpsc::UnboundedReceiver<Waiter>,
     /// Requests that arrived during an export. They wait for the next pass.
     early: Vec<Waiter>,
+    /// Whether a request waits for the current export.
+    wait: bool,
 }
 
 impl Flushes {
@@ -117,6 +119,7 @@ impl Flushes {
         Self {
             receiver,
             early: Vec::new(),
+            wait: false,
         }
     }
 
@@ -139,6 +142,7 @@ impl Flushes {
         while let Ok(waiter) = self.receiver.try_recv() {
             waiters.push(waiter);
         }
+        self.wait = !waiters.is_empty();
         Some(waiters)
     }
 
@@ -152,6 +156,7 @@ impl Flushes {
                     self.early.retain(|waiter| !waiter.is_closed());
                 }
                 self.early.push(waiter);
+                self.wait = true;
             }
             None => std::future::pending().await,
         }
@@ -185,10 +190,12 @@ pub(crate) async fn run_export(
         tokio::select! {
             outcome = &mut export => break outcome,
             () = flushes.receive_early() => retention.skip_backoff(),
-            () = retention.failed() => losses.record_failure(retention.last_failure(), start.elapsed()),
+            () = retention.failed() => {
+                losses.record_failure(retention.last_failure(), start.elapsed(), flushes.wait);
+            }
             () = sleep(CHECK_INTERVAL) => {
                 losses.log_losses(None);
-                losses.record_failure(retention.last_failure(), start.elapsed());
+                losses.record_failure(retention.last_failure(), start.elapsed(), flushes.wait);
             }
         }
     };

@@ -334,8 +334,8 @@ fn invalid_variables_are_reported_in_one_line_each() {
     server.line("Error: OTEL_EXPORTER_OTLP_ENDPOINT=\"nonsense\" is not an http or https URL");
 }
 
-#[test]
-fn a_collector_that_is_down_does_not_delay_the_shutdown() {
+#[tokio::test]
+async fn a_collector_that_is_down_does_not_delay_the_shutdown_and_the_reason_is_logged() {
     let port = RefusedPort::reserve();
     let endpoint = format!("http://{}", port.address());
     let mut server = Process::example(
@@ -345,11 +345,23 @@ fn a_collector_that_is_down_does_not_delay_the_shutdown() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ],
     );
-    server.url();
+    get(&server, "/users/42").await;
     let start = std::time::Instant::now();
     server.terminate();
     assert!(server.wait().success());
     assert!(start.elapsed() < DEADLINE);
+    let lines = server.lines();
+    for signal in ["traces", "metrics", "logs"] {
+        let text =
+            format!("telemetry waits: {signal} are kept and sent again, because {endpoint}/v1/");
+        let line = lines.iter().find(|line| line.contains(&text));
+        let line = line.unwrap_or_else(|| panic!("{signal}: {lines:#?}"));
+        assert!(
+            line.contains("check that the receiver is running"),
+            "{line}"
+        );
+        assert!(line.contains("refused"), "{line}");
+    }
 }
 
 #[test]
