@@ -85,6 +85,9 @@ impl Config {
     }
 }
 
+/// Setters may change the environment later, so the default is not known when the variables are read.
+const OF_ENVIRONMENT: &str = "using the default of ENVIRONMENT";
+
 fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Config {
     let mut vars = Variables::new(lookup);
     let environment = vars.environment();
@@ -201,7 +204,8 @@ impl Variables<'_> {
 
     fn propagators(&mut self) -> Vec<Propagator> {
         let known = "tracecontext, baggage, b3, b3multi and none";
-        let propagators = self.list_of("OTEL_PROPAGATORS", known, |word| {
+        let default = "using tracecontext and baggage";
+        let propagators = self.list_of("OTEL_PROPAGATORS", known, default, |word| {
             Propagator::ALL.into_iter().find(|one| one.name() == word)
         });
         let mut propagators =
@@ -220,10 +224,10 @@ impl Variables<'_> {
         let name = signal.exporter_variable();
         let known = match signal {
             Signal::Metrics if cfg!(feature = "prometheus") => "otlp, console, prometheus and none",
-            Signal::Metrics => "otlp, console, none and, with its feature, prometheus",
+            Signal::Metrics => "otlp, console, none and, with the feature `prometheus`, prometheus",
             _ => "otlp, console and none",
         };
-        self.list_of(&name, known, |word| {
+        self.list_of(&name, known, OF_ENVIRONMENT, |word| {
             let mut all = Exporter::ALL.into_iter();
             all.find(|one| one.name() == word && one.supports(signal))
         })
@@ -347,7 +351,7 @@ impl Variables<'_> {
         }
         LogLineSettings {
             installs_subscriber: true,
-            style: self.one_of("LOG_FORMAT", &styles, "using the default"),
+            style: self.one_of("LOG_FORMAT", &styles, OF_ENVIRONMENT),
             filter: self.log_filter(filter),
         }
     }

@@ -103,11 +103,12 @@ impl Variables<'_> {
     }
 
     /// Returns a comma-separated list; an empty one for `none`. Returns `None` if the list has no
-    /// valid entry, so that the default applies.
+    /// valid entry; the warnings then end with `otherwise`.
     pub(crate) fn list_of<T>(
         &mut self,
         name: &str,
         known: &str,
+        otherwise: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<Vec<T>> {
         let value = self.text(name)?;
@@ -128,13 +129,10 @@ impl Variables<'_> {
             let otherwise = if is_usable {
                 "it is ignored"
             } else {
-                "using the default"
+                otherwise
             };
-            self.warn(
-                name,
-                Some(word),
-                format!("is not one of {known}; {otherwise}"),
-            );
+            let consequence = format!("is not one of {known}; {otherwise}");
+            self.warn(name, Some(word), consequence);
         }
         is_usable.then_some(words)
     }

@@ -127,17 +127,17 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
     add(
         "OTEL_PROPAGATORS",
         "jaeger",
-        "is not one of tracecontext, baggage, b3, b3multi and none; using the default",
+        "is not one of tracecontext, baggage, b3, b3multi and none; using tracecontext and baggage",
     );
     for signal in ["TRACES", "METRICS", "LOGS"] {
         let known = match signal {
             "METRICS" if cfg!(feature = "prometheus") => {
-                "is not one of otlp, console, prometheus and none; using the default"
+                "is not one of otlp, console, prometheus and none; using the default of ENVIRONMENT"
             }
             "METRICS" => {
-                "is not one of otlp, console, none and, with its feature, prometheus; using the default"
+                "is not one of otlp, console, none and, with the feature `prometheus`, prometheus; using the default of ENVIRONMENT"
             }
-            _ => "is not one of otlp, console and none; using the default",
+            _ => "is not one of otlp, console and none; using the default of ENVIRONMENT",
         };
         add(&format!("OTEL_{signal}_EXPORTER"), "zipkin", known);
     }
@@ -288,7 +288,7 @@ fn unusable() -> BTreeMap<String, Option<(&'static str, &'static str)>> {
         add(
             "LOG_FORMAT",
             "xml",
-            "is not one of text, json; using the default",
+            "is not one of text, json; using the default of ENVIRONMENT",
         );
         add(
             "RUST_LOG",

@@ -82,7 +82,7 @@ fn a_warning_names_the_unusable_value_and_the_value_used_instead() {
         ),
         (
             &[("OTEL_TRACES_EXPORTER", "prometheus")],
-            "OTEL_TRACES_EXPORTER=\"prometheus\" is not one of otlp, console and none; using the default",
+            "OTEL_TRACES_EXPORTER=\"prometheus\" is not one of otlp, console and none; using the default of ENVIRONMENT",
         ),
         #[cfg(not(feature = "http-json"))]
         (
@@ -164,7 +164,7 @@ fn a_warning_names_the_unusable_value_and_the_value_used_instead() {
         #[cfg(feature = "logs")]
         (
             &[("LOG_FORMAT", "xml")],
-            "LOG_FORMAT=\"xml\" is not one of text, json; using the default",
+            "LOG_FORMAT=\"xml\" is not one of text, json; using the default of ENVIRONMENT",
         ),
         #[cfg(feature = "logs")]
         (
