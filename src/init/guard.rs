@@ -15,6 +15,7 @@ use crate::logs::{Source, filtered_log_records};
 use crate::pipeline::counts::Counters;
 use crate::pipeline::export::Export;
 use crate::pipeline::export_thread::ExportThread;
+use crate::pipeline::hints::hint_at_shutdown;
 #[cfg(feature = "prometheus")]
 use crate::pipeline::prometheus::service::PrometheusService;
 use crate::providers::generations;
@@ -353,20 +354,26 @@ impl Pipeline {
         };
         // All other losses were logged while the pipeline was running.
         let before = self.stats();
-        let given_up =
-            |last: SignalStats, before: SignalStats| last.dropped.saturating_sub(before.dropped);
+        let given_up = |(last, before): (SignalStats, SignalStats)| -> u64 {
+            last.dropped.saturating_sub(before.dropped)
+        };
         let (last, before) = (&report.stats, &before);
-        let traces = given_up(last.traces, before.traces);
-        let metrics = given_up(last.metrics, before.metrics);
-        let logs = given_up(last.logs, before.logs);
+        let signals = [
+            (last.traces, before.traces),
+            (last.metrics, before.metrics),
+            (last.logs, before.logs),
+        ];
+        let [traces, metrics, logs] = signals.map(given_up);
         if [traces, metrics, logs] != [0; 3] {
+            let mut lost = signals.iter().filter(|signal| given_up(**signal) > 0);
+            let hint = hint_at_shutdown(lost.find_map(|(last, _)| last.last_failure));
             emit_later(move || {
                 tracing::warn!(
                     target: "tower_telemetry",
                     traces,
                     metrics,
                     logs,
-                    "telemetry is lost: not everything was exported before the shutdown ended"
+                    "telemetry is lost: not everything was exported before the shutdown ended; {hint}"
                 );
             });
         }
@@ -374,7 +381,7 @@ impl Pipeline {
             let (Some(counts), Some(before)) = (part.counts, before.counts) else {
                 continue;
             };
-            let (lost, kind, name) = (given_up(counts, before), part.kind, part.name.clone());
+            let (lost, kind, name) = (given_up((counts, before)), part.kind, part.name.clone());
             if lost > 0 {
                 emit_later(move || {
                     tracing::warn!(

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
     use crate::config::proxy::Proxy;
     use crate::otlp::connection::{Connection, Origin, Tls};
-    use crate::otlp::retries::Retries;
+    use crate::otlp::retries::{Retries, RetryPolicy};
     use crate::stats::Failure;
 
     fn client(uri: &str, protocol: Protocol, proxy: Option<Proxy>) -> OtlpClient {
@@ -338,6 +338,17 @@ mod tests {
             .read_to_end(&mut decompressed)
             .expect("the output is gzip");
         assert_eq!(decompressed, body);
+    }
+
+    #[tokio::test]
+    async fn other_threads_run_before_a_message_is_freed_and_before_it_is_sent() {
+        let address = serve(response("200 OK\r\n", b"")).await;
+        let client = client(&format!("http://{address}/"), Protocol::HttpProtobuf, None);
+        let retention = Retention::default();
+        let message = ExportMetricsServiceRequest::default();
+        let outcome = client.export(message, RetryPolicy::IfTemporary, &retention);
+        assert!(outcome.await.failure.is_none());
+        assert_eq!(retention.take_pauses(), 2);
     }
 
     #[tokio::test]

@@ -12,6 +12,15 @@ pub(crate) fn reason_and_hint(failure: Failure, mut reason: String) -> (String, 
     (reason, hint(failure).to_owned())
 }
 
+/// Returns a hint for telemetry that was not exported before a shutdown ended.
+pub(crate) fn hint_at_shutdown(last_failure: Option<Failure>) -> &'static str {
+    last_failure.map_or(
+        "no attempt has failed, so check the network and the load of the receiver, or set a longer \
+         timeout (Config::with_shutdown_timeout)",
+        hint,
+    )
+}
+
 /// Returns a hint for solving a failure.
 pub(crate) fn hint(failure: Failure) -> &'static str {
     match failure {

@@ -10,7 +10,7 @@ mod exemplars;
 pub(crate) mod export;
 pub(crate) mod export_thread;
 mod flush;
-mod hints;
+pub(crate) mod hints;
 mod limits;
 #[cfg(feature = "logs")]
 mod log_record;

@@ -362,6 +362,38 @@ async fn a_collector_that_is_down_does_not_delay_the_shutdown_and_the_reason_is_
         );
         assert!(line.contains("refused"), "{line}");
     }
+    let lost = lines.iter().find(|line| line.contains(NOT_EXPORTED));
+    let lost = lost.expect("the loss is logged");
+    assert!(
+        lost.contains("; check that the receiver is running"),
+        "{lost}"
+    );
+}
+
+const NOT_EXPORTED: &str = "not everything was exported before the shutdown ended";
+
+#[tokio::test]
+async fn a_loss_to_a_collector_that_never_responds_is_logged_with_a_hint() {
+    // The system accepts connections, and no process reads from them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let address = silent.local_addr().expect("the socket is bound");
+    let mut server = Process::example(
+        "server",
+        &[
+            ("ENVIRONMENT", "staging"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}")),
+        ],
+    );
+    get(&server, "/users/42").await;
+    server.terminate();
+    assert!(server.wait().success());
+    let lines = server.lines();
+    let lost = lines.iter().find(|line| line.contains(NOT_EXPORTED));
+    let lost = lost.unwrap_or_else(|| panic!("{lines:#?}"));
+    assert!(
+        lost.contains("; no attempt has failed, so check the network"),
+        "{lost}"
+    );
 }
 
 #[test]
