@@ -9,7 +9,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use crate::config::settings::{Propagator, Signal};
-use crate::logs::{self, LogWriter, emit_later};
+use crate::logs::{self, LAST_LINES, LogWriter, emit_later};
 #[cfg(feature = "logs")]
 use crate::logs::{Source, filtered_log_records};
 use crate::pipeline::counts::Counters;
@@ -300,7 +300,7 @@ impl Pipeline {
 
     /// Waits for pending log lines and for the lines about the flush that started at `begin`.
     fn write_lines(&self, begin: Instant) {
-        let left = || self.timeout.saturating_sub(begin.elapsed());
+        let left = || self.timeout.saturating_sub(begin.elapsed()).max(LAST_LINES);
         // A subscriber of the application may block on its output forever.
         if !logs::has_emitted() || logs::flush_events(left()) {
             LogWriter::stdout().flush(left());
@@ -314,7 +314,7 @@ impl Pipeline {
                 LogWriter::stdout().written().await;
             }
         };
-        let left = self.timeout.saturating_sub(begin.elapsed());
+        let left = self.timeout.saturating_sub(begin.elapsed()).max(LAST_LINES);
         self.thread.within(left, lines).await;
     }
 

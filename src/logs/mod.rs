@@ -41,3 +41,8 @@ pub(crate) use event_thread::{
 #[cfg(feature = "init")]
 pub(crate) use threads::enable_threads;
 pub use writer::LogWriter;
+
+/// The time for the last lines if a flush or a shutdown has taken its whole timeout. One of these
+/// lines says what was lost.
+#[cfg(feature = "init")]
+pub(crate) const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(250);
